@@ -1,0 +1,271 @@
+"""The cohort contract: one row an image, privileged information beside it, boxes, and the funnel that led there."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from pkd_utils.errors import DataError
+
+IMAGE_COLUMNS = ["image_id", "patient_id", "study_id", "path", "split", "view"]
+BOX_COLUMNS = ["image_id", "label", "x", "y", "width", "height"]
+FUNNEL_COLUMNS = ["step", "rows", "patients", "paper", "note"]
+
+
+@dataclass(frozen=True)
+class CohortInfo:
+    """What a data source is, and what of it may be shown.
+
+    `shareable_text` and `shareable_images` decide whether a notebook or page may print report text or render pixels
+    and identifiers; they are False unless the source's licence clearly allows it.
+    """
+
+    name: str
+    title: str
+    licence: str
+    citation: str
+    simulated: bool = False
+    shareable_text: bool = False
+    shareable_images: bool = False
+
+
+class Funnel:
+    """Collects the rows and patients that are left after each step of a loader.
+
+    Examples
+    --------
+    >>> funnel = Funnel()
+    >>> funnel.step("all images", pd.DataFrame({"patient_id": ["a", "a"]}), paper=377_110)
+    >>> funnel.table().loc[0, ["rows", "patients"]].tolist()
+    [2, 1]
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[dict] = []
+
+    def step(self, name: str, rows: pd.DataFrame, paper: float = np.nan, note: str = "") -> None:
+        """Record one step: `rows` needs a column `patient_id`; `paper` is the publication's count of rows."""
+        patients = int(rows["patient_id"].nunique())
+        self._steps.append({"step": name, "rows": len(rows), "patients": patients, "paper": paper, "note": note})
+
+    def table(self) -> pd.DataFrame:
+        """Return the steps as a table with columns step, rows, patients, paper, note."""
+        table = pd.DataFrame(self._steps, columns=FUNNEL_COLUMNS)
+        return table.astype({"rows": "int64", "patients": "int64", "paper": "float64"})
+
+
+@dataclass(repr=False)
+class Cohort:
+    """A data source as tables, the same for every source.
+
+    Attributes
+    ----------
+    info : CohortInfo
+        Name, licence, citation, and what may be shown.
+    root : Path
+        Folder that image paths are relative to.
+    labels : list of str
+        Names of the label columns of `images`.
+    images : DataFrame
+        One row an image: `image_id, patient_id, study_id, path, split, view`, then one float column a label with 1, 0
+        or NaN (unknown), then what else the source gives. Identifiers are strings; `path` is relative to `root`;
+        `split` is train, validate, test or NaN where the source has no official split.
+    boxes : DataFrame
+        `image_id, label, x, y, width, height` in float pixels of the stored image, origin top left.
+    funnel : DataFrame
+        `step, rows, patients, paper, note`: what every filter left, beside the paper's count.
+    privileged_source : DataFrame or callable
+        The privileged table, or a function of no arguments and one parameter (the `images` table) that reads it; see
+        `privileged`.
+    tables : list of Path
+        The table files that were read; `data_hash` covers them.
+    masks_root : Path or None
+        Folder of `<image_id>/<Label_with_underscores>.png` masks, for sources that have them.
+    """
+
+    info: CohortInfo
+    root: Path
+    labels: list[str]
+    images: pd.DataFrame
+    boxes: pd.DataFrame
+    funnel: pd.DataFrame
+    privileged_source: pd.DataFrame | Callable[[pd.DataFrame], pd.DataFrame]
+    tables: list[Path] = field(default_factory=list)
+    masks_root: Path | None = None
+
+    @cached_property
+    def privileged(self) -> pd.DataFrame:
+        """Privileged information, indexed by `study_id` or `image_id` (the index's name): `text` or named features.
+
+        Large sources are read at first access and only for the studies that are selected: call `select` first.
+        """
+        if callable(self.privileged_source):
+            return self.privileged_source(self.images)
+        keys = self.images[self.privileged_source.index.name].unique()
+        return self.privileged_source.loc[self.privileged_source.index.isin(keys)]
+
+    @cached_property
+    def _paths(self) -> pd.Series:
+        return self.images.set_index("image_id")["path"]
+
+    def select(self, image_ids: Iterable[str], step: str = "selected images") -> "Cohort":
+        """Return the cohort with these images only, in the cohort's own order, and one more funnel row.
+
+        Raises
+        ------
+        DataError
+            An identifier is not in the cohort.
+        """
+        wanted = set(image_ids)
+        unknown = wanted.difference(self.images["image_id"])
+        if unknown:
+            raise DataError(
+                f"{len(unknown)} image_id(s) are not in cohort {self.info.name}, the first is {min(unknown)!r}; "
+                "select from cohort.images['image_id']."
+            )
+        images = self.images[self.images["image_id"].isin(wanted)].reset_index(drop=True)
+        boxes = self.boxes[self.boxes["image_id"].isin(wanted)].reset_index(drop=True)
+        funnel = Funnel()
+        funnel.step(step, images)
+        funnel = pd.concat([self.funnel, funnel.table()], ignore_index=True)
+        return replace(self, images=images, boxes=boxes, funnel=funnel)
+
+    def image_path(self, image_id: str) -> Path:
+        """Return the absolute path of an image; the file need not exist."""
+        try:
+            return self.root / self._paths[image_id]
+        except KeyError:
+            raise DataError(f"Cohort {self.info.name} has no image {image_id!r}.") from None
+
+    def image_size(self, image_id: str) -> tuple[int, int]:
+        """Return (width, height) in pixels of the stored image, from its header.
+
+        Raises
+        ------
+        FileNotFoundError
+            The image file is missing.
+        DataError
+            The file is not an image that Pillow can read.
+        """
+        return read_image_size(self.image_path(image_id))
+
+    def mask(self, image_id: str, label: str | None = None) -> np.ndarray:
+        """Return the region of one label, or of all labels together, as a mask of the stored image.
+
+        Parameters
+        ----------
+        image_id : str
+        label : str, optional
+            A value of `boxes["label"]`; None gives the union.
+
+        Returns
+        -------
+        ndarray of bool, shape (H, W)
+            From the source's mask files where it has them for this image, else its boxes filled.
+
+        Raises
+        ------
+        DataError
+            The image has no such region: an image nobody annotated must not pass for one without lesion.
+        """
+        width, height = self.image_size(image_id)
+        mask = np.zeros((height, width), dtype=bool)
+        folder = self.masks_root / image_id if self.masks_root is not None else None
+        if folder is not None and folder.is_dir():
+            stem = "*" if label is None else label.replace(" ", "_")
+            files = sorted(folder.glob(f"{stem}.png"))
+            for file in files:
+                mask |= read_mask(file, (width, height))
+            if files:
+                return mask
+        boxes = self.boxes[self.boxes["image_id"] == image_id]
+        if label is not None:
+            boxes = boxes[boxes["label"] == label]
+        if boxes.empty:
+            which = "region" if label is None else f"region labelled {label!r}"
+            raise DataError(f"Image {image_id!r} has no {which}; ask only for images and labels of cohort.boxes.")
+        for box in boxes.itertuples():
+            # A pixel belongs to the box if its centre does; slices below 0 would count from the far edge.
+            rows = slice(max(round(box.y), 0), max(round(box.y + box.height), 0))
+            columns = slice(max(round(box.x), 0), max(round(box.x + box.width), 0))
+            mask[rows, columns] = True
+        return mask
+
+    def data_hash(self) -> str:
+        """Return a SHA-256 over the table files, the names and sizes of the images, and the privileged table.
+
+        Looks at every selected image's size on disk and reads the privileged table, so call it once a run.
+
+        Raises
+        ------
+        FileNotFoundError
+            A table or image file is missing.
+        """
+        digest = hashlib.sha256()
+        for table in sorted(self.tables):
+            with open(table, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        if self.has_images:
+            for path in sorted(self.images["path"]):
+                file = self.root / path
+                if not file.is_file():
+                    raise FileNotFoundError(f"Image {file} is missing; cohort {self.info.name} lists it.")
+                digest.update(f"{path} {file.stat().st_size}\n".encode())
+        privileged = self.privileged.sort_index()
+        digest.update(pd.util.hash_pandas_object(privileged, index=True).to_numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def has_images(self) -> bool:
+        """True if the source has image files here; False for report or table sources, whose `path` is NaN."""
+        return bool(self.images["path"].notna().all()) and len(self.images) > 0
+
+    def __repr__(self) -> str:
+        kind = " (SIMULATED)" if self.info.simulated else ""
+        lines = [
+            f"{self.info.title}{kind}, licence {self.info.licence}",
+            f"  {len(self.images):,} images, {self.images['study_id'].nunique():,} studies, "
+            f"{self.images['patient_id'].nunique():,} patients, "
+            f"{len(self.boxes):,} boxes on {self.boxes['image_id'].nunique():,} images",
+        ]
+        splits = self.images["split"].fillna("no split").value_counts(sort=False)
+        lines.append("  splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items()))
+        for label in self.labels:
+            values = self.images[label]
+            lines.append(
+                f"  {label}: {int((values == 1).sum()):,} positive, {int((values == 0).sum()):,} negative, "
+                f"{int(values.isna().sum()):,} unknown"
+            )
+        return "\n".join(lines)
+
+
+def empty_boxes() -> pd.DataFrame:
+    """Return a box table without rows, for sources that have none."""
+    return pd.DataFrame({"image_id": [], "label": [], "x": [], "y": [], "width": [], "height": []}).astype(
+        {name: "str" if name in ("image_id", "label") else "float64" for name in BOX_COLUMNS}
+    )
+
+
+def read_image_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) of an image file from its header; DataError where it cannot be read as an image."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except FileNotFoundError:
+        raise FileNotFoundError(f"Image {path} is missing; the cohort's table lists it.") from None
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"Image {path} cannot be read ({type(error).__name__}); fetch the file again.") from None
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read an 8-bit mask PNG, (H, W) bool; DataError if it is unreadable or its size is not the image's (W, H)."""
+    mask_size = read_image_size(path)
+    if mask_size != size:
+        raise DataError(f"Mask {path} is {mask_size[0]}x{mask_size[1]} but its image is {size[0]}x{size[1]} pixels.")
+    with Image.open(path) as image:
+        return np.asarray(image.convert("L")) > 127
