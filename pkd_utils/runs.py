@@ -119,8 +119,10 @@ class Run:
         self.reference = f"{study}/{parameters['cohort']}/{step}/{parameters['run']}"
         self.final_path = paths.runs_dir() / identity.run_folder(notebook, parameters, self.identity)
         partial = self.final_path.with_name(self.final_path.name + ".partial")
-        self.resumed = self.final_path.exists() or partial.exists()
-        self.path = self.final_path if self.final_path.exists() else partial
+        # A workflow may have made the final folder, empty, beforehand: only run.json says finished.
+        finished = (self.final_path / "run.json").exists()
+        self.resumed = finished or partial.exists()
+        self.path = self.final_path if finished else partial
         self.path.mkdir(parents=True, exist_ok=True)
         self._started = time.time()
         self._notes: dict[str, Any] = {}

@@ -1,0 +1,57 @@
+# make help lists the targets. Everything is installed into .venv; data and runs stay in data/ and runs/.
+PYTHON ?= python3
+PROFILE ?= demo
+PY := .venv/bin/python
+SNAKEMAKE := .venv/bin/snakemake -s workflow/Snakefile --workflow-profile workflow/profiles/local --quiet rules
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONWARNINGS := ignore::DeprecationWarning
+
+.PHONY: help env assets runs pages book test lint notebooks lab bench open-data clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+env: ## create .venv and install the pinned dependencies
+	@$(PYTHON) workflow/setup_env.py book test
+
+assets: env ## fetch the small real files (CT, reports, text encoder) by hash
+	@$(PY) -m pkd_utils.assets fetch
+
+runs: assets ## run every notebook of PROFILE (default demo) that is not done yet
+	@$(SNAKEMAKE) --config profile=$(PROFILE)
+
+pages: env ## build the book from the runs that are there
+	@$(PY) -m pkd_utils.gate --profile $(PROFILE)
+	@$(PY) workflow/write_pages.py --profile $(PROFILE)
+	@.venv/bin/jupyter-book build . --toc book/_toc.yml -W -n --keep-going -q
+	@$(PY) -m pkd_utils.gate --html _build/html
+
+book: runs ## run the demo profile and build the book
+	@$(MAKE) --no-print-directory pages
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+lint: env ## ruff check and format check
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+
+test: assets lint ## ruff, pytest and nbval
+	@$(PY) workflow/run_tests.py
+
+notebooks: assets ## run the committed notebooks again (smoke profile) and keep their outputs
+	@$(PY) workflow/refresh_notebooks.py
+
+lab: ## open JupyterLab
+	@$(PYTHON) workflow/setup_env.py book test lab
+	@.venv/bin/jupyter lab --notebook-dir=notebooks
+
+bench: ## measure, and write book/results/benchmarks.json
+	@$(PYTHON) workflow/setup_env.py book test bench
+	@$(PY) -m benchmarks
+
+open-data: assets ## run the study on open real data: make open-data DATA=<folder>
+	@test -n "$(DATA)" || { echo "Say where the data are: make open-data DATA=<folder> (see book/reproduce.md)"; exit 2; }
+	@mkdir -p data && ln -sfn "$(abspath $(DATA))" data/open
+	@$(SNAKEMAKE) --config profile=open-data
+
+clean: ## remove runs, the built book and the embedded cohort (fetched assets stay)
+	rm -rf runs _build .snakemake book/_generated data/embedded data/embedded-smoke
