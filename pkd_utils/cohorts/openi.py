@@ -1,0 +1,199 @@
+"""Indiana University / Open-i chest radiograph reports with MeSH codes, read from `NLMCXR_reports.tgz` (no images).
+
+The archive holds one XML file a report. Human coders gave each report MeSH headings (`<major>`), the finding first and
+its site and severity after slashes, e.g. `Opacity/lung/base/left`. Text is CC BY-NC-ND 4.0: read it, never print it.
+"""
+
+import re
+import tarfile
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pkd_utils.cohorts.checks import check_text, check_unique, require_file
+from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.errors import DataError
+
+ARCHIVE = "NLMCXR_reports.tgz"
+WHERE = "`python -m pkd_utils.assets fetch openi_reports`, or https://openi.nlm.nih.gov/faq (the reports archive)"
+REPORTS_IN_RELEASE = 3955  # as counted for the public release; the paper's collection held 3,996 before review
+
+# A label is 1 if any of a report's headings starts with one of these findings and carries the qualifier (None: any).
+# Decisions: an enlarged cardiac shadow is how coders wrote cardiomegaly when the report did not name it; fluid with
+# air or blood in the pleural space is an effusion; a blunted costophrenic angle alone is not (it may be a scar).
+# "Opacity" joins the headings for increased lung attenuation that coders used side by side; nodule, mass and density
+# are left out, because they name shapes or bone as often as lung.
+LABEL_HEADINGS: dict[str, list[tuple[str, str | None]]] = {
+    "Cardiomegaly": [("cardiomegaly", None), ("cardiac shadow", "enlarged")],
+    "Atelectasis": [("pulmonary atelectasis", None)],
+    "Pleural Effusion": [
+        ("pleural effusion", None),
+        ("hydropneumothorax", None),
+        ("hemothorax", None),
+        ("hemopneumothorax", None),
+    ],
+    "Opacity": [("opacity", None), ("airspace disease", None), ("infiltrate", None), ("consolidation", None)],
+}
+# "Abnormal" is 1 if any heading but these is there, and 0 if the only heading is "normal".
+NOT_A_FINDING = {"normal", "no indexing", "technical quality of image unsatisfactory"}
+LABELS = (*LABEL_HEADINGS, "Abnormal")
+
+_MEMBER = re.compile(r"ecgen-radiology/(\d+)\.xml")
+_MAX_BYTES = 1_000_000  # the longest report of the release has under 10 kB
+
+INFO = CohortInfo(
+    name="openi",
+    title="Open-i / Indiana University chest radiograph reports",
+    licence="CC BY-NC-ND 4.0",
+    citation="Demner-Fushman et al., J Am Med Inform Assoc 23:304-310 (2016), doi 10.1093/jamia/ocv080",
+)
+
+
+def load(
+    root: Path,
+    labels: tuple[str, ...] = LABELS,
+    sections: tuple[str, ...] = ("findings", "impression"),
+    report_missing: str = "drop",
+) -> Cohort:
+    """Read the reports archive.
+
+    Parameters
+    ----------
+    root : Path
+        Folder that holds `NLMCXR_reports.tgz`.
+    labels : tuple of str
+        Some of `LABELS`; see `LABEL_HEADINGS` for the MeSH headings behind each.
+    sections : tuple of str
+        Sections joined, in this order, to the text: of comparison, indication, findings, impression.
+    report_missing : {"drop", "raise"}
+        What to do with a report that has none of the sections: leave it out and count it, or raise. The release has
+        some, so the default drops.
+
+    Returns
+    -------
+    Cohort
+        One row a report (`image_id` = `study_id` = the report's id, `path` NaN, `split` NaN: there is no official
+        split). The release gives no patient number and was drawn with one study a patient, so `patient_id` is the
+        report's id too. `privileged` is indexed by study_id with the column `text`.
+
+    Raises
+    ------
+    FileNotFoundError, DataError
+    """
+    unknown = set(labels) - set(LABELS)
+    if unknown or not labels:
+        raise DataError(f"openi has no label {', '.join(sorted(unknown))}; choose from {', '.join(LABELS)}.")
+    unknown = set(sections) - {"comparison", "indication", "findings", "impression"}
+    if unknown or not sections:
+        raise DataError(f"openi has no section {', '.join(sorted(unknown))}; choose findings, impression, ...")
+    if report_missing not in ("drop", "raise"):
+        raise DataError(f"report_missing must be 'drop' or 'raise', not {report_missing!r}.")
+
+    archive = require_file(root / ARCHIVE, WHERE)
+    reports = read_reports(archive)
+    check_unique(reports, "image_id", ARCHIVE)
+    funnel = Funnel()
+    funnel.step("reports in the archive", reports, REPORTS_IN_RELEASE)
+
+    reports["text"] = [
+        "\n".join(parts).strip() for parts in zip(*(reports[section].fillna("") for section in sections), strict=True)
+    ]
+    if report_missing == "raise":
+        check_text(reports.set_index("study_id"), ARCHIVE)
+    reports = reports[reports["text"] != ""]
+    funnel.step(f"with text in {' or '.join(sections)}", reports)
+
+    findings = reports["headings"].map(lambda headings: {h.split("/")[0] for h in headings})
+    coded = findings.map(lambda names: bool(names - (NOT_A_FINDING - {"normal"})))
+    reports = reports[coded].reset_index(drop=True)
+    funnel.step("coded as normal or with a finding", reports, note="others: 'no indexing' or image quality only")
+
+    values = label_table(reports["headings"])
+    images = reports[["image_id", "patient_id", "study_id"]].assign(path=np.nan, split=np.nan, view=np.nan)
+    images = pd.concat([images, values[list(labels)], reports[["n_images"]]], axis=1)
+    for label in labels:
+        funnel.step(f"positive: {label}", images[images[label] == 1])
+    privileged = reports[["study_id", "text"]].set_index("study_id")
+    return Cohort(
+        info=INFO,
+        root=root,
+        labels=list(labels),
+        images=images,
+        boxes=empty_boxes(),
+        funnel=funnel.table(),
+        privileged_source=privileged,
+        tables=[archive],
+    )
+
+
+def label_table(headings: pd.Series) -> pd.DataFrame:
+    """Turn lists of lower-case MeSH headings into one float column (1 or 0) a label of `LABELS`."""
+    columns = {}
+    for label, rules in LABEL_HEADINGS.items():
+        columns[label] = headings.map(lambda row, rules=rules: float(any(_matches(h, rules) for h in row)))
+    columns["Abnormal"] = headings.map(lambda row: float(any(h.split("/")[0] not in NOT_A_FINDING for h in row)))
+    return pd.DataFrame(columns, index=headings.index)
+
+
+def _matches(heading: str, rules: list[tuple[str, str | None]]) -> bool:
+    finding, *qualifiers = heading.split("/")
+    return any(finding == name and (word is None or word in qualifiers) for name, word in rules)
+
+
+def read_reports(archive: Path) -> pd.DataFrame:
+    """Read every report of the archive, without writing any file.
+
+    Returns
+    -------
+    DataFrame
+        `image_id, patient_id, study_id` (all the report's id, "CXR1" ...), the sections as text or NaN, `headings`
+        (list of lower-case MeSH majors) and `n_images`, in numerical order.
+
+    Raises
+    ------
+    DataError
+        The archive is damaged, or a member is not a report in the expected form.
+    """
+    rows = []
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                name = _MEMBER.fullmatch(member.name)
+                if name is None or not member.isreg() or member.size > _MAX_BYTES:
+                    raise DataError(
+                        f"{archive.name}: member {member.name!r} is not a report file ecgen-radiology/<number>.xml; "
+                        "use the published archive."
+                    )
+                rows.append((int(name[1]), _read_report(tar.extractfile(member).read(), member.name)))
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{archive} is not a readable .tgz archive ({error}); fetch it again.") from None
+    if not rows:
+        raise DataError(f"{archive} holds no report; fetch it again.")
+    return pd.DataFrame([row for _, row in sorted(rows, key=lambda item: item[0])])
+
+
+def _read_report(content: bytes, name: str) -> dict:
+    """Parse one report's XML; DTDs are refused, since they could expand without bound and no report has one."""
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise DataError(f"{ARCHIVE}: {name} declares a document type; use the published archive.")
+    try:
+        tree = ElementTree.fromstring(content)
+    except ElementTree.ParseError as error:
+        raise DataError(f"{ARCHIVE}: {name} is not valid XML ({error}); fetch the archive again.") from None
+    identifier = tree.find("uId")
+    if identifier is None or not identifier.get("id"):
+        raise DataError(f"{ARCHIVE}: {name} has no identifier (uId); use the published archive.")
+    identifier = identifier.get("id")
+    row = {"image_id": identifier, "patient_id": identifier, "study_id": identifier}
+    row |= dict.fromkeys(("comparison", "indication", "findings", "impression"), np.nan)
+    for section in tree.iter("AbstractText"):
+        text = (section.text or "").strip()
+        if text:
+            row[section.get("Label", "").lower()] = text
+    row["headings"] = [heading.text.strip().lower() for heading in tree.iter("major") if heading.text]
+    row["n_images"] = len(tree.findall(".//parentImage"))
+    return row
