@@ -1,0 +1,88 @@
+"""Box annotations: COCO files, and the step from the size an annotator declared to the size of the stored image."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from pkd_utils.cohorts.checks import require_file
+from pkd_utils.cohorts.table import BOX_COLUMNS, read_image_size
+from pkd_utils.errors import DataError
+
+
+def read_coco(path: Path, where: str) -> pd.DataFrame:
+    """Read the boxes of a COCO annotation file.
+
+    Parameters
+    ----------
+    path : Path
+    where : str
+        Where to get the file, for the error message.
+
+    Returns
+    -------
+    DataFrame
+        One row an annotation: `file_name`, `label` (category name), `x, y, width, height` (float, pixels of the
+        declared size), `declared_width, declared_height`.
+
+    Raises
+    ------
+    FileNotFoundError, DataError
+    """
+    require_file(path, where)
+    try:
+        coco = json.loads(path.read_text(encoding="utf-8"))
+        images = {image["id"]: image for image in coco["images"]}
+        names = {category["id"]: category["name"] for category in coco["categories"]}
+        rows = []
+        for annotation in coco["annotations"]:
+            image = images[annotation["image_id"]]
+            x, y, width, height = annotation["bbox"]
+            label = names[annotation["category_id"]]
+            declared = (image["width"], image["height"])
+            rows.append((image["file_name"], label, x, y, width, height, *declared))
+    except (ValueError, TypeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a COCO annotation file ({error}); fetch it again.") from None
+    except KeyError as error:
+        raise DataError(f"{path} lacks the COCO entry {error}; check that the file is the published one.") from None
+    columns = ["file_name", "label", "x", "y", "width", "height", "declared_width", "declared_height"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.astype({"file_name": "str", "label": "str"} | dict.fromkeys(columns[2:], "float64"))
+
+
+def rescale_to_stored(boxes: pd.DataFrame, paths: pd.Series) -> tuple[pd.DataFrame, int]:
+    """Rescale boxes from the declared size of their image to the size of the file on disk (headers are read).
+
+    Parameters
+    ----------
+    boxes : DataFrame
+        `image_id, label, x, y, width, height, declared_width, declared_height`.
+    paths : Series
+        Absolute path of each image, indexed by `image_id`; must cover the boxes.
+
+    Returns
+    -------
+    (DataFrame, int)
+        The boxes with columns `image_id, label, x, y, width, height`, in pixels of the stored image, and the number
+        of images whose declared size differed.
+
+    Raises
+    ------
+    FileNotFoundError, DataError
+        An image is missing or unreadable, or a declared size is not positive.
+    """
+    bad = ~(boxes[["declared_width", "declared_height"]] > 0).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"The annotation of image {boxes['image_id'][bad].iloc[0]!r} declares no image size; "
+            "correct the annotation file."
+        )
+    ids = boxes["image_id"].unique()
+    sizes = pd.DataFrame([read_image_size(paths[i]) for i in ids], index=ids, columns=["w", "h"], dtype="float64")
+    stored = sizes.loc[boxes["image_id"]].to_numpy().reshape(-1, 2)
+    scale = stored / boxes[["declared_width", "declared_height"]].to_numpy()
+    result = boxes[BOX_COLUMNS].copy()
+    for axis, columns in enumerate((["x", "width"], ["y", "height"])):
+        result[columns] = result[columns].to_numpy() * scale[:, [axis]]
+    differing = boxes.loc[(scale != 1).any(axis=1), "image_id"].nunique()
+    return result.reset_index(drop=True), int(differing)

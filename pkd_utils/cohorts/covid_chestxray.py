@@ -1,0 +1,221 @@
+"""The public `covid-chestxray-dataset`: radiographs with clinical notes, outcomes and lung boxes.
+
+Site is confounded with label and a note can state the outcome, so results on this set prove a pipeline on real pixels,
+text and outcomes and support no clinical claim.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
+from pkd_utils.cohorts.checks import check_patient_ids, check_unique, read_csv, require_columns
+from pkd_utils.cohorts.table import BOX_COLUMNS, Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.errors import DataError
+
+WHERE = "https://github.com/ieee8023/covid-chestxray-dataset"
+# Older versions of metadata.csv spell these differently; spaces around any name are removed first.
+ALIASES = {
+    "Patientid": "patientid",
+    "notes": "clinical_notes",
+    "clinical notes": "clinical_notes",
+    "other notes": "other_notes",
+    "pO2 saturation": "pO2_saturation",
+}
+YES_NO = (  # columns that hold Y or N, and can be labels under their own names
+    "went_icu",
+    "in_icu",
+    "intubated",
+    "intubation_present",
+    "needed_supplemental_O2",
+    "extubated",
+    "survival",
+    "RT_PCR_positive",
+)
+LABELS = (*YES_NO, "death", "COVID-19")
+FRONTAL_VIEWS = ("PA", "AP", "AP Supine", "AP semi erect", "AP Erect")
+UNKNOWN_FINDINGS = {"todo", "unknown"}
+# The same COCO layout under two names: the open-data folder's, and the public repository's.
+ANNOTATIONS = ("annotations/annotations.json", "annotations/imageannotation_ai_lung_bounding_boxes.json")
+
+# Most images may be shared, but under per-image terms (attribution, share-alike, non-commercial) that this project's
+# own licence does not carry: so neither pixels nor notes are shown.
+INFO = CohortInfo(
+    name="covid_chestxray",
+    title="covid-chestxray-dataset",
+    licence="per image, column `licence`",
+    citation="Cohen et al., arXiv 2003.11597 and 2006.11988",
+)
+
+
+def load(
+    root: Path,
+    labels: tuple[str, ...] = ("went_icu", "in_icu", "intubated", "death", "COVID-19"),
+    modality: str = "X-ray",
+    views: tuple[str, ...] | None = FRONTAL_VIEWS,
+    view_missing: str = "keep",
+    report_missing: str = "drop",
+    other_notes: bool = False,
+    boxes: bool = True,
+) -> Cohort:
+    """Read `metadata.csv`, `images/` and the lung boxes of `annotations/`.
+
+    Parameters
+    ----------
+    root : Path
+        Folder in the public repository's layout.
+    labels : tuple of str
+        Some of `LABELS`. Y is 1 and N is 0; anything else ("?", "Not visible", "Would have been stated", ...) is
+        missing, and the funnel counts it by value. `death` is the reverse of `survival`. `COVID-19` is 1 if
+        the finding names it, 0 for any other finding ("No Finding" included), missing for "todo" and "Unknown".
+    modality : str
+        Value of the column `modality` to keep (the public table also has CT).
+    views : tuple of str, optional
+        Values of `view` to keep; None keeps all.
+    view_missing : {"keep", "drop"}
+        What to do with an empty or "?" view: most of these films are frontal, the rows are just not filled in.
+    report_missing : {"drop", "keep", "raise"}
+        Images without a note: leave them out; keep them with no row in `privileged` (a student may use them);
+        or raise.
+    other_notes : bool
+        Append the column `other_notes` (mostly credits) to the text.
+    boxes : bool
+        Read the lung boxes ("Right Lung", "Left Lung") and rescale them to the stored images; False where the
+        annotation file is not wanted.
+
+    Returns
+    -------
+    Cohort
+        `image_id` is the file name, `study_id` equals it (the table numbers no studies), `split` is NaN: see
+        `splits.patient_folds`. Further columns of `images`: `age` (years), `sex`, `finding`, `location`, `licence`,
+        `url`. `privileged` is indexed by `image_id`, column `text`; a note repeats over one patient's images.
+
+    Raises
+    ------
+    FileNotFoundError, DataError
+    """
+    _check_options(labels, view_missing, report_missing)
+    file = root / "metadata.csv"
+    table = read_csv(file, [], WHERE).rename(columns=str.strip).rename(columns=ALIASES)
+    sources = {"death": "survival", "COVID-19": "finding"}
+    needed = [sources.get(label, label) for label in labels]
+    required = ["patientid", "finding", "view", "modality", "filename", "license", "clinical_notes"]
+    require_columns(table, list(dict.fromkeys([*required, *needed])), file)
+    table = table.rename(columns={"filename": "image_id", "patientid": "patient_id", "license": "licence"})
+    for column in ("folder", "age", "sex", "location", "url", "other_notes"):
+        if column not in table.columns:  # absent from older versions
+            table[column] = "images" if column == "folder" else np.nan
+    if table["image_id"].isna().any():
+        row = int(table.index[table["image_id"].isna()][0]) + 1
+        raise DataError(f"{file.name}: data row {row} has no filename; correct it or remove the row.")
+    check_patient_ids(table, file.name)
+
+    funnel = Funnel()
+    funnel.step("rows of metadata.csv", table)
+    table = table[(table["modality"] == modality) & (table["folder"] == "images")]
+    funnel.step(f"modality {modality}, stored under images/", table)
+    check_unique(table, "image_id", file.name)
+    table["view"] = table["view"].mask(table["view"] == "?")
+    unknown_view = table["view"].isna()
+    if views is not None:
+        keep = table["view"].isin(views) | (unknown_view & (view_missing == "keep"))
+        note = f"{int(unknown_view.sum())} without a view, {'kept' if view_missing == 'keep' else 'dropped'}"
+        table = table[keep]
+        funnel.step(f"view {', '.join(views)}", table, note=note)
+
+    table["text"] = _text(table, other_notes)
+    without = table["text"] == ""
+    if report_missing == "raise" and without.any():
+        raise DataError(
+            f"{file.name}: {int(without.sum())} image(s) have no clinical note, the first is "
+            f"{table['image_id'][without].iloc[0]!r}; pass report_missing='drop' or 'keep'."
+        )
+    if report_missing == "drop":
+        table = table[~without]
+        funnel.step("with a clinical note", table)
+    else:
+        funnel.step("with a clinical note (others kept)", table[~without])
+    table = table.reset_index(drop=True)
+
+    values, notes = _label_values(table, labels)
+    ages = pd.to_numeric(table["age"], errors="coerce")
+    images = pd.DataFrame(
+        {
+            "image_id": table["image_id"],
+            "patient_id": table["patient_id"],
+            "study_id": table["image_id"],
+            "path": "images/" + table["image_id"],
+            "split": np.nan,
+            "view": table["view"],
+        }
+    )
+    images = pd.concat([images, values, ages.rename("age")], axis=1)
+    images = pd.concat([images, table[["sex", "finding", "location", "licence", "url"]]], axis=1)
+    for label in labels:
+        funnel.step(f"label known: {label}", images[images[label].notna()], note=notes[label])
+
+    tables, box_table = [file], empty_boxes()
+    if boxes:
+        annotation = next((root / name for name in ANNOTATIONS if (root / name).is_file()), root / ANNOTATIONS[0])
+        box_table = _lung_boxes(annotation, root, images)
+        tables.append(annotation)
+        boxed = images[images["image_id"].isin(box_table["image_id"])]
+        funnel.step("with lung boxes", boxed)
+    with_text = table.loc[table["text"] != "", ["image_id", "text"]].set_index("image_id")
+    return Cohort(
+        info=INFO,
+        root=root,
+        labels=list(labels),
+        images=images,
+        boxes=box_table,
+        funnel=funnel.table(),
+        privileged_source=with_text,
+        tables=tables,
+    )
+
+
+def _check_options(labels: tuple[str, ...], view_missing: str, report_missing: str) -> None:
+    unknown = set(labels) - set(LABELS)
+    if unknown or not labels:
+        raise DataError(f"covid_chestxray has no label {', '.join(sorted(unknown))}; choose from {', '.join(LABELS)}.")
+    if view_missing not in ("keep", "drop"):
+        raise DataError(f"view_missing must be 'keep' or 'drop', not {view_missing!r}.")
+    if report_missing not in ("drop", "keep", "raise"):
+        raise DataError(f"report_missing must be 'drop', 'keep' or 'raise', not {report_missing!r}.")
+
+
+def _text(table: pd.DataFrame, other_notes: bool) -> pd.Series:
+    """Join the note columns; an image without notes gets an empty string."""
+    text = table["clinical_notes"].fillna("").str.strip()
+    if other_notes:
+        text = (text + "\n" + table["other_notes"].fillna("").str.strip()).str.strip()
+    return text.mask(text == "?", "")
+
+
+def _label_values(table: pd.DataFrame, labels: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return label columns (1, 0, NaN) and, for each label, a note that counts the values treated as missing."""
+    columns, notes = {}, {}
+    for label in labels:
+        if label == "COVID-19":
+            source = table["finding"]
+            parts = source.fillna("").str.split(r"\s*[,/]\s*", regex=True)
+            known = ~source.fillna("unknown").str.strip().str.lower().isin(UNKNOWN_FINDINGS)
+            columns[label] = parts.map(lambda names: float("COVID-19" in names)).where(known)
+        else:
+            source = table["survival" if label == "death" else label]
+            codes = {"Y": 0.0, "N": 1.0} if label == "death" else {"Y": 1.0, "N": 0.0}
+            columns[label] = source.map(codes)
+        lost = source[columns[label].isna()].fillna("empty").value_counts()
+        notes[label] = "" if lost.empty else "missing: " + ", ".join(f"{v} {n}" for v, n in lost.items())
+    return pd.DataFrame(columns, index=table.index).astype("float64"), notes
+
+
+def _lung_boxes(annotation: Path, root: Path, images: pd.DataFrame) -> pd.DataFrame:
+    """Read the lung boxes of the selected images, in pixels of the stored files."""
+    coco = read_coco(annotation, f"{WHERE} (folder annotations), or pass boxes=False")
+    coco = coco.rename(columns={"file_name": "image_id"})
+    coco = coco[coco["image_id"].isin(images["image_id"])]
+    paths = (str(root) + "/" + images["path"]).map(Path).set_axis(images["image_id"])
+    result, _ = rescale_to_stored(coco, paths)
+    return result[BOX_COLUMNS]
