@@ -49,10 +49,10 @@ def soft_labels(logits, temperature: float = 1.0, activation: str = "sigmoid") -
     if not logits.is_floating_point():
         raise DataError(f"Teacher logits must be floating point numbers, not {logits.dtype}.")
     if not torch.isfinite(logits).all():
-        rows = (~torch.isfinite(logits)).reshape(len(logits), -1).any(1) if logits.ndim else ~torch.isfinite(logits)
+        rows = (~torch.isfinite(logits)).reshape(logits.shape[0] if logits.ndim else 1, -1).any(1)
         raise DataError(
-            f"{int(rows.sum())} of {rows.numel()} rows of teacher logits hold NaN or infinity "
-            f"(first: row {int(rows.nonzero()[0, 0]) if rows.ndim else 0}); train the teacher again or leave those rows out."
+            f"{int(rows.sum())} of {len(rows)} rows of teacher logits hold NaN or infinity (first: row "
+            f"{int(rows.nonzero()[0, 0])}); train the teacher again or leave those rows out."
         )
     scaled = logits / temperature
     return torch.sigmoid(scaled) if activation == "sigmoid" else torch.softmax(scaled, dim=-1)
@@ -171,7 +171,7 @@ def _hard_loss(logits, targets, activation):
 
 
 def _mean_over(logits, targets, observed):
-    """Mean binary cross entropy over the entries where `observed`; no data-dependent shape, so no GPU synchronisation."""
+    """Mean binary cross entropy where `observed`; no data-dependent shape, so no GPU synchronisation."""
     filled = torch.where(observed, targets, 0).to(logits.dtype)  # NaN times a zero weight would still be NaN
     total = F.binary_cross_entropy_with_logits(logits, filled, weight=observed.to(logits.dtype), reduction="sum")
     return total / observed.sum().clamp(min=1)
