@@ -1,0 +1,69 @@
+"""Parameters are refused by name and by type, before anything runs."""
+
+import pytest
+
+from pkd_utils import params, paths
+from pkd_utils.errors import DataError
+from tests.test_runs import make_notebook, project  # noqa: F401  (fixture)
+
+
+def test_defaults_and_given_values(project):  # noqa: F811
+    values = params.resolve("toy/01-do-things", {"epochs": 5, "weight": 1})
+    assert values["epochs"] == 5 and values["run"] == "smoke" and next(iter(values)) == "cohort"
+    assert values["weight"] == 1.0 and isinstance(values["weight"], float)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 5}, "Unknown parameter epoch for toy/01-do-things; it knows: cohort, epochs"),
+        ({"run": 12}, "Parameter run of toy/01-do-things must be str, got int 12"),
+        ({"epochs": 2.5}, "Parameter epochs"),
+        ({"epochs": True}, "Parameter epochs"),
+        ({"seeds": (0, 1)}, r"Parameter seeds of toy/01-do-things must be list\[int\], got tuple"),
+        ({"seeds": ["0"]}, "Parameter seeds"),
+        ({"weight": "0.5"}, "Parameter weight"),
+    ],
+)
+def test_wrong_values_stop_with_one_sentence(project, values, message):  # noqa: F811
+    with pytest.raises(DataError, match=message):
+        params.resolve("toy/01-do-things", values)
+
+
+def test_check_ignores_what_ipython_and_imports_leave(project):  # noqa: F811
+    import json
+
+    def function():
+        pass
+
+    namespace = {"In": [], "Out": {}, "_": 3, "__name__": "x", "json": json, "function": function, "epochs": 7}
+    assert params.check("toy/01-do-things", namespace).epochs == 7
+    with pytest.raises(DataError, match="Unknown parameter epoch"):
+        params.check("toy/01-do-things", {**namespace, "epoch": 7})
+
+
+@pytest.mark.parametrize("cell", ["epochs = 2", "epochs: int", "import os"])
+def test_a_parameters_cell_holds_only_typed_literals(project, cell):  # noqa: F811
+    make_notebook(project, "toy/03-wrong", [], parameters=cell)
+    with pytest.raises(DataError, match="is not `name: type = value`"):
+        params.declared("toy/03-wrong")
+
+
+def test_unknown_notebook(project):  # noqa: F811
+    with pytest.raises(FileNotFoundError, match=r"notebooks/toy/09-none.ipynb"):
+        params.declared("toy/09-none")
+
+
+def test_parameter_files_must_be_flat(tmp_path):
+    (tmp_path / "p.yml").write_text("- 1\n- 2\n")
+    with pytest.raises(DataError, match="one a parameter"):
+        params.read_file(tmp_path / "p.yml")
+
+
+def test_every_committed_parameter_file_fits_its_notebook():
+    from pkd_utils import notebooks
+
+    files = sorted((paths.PROJECT_ROOT / "params").glob("*/*/*.yml"))
+    assert files
+    for file in files:
+        params.resolve(notebooks.notebook_of(file), params.read_file(file))
