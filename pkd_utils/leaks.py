@@ -1,0 +1,175 @@
+"""What must not be shown: identifiers, report text and pixels of data under a use agreement.
+
+Pure functions on text; `gate.py` decides where they are applied. No message ever repeats what was found: it says what
+kind of thing it is and where, so that a log is as safe as a page.
+"""
+
+import re
+from collections.abc import Iterable
+from html.parser import HTMLParser
+
+DICOM_ID = re.compile(r"(?<![0-9a-f-])[0-9a-f]{8}(?:-[0-9a-f]{8}){4}(?![0-9a-f-])", re.I)
+# Subjects are 8 digits that start with 1, studies 8 digits that start with 5, in file names as p1... and s5...
+NUMBERED_ID = re.compile(r"(?<![0-9A-Za-z.])(?:p?1\d{7}|s?5\d{7})(?![0-9A-Za-z]|\.\d)")
+PREFIXED_ID = re.compile(r"(?<![0-9A-Za-z])(?:p1\d{7}|s5\d{7})(?![0-9A-Za-z])")
+DOI = re.compile(r"10\.\d{4,9}/[^\s\"'<>]+")
+
+# The one path that PhysioNet prints on MIMIC-CXR's public page to explain the folders.
+PUBLIC_EXAMPLES = {"10000032", "50414267", "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"}
+
+SECTION = re.compile(
+    r"\b(?:FINAL REPORT|(?:FINDINGS?|IMPRESSION|INDICATION|COMPARISON|EXAMINATION|TECHNIQUE|HISTORY|CONCLUSION)"
+    r"\s*:\s+\w+(?:\W+\w+){2})"
+)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words of a text; numbers and signs separate runs and are dropped."""
+    return re.findall(r"[a-z]+", text.lower())
+
+
+FINDING_WORDS = set(
+    words(
+        "atelectasis cardiomegaly cardiomediastinal consolidation consolidations edema effusion effusions heart hilar "
+        "lung lungs mediastinal opacities opacity pleural pneumonia pneumothorax pulmonary silhouette vascular"
+    )
+)
+REPORT_WORDS = set(
+    words(
+        "acute bilateral clear enlarged evidence focal increased interval is are left mild moderate new no normal "
+        "right seen severe small stable there unchanged unremarkable without worsening improved"
+    )
+)
+PROSE_WORDS = 8  # this many words in a row that the project's own source does not hold are foreign prose
+SHINGLE_WORDS = 5
+
+
+def shingles(text: str, size: int) -> set[tuple[str, ...]]:
+    """All runs of `size` consecutive words."""
+    tokens = words(text)
+    return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
+
+
+def identifiers(text: str, prefixed_only: bool = False) -> set[str]:
+    """Strings that look like MIMIC identifiers: subject, study and image ids.
+
+    Parameters
+    ----------
+    text : str
+        Any text. DOIs, which may hold such digits, are left out.
+    prefixed_only : bool
+        Look for `p1...` and `s5...` only, not for bare numbers: for source code, where any number may stand.
+
+    Returns
+    -------
+    set of str
+        Without the documented public example and without the prefix letters.
+    """
+    text = DOI.sub(" ", text)
+    numbered = (PREFIXED_ID if prefixed_only else NUMBERED_ID).findall(text)
+    found = {match.lower() for match in DICOM_ID.findall(text)} | {match.lstrip("ps") for match in numbered}
+    return found - PUBLIC_EXAMPLES
+
+
+def report_text(text: str, own: Iterable[str] = ()) -> list[str]:
+    """Kinds of report text that `text` seems to hold, without repeating it.
+
+    Three nets, because no single one is tight: a section heading followed by words; a sentence that combines a finding
+    with a radiologist's verb or adjective; and any `PROSE_WORDS` words in a row that the project's own source
+    (`own`: notebook cells, library modules) does not contain.
+
+    Returns
+    -------
+    list of str
+        Empty if nothing was found.
+    """
+    own_text = " ".join(" ".join(words(part)) for part in own)
+    found = []
+    if SECTION.search(text):
+        found.append("a report section heading followed by text")
+    foreign = 0
+    for sentence in re.split(r"(?<=[.;!?])\s|\n", text):
+        tokens = words(sentence)
+        if len(tokens) < 3 or " ".join(tokens) in own_text:
+            continue
+        ends = sentence.rstrip().endswith((".", ";"))
+        if ends and FINDING_WORDS & set(tokens) and REPORT_WORDS & set(tokens):
+            found.append(f"a sentence of {len(tokens)} words that reads like a report")
+    for line in re.split(r"[\n|]", text):
+        # Digits and signs break a run, so that tables and progress bars are not prose; commas and full stops do not.
+        for stretch in re.split(r"[^A-Za-z\s,.;:'()-]+", line):
+            tokens = words(stretch)
+            windows = [" ".join(tokens[i : i + PROSE_WORDS]) for i in range(len(tokens) - PROSE_WORDS + 1)]
+            foreign += sum(window not in own_text for window in windows)
+    if foreign:
+        found.append(f"{foreign} runs of {PROSE_WORDS} words that stand nowhere in the project's source")
+    return found
+
+
+def repeated_from(text: str, corpus: Iterable[str], own: Iterable[str] = ()) -> int:
+    """Number of texts in `corpus` that share `SHINGLE_WORDS` consecutive words with `text` (own source not counted)."""
+    shown = shingles(text, SHINGLE_WORDS)
+    for part in own:
+        shown -= shingles(part, SHINGLE_WORDS)
+    if not shown:
+        return 0
+    return sum(not shown.isdisjoint(shingles(report, SHINGLE_WORDS)) for report in corpus)
+
+
+class Page(HTMLParser):
+    """What the gate asks of an HTML page: visible text, images with their alt text, and what it loads.
+
+    Attributes
+    ----------
+    images : list of (str, str or None)
+        Source and alt text of every `img`.
+    loaded : list of str
+        Addresses of scripts, style sheets, fonts, frames and media.
+    """
+
+    def __init__(self, html: str):
+        super().__init__(convert_charrefs=True)
+        self._parts: list[str] = []
+        self._hidden = 0
+        self.images: list[tuple[str, str | None]] = []
+        self.loaded: list[str] = []
+        self.scripts: list[str] = []
+        self.downloads: list[str] = []
+        self.feed(html)
+
+    @property
+    def text(self) -> str:
+        """Visible text, a space between elements, none between adjacent words of highlighted code."""
+        return re.sub(r"[ \t]+", " ", "".join(self._parts))
+
+    def handle_starttag(self, tag, attributes):
+        facts = dict(attributes)
+        if tag in ("script", "style"):
+            self._hidden += 1
+        if tag == "img":
+            self.images.append((facts.get("src") or "", facts.get("alt")))
+        if tag in ("script", "iframe", "audio", "video", "source", "embed") and facts.get("src"):
+            self.loaded.append(facts["src"])
+        if tag == "link" and set((facts.get("rel") or "").split()) & {"stylesheet", "preload", "icon", "modulepreload"}:
+            self.loaded.append(facts.get("href") or "")
+        if tag == "a" and ("download" in facts or "_downloads/" in (facts.get("href") or "")):
+            self.downloads.append(facts.get("href") or "")
+        if tag not in ("span", "a", "code", "em", "strong", "b", "i", "wbr"):
+            self._parts.append(" \n" if tag in ("p", "div", "tr", "li", "pre", "br", "h1", "h2", "h3") else " ")
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag in ("script", "style"):
+            self._hidden -= 1
+
+    def handle_endtag(self, tag):
+        if tag in ("script", "style"):
+            self._hidden = max(0, self._hidden - 1)
+        elif tag in ("p", "div", "tr", "td", "th", "li", "pre"):
+            self._parts.append(" ")
+
+    def handle_data(self, data):
+        if self._hidden:
+            self.scripts.append(data)
+        else:
+            self._parts.append(data)
