@@ -1,0 +1,55 @@
+"""Run the committed notebooks with their default (smoke) parameters and keep the outputs: `make notebooks [NAMES]`.
+
+Each is executed in its own folder, in order, with runs of their own (`_build/smoke-runs`), and written back whole
+without the metadata that changes from run to run.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.update(
+    {
+        "PKD_RUNS": str(ROOT / "_build" / "smoke-runs"),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+)
+
+import nbclient  # noqa: E402
+import nbformat  # noqa: E402
+
+from pkd_utils import runs  # noqa: E402
+
+
+def refresh(path: Path) -> None:
+    """Execute one notebook in place."""
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        cell.metadata.pop("papermill", None)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    with runs.atomic_path(path) as temporary:
+        nbformat.write(notebook, temporary)
+    size = path.stat().st_size
+    print(f"{path.relative_to(ROOT)}: {size / 1000:.0f} kB")
+    if size > 600_000:
+        sys.exit(f"{path.name} is larger than 600 kB: draw fewer or smaller figures in the smoke profile.")
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:]
+    if not chosen:
+        shutil.rmtree(os.environ["PKD_RUNS"], ignore_errors=True)
+    for source in sorted((ROOT / "notebooks").glob("*/*.ipynb")):
+        if not chosen or any(name in str(source) for name in chosen):
+            refresh(source)

@@ -1,0 +1,73 @@
+"""`make test`: pytest and nbval side by side, then the numbers that nbval's notebooks wrote; one closing line.
+
+The committed notebooks are run from scratch in their own folder of runs, in order, because each reads what the one
+before wrote. Their text is compared with the committed outputs by nbval; their numbers, which differ in the last
+digits from machine to machine, by tests/test_written_numbers.py.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE_RUNS = ROOT / "_build" / "smoke-runs"
+WRITTEN_NUMBERS = "tests/test_written_numbers.py"
+
+
+def start(arguments: list[str], report: Path) -> subprocess.Popen:
+    """Start one pytest, its output kept in a file so that two do not write into each other."""
+    environment = {
+        **os.environ,
+        "PKD_RUNS": str(SMOKE_RUNS),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    command = [sys.executable, "-m", "pytest", "--color=no", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    log = open(report.with_suffix(".log"), "w")
+    return subprocess.Popen(command + arguments, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def finish(name: str, process: subprocess.Popen, report: Path) -> dict[str, int]:
+    """Wait, print what was said, and count."""
+    code = process.wait()
+    print(f"== {name}\n{report.with_suffix('.log').read_text()}", flush=True)
+    if not report.exists():
+        return {"passed": 0, "failed": 1, "skipped": 0}
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    total, failed = int(suite.get("tests")), int(suite.get("failures")) + int(suite.get("errors"))
+    skipped = int(suite.get("skipped"))
+    return {
+        "passed": total - failed - skipped,
+        "failed": max(failed, int(code not in (0, 1))),
+        "skipped": skipped,
+    }
+
+
+def main() -> None:
+    shutil.rmtree(SMOKE_RUNS, ignore_errors=True)
+    started = time.time()
+    notebooks = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "notebooks").glob("*/*.ipynb"))]
+    with tempfile.TemporaryDirectory() as scratch:
+        reports = {name: Path(scratch) / f"{name}.xml" for name in ("pytest", "nbval", "numbers")}
+        both = {
+            "pytest": start(["tests", f"--ignore={WRITTEN_NUMBERS}", "--durations=8"], reports["pytest"]),
+            "nbval": start(
+                ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", *notebooks], reports["nbval"]
+            ),
+        }
+        counts = [finish(name, process, reports[name]) for name, process in both.items()]
+        counts.append(finish("numbers", start([WRITTEN_NUMBERS], reports["numbers"]), reports["numbers"]))
+    total = {key: sum(count[key] for count in counts) for key in counts[0]}
+    print(f"pytest, nbval and written numbers in {time.time() - started:.0f} s")
+    print(f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped")
+    sys.exit(1 if total["failed"] or not total["passed"] else 0)
+
+
+if __name__ == "__main__":
+    main()
