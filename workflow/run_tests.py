@@ -29,8 +29,8 @@ def start(arguments: list[str], report: Path) -> subprocess.Popen:
         "TOKENIZERS_PARALLELISM": "false",
     }
     command = [sys.executable, "-m", "pytest", "--color=no", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    log = open(report.with_suffix(".log"), "w")
-    return subprocess.Popen(command + arguments, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    with open(report.with_suffix(".log"), "w") as log:
+        return subprocess.Popen(command + arguments, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def finish(name: str, process: subprocess.Popen, report: Path) -> dict[str, int]:
