@@ -17,7 +17,6 @@ from pkd_utils.errors import DataError
 
 # What an annotation may say; evaluated with nothing else in reach.
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "None": None}
-_IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 
 
 def declared(notebook: str) -> dict[str, tuple[Any, Any]]:
@@ -86,22 +85,30 @@ def check(notebook: str, namespace: dict[str, Any]) -> types.SimpleNamespace:
     notebook : str
         `<study>/<NN-verb-noun>`, the file under `notebooks/`.
     namespace : dict
-        `globals()` of the notebook, before anything but imports and parameters is in it.
+        `globals()` of the notebook.
 
     Returns
     -------
     types.SimpleNamespace
         The checked values, one attribute a parameter.
     """
-    given = {
-        name: value
-        for name, value in namespace.items()
-        if not name.startswith("_")
-        and name not in _IPYTHON
-        and not isinstance(value, types.ModuleType)
-        and not callable(value)
-    }
-    return types.SimpleNamespace(**resolve(notebook, given))
+    known = declared(notebook)
+    injected = _injected(namespace.get("In", []))
+    unknown = injected - set(known)
+    if unknown:
+        resolve(notebook, dict.fromkeys(unknown))  # refuses, naming them
+    return types.SimpleNamespace(**resolve(notebook, {name: namespace[name] for name in known if name in namespace}))
+
+
+def _injected(history: list[str]) -> set[str]:
+    """Names that papermill set, from the cell that it adds: it starts with the comment `# Parameters`."""
+    names = set()
+    for source in history:
+        if source.startswith("# Parameters\n"):
+            for node in ast.parse(source).body:
+                if isinstance(node, ast.Assign):
+                    names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
 
 
 def read_file(path: str | Path) -> dict[str, Any]:

@@ -30,16 +30,12 @@ def test_wrong_values_stop_with_one_sentence(project, values, message):  # noqa:
         params.resolve("toy/01-do-things", values)
 
 
-def test_check_ignores_what_ipython_and_imports_leave(project):  # noqa: F811
-    import json
-
-    def function():
-        pass
-
-    namespace = {"In": [], "Out": {}, "_": 3, "__name__": "x", "json": json, "function": function, "epochs": 7}
+def test_check_takes_the_namespace_and_refuses_what_papermill_injected_in_vain(project):  # noqa: F811
+    namespace = {"In": ["", "epochs: int = 2", "# Parameters\nepochs = 7\n"], "epochs": 7, "table": object()}
     assert params.check("toy/01-do-things", namespace).epochs == 7
+    namespace["In"].append("# Parameters\nepochs = 7\nepoch = 7\n")
     with pytest.raises(DataError, match="Unknown parameter epoch"):
-        params.check("toy/01-do-things", {**namespace, "epoch": 7})
+        params.check("toy/01-do-things", namespace)
 
 
 @pytest.mark.parametrize("cell", ["epochs = 2", "epochs: int", "import os"])
