@@ -227,9 +227,10 @@ class Cohort:
 
     def __repr__(self) -> str:
         kind = " (SIMULATED)" if self.info.simulated else ""
+        noun = "images" if self.has_images else "rows"
         lines = [
             f"{self.info.title}{kind}, licence {self.info.licence}",
-            f"  {len(self.images):,} images, {self.images['study_id'].nunique():,} studies, "
+            f"  {len(self.images):,} {noun}, {self.images['study_id'].nunique():,} studies, "
             f"{self.images['patient_id'].nunique():,} patients, "
             f"{len(self.boxes):,} boxes on {self.boxes['image_id'].nunique():,} images",
         ]

@@ -1,0 +1,343 @@
+"""MIMIC-CXR-JPG 2.1.0 with MIMIC-CXR's reports, MIMIC-IV's patients and MS-CXR's boxes, in their published layouts.
+
+The embedded simulated cohort is written in the same layouts and read by the same code; a file `SIMULATED.txt` in its
+root marks it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
+from pkd_utils.cohorts.checks import check_text, check_unique, read_csv
+from pkd_utils.cohorts.reports import read_reports
+from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.errors import DataError
+
+WHERE = "https://physionet.org/content/mimic-cxr-jpg/2.1.0/ (access is by credential)"
+WHERE_BOXES = "https://physionet.org/content/ms-cxr/ (access is by credential), or pass boxes=False"
+LABELS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+ALL_LABELS = (
+    *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture", "Lung Lesion"),
+    *(
+        "Lung Opacity",
+        "No Finding",
+        "Pleural Effusion",
+        "Pleural Other",
+        "Pneumonia",
+        "Pneumothorax",
+        "Support Devices",
+    ),
+)
+# What CheXpert's authors found best for each of the five: uncertain counts as present or as absent.
+ONES_ZEROS = {
+    "Atelectasis": "one",
+    "Cardiomegaly": "zero",
+    "Consolidation": "zero",
+    "Edema": "one",
+    "Pleural Effusion": "one",
+}
+_POLICY = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
+# Rows of release 2.1.0 (images); the paper states none of its own.
+_PUBLISHED = {"all": 377_110, "AP": 147_169, "PA": 96_155, "train": 368_960, "validate": 2_991, "test": 5_159}
+_SPLITS = ("train", "validate", "test")
+MS_CXR = "MS_CXR_Local_Alignment_v1.1.0"
+
+
+def load(
+    root: Path,
+    views: tuple[str, ...] | None = ("AP", "PA"),
+    labels: tuple[str, ...] = LABELS,
+    labeller: str = "chexpert",
+    uncertain: str | Mapping[str, str] = "ignore",
+    blank: str = "zero",
+    sections: tuple[str, ...] = ("findings", "impression"),
+    report_missing: str = "raise",
+    boxes: bool = True,
+    masks: bool = True,
+    reports_root: Path | str | None = None,
+    mimic_iv_root: Path | str | None = None,
+    ms_cxr_root: Path | str | None = None,
+) -> Cohort:
+    """Index the images; reports are read when `privileged` is first asked for.
+
+    Parameters
+    ----------
+    root : Path
+        MIMIC-CXR-JPG: `files/`, `mimic-cxr-2.0.0-metadata.csv.gz`, `-split.csv.gz`, `-chexpert.csv.gz` or
+        `-negbio.csv.gz` (these names stay 2.0.0 in release 2.1.0).
+    views : tuple of str, optional
+        Values of ViewPosition to keep (an image without one is left out); None keeps all. The paper does not state
+        its views.
+    labels : tuple of str
+        Some of `ALL_LABELS`. The paper does not state its labels.
+    labeller : {"chexpert", "negbio"}
+        Which labeller's table to read. Labels hold for a study, so all its images share them.
+    uncertain : {"ignore", "zero", "one", "ones-zeros"} or mapping
+        What -1 (uncertain) becomes: NaN, 0, 1, or one of these by label ("ones-zeros": `ONES_ZEROS`; a mapping names
+        the policy of every label). Not stated in the paper.
+    blank : {"zero", "ignore"}
+        What an empty field (not mentioned) becomes: 0 or NaN. Not stated in the paper.
+    sections : tuple of str
+        Sections of the report that make the text; see `reports.report_text`.
+    report_missing : {"raise", "drop", "keep"}
+        A report without text: refuse when `privileged` is read; leave the study out and count it in the funnel
+        (this reads all selected reports now); or keep the images with no row in `privileged`.
+    boxes : bool
+        Read MS-CXR 1.1.0 (csv, else json), rescaled to the size of the JPG where the declared size differs.
+    masks : bool
+        Use the folder `masks/` where the root has one (the simulated cohort does).
+    reports_root, mimic_iv_root, ms_cxr_root : Path, optional
+        Where reports (`files/.../s<study>.txt` or the zip), `hosp/patients.csv.gz` and MS-CXR are, if not in `root`.
+
+    Returns
+    -------
+    Cohort
+        `image_id` is the dicom_id, `patient_id` the subject_id. Further columns of `images`: `study_datetime` (shifted
+        dates), and, where MIMIC-IV's patients are found, `age` (years at the study; 91 stands for all over 89; NaN if
+        negative or unknown) and `sex`. `privileged` is indexed by `study_id`: `text`, and `sections` (its origin).
+
+    Raises
+    ------
+    FileNotFoundError, DataError
+    """
+    roots = [root if other is None else Path(other) for other in (reports_root, mimic_iv_root, ms_cxr_root)]
+    reports_root, mimic_iv_root, ms_cxr_root = roots
+    _check_options(labels, labeller, blank, report_missing)
+    policies = _uncertain_policies(uncertain, labels)
+    info = _info(root, roots)
+
+    files = {name: root / f"mimic-cxr-2.0.0-{name}.csv.gz" for name in ("metadata", "split", labeller)}
+    funnel = Funnel()
+    published = {} if info.simulated else _PUBLISHED
+    images = _index(files["metadata"], files["split"])
+    funnel.step("images with metadata", images, published.get("all", np.nan), note=f"paper = release 2.1.0{_of(info)}")
+    for split in _SPLITS:
+        funnel.step(f"official split: {split}", images[images["split"] == split], published.get(split, np.nan))
+    if views is not None:
+        count = sum(published.get(view, np.nan) for view in views)
+        images = images[images["view"].isin(views)]
+        funnel.step(f"view {', '.join(views)}", images, count)
+    images = _add_labels(images, files[labeller], labels, policies, blank)
+    funnel.step(f"study has {labeller} labels", images)
+
+    tables = list(files.values())
+    patients = mimic_iv_root / "hosp" / "patients.csv.gz"
+    if patients.is_file():
+        images = _add_ages(images, patients)
+        tables.append(patients)
+        funnel.step("age known (others kept)", images[images["age"].notna()])
+
+    def read(selected: pd.DataFrame) -> pd.DataFrame:
+        studies = selected[["study_id", "patient_id"]].drop_duplicates("study_id")
+        table = read_reports(reports_root, studies, sections)
+        if report_missing == "raise":
+            check_text(table, info.title)
+        return table.dropna(subset=["text"])
+
+    privileged = read
+    if report_missing == "drop":
+        privileged = read(images)
+        images = images[images["study_id"].isin(privileged.index)]
+        funnel.step(f"report has text ({', '.join(sections)} or last paragraph)", images)
+    images = images.reset_index(drop=True)
+    for label in labels:
+        funnel.step(f"label known: {label}", images[images[label].notna()], note=f"uncertain: {policies[label]}")
+
+    box_table = empty_boxes()
+    if boxes:
+        file = _ms_cxr_file(ms_cxr_root)
+        box_table, note = _ms_cxr_boxes(file, root, images)
+        tables.append(file)
+        funnel.step("with MS-CXR boxes", images[images["image_id"].isin(box_table["image_id"])], note=note)
+    masks_root = root / "masks"
+    return Cohort(
+        info=info,
+        root=root,
+        labels=list(labels),
+        images=images,
+        boxes=box_table,
+        funnel=funnel.table(),
+        privileged_source=privileged,
+        tables=tables,
+        masks_root=masks_root if masks and masks_root.is_dir() else None,
+    )
+
+
+def _check_options(labels: tuple[str, ...], labeller: str, blank: str, report_missing: str) -> None:
+    unknown = [label for label in labels if label not in ALL_LABELS]
+    if unknown or not labels:
+        raise DataError(f"mimic_cxr has no label {', '.join(unknown)}; choose from {', '.join(ALL_LABELS)}.")
+    allowed = {"chexpert", "negbio"}, {"zero", "ignore"}, {"raise", "drop", "keep"}
+    names = ("labeller", labeller), ("blank", blank), ("report_missing", report_missing)
+    for (name, value), choices in zip(names, allowed, strict=True):
+        if value not in choices:
+            raise DataError(f"{name} must be one of {', '.join(sorted(choices))}, not {value!r}.")
+
+
+def _uncertain_policies(uncertain: str | Mapping[str, str], labels: tuple[str, ...]) -> dict[str, str]:
+    """Return the policy of each label."""
+    if uncertain == "ones-zeros":
+        uncertain = ONES_ZEROS
+    policies = dict.fromkeys(labels, uncertain) if isinstance(uncertain, str) else dict(uncertain)
+    for label in labels:
+        if policies.get(label) not in _POLICY:
+            raise DataError(
+                f"uncertain gives {policies.get(label)!r} for label {label!r}; use 'ignore', 'zero', 'one', "
+                "'ones-zeros' (the five labels of CheXpert), or a mapping that names one of the first three a label."
+            )
+    return {label: policies[label] for label in labels}
+
+
+def _info(root: Path, roots: list[Path]) -> CohortInfo:
+    """Describe the source; real and simulated folders may not be mixed, since one of them may not be shown."""
+    marks = [(folder / "SIMULATED.txt").is_file() or (folder.parent / "SIMULATED.txt").is_file() for folder in roots]
+    simulated = (root / "SIMULATED.txt").is_file()
+    if any(mark != simulated for mark in marks):
+        raise DataError(
+            f"Of {', '.join(map(str, [root, *roots]))} some are simulated (SIMULATED.txt) and some are not; "
+            "use one kind."
+        )
+    if simulated:
+        return CohortInfo(
+            name="mimic_cxr",
+            title="Simulated chest radiographs in the layout of MIMIC-CXR-JPG",
+            licence="see SIMULATED.txt",
+            citation="made by pkd_utils.demo",
+            simulated=True,
+            shareable_text=True,
+            shareable_images=True,
+        )
+    return CohortInfo(
+        name="mimic_cxr",
+        title="MIMIC-CXR-JPG 2.1.0",
+        licence="PhysioNet Credentialed Health Data License 1.5.0",
+        citation="Johnson et al., Sci Data 6:317 (2019), arXiv 1901.07042",
+    )
+
+
+def _of(info: CohortInfo) -> str:
+    return " (not shown beside simulated data)" if info.simulated else ""
+
+
+def _index(metadata: Path, split: Path) -> pd.DataFrame:
+    """Join metadata and official split into the image table, without looking at the image tree."""
+    columns = ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime"]
+    table = read_csv(metadata, columns, WHERE, usecols=columns)
+    check_ids(table, metadata)
+    check_unique(table, "dicom_id", metadata.name)
+    splits = read_csv(split, ["dicom_id", "split"], WHERE, usecols=["dicom_id", "split"])
+    check_unique(splits, "dicom_id", split.name)
+    wrong = ~splits["split"].isin(_SPLITS)
+    if wrong.any():
+        raise DataError(f"{split.name}: split {splits['split'][wrong].iloc[0]!r} is not one of {', '.join(_SPLITS)}.")
+    table = table.merge(splits, on="dicom_id", how="left")
+    if table["split"].isna().any():
+        first = table.loc[table["split"].isna(), "dicom_id"].iloc[0]
+        raise DataError(
+            f"{split.name} has no row for {int(table['split'].isna().sum())} image(s) of {metadata.name}, the first is "
+            f"{first!r}; use files of one release."
+        )
+    subject, study = table["subject_id"], table["study_id"]
+    return pd.DataFrame(
+        {
+            "image_id": table["dicom_id"],
+            "patient_id": subject,
+            "study_id": study,
+            "path": "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + table["dicom_id"] + ".jpg",
+            "split": table["split"],
+            "view": table["ViewPosition"],
+            "study_datetime": study_datetime(table["StudyDate"], table["StudyTime"], metadata),
+        }
+    )
+
+
+def check_ids(table: pd.DataFrame, file: Path) -> None:
+    """Raise DataError if an image, patient or study id is missing."""
+    names = {"subject_id": "patient id (subject_id)", "study_id": "study_id", "dicom_id": "dicom_id"}
+    for column, name in names.items():
+        if column in table.columns and table[column].isna().any():
+            row = int(table.index[table[column].isna()][0]) + 1
+            raise DataError(f"{file.name}: data row {row} has no {name}; correct it or remove the row.")
+
+
+def study_datetime(dates: pd.Series, times: pd.Series, file: Path) -> pd.Series:
+    """Join StudyDate (YYYYMMDD) and StudyTime (HHMMSS.sss without leading zeros) to timestamps; empty gives NaT."""
+    day = pd.to_datetime(dates, format="%Y%m%d", errors="coerce")
+    clock = pd.to_numeric(times, errors="coerce")
+    hours, minutes, seconds = clock // 10_000, clock % 10_000 // 100, clock % 100
+    bad_time = clock.isna() | (clock < 0) | (hours > 23) | (minutes > 59) | (seconds >= 61)
+    for name, values, bad in (("StudyDate", dates, day.isna()), ("StudyTime", times, bad_time)):
+        bad = bad & values.notna()
+        if bad.any():
+            raise DataError(f"{file.name}: {name} {values[bad].iloc[0]!r} is not a date or time in DICOM's form.")
+    return day + pd.to_timedelta((hours * 3600 + minutes * 60 + seconds).round(3), unit="s")
+
+
+def _add_labels(
+    images: pd.DataFrame, file: Path, labels: tuple[str, ...], policies: dict[str, str], blank: str
+) -> pd.DataFrame:
+    """Join study-level labels; images whose study has no row in the label table are left out."""
+    table = read_csv(file, ["study_id", *labels], WHERE, usecols=["study_id", *labels])
+    check_ids(table, file)
+    check_unique(table, "study_id", file.name)
+    for label in labels:
+        values = pd.to_numeric(table[label], errors="coerce")
+        wrong = (values.isna() & table[label].notna()) | ~(values.isna() | values.isin([-1, 0, 1]))
+        if wrong.any():
+            raise DataError(
+                f"{file.name}: label {label!r} is {table[label][wrong].iloc[0]!r} in study "
+                f"{table['study_id'][wrong].iloc[0]}; it must be 1, 0, -1 or empty."
+            )
+        values = values.fillna(_POLICY[blank]).mask(values == -1, _POLICY[policies[label]])
+        table[label] = values.astype("float64")
+    extra = ["study_datetime"]
+    joined = images.merge(table, on="study_id", how="inner", validate="many_to_one")
+    return joined[[*[c for c in images.columns if c not in extra], *labels, *extra]]
+
+
+def _add_ages(images: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Add age at the study and sex from MIMIC-IV's patients: anchor_age + year of study - anchor_year."""
+    columns = ["subject_id", "gender", "anchor_age", "anchor_year"]
+    table = read_csv(file, columns, "https://physionet.org/content/mimiciv/", usecols=columns)
+    check_unique(table, "subject_id", file.name)
+    table["shift"] = pd.to_numeric(table["anchor_age"]) - pd.to_numeric(table["anchor_year"])
+    table = table.set_index("subject_id")
+    age = images["study_datetime"].dt.year + images["patient_id"].map(table["shift"])
+    sex = images["patient_id"].map(table["gender"])
+    return images.assign(age=age.where(age >= 0).astype("float64"), sex=sex)
+
+
+def _ms_cxr_file(root: Path) -> Path:
+    """Find MS-CXR's annotation file, csv before json, in the folder itself or in `ms-cxr/` below it."""
+    for suffix in (".csv", ".json"):
+        for folder in (root, root / "ms-cxr", root / "ms-cxr" / "1.1.0"):
+            if (folder / (MS_CXR + suffix)).is_file():
+                return folder / (MS_CXR + suffix)
+    raise FileNotFoundError(
+        f"{MS_CXR}.csv (or .json) is missing from {root} and {root / 'ms-cxr'}; get it from {WHERE_BOXES}."
+    )
+
+
+def _ms_cxr_boxes(file: Path, root: Path, images: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Read the boxes of the selected images in pixels of the stored JPG; also a note for the funnel."""
+    if file.suffix == ".csv":
+        names = {"x": "x", "y": "y", "w": "width", "h": "height"}
+        names |= {"image_width": "declared_width", "image_height": "declared_height"}
+        table = read_csv(file, ["dicom_id", "category_name", *names], WHERE_BOXES)
+        table = table.rename(columns={"dicom_id": "image_id", "category_name": "label", **names})
+        try:
+            table = table.astype(dict.fromkeys(names.values(), "float64"))
+        except ValueError as error:
+            raise DataError(f"{file.name}: a box is not numeric ({error}); fetch the file again.") from None
+    else:
+        table = read_coco(file, WHERE_BOXES)
+        table["image_id"] = table["file_name"].str.removesuffix(".jpg")
+    selected = table[table["image_id"].isin(images["image_id"])]
+    boxed = images[images["image_id"].isin(selected["image_id"])]
+    paths = pd.Series([root / path for path in boxed["path"]], index=boxed["image_id"])
+    boxes, rescaled = rescale_to_stored(selected, paths)
+    left_out = table["image_id"].nunique() - selected["image_id"].nunique()
+    return boxes, f"{left_out} boxed images are not among the selected; {rescaled} images rescaled"

@@ -1,0 +1,221 @@
+"""Tiny trees in the published layouts, written by code; all content is made up.
+
+Each writer takes the folder to write into and returns it. Tests break a tree after it is written.
+"""
+
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+LABELS = [
+    *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture", "Lung Lesion"),
+    *(
+        "Lung Opacity",
+        "No Finding",
+        "Pleural Effusion",
+        "Pleural Other",
+        "Pneumonia",
+        "Pneumothorax",
+        "Support Devices",
+    ),
+]
+SPLITS = ["train", "train", "train", "validate", "test", "test"]
+
+
+def write_image(path: Path, size: tuple[int, int] = (40, 32)) -> None:
+    """Write a grey image; size is (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.add.outer(np.arange(size[1]), np.arange(size[0])).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def edit_csv(path: Path, change) -> None:
+    """Rewrite a CSV (plain or .gz): `change` takes the table with string fields and returns the new one."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    change(table).to_csv(path, index=False)
+
+
+def mimic_ids(patient: int, view: int) -> tuple[str, str, str]:
+    """Return (subject_id, study_id, dicom_id) of a made-up image."""
+    dicom = "-".join(f"{patient * 16 + view * 8 + part:08x}" for part in range(5))
+    return f"{10000032 + patient}", f"{50414267 + patient}", dicom
+
+
+def mimic_report(patient: int) -> str:
+    """Return a report in MIMIC-CXR's format."""
+    return (
+        "                                 FINAL REPORT\n"
+        " EXAMINATION:  CHEST (PA AND LAT)\n \n"
+        " INDICATION:  ___F with cough  // ? pneumonia\n \n"
+        " COMPARISON:  None.\n \n"
+        f" FINDINGS: \n \n Made-up finding number {patient}.  Lungs are\n clear.\n \n"
+        " IMPRESSION: \n \n No acute cardiopulmonary process.\n"
+    )
+
+
+def write_mimic(root: Path, simulated: bool = False) -> Path:
+    """Six patients with one study each, of a PA and a lateral image; boxes on the frontal image of the last three."""
+    rows, labels, boxes = [], [], []
+    for patient, split in enumerate(SPLITS):
+        for view, position in enumerate(["PA" if patient % 2 else "AP", "LATERAL"]):
+            subject, study, dicom = mimic_ids(patient, view)
+            folder = f"files/p{subject[:2]}/p{subject}/s{study}"
+            write_image(root / folder / f"{dicom}.jpg")
+            rows.append((dicom, subject, study, position, 64, 80, "21800506", "93014.531", split))
+            if view == 0 and patient >= 3:
+                path = f"{folder}/{dicom}.jpg"
+                boxes.append(("Edema", "made up", path, 8, 16, 40, 32, dicom, 80, 64, "test"))
+        (root / folder).with_suffix(".txt").write_text(mimic_report(patient))
+        values = dict.fromkeys(LABELS, "") | {"Edema": "1.0", "Cardiomegaly": "0.0", "Atelectasis": "-1.0"}
+        labels.append({"subject_id": subject, "study_id": study, **values})
+    metadata = pd.DataFrame(
+        rows,
+        columns=[
+            "dicom_id",
+            "subject_id",
+            "study_id",
+            "ViewPosition",
+            "Rows",
+            "Columns",
+            "StudyDate",
+            "StudyTime",
+            "split",
+        ],
+    )
+    metadata.drop(columns="split").to_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz", index=False)
+    split = metadata[["dicom_id", "study_id", "subject_id", "split"]]
+    split.to_csv(root / "mimic-cxr-2.0.0-split.csv.gz", index=False)
+    for labeller in ("chexpert", "negbio"):
+        pd.DataFrame(labels).to_csv(root / f"mimic-cxr-2.0.0-{labeller}.csv.gz", index=False)
+    (root / "hosp").mkdir()
+    people = [(mimic_ids(p, 0)[0], "F", 50 + p, 2178, "2011 - 2013", "") for p in range(len(SPLITS))]
+    names = ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod"]
+    pd.DataFrame(people, columns=names).to_csv(root / "hosp" / "patients.csv.gz", index=False)
+    names = [
+        "category_name",
+        "label_text",
+        "path",
+        "x",
+        "y",
+        "w",
+        "h",
+        "dicom_id",
+        "image_width",
+        "image_height",
+        "split",
+    ]
+    (root / "ms-cxr").mkdir()
+    table = pd.DataFrame(boxes, columns=names)
+    table.to_csv(root / "ms-cxr" / "MS_CXR_Local_Alignment_v1.1.0.csv", index=False)
+    coco = {
+        "info": {"version": "1.1.0"},
+        "categories": [{"id": 4, "name": "Edema"}],
+        "images": [
+            {"id": i, "file_name": f"{b[7]}.jpg", "width": 80, "height": 64, "path": b[2]} for i, b in enumerate(boxes)
+        ],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 4, "bbox": list(b[3:7]), "label_text": "made up", "split": "test"}
+            for i, b in enumerate(boxes)
+        ],
+    }
+    (root / "ms-cxr" / "MS_CXR_Local_Alignment_v1.1.0.json").write_text(json.dumps(coco))
+    if simulated:
+        (root / "SIMULATED.txt").write_text("Simulated.\n")
+    return root
+
+
+def write_covid(root: Path, old_spelling: bool = False) -> Path:
+    """Twelve images of eight patients, one of them a CT, one lateral, one without a note."""
+    names = "patientid offset sex age finding survival intubated went_icu in_icu view modality date location folder"
+    names = [*names.split(), "filename", "doi", "url", "license", "clinical_notes", "other_notes"]
+    rows, images, annotations = [], [], []
+    findings = ["COVID-19", "Pneumonia/Viral/COVID-19", "todo", "No Finding", "COVID-19, ARDS", "Unknown"]
+    for i in range(12):
+        file = f"film-{i}.png"
+        yes_no = ["Y", "N", "?", ""][i % 4]
+        view, modality = ["PA", "AP Supine", "", "PA"][i % 4], "CT" if i == 10 else "X-ray"
+        note = "" if i == 11 else f"Made-up note {i}."
+        row = [f"p{i // 2 if i < 8 else i}", i, "F", 40 + i, findings[i % 6], yes_no, yes_no, yes_no, yes_no]
+        row += ["L" if i == 9 else view, modality, "2020", "Nowhere", "images", file, "", "", "CC BY", note, "credit"]
+        rows.append(row)
+        write_image(root / "images" / file)
+        images.append({"id": i, "file_name": file, "width": 80, "height": 64})
+        for category, x in ((1, 4), (2, 44)):
+            box = {"id": 2 * i + category, "image_id": i, "category_id": category, "bbox": [x, 8, 32, 40]}
+            annotations.append(box)
+    table = pd.DataFrame(rows, columns=names)
+    if old_spelling:
+        table = table.rename(columns={"clinical_notes": "clinical notes", "url": " url", "other_notes": "other notes"})
+    table.to_csv(root / "metadata.csv", index=False)
+    categories = [{"id": 1, "name": "Right Lung"}, {"id": 2, "name": "Left Lung"}]
+    (root / "annotations").mkdir()
+    coco = {"categories": categories, "images": images, "annotations": annotations}
+    (root / "annotations" / "annotations.json").write_text(json.dumps(coco))
+    return root
+
+
+def write_cbis(root: Path) -> Path:
+    """Four tables with the published spellings, and the line break at the end of a path field."""
+    for kind, density in (("mass", "breast_density"), ("calc", "breast density")):
+        first, second = ("mass shape", "mass margins") if kind == "mass" else ("calc type", "calc distribution")
+        for split, offset in (("train", 0), ("test", 100 if kind == "mass" else 3)):
+            rows = []
+            for i in range(8):
+                patient = f"P_{offset + i // 2 + (20 if kind == 'calc' and split == 'train' else 0):05d}"
+                view = ["CC", "MLO"][i % 2]
+                name = f"{kind.title()}-{split.title()}_{patient}_LEFT_{view}"
+                row = {"patient_id": patient, density: 1 + i % 4, "left or right breast": "LEFT", "image view": view}
+                row |= {"abnormality id": 1, "abnormality type": kind}
+                row |= {first: ["IRREGULAR-ARCHITECTURAL_DISTORTION", "OVAL", "", "N/A"][i % 4], second: "CLUSTERED"}
+                row |= {"assessment": i % 6, "pathology": ["MALIGNANT", "BENIGN", "BENIGN_WITHOUT_CALLBACK"][i % 3]}
+                row |= {"subtlety": 3, "image file path": f"{name}/1.2/1.3/000000.dcm"}
+                row |= {"cropped image file path": f"{name}_1/1.2/1.4/000000.dcm"}
+                row |= {"ROI mask file path": f"{name}_1/1.2/1.4/000001.dcm\n"}
+                rows.append(row)
+            pd.DataFrame(rows).to_csv(root / f"{kind}_case_description_{split}_set.csv", index=False)
+    return root
+
+
+def openi_report(number: int, findings: str, impression: str, majors: list[str]) -> str:
+    """Return one report's XML."""
+    mesh = "".join(f"<major>{major}</major>" for major in majors)
+    return (
+        f'<?xml version="1.0" encoding="utf-8"?><eCitation><uId id="CXR{number}"/><MedlineCitation><Article><Abstract>'
+        f'<AbstractText Label="COMPARISON">None.</AbstractText><AbstractText Label="FINDINGS">{findings}</AbstractText>'
+        f'<AbstractText Label="IMPRESSION">{impression}</AbstractText></Abstract></Article></MedlineCitation>'
+        f'<MeSH>{mesh}</MeSH><parentImage id="CXR{number}_1_IM-0001-3001"/></eCitation>'
+    )
+
+
+def write_openi(root: Path, members: dict[str, str] | None = None) -> Path:
+    """Six reports: normal, three findings, one not indexed, one without text; or the members given."""
+    if members is None:
+        reports = [
+            ("Made up.", "Normal chest.", ["normal"]),
+            ("Made up.", "", ["Cardiac Shadow/enlarged/mild", "Opacity/lung/base/left"]),
+            ("", "Made up.", ["Pulmonary Atelectasis/base", "Pleural Effusion/left/small"]),
+            ("Made up.", "Made up.", ["Cardiac Shadow/obscured", "Thoracic Vertebrae/degenerative"]),
+            ("Made up.", "Made up.", ["No Indexing"]),
+            ("", "", ["normal"]),
+        ]
+        # 10 before 2 in the archive, as in the published one
+        numbers = [1, 10, 2, 3, 4, 5]
+        members = {
+            f"ecgen-radiology/{n}.xml": openi_report(n, *report) for n, report in zip(numbers, reports, strict=True)
+        }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, text in members.items():
+            data = text.encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "NLMCXR_reports.tgz").write_bytes(gzip.compress(buffer.getvalue()))
+    return root
