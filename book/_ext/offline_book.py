@@ -1,24 +1,30 @@
-"""Sphinx extension of this book: pages that read offline, and docstrings that are plain text with code.
+"""Sphinx extension of this book: pages that read offline, and docstrings that always render.
 
-Two small things that configuration cannot do:
+Three small things that configuration cannot do:
 
 - Jupyter Book always loads sphinx-thebe, whose script points at a CDN and, declared twice by Jupyter Book, is an
   error in the browser's console. Its files are taken off every page.
 - Docstrings are prose that names things like x*, p_1 or |a|. To reStructuredText a lone `*`, `|` or a trailing `_` is
   markup; outside literals they are escaped before they are parsed. Single backquotes mean code, as in Markdown.
+- A docstring that still is no valid reStructuredText is shown word for word, in a block of code, rather than stop
+  the build.
 """
 
 import re
 
-LITERAL = re.compile(r"(``[^`]+``|:\w+:`[^`]+`|(?<!`)`[^`\n]+`(?!`)|\*\*[^*\n]+\*\*)")
-OPTION_LINE = re.compile(r"^\s*(\.\. |:\w+|\.\. math::)")
+import docutils.core
+import docutils.nodes
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+LITERAL = re.compile(r"(``[^`]+``|:\w+:`[^`]+`|(?<!`)`[^`]+`(?!`)|\*\*[^*\n]+\*\*)")
+DIRECTIVE = re.compile(r"^\s*(\.\. |:\w+)")
 
 
-def escape_line(line: str) -> str:
-    """One docstring line as reStructuredText that prints the same characters."""
-    if OPTION_LINE.match(line):
-        return line
-    parts = LITERAL.split(line)
+def escape(paragraph: str) -> str:
+    """A paragraph as reStructuredText that prints the same characters."""
+    parts = LITERAL.split(paragraph)
     for i, part in enumerate(parts):
         if i % 2:  # a literal: `name` becomes ``name``, everything else stays
             if part.startswith("`") and not part.startswith("``"):
@@ -30,20 +36,43 @@ def escape_line(line: str) -> str:
 
 
 def escape_docstring(app, what, name, obj, options, lines):
-    """Handler of `autodoc-process-docstring`, before napoleon: leave indented literal blocks and doctests alone."""
+    """Handler of `autodoc-process-docstring`, before napoleon: leaves literal blocks, doctests, directives alone."""
+    result: list[str] = []
+    paragraph: list[str] = []
     literal_indent = None
-    for i, line in enumerate(lines):
+
+    def flush():
+        result.extend(escape("\n".join(paragraph)).split("\n") if paragraph else [])
+        paragraph.clear()
+
+    for line in lines:
         indent = len(line) - len(line.lstrip())
-        if literal_indent is not None:
-            if not line.strip() or indent > literal_indent:
-                continue
+        if literal_indent is not None and line.strip() and indent <= literal_indent:
             literal_indent = None
-        if line.lstrip().startswith(">>>"):
-            continue
-        if line.rstrip().endswith("::") or line.lstrip().startswith(".. math::"):
+        if literal_indent is not None or not line.strip() or line.lstrip().startswith(">>>") or DIRECTIVE.match(line):
+            flush()
+            result.append(line)
+        else:
+            paragraph.append(line)
+        if literal_indent is None and (line.rstrip().endswith("::") or line.lstrip().startswith(".. math::")):
+            flush()
             literal_indent = indent
-            continue
-        lines[i] = escape_line(line)
+    flush()
+    lines[:] = result
+
+
+def keep_valid(app, what, name, obj, options, lines):
+    """Handler of `autodoc-process-docstring`, after napoleon: what does not parse is shown as it was written."""
+    settings = {"env": app.env, "report_level": 5, "halt_level": 5, "warning_stream": False}
+    tree = docutils.core.publish_doctree("\n".join(lines), settings_overrides=settings)
+    faults = [node for node in tree.findall(docutils.nodes.system_message) if node["level"] >= 2]
+    if faults:
+        logger.info("docstring of %s is shown as plain text: %s", name, faults[0].astext().replace("\n", " "))
+        lines[:] = [
+            ".. code-block:: text",
+            "",
+            *(f"   {line}" for line in (obj.__doc__ or "").expandtabs().splitlines()),
+        ]
 
 
 def drop_thebe(app, pagename, templatename, context, doctree):
@@ -63,5 +92,6 @@ def drop_thebe(app, pagename, templatename, context, doctree):
 
 def setup(app):
     app.connect("autodoc-process-docstring", escape_docstring, priority=100)
+    app.connect("autodoc-process-docstring", keep_valid, priority=900)
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
