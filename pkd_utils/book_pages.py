@@ -272,8 +272,7 @@ def toc_files(toc: Path) -> list[str]:
 
     def walk(node: Any) -> Iterable[str]:
         if isinstance(node, dict):
-            if "file" in node:
-                yield node["file"]
+            yield from (node[key] for key in ("root", "file") if key in node)
             for value in node.values():
                 yield from walk(value)
         elif isinstance(node, list):
