@@ -119,7 +119,6 @@ _EMPTY = {
     "has", "have", "identified", "in", "is", "it", "no", "nor", "not", "of", "on", "or", "present", "seen",
     "suggest", "suggestion", "that", "the", "there", "this", "to", "was", "were", "with", "without",
 }  # fmt: skip
-)
 
 
 def _word(term: str) -> str:
