@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("book", "test", "lab")
 HEADER = """\
 # Written by workflow/write_environment.py from pyproject.toml and constraints.txt: change those, then run it again.
-# Needs no make: conda env create -f environment.yml && conda activate pkd-utils
+# conda env create -f environment.yml && conda activate pkd-utils
 """
 
 
