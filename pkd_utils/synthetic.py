@@ -171,16 +171,17 @@ def fit_logistic(
     repetitions, _, dimension = features.shape
     coefficients = torch.zeros(repetitions, dimension, 1, requires_grad=True)
     intercept = torch.zeros(repetitions, 1, 1, requires_grad=True)
-    descent = torch.optim.SGD([coefficients, intercept], lr=learning_rate)
     for step in range(1, steps + 1):
         logits = torch.baddbmm(intercept, features, coefficients)[..., 0]
         loss = distillation_loss(logits, targets, soft_targets, weight, validate=False)
-        descent.zero_grad()
-        (loss * repetitions).backward()  # the loss is a mean over repetitions too: give each its own gradient
-        gradient = torch.maximum(coefficients.grad.abs().amax((1, 2)), intercept.grad.abs().amax((1, 2)))
+        # The loss is a mean over repetitions too: times R, each repetition gets its own gradient.
+        slopes = torch.autograd.grad(loss * repetitions, (coefficients, intercept))
+        gradient = torch.cat(slopes, dim=1).abs().amax((1, 2))
         if step % 10 == 0 and float(gradient.max()) < tolerance:
             break
-        descent.step()
+        with torch.no_grad():
+            coefficients -= learning_rate * slopes[0]
+            intercept -= learning_rate * slopes[1]
     return Fit(coefficients.detach()[..., 0], intercept.detach()[:, 0, 0], gradient, step)
 
 
