@@ -14,6 +14,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pkd_utils import runs
+from pkd_utils.cohorts.label_terms import surviving_terms
 from pkd_utils.errors import DataError
 from pkd_utils.text_encoding import EncodedTexts, encode_texts
 from pkd_utils.text_training import TextTeacherConfig, TextTraining
@@ -48,6 +49,30 @@ class TextTeacherResult:
     folder: Path
 
 
+def check_label_names_removed(texts: pd.Series, labels: list[str], synonyms: bool = True) -> None:
+    """Refuse reports that still name a label: the paper's teacher reads reports "excluding label names".
+
+    Parameters
+    ----------
+    texts : pd.Series of str
+    labels : list of str
+        Keys of `cohorts.label_terms.LABEL_TERMS`.
+    synonyms : bool
+        Look for synonyms too, or for the names only.
+
+    Raises
+    ------
+    DataError
+        If a term of any label is left; the message gives positions, never words.
+    """
+    named = [position for position, text in enumerate(texts) if surviving_terms(text, labels, synonyms)]
+    if named:
+        raise DataError(
+            f"{len(named)} of {len(texts)} reports still name {', '.join(labels)}, first at position {named[0]}: "
+            "apply cohorts.label_terms.remove_label_terms, or say label_names='kept'."
+        )
+
+
 def label_metrics(logits: pd.DataFrame, targets: pd.DataFrame, split: pd.Series) -> pd.DataFrame:
     """AUROC and average precision per split and label over known targets; NaN where a class is missing.
 
@@ -80,13 +105,14 @@ def fit_text_teacher(
     folder: str | Path,
     seed: int,
     encoded: EncodedTexts | None = None,
+    label_names: str = "removed",
 ) -> TextTeacherResult:
     """Train one text teacher, or finish or read back the one that `folder` holds.
 
     Parameters
     ----------
     texts : pd.Series of str
-        Reports, label names already removed (`check_label_names_removed`); the index identifies the report.
+        Reports after `cohorts.label_terms.remove_label_terms`; the index identifies the report.
     targets : pd.DataFrame
         Same index, one column a label: 1, 0 or NaN (unknown, carries no loss).
     split : pd.Series
@@ -98,16 +124,24 @@ def fit_text_teacher(
         Initial head, order of batches and dropout.
     encoded : EncodedTexts, optional
         What `encode_teacher_texts(texts, config)` gave, to share it among seeds.
+    label_names : str
+        "removed" (as in the paper): names and synonyms of every label must be gone, see `check_label_names_removed`;
+        "names_removed": the names only; "kept": no check.
 
     Raises
     ------
     DataError
-        Misaligned or duplicated index, targets other than 1/0/NaN, unknown split name, no label with both classes in
-        the validation split, or a folder that holds another teacher.
+        A report that names a label, a label without listed terms, misaligned or duplicated index, targets other than
+        1/0/NaN, unknown split name, no label with both classes in the training or validation split, or a folder that
+        holds another teacher.
     """
     started = time.time()
     folder = Path(folder)
     _check_inputs(texts, targets, split)
+    if label_names not in ("removed", "names_removed", "kept"):
+        raise DataError(f"label_names must be 'removed', 'names_removed' or 'kept', not {label_names!r}.")
+    if label_names != "kept":
+        check_label_names_removed(texts, list(targets.columns), synonyms=label_names == "removed")
     if encoded is None:
         encoded = encode_teacher_texts(texts, config)
     if len(encoded.lengths) != len(texts):
@@ -170,6 +204,9 @@ def _check_inputs(texts: pd.Series, targets: pd.DataFrame, split: pd.Series) -> 
     """Refuse what cannot be trained on; messages name positions and columns, never words or identifiers."""
     if not (texts.index.equals(targets.index) and texts.index.equals(split.index)):
         raise DataError("texts, targets and split must have the same index in the same order; align them first.")
+    wrong = [position for position, text in enumerate(texts) if not isinstance(text, str)]
+    if wrong:
+        raise DataError(f"{len(wrong)} reports have no text, first at position {wrong[0]}; leave these studies out.")
     if not texts.index.is_unique:
         position = int(np.flatnonzero(texts.index.duplicated())[0])
         raise DataError(f"The index of texts repeats at position {position}: one row a report is needed.")

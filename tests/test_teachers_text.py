@@ -16,6 +16,7 @@ from pkd_utils import text_encoding, text_training
 from pkd_utils.errors import DataError
 from pkd_utils.teachers_text import (
     TextTeacherConfig,
+    check_label_names_removed,
     encode_teacher_texts,
     fit_text_teacher,
     label_metrics,
@@ -58,7 +59,10 @@ def reports():
     index = pd.Index([f"s{number}" for number in range(240)], name="study_id")
     texts = pd.Series([" ".join(words) for words in lists], index=index)
     targets = pd.DataFrame(
-        {"Fluid": [float("fluid" in words) for words in lists], "Large": [float("large" in words) for words in lists]},
+        {
+            "Edema": [float("fluid" in words) for words in lists],
+            "Pneumonia": [float("large" in words) for words in lists],
+        },
         index=index,
     )
     targets.iloc[::7, 1] = np.nan
@@ -76,10 +80,10 @@ def test_learns_words_that_are_labels(encoder, reports, tmp_path):
     result = fit_text_teacher(texts, targets, split, settings(encoder, epochs=8), tmp_path, seed=0)
     macro = result.metrics.query("split == 'test' and label == 'macro'")["auroc"].item()
     assert macro > 0.9
-    assert result.logits.index.equals(texts.index) and list(result.logits.columns) == ["Fluid", "Large"]
-    fluid = split == "test"
-    assert result.metrics.query("split == 'test' and label == 'Fluid'")["auroc"].item() == pytest.approx(
-        roc_auc_score(targets.loc[fluid, "Fluid"], result.logits.loc[fluid, "Fluid"])
+    assert result.logits.index.equals(texts.index) and list(result.logits.columns) == ["Edema", "Pneumonia"]
+    chosen = split == "test"
+    assert result.metrics.query("split == 'test' and label == 'Edema'")["auroc"].item() == pytest.approx(
+        roc_auc_score(targets.loc[chosen, "Edema"], result.logits.loc[chosen, "Edema"])
     )
     best = result.history.loc[result.history["validate_auroc"].idxmax(), "epoch"]
     assert result.best_epoch == best
@@ -242,11 +246,27 @@ def test_learning_rate_rises_then_falls():
     assert factors[0] > 0 and 0 < factors[-1] < 0.02
 
 
+def test_guard_stops_reports_that_name_a_label_without_printing_them(encoder, reports, tmp_path):
+    texts, targets, split = reports
+    texts = texts.copy()
+    texts.iloc[7] = "heart is large with oede-\nma at the base"
+    with pytest.raises(DataError, match="1 of 240 reports still name Edema, Pneumonia, first at position 7") as caught:
+        fit_text_teacher(texts, targets, split, settings(encoder), tmp_path, seed=0)
+    assert "base" not in str(caught.value) and "s7" not in str(caught.value)
+    fit_text_teacher(texts, targets, split, settings(encoder, epochs=1), tmp_path, seed=0, label_names="kept")
+    texts.iloc[7] = "congestion"  # a synonym, not a name
+    with pytest.raises(DataError, match="position 7"):
+        check_label_names_removed(texts, ["Edema"])
+    check_label_names_removed(texts, ["Edema"], synonyms=False)
+    with pytest.raises(DataError, match="No terms are listed for label Fluid"):
+        fit_text_teacher(texts, targets.set_axis(["Fluid", "Edema"], axis=1), split, settings(encoder), tmp_path, 0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda t, y, s: (t, y[::-1], s), "same index"),
-        (lambda t, y, s: (t, y.replace(1.0, 0.5), s), "Column 'Fluid' of targets holds 0.5"),
+        (lambda t, y, s: (t, y.replace(1.0, 0.5), s), "Column 'Edema' of targets holds 0.5"),
         (lambda t, y, s: (t, y, s.replace("validate", "val")), "split holds 'val'"),
         (lambda t, y, s: (t, y, s.replace("validate", "test")), "No report has split == 'validate'"),
         (lambda t, y, s: (t, y.where(s != "validate", 0.0), s), "No label has both classes"),
@@ -255,7 +275,7 @@ def test_learning_rate_rises_then_falls():
 )
 def test_refuses_bad_input(encoder, reports, tmp_path, change, message):
     frame = pd.concat(reports, axis=1)  # copies
-    texts, targets, split = frame.iloc[:, 0], frame[["Fluid", "Large"]], frame.iloc[:, -1]
+    texts, targets, split = frame.iloc[:, 0], frame[["Edema", "Pneumonia"]], frame.iloc[:, -1]
     targets = targets.where(targets.notna(), np.nan)
     texts, targets, split = change(texts, targets, split)
     with pytest.raises(DataError, match=message):
