@@ -2,4 +2,9 @@
 
 __version__ = "0.1.0"
 
-from pkd_utils import _torchvision_cpu  # noqa: F401  (must come before anything imports torchvision)
+import warnings
+
+# timm and transformers import tqdm.auto, which in a kernel asks for widgets; our progress bars are plain text.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
+from pkd_utils import _torchvision_cpu  # noqa: E402, F401  (must come before anything imports torchvision)

@@ -9,7 +9,6 @@ count, no cell holds an error, and `run.json`, which `Run.finish` writes last, i
 """
 
 import os
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +133,25 @@ def plan(profile: str) -> list[Job]:
     return list(jobs.values())
 
 
+def _with_short_streams(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Join pieces of one stream and keep, as a terminal would, what a progress bar's last carriage return left."""
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        joined: list[nbformat.NotebookNode] = []
+        for output in cell.outputs:
+            if joined and output.output_type == "stream" == joined[-1].output_type and output.name == joined[-1].name:
+                joined[-1].text += output.text
+            else:
+                joined.append(output)
+        for output in joined:
+            if output.output_type == "stream":
+                lines = output.text.split("\n")
+                output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+        cell.outputs = joined
+    return notebook
+
+
 def execute(file: str | Path, expect: str | None = None) -> Path:
     """Run the notebook of one parameter file, unless this very run is already whole.
 
@@ -193,7 +211,7 @@ def execute(file: str | Path, expect: str | None = None) -> Path:
         found = found or ["its last cell did not write run.json"]
         raise DataError(f"{notebook} with {file.name} is not complete: {'; '.join(found)}. See {log}")
     with runs.atomic_path(executed) as temporary:
-        shutil.copyfile(log, temporary)
+        nbformat.write(_with_short_streams(nbformat.read(log, as_version=4)), temporary)
     log.unlink()
     return folder
 
