@@ -1,5 +1,6 @@
 """Refusals shared by all loaders: each raises with one sentence that says what is wrong, where, and what to do."""
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,12 +46,19 @@ def read_csv(path: Path, columns: Sequence[str], where: str, usecols: Sequence[s
         Read only these columns (those that exist), to save memory on large tables.
     """
     require_file(path, where)
-    header = pd.read_csv(path, nrows=0)
-    require_columns(header, columns, path)
-    keep = None if usecols is None else [name for name in usecols if name in header.columns]
     try:
+        header = pd.read_csv(path, nrows=0)
+        require_columns(header, columns, path)
+        keep = None if usecols is None else [name for name in usecols if name in header.columns]
         return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], usecols=keep)
-    except (pd.errors.ParserError, UnicodeDecodeError, EOFError, OSError) as error:
+    except (
+        pd.errors.ParserError,
+        pd.errors.EmptyDataError,
+        UnicodeDecodeError,
+        EOFError,
+        OSError,
+        zlib.error,
+    ) as error:
         raise DataError(f"{path} cannot be read as CSV ({error}); fetch the file again.") from None
 
 

@@ -188,9 +188,11 @@ def _check_options(labels: tuple[str, ...], view_missing: str, report_missing: s
 def _text(table: pd.DataFrame, other_notes: bool) -> pd.Series:
     """Join the note columns; an image without notes gets an empty string."""
     text = table["clinical_notes"].fillna("").str.strip()
+    text = text.mask(text == "?", "")
     if other_notes:
-        text = (text + "\n" + table["other_notes"].fillna("").str.strip()).str.strip()
-    return text.mask(text == "?", "")
+        # A credit alone is no note.
+        text = text.where(text == "", (text + "\n" + table["other_notes"].fillna("").str.strip()).str.strip())
+    return text
 
 
 def _label_values(table: pd.DataFrame, labels: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, str]]:

@@ -65,7 +65,12 @@ LABEL_TERMS: dict[str, Terms] = {
     ),
     "Consolidation": Terms(
         names=("*consolid*", "*consoldat*"),
-        synonyms=("air~space (disease|process|*opaci*|density|densities)", "air~bronchogram*", "hepati(z|s)ation"),
+        synonyms=(
+            "air~space",
+            "air~space (disease|process|*opaci*|density|densities)",
+            "air~bronchogram*",
+            "hepati(z|s)ation",
+        ),
     ),
     # Congestion is a step before edema, but CheXpert's labeller takes it, and heart failure, for mentions of edema.
     "Edema": Terms(

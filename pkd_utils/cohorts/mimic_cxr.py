@@ -303,9 +303,12 @@ def _add_ages(images: pd.DataFrame, file: Path) -> pd.DataFrame:
     columns = ["subject_id", "gender", "anchor_age", "anchor_year"]
     table = read_csv(file, columns, "https://physionet.org/content/mimiciv/", usecols=columns)
     check_unique(table, "subject_id", file.name)
-    table["shift"] = pd.to_numeric(table["anchor_age"]) - pd.to_numeric(table["anchor_year"])
+    try:
+        table["shift"] = table["anchor_age"].astype("float64") - table["anchor_year"].astype("float64")
+    except ValueError as error:
+        raise DataError(f"{file.name}: an age or year is not a number ({error}); fetch the file again.") from None
     table = table.set_index("subject_id")
-    age = images["study_datetime"].dt.year + images["patient_id"].map(table["shift"])
+    age = images["study_datetime"].dt.year + images["patient_id"].map(table["shift"]).astype("float64")
     sex = images["patient_id"].map(table["gender"])
     return images.assign(age=age.where(age >= 0).astype("float64"), sex=sex)
 

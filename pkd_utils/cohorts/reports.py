@@ -83,7 +83,7 @@ def split_sections(report: str) -> dict[str, str]:
     # A rule of underscores separates an addendum; three underscores stand for removed identifiers and stay.
     report = re.sub(r"^[ \t]*_{5,}[ \t]*$", "", report, flags=re.MULTILINE)
     headers = list(SECTION_HEADER.finditer("\n" + report))
-    ends = [header.start() for header in headers[1:]] + [len(report) + 1]
+    ends = [header.start() for header in headers[1:]] + [len(report) + 1] * bool(headers)
     sections = {}
     for header, end in zip(headers, ends, strict=True):
         name = " ".join(header[1].lower().split())
