@@ -81,7 +81,7 @@ def split_sections(report: str) -> dict[str, str]:
     """
     report = report.replace("\r\n", "\n")
     # A rule of underscores separates an addendum; three underscores stand for removed identifiers and stay.
-    report = re.sub(r"^[ \t]*_{5,}[ \t]*$", "", report, flags=re.MULTILINE)
+    report = re.sub(r"^[ \t]*(_{5,}|FINAL (REPORT|ADDENDUM))[ \t]*$", "", report, flags=re.MULTILINE)
     headers = list(SECTION_HEADER.finditer("\n" + report))
     ends = [header.start() for header in headers[1:]] + [len(report) + 1] * bool(headers)
     sections = {}
@@ -93,7 +93,7 @@ def split_sections(report: str) -> dict[str, str]:
     if "impression" not in sections and "findings" not in sections:
         body = ("\n" + report)[headers[-1].end() :] if headers else report
         paragraphs = [" ".join(block.split()) for block in re.split(r"\n[ \t]*\n", body)]
-        paragraphs = [block for block in paragraphs if block and block != "FINAL REPORT"]
+        paragraphs = [block for block in paragraphs if block]
         # A last section of one paragraph is that section (say, a comparison), not free text at the end.
         if paragraphs and (not headers or len(paragraphs) > 1):
             sections["last_paragraph"] = paragraphs[-1]
