@@ -15,7 +15,7 @@ from pkd_utils.demo.anatomy import CANVAS, COARSE, DEPTH_STEP, FAT, HEART, LOBES
 
 FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 VISIBLE = 0.25  # severity from which a careful reader would call a finding; below it is drawn, but has no region
-_TILE = 48  # edge of the periodic noise volume, cells
+_TILE = 64  # edge of the periodic noise volume, cells; a power of two, so that wrapping is one bit mask
 _CELL = 3.0  # mm per cell of the noise volume
 _REGION = {  # a region is where the lesion's own delta-p exceeds both shares: of its own maximum, and absolute
     "Atelectasis": (0.33, 0.035),
@@ -57,7 +57,7 @@ class Lesion:
 
 
 def noise_tile(stream: int, smooth: float) -> np.ndarray:
-    """Periodic Gaussian noise of unit variance, shape (48**3,), float32; `smooth` is its correlation in cells."""
+    """Periodic Gaussian noise of unit variance, shape (64**3,), float32; `smooth` is its correlation in cells."""
     white = np.random.default_rng([20240731, stream]).standard_normal((_TILE,) * 3)
     tile = ndimage.gaussian_filter(white, smooth, mode="wrap")
     return (tile / tile.std()).astype(np.float32).ravel()
@@ -68,7 +68,7 @@ class Field:
 
     def __init__(self, points: Points):
         self.points = points
-        self.cell = np.floor(points.xyz / _CELL).astype(np.int32)
+        self.cell = np.ascontiguousarray(np.floor(points.xyz / _CELL).astype(np.int32).T)
         self.coarse_noise = noise_tile(0, 3.0)
         self.fine_noise = noise_tile(1, 1.0)
         tissue = points.tissue
@@ -83,7 +83,10 @@ class Field:
 
     def noise(self, tile, at, rng) -> np.ndarray:
         """Noise at the points `at`, with a random offset of the tile drawn from `rng`."""
-        i, j, k = ((self.cell[at] + rng.integers(0, _TILE, 3).astype(np.int32)) % _TILE).T
+        i, j, k = (
+            (cell[at] + int(offset)) & (_TILE - 1)
+            for cell, offset in zip(self.cell, rng.integers(0, _TILE, 3), strict=True)
+        )
         return tile[(i * _TILE + j) * _TILE + k]
 
     def project(self, delta_mu, at=slice(None)) -> np.ndarray:
@@ -101,7 +104,7 @@ def _effusion(field, lesion, rng, tilt):
     """Fluid up to a level, higher along the wall (meniscus); `tilt` > 0 lets it run to the back, as lying down does."""
     at = field.where[lesion.side]
     xyz, wall = field.points.xyz[at], field.points.wall[at]
-    height = xyz[:, 2] * np.cos(tilt) + xyz[:, 1] * np.sin(tilt)
+    height = xyz[:, 2] * float(np.cos(tilt)) + xyz[:, 1] * float(np.sin(tilt))
     height = height - rng.uniform(14, 26) * np.exp(-wall / rng.uniform(7, 12))
     level = np.quantile(height, 0.01 + 0.48 * lesion.severity ** rng.uniform(1.0, 1.3))
     return at, _step(level - height, 3.0) * (1.0 if tilt < 0.1 else 0.85)
@@ -113,8 +116,8 @@ def _consolidation(field, lesion, rng, tilt):
     xyz = field.points.xyz[at]
     # The centre is drawn as a position within the lobe's extent, so that it is the same in every view.
     low, high = np.quantile(xyz, 0.12, axis=0), np.quantile(xyz, 0.88, axis=0)
-    centre = low + (high - low) * rng.uniform(0.15, 0.85, 3)
-    radii = (16 + 30 * lesion.severity) * rng.uniform(0.8, 1.25, 3)
+    centre = (low + (high - low) * rng.uniform(0.15, 0.85, 3)).astype(np.float32)
+    radii = ((16 + 30 * lesion.severity) * rng.uniform(0.8, 1.25, 3)).astype(np.float32)
     r = np.sqrt((((xyz - centre) / radii) ** 2).sum(1)) + 0.22 * field.noise(field.coarse_noise, at, rng)
     mottle = 0.85 + 0.15 * np.clip(field.noise(field.fine_noise, at, rng), -1, 1)
     return at, (0.30 + 0.60 * lesion.severity) * mottle * _step(1 - r, 0.12)
@@ -125,13 +128,14 @@ def _atelectasis(field, lesion, rng, tilt):
     at = field.where[lesion.lobe]
     xyz = field.points.xyz[at]
     low, high = np.quantile(xyz, 0.10, axis=0), np.quantile(xyz, 0.80, axis=0)
-    fill = np.zeros(len(at))
+    fill = np.zeros(len(at), np.float32)
     for _ in range(1 + int(rng.random() < lesion.severity) + int(rng.random() < lesion.severity)):
         centre = low + (high - low) * rng.uniform((0.2, 0.2, 0.0), (0.8, 0.7, 0.55))
         slope = np.tan(rng.uniform(-0.55, 0.55, 2) * (1, 0.35))
-        normal = np.array([slope[0], slope[1], 1.0]) / np.sqrt(1 + (slope**2).sum())
-        offset = xyz - centre
-        across = offset @ normal.astype(np.float32)
+        normal = (np.array([slope[0], slope[1], 1.0]) / np.sqrt(1 + (slope**2).sum())).tolist()
+        offset = xyz - centre.astype(np.float32)
+        # Not a BLAS product: its last bit may depend on the number of threads.
+        across = offset[:, 0] * normal[0] + offset[:, 1] * normal[1] + offset[:, 2] * normal[2]
         radius = np.sqrt(np.maximum((offset**2).sum(1) - across**2, 0))
         thick, wide = 2.2 + 3.8 * lesion.severity * rng.uniform(0.7, 1.2), rng.uniform(22, 32) + 22 * lesion.severity
         plate = np.exp(-((across / thick) ** 2)) * _step(wide - radius, 4)
@@ -146,11 +150,12 @@ def _edema(field, lesion, rng, tilt):
     xyz = field.points.xyz[at]
     hilum = np.array([48.0, -5.0, -28.0]) * rng.uniform(0.9, 1.1, 3)
     spread = np.array([44.0, 70.0, 52.0]) * (0.65 + 0.75 * lesion.severity)
-    left = xyz[:, 0] > 0
-    centre_x = np.where(left, hilum[0] + 4, -hilum[0])
-    d2 = ((xyz[:, 0] - centre_x) / spread[0]) ** 2
-    d2 += ((xyz[:, 1] - hilum[1]) / spread[1]) ** 2 + ((xyz[:, 2] - hilum[2]) / spread[2]) ** 2
-    uneven = np.where(left, *rng.uniform(0.8, 1.2, 2))
+    # Plain floats keep float32 arrays float32: half the time.
+    (a, b, c), (x, y, z) = spread.tolist(), hilum.tolist()
+    d2 = ((np.abs(xyz[:, 0] - 2) - x - 2) / a) ** 2 + ((xyz[:, 1] - y) / b) ** 2 + ((xyz[:, 2] - z) / c) ** 2
+    near = d2 < 4.5
+    at, d2, left = at[near], d2[near], xyz[near, 0] > 0
+    uneven = np.where(left, *rng.uniform(0.8, 1.2, 2).astype(np.float32))
     streak = 1 + 0.5 * np.clip(field.noise(field.fine_noise, at, rng), -1.5, 1.5)
     return at, np.clip((0.04 + 0.42 * lesion.severity) * uneven * streak * np.exp(-d2), 0, 0.8)
 
@@ -246,9 +251,9 @@ def study_delta(field: Field, lesions: list[Lesion], heart_scale: float, tilt: f
     """
     points = field.points
     at, heart_change, inside = heart_delta(field, heart_scale)
-    mu = points.mu.astype(np.float64)
+    mu = points.mu.copy()
     mu[at] += heart_change
-    clear = np.ones(len(mu))
+    clear = np.ones_like(mu)
     regions = {}
     for lesion in lesions:
         if lesion.finding == "Cardiomegaly":

@@ -100,7 +100,7 @@ _BOTH = {  # plural of what is said about one side
 }
 _TRACES = {  # traces below the threshold: told at high informativeness, asserted never
     "Atelectasis": "A few faint streaks are noted at the {base} base.",
-    "Cardiomegaly": "Heart size is at the upper limit of normal.",
+    "Cardiomegaly": "The cardiothoracic ratio is at the upper limit of normal.",
     "Consolidation": "Subtle patchy density{at}, likely of no significance.",
     "Edema": "Interstitial markings are slightly prominent.",
     "Pleural Effusion": "The {side} costophrenic angle is not perfectly sharp.",
