@@ -7,8 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from pkd_utils.cohorts import load_cohort
 from pkd_utils.errors import DataError
-from pkd_utils.teacher_metrics import class_aurocs, interval, patient_weights, weighted_auroc
-from pkd_utils.teachers_tabular import drop_features, encode_features, fit_tabular_teacher
+from pkd_utils.teachers_tabular import class_aurocs, drop_features, encode_features, fit_tabular_teacher
 
 
 @pytest.fixture
@@ -110,36 +109,25 @@ def test_drop_features_takes_all_columns_of_a_feature():
         drop_features(features, ["shape", "side", "score"])
 
 
-def test_aurocs_equal_scikit_learn_with_ties_and_weights(lesions):
-    rng = np.random.default_rng(5)
-    truth, score = rng.integers(0, 2, 200).astype(bool), rng.normal(size=200).round(1)
-    weights = rng.integers(0, 4, (6, 200)).astype(float)
-    expected = [roc_auc_score(truth, score, sample_weight=w) for w in weights]
-    np.testing.assert_allclose(weighted_auroc(truth, score, weights), expected)
-    np.testing.assert_allclose(weighted_auroc(truth, score), roc_auc_score(truth, score))
-    assert np.isnan(weighted_auroc(np.ones(5), np.arange(5.0))).all()
-
+def test_aurocs_equal_scikit_learn_under_any_weights(lesions):
     features, pathology, split, _ = lesions
     test = split == "test"
+    truth = pathology[test]
     probabilities = fit_tabular_teacher(features, pathology, split, seed=0, trees=20).probabilities[test]
-    ours = class_aurocs(probabilities, pathology[test]).iloc[0]
+    ours = class_aurocs(probabilities, truth).iloc[0]
     for average in ("macro", "weighted"):
-        theirs = roc_auc_score(pathology[test], probabilities, multi_class="ovr", average=average)
+        theirs = roc_auc_score(truth, probabilities, multi_class="ovr", average=average)
         assert ours[average] == pytest.approx(theirs)
-    assert ours["M vs rest"] == pytest.approx(roc_auc_score(pathology[test] == "M", probabilities["M"]))
-
-
-def test_bootstrap_draws_whole_patients():
-    patients = np.array(["a", "a", "b", "c", "c", "c"])
-    weights = patient_weights(patients, 500, seed=0)
-    assert weights.shape == (500, 6)
-    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 5]).all()
-    assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
-    np.testing.assert_array_equal(weights, patient_weights(patients, 500, seed=0))
-    low, high = interval(np.r_[np.arange(101.0), np.nan])
-    assert (low, high) == pytest.approx((2.5, 97.5))
-    with pytest.raises(DataError, match="Row 1 has no patient"):
-        patient_weights(np.array(["a", None]), 5, 0)
+    counts = np.random.default_rng(5).integers(0, 3, (4, test.sum()))
+    drawn = class_aurocs(probabilities, truth, counts.astype(float))
+    for count, row in zip(counts, drawn.itertuples(index=False), strict=True):
+        rows = np.repeat(np.arange(len(count)), count)
+        p, y = probabilities.iloc[rows], truth.iloc[rows]
+        assert row[2] == pytest.approx(roc_auc_score(y == "M", p["M"]))
+        assert row[3] == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="macro"))
+        assert row[4] == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="weighted"))
+    with pytest.raises(DataError, match="no column of probabilities"):
+        class_aurocs(probabilities.drop(columns="B"), truth)
 
 
 @pytest.mark.parametrize(
