@@ -18,7 +18,7 @@ from pkd_utils.errors import DataError
 
 ARCHIVE = "NLMCXR_reports.tgz"
 WHERE = "`python -m pkd_utils.assets fetch openi_reports`, or https://openi.nlm.nih.gov/faq (the reports archive)"
-REPORTS_IN_RELEASE = 3955  # as counted for the public release; the paper's collection held 3,996 before review
+REPORTS_IN_RELEASE = 3955  # as counted in the public release
 
 # A label is 1 if any of a report's headings starts with one of these findings and carries the qualifier (None: any).
 # Decisions: an enlarged cardiac shadow is how coders wrote cardiomegaly when the report did not name it; fluid with
@@ -75,7 +75,7 @@ def load(
     -------
     Cohort
         One row a report (`image_id` = `study_id` = the report's id, `path` NaN, `split` NaN: there is no official
-        split). The release gives no patient number and was drawn with one study a patient, so `patient_id` is the
+        split). The release gives no patient number and, to our knowledge, has one study a patient, so `patient_id` is the
         report's id too. `privileged` is indexed by study_id with the column `text`.
 
     Raises
