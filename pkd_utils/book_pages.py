@@ -25,7 +25,7 @@ ROOMS = {
     "attention": ("Attention and localization", r"attention.*|localization.*|boxes.*"),
     "statistics": ("Metrics, statistics, figures", r"metrics.*|statistics.*|figures.*"),
     "book": ("The gate and the book", r"gate.*|leaks|book_pages"),
-    "other": ("Further modules", r".*"),
+    "other": ("Synthetic experiments, further modules", r".*"),
 }
 """One page of the API reference a room: title, and the modules (without `pkd_utils.`) that live there."""
 
@@ -44,6 +44,14 @@ def cell(value: Any) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
+ABBREVIATIONS = {"auroc": "AUROC", "auprc": "AUPRC", "iou": "IoU", "fpr": "FPR", "mmpkd": "MMPKD", "csv": "CSV"}
+
+
+def heading(name: Any) -> str:
+    """A column's name as people write it: `pixel_auroc` becomes `pixel AUROC`."""
+    return " ".join(ABBREVIATIONS.get(word, word) for word in str(name).split("_"))
+
+
 def merge_spread(table: pd.DataFrame) -> pd.DataFrame:
     """Join columns `<name>_mean` and `<name>_sd` into one column `<name>` that reads `0.72 ± 0.04`."""
     table = table.copy()
@@ -53,7 +61,7 @@ def merge_spread(table: pd.DataFrame) -> pd.DataFrame:
         if spread is None or name in table:
             continue
         both = [
-            "–" if pd.isna(mean) else f"{mean:.2f}" + ("" if pd.isna(sd) else f" ± {sd:.2f}")
+            "–" if pd.isna(mean) else f"{mean:.2f}" + ("" if pd.isna(sd) else f"\u00a0±\u00a0{sd:.2f}")
             for mean, sd in zip(table[column], table[spread], strict=True)
         ]
         table.insert(table.columns.get_loc(column), name, both)
@@ -64,7 +72,7 @@ def merge_spread(table: pd.DataFrame) -> pd.DataFrame:
 def markdown_table(table: pd.DataFrame) -> str:
     """A data frame as a Markdown table; names lose their underscores, means and spreads are joined."""
     table = merge_spread(table)
-    header = "| " + " | ".join(cell(str(name).replace("_", " ")) for name in table.columns) + " |"
+    header = "| " + " | ".join(cell(heading(name)) for name in table.columns) + " |"
     numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
     rule = "|" + "|".join("---:" if number else "---" for number in numeric) + "|"
     rows = ["| " + " | ".join(cell(value) for value in row) + " |" for row in table.itertuples(index=False)]
@@ -124,15 +132,15 @@ def status_page(manifest: list[dict[str, Any]]) -> str:
     rows = [
         {
             "page": f"[{entry['page']}]({entry['page']})",
-            "seconds": round(float(record.get("seconds") or 0), 1),
+            "seconds": f"{float(record.get('seconds') or 0):.1f}",
             "started (UTC)": str(record.get("started") or "–").replace("T", " ").removesuffix("Z"),
             "commit": f"`{(record.get('commit') or 'none')[:10]}`" + ("+" if record.get("uncommitted_changes") else ""),
-            "run": f"`{str(record.get('identity') or '')[:10]}`",
+            "run": f"`{str(record.get('identity') or '–')[:10]}`",
             "data": (record.get("cohort") or {}).get("title") or "–",
         }
         for entry, record in zip(manifest, records, strict=True)
     ]
-    total = sum(row["seconds"] for row in rows)
+    total = sum(float(row["seconds"]) for row in rows)
     parts.append(
         f"Every page below was executed by papermill and passed the gate; together they took {total / 60:.1f} minutes "
         "of notebook time. A `+` after a commit says that tracked files had changes that were not committed."

@@ -191,8 +191,11 @@ def run_note(record: dict[str, Any]) -> str:
     if record.get("commit"):
         said += f", commit `{record['commit'][:10]}`" + (" with changes" if record.get("uncommitted_changes") else "")
     data = (record.get("cohort") or {}).get("title")
-    kind = "Simulated data" if Permission.of(record).simulated else "Data"
-    return f'<p class="run-note">\n\n{said}. {kind}{f": {data}" if data else ""}.\n\n</p>'
+    if Permission.of(record).simulated:
+        said += ". Simulated data" + (f": {data}" if data else "")
+    elif data:
+        said += f". Data: {data}"
+    return f"```{{div}} run-note\n{said}.\n```"
 
 
 def copy_page(folder: Path, page: str, generated: Path) -> dict[str, Any]:

@@ -10,6 +10,14 @@ import yaml
 from pkd_utils import book_pages, paths, runs
 
 BOOK = paths.PROJECT_ROOT / "book"
+
+
+def prose_pages():
+    """Committed pages, relative to book/."""
+    names = (page.relative_to(BOOK).as_posix() for page in BOOK.rglob("*.md"))
+    return sorted(name for name in names if not name.startswith(("_", "results/", "reported/")))
+
+
 RECORD = {
     "reference": "mmpkd/embedded/05-compare/demo",
     "seconds": 12.34,
@@ -30,9 +38,9 @@ def test_table_joins_means_with_spreads_and_escapes_bars():
         {"method": ["a|b", "c"], "iou_mean": [0.154, float("nan")], "iou_sd": [0.04, 0.1], "n": [5, 5]}
     )
     assert book_pages.markdown_table(table).splitlines() == [
-        "| method | iou | n |",
+        "| method | IoU | n |",
         "|---|---|---:|",
-        "| a\\|b | 0.15 ± 0.04 | 5 |",
+        "| a\\|b | 0.15\u00a0±\u00a00.04 | 5 |",
         "| c | – | 5 |",
     ]
 
@@ -58,7 +66,7 @@ def test_findings_show_what_the_compare_run_wrote(tmp_path):
     runs.write_json(tmp_path / "verdict.json", {"headline": "No difference.", "findings": ["IoU 0.10 against 0.11."]})
     runs.write_csv(tmp_path / "table1.csv", pd.DataFrame({"method": ["MMPKD"], "iou_mean": [0.11], "iou_sd": [0.02]}))
     page = book_pages.findings_page(tmp_path)
-    assert "**No difference.**" in page and "- IoU 0.10 against 0.11." in page and "0.11 ± 0.02" in page
+    assert "**No difference.**" in page and "- IoU 0.10 against 0.11." in page and "0.11\u00a0±\u00a00.02" in page
     assert "simulated" in page and "_generated/mmpkd/05-compare" in page
 
 
@@ -102,7 +110,7 @@ def test_results_pages_read_csv_and_json_with_provenance(tmp_path):
     page = book_pages.results_page("T", "Intro.", sorted(tmp_path.iterdir()), "nothing")
     for text in (
         "## ICU",
-        "0.60 ± 0.10",
+        "0.60\u00a0±\u00a00.10",
         "## Forests",
         "**By set**",
         "0.860",
@@ -137,7 +145,7 @@ def test_contents_name_each_page_once_and_every_prose_page_exists():
     for name in listed:
         if not name.startswith("book/_generated/"):
             assert (paths.PROJECT_ROOT / f"{name}.md").exists(), name
-    prose = {f"book/{page.stem}" for page in BOOK.glob("*.md")}
+    prose = {f"book/{name.removesuffix('.md')}" for name in prose_pages()}
     assert prose <= set(listed), "a page in book/ is missing from book/_toc.yml"
 
 
@@ -157,7 +165,7 @@ def test_every_citation_is_in_the_bibliography():
     import re
 
     keys = set(re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(), re.M))
-    sources = [page.read_text() for page in BOOK.glob("*.md")]
+    sources = [(BOOK / name).read_text() for name in prose_pages()]
     sources += [file.read_text() for file in (paths.PROJECT_ROOT / "notebooks").glob("*/*.ipynb")]
     cited = {
         key.strip()

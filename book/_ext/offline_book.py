@@ -75,6 +75,11 @@ def keep_valid(app, what, name, obj, options, lines):
         ]
 
 
+def skip_fields(app, what, name, obj, skip, options):
+    """Handler of `autodoc-skip-member`: fields of named tuples that say no more than their number."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 def drop_thebe(app, pagename, templatename, context, doctree):
     """Handler of `html-page-context`: no thebe script, style sheet or settings on any page."""
     context["script_files"] = [
@@ -93,5 +98,6 @@ def drop_thebe(app, pagename, templatename, context, doctree):
 def setup(app):
     app.connect("autodoc-process-docstring", escape_docstring, priority=100)
     app.connect("autodoc-process-docstring", keep_valid, priority=900)
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
