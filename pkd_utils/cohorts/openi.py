@@ -75,8 +75,8 @@ def load(
     -------
     Cohort
         One row a report (`image_id` = `study_id` = the report's id, `path` NaN, `split` NaN: there is no official
-        split). The release gives no patient number and, to our knowledge, has one study a patient, so `patient_id` is the
-        report's id too. `privileged` is indexed by study_id with the column `text`.
+        split). The release gives no patient number and, to our knowledge, has one study a patient, so `patient_id` is
+        the report's id too. `privileged` is indexed by study_id with the column `text`.
 
     Raises
     ------
