@@ -208,8 +208,8 @@ def class_aurocs(probabilities: pd.DataFrame, truth: pd.Series, weights: np.ndar
     Returns
     -------
     pd.DataFrame
-        B rows (one without weights); a column "<class> vs rest" for every class, "macro": their mean, "weighted": their mean weighted by the
-        share of rows of each class (scikit-learn's `multi_class="ovr"`).
+        B rows (one without weights); a column "<class> vs rest" for every class, "macro": their mean, "weighted": their
+        mean weighted by the share of rows of each class (scikit-learn's `multi_class="ovr"`).
     """
     if not probabilities.index.equals(truth.index):
         raise DataError("probabilities and truth must have the same index in the same order; align them first.")
