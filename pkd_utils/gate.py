@@ -87,12 +87,18 @@ def image_findings(cell: Any) -> list[str]:
 
 
 def own_source(notebook: Any) -> list[str]:
-    """The project's own words: the notebook's cells and the library, which hold no patient's data."""
-    modules = sorted((paths.PROJECT_ROOT / "pkd_utils").rglob("*.py"))
+    """The project's own words: the notebook's cells and the library, which hold no patient's data.
+
+    The simulator's phrases and the label terms are left out: they are made to sound like reports.
+    """
+    root = paths.PROJECT_ROOT / "pkd_utils"
+    modules = [item for item in sorted(root.rglob("*.py")) if "demo" not in item.parts and item.stem != "label_terms"]
     return [cell.source for cell in notebook.cells] + [module.read_text() for module in modules]
 
 
-def content_findings(notebook: Any, allowed: Permission, corpus: Iterable[str] = ()) -> list[str]:
+def content_findings(
+    notebook: Any, allowed: Permission, corpus: Iterable[str] = (), known: Iterable[str] = ()
+) -> list[str]:
     """Say what an executed notebook shows that its run's cohort does not permit.
 
     Parameters
@@ -103,6 +109,8 @@ def content_findings(notebook: Any, allowed: Permission, corpus: Iterable[str] =
         From the run's `run.json`.
     corpus : iterable of str
         The run's own report texts, if it has any at hand: outputs may not repeat them.
+    known : iterable of str
+        Further harmless texts, such as the cohort's title and citation.
 
     Returns
     -------
@@ -111,7 +119,7 @@ def content_findings(notebook: Any, allowed: Permission, corpus: Iterable[str] =
     """
     found = []
     shown = []
-    own = [] if allowed.text else own_source(notebook)
+    own = [] if allowed.text else [*own_source(notebook), *known]
     for number, cell in enumerate(notebook.cells, start=1):
         texts = list(output_texts(cell)) if cell.cell_type == "code" else []
         shown += [*texts, cell.source]
@@ -182,7 +190,9 @@ def run_findings(folder: Path) -> list[str]:
             found.append(f"artefact {name} is not the one that run.json describes")
     allowed = Permission.of(record)
     corpus = [] if allowed.text else report_corpus(folder, record)
-    return found + order_findings(notebook) + alt_findings(notebook) + content_findings(notebook, allowed, corpus)
+    known = [str(value) for value in (record.get("cohort") or {}).values()]
+    found += order_findings(notebook) + alt_findings(notebook)
+    return found + content_findings(notebook, allowed, corpus, known)
 
 
 def run_note(record: dict[str, Any]) -> str:

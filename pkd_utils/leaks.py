@@ -40,7 +40,7 @@ REPORT_WORDS = set(
         "right seen severe small stable there unchanged unremarkable without worsening improved"
     )
 )
-PROSE_WORDS = 8  # this many words in a row that the project's own source does not hold are foreign prose
+PROSE_WORDS = 8  # this many words in a row, strange to the project's own source, are foreign prose
 SHINGLE_WORDS = 5
 
 
@@ -75,15 +75,18 @@ def report_text(text: str, own: Iterable[str] = ()) -> list[str]:
     """Kinds of report text that `text` seems to hold, without repeating it.
 
     Three nets, because no single one is tight: a section heading followed by words; a sentence that combines a finding
-    with a radiologist's verb or adjective; and any `PROSE_WORDS` words in a row that the project's own source
-    (`own`: notebook cells, library modules) does not contain.
+    with a radiologist's verb or adjective; and any `PROSE_WORDS` words in a row most of whose triples of words the
+    project's own source (`own`: notebook cells, library modules) does not hold; a sentence with a value filled in
+    still counts as ours.
 
     Returns
     -------
     list of str
         Empty if nothing was found.
     """
+    own = list(own)
     own_text = " ".join(" ".join(words(part)) for part in own)
+    own_triples = {triple for part in own for triple in shingles(part, 3)}
     found = []
     if SECTION.search(text):
         found.append("a report section heading followed by text")
@@ -99,10 +102,11 @@ def report_text(text: str, own: Iterable[str] = ()) -> list[str]:
         # Digits and signs break a run, so that tables and progress bars are not prose; commas and full stops do not.
         for stretch in re.split(r"[^A-Za-z\s,.;:'()-]+", line):
             tokens = words(stretch)
-            windows = [" ".join(tokens[i : i + PROSE_WORDS]) for i in range(len(tokens) - PROSE_WORDS + 1)]
-            foreign += sum(window not in own_text for window in windows)
+            known = [tuple(tokens[i : i + 3]) in own_triples for i in range(len(tokens) - 2)]
+            width = PROSE_WORDS - 2
+            foreign += sum(2 * sum(known[i : i + width]) < width for i in range(len(known) - width + 1))
     if foreign:
-        found.append(f"{foreign} runs of {PROSE_WORDS} words that stand nowhere in the project's source")
+        found.append(f"{foreign} runs of {PROSE_WORDS} words that are not the project's own")
     return found
 
 

@@ -173,6 +173,17 @@ def test_text_that_the_project_itself_wrote_passes(tmp_path):
     assert findings(tmp_path, code(f'print("{sentence}")', stream(sentence))) == []
 
 
+def test_own_sentence_with_a_value_filled_in_passes(tmp_path):
+    source = 'print(f"imitation {verdict} and makes no difference that anybody can tell in {name}")'
+    shown = "imitation agrees well and makes no difference that anybody can tell in consolidation"
+    assert findings(tmp_path, code(source, stream(shown))) == []
+
+
+def test_phrases_of_the_simulator_do_not_excuse_a_report(tmp_path):
+    text = "Heart size is normal. The lungs are clear. There is no pleural effusion or pneumothorax."
+    assert findings(tmp_path, code("x", stream(text)))
+
+
 def test_words_of_the_runs_own_reports_are_refused(tmp_path):
     folder = make_run(tmp_path / "run", [code("x", stream("bony thorax grossly intact today"))], CREDENTIALED)
     assert gate.run_findings(folder) == []  # five words: no other net is fine enough
