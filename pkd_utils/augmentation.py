@@ -106,7 +106,7 @@ def apply_augmentation(
     Augmented: images (B, C, S, S) float32; masks (B, S, S) bool; boxes list of (K_i, 4) float32
     """
     _check_batch(images, masks, boxes)
-    grid = F.affine_grid(draw.matrix, [len(images), 1, *images.shape[1:]], align_corners=False)
+    grid = _sampling_grid(draw.matrix, images.shape[-1])
     values = F.grid_sample(images[:, None].float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     values = _scale_shift(values, draw.gain[:, None], draw.bias[:, None], mean, std)
     if masks is not None:
@@ -141,6 +141,17 @@ def normalise(images: torch.Tensor, mean: Sequence[float] = (0.5,), std: Sequenc
     """(B, S, S) uint8 to (B, C, S, S) float32, `(value / 255 - mean) / std`: what `augment` gives without changes."""
     one, zero = torch.ones(1, 1, device=images.device), torch.zeros(1, 1, device=images.device)
     return _scale_shift(images[:, None].float(), one, zero, mean, std)
+
+
+def _sampling_grid(matrix: torch.Tensor, size: int) -> torch.Tensor:
+    """F.affine_grid for square images, several times faster on a CPU: two outer sums instead of many tiny products."""
+    centres = (2 * torch.arange(size, device=matrix.device, dtype=matrix.dtype) + 1) / size - 1
+    along_x = matrix[:, :, :1] * centres  # (B, 2, S)
+    along_y = matrix[:, :, 1:2] * centres + matrix[:, :, 2:]
+    grid = torch.empty(len(matrix), size, size, 2, device=matrix.device, dtype=matrix.dtype)
+    for axis in (0, 1):
+        torch.add(along_x[:, axis, None, :], along_y[:, axis, :, None], out=grid[..., axis])
+    return grid
 
 
 def _scale_shift(values, gain, bias, mean, std):

@@ -2,9 +2,11 @@
 
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
@@ -15,6 +17,7 @@ from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
 
+from pkd_utils.augmentation import normalise
 from pkd_utils.errors import DataError
 from pkd_utils.runs import atomic_path
 
@@ -217,7 +220,7 @@ def class_token_logits(model: VisionTransformer, x: torch.Tensor) -> torch.Tenso
     (B, n_labels) float tensor
     """
     if not has_plain_last_block(model):
-        return model(x)
+        return _head(model, model.forward_features(x))
     x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x))))
     for block in model.blocks[:-1]:
         x = block(x)
@@ -225,7 +228,13 @@ def class_token_logits(model: VisionTransformer, x: torch.Tensor) -> torch.Tenso
     cls = x[:, :1]
     cls = cls + block.drop_path1(block.ls1(_class_attention(block.attn, block.norm1(x))))
     cls = cls + block.drop_path2(block.ls2(block.mlp(block.norm2(cls))))
-    return model.forward_head(model.norm(cls))
+    return _head(model, model.norm(cls))
+
+
+def _head(model: VisionTransformer, tokens: torch.Tensor) -> torch.Tensor:
+    """The head without autocast: logits rounded to bf16 would tie, and ties move an AUROC."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        return model.forward_head(tokens.to(model.head.weight.dtype))
 
 
 def has_plain_last_block(model: nn.Module) -> bool:
@@ -244,6 +253,55 @@ def has_plain_last_block(model: nn.Module) -> bool:
         # A hook on the attention wants to see the whole map.
         and not any(m._forward_hooks or m._forward_pre_hooks for m in block.modules())
     )
+
+
+def predict_logits(
+    model: nn.Module,
+    pixels: np.ndarray | torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    batch_size: int = 256,
+) -> np.ndarray:
+    """Logits of packed images without augmentation.
+
+    Parameters
+    ----------
+    model : VisionTransformer, put into evaluation mode on `device`
+    pixels : (N, S, S) uint8
+    mean, std : as `input_statistics` or the facts of `load_student` give them
+    precision : {"fp32", "bf16", "auto"}
+
+    Returns
+    -------
+    (N, K) float32 array
+    """
+    device, pixels = torch.device(device), torch.as_tensor(pixels)
+    model = model.to(device).eval()
+    with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
+        out = [
+            class_token_logits(model, normalise(batch.to(device), mean, std)).float().cpu()
+            for batch in pixels.split(batch_size)
+        ]
+    return torch.cat(out).numpy()
+
+
+def resolve_precision(precision: str, device: str | torch.device) -> str:
+    """ "fp32" or "bf16"; "auto" is bf16 where the device multiplies it natively (AVX512-BF16, AMX, Ampere or later)."""
+    if precision not in ("fp32", "bf16", "auto"):
+        raise DataError(f"precision must be fp32, bf16 or auto, not {precision!r}.")
+    if precision != "auto":
+        return precision
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities()
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+
+
+def autocast(device: torch.device, precision: str):
+    """The context in which a student computes: bf16 autocast, or nothing for fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _class_attention(attn: Attention, y: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pkd_utils.augmentation import apply_augmentation, augment, draw_augmentation, normalise
+from pkd_utils.augmentation import _sampling_grid, apply_augmentation, augment, draw_augmentation, normalise
 from pkd_utils.errors import DataError
 
 SIZE = 64
@@ -108,3 +108,9 @@ def test_draw_is_within_its_limits_and_reproducible():
 def test_bad_input(call, message):
     with pytest.raises(DataError, match=message):
         call(torch.zeros(3, 16, 16, dtype=torch.uint8))
+
+
+def test_sampling_grid_equals_torch():
+    matrix = draw_augmentation(9, generator(), degrees=30, translate=0.2, scale=(0.5, 2.0), flip=True).matrix
+    want = torch.nn.functional.affine_grid(matrix, [9, 1, 48, 48], align_corners=False)
+    torch.testing.assert_close(_sampling_grid(matrix, 48), want, atol=2e-6, rtol=0)
