@@ -1,6 +1,6 @@
 """Attention maps of a vision transformer: how strongly the class token looks at each patch.
 
-The map of layer l and head h is the class token's row of the softmax, without the columns of the prefix tokens:
+The map of layer l and head h is the class token's row of the softmax, without the columns of the prefix tokens::
 
     A[h, p] = softmax_p(q_h(class token) . k_h(p) / sqrt(d))                                        (attention map)
 

@@ -1,7 +1,7 @@
 """How well maps point at regions: pixel-wise AUROC, best-box IoU and false positive rate, for whole batches.
 
 Maps and masks are (N, H, W); boxes are (K, 4) as x0, y0, x1, y1 in pixels of the map, x1 and y1 exclusive, so a box's
-area is (x1 - x0)(y1 - y0). Table 1 of the paper reports, per image and then averaged:
+area is (x1 - x0)(y1 - y0). Table 1 of the paper reports, per image and then averaged::
 
     AUROC = sum over pixels i inside, j outside the region of [a_i > a_j] + [a_i = a_j] / 2, over their number
     IoU   = max over predicted p, reference r of area(p and r) / area(p or r)     ("best-matching box per image")
