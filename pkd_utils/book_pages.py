@@ -172,20 +172,21 @@ def _records(value: Any) -> pd.DataFrame | None:
     return None
 
 
-def result_section(file: Path) -> str:
-    """One file of `book/results/` as a section.
+def result_section(files: list[Path]) -> str:
+    """One result of `book/results/` as a section: `<name>.csv`, `<name>.json`, or both.
 
-    A CSV is one table. A JSON file is a list of rows, or an object: `title`, `text` (Markdown) or `notes` (list of
-    str), tables as lists of rows under any name, `provenance`, and single values. `<name>.provenance.json` beside a
-    CSV gives the provenance of that CSV.
+    The CSV is a table. The JSON file is a list of rows, or an object: `title`, `text` (Markdown), `notes` (list of
+    str), tables as lists of rows under any name, and single values: provenance, and folded, if the
+    object is a run's record (it has a `reference`) or if they stand under `provenance`.
     """
-    title = file.stem.replace("-", " ").replace("_", " ").capitalize()
-    if file.suffix == ".csv":
-        beside = file.with_suffix(".provenance.json")
-        facts = runs.read_json(beside) if beside.exists() else {}
-        parts = [f"## {facts.pop('title', title)}", facts.pop("text", ""), markdown_table(pd.read_csv(file))]
-        return "\n\n".join([part for part in parts if part] + ([provenance_block(facts)] if facts else []))
-    value = runs.read_json(file)
+    title = files[0].stem.replace("-", " ").replace("_", " ").capitalize()
+    value: Any = {}
+    tables = []
+    for file in files:
+        if file.suffix == ".csv":
+            tables.append(("", pd.read_csv(file)))
+        else:
+            value = runs.read_json(file)
     if not isinstance(value, dict):
         value = {"rows": value}
     parts = [f"## {value.get('title', title)}", str(value.get("text") or "")]
@@ -196,20 +197,25 @@ def result_section(file: Path) -> str:
         if name in ("title", "text", "notes", "provenance"):
             continue
         if table is not None:
-            caption = "" if name in ("rows", "table") else f"**{name.replace('_', ' ').capitalize()}**\n\n"
-            parts.append(caption + markdown_table(table))
+            tables.append(("" if name in ("rows", "table") else name.replace("_", " ").capitalize(), table))
         else:
             single[name] = item
-    if single:
-        parts.append("\n".join(f"- {name.replace('_', ' ')}: {cell(item)}" for name, item in single.items()))
-    if value.get("provenance"):
-        parts.append(provenance_block(value["provenance"]))
+    parts += [(f"**{caption}**\n\n" if caption else "") + markdown_table(table) for caption, table in tables]
+    provenance = dict(value.get("provenance") or {})
+    if "reference" in single:
+        provenance, single = {**single, **provenance}, {}
+    parts.append("\n".join(f"- {name.replace('_', ' ')}: {cell(item)}" for name, item in single.items()))
+    if provenance:
+        parts.append(provenance_block(provenance))
     return "\n\n".join(part for part in parts if part)
 
 
 def results_page(title: str, intro: str, files: Iterable[Path], otherwise: str) -> str:
-    """A page of sections, one a file; `otherwise` is what it says when there are none."""
-    sections = [result_section(file) for file in files if not file.name.endswith(".provenance.json")]
+    """A page of sections, one a file name; `otherwise` is what it says when there are none."""
+    named: dict[str, list[Path]] = {}
+    for file in files:
+        named.setdefault(file.stem, []).append(file)
+    sections = [result_section(group) for group in named.values()]
     return "\n\n".join([f"# {title}", intro, *(sections or [otherwise])])
 
 

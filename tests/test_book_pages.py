@@ -95,7 +95,9 @@ def test_status_lists_every_run():
 
 def test_results_pages_read_csv_and_json_with_provenance(tmp_path):
     runs.write_csv(tmp_path / "icu.csv", pd.DataFrame({"label": ["went icu"], "auroc_mean": [0.6], "auroc_sd": [0.1]}))
-    runs.write_json(tmp_path / "icu.provenance.json", {"title": "ICU", "commit": "abc"})
+    runs.write_json(
+        tmp_path / "icu.json", {"title": "ICU", "reference": "a/b/c/d", "by_fold": [{"fold": 1}], "commit": "abc"}
+    )
     runs.write_json(
         tmp_path / "rf.json",
         {
@@ -117,10 +119,11 @@ def test_results_pages_read_csv_and_json_with_provenance(tmp_path):
         "- n: 3",
         "## Rows",
         "Provenance",
-        "abc",
+        "| commit | abc |",
+        "**By fold**",
     ):
         assert text in page
-    assert "nothing" not in page and "provenance.json" not in page
+    assert "nothing" not in page and page.count("## ") == 3
     assert "nothing" in book_pages.results_page("T", "Intro.", [], "nothing")
 
 
