@@ -149,6 +149,7 @@ def test_upsampling():
     grid = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
     near = upsample_maps(grid, (8, 12), "nearest")
     np.testing.assert_array_equal(near, np.kron(grid, np.ones((1, 4, 4), np.float32)))
+    assert upsample_maps(grid[:, :, :2], (2, 3), "nearest")[0, 0].tolist() == [0, 1, 1]  # the patch under the centre
     smooth = upsample_maps(torch.from_numpy(grid).double(), (6, 9))
     assert smooth.dtype == np.float32 and smooth.shape == (1, 6, 9)
     np.testing.assert_allclose(smooth[0, 1::3, 1::3], grid[0], atol=1e-6)  # a patch's value stands at its centre

@@ -121,6 +121,7 @@ def test_boxes_of_shapes():
     ring[3, 4] = 1  # a component inside another one
     assert boxes_from_map(ring, 0.5).tolist() == [[2, 1, 8, 6], [4, 3, 5, 4]]
     assert boxes_from_map(ring, 0.5, min_area=2).tolist() == [[2, 1, 8, 6]]
+    assert [len(boxes_from_map(ring, 0.5, min_area=area)) for area in (18, 19)] == [1, 0]  # pixels, not the box's area
     assert boxes_from_map(ring, 2).shape == (0, 4)
     assert boxes_from_map(np.ones((3, 5)), 1).tolist() == [[0, 0, 5, 3]]  # the threshold itself is inside
     corner = np.eye(3, dtype=bool)
@@ -219,6 +220,7 @@ def test_evaluate_maps_edges():
     np.testing.assert_array_equal(table["iou"], [0.25, 0, np.nan])  # the constant map predicts nothing
     np.testing.assert_array_equal(table["fpr"], [0, np.nan, np.nan])
     assert table["predicted_boxes"].tolist() == [1, 0, 0]
+    assert evaluate_maps(maps, masks, [[], [], []], 0)["predicted_boxes"].tolist() == [1, 1, 1]  # 0 >= 0 everywhere
     raw = evaluate_maps(maps, masks, [[[0, 0, 2, 2]]] * 3, 3, normalize=False)
     assert raw["predicted_boxes"].tolist() == [0, 0, 0]
 
