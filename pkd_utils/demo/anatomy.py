@@ -37,6 +37,13 @@ GEOMETRY = {"AP": (1100.0, "back", 25.0), "PA": (1830.0, "front", 15.0), "LATERA
 HEART_SCALES = np.arange(1.70, 0.59, -0.025)
 _FILES = ("cxr.nii.gz", "mask.nii.gz", "structures.csv")
 _CACHE_VERSION = "1"
+_LUNGS = (
+    "lung_upper_lobe_left",
+    "lung_lower_lobe_left",
+    "lung_upper_lobe_right",
+    "lung_middle_lobe_right",
+    "lung_lower_lobe_right",
+)
 
 
 @dataclass(frozen=True)
@@ -143,8 +150,28 @@ def _read(folder: Path):
     # Contrast medium in vessels would show on no plain film: outside bone, anything brighter than muscle is muscle.
     hu = np.where(~near_bone & (hu > 90), 50, np.minimum(hu, 1100)).astype(np.float32)
     mu = np.clip(1 + hu / 1000, 0, None) * MU_WATER
+    mu = _without_nodule(mu, np.isin(labels, [names[name] for name in _LUNGS]))
     mineral = np.where(near_bone, np.clip(mu - 1.05 * MU_WATER, 0, None), 0).astype(np.float32)
     return mu.astype(np.float32), mineral, labels, names, step * (2, 2, 1)
+
+
+def _without_nodule(mu, lung) -> np.ndarray:
+    """Fill the patient's lung nodule (the largest thick dense blob inside the lung) with lung from beside it.
+
+    The CT comes from a lung-nodule collection; left in, the nodule would be on every film of the cohort.
+    """
+    blobs, count = ndimage.label(ndimage.binary_opening((mu > 0.55 * MU_WATER) & lung, iterations=2))
+    if not count:
+        return mu
+    sizes = np.bincount(blobs.ravel())
+    sizes[0] = 0
+    nodule = ndimage.binary_dilation(blobs == sizes.argmax(), iterations=4) & lung
+    cells = np.argwhere(nodule)
+    beside = cells + np.array([0, np.ptp(cells[:, 1]) + 2, 0])
+    clear = lung[tuple(beside.T)]
+    filled = mu.copy()
+    filled[tuple(cells.T)] = np.where(clear, np.minimum(mu[tuple(beside.T)], 0.012), MU_LUNG)
+    return filled
 
 
 def _slab_sampler(size_a, size_b, step_a, step_b, origin_a, origin_b, positions_a, positions_b):
@@ -231,8 +258,7 @@ def _heart_scale(heart, grown, step) -> np.ndarray:
 def _prepare(folder: Path) -> tuple[dict[str, View], dict[str, tuple]]:
     mu, mineral, labels, names, step = _read(folder)
     tissue = np.zeros(labels.shape, np.uint8)
-    order = ["lung_upper_lobe_left", "lung_lower_lobe_left", "lung_upper_lobe_right", "lung_middle_lobe_right"]
-    for code, structure in enumerate([*order, "lung_lower_lobe_right"], start=1):
+    for code, structure in enumerate(_LUNGS, start=1):
         tissue[labels == names[structure]] = code
     lung = tissue > 0
     heart = np.isin(labels, [names["heart"], names["atrial_appendage_left"]])
@@ -253,7 +279,10 @@ def _prepare(folder: Path) -> tuple[dict[str, View], dict[str, tuple]]:
     for structure in ("heart", "superior_vena_cava", "brachiocephalic_vein_right", "clavicula_left", "trachea"):
         cells = np.argwhere(labels == names[structure])
         landmarks[structure] = tuple(((cells.mean(0) - origin) * step).round(3).tolist())
-    landmarks["skin_front"] = (0.0, float((np.flatnonzero((mu > 0.01).any((0, 2)))[-1] - origin[1]) * step[1]), 0.0)
+    for side, x in (("right", -78), ("left", 90)):
+        column = np.rint(np.array([x, 0, -55]) / step + origin).astype(int)
+        front = np.flatnonzero(mu[column[0], :, column[2]] > 0.5 * MU_WATER)[-1]
+        landmarks[f"breast_{side}"] = (float(x), round(float((front - origin[1]) * step[1]), 3), -55.0)
     return views, landmarks
 
 

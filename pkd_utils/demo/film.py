@@ -138,19 +138,18 @@ def warp(image, coordinates) -> np.ndarray:
 
 
 def _breasts(view: View, anatomy: Anatomy, rng) -> np.ndarray:
-    """Line integral of two ellipsoids of soft tissue on the chest wall, shape `CANVAS`."""
+    """Line integral of two soft mounds on the chest wall, shape `CANVAS`; from the side, only outside the body."""
     size = rng.uniform(0.7, 1.2)
     half = np.array([52, 34, 58]) * size
-    front = anatomy.landmarks["skin_front"][1] - 4
     out = np.zeros(CANVAS, np.float32)
     rows, cols = np.mgrid[: CANVAS[0], : CANVAS[1]]
-    for x in (-78, 94):
-        v, u = view.project_point((x, front, -42 - 15 * size))
+    for side in ("right", "left"):
+        x, front, z = anatomy.landmarks[f"breast_{side}"]
+        v, u = view.project_point((x, front - 6, z + 4 - 8 * size))
         across, depth = (half[1], half[0]) if view.name == "LATERAL" else (half[0], half[1])
         q = 1 - ((rows - v) * PITCH / half[2]) ** 2 - ((cols - u) * PITCH / across) ** 2
-        half_only = 1.0 if view.name == "LATERAL" else 0.5
-        out += 0.019 * 2 * depth * half_only * np.sqrt(np.clip(q, 0, None))
-    return out
+        out += 0.019 * depth * np.clip(q, 0, None)
+    return out * np.clip(1 - view.soft / 2.0, 0, 1) if view.name == "LATERAL" else out
 
 
 def _polyline(points, width, attenuation) -> np.ndarray:
