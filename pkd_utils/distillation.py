@@ -116,12 +116,14 @@ def distillation_loss(
     if validate:
         check_targets(targets, soft_targets if weight > 0 else None, activation, student_logits.shape[-1])
 
-    loss = None
-    if weight < 1:
-        loss = _hard_loss(student_logits, targets, activation)
-        if weight == 0:
-            return loss
-    scaled = student_logits if student_temperature == 1 else student_logits / student_temperature
+    if weight == 0:
+        return _hard_loss(student_logits, targets, activation)
+    plain_soft = student_temperature == 1 and not temperature_squared and not soft_on_missing
+    if activation == "sigmoid" and plain_soft and weight < 1:
+        # Binary cross entropy is linear in its target: both terms are one, with the mixed target (NaN stays NaN).
+        return _hard_loss(student_logits, (1 - weight) * targets + weight * soft_targets, activation)
+
+    scaled = student_logits / student_temperature
     if activation == "softmax":
         soft = F.cross_entropy(scaled, soft_targets)
     elif soft_on_missing:
@@ -130,7 +132,9 @@ def distillation_loss(
         soft = _mean_over(scaled, soft_targets, ~torch.isnan(targets))
     if temperature_squared:
         soft = soft * student_temperature**2
-    return soft if loss is None else (1 - weight) * loss + weight * soft
+    if weight == 1:
+        return soft
+    return (1 - weight) * _hard_loss(student_logits, targets, activation) + weight * soft
 
 
 def check_targets(targets, soft_targets, activation: str = "sigmoid", n_classes: int | None = None) -> None:

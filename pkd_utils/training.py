@@ -242,7 +242,7 @@ class _Fit:
     def _step(self, rows: torch.Tensor, draw: AugmentationDraw) -> torch.Tensor:
         """One step of the optimizer; returns the batch's loss without waiting for the device."""
         config = self.config
-        pixels = self.pixels[rows.to(self.pixels.device)].to(self.device, non_blocking=True)
+        pixels = self.pixels.index_select(0, rows.to(self.pixels.device)).to(self.device, non_blocking=True)
         images = apply_augmentation(pixels, draw, self.mean, self.std).images
         rows = rows.to(self.device, non_blocking=True)
         with autocast(self.device, self.state["precision"]):

@@ -114,6 +114,18 @@ def test_gradcheck_and_closed_form_gradient(options):
         assert (logits.grad[~seen] == 0).all()
 
 
+def test_mixed_target_shortcut_equals_the_two_terms():
+    """Where nothing else is asked for, one binary cross entropy does for both terms of equation (1)."""
+    for seed in range(10):
+        logits, targets, soft = case(50, 5, seed)
+        two = [distillation_loss(logits, targets, soft, w) for w in (0.0, 1.0)]
+        got = distillation_loss(logits, targets, soft, 0.35)
+        torch.testing.assert_close(got, 0.65 * two[0] + 0.35 * two[1], rtol=1e-13, atol=0)
+    # student_temperature just off 1 takes the long way
+    near = distillation_loss(logits, targets, soft, 0.35, student_temperature=1 + 1e-12)
+    torch.testing.assert_close(near, got, rtol=1e-10, atol=0)
+
+
 def test_gradcheck_softmax():
     logits, _, soft = case(4, 3)
     soft = soft / soft.sum(1, keepdim=True)
