@@ -5,6 +5,8 @@ PY := .venv/bin/python
 SNAKEMAKE := .venv/bin/snakemake -s workflow/Snakefile --workflow-profile workflow/profiles/local --quiet rules
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONWARNINGS := ignore::DeprecationWarning
+# Where this is set, every kernel compiles torch's and timm's sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help env assets runs pages book test lint notebooks lab bench open-data clean
 
