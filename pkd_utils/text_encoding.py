@@ -17,9 +17,12 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
+from transformers.utils import logging as transformers_logging
 
 from pkd_utils import runs
 from pkd_utils.errors import DataError
+
+transformers_logging.disable_progress_bar()  # loading takes less than a second and is no news
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 """Architectures whose blocks need nothing but states and a mask."""
