@@ -71,7 +71,8 @@ def test_test_rows_change_nothing_that_is_trained(lesions):
 def test_cross_fitted_rows_are_predicted_by_forests_that_have_not_seen_the_patient(lesions):
     features, _, split, patients = lesions
     noise = pd.Series(np.random.default_rng(1).integers(0, 2, 300).astype(float), features.index, name="noise")
-    features = features.assign(patient=pd.factorize(patients)[0].astype(float))
+    # The patient's number is the only feature: half of the patients' answers can be learnt by heart, none inferred.
+    features = pd.DataFrame({"patient": pd.factorize(patients)[0].astype(float)}, index=features.index)
     noise = noise.groupby(patients).transform("first").rename("noise")  # known if, and only if, the patient is
     train = split == "train"
     fitted = fit_tabular_teacher(features, noise, split, 0, trees=50).probabilities["noise"]
@@ -79,7 +80,7 @@ def test_cross_fitted_rows_are_predicted_by_forests_that_have_not_seen_the_patie
         features, noise, split, 0, groups=patients, trees=50, training_rows="cross_fitted"
     ).probabilities["noise"]
     assert roc_auc_score(noise[train], fitted[train]) > 0.98
-    assert roc_auc_score(noise[train], crossed[train]) < 0.7
+    assert roc_auc_score(noise[train], crossed[train]) < 0.65
     pd.testing.assert_series_equal(fitted[~train], crossed[~train], check_exact=True)
 
 

@@ -94,6 +94,29 @@ def test_learns_words_that_are_labels(encoder, reports, tmp_path):
     )
 
 
+def test_logits_are_those_of_the_best_epoch_not_the_last(encoder, reports, tmp_path, monkeypatch):
+    texts, targets, split = reports
+    seen = {}
+    end_epoch = text_training.TextTraining.end_epoch
+
+    def second_is_best(self, epoch, train_loss, validate_auroc):
+        seen[epoch] = self.predict(np.arange(len(texts)))
+        end_epoch(self, epoch, train_loss, {1: 0.6, 2: 0.8, 3: 0.7, 4: 0.8}[epoch])
+
+    monkeypatch.setattr(text_training.TextTraining, "end_epoch", second_is_best)
+    result = fit_text_teacher(texts, targets, split, settings(encoder, epochs=4), tmp_path, seed=0)
+    assert result.best_epoch == 2  # the earlier of equals
+    np.testing.assert_array_equal(result.logits, seen[2])
+    assert not np.allclose(seen[2], seen[4])
+
+
+@pytest.mark.parametrize(("layers", "trains"), [(-1, True), (0, False), (2, False)])
+def test_frozen_blocks_stay_in_evaluation_mode(encoder, layers, trains):
+    teacher = text_training.TextTeacher(settings(encoder, trainable_layers=layers), 2).train()
+    assert teacher.training and teacher.lower.training is trains
+    assert all(parameter.requires_grad is trains for parameter in teacher.lower.parameters())
+
+
 @pytest.mark.parametrize("layers", [-1, 0, 1, 3])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_only_the_chosen_blocks_move(encoder, reports, tmp_path, layers, pooling):
