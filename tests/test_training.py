@@ -127,6 +127,7 @@ def test_one_step_is_equation_1_and_adamw(tmp_path):
     config = dataclasses.replace(
         TINY, epochs=1, batch_size=1000, warmup_epochs=1, drop_rate=0.0, drop_path_rate=0.0, weight=0.3, degrees=0.0,
         translate=0.0, scale=(1.0, 1.0), brightness=0.0, contrast=0.0, gradient_clip=None, learning_rate=1e-2,
+        weight_decay=1.0,
     )  # fmt: skip
     fit(tmp_path, config, seed=5)
     torch.manual_seed(training._stream(5, 0, 0))
@@ -141,7 +142,7 @@ def test_one_step_is_equation_1_and_adamw(tmp_path):
     loss.backward()
     got, checked = weights(tmp_path), 0
     for name, p in model.named_parameters():
-        decay = 0.05 if p.ndim >= 2 and name not in ("cls_token", "pos_embed") else 0.0
+        decay = 1.0 if p.ndim >= 2 and name not in ("cls_token", "pos_embed") else 0.0
         # Adam's first step is the learning rate times the gradient's sign: noise where the gradient is noise
         want = p.detach() * (1 - 1e-2 * decay) - 1e-2 * p.grad / (p.grad.abs() + 1e-8)
         sure = p.grad.abs() > 1e-5
@@ -173,6 +174,21 @@ def test_patience_stops_early(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "macro_auroc", lambda *a: next(scores, 0.5))
     result = fit(tmp_path, dataclasses.replace(TINY, epochs=10, patience=2))
     assert result.best_epoch == 2 and result.metrics["epochs"] == 4
+
+
+def test_the_best_epoch_is_what_is_kept(tmp_path, monkeypatch):
+    scores, after = iter([0.6, 0.9, 0.7, 0.5]), []
+    monkeypatch.setattr(training, "macro_auroc", lambda *a: next(scores, 0.5))
+    save = training._Fit._save_checkpoint
+
+    def spy(fit):
+        after.append({n: t.clone() for n, t in fit.model.state_dict().items()})
+        save(fit)
+
+    monkeypatch.setattr(training._Fit, "_save_checkpoint", spy)
+    result = fit(tmp_path)
+    assert result.best_epoch == 2 and len(after) == 4
+    assert same(weights(tmp_path), after[1]) and not same(weights(tmp_path), after[3])
 
 
 def test_loss_that_is_not_finite_stops_with_one_sentence(tmp_path):
