@@ -50,10 +50,10 @@ bench: ## measure, and write book/results/benchmarks.json
 	@$(PYTHON) workflow/setup_env.py book test bench
 	@$(PY) -m benchmarks
 
-open-data: assets ## run the study on open real data: make open-data DATA=<folder>
+open-data: runs ## run the study on open real data: make open-data DATA=<folder>
 	@test -n "$(DATA)" || { echo "Say where the data are: make open-data DATA=<folder> (see book/reproduce.md)"; exit 2; }
 	@mkdir -p data && ln -sfn "$(abspath $(DATA))" data/open
 	@$(SNAKEMAKE) --config profile=open-data
 
 clean: ## remove runs, the built book and the embedded cohort (fetched assets stay)
-	rm -rf runs _build .snakemake book/_generated data/embedded data/embedded-smoke
+	rm -rf runs _build .snakemake book/_generated data/embedded data/embedded-smoke data/derived

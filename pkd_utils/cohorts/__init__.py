@@ -42,6 +42,8 @@ def load_cohort(name: str, root: str | Path, **options) -> Cohort:
         outside its image, a report without text, an unreadable image.
     """
     root = resolve(root)
+    # MIMIC comes in several downloads: their roots are parameters too, relative to the project like the first.
+    options = {key: resolve(value) if key.endswith("_root") and value else value for key, value in options.items()}
     # Imported where used, so that one source's needs never stop another from loading.
     if name == "mimic_cxr":
         from pkd_utils.cohorts.mimic_cxr import load

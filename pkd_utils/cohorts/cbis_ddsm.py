@@ -100,6 +100,7 @@ def load(root: Path, kind: str, target: str = "malignant") -> Cohort:
             title=f"CBIS-DDSM {'mass' if kind == 'mass' else 'calcification'} descriptions",
             licence="CC BY 3.0",
             citation="Lee et al., Sci Data 4:170177 (2017), doi 10.7937/K9/TCIA.2016.7O02S9CY",
+            simulated=(root / "SIMULATED.txt").exists(),
             shareable_text=True,
             shareable_images=True,
         ),
