@@ -57,7 +57,9 @@ def install(extras: list[str]) -> None:
     cert = os.environ.get("PIP_CERT")
     if cert:
         environment.setdefault("SSL_CERT_FILE", cert)
-    subprocess.run(command, check=True, env=environment)
+    answer = subprocess.run(command, env=environment)
+    if answer.returncode:
+        sys.exit("The installation failed; uv says above which package, and `make env` tries again.")
 
 
 def main() -> None:
