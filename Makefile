@@ -46,7 +46,7 @@ lab: ## open JupyterLab
 	@$(PYTHON) workflow/setup_env.py book test lab
 	@.venv/bin/jupyter lab --notebook-dir=notebooks
 
-bench: ## measure, and write book/results/benchmarks.json
+bench: ## measure speed, and write book/results/benchmark-*.json (takes 10 minutes)
 	@$(PYTHON) workflow/setup_env.py book test bench
 	@$(PY) -m benchmarks
 

@@ -43,11 +43,13 @@ LABELS = (*LABEL_HEADINGS, "Abnormal")
 _MEMBER = re.compile(r"ecgen-radiology/(\d+)\.xml")
 _MAX_BYTES = 1_000_000  # the longest report of the release has under 10 kB
 
+# Reports only: there is no pixel to show, so a run's figures are plots. The text stays unshared.
 INFO = CohortInfo(
     name="openi",
     title="Open-i / Indiana University chest radiograph reports",
     licence="CC BY-NC-ND 4.0",
     citation="Demner-Fushman et al., J Am Med Inform Assoc 23:304-310 (2016), doi 10.1093/jamia/ocv080",
+    shareable_images=True,
 )
 
 
