@@ -61,3 +61,20 @@ def test_openi():
     assert cohort.images["Cardiomegaly"].sum() == 395
     texts = [remove_label_terms(text, cohort.labels) for text in cohort.privileged["text"]]
     assert not any(surviving_terms(text, cohort.labels) for text in texts)
+
+
+def test_further_roots_are_relative_to_the_project(monkeypatch, tmp_path):
+    """`reports_root: data/reports` in a parameter file must not depend on the current folder."""
+    from pkd_utils.cohorts import mimic_cxr
+
+    class Stop(Exception):
+        pass
+
+    def load(root, reports_root=None, views=None):
+        raise Stop(root, reports_root, views)
+
+    monkeypatch.setattr(mimic_cxr, "load", load)
+    monkeypatch.setenv("PKD_DATA", str(tmp_path))
+    with pytest.raises(Stop) as stopped:
+        load_cohort("mimic_cxr", "data/jpg", reports_root="data/reports", views=["PA"])
+    assert stopped.value.args == (tmp_path / "jpg", tmp_path / "reports", ["PA"])

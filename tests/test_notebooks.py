@@ -109,3 +109,16 @@ def test_command_line_stops_with_one_sentence(tmp_path):
     )
     assert answer.returncode == 1 and "There is no notebook" in answer.stderr and "Traceback" not in answer.stderr
     assert PARAMETERS
+
+
+def test_a_progress_bar_becomes_its_last_line():
+    stream = nbformat.v4.new_output
+    cell = nbformat.v4.new_code_cell("x")
+    cell.outputs = [
+        stream("stream", name="stderr", text="\r 1/2"),
+        stream("stream", name="stderr", text="\r 2/2\ndone\n"),
+        stream("stream", name="stdout", text="kept\n"),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("text")])
+    outputs = notebooks._with_short_streams(notebook).cells[0].outputs
+    assert [(o.name, o.text) for o in outputs] == [("stderr", " 2/2\ndone\n"), ("stdout", "kept\n")]
