@@ -172,6 +172,13 @@ def _records(value: Any) -> pd.DataFrame | None:
     return None
 
 
+def _captioned(caption: str, table: pd.DataFrame, most: int = 30) -> str:
+    """A table under its caption; a long one is folded."""
+    if len(table) > most:
+        return f":::{{dropdown}} {caption or 'All'} ({len(table)} rows)\n\n{markdown_table(table)}\n\n:::"
+    return (f"**{caption}**\n\n" if caption else "") + markdown_table(table)
+
+
 def result_section(files: list[Path]) -> str:
     """One result of `book/results/` as a section: `<name>.csv`, `<name>.json`, or both.
 
@@ -181,10 +188,10 @@ def result_section(files: list[Path]) -> str:
     """
     title = files[0].stem.replace("-", " ").replace("_", " ").capitalize()
     value: Any = {}
-    tables = []
+    tables, stored = [], None
     for file in files:
         if file.suffix == ".csv":
-            tables.append(("", pd.read_csv(file)))
+            stored = pd.read_csv(file)
         else:
             value = runs.read_json(file)
     if not isinstance(value, dict):
@@ -200,7 +207,9 @@ def result_section(files: list[Path]) -> str:
             tables.append(("" if name in ("rows", "table") else name.replace("_", " ").capitalize(), table))
         else:
             single[name] = item
-    parts += [(f"**{caption}**\n\n" if caption else "") + markdown_table(table) for caption, table in tables]
+    if stored is not None:
+        tables.append(("", stored))
+    parts += [_captioned(caption, table) for caption, table in tables]
     provenance = dict(value.get("provenance") or {})
     if "reference" in single:
         provenance, single = {**single, **provenance}, {}
