@@ -281,7 +281,9 @@ class TextTraining:
         total = torch.zeros((), device=self.device)
         with torch.random.fork_rng():
             torch.manual_seed(_torch_seed(self.seed, epoch))
-            for step, batch in enumerate(tqdm(batches, desc=name, unit="step"), start=(epoch - 1) * len(batches)):
+            for step, batch in enumerate(
+                tqdm(batches, desc=name, unit="step", leave=False), start=(epoch - 1) * len(batches)
+            ):
                 rows = self.train_rows[batch]
                 for group in self.optimizer.param_groups:
                     group["lr"] = group["peak"] * warmup_then_decay(step, steps, self.config.warmup_fraction)
