@@ -168,7 +168,8 @@ def environment() -> dict[str, Any]:
     installed = sorted(f"{dist.name}=={dist.version}" for dist in importlib.metadata.distributions())
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        # Results that runs themselves store are no change of the code that made them.
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!book/results")),
         "environment_hash": hashlib.sha256("\n".join(installed).encode()).hexdigest(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": sys.version.split()[0],
