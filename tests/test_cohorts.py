@@ -558,14 +558,10 @@ def test_folds_refusals():
 # The embedded cohort
 
 
-def test_embedded_cohort_is_read_as_it_is():
-    demo = pytest.importorskip("pkd_utils.demo")
-    from pkd_utils import paths
+def test_embedded_cohort_is_read_as_it_is(tmp_path):
+    from pkd_utils import demo
 
-    marks = sorted(paths.data_dir().glob("embedded*/SIMULATED.txt"))
-    if not marks:
-        pytest.skip(f"no embedded cohort is made yet: python -m {demo.__name__}")
-    cohort = load_cohort("mimic_cxr", marks[-1].parent)
+    cohort = load_cohort("mimic_cxr", demo.ensure(tmp_path / "embedded", patients=4, seed=0, train_box_share=1.0))
     assert cohort.info.simulated
     assert cohort.images["age"].notna().any()
     assert len(cohort.boxes)
