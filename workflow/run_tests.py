@@ -16,7 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE_RUNS = ROOT / "_build" / "smoke-runs"
-WRITTEN_NUMBERS = "tests/test_written_numbers.py"
+# Read what the notebooks wrote, so they run after nbval.
+AFTERWARDS = ["tests/test_written_numbers.py", "tests/test_kill_and_continue.py"]
 
 
 def start(arguments: list[str], report: Path) -> subprocess.Popen:
@@ -56,13 +57,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         reports = {name: Path(scratch) / f"{name}.xml" for name in ("pytest", "nbval", "numbers")}
         both = {
-            "pytest": start(["tests", f"--ignore={WRITTEN_NUMBERS}", "--durations=8"], reports["pytest"]),
+            "pytest": start(
+                ["tests", *(f"--ignore={name}" for name in AFTERWARDS), "--durations=8"], reports["pytest"]
+            ),
             "nbval": start(
                 ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", *notebooks], reports["nbval"]
             ),
         }
         counts = [finish(name, process, reports[name]) for name, process in both.items()]
-        counts.append(finish("numbers", start([WRITTEN_NUMBERS], reports["numbers"]), reports["numbers"]))
+        counts.append(finish("numbers", start(AFTERWARDS, reports["numbers"]), reports["numbers"]))
     total = {key: sum(count[key] for count in counts) for key in counts[0]}
     print(f"pytest, nbval and written numbers in {time.time() - started:.0f} s")
     print(f"{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped")
