@@ -26,6 +26,7 @@ pages: env ## build the book from the runs that are there
 	@$(PY) -m pkd_utils.gate --profile $(PROFILE)
 	@$(PY) workflow/write_pages.py --profile $(PROFILE)
 	@.venv/bin/jupyter-book build . --toc book/_toc.yml -W -n --keep-going -q
+	@$(PY) workflow/prune_images.py _build/html
 	@$(PY) -m pkd_utils.gate --html _build/html
 
 book: runs ## run the demo profile and build the book

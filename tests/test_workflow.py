@@ -87,3 +87,13 @@ def test_failures_of_any_part_fail_make_test(tmp_path):
     crashed.with_suffix(".log").write_text("killed")
     process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(137)"])
     assert run_tests.finish("nbval", process, crashed)["failed"] == 1
+
+
+def test_pictures_of_earlier_builds_go(tmp_path):
+    (tmp_path / "_images").mkdir()
+    for name in ("shown.png", "stale.png"):
+        (tmp_path / "_images" / name).write_bytes(b"x")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "page.html").write_text('<img src="../_images/shown.png" alt="a">')
+    assert load("prune_images").prune(tmp_path) == ["stale.png"]
+    assert [file.name for file in (tmp_path / "_images").iterdir()] == ["shown.png"]
