@@ -10,7 +10,6 @@ pixels. Also measured: full decoding alone. Pixel differences are to the plain w
 
 import argparse
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -20,7 +19,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from pkd_utils import images, runs
+from pkd_utils import identity, images, runs
 
 
 def simulate(folder: Path, n: int) -> list[Path]:
@@ -105,7 +104,7 @@ def main() -> None:
         print(f"difference, {name}: mean {value['mean']:.2f}, largest {value['largest']} of 255 grey levels")
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"} | {"megabytes": megabytes / args.images}
-        cpu = platform.processor() or platform.machine()
+        cpu = identity.device_name()
         machine = {"cpu": cpu, "cores": os.cpu_count(), "pillow": PIL.__version__}
         report = {"name": "packing", "machine": machine, "settings": settings, "rows": rows, "seconds": seconds,
                   "difference": difference}  # fmt: skip

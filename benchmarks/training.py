@@ -1,6 +1,6 @@
 """Student training against the pure compute limit, and against torchdistill doing the same distillation, in one run.
 
-    python benchmarks/training.py [--images 512] [--width 64 --depth 3 --heads 2] [--rounds 5] [--json benchmarks.json]
+    python benchmarks/training.py [--images 512] [--width 64 --depth 4 --heads 2] [--rounds 5] [--json benchmarks.json]
     python benchmarks/training.py --model vit_tiny_patch16_224 --size 224 --patch 16 --images 64 --batch 32
 
 Simulated pixels and teacher. All run the same model, batch size, loss (equation 1), optimizer and gradient clipping:
@@ -18,7 +18,6 @@ One thread each (`--threads`). `--clock cpu` counts processor seconds, which a b
 import argparse
 import dataclasses
 import importlib.util
-import platform
 import statistics
 import tempfile
 import time
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pkd_utils import runs, training
+from pkd_utils import identity, runs, training
 from pkd_utils._student_data import check_student_data
 from pkd_utils.augmentation import normalise
 from pkd_utils.distillation import distillation_loss, soft_labels
@@ -157,7 +156,7 @@ def torchdistill_epoch(config: StudentConfig, n: int):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit")
-    for name, value in (("size", 64), ("patch", 8), ("width", 64), ("depth", 3), ("heads", 2), ("images", 512),
+    for name, value in (("size", 64), ("patch", 8), ("width", 64), ("depth", 4), ("heads", 2), ("images", 512),
                         ("batch", 64), ("rounds", 5), ("threads", 1)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu")
@@ -214,7 +213,7 @@ def main() -> None:
               f"{reference} ({row['reference_images_per_s']:.0f})")  # fmt: skip
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"}
-        machine = {"cpu": platform.processor() or platform.machine(), "threads": args.threads,
+        machine = {"cpu": identity.device_name(), "threads": args.threads,
                    "torch": torch.__version__, "best_precision": best.precision}  # fmt: skip
         report = {"name": "training", "machine": machine, "settings": settings, "rows": rows, "seconds": seconds}
         runs.write_json(args.json, report)
