@@ -26,6 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pkd_utils.errors import DataError
+from pkd_utils.pixel_depth import eight_bit_range
 from pkd_utils.runs import read_json, write_json, write_parquet
 
 ASPECTS = ("squash", "pad", "crop")
@@ -161,7 +162,7 @@ def read_image(
                 "L", (round(geometry.scale_x * stored[0] * detail), round(geometry.scale_y * stored[1] * detail))
             )
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            grey = _eight_bit_range(np.asarray(image), depth)
+            grey = Image.fromarray(eight_bit_range(np.asarray(image), depth))
         else:
             grey = image.convert("RGB").convert("L") if image.mode in ("P", "PA", "CMYK") else image.convert("L")
     grey = _resize(grey, stored, size, aspect, RESAMPLING[resample])
@@ -176,14 +177,6 @@ def read_image(
             inner[rows, columns] = pixels[rows, columns]
             pixels = inner
     return pixels, stored
-
-
-def _eight_bit_range(values: np.ndarray, depth: str) -> Image.Image:
-    low, high = 0.0, 65535.0
-    if depth == "minmax" or values.dtype.kind == "f" or values.max() > 65535 or values.min() < 0:
-        low, high = float(values.min()), float(values.max())
-    scaled = (values.astype(np.float32) - low) * (255.0 / max(high - low, 1e-12))
-    return Image.fromarray(scaled)
 
 
 def _inner(stored: tuple[int, int], size: int) -> tuple[slice, slice]:

@@ -29,14 +29,18 @@ class Preprocessing:
     rule : {"shorter", "pad_longest"}
         "shorter": the shorter side becomes `resize`, the aspect ratio stays. "pad_longest": the longer side becomes
         `resize`, the rest is black, centred.
-    interpolation : {"bilinear", "bicubic"}
+    interpolation : {"bilinear", "bicubic", "area"}
+        PIL's, with antialiasing; "area" is the mean over the stored area of each pixel, as OpenCV's INTER_AREA.
     crop : int
         Side of the centre crop in pixels: the network's input.
     statistics : (mean, std), three values each
-    grey : bool
-        Colour becomes luma first (a grey image is the same either way).
+    grey : {"", "first", "last"}
+        Colour becomes luma before the resize, or after the crop (a grey image is the same either way).
     stretch : bool
-        Pixel values are mapped from the image's own minimum and maximum to 0 ... 255 first.
+        Pixel values are mapped from the image's own minimum and maximum to 0 ... 255 first, cut to whole numbers.
+    centre : {"round", "floor"}
+        Where the centre crop starts if an odd number of pixels is cut off: round to even as torchvision does, or
+        down as transformers does.
     """
 
     resize: int
@@ -44,8 +48,9 @@ class Preprocessing:
     statistics: tuple[tuple[float, ...], tuple[float, ...]]
     interpolation: str = "bilinear"
     rule: str = "shorter"
-    grey: bool = False
+    grey: str = ""
     stretch: bool = False
+    centre: str = "round"
 
     def __str__(self) -> str:
         """In words, for the table."""
@@ -112,6 +117,8 @@ class ImageFacts:
         Beginnings of keys (prefix stripped or not) that belong to no encoder: heads, decoders, text towers.
     md5 : dict
         File name to the MD5 published by the authors.
+    revision : str
+        Of the hub's files, where one is published; "" is the newest.
     """
 
     name: str
@@ -132,6 +139,7 @@ class ImageFacts:
     hub: str = ""
     notes: str = ""
     md5: dict[str, str] = field(default_factory=dict)
+    revision: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,12 +195,13 @@ IMAGE_ENCODERS: dict[str, ImageFacts] = {
             files=("folder", "model.safetensors", "backbone_compatible.safetensors"),
             source="huggingface.co/microsoft/rad-dino",
             hub="microsoft/rad-dino",
+            revision="110cbc18d5133582e320b43d53bf5c44e410c936",
             licence="MIT",
             cite="perezgarcia2024",
-            preprocessing={"paper": Preprocessing(518, 518, grey(0.5307, 0.2583), "bicubic")},
+            preprocessing={"paper": Preprocessing(518, 518, grey(0.5307, 0.2583), "bicubic", centre="floor")},
             features=_vit(37, 768),
             class_token=True,
-            parameters=86_580_480,
+            parameters=86_579_712,
             prefixes=("backbone.", ""),
             dropped=("mask_token", "embeddings.mask_token", "head."),
             pretraining=Pretraining("image self-supervision (DINOv2)", True, False, False, True, True, True, True),
@@ -227,7 +236,7 @@ IMAGE_ENCODERS: dict[str, ImageFacts] = {
             source="github.com/RL4M/MRM-pytorch",
             licence="see the repository",
             cite="zhou2023mrm",
-            preprocessing={"paper": Preprocessing(224, 224, grey(0.4978, 0.2449), grey=True)},
+            preprocessing={"paper": Preprocessing(224, 224, grey(0.4978, 0.2449), grey="last")},
             features=_vit(14, 768),
             class_token=True,
             parameters=85_798_656,
@@ -268,7 +277,7 @@ IMAGE_ENCODERS: dict[str, ImageFacts] = {
             cite="bannur2023",
             preprocessing={
                 "paper": Preprocessing(512, 448, UNIT_RANGE),
-                "native": Preprocessing(512, 448, UNIT_RANGE, grey=True, stretch=True),
+                "native": Preprocessing(512, 448, UNIT_RANGE, grey="first", stretch=True),
             },
             features={
                 "fused": Feature(
@@ -279,11 +288,12 @@ IMAGE_ENCODERS: dict[str, ImageFacts] = {
                 "projected": Feature((14, 14), 128, "joint image and text space"),
             },
             class_token=False,
-            parameters=0,
+            parameters=24_032_576,
             prefixes=("",),
-            dropped=("encoder.encoder.fc.", "encoder.vit_pooler."),
+            dropped=("encoder.encoder.fc.", "encoder.vit_pooler.", "projector."),
             pretraining=Pretraining("image-text alignment over time", False, True, True, True, False, False, False),
             notes="No prior image is given, so the temporal pooler is not called and its weights are not loaded.",
+            revision="v1.0",
             md5={"biovil_t_image_model_proj_size_128.pt": "a83080e2f23aa584a4f2b24c39b1bb64"},
         ),
         ImageFacts(
@@ -297,7 +307,7 @@ IMAGE_ENCODERS: dict[str, ImageFacts] = {
             cite="huang2021gloria",
             preprocessing={
                 "paper": Preprocessing(238, 224, IMAGENET),
-                "native": Preprocessing(256, 224, HALF, rule="pad_longest", grey=True),
+                "native": Preprocessing(256, 224, HALF, "area", rule="pad_longest", grey="first"),
             },
             features={
                 "local": Feature((19, 19), 1024, "third residual stage, the authors' local features"),
@@ -305,9 +315,9 @@ IMAGE_ENCODERS: dict[str, ImageFacts] = {
                 "projected": Feature((19, 19), 768, "local features in the joint image and text space"),
             },
             class_token=False,
-            parameters=0,
+            parameters=23_508_032,
             prefixes=("gloria.img_encoder.", "img_encoder.", ""),
-            dropped=("gloria.text_encoder.", "text_encoder.", "global_embedder."),
+            dropped=("gloria.text_encoder.", "text_encoder.", "global_embedder.", "local_embedder."),
             pretraining=Pretraining(
                 "image-text alignment, global and local", False, True, True, False, True, False, False
             ),
@@ -411,7 +421,7 @@ TEXT_ENCODERS: dict[str, TextFacts] = {
             source="huggingface.co/microsoft/BiomedVLP-CXR-BERT-general",
             hub="microsoft/BiomedVLP-CXR-BERT-general",
             licence="MIT",
-            cite="boecking2022",
+            cite="boecking2022mscxr",
             lowercase=True,
             vocabulary=30_522,
             layers=12,

@@ -1,0 +1,274 @@
+"""Frozen image encoders: patch tokens of radiographs, from weights that were loaded exactly or not at all."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import nn
+
+from pkd_utils.encoders import transforms
+from pkd_utils.encoders.backbones import (
+    STRIDES,
+    build_backbone,
+    fit_position_embeddings,
+    forward_tokens,
+    to_bf16,
+    use_fused_attention,
+    vision_transformer,
+)
+from pkd_utils.encoders.facts import IMAGE_ENCODERS, Feature, ImageFacts, Preprocessing
+from pkd_utils.errors import DataError
+from pkd_utils.students import resolve_precision
+
+RANDOM = "random"  # instead of a path: seeded random weights
+
+
+class ImageTokens(NamedTuple):
+    """Patch tokens (B, N, D) float32, row-major, and the class token (B, D) float32, or None without one."""
+
+    patches: torch.Tensor
+    cls: torch.Tensor | None
+
+
+class ImageEncoder(nn.Module):
+    """A frozen image encoder; made by `load_image_encoder`.
+
+    Always in evaluation mode, without gradients. Tokens are ordinary tensors: they may feed a head that is trained.
+
+    Attributes
+    ----------
+    facts : ImageFacts
+    feature : Feature
+        Where tokens are read; `feature_name` is its key in `facts.features`.
+    grid : (rows, columns) of tokens
+    width : int, numbers a token
+    input_size : int, pixels: S
+    preprocessing : Preprocessing
+    include_cls : bool
+        Whether `tokens` puts the class token first.
+    depth : how images of more than 8 bits become 8, see `transforms.eight_bit`
+    upsample : bool, GLoRIA only
+    precision : "fp32" or "bf16"
+    weights : checkpoints.Weights without its tensors, or None for random weights
+    keys : layouts.KeyReport, or None for random weights
+    """
+
+    def __init__(self, network, facts, feature_name, feature, preprocessing, **options):
+        super().__init__()
+        self.network = network
+        self.facts: ImageFacts = facts
+        self.feature_name: str = feature_name
+        self.feature: Feature = feature
+        self.preprocessing: Preprocessing = preprocessing
+        self.grid, self.width, self.input_size = feature.grid, feature.width, preprocessing.crop
+        self.include_cls: bool = options["include_cls"]
+        self.depth: str | int = options["depth"]
+        self.upsample: bool = options["upsample"]
+        self.precision: str = options["precision"]
+        self.seed: int = options["seed"]
+        self.weights, self.keys = options["weights"], options["keys"]
+        # Channels last suits convolutions; a ViT has only one.
+        self._format = torch.channels_last if vision_transformer(network) is None else torch.contiguous_format
+        super().train(False).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "ImageEncoder":
+        """Frozen: stays in evaluation mode, also inside a module that is trained."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def identity(self) -> str:
+        """Hash of the weights and of every option that changes tokens, for caches."""
+        facts = {
+            "encoder": self.facts.name,
+            "weights": self.weights.sha256 if self.weights else f"random, seed {self.seed}",
+            "feature": self.feature_name,
+            "include_cls": self.include_cls,
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "upsample": self.upsample,
+            "precision": self.precision,
+            "depth": self.depth,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def preprocess(self, image: Image.Image, crop: tuple[int, int, int, int] | None = None) -> torch.Tensor:
+        """The network's input (3, S, S) float32 from a stored image, see `transforms.preprocess`."""
+        return transforms.preprocess(image, self.preprocessing, crop, self.depth)
+
+    def encode(self, batch: torch.Tensor) -> ImageTokens:
+        """Patch tokens and class token of a preprocessed batch (B, 3, S, S), on the encoder's device.
+
+        Raises
+        ------
+        DataError
+            For another shape or a batch that is not floating point.
+        """
+        tokens = self._forward(batch)
+        if self.facts.class_token:
+            return ImageTokens(tokens[:, 1:], tokens[:, 0])
+        return ImageTokens(tokens, None)
+
+    def tokens(self, batch: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, N, D) float32 of a preprocessed batch; with `include_cls` (B, 1 + N, D), the class token first."""
+        tokens = self._forward(batch)
+        return tokens[:, 1:] if self.facts.class_token and not self.include_cls else tokens
+
+    forward = tokens
+
+    def _forward(self, batch: torch.Tensor) -> torch.Tensor:
+        side = self.input_size
+        if batch.ndim != 4 or tuple(batch.shape[1:]) != (3, side, side) or not batch.is_floating_point():
+            raise DataError(
+                f"{self.facts.title} takes a floating point batch of shape (B, 3, {side}, {side}), not "
+                f"{tuple(batch.shape)} {str(batch.dtype).removeprefix('torch.')}: prepare images with `preprocess`."
+            )
+        device = self.device
+        x = batch.to(device, torch.float32, memory_format=self._format)
+        # no_grad, not inference_mode: an inference tensor could not feed a head that is trained.
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return forward_tokens(self.facts, self.feature_name, self.network, x, self.upsample).float()
+
+    def extra_repr(self) -> str:
+        """What is loaded, in one line."""
+        weights = self.weights.file.name if self.weights else f"random weights (seed {self.seed})"
+        rows, columns = self.grid
+        return f"{self.facts.title}, {weights}, {self.feature_name}: {rows} x {columns} tokens of {self.width}"
+
+
+def load_image_encoder(
+    name: str,
+    weights: str | Path | None,
+    feature: str | None = None,
+    include_cls: bool = False,
+    preprocessing: str | None = None,
+    upsample: bool = True,
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    allow_download: bool = False,
+    seed: int = 0,
+    depth: str | int = "minmax",
+) -> ImageEncoder:
+    """A frozen image encoder with every one of its weights taken from a file, or an error that says which are missing.
+
+    Parameters
+    ----------
+    name : str, a key of `IMAGE_ENCODERS`
+    weights : path, "random", or hub name
+        A file or folder as downloaded; "random" for seeded random weights; with `allow_download` the encoder's hub
+        name (or None).
+    feature : str, optional
+        Where tokens are read, a key of `facts.features`; not stated in the paper, the default is the first one there.
+    include_cls : bool
+        `tokens` puts the class token first; not stated in the paper. Only for networks that have one.
+    preprocessing : str, optional
+        "paper" or "native"; the default is the first one in `facts.preprocessing`.
+    upsample : bool
+        GLoRIA only: its own encoder enlarges the input to 299 x 299 pixels; not stated in the paper. False gives a
+        14 x 14 (or 7 x 7) grid.
+    device : where to compute; tokens stay there
+    precision : {"fp32", "bf16", "auto"}
+        "bf16" computes matrix products and convolutions in bfloat16; tokens are float32 in any case.
+    allow_download : bool
+        Consent to fetch the file from the Hugging Face hub. HF_HUB_OFFLINE is respected.
+    seed : int, of random weights
+    depth : {"minmax", "full"} or int
+        How images of more than 8 bits become 8, see `transforms.eight_bit`.
+
+    Raises
+    ------
+    DataError
+        For unknown names and for weights that are not exactly this encoder's, see `layouts.load_state`.
+    FileNotFoundError
+        Where `weights` does not exist: says what to get where.
+    """
+    facts = _known(IMAGE_ENCODERS, name, "image encoder")
+    feature = feature or next(iter(facts.features))
+    _known(facts.features, feature, f"feature of {facts.title}", {k: f.what for k, f in facts.features.items()})
+    preprocessing = preprocessing or next(iter(facts.preprocessing))
+    steps = _known(facts.preprocessing, preprocessing, f"preprocessing of {facts.title}", facts.preprocessing)
+    if include_cls and not facts.class_token:
+        raise DataError(f"{facts.title} ({facts.architecture}) has no class token: leave include_cls out.")
+    if not upsample and facts.name != "gloria":
+        raise DataError(f"upsample=False is for GLoRIA alone: {facts.title} never enlarges its input.")
+    read_as = _feature(facts, feature, upsample, steps)
+    device, precision = torch.device(device), resolve_precision(precision, device)
+
+    network, read, keys = build_backbone(facts, feature, seed), None, None
+    if str(weights) != RANDOM:
+        from pkd_utils.encoders.checkpoints import read_weights
+        from pkd_utils.encoders.layouts import load_state
+
+        read = read_weights(find_weights(facts, weights, allow_download))
+        keys = load_state(facts, read, network)
+        read = dataclasses.replace(read, state={})  # the network holds them now
+    fit_position_embeddings(network, read_as.grid)
+    if precision == "bf16":
+        to_bf16(network)
+    use_fused_attention(network, device.type != "cpu" or precision == "fp32")
+    convolutional = vision_transformer(network) is None
+    network.to(device, memory_format=torch.channels_last if convolutional else torch.preserve_format)
+    return ImageEncoder(network, facts, feature, read_as, steps, include_cls=include_cls, depth=depth,
+                        upsample=upsample, precision=precision, seed=seed, weights=read, keys=keys)  # fmt: skip
+
+
+def find_weights(facts: ImageFacts, weights: str | Path | None, allow_download: bool = False) -> Path:
+    """The file or folder that holds an encoder's weights; fetched from the hub only with consent.
+
+    Raises
+    ------
+    FileNotFoundError
+        One sentence: which file to get, where, and under which licence.
+    DataError
+        Where a download was allowed and the encoder is on no hub, or the hub does not answer.
+    """
+    files = [file for file in facts.files if file != "folder"]
+    if weights is not None and Path(weights).exists() and str(weights) != facts.hub:
+        return Path(weights)
+    if weights is None or str(weights) == facts.hub:
+        if allow_download and facts.hub:
+            return _download(facts, files[0])
+        if allow_download:
+            raise DataError(f"{facts.title} is on no hub: get {files[0]} from {facts.source} and give its path.")
+    consent = f', or give weights="{facts.hub}" and allow_download=True' if facts.hub else ""
+    what = "No weights were given" if weights is None else f"{weights} does not exist"
+    raise FileNotFoundError(
+        f"{what}: get {files[0]} of {facts.title} from {facts.source} (licence: {facts.licence}) and give its "
+        f'path{consent}; weights="random" needs no file.'
+    )
+
+
+def _download(facts: ImageFacts, file: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(facts.hub, file, revision=facts.revision or None))
+    except Exception as error:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+        raise DataError(
+            f"{file} could not be fetched from {facts.hub}{offline}, {type(error).__name__}: get it from "
+            f"{facts.source} and give its path."
+        ) from error
+
+
+def _feature(facts: ImageFacts, feature: str, upsample: bool, steps: Preprocessing) -> Feature:
+    read_as = facts.features[feature]
+    if upsample:
+        return read_as
+    side = steps.crop // STRIDES[feature]
+    return dataclasses.replace(read_as, grid=(side, side))
+
+
+def _known(table: dict, name: str, what: str, words: dict | None = None):
+    if name not in table:
+        listed = "; ".join(f"{key} ({words[key]})" for key in words) if words else ", ".join(table)
+        raise DataError(f"{name!r} is no {what}; there are: {listed}.")
+    return table[name]

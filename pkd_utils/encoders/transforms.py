@@ -1,0 +1,190 @@
+"""Preprocessing: from a stored image to an encoder's input, pixel by pixel what `facts.Preprocessing` states.
+
+8-bit images take PIL's resize, which works on whole grey levels, as torchvision's transforms do on PIL images and as
+transformers' PIL image processors do. A grey image is resized once, not three times: the numbers are the same.
+"""
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+from pkd_utils.encoders.facts import Preprocessing
+from pkd_utils.errors import DataError
+from pkd_utils.pixel_depth import eight_bit_range
+
+INTERPOLATION = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
+DEEP_MODES = ("I", "F")  # and those that begin with "I;16": more than 8 bits a pixel
+
+
+def eight_bit(image: Image.Image, depth: str | int = "minmax") -> Image.Image:
+    """The image with 8 bits a channel: mode "L" if it is grey, else "RGB".
+
+    Parameters
+    ----------
+    image : PIL image of any mode
+        Transparency is ignored, palettes are resolved, EXIF orientation is not applied.
+    depth : {"minmax", "full"} or int
+        How more than 8 bits become 8, by the rule of `pkd_utils.pixel_depth.eight_bit_range`, then rounded. The default
+        stretches the image's own range, so that 12 bits stored in 16 do not come out black; radiographs in JPEG were
+        stretched so by whoever wrote them. Of 8-bit images no value changes, whatever `depth` says.
+
+    Raises
+    ------
+    DataError
+        See `pkd_utils.pixel_depth.eight_bit_range`.
+    """
+    if image.mode in DEEP_MODES or image.mode.startswith("I;16"):
+        return Image.fromarray(np.rint(eight_bit_range(np.asarray(image), depth)).astype(np.uint8))
+    if image.mode in ("1", "L", "LA", "La"):
+        return image.convert("L")
+    return image.convert("RGB")
+
+
+def preprocess(
+    image: Image.Image,
+    steps: Preprocessing,
+    crop: tuple[int, int, int, int] | None = None,
+    depth: str | int = "minmax",
+) -> torch.Tensor:
+    """An encoder's input from a stored image.
+
+    Parameters
+    ----------
+    image : PIL image of any mode and size
+    steps : Preprocessing
+    crop : (left, top, width, height) in pixels of the stored image, optional
+        That rectangle alone, resized to the input's size with the same interpolation (the aspect ratio may change),
+        replaces resize and centre crop: an augmented view, see `random_resized_crop`.
+    depth : see `eight_bit`
+
+    Returns
+    -------
+    (3, S, S) float32 tensor, S = `steps.crop`
+
+    Raises
+    ------
+    DataError
+        A crop that is not inside the image, or an image that `eight_bit` refuses.
+    """
+    image = eight_bit(image, depth)
+    if steps.stretch:
+        image = _stretch(image)
+    if steps.grey == "first":
+        image = image.convert("L")
+    if crop is not None:
+        left, top, width, height = _checked_crop(crop, image.size)
+        image = _resize(image.crop((left, top, left + width, top + height)), steps.crop, steps.crop, steps)
+    else:
+        image = _resize_whole(image, steps)
+        image = _centre_crop(image, steps)
+    if steps.grey == "last":
+        image = image.convert("L")
+    pixels = tv.to_tensor(image).expand(3, -1, -1)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in steps.statistics)
+    return (pixels - mean) / std
+
+
+def random_resized_crop(
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float] = (0.4, 0.9),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """A rectangle as torchvision's RandomResizedCrop draws it, from a numpy generator.
+
+    Parameters
+    ----------
+    width, height : int, pixels of the stored image
+    rng : numpy Generator
+    scale : (least, most)
+        Share of the image's area; the paper's 0.4 to 0.9.
+    ratio : (least, most)
+        Width over height, uniform on a logarithmic scale; not stated in the paper, torchvision's default.
+
+    Returns
+    -------
+    (left, top, width, height) : integers, pixels; after ten draws that do not fit, the largest centred rectangle
+        within `ratio`
+    """
+    if width < 1 or height < 1 or not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
+        raise DataError(
+            f"A random crop needs an image of at least 1 pixel, 0 < scale <= 1 and 0 < ratio, both in ascending "
+            f"order, not {width} x {height}, {scale}, {ratio}."
+        )
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
+    if width / height < ratio[0]:
+        w, h = width, round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w, h = round(height * ratio[1]), height
+    else:
+        w, h = width, height
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def _checked_crop(crop, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    values = [int(v) for v in crop] if len(crop) == 4 else []
+    if values != list(crop):
+        raise DataError(f"A crop is (left, top, width, height) in whole pixels, not {crop!r}.")
+    left, top, width, height = values
+    if left < 0 or top < 0 or width < 1 or height < 1 or left + width > size[0] or top + height > size[1]:
+        raise DataError(f"The crop {tuple(values)} is not inside the stored image of {size[0]} x {size[1]} pixels.")
+    return left, top, width, height
+
+
+def _stretch(image: Image.Image) -> Image.Image:
+    """Own minimum and maximum to 0 and 255, cut to whole numbers (hi-ml's `remap_to_uint8`)."""
+    values = np.asarray(image).astype(np.float64)
+    values -= values.min()
+    return Image.fromarray((values / max(values.max(), 1.0) * 255).astype(np.uint8))
+
+
+def _resize_whole(image: Image.Image, steps: Preprocessing) -> Image.Image:
+    width, height = image.size
+    if steps.rule == "shorter":
+        short = min(width, height)  # the longer side is cut to a whole number, as torchvision and transformers do
+        return _resize(image, int(steps.resize * width / short), int(steps.resize * height / short), steps)
+    fraction = steps.resize / max(width, height)
+    inner = [steps.resize if side == max(width, height) else max(1, int(side * fraction)) for side in (width, height)]
+    image = _resize(image, *inner, steps)
+    canvas = Image.new(image.mode, (steps.resize, steps.resize))
+    canvas.paste(image, ((steps.resize - image.width) // 2, (steps.resize - image.height) // 2))
+    return canvas
+
+
+def _resize(image: Image.Image, width: int, height: int, steps: Preprocessing) -> Image.Image:
+    if steps.interpolation != "area":
+        return tv.resize(image, [height, width], INTERPOLATION[steps.interpolation])
+    if width > image.width or height > image.height:  # an enlarged pixel has no area to average
+        return tv.resize(image, [height, width], InterpolationMode.BILINEAR)
+    values = np.asarray(image, dtype=np.float32)
+    rows, columns = _area_weights(image.height, height), _area_weights(image.width, width)
+    values = np.einsum("rh,hw...->rw...", rows, values, optimize=True)
+    values = np.einsum("cw,rw...->rc...", columns, values, optimize=True)
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+def _area_weights(stored: int, wanted: int) -> np.ndarray:
+    """(wanted, stored): the share of each stored pixel in the mean over a wanted one."""
+    edges = np.arange(wanted + 1) * (stored / wanted)
+    low, high = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(stored)
+    overlap = np.minimum(high, pixel + 1) - np.maximum(low, pixel)
+    return (np.clip(overlap, 0, None) / (high - low)).astype(np.float32)
+
+
+def _centre_crop(image: Image.Image, steps: Preprocessing) -> Image.Image:
+    side = steps.crop
+    if steps.centre == "round" or min(image.size) < side:
+        return tv.center_crop(image, [side, side])
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
