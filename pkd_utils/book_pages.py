@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pkd_utils import gate, paths, runs
+from pkd_utils import book_encoders, gate, paths, runs
 
 ROOMS = {
     "runs": ("Runs, parameters, files", r"paths|params|runs|identity|notebooks|assets|errors"),
@@ -24,7 +24,7 @@ ROOMS = {
     "distillation": ("Distillation and training", r"distillation.*|training.*|augment.*"),
     "attention": ("Attention and localization", r"attention.*|localization.*|boxes.*"),
     "statistics": ("Metrics, statistics, figures", r"metrics.*|statistics.*|figures.*"),
-    "book": ("The gate and the book", r"gate.*|leaks|book_pages"),
+    "book": ("The gate and the book", r"gate.*|leaks|book_.*"),
     "other": ("Synthetic experiments, further modules", r".*"),
 }
 """One page of the API reference a room: title, and the modules (without `pkd_utils.`) that live there."""
@@ -350,6 +350,8 @@ def write_all(profile: str, book: Path) -> list[str]:
             "*No measurement is stored in this copy of the repository. `make bench` makes one.*",
         ),
     )
+    for name, text in book_encoders.fragments(book / "results").items():
+        write_text(generated / f"{name}.md", text)
     readme = paths.PROJECT_ROOT / "notebooks" / "README.md"
     write_text(generated / "notebooks.md", notebooks_page(readme.read_text(), [entry["page"] for entry in manifest]))
     for name, text in api_pages(modules()).items():
