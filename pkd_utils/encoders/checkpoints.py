@@ -1,0 +1,240 @@
+"""Weights out of a file or folder as downloaded: every usual kind, read safely; what else it held is named."""
+
+import fnmatch
+import hashlib
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pkd_utils.encoders.torch_pickles import read_pickled
+from pkd_utils.errors import DataError
+from pkd_utils.identity import file_sha256
+
+TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".onnx")
+
+FOLDER_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+"""What is read of a folder: the first of these that is there, else its only weight file."""
+
+WRAPPERS = ("model", "state_dict", "model_ema", "teacher")
+"""Entries that hold the weights, the first that is there: the trained network before its moving average."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors of one checkpoint and what stood beside them.
+
+    Attributes
+    ----------
+    file : Path
+        The file that was read (the index, if the weights are in several).
+    sha256 : str
+        Of that file; of the index and all its parts, if there are several.
+    state : dict of str to Tensor
+        Names as in the file, without wrapper and without a leading `module.`; dtypes as stored, on the CPU.
+    wrapper : str
+        Entry that held them, "a.b" if nested, "" if none.
+    skipped : tuple of str
+        Top-level entries beside the weights, and entries among the weights that are no tensors.
+    inert : tuple of str
+        Classes named in the pickle that were neither imported nor executed.
+    """
+
+    file: Path
+    sha256: str
+    state: dict[str, Tensor]
+    wrapper: str = ""
+    skipped: tuple[str, ...] = ()
+    inert: tuple[str, ...] = ()
+
+
+def read_weights(path: str | Path, prefer: Sequence[str] = ()) -> Weights:
+    """Read the weights of a file or Hugging Face folder; nothing the file holds is ever executed.
+
+    Parameters
+    ----------
+    path : str or Path
+        A .safetensors, .bin, .pt, .pth, .ckpt or .onnx file, or a folder with one (order of choice: `FOLDER_FILES`).
+    prefer : sequence of str
+        File names or patterns that are looked for in a folder before `FOLDER_FILES`, e.g. `facts.files`.
+
+    Returns
+    -------
+    Weights
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, no weight file in the folder, or a part that the index names is missing.
+    DataError
+        If the file is empty, cut off, a web page, a git-lfs pointer, a TorchScript archive, names functions that no
+        weights need, or holds no tensors; if a folder holds several files and no rule chooses.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _choose(path, prefer)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: give the weight file or folder as it was downloaded.")
+    if path.name.endswith(".index.json"):
+        return _read_index(path)
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{path} is no weight file: its name should end in {', '.join(SUFFIXES)}.")
+    _refuse_what_is_no_weights(path)
+    content, inert = _read_file(path)
+    state, wrapper, skipped = _unwrap(content, path)
+    return Weights(path, file_sha256(path), state, wrapper, skipped, inert)
+
+
+def _choose(folder: Path, prefer: Sequence[str]) -> Path:
+    """The weight file of a folder."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    for pattern in (*prefer, *FOLDER_FILES):
+        # A pattern such as ckpt_epoch_*.pth may fit several: then the user has to say which.
+        found = fnmatch.filter(names, pattern)
+        if len(found) == 1:
+            return folder / found[0]
+        if found:
+            raise DataError(f"{folder} holds {len(found)} files {pattern}: give the path of the one you mean.")
+    found = [name for name in names if Path(name).suffix in SUFFIXES]
+    if len(found) == 1:
+        return folder / found[0]
+    if found:
+        raise DataError(f"{folder} holds several weight files ({', '.join(found)}): give the path of the one you mean.")
+    other = [name for name in names if name.endswith((".h5", ".msgpack"))]
+    hint = f"; {other[0]} is of another framework" if other else ""
+    raise FileNotFoundError(f"{folder} holds no weight file ({', '.join(FOLDER_FILES[:3])} ...){hint}: download one.")
+
+
+def _refuse_what_is_no_weights(file: Path) -> None:
+    """Say what a file is that a failed download left in place of weights."""
+    with open(file, "rb") as stream:
+        start = stream.read(512)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        raise DataError(f"{file} is empty: download it again.")
+    if text.startswith(b"version https://git-lfs"):
+        raise DataError(
+            f"{file} is a git-lfs pointer, not the weights: run `git lfs pull` there, or download the file."
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        raise DataError(
+            f"{file} is a web page, not the weights (Google Drive and others answer so when they ask for consent or a "
+            "log-in): download it with a browser."
+        )
+    if text.startswith(b"{") and file.suffix != ".safetensors":
+        raise DataError(f"{file} is JSON text, probably a server's error message, not the weights: download it again.")
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"Rar!", b"7z\xbc\xaf")):
+        raise DataError(f"{file} is a compressed archive: unpack it and give the weight file inside.")
+
+
+def _read_file(file: Path) -> tuple[Any, tuple[str, ...]]:
+    """Content of one file, and the classes that were read as inert objects."""
+    if file.suffix == ".onnx":
+        from pkd_utils.encoders.onnx_weights import read_onnx
+
+        return read_onnx(file), ()
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file), ()
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{file} cannot be read as safetensors ({error}): download it again.") from error
+    return _read_torch(file)
+
+
+def _read_torch(file: Path) -> tuple[Any, tuple[str, ...]]:
+    """A torch file: by torch itself if it holds tensors only, else object by inert object."""
+    zipped = zipfile.is_zipfile(file)
+    if zipped:
+        with zipfile.ZipFile(file) as archive:
+            records = archive.namelist()
+        if any(name.endswith("/constants.pkl") or "/code/" in name for name in records):
+            raise DataError(f"{file} is a TorchScript archive: it contains code and is not loaded; give a state dict.")
+        if not any(name.endswith("data.pkl") for name in records):
+            raise DataError(
+                f"{file} is a zip archive without torch weights: unpack it and give the weight file inside."
+            )
+    elif file.read_bytes()[:4] == b"PK\x03\x04":
+        raise DataError(f"{file} ends too early: the download was cut off, download it again.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, which the second reader knows
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped), ()
+    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+        # An object beside the tensors, or a broken file: the second reader tells which.
+        return read_pickled(file)
+
+
+def _read_index(index: Path) -> Weights:
+    """Weights in several files, as their index lists them."""
+    try:
+        names: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{index} is no index of weight files: download it again.") from error
+    digest = hashlib.sha256(file_sha256(index).encode())
+    state: dict[str, Tensor] = {}
+    inert: set[str] = set()
+    for name in sorted(set(names.values())):
+        part = index.parent / name
+        if Path(name).name != name or part.suffix not in SUFFIXES:
+            raise DataError(f"{index} names the part {name!r}, which is no weight file beside it.")
+        if not part.exists():
+            raise FileNotFoundError(f"{part} is missing, {index.name} lists it: download every part.")
+        weights = read_weights(part)
+        state |= weights.state
+        inert |= set(weights.inert)
+        digest.update(weights.sha256.encode())
+    lost = sorted({name.removeprefix("module.") for name in names} - set(state))
+    if lost:
+        raise DataError(
+            f"The parts that {index} lists lack {len(lost)} tensors, first {lost[0]!r}: download them again."
+        )
+    return Weights(index, digest.hexdigest(), state, "", (), tuple(sorted(inert)))
+
+
+def _unwrap(content: Any, file: Path) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
+    """State dict inside what a file holds: (tensors by name, wrapper, entries left aside)."""
+    wrapper: list[str] = []
+    skipped: list[str] = []
+    while isinstance(content, Mapping) and len(wrapper) < 2:
+        inner = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            break
+        skipped += [str(name) for name in content if name != inner]
+        wrapper.append(inner)
+        content = content[inner]
+    if not isinstance(content, Mapping):
+        raise DataError(f"{file} holds a {type(content).__name__} instead of named weights: save a state dict instead.")
+    state: dict[str, Tensor] = {}
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            skipped.append(str(name))
+            continue
+        short = name.removeprefix("module.")
+        state[name if short in content else short] = value.detach()
+    if not state:
+        what = _some(skipped) or "nothing"
+        raise DataError(f"{file} holds no named tensors (found: {what}): give a file with a state dict.")
+    return state, ".".join(wrapper), tuple(skipped)
+
+
+def _some(names: Iterable[str], most: int = 8) -> str:
+    """The first few names in words."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

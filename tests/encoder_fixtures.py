@@ -1,0 +1,531 @@
+"""Checkpoints with random weights, laid out exactly as each encoder's original project saves them.
+
+`write_checkpoint(name, folder)` writes one at full size; `small=True` keeps the names and cuts widths and depths. Keys,
+wrappers and companions (optimizer, arguments, decoder, text tower ...) follow the code that writes or reads the real
+files. Objects of libraries that are not installed here (omegaconf, Lightning) are pickled from modules that exist only
+while the file is written.
+"""
+
+import argparse
+import contextlib
+import enum
+import json
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor
+
+State = dict[str, Tensor]
+Edit = Callable[[State], State]
+MAE_PATCH, DINO_PATCH = 16, 14
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def random_state(shapes: dict[str, tuple[int, ...]], seed: int) -> State:
+    """Values that a network can run on: norms near one, positive variances, small weights."""
+    generator = torch.Generator().manual_seed(seed)
+    state: State = {}
+    for name, shape in shapes.items():
+        if name.endswith(("num_batches_tracked", "position_ids")):
+            state[name] = torch.tensor(100) if not shape else torch.arange(shape[-1])[None]
+            continue
+        values = torch.randn(shape, generator=generator)
+        if name.endswith("running_var"):
+            state[name] = values.abs() + 0.5
+        elif len(shape) == 1 and name.endswith((".weight", ".gamma", "lambda1")):
+            state[name] = 1 + 0.1 * values
+        else:
+            state[name] = 0.04 * values
+    return state
+
+
+# --- shapes, by the names in the files -------------------------------------------------------------------------------
+
+
+def linear(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
+    """Weight and bias of a linear layer."""
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    """Weight and bias of a layer norm."""
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def batch_norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    """The five tensors of a batch norm."""
+    statistics = {f"{name}.running_mean": (width,), f"{name}.running_var": (width,), f"{name}.num_batches_tracked": ()}
+    return norm(name, width) | statistics
+
+
+def vit_blocks(name: str, depth: int, width: int, layer_scale: bool = False) -> dict[str, tuple[int, ...]]:
+    """Blocks of a Vision Transformer as timm, MAE and DINOv2 name them."""
+    shapes = {}
+    for i in range(depth):
+        block = f"{name}.{i}"
+        shapes |= norm(f"{block}.norm1", width) | linear(f"{block}.attn.qkv", 3 * width, width)
+        shapes |= linear(f"{block}.attn.proj", width, width) | norm(f"{block}.norm2", width)
+        shapes |= linear(f"{block}.mlp.fc1", 4 * width, width) | linear(f"{block}.mlp.fc2", width, 4 * width)
+        if layer_scale:
+            shapes |= {f"{block}.ls1.gamma": (width,), f"{block}.ls2.gamma": (width,)}
+    return shapes
+
+
+def vit(width: int, depth: int, patch: int, tokens: int, layer_scale: bool = False) -> dict[str, tuple[int, ...]]:
+    """A Vision Transformer without head, in timm's names; `tokens` counts the class token."""
+    shapes = {"cls_token": (1, 1, width), "pos_embed": (1, tokens, width)}
+    shapes |= {"patch_embed.proj.weight": (width, 3, patch, patch), "patch_embed.proj.bias": (width,)}
+    return shapes | vit_blocks("blocks", depth, width, layer_scale) | norm("norm", width)
+
+
+def huggingface_dinov2(width: int, depth: int, tokens: int, in_memory: bool = False) -> dict[str, tuple[int, ...]]:
+    """Dinov2Model: names of its files, or of transformers 5's `state_dict()`."""
+    query, output = "attention.attention.{}", "attention.output.dense"
+    parts = ("query", "key", "value")
+    if in_memory:
+        query, output, parts = "attention.{}_proj", "attention.o_proj", ("q", "k", "v")
+    shapes = {
+        "embeddings.cls_token": (1, 1, width),
+        "embeddings.mask_token": (1, width),
+        "embeddings.position_embeddings": (1, tokens, width),
+        "embeddings.patch_embeddings.projection.weight": (width, 3, DINO_PATCH, DINO_PATCH),
+        "embeddings.patch_embeddings.projection.bias": (width,),
+    }
+    for i in range(depth):
+        layer = f"encoder.layer.{i}"
+        shapes |= norm(f"{layer}.norm1", width) | norm(f"{layer}.norm2", width)
+        for part in parts:
+            shapes |= linear(f"{layer}.{query.format(part)}", width, width)
+        shapes |= linear(f"{layer}.{output}", width, width)
+        shapes |= {f"{layer}.layer_scale1.lambda1": (width,), f"{layer}.layer_scale2.lambda1": (width,)}
+        shapes |= linear(f"{layer}.mlp.fc1", 4 * width, width) | linear(f"{layer}.mlp.fc2", width, 4 * width)
+    return shapes | norm("layernorm", width)
+
+
+def small_resnet(architecture: str) -> torchvision.models.ResNet:
+    """ResNet-18 or -50 with one block a stage."""
+    block = {"resnet18": torchvision.models.resnet.BasicBlock, "resnet50": torchvision.models.resnet.Bottleneck}
+    return torchvision.models.ResNet(block[architecture], [1, 1, 1, 1])
+
+
+def resnet(architecture: str, small: bool, prefix: str = "", fc: bool = True) -> dict[str, tuple[int, ...]]:
+    """torchvision's ResNet, 320 tensors for ResNet-50 with its `fc`."""
+    with torch.device("meta"):
+        network = small_resnet(architecture) if small else torchvision.models.get_model(architecture, weights=None)
+    state = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    return {prefix + name: shape for name, shape in state.items() if fc or not name.startswith("fc.")}
+
+
+def bert(
+    prefix: str, width: int, depth: int, vocabulary: int, old_names: bool = False, position_ids: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """A BERT without pooler; `old_names` calls weight and bias of layer norms gamma and beta."""
+    shapes = {"embeddings.position_ids": (1, 512)} if position_ids else {}
+    shapes |= {
+        "embeddings.word_embeddings.weight": (vocabulary, width),
+        "embeddings.position_embeddings.weight": (512, width),
+        "embeddings.token_type_embeddings.weight": (2, width),
+    }
+    shapes |= norm("embeddings.LayerNorm", width)
+    for i in range(depth):
+        layer = f"encoder.layer.{i}"
+        for part in ("query", "key", "value"):
+            shapes |= linear(f"{layer}.attention.self.{part}", width, width)
+        shapes |= linear(f"{layer}.attention.output.dense", width, width)
+        shapes |= norm(f"{layer}.attention.output.LayerNorm", width)
+        shapes |= linear(f"{layer}.intermediate.dense", 4 * width, width)
+        shapes |= linear(f"{layer}.output.dense", width, 4 * width) | norm(f"{layer}.output.LayerNorm", width)
+    if old_names:
+        change = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        for new, old in change.items():
+            shapes = {name.replace(new, old): shape for name, shape in shapes.items()}
+    return {prefix + name: shape for name, shape in shapes.items()}
+
+
+def masked_language_head(width: int, vocabulary: int) -> dict[str, tuple[int, ...]]:
+    """`cls.predictions` of a BertForMaskedLM."""
+    shapes = {"cls.predictions.bias": (vocabulary,)} | linear("cls.predictions.transform.dense", width, width)
+    return shapes | norm("cls.predictions.transform.LayerNorm", width)
+
+
+# --- objects of libraries that are not here --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def foreign_classes(*names: str) -> Iterator[dict[str, type]]:
+    """Classes `package.module.Name` that can be pickled inside the block and cannot be imported after it."""
+    classes, modules = {}, {}
+    for full in names:
+        module, name = full.rsplit(".", 1)
+        for depth in range(1, module.count(".") + 2):
+            part = ".".join(module.split(".")[:depth])
+            if part not in sys.modules:
+                modules[part] = sys.modules[part] = types.ModuleType(part)
+        base = (enum.Enum,) if name.endswith("Enum") else (dict,) if name.endswith("Dict") else (object,)
+        made = enum.Enum(name, "FIRST SECOND", module=module) if base == (enum.Enum,) else type(name, base, {})
+        made.__module__ = module
+        setattr(sys.modules[module], name, made)
+        classes[full] = made
+    try:
+        yield classes
+    finally:
+        for part in modules:
+            del sys.modules[part]
+
+
+def _filled(made: type, **attributes: object) -> object:
+    made = made()
+    made.__dict__.update(attributes)
+    return made
+
+
+# --- one function per project ----------------------------------------------------------------------------------------
+
+
+def _optimizer(state: State) -> dict:
+    """As torch.optim.AdamW saves itself, for the first tensor only."""
+    first = next(iter(state.values()))
+    return {
+        "state": {0: {"step": 1000, "exp_avg": torch.zeros_like(first), "exp_avg_sq": torch.zeros_like(first)}},
+        "param_groups": [{"lr": 1.5e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.05, "params": [0]}],
+    }
+
+
+def _mae_checkpoint(state: State, epoch: int) -> dict:
+    """misc.save_model of MAE: everything the training needs to go on."""
+    args = argparse.Namespace(
+        batch_size=256, epochs=800, model="mae_vit_base_patch16_dec512d8b", output_dir=Path("out")
+    )
+    scaler = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+    return {"model": state, "optimizer": _optimizer(state), "epoch": epoch, "scaler": scaler, "args": args}
+
+
+def _size(small: bool, width: int = 768, depth: int = 12) -> tuple[int, int]:
+    return (16, 2) if small else (width, depth)
+
+
+def _rad_dino(folder: Path, seed: int, small: bool, kind: str, edit: Edit, width: int = 768) -> Path:
+    """Hugging Face folder, or DINOv2's own names in backbone_compatible.safetensors."""
+    width, depth = _size(small, width)
+    side = 2 if small else 37
+    if kind == "backbone_compatible":
+        shapes = vit(width, depth, DINO_PATCH, side**2 + 1, layer_scale=True) | {"mask_token": (1, width)}
+        file = folder / "backbone_compatible.safetensors"
+        save_file(edit(random_state(shapes, seed)), file)
+        return file
+    state = edit(random_state(huggingface_dinov2(width, depth, side**2 + 1, kind == "in_memory"), seed))
+    config = {
+        "architectures": ["Dinov2Model"],
+        "model_type": "dinov2",
+        "hidden_size": width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": max(width // 64, 2),
+        "image_size": side * DINO_PATCH,
+        "patch_size": DINO_PATCH,
+        "layer_norm_eps": 1e-6,
+        "layerscale_value": 1.0,
+        "mlp_ratio": 4,
+        "qkv_bias": True,
+        "apply_layernorm": True,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    if kind == "sharded":
+        _write_shards(state, folder)
+    elif kind == "in_memory":
+        torch.save(state, folder / "pytorch_model.bin")
+    else:
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _write_shards(state: State, folder: Path) -> None:
+    names = list(state)
+    half = len(names) // 2
+    files = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    for file, part in zip(files, (names[:half], names[half:]), strict=True):
+        save_file({name: state[name] for name in part}, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {"total_size": 1}, "weight_map": {name: files[i >= half] for i, name in enumerate(names)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _dinov2_s14(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+    return _rad_dino(folder, seed, small, kind, edit, width=384)
+
+
+def _medical_mae(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+    """MAE's pre-training file with its decoder, or ("finetuned") the classifier that lost the final norm."""
+    width, depth = _size(small)
+    decoder = 8 if small else 512
+    tokens = 5 if small else 197
+    shapes = vit(width, depth, MAE_PATCH, tokens)
+    if kind == "finetuned":
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("norm.")}
+        shapes |= norm("fc_norm", width) | linear("head", 5, width)
+        file = folder / "vit-b_CXR_0.5M_mae_CheXpert.pth"
+    else:
+        shapes |= {"mask_token": (1, 1, decoder), "decoder_pos_embed": (1, tokens, decoder)}
+        shapes |= linear("decoder_embed", decoder, width) | vit_blocks("decoder_blocks", 8, decoder)
+        shapes |= norm("decoder_norm", decoder) | linear("decoder_pred", 3 * MAE_PATCH**2, decoder)
+        file = folder / "vit-b_CXR_0.5M_mae.pth"
+    torch.save(_mae_checkpoint(edit(random_state(shapes, seed)), 799), file)
+    return file
+
+
+def _mrm(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+    """MRM.pth with its decoder and report encoder, or BenchX's own training with a prefix."""
+    width, depth = _size(small)
+    tokens = 5 if small else 197
+    shapes = vit(width, depth, MAE_PATCH, tokens)
+    if kind == "benchx":
+        shapes = {f"vision_encoder.visual.{name}": shape for name, shape in shapes.items()}
+        shapes |= bert("text_encoder.", 16, 1, 50)
+        file = folder / "mrm_benchx.pth"
+        torch.save({"state_dict": edit(random_state(shapes, seed)), "epoch": 30}, file)
+        return file
+    shapes |= {"mask_token": (1, 1, width), "decoder_pos_embed": (1, 4 * (tokens - 1) + 1, width)}
+    shapes |= linear("decoder_embed", width, width) | vit_blocks("decoder_blocks", 4, width)
+    shapes |= norm("decoder_norm", width) | linear("decoder_pred", 3 * (2 * MAE_PATCH) ** 2, width)
+    shapes |= linear("bert_mlp", width, width) | bert("bert_encoder.model.bert.", 16, 1, 50, position_ids=True)
+    file = folder / "MRM.pth"
+    torch.save(_mae_checkpoint(edit(random_state(shapes, seed)), 199), file)
+    return file
+
+
+def _c2l(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+    """train_C2L_res18.py's checkpoint; `kind` is the prefix ("encoder.module." as saved) or "plain"."""
+    shapes = resnet("resnet18", small, fc=False) | linear("fc", 128, 512)
+    if kind == "plain":
+        file = folder / "C2L_res18_model.pt"
+        torch.save(edit(random_state(shapes, seed)), file)
+        return file
+    state = edit(random_state({kind + name: shape for name, shape in shapes.items()}, seed))
+    opt = argparse.Namespace(model="resnet18", nce_k=16384, moco=True, model_path=Path("models"))
+    content = {"opt": opt, "model": state, "contrast": {"memory": torch.zeros(4, 4)}, "optimizer": _optimizer(state)}
+    content |= {
+        "epoch": 200,
+        "model_ema": {name: value + 1 for name, value in state.items()},
+        "amp": {"loss_scaler0": {}},
+    }
+    file = folder / "ckpt_epoch_200.pth"
+    torch.save(content, file)
+    return file
+
+
+def _biovil(folder: Path, seed: int, small: bool, kind: str, edit: Edit, temporal: bool = False) -> Path:
+    """hi-ml's ImageModel, a bare state dict: 372 tensors with the temporal part, 328 without."""
+    shapes = resnet("resnet50", small, "encoder.encoder.")
+    inputs = 2048
+    if temporal:
+        inputs = 512
+        shapes |= {"encoder.backbone_to_vit.weight": (256, 2048, 1, 1), "encoder.missing_previous_emb": (1, 256, 1, 1)}
+        for i in range(3):
+            block = f"encoder.vit_pooler.blocks.{i}"
+            shapes |= norm(f"{block}.norm1", 256) | norm(f"{block}.norm2", 256)
+            shapes |= {f"{block}.attn.{part}.weight": (256, 256) for part in ("proj_q", "proj_k", "proj_v")}
+            for part in ("attn.proj", "mlp.fc1", "mlp.fc2"):
+                shapes |= linear(f"{block}.{part}", 256, 256)
+        shapes |= norm("encoder.vit_pooler.norm_post", 256) | {"encoder.vit_pooler.type_embed": (2, 1, 256)}
+    shapes |= {"projector.model.0.weight": (128, inputs, 1, 1)} | batch_norm("projector.model.1", 128)
+    shapes |= {"projector.model.3.weight": (128, 128, 1, 1), "projector.model.3.bias": (128,)}
+    stem = "biovil_t_image_model" if temporal else "biovil_image_resnet50"
+    file = folder / f"{stem}_proj_size_128.pt"
+    torch.save(edit(random_state(shapes, seed)), file)
+    return file
+
+
+def _biovil_t(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+    return _biovil(folder, seed, small, kind, edit, temporal=True)
+
+
+def _gloria(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+    """A Lightning checkpoint whose hyper-parameters are an omegaconf object."""
+    prefix = "gloria.img_encoder."
+    shapes = resnet("resnet50", small, prefix + "model.", fc=False) | linear(prefix + "global_embedder", 768, 2048)
+    shapes |= {prefix + "local_embedder.weight": (768, 1024, 1, 1)}
+    width, depth = _size(True)
+    shapes |= bert("gloria.text_encoder.model.", width, depth, 50, position_ids=True)
+    shapes |= linear("gloria.text_encoder.model.pooler.dense", width, width)
+    names = (
+        "omegaconf.dictconfig.DictConfig",
+        "omegaconf.listconfig.ListConfig",
+        "omegaconf.base.ContainerMetadata",
+        "omegaconf.nodes.AnyNode",
+        "gloria.constants.PhaseEnum",
+        "pytorch_lightning.utilities.parsing.AttributeDict",
+        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    )
+    file = folder / "chexpert_resnet50.ckpt"
+    with foreign_classes(*names) as made:
+        config, items, about, node, phase, attributes, callback = (made[name] for name in names)
+        metadata = _filled(about, ref_type=dict, object_type=dict, optional=True, key=None, flags={}, element_type=str)
+        leaf = _filled(node, _metadata=metadata, _parent=None, _val="resnet_50")
+        # A DictConfig with state but without items, as its own __getstate__ leaves it.
+        hyper = _filled(object_type(config), _metadata=metadata, _parent=None, _content={"model_name": leaf})
+        sizes = _filled(items, _metadata=metadata, _parent=hyper, _content=[leaf, leaf])
+        content = {
+            "epoch": 25,
+            "global_step": 80_000,
+            "pytorch-lightning_version": "1.1.4",
+            "callbacks": {callback: {"best_model_score": torch.tensor(1.5), "best_model_path": Path("best.ckpt")}},
+            "optimizer_states": [],
+            "lr_schedulers": [{"best": 1.5, "factor": 0.5}],
+            "state_dict": edit(random_state(shapes, seed)),
+            "hparams_name": "hparams",
+            "hyper_parameters": attributes(config=hyper, sizes=sizes, phase=phase.FIRST),
+        }
+        torch.save(content, file, _use_new_zipfile_serialization=kind != "legacy")
+    return file
+
+
+def object_type(made: type) -> type:
+    """`made` as a class that pickles its attributes only, as omegaconf's containers do."""
+    made.__reduce_ex__ = lambda self, protocol: (type(self), (), self.__dict__)
+    return made
+
+
+def _biomedclip(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+    """open_clip's folder with both towers; the text tower is cut to two narrow layers."""
+    width, depth = _size(small)
+    shapes = {f"visual.trunk.{name}": shape for name, shape in vit(width, depth, 16, 5 if small else 197).items()}
+    shapes |= {"visual.head.proj.weight": (512, width), "logit_scale": ()}
+    shapes |= bert("text.transformer.", 16, 2, 50, position_ids=True)
+    shapes |= {"text.proj.0.weight": (640, 16), "text.proj.2.weight": (512, 640)}
+    state = edit(random_state(shapes, seed))
+    vision = {"timm_model_name": "vit_base_patch16_224", "timm_pool": "", "timm_proj": "linear", "image_size": 224}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": 512, "vision_cfg": vision}}))
+    if kind == "safetensors":
+        save_file(state, folder / "open_clip_model.safetensors")
+    else:
+        torch.save(state, folder / "open_clip_pytorch_model.bin")
+    return folder
+
+
+def _efficientnet_lite0(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+    """lukemelas's port, in the format of torch before 1.6; always at full size, it is small."""
+    rows = ((1, 3, 1, 32, 16), (2, 3, 6, 16, 24), (2, 5, 6, 24, 40), (3, 3, 6, 40, 80))
+    rows += ((3, 5, 6, 80, 112), (4, 5, 6, 112, 192), (1, 3, 6, 192, 320))
+    shapes = {"_conv_stem.weight": (32, 3, 3, 3)} | batch_norm("_bn0", 32)
+    number = 0
+    for repeats, kernel, expansion, first, outputs in rows:
+        for repeat in range(repeats):
+            inputs = first if repeat == 0 else outputs
+            inner, block = inputs * expansion, f"_blocks.{number}"
+            if expansion > 1:
+                shapes |= {f"{block}._expand_conv.weight": (inner, inputs, 1, 1)} | batch_norm(f"{block}._bn0", inner)
+            shapes |= {f"{block}._depthwise_conv.weight": (inner, 1, kernel, kernel)}
+            shapes |= batch_norm(f"{block}._bn1", inner)
+            shapes |= {f"{block}._project_conv.weight": (outputs, inner, 1, 1)} | batch_norm(f"{block}._bn2", outputs)
+            number += 1
+    shapes |= {"_conv_head.weight": (1280, 320, 1, 1)} | batch_norm("_bn1", 1280) | linear("_fc", 1000, 1280)
+    file = folder / "efficientnet-lite0-57934424.pth"
+    torch.save(edit(random_state(shapes, seed)), file, _use_new_zipfile_serialization=False)
+    return file
+
+
+def vocabulary_lines(lowercase: bool, count: int) -> list[str]:
+    """A WordPiece vocabulary of `count` entries that can spell any Latin word: special tokens where BERT has them."""
+    letters = "abcdefghijklmnopqrstuvwxyz" + ("" if lowercase else "ABCDEFGHIJKLMNOPQRSTUVWXYZ") + "0123456789"
+    special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*".,:;-/()%", *letters, *("##" + letter for letter in letters)]
+    unused = [f"[unused{i}]" for i in range(count - 1 - len(special) - len(pieces))]
+    return ["[PAD]", *unused[:99], *special, *pieces, *unused[99:]][:count]
+
+
+def _text(folder: Path, seed: int, small: bool, kind: str, edit: Edit, style: str, lowercase: bool = True) -> Path:
+    """A Hugging Face folder of a BERT: config.json, vocab.txt, tokenizer_config.json and weights."""
+    width, depth = (384, 6) if style == "sentence" else (768, 12)
+    width, depth = _size(small, width, depth)
+    vocabulary = 300 if small else 30_522 if lowercase else 28_996
+    prefix = "" if style == "sentence" else "bert."
+    shapes = bert(prefix, width, depth, vocabulary, old_names=kind == "old_names", position_ids=style != "cxr")
+    if style != "sentence":
+        shapes |= masked_language_head(width, vocabulary)
+    config = {
+        "model_type": "bert",
+        "architectures": ["BertForMaskedLM"],
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+    }
+    config |= {"num_hidden_layers": depth, "num_attention_heads": max(width // 64, 2), "intermediate_size": 4 * width}
+    config |= {"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "pad_token_id": 0}
+    config |= {"hidden_act": "gelu"}
+    if style == "cxr":
+        shapes |= {"cls.predictions.decoder.weight": (vocabulary, width), "cls.predictions.decoder.bias": (vocabulary,)}
+        shapes |= linear("cls_projection_head.dense_to_hidden", 128, width)
+        shapes |= norm("cls_projection_head.LayerNorm", 128) | linear("cls_projection_head.dense_to_output", 128, 128)
+        code = {"AutoConfig": "configuration_cxrbert.CXRBertConfig", "AutoModel": "modeling_cxrbert.CXRBertModel"}
+        config |= {"model_type": "cxr-bert", "architectures": ["CXRBertModel"], "projection_size": 128}
+        config |= {"auto_map": code}
+    elif style == "clinical":
+        shapes |= linear("bert.pooler.dense", width, width) | linear("cls.seq_relationship", 2, width)
+    elif style == "sentence":
+        shapes |= linear("pooler.dense", width, width)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "vocab.txt").write_text("\n".join(vocabulary_lines(lowercase, vocabulary)) + "\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"do_lower_case": lowercase, "tokenizer_class": "BertTokenizer", "model_max_length": 512})
+    )
+    state = edit(random_state(shapes, seed))
+    if kind == "safetensors" or style == "sentence":
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=style != "clinical")
+    return folder
+
+
+def _text_writer(style: str, lowercase: bool = True) -> Callable[..., Path]:
+    return lambda folder, seed, small, kind, edit: _text(folder, seed, small, kind, edit, style, lowercase)
+
+
+WRITERS: dict[str, tuple[Callable[..., Path], tuple[str, ...]]] = {
+    "rad_dino": (_rad_dino, ("folder", "backbone_compatible", "in_memory", "sharded")),
+    "medical_mae": (_medical_mae, ("pretrained", "finetuned")),
+    "mrm": (_mrm, ("raw", "benchx")),
+    "c2l": (_c2l, ("encoder.module.", "module.encoder.", "encoder.", "module.", "plain")),
+    "biovil_t": (_biovil_t, ("hi-ml",)),
+    "biovil": (_biovil, ("hi-ml",)),
+    "gloria": (_gloria, ("lightning", "legacy")),
+    "biomedclip": (_biomedclip, ("bin", "safetensors")),
+    "dinov2_s14": (_dinov2_s14, ("folder", "backbone_compatible", "in_memory", "sharded")),
+    "efficientnet_lite0": (_efficientnet_lite0, ("lukemelas",)),
+    "biovil_t_bert": (_text_writer("cxr"), ("bin", "safetensors")),
+    "cxr_bert_general": (_text_writer("cxr"), ("bin", "safetensors")),
+    "bio_clinicalbert": (_text_writer("clinical", lowercase=False), ("bin", "old_names", "safetensors")),
+    "pubmedbert": (_text_writer("plain"), ("bin", "safetensors")),
+    "minilm": (_text_writer("sentence"), ("safetensors",)),
+}
+"""Encoder -> (writer, kinds of file it can write, the first is the default)."""
+
+
+def write_checkpoint(
+    name: str, folder: Path, seed: int = 0, small: bool = False, kind: str | None = None, edit: Edit | None = None
+) -> Path:
+    """Write a checkpoint of random weights and return the path a user would give: a file or a folder.
+
+    Parameters
+    ----------
+    name : str, a key of `WRITERS`
+    folder : Path
+        Made if need be; one checkpoint a folder.
+    seed : int
+    small : bool
+        Width 16 and two blocks (ResNets: one block a stage) instead of the real size.
+    kind : str or None
+        Which of the layouts in `WRITERS`; None is the first.
+    edit : function from state dict to state dict, or None
+        Changes the weights, before they are wrapped: to lose, rename or spoil a tensor.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    writer, kinds = WRITERS[name]
+    kind = kind or kinds[0]
+    if kind not in kinds:
+        raise ValueError(f"kind of {name} must be one of {kinds}, not {kind!r}")
+    return writer(folder, seed, small, kind, edit or (lambda state: state))
