@@ -39,7 +39,7 @@ class Crops:
 
     seed: int = 0
     scale: tuple[float, float] = (0.4, 0.9)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: tuple[float, float] = (0.75, 4 / 3)
 
     def box(self, image_id: str, view: int, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
         """(left, top, width, height) in stored pixels of an image of `size` (width, height); None for view 0."""
@@ -106,6 +106,42 @@ def content_hashes(files: Sequence[ImageFile], workers: int, progress: bool) -> 
     return list(tqdm(found, total=len(files), desc="hashing", unit="img", disable=not progress, mininterval=5))
 
 
+def check_readable(files: Sequence[ImageFile], workers: int, progress: bool) -> None:
+    """Decode every image before hours of encoding begin, JPEGs at an eighth of their size, which reads the whole file.
+
+    Raises
+    ------
+    DataError
+        Files that are no whole images: how many, and the first twenty by name.
+    """
+
+    def fault(file: ImageFile) -> str:
+        try:
+            with Image.open(file.path) as image:
+                image.draft("L", (1, 1))
+                image.load()
+        except UNREADABLE as error:
+            return f"{file.image_id} ({file.path}: {_reason(error)})"
+        return ""
+
+    found = in_order(fault, files, workers)
+    bar = tqdm(found, total=len(files), desc="checking", unit="img", disable=not progress, mininterval=5)
+    if bad := [name for name in bar if name]:
+        more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
+        raise DataError(
+            f"{len(bad)} of {len(files)} images cannot be read: {'; '.join(bad[:20])}{more}. Mend those files or leave "
+            "their rows out."
+        )
+
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""Whatever PIL says of a file that is no image."""
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def read_views(file: ImageFile, views: Iterable[int], encoder, crops: Crops) -> torch.Tensor:
     """Decode an image once, at full resolution, and make several views of it.
 
@@ -120,13 +156,12 @@ def read_views(file: ImageFile, views: Iterable[int], encoder, crops: Crops) -> 
     """
     try:
         with Image.open(file.path) as image:
-            grey = eight_bit(image)  # once, not once a view
+            grey = eight_bit(image, encoder.depth)  # once, not once a view
         boxes = [crops.box(file.image_id, int(view), grey.size) for view in views]
         return torch.stack([encoder.preprocess(grey, crop=box) for box in boxes])
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    except UNREADABLE as error:
         raise DataError(
-            f"Image {file.image_id} ({file.path}) cannot be read ({reason}): mend the file or leave its row out."
+            f"Image {file.image_id} ({file.path}) cannot be read ({_reason(error)}): mend it or leave its row out."
         ) from error
 
 

@@ -25,6 +25,7 @@ from pkd_utils._token_views import (
     STORAGE,
     Crops,
     ImageFile,
+    check_readable,
     content_hashes,
     encode_crops,
     in_order,
@@ -65,15 +66,36 @@ def estimate(
 ) -> Estimate:  # fmt: skip
     """Time two batches, after one that warms up, and say what all would take; parameters as in `encode_images`."""
     files = list_images(image_ids, paths)
-    together = max(1, batch_size // (views + 1))
+    # Three batches, but of few images no more than about a third.
+    together = min(max(1, batch_size // (views + 1)), len(files) // 9 + 1)
     some = [files[i % len(files)] for i in range(3 * together)]
-    parts = _encode(encoder, some, views, crops, batch_size, workers, storage)
+    parts = _encode(encoder, some, views, crops, together * (views + 1), workers, storage)
     next(parts)
     began = time.perf_counter()
     for _ in parts:
         pass
     seconds = (time.perf_counter() - began) / (2 * together) * len(files)
     return Estimate(len(files), views, _bytes(encoder, len(files), views, storage), seconds)
+
+
+def record_live(
+    target: str | Path, encoder, options: dict[str, Any], image_ids, image_root: str, paths: Sequence[str],
+    crops: Crops = CROPS, storage: str = "float16",
+) -> None:  # fmt: skip
+    """Write how to encode live, for `tokens.open_tokens`, into a folder that may hold the clean views as `clean`.
+
+    Parameters
+    ----------
+    options : dict
+        Arguments of `load_image_encoder` that gave `encoder`, without device; `weights` as `paths.resolve` reads it.
+    image_root, paths : folder as `paths.resolve` reads it, and M paths relative to it
+    """
+    target = Path(target)
+    table = pd.DataFrame({"image_id": list(image_ids), "path": [str(path) for path in paths]})
+    runs.write_parquet(target / "live.parquet", table)
+    facts = {"encoder": options, "identity": encoder.identity, "crops": asdict(crops), "storage": storage,
+             "image_root": str(image_root)}  # fmt: skip
+    runs.write_json(target / "live.json", facts)
 
 
 def encode_images(
@@ -132,6 +154,7 @@ def encode_images(
     needed = _bytes(encoder, len(files), views, storage)
     if not _already_there(partial, key):
         _check_space(partial, needed)
+        check_readable(files, workers, progress)
         _start(partial, key, encoder, len(files), views, storage)
     arrays = [np.load(path, mmap_mode="r+") for path in _array_files(partial, encoder)]
     done = first = runs.read_json(partial / "progress.json")["images"]

@@ -4,6 +4,7 @@ A store is a folder. `encode_images` writes `tokens.npy` (views + 1, M, N, D), `
 encoder has a class token, `index.parquet` (image_id, sha256) and `store.json`. View 0 is the clean image; views 1 ... K
 are random resized crops (Bergström et al., appendix A). Where K views of all images do not fit, `LiveTokens` has the
 same interface and encodes on the fly: fresh crops every epoch, and one pass feeds every head that asks for the batch.
+`open_tokens` opens whichever of the two a folder holds; `token_encoding` writes them.
 """
 
 import functools
@@ -18,6 +19,7 @@ import torch
 from pkd_utils import runs
 from pkd_utils._token_views import CROPS, STORAGE, Crops, encode_crops, in_order, list_images, read_views
 from pkd_utils.errors import DataError
+from pkd_utils.paths import resolve
 
 
 class _ImageTokens:
@@ -139,6 +141,12 @@ class LiveTokens(_ImageTokens):
         Views in one pass of the encoder.
     workers : int
         Threads that decode ahead; 0: none.
+    storage : {"float16", "bfloat16", "float32"}
+        What values are rounded to.
+    include_cls : bool
+        Put the class token before the patches.
+    clean : TokenStore, optional
+        Where view 0 of the same images is kept: evaluation after every epoch then costs no encoding.
     """
 
     def __init__(
@@ -151,35 +159,42 @@ class LiveTokens(_ImageTokens):
         workers: int = 1,
         storage: str = "float16",
         include_cls: bool = False,
+        clean: TokenStore | None = None,
     ):
         self._files = list_images(image_ids, paths)
         self.image_ids, self.views = [file.image_id for file in self._files], None
         self.encoder, self.crops, self.batch_size, self.workers = encoder, crops, batch_size, workers
-        self.storage, self.dtype = storage, STORAGE[storage]
+        self.storage, self.dtype, self.clean = storage, STORAGE[storage], clean
         self.has_cls, self.grid, self.width = encoder.facts.class_token, encoder.grid, encoder.width
         self.include_cls = _checked_cls(include_cls, self.has_cls, encoder.facts.name)
         self.tokens_per_image = self.grid[0] * self.grid[1] + self.include_cls
+        if clean is not None and (clean.image_ids != self.image_ids or clean.include_cls != include_cls):
+            raise DataError(f"The clean views in {clean.folder} are of other images or another choice of class token.")
 
     def batch(self, rows, views=0, dtype: torch.dtype | None = None, device="cpu") -> torch.Tensor:
         """(B, N, D) tokens; see `TokenStore.batch`. View 0 is the clean image, v >= 1 the crop drawn from v."""
+        rows, views = self._check(rows, views)
+        if self.clean is not None and not views.any():
+            return self.clean.batch(rows, 0, dtype, device)
         patches, cls, inverse = self._encode_unique(rows, views)
-        found = torch.cat([cls[:, None], patches], 1) if self.include_cls else patches
-        return found[inverse].to(device=device, dtype=dtype or self.dtype)
+        return self._joined(patches, cls)[inverse].to(device=device, dtype=dtype or self.dtype)
 
     def cls(self, rows, views=0, dtype: torch.dtype | None = None, device="cpu") -> torch.Tensor:
         """(B, D) class tokens; see `TokenStore.cls`."""
         _checked_cls(True, self.has_cls, self.encoder.facts.name)
+        rows, views = self._check(rows, views)
+        if self.clean is not None and not views.any():
+            return self.clean.cls(rows, 0, dtype, device)
         _, cls, inverse = self._encode_unique(rows, views)
         return cls[inverse].to(device=device, dtype=dtype or self.dtype)
 
     def _encode_unique(self, rows, views) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        pairs, inverse = torch.unique(torch.stack(self._check(rows, views), 1), dim=0, return_inverse=True)
+        pairs, inverse = torch.unique(torch.stack([rows, views], 1), dim=0, return_inverse=True)
         wanted: dict[int, list[int]] = {}  # one decode an image, however many of its views are wanted
         for row, view in pairs.tolist():
             wanted.setdefault(row, []).append(view)
         read = in_order(lambda row: self._read(row, wanted[row]), wanted, self.workers)
-        patches, cls = self._encode(torch.cat(list(read)), pairs[:, 0])
-        return patches, cls, inverse
+        return *self._encode(torch.cat(list(read)), pairs[:, 0]), inverse
 
     def _read(self, row: int, views: list[int]) -> torch.Tensor:
         return read_views(self._files[row], views, self.encoder, self.crops)
@@ -187,6 +202,9 @@ class LiveTokens(_ImageTokens):
     def _encode(self, inputs: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         names = [self.image_ids[row] for row in rows.tolist()]
         return encode_crops(self.encoder, inputs, self.batch_size, self.storage, names)
+
+    def _joined(self, patches: torch.Tensor, cls: torch.Tensor | None) -> torch.Tensor:
+        return torch.cat([cls[:, None], patches], 1) if self.include_cls else patches
 
     def epoch(
         self,
@@ -210,8 +228,42 @@ class LiveTokens(_ImageTokens):
         read = in_order(lambda row: self._read(row, [epoch + 1]), order.tolist(), self.workers, batch_size)
         for some in order.split(batch_size):
             patches, cls = self._encode(torch.cat(list(itertools.islice(read, len(some)))), some)
-            found = torch.cat([cls[:, None], patches], 1) if self.include_cls else patches
-            yield some, found.to(device=device, dtype=dtype or self.dtype)
+            yield some, self._joined(patches, cls).to(device=device, dtype=dtype or self.dtype)
+
+
+def open_tokens(
+    folder: str | Path, include_cls: bool = False, device="cpu", batch_size: int = 32, workers: int = 1
+) -> TokenStore | LiveTokens:
+    """Open what reports/02-encode left: a store, or the record of how to encode live (`live.json`).
+
+    Parameters
+    ----------
+    folder : the run's folder `tokens`
+    include_cls : put the class token before the patches
+    device, batch_size, workers : live only: where the encoder runs, and see `LiveTokens`
+
+    Raises
+    ------
+    DataError
+        If the encoder's file is not the one that 02-encode saw.
+    """
+    folder = Path(folder)
+    if not (folder / "live.json").exists():
+        return TokenStore.open(folder, include_cls)
+    from pkd_utils.encoders import load_image_encoder
+
+    facts, images = runs.read_json(folder / "live.json"), pd.read_parquet(folder / "live.parquet")
+    options = facts["encoder"]
+    weights = options["weights"] if options["weights"] == "random" else resolve(options["weights"])
+    encoder = load_image_encoder(**{**options, "weights": weights}, device=device)
+    if encoder.identity != facts["identity"]:
+        raise DataError(f"The weights in {weights} are not those that {folder} was made with: run 02-encode again.")
+    root, crops = resolve(facts["image_root"]), Crops(**facts["crops"])
+    clean = TokenStore.open(folder / "clean", include_cls) if (folder / "clean").exists() else None
+    return LiveTokens(
+        encoder, images["image_id"].tolist(), [root / path for path in images["path"]], crops, batch_size, workers,
+        facts["storage"], include_cls, clean,
+    )  # fmt: skip
 
 
 class TextStore:

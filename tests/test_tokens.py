@@ -1,5 +1,7 @@
 """Tokens: stored once, continued after a kill, gathered right, the same live; reports beside them."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from pkd_utils import paths, runs, token_encoding
 from pkd_utils._token_views import Crops
-from pkd_utils.encoders import transforms
+from pkd_utils.encoders import load_image_encoder, transforms
 from pkd_utils.encoders.facts import HALF, Feature, Preprocessing
-from pkd_utils.token_encoding import encode_images
+from pkd_utils.errors import DataError
+from pkd_utils.token_encoding import encode_images, estimate, record_live
+from pkd_utils.tokens import LiveTokens, TokenStore, open_tokens
 
 SIDE, GRID, WIDTH = 16, (4, 4), 6
 
@@ -23,7 +28,7 @@ class TinyEncoder:
     def __init__(self, class_token=True, weights=0, scale=1.0, pause=0.0):
         self.facts = SimpleNamespace(name="tiny", class_token=class_token)
         self.feature, self.grid, self.width = Feature(GRID, WIDTH, "patch means"), GRID, WIDTH
-        self.input_size, self.preprocessing = SIDE, Preprocessing(18, SIDE, HALF)
+        self.input_size, self.preprocessing, self.depth = SIDE, Preprocessing(18, SIDE, HALF), "minmax"
         self.vector = torch.from_numpy(np.random.default_rng(weights).normal(size=WIDTH).astype(np.float32)) * scale
         self.identity, self.pause, self.passes, self.seen = f"tiny-{class_token}-{weights}-{scale}", pause, 0, 0
 
@@ -74,3 +79,269 @@ def test_stored_tokens_are_the_encoders_rounded_to_half(images, tmp_path):
                 assert torch.equal(store.batch([row], view)[0], made.patches[0].half())
                 assert torch.equal(store.cls([row], view)[0], made.cls[0].half())
     assert not torch.equal(store.batch([0], 1), store.batch([0], 2))
+
+
+def test_threads_and_batches_change_no_bit(images, tmp_path):
+    stores = [
+        quiet(TinyEncoder(), *images, tmp_path / f"{workers}-{batch}", batch_size=batch, workers=workers)
+        for workers, batch in ((0, 32), (2, 1), (1, 5))
+    ]
+    for store in stores[1:]:
+        for name in ("tokens.npy", "cls.npy", "index.parquet"):
+            assert (store.folder / name).read_bytes() == (stores[0].folder / name).read_bytes()
+        assert store.identity == stores[0].identity
+
+
+def test_rows_that_repeat_and_views_are_gathered_right(images, tmp_path):
+    store = quiet(TinyEncoder(), *images, tmp_path / "tokens", views=2)
+    whole = torch.from_numpy(np.load(store.folder / "tokens.npy"))
+    rows, views = torch.tensor([4, 0, 4, 6, 4]), torch.tensor([1, 2, 1, 0, 2])
+    assert torch.equal(store.batch(rows, views), whole[views, rows])
+    assert store.batch(rows, views).dtype == torch.float16
+    assert torch.equal(store.batch(rows, 1, dtype=torch.float32), whole[1, rows].float())
+    assert store.batch(rows[:0], 1).shape == (0, 16, WIDTH)
+    for wrong in ((torch.tensor([7]), 0), (torch.tensor([-1]), 0), (torch.tensor([0]), 3), (torch.tensor([0]), -1)):
+        with pytest.raises(DataError, match="must be 0 to"):
+            store.batch(*wrong)
+    assert store.row_of(["i05", "i00", "i05"]).tolist() == [5, 0, 5]
+    with pytest.raises(DataError, match="1 images have no tokens here, first 'i99'"):
+        store.row_of(["i05", "i99"])
+
+
+def test_class_token_first_on_request(images, tmp_path):
+    folder = quiet(TinyEncoder(), *images, tmp_path / "tokens").folder
+    with_cls, without = TokenStore.open(folder, include_cls=True), TokenStore.open(folder)
+    both = with_cls.batch([2, 3], 1)
+    assert (with_cls.tokens_per_image, without.tokens_per_image) == (17, 16)
+    assert torch.equal(both[:, 0], without.cls([2, 3], 1)) and torch.equal(both[:, 1:], without.batch([2, 3], 1))
+    bare = quiet(TinyEncoder(class_token=False), *images, tmp_path / "bare")
+    assert not bare.has_cls and not (bare.folder / "cls.npy").exists()
+    with pytest.raises(DataError, match="tiny has no class token"):
+        bare.cls([0])
+    with pytest.raises(DataError, match="tiny has no class token"):
+        TokenStore.open(bare.folder, include_cls=True)
+
+
+def test_reading_never_writes(images, tmp_path):
+    store = quiet(TinyEncoder(), *images, tmp_path / "tokens")
+    before = (store.folder / "tokens.npy").read_bytes()
+    store._patches.zero_()
+    assert (store.folder / "tokens.npy").read_bytes() == before
+
+
+def test_epoch_views_are_stateless_and_augmented(images, tmp_path):
+    store = quiet(TinyEncoder(), *images, tmp_path / "tokens", views=2)
+    drawn = torch.stack([store.epoch_views(epoch, seed=1) for epoch in range(40)])
+    assert drawn.shape == (40, 7) and set(drawn.flatten().tolist()) == {1, 2}
+    assert torch.equal(store.epoch_views(39, seed=1), drawn[39])
+    assert not torch.equal(store.epoch_views(39, seed=2), drawn[39])
+    clean = quiet(TinyEncoder(), *images, tmp_path / "clean", views=0)
+    assert not clean.epoch_views(3).any()
+    live = LiveTokens(TinyEncoder(), *images)
+    assert live.epoch_views(3, seed=5).tolist() == [4] * 7
+
+
+@pytest.mark.parametrize(
+    ("what", "differs"),
+    [
+        ({"crops": Crops(seed=1)}, "crops"),
+        ({"crops": Crops(scale=(0.5, 0.9))}, "crops"),
+        ({"views": 1}, "views"),
+        ({"storage": "bfloat16"}, "storage"),
+        ({"encoder": TinyEncoder(weights=1)}, "encoder"),
+        ({"count": 6}, "images"),
+    ],
+)
+def test_another_identity_is_refused_and_the_same_is_done(images, tmp_path, what, differs):
+    encoder = TinyEncoder()
+    first = quiet(encoder, *images, tmp_path / "tokens")
+    passes = encoder.passes
+    assert quiet(encoder, *images, tmp_path / "tokens").identity == first.identity
+    assert encoder.passes == passes
+    count, other = what.pop("count", 7), what.pop("encoder", encoder)
+    some = [values[:count] for values in images]
+    with pytest.raises(DataError, match=rf"other settings \({differs} differ\): delete it"):
+        quiet(other, *some, tmp_path / "tokens", **what)
+    assert quiet(other, *some, tmp_path / "other", **what).identity != first.identity
+
+
+def test_changed_pixels_are_another_identity(images, tmp_path):
+    (tmp_path / "images").mkdir()
+    ids, files = write_images(tmp_path / "images")
+    quiet(TinyEncoder(), ids, files, tmp_path / "tokens")
+    Image.new("L", (40, 40), 7).save(files[3])
+    with pytest.raises(DataError, match="images differ"):
+        quiet(TinyEncoder(), ids, files, tmp_path / "tokens")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.test_tokens import TinyEncoder, quiet
+from pkd_utils import token_encoding
+token_encoding.MARK_SECONDS = 0
+folder = Path(sys.argv[1])
+files = sorted(folder.glob("*.jpg"))
+quiet(TinyEncoder(pause=0.05), [file.stem for file in files], files, folder / "tokens", batch_size=3)
+"""
+
+
+def test_a_killed_encoding_continues_to_the_same_bytes(tmp_path):
+    ids, files = write_images(tmp_path, 40)
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=paths.PROJECT_ROOT)
+    mark, partial = tmp_path / "tokens.partial" / "progress.json", tmp_path / "tokens.partial"
+    until = time.monotonic() + 60
+    while not (mark.exists() and runs.read_json(mark)["images"] >= 5):
+        assert child.poll() is None and time.monotonic() < until, "the encoding ended before it could be killed"
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    done = runs.read_json(mark)["images"]
+    assert 5 <= done < 40 and partial.exists() and not (tmp_path / "tokens").exists()
+    with pytest.raises(DataError, match="encoder differ"):  # other weights may not continue it
+        quiet(TinyEncoder(weights=1), ids, files, tmp_path / "tokens", batch_size=3)
+    encoder = TinyEncoder()
+    store = quiet(encoder, ids, files, tmp_path / "tokens", batch_size=3)
+    assert encoder.seen == (40 - done) * 3
+    whole = quiet(TinyEncoder(), ids, files, tmp_path / "whole", batch_size=3)
+    for name in ("tokens.npy", "cls.npy", "index.parquet"):
+        assert (store.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert not partial.exists()
+
+
+def test_values_that_half_precision_cannot_hold(images, tmp_path):
+    large = TinyEncoder(scale=1e6)
+    with pytest.raises(DataError, match=r"token values exceed the largest float16, 65,504; first in i00, and \d+ more"):
+        quiet(large, *images, tmp_path / "tokens")
+    store = quiet(large, *images, tmp_path / "bfloat16", storage="bfloat16")
+    assert store.dtype == torch.bfloat16 and torch.isfinite(store.batch([0], 1)).all()
+    with Image.open(images[1][0]) as image:
+        exact = large.encode(large.preprocess(image)[None]).patches
+    assert torch.equal(store.batch([0]), exact.bfloat16())
+    damaged = TinyEncoder(scale=float("nan"))
+    with pytest.raises(DataError, match="NaN or infinite: the weights or the image are damaged; first in i00"):
+        quiet(damaged, *images, tmp_path / "nan", storage="bfloat16")
+    with pytest.raises(DataError, match="storage must be one of float16"):
+        quiet(TinyEncoder(), *images, tmp_path / "int8", storage="int8")
+
+
+def test_unreadable_images_are_named_before_encoding_begins(tmp_path):
+    ids, files = write_images(tmp_path, 6)
+    files[2].write_bytes(files[2].read_bytes()[:-400])
+    files[4].write_text("no image")
+    encoder = TinyEncoder()
+    with pytest.raises(DataError, match=r"2 of 6 images cannot be read: i02 .*truncated.*; i04 .*cannot identify"):
+        quiet(encoder, ids, files, tmp_path / "tokens")
+    assert encoder.passes == 0
+    with pytest.raises(DataError, match=r"Image i02 .* cannot be read"):
+        LiveTokens(encoder, ids, files).batch([1, 2])
+
+
+def test_lists_that_do_not_fit(images, tmp_path):
+    ids, files = images
+    for given, words in (
+        ((ids[:-1], files), "6 image identifiers came with 7 paths"),
+        (([*ids[:-1], ids[0]], files), "image identifier 'i00' occurs more than once"),
+        (([7, *ids[1:]], files), "must be strings, not int"),
+        (([], []), "no images to encode"),
+    ):
+        with pytest.raises(DataError, match=words):
+            quiet(TinyEncoder(), *given, tmp_path / "tokens")
+    with pytest.raises(FileNotFoundError, match=r"1 of 7 image files do not exist: .*absent.jpg; check the data root"):
+        quiet(TinyEncoder(), ids, [tmp_path / "absent.jpg", *files[1:]], tmp_path / "tokens")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError, match="is no token store"):
+        quiet(TinyEncoder(), ids, files, tmp_path / "mine")
+    with pytest.raises(FileNotFoundError, match="holds no tokens"):
+        TokenStore.open(tmp_path / "mine")
+
+
+def test_too_little_disk(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_encoding.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match=r"need 4,284 bytes and the disk of .* has 1,000 free"):
+        quiet(TinyEncoder(), *images, tmp_path / "tokens", views=2)
+    assert not (tmp_path / "tokens.partial").exists()
+
+
+def test_estimate(images, tmp_path):
+    encoder = TinyEncoder(pause=0.02)
+    cost = estimate(encoder, *images, views=2, batch_size=3)
+    store = quiet(encoder, *images, tmp_path / "tokens", views=2, batch_size=3)
+    assert cost.bytes == store.facts["bytes"] == 7 * 3 * 17 * WIDTH * 2
+    assert 7 * 0.02 < cost.seconds < 7 * 0.02 * 5
+    assert cost.fits(0) and cost.fits(1) and not cost.fits(1e-7)
+    assert str(cost).startswith("7 images x (2 + 1) views: 0.00 GiB, about 0.0 minutes (")
+
+
+def test_live_tokens_are_those_of_a_store(images, tmp_path):
+    crops = Crops(seed=2)
+    store = quiet(TinyEncoder(), *images, tmp_path / "tokens", views=2, crops=crops)
+    encoder = TinyEncoder()
+    live = LiveTokens(encoder, *images, crops, batch_size=4)
+    rows, views = torch.tensor([4, 0, 4, 6, 4]), torch.tensor([1, 2, 1, 0, 2])
+    assert torch.equal(live.batch(rows, views), store.batch(rows, views))
+    assert encoder.seen == 4  # (4, 1) is asked for twice and encoded once
+    assert torch.equal(live.cls(rows, 2), store.cls(rows, 2))
+    assert (live.rows, live.tokens_per_image, live.width, live.grid) == (7, 16, WIDTH, GRID)
+    joined = LiveTokens(TinyEncoder(), *images, crops, include_cls=True).batch(rows, views)
+    assert torch.equal(joined, TokenStore.open(store.folder, include_cls=True).batch(rows, views))
+
+
+def test_one_pass_an_epoch_feeds_every_head(images):
+    encoder = TinyEncoder()
+    live = LiveTokens(encoder, *images)
+    wanted = [torch.tensor([0, 1, 2, 3]), torch.tensor([2, 3, 5])]  # two heads' training subsets
+    found = dict.fromkeys(range(7))
+    for rows, tokens in live.epoch(torch.cat(wanted), epoch=4, batch_size=2, seed=3):
+        found.update(zip(rows.tolist(), tokens, strict=True))
+    assert encoder.seen == 5 and [row for row in found if found[row] is not None] == [0, 1, 2, 3, 5]
+    assert torch.equal(found[5], live.batch([5], 5)[0])  # epoch 4 sees crop 5
+    orders = [torch.cat([rows for rows, _ in live.epoch(range(7), epoch)]).tolist() for epoch in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(7))
+
+
+def test_clean_views_of_live_tokens_come_from_their_store(images, tmp_path):
+    clean = quiet(TinyEncoder(), *images, tmp_path / "clean", views=0)
+    encoder = TinyEncoder()
+    live = LiveTokens(encoder, *images, clean=clean)
+    assert torch.equal(live.batch([3, 1]), clean.batch([3, 1])) and torch.equal(live.cls([3]), clean.cls([3]))
+    assert encoder.passes == 0
+    with pytest.raises(DataError, match="are of other images"):
+        LiveTokens(encoder, images[0][:3], images[1][:3], clean=clean)
+
+
+def test_crops_depend_on_seed_image_and_view_alone():
+    crops = Crops(seed=1)
+    boxes = {crops.box(name, view, (300, 200)) for name in "abcdefgh" for view in (1, 2, 3)}
+    assert len(boxes) == 24 and crops.box("a", 1, (300, 200)) in boxes
+    assert Crops(seed=2).box("a", 1, (300, 200)) not in boxes
+    for left, top, width, height in boxes:
+        assert 0.38 < width * height / 60000 < 0.92 and left + width <= 300 and top + height <= 200
+
+
+def test_deep_grey_images_keep_their_contrast(tmp_path):
+    values = (np.arange(1600).reshape(40, 40) * 2).astype(np.uint16)  # 12 bits in 16
+    Image.fromarray(values).save(tmp_path / "a.png")
+    store = quiet(TinyEncoder(), ["a"], [tmp_path / "a.png"], tmp_path / "tokens")
+    tokens = store.batch([0], dtype=torch.float32)[0] / TinyEncoder().vector
+    assert tokens[0].max() < -0.6 and tokens[-1].min() > 0.6
+
+
+def test_a_real_encoder_stored_and_live(images, tmp_path):
+    ids, files = [values[:2] for values in images]
+    options = {"name": "c2l", "weights": "random", "seed": 4}
+    encoder = load_image_encoder(**options)
+    store = quiet(encoder, ids, files, tmp_path / "tokens" / "clean", views=0)
+    assert (store.tokens_per_image, store.width, store.grid) == (49, 512, (7, 7))
+    with Image.open(files[1]) as image:
+        assert torch.allclose(encoder.tokens(encoder.preprocess(image)[None])[0].half(), store.batch([1])[0], atol=1e-3)
+    names = [file.name for file in files]
+    record_live(tmp_path / "tokens", encoder, options, ids, str(files[0].parent), names, Crops(seed=5))
+    live = open_tokens(tmp_path / "tokens")
+    assert torch.equal(live.batch([0, 1]), store.batch([0, 1]))
+    other = LiveTokens(encoder, ids, files, Crops(seed=5))
+    assert torch.equal(live.batch([0, 1], 9), other.batch([0, 1], 9))
+    assert isinstance(open_tokens(store.folder), TokenStore)
+    record_live(tmp_path / "tokens", encoder, {**options, "seed": 5}, ids, str(files[0].parent), names)
+    with pytest.raises(DataError, match=r"are not those that .* was made with"):
+        open_tokens(tmp_path / "tokens")
