@@ -4,105 +4,37 @@ The frozen blocks see every report one single time, in evaluation mode; all epoc
 the kept states. Tokens are packed without padding, and batches of similar length waste little of it.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
-from tqdm import tqdm
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
-from transformers.utils import logging as transformers_logging
 
 from pkd_utils import runs
+from pkd_utils.encoders.bert import load_bert, load_tokenizer, longest_text, read_config
+from pkd_utils.encoders.packed_texts import (
+    EncodedTexts,
+    check_texts,
+    encode_packed,
+    pack_tokens,
+    read_cache,
+    texts_sha256,
+    write_cache,
+)
 from pkd_utils.errors import DataError
 
-transformers_logging.disable_progress_bar()  # loading takes less than a second and is no news
-
-MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-"""Architectures whose blocks need nothing but states and a mask."""
-
-
-@dataclass
-class EncodedTexts:
-    """Reports as tokens, packed one after the other, with what the frozen blocks made of them.
-
-    Attributes
-    ----------
-    tokens : torch.Tensor
-        (total,) int32 token numbers.
-    offsets : np.ndarray
-        (N + 1,) int64; report i is `tokens[offsets[i]:offsets[i + 1]]`.
-    hidden : torch.Tensor or None
-        (total, D) float16 or float32 states below the trainable blocks; None if the embeddings are trained too.
-    truncated, empty : int
-        Reports cut at `max_tokens`; reports of no words (only the encoder's special tokens are left).
-    identity : str
-        SHA-256 over the encoder's files, the texts and the settings that shape `hidden`.
-    """
-
-    tokens: torch.Tensor
-    offsets: np.ndarray
-    hidden: torch.Tensor | None
-    truncated: int
-    empty: int
-    identity: str
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """(N,) int64 tokens a report."""
-        return np.diff(self.offsets)
-
-    def batch(self, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pad some reports to the longest: (B, L) int64 tokens or (B, L, D) float32 states, and a (B, L) bool mask."""
-        source = self.tokens if self.hidden is None else self.hidden
-        pieces = [source[self.offsets[row] : self.offsets[row + 1]] for row in rows]
-        lengths = torch.tensor([len(piece) for piece in pieces])
-        mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
-        padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True).to(device)
-        return padded.long() if self.hidden is None else padded.float(), mask.to(device)
+__all__ = ["EncodedTexts", "encode_texts", "load_encoder", "split_encoder"]
 
 
 def load_encoder(folder: str | Path) -> nn.Module:
-    """Load a BERT-type encoder from a local Hugging Face folder, without network and without running its code.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Holds config.json, tokenizer files and weights (safetensors, or .bin, which transformers reads `weights_only`).
+    """Load a BERT-type encoder from a local Hugging Face folder, see `encoders.bert.load_bert`.
 
     Returns
     -------
     torch.nn.Module
         float32, in evaluation mode, with the list of blocks at `.encoder.layer`; without the next-sentence pooler.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder has no config.json.
-    DataError
-        If the architecture is none of `MODEL_TYPES`, or the file lacks any of the encoder's weights.
     """
-    _read_config(folder)
-    model, info = AutoModel.from_pretrained(
-        str(folder),
-        local_files_only=True,
-        trust_remote_code=False,
-        attn_implementation="sdpa",
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise DataError(f"The weights in {folder} lack {len(missing)} of the encoder's keys, first {missing[0]!r}.")
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None
-    return model.eval()
+    return load_bert(folder)[0]
 
 
 def split_encoder(encoder: nn.Module, trainable_layers: int) -> tuple[nn.Module, nn.ModuleList]:
@@ -161,44 +93,21 @@ def encode_texts(
     DataError
         If a text is not a string, named by its position (never by its words), or max_tokens is too large.
     """
-    texts = list(texts)
-    wrong = [position for position, text in enumerate(texts) if not isinstance(text, str)]
-    if wrong:
-        raise DataError(f"{len(wrong)} reports have no text, first at position {wrong[0]}; leave these studies out.")
-    if not texts:
-        raise DataError("There are no reports to encode.")
-    config = _read_config(encoder)
-    reserved = 0 if config.model_type in ("bert", "electra") else config.pad_token_id + 1
-    longest = config.max_position_embeddings - reserved
+    texts = check_texts(texts)
+    longest = longest_text(read_config(encoder))
     if max_tokens > longest:
         raise DataError(f"max_tokens is {max_tokens}, but the encoder in {encoder} reads at most {longest} tokens.")
     identity = _identity(texts, encoder, trainable_layers, max_tokens, precision)
-    if cache is not None and (kept := _read_cache(Path(cache), identity)) is not None:
+    if cache is not None and (kept := read_cache(Path(cache), identity)) is not None:
         return kept
 
-    tokens, truncated, empty = _tokenize(texts, encoder, max_tokens)
-    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in tokens])]).astype(np.int64)
-    packed = torch.tensor(np.concatenate(tokens), dtype=torch.int32)
-    encoded = EncodedTexts(packed, offsets, None, truncated, empty, identity)
+    encoded = pack_tokens(load_tokenizer(encoder), texts, max_tokens, "cut", identity)
     if trainable_layers >= 0:
-        encoded.hidden = _lower_states(encoded, encoder, trainable_layers, precision, device, batch_size)
+        path = None if cache is None else Path(cache)
+        encoded.hidden = _lower_states(encoded, encoder, trainable_layers, precision, device, batch_size, path)
     if cache is not None:
-        _write_cache(Path(cache), encoded)
+        write_cache(Path(cache), encoded)
     return encoded
-
-
-def _tokenize(texts: list[str], encoder: str | Path, max_tokens: int) -> tuple[list[np.ndarray], int, int]:
-    """Token numbers of every text, how many were cut, and how many hold nothing but special tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(str(encoder), local_files_only=True, trust_remote_code=False)
-    # Tokenized in full and cut here, because a tokenizer that truncates does not say how often it did.
-    full = tokenizer(texts, truncation=False, verbose=False)["input_ids"]
-    special = tokenizer.num_special_tokens_to_add()
-    tail = special - 1  # BERT-type: one special token in front, the others at the end
-    tokens = [
-        np.asarray(ids if len(ids) <= max_tokens else ids[: max_tokens - tail] + ids[len(ids) - tail :], dtype=np.int32)
-        for ids in full
-    ]
-    return tokens, sum(len(ids) > max_tokens for ids in full), sum(len(ids) <= special for ids in full)
 
 
 def _lower_states(
@@ -208,74 +117,30 @@ def _lower_states(
     precision: str,
     device: torch.device | str,
     batch_size: int,
+    cache: Path | None,
 ) -> torch.Tensor:
-    """(total, D) states below the last `trainable_layers` blocks, longest reports first."""
+    """(total, D) states below the last `trainable_layers` blocks."""
     lower, _ = split_encoder(load_encoder(encoder), trainable_layers)
-    device = torch.device(device)
+    device, half = torch.device(device), precision == "bfloat16"
     lower.to(device)
-    half = precision == "bfloat16"
-    total, width = len(encoded.tokens), lower.config.hidden_size
-    hidden = torch.empty(total, width, dtype=torch.float16 if half else torch.float32)
-    order = np.argsort(-encoded.lengths, kind="stable")
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-        for start in tqdm(range(0, len(order), batch_size), desc="frozen blocks", unit="batch"):
-            rows = order[start : start + batch_size]
-            inputs, mask = encoded.batch(rows, device)
-            states = lower(input_ids=inputs, attention_mask=mask.long()).last_hidden_state
-            for row, state in zip(rows, states.to(hidden.dtype).cpu(), strict=True):
-                first, last = encoded.offsets[row], encoded.offsets[row + 1]
-                hidden[first:last] = state[: last - first]
-    return hidden
 
+    def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return lower(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
-def _read_config(folder: str | Path) -> PretrainedConfig:
-    """The encoder's configuration, after checking that the folder and the architecture will do."""
-    file = Path(folder) / "config.json"
-    if not file.exists():
-        raise FileNotFoundError(
-            f"No text encoder in {folder}: a folder in Hugging Face layout (config.json, tokenizer files, weights) "
-            "is needed; `python -m pkd_utils.assets fetch minilm` gets the small one."
-        )
-    model_type = json.loads(file.read_text()).get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise DataError(
-            f"{file} says model_type {model_type!r}; a text encoder must be one of {', '.join(MODEL_TYPES)}."
-        )
-    return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    dtype = torch.float16 if half else torch.float32
+    return encode_packed(encoded, states, lower.config.hidden_size, dtype, device, batch_size, cache, "frozen blocks")
 
 
 def _identity(texts: list[str], encoder: str | Path, trainable_layers: int, max_tokens: int, precision: str) -> str:
     """Hash of what shapes the encoding; the encoder counts by its files' bytes, so a moved folder stays the same."""
-    names = ("config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json", "vocab.txt")
-    files = [Path(encoder) / name for name in names]
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(f"{len(text)}:".encode() + text.encode())
+    patterns = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
+    patterns += ("tokenizer.json", "tokenizer_config.json", "vocab.*", "merges.txt", "*.model")
+    files = sorted(file for pattern in patterns for file in Path(encoder).glob(pattern))
     return runs.hash_params(
         {
-            "encoder": {file.name: runs.file_sha256(file) for file in files if file.exists()},
-            "texts": digest.hexdigest(),
+            "encoder": {file.name: runs.file_sha256(file) for file in files},
+            "texts": texts_sha256(texts),
             "settings": [trainable_layers, max_tokens, precision],
         }
     )
-
-
-def _write_cache(path: Path, encoded: EncodedTexts) -> None:
-    tensors = {"tokens": encoded.tokens, "offsets": torch.from_numpy(encoded.offsets)}
-    if encoded.hidden is not None:
-        tensors["hidden"] = encoded.hidden
-    facts = {"identity": encoded.identity, "truncated": encoded.truncated, "empty": encoded.empty}
-    with runs.atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
-
-
-def _read_cache(path: Path, identity: str) -> EncodedTexts | None:
-    """What the file holds, memory-mapped, or None if it is not there or of other reports or settings."""
-    if not path.exists():
-        return None
-    with safe_open(path, framework="pt") as file:
-        facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-        if facts.get("identity") != identity:
-            return None
-        hidden = file.get_tensor("hidden") if "hidden" in file.keys() else None  # noqa: SIM118 (no mapping)
-        return EncodedTexts(file.get_tensor("tokens"), file.get_tensor("offsets").numpy(), hidden, **facts)

@@ -1,0 +1,280 @@
+"""BERT-type encoders out of local Hugging Face folders: architecture, weights and tokenizer, with nothing executed.
+
+One way for every text encoder here, frozen or trained: the architecture from config.json into transformers' own
+classes, the weights by the strict key account of `layouts.load_state`, the tokenizer from the local vocabulary. A folder
+that wants code of its own (CXR-BERT's asks for trust_remote_code) is read as the plain BERT that it holds.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
+from transformers.initialization import no_init_weights
+
+from pkd_utils.encoders.checkpoints import Weights, read_weights
+from pkd_utils.encoders.facts import TextFacts
+from pkd_utils.encoders.layouts import KeyReport, load_state
+from pkd_utils.errors import DataError
+
+MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+"""Architectures whose blocks need nothing but states and a mask."""
+
+READ_AS = {"cxr-bert": "bert"}  # CXRBertModel is a BertForMaskedLM with a projection that tokens do not pass
+WORDPIECE = ("bert", "electra")  # model types whose tokenizer is built here; the others' by transformers
+
+_NEEDED = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
+# Whatever else a config.json says (code to import, versions, output options) does not shape the encoder.
+_USED = (
+    *_NEEDED,
+    "hidden_act",
+    "layer_norm_eps",
+    "type_vocab_size",
+    "pad_token_id",
+    "embedding_size",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+)
+_HEADS = ("lm_head.", "classifier.", "qa_outputs.", "generator_", "discriminator_predictions.")
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def read_config(folder: str | Path) -> PretrainedConfig:
+    """Architecture of the encoder in a folder.
+
+    Returns
+    -------
+    transformers.PretrainedConfig
+        Of one of `MODEL_TYPES`; holds architecture numbers only.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder has no config.json.
+    DataError
+        If config.json is broken, lacks a number, or is of an architecture that cannot be read.
+    """
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"No text encoder in {folder}: a folder in Hugging Face layout (config.json, tokenizer files, weights) "
+            "is needed; `python -m pkd_utils.assets fetch minilm` gets the small one."
+        )
+    raw = _read_json(file)
+    model_type = READ_AS.get(raw.get("model_type"), raw.get("model_type"))
+    if model_type is None and "bert" in str(raw.get("architectures", "bert")).lower():
+        model_type = "bert"  # folders of 2019 do not say it
+    if model_type not in MODEL_TYPES:
+        raise DataError(
+            f"{file} says model_type {model_type!r}; a text encoder must be one of {', '.join(MODEL_TYPES)}."
+        )
+    missing = [name for name in _NEEDED if not isinstance(raw.get(name), int)]
+    if missing:
+        raise DataError(f"{file} does not say {missing[0]} (a whole number): download it again.")
+    if raw.get("position_embedding_type", "absolute") != "absolute":
+        raise DataError(f"{file} asks for {raw['position_embedding_type']!r} position embeddings; only absolute ones.")
+    return AutoConfig.for_model(model_type, **{name: raw[name] for name in _USED if name in raw})
+
+
+def longest_text(config: PretrainedConfig) -> int:
+    """Tokens that an encoder can read: its positions, less those that RoBERTa's kind keeps for padding."""
+    reserved = 0 if config.model_type in WORDPIECE else config.pad_token_id + 1
+    return config.max_position_embeddings - reserved
+
+
+def build_encoder(config: PretrainedConfig, seed: int | None = None) -> nn.Module:
+    """The network without pooler, float32, in evaluation mode; blocks at `.encoder.layer`.
+
+    Parameters
+    ----------
+    seed : int, optional
+        Random weights; without it their values are left open, to be loaded. The global generator stays as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        if seed is None:
+            with no_init_weights():
+                # Measured: sdpa is as fast as eager or faster (fp32 and bf16, 64 and 256 tokens), and equal to 1e-6.
+                module = AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        else:
+            torch.manual_seed(seed)
+            module = AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    if getattr(module, "pooler", None) is not None:
+        module.pooler = None
+    return module.eval()
+
+
+def load_bert(folder: str | Path, facts: TextFacts | None = None) -> tuple[nn.Module, Weights, KeyReport]:
+    """Load the encoder of a folder; every one of its tensors must come from the file.
+
+    Parameters
+    ----------
+    folder : str or Path
+        config.json and model.safetensors or pytorch_model.bin (or their parts with an index).
+    facts : TextFacts, optional
+        Whose names to expect; by default any encoder of the folder's own architecture.
+
+    Returns
+    -------
+    encoder : torch.nn.Module
+        As `build_encoder`.
+    weights : Weights
+        The file that was read, its SHA-256, what stood beside the weights; without the tensors.
+    keys : KeyReport
+
+    Raises
+    ------
+    FileNotFoundError
+        If config.json or the weights are missing.
+    DataError
+        As `read_config`, `checkpoints.read_weights` and `layouts.load_state`.
+    """
+    config = read_config(folder)
+    module = build_encoder(config)
+    weights = read_weights(folder)
+    keys = load_state(facts or _any_encoder(folder, config, module), weights, module)
+    return module, Weights(weights.file, weights.sha256, {}, weights.wrapper, weights.skipped, weights.inert), keys
+
+
+def _any_encoder(folder: str | Path, config: PretrainedConfig, module: nn.Module) -> TextFacts:
+    """What the key account needs to know of an encoder that is on no list."""
+    heads = tuple(start for start in TextFacts.dropped if not start.startswith("bert."))
+    heads += ("embeddings.token_type_ids", *_HEADS)  # heads of any fine-tuning: the encoder below is what is wanted
+    prefix = f"{module.base_model_prefix}."
+    return TextFacts(
+        name=config.model_type,
+        title=f"the {config.model_type} encoder in {Path(folder).name}",
+        files=("folder",),
+        source="where the folder came from",
+        licence="",
+        cite="",
+        lowercase=False,
+        vocabulary=config.vocab_size,
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        longest=longest_text(config),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        seen="",
+        prefixes=(prefix, ""),
+        dropped=heads + tuple(prefix + start for start in heads),
+    )
+
+
+def load_tokenizer(folder: str | Path, facts: TextFacts | None = None) -> Tokenizer:
+    """The tokenizer of a folder, without network, code, truncation or padding.
+
+    Parameters
+    ----------
+    facts : TextFacts, optional
+        Fixes case and vocabulary size. Without facts the folder must say whether case matters (`do_lower_case` in
+        tokenizer_config.json, or the normalizer in tokenizer.json); if it does not, a vocabulary with capital letters
+        is cased.
+
+    Returns
+    -------
+    tokenizers.Tokenizer
+        For BERT and ELECTRA built here from vocab.txt, else from the vocabulary in tokenizer.json; for RoBERTa's kind
+        as transformers reads the folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no vocabulary.
+    DataError
+        If files contradict each other or `facts`.
+    """
+    folder = Path(folder)
+    if facts is None:
+        config = read_config(folder)
+        if config.model_type not in WORDPIECE:
+            fast = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            tokenizer = fast.backend_tokenizer
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            return tokenizer
+    vocabulary, said = _read_vocabulary(folder)
+    if facts is not None and len(vocabulary) != facts.vocabulary:
+        raise DataError(
+            f"The vocabulary in {folder} has {len(vocabulary)} tokens, that of {facts.title} has {facts.vocabulary}: "
+            "these are another encoder's tokenizer files."
+        )
+    lowercase = _lowercase(folder, vocabulary, said, facts)
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=None)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", vocabulary["[SEP]"]), ("[CLS]", vocabulary["[CLS]"]))
+    tokenizer.add_special_tokens([token for token in _SPECIAL if token in vocabulary])
+    return tokenizer
+
+
+def _read_vocabulary(folder: Path) -> tuple[dict[str, int], dict[str, bool]]:
+    """Tokens with their numbers, and what each file says about lower-casing."""
+    said: dict[str, bool] = {}
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file() and isinstance(answer := _read_json(settings).get("do_lower_case"), bool):
+        said[settings.name] = answer
+    found: dict[str, dict[str, int]] = {}
+    plain, fast = folder / "vocab.txt", folder / "tokenizer.json"
+    if plain.is_file():
+        # Lines end in \n alone: a vocabulary holds other characters that Python calls line ends.
+        tokens = plain.read_bytes().decode("utf-8").removesuffix("\n").replace("\r\n", "\n").split("\n")
+        found[plain.name] = {token: number for number, token in enumerate(tokens)}
+        if len(found[plain.name]) != len(tokens):
+            raise DataError(f"{plain} lists a token twice: download it again.")
+    if fast.is_file():
+        content = _read_json(fast)
+        model, normalizer = content.get("model") or {}, content.get("normalizer") or {}
+        # transformers writes no "type" for a vocabulary that it made itself
+        if model.get("type", "WordPiece") != "WordPiece" or not isinstance(model.get("vocab"), dict):
+            raise DataError(f"{fast} is no WordPiece tokenizer, which BERT-type encoders have: this is another's file.")
+        found[fast.name] = model["vocab"]
+        if isinstance(normalizer.get("lowercase"), bool):
+            said[fast.name] = normalizer["lowercase"]
+    if not found:
+        raise FileNotFoundError(f"{folder} has no vocabulary: put vocab.txt or tokenizer.json of the encoder there.")
+    if len(found) == 2 and found[plain.name] != found[fast.name]:
+        raise DataError(f"{plain} and {fast.name} hold different vocabularies: download both again.")
+    vocabulary = next(iter(found.values()))
+    missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
+    if missing:
+        raise DataError(f"The vocabulary in {folder} has no {missing[0]}: it is not that of a BERT-type encoder.")
+    return vocabulary, said
+
+
+def _lowercase(folder: Path, vocabulary: dict[str, int], said: dict[str, bool], facts: TextFacts | None) -> bool:
+    """Whether texts become lower case; facts decide, and whatever contradicts is refused."""
+    words = {True: "lower-cased", False: "cased"}
+    capitals = any(token != token.lower() for token in vocabulary if not token.startswith("["))
+    if facts is not None:
+        said = {**said, "pkd_utils.encoders.facts": facts.lowercase}
+    if len(set(said.values())) > 1:
+        answers = " and ".join(f"{file} says {words[answer]}" for file, answer in said.items())
+        raise DataError(
+            f"Is the text encoder in {folder} cased? {answers}: correct the file, or give the right folder."
+        )
+    lowercase = next(iter(said.values())) if said else not capitals
+    if lowercase and capitals:
+        raise DataError(
+            f"The text encoder in {folder} is said to be lower-cased ({', '.join(said)}), but its vocabulary has words "
+            "with capital letters: set do_lower_case to false in tokenizer_config.json, or give the right folder."
+        )
+    return lowercase
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is no JSON: download it again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{file} is not a JSON object: download it again.")
+    return content

@@ -1,0 +1,243 @@
+"""Texts as tokens, packed one after the other without padding, and what an encoder makes of them, kept once.
+
+Batches hold texts of similar length, longest first, so little is padded; results come back in the order of the texts.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import nn
+from tqdm import tqdm
+
+from pkd_utils import runs
+from pkd_utils.errors import DataError
+
+PART_SECONDS = 20.0
+"""So much work at most is lost by an interruption."""
+
+
+@dataclass
+class EncodedTexts:
+    """Texts as tokens, packed one after the other, with what an encoder (or its frozen blocks) made of them.
+
+    Attributes
+    ----------
+    tokens : torch.Tensor
+        (total,) int32 token numbers.
+    offsets : np.ndarray
+        (N + 1,) int64; text i is `tokens[offsets[i]:offsets[i + 1]]`.
+    hidden : torch.Tensor or None
+        (total, D) float16 or float32 states; None if there are only tokens.
+    truncated, empty : int
+        Texts that were cut; texts of no words (only the encoder's special tokens are left).
+    identity : str
+        SHA-256 over the encoder's files, the texts and the settings that shape `hidden`.
+    """
+
+    tokens: torch.Tensor
+    offsets: np.ndarray
+    hidden: torch.Tensor | None
+    truncated: int
+    empty: int
+    identity: str
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64 tokens a text."""
+        return np.diff(self.offsets)
+
+    def batch(self, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pad some texts to the longest: (B, L) int64 tokens or (B, L, D) float32 states, and a (B, L) bool mask."""
+        source = self.tokens if self.hidden is None else self.hidden
+        pieces = [source[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        lengths = torch.tensor([len(piece) for piece in pieces])
+        mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+        padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True).to(device)
+        return padded.long() if self.hidden is None else padded.float(), mask.to(device)
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list; DataError if there are none or one is no string, by position, never by its words."""
+    if isinstance(texts, str):
+        raise DataError("Give a list of texts, not one text.")
+    texts = list(texts)
+    wrong = [position for position, text in enumerate(texts) if not isinstance(text, str)]
+    if wrong:
+        raise DataError(f"{len(wrong)} reports have no text, first at position {wrong[0]}; leave these studies out.")
+    if not texts:
+        raise DataError("There are no reports to encode.")
+    return texts
+
+
+def texts_sha256(texts: list[str]) -> str:
+    """SHA-256 over texts, their order and their borders."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(f"{len(text)}:".encode() + data)
+    return digest.hexdigest()
+
+
+def pack_tokens(
+    tokenizer: Tokenizer, texts: Sequence[str], longest: int, on_long: str, identity: str = ""
+) -> EncodedTexts:
+    """Tokenize texts.
+
+    Parameters
+    ----------
+    tokenizer : tokenizers.Tokenizer
+        Without truncation and padding.
+    longest : int
+        Tokens a text may have, special tokens included.
+    on_long : {"error", "cut"}
+        What happens to longer texts; a text that is cut keeps its closing special token, and is counted.
+
+    Raises
+    ------
+    DataError
+        A longer text with on_long="error": positions and lengths are named, never words.
+    """
+    if on_long not in ("error", "cut"):
+        raise DataError(f"on_long must be 'error' or 'cut', not {on_long!r}.")
+    special = tokenizer.num_special_tokens_to_add(False)
+    if longest <= special:
+        raise DataError(f"longest is {longest}: a text has {special} special tokens and needs room for its words.")
+    # A lone surrogate (a broken character, as JSON may carry) is no text to the tokenizer: it becomes a question mark.
+    texts = [text.encode("utf-8", "replace").decode() for text in check_texts(texts)]
+    full = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    long = [(position, len(ids)) for position, ids in enumerate(full) if len(ids) > longest]
+    if long and on_long == "error":
+        first = ", ".join(f"{position} ({length} tokens)" for position, length in long[:8])
+        raise DataError(
+            f"{len(long)} of {len(full)} texts have more than {longest} tokens, at positions {first}"
+            f"{' and others' if len(long) > 8 else ''}: shorten them, or say on_long='cut'."
+        )
+    # Cut here, because a tokenizer that truncates does not say how often it did.
+    tail = special - 1  # BERT-type: one special token in front, the others at the end
+    kept = [
+        np.asarray(ids if len(ids) <= longest else ids[: longest - tail] + ids[len(ids) - tail :], dtype=np.int32)
+        for ids in full
+    ]
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in kept])]).astype(np.int64)
+    packed = torch.from_numpy(np.concatenate(kept))
+    return EncodedTexts(packed, offsets, None, len(long), sum(len(ids) <= special for ids in full), identity)
+
+
+def encode_packed(
+    encoded: EncodedTexts,
+    forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    batch_size: int,
+    cache: Path | None = None,
+    what: str = "texts",
+) -> torch.Tensor:
+    """Run an encoder over packed texts, padding nothing that is kept.
+
+    Parameters
+    ----------
+    forward : callable
+        (B, L) int64 tokens and a (B, L) bool mask on `device` -> (B, L, D) states.
+    width, dtype : int, torch.dtype
+        Of the result: D, and float16 or float32.
+    cache : Path, optional
+        Where the result will be written to. Until then parts lie beside it, one about every `PART_SECONDS`, so that
+        an interrupted encoding continues and gives the same bits.
+
+    Returns
+    -------
+    torch.Tensor
+        (total, D), in memory as a whole: 2 or 4 bytes a number.
+
+    Raises
+    ------
+    DataError
+        If a state is not finite in `dtype`, by the text's position.
+    """
+    tokens_only = EncodedTexts(encoded.tokens, encoded.offsets, None, 0, 0, encoded.identity)
+    order = np.argsort(-encoded.lengths, kind="stable")
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    hidden = torch.empty(len(encoded.tokens), width, dtype=dtype)
+    parts = None if cache is None else _parts_folder(cache, encoded.identity, batch_size)
+    done = 0 if parts is None else _read_parts(parts, encoded, batches, hidden)
+    written, last_write = done, time.monotonic()
+    for number in tqdm(range(done, len(batches)), initial=done, total=len(batches), desc=what, unit="batch"):
+        rows = batches[number]
+        states = forward(*tokens_only.batch(rows, device)).to(dtype).cpu()
+        for row, state in zip(rows, states, strict=True):
+            first, last = encoded.offsets[row], encoded.offsets[row + 1]
+            hidden[first:last] = state[: last - first]
+            if not torch.isfinite(hidden[first:last]).all():
+                raise DataError(f"The text at position {row} has states that are not finite in {dtype}.")
+        if parts is not None and time.monotonic() - last_write > PART_SECONDS:
+            _write_part(parts, encoded, batches, hidden, written, number + 1)
+            written, last_write = number + 1, time.monotonic()
+    return hidden
+
+
+def _parts_folder(cache: Path, identity: str, batch_size: int) -> Path:
+    # Another batch size pads otherwise, which may change the last bit: such parts are not mixed.
+    return cache.with_name(f"{cache.name}.{identity[:12]}-{batch_size}.parts")
+
+
+def _rows(encoded: EncodedTexts, batches: list[np.ndarray], first: int, last: int) -> torch.Tensor:
+    """Positions in the packed arrays of the tokens of some batches, in the order of encoding."""
+    spans = [np.arange(encoded.offsets[row], encoded.offsets[row + 1]) for row in np.concatenate(batches[first:last])]
+    return torch.from_numpy(np.concatenate(spans))
+
+
+def _write_part(
+    folder: Path, encoded: EncodedTexts, batches: list[np.ndarray], hidden: torch.Tensor, first: int, last: int
+) -> None:
+    facts = {"identity": encoded.identity, "first": str(first), "last": str(last)}
+    with runs.atomic_path(folder / f"{first:08d}.safetensors") as temporary:
+        save_file({"hidden": hidden[_rows(encoded, batches, first, last)]}, temporary, metadata=facts)
+
+
+def _read_parts(folder: Path, encoded: EncodedTexts, batches: list[np.ndarray], hidden: torch.Tensor) -> int:
+    """Take up the parts that are there, in order; returns how many batches they hold."""
+    done = 0
+    while (file := folder / f"{done:08d}.safetensors").exists():
+        with safe_open(file, framework="pt") as part:
+            facts = part.metadata() or {}
+            if facts.get("identity") != encoded.identity or int(facts["first"]) != done:
+                raise DataError(f"{file} is no part of this encoding: remove the folder {folder}.")
+            last = int(facts["last"])
+            hidden[_rows(encoded, batches, done, last)] = part.get_tensor("hidden")
+        done = last
+    return done
+
+
+def write_cache(path: Path, encoded: EncodedTexts) -> None:
+    """Write what was encoded, whole, and remove the parts it was made of."""
+    tensors = {"tokens": encoded.tokens, "offsets": torch.from_numpy(encoded.offsets)}
+    if encoded.hidden is not None:
+        tensors["hidden"] = encoded.hidden
+    facts = {"identity": encoded.identity, "truncated": encoded.truncated, "empty": encoded.empty}
+    with runs.atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
+    for parts in path.parent.glob(f"{path.name}.{encoded.identity[:12]}-*.parts"):
+        shutil.rmtree(parts)
+
+
+def read_cache(path: Path, identity: str) -> EncodedTexts | None:
+    """What the file holds, memory-mapped, or None if it is not there or of other texts or settings."""
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+        if facts.get("identity") != identity:
+            return None
+        hidden = file.get_tensor("hidden") if "hidden" in file.keys() else None  # noqa: SIM118 (no mapping)
+        return EncodedTexts(file.get_tensor("tokens"), file.get_tensor("offsets").numpy(), hidden, **facts)

@@ -1,0 +1,360 @@
+"""Frozen text encoders: token states of reports, from a local folder that was loaded exactly or not at all."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import AutoConfig
+
+from pkd_utils import runs
+from pkd_utils.encoders.backbones import to_bf16
+from pkd_utils.encoders.bert import build_encoder, load_bert, load_tokenizer, longest_text, read_config
+from pkd_utils.encoders.checkpoints import Weights
+from pkd_utils.encoders.facts import TEXT_ENCODERS, TextFacts
+from pkd_utils.encoders.layouts import KeyReport
+from pkd_utils.encoders.packed_texts import (
+    EncodedTexts,
+    check_texts,
+    encode_packed,
+    pack_tokens,
+    read_cache,
+    texts_sha256,
+    write_cache,
+)
+from pkd_utils.errors import DataError
+from pkd_utils.students import resolve_precision
+
+RANDOM = "random"  # instead of a folder: seeded random weights
+SUM_LAST_4 = "sum_last_4"
+_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "*.safetensors", "pytorch_model*")
+
+
+class TextTokens(NamedTuple):
+    """States (B, L, D) float32, zero where `mask` (B, L) bool is False: there the text has ended."""
+
+    tokens: torch.Tensor
+    mask: torch.Tensor
+
+
+class TextEncoder(nn.Module):
+    """A frozen text encoder; made by `load_text_encoder`.
+
+    Always in evaluation mode, without gradients. Tokens are ordinary tensors: they may feed a head that is trained.
+
+    Attributes
+    ----------
+    facts : TextFacts
+    width, longest : int
+        D, and the most tokens a text may have, [CLS] and [SEP] included.
+    layer : str or int
+        Where states are read.
+    precision : "fp32" or "bf16"
+    weights : checkpoints.Weights without its tensors, or None for random weights
+    keys : layouts.KeyReport, or None for random weights
+    identity : str
+        Hash of weights, vocabulary and every option that changes tokens; not of paths.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        facts: TextFacts,
+        tokenizer: Tokenizer | None,
+        layer: str | int,
+        precision: str,
+        seed: int,
+        weights: Weights | None,
+        keys: KeyReport | None,
+    ):
+        super().__init__()
+        self.network, self.tokenizer = network, tokenizer
+        self.facts, self.layer, self.precision, self.seed = facts, layer, precision, seed
+        self.width, self.longest = facts.width, facts.longest
+        self.weights, self.keys = weights, keys
+        vocabulary = tokenizer.to_str() if tokenizer else ""
+        self.identity: str = runs.hash_params(
+            {
+                "encoder": facts.name,
+                "weights": weights.sha256 if weights else f"random, seed {seed}",
+                "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
+                "layer": str(layer),
+                "precision": precision,
+            }
+        )
+        super().train(False).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "TextEncoder":
+        """Frozen: stays in evaluation mode, also inside a module that is trained."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def tokenize(self, texts: Sequence[str], longest: int | None = None, on_long: str = "error") -> EncodedTexts:
+        """Word pieces of texts between [CLS] and [SEP], packed without padding.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            "" is allowed: it becomes [CLS] [SEP], and is counted in `empty`.
+        longest : int, optional
+            Tokens a text may have, at most (and by default) the encoder's 512.
+        on_long : {"error", "cut"}
+            "cut" keeps the beginning and [SEP], and counts in `truncated`.
+
+        Raises
+        ------
+        DataError
+            For longer texts with "error" (positions and lengths are named, never words), for what is no text, and for
+            random weights without a vocabulary.
+        """
+        longest = self._check_longest(longest)
+        texts = check_texts(texts)
+        if self.tokenizer is None:
+            raise DataError(
+                f"This {self.facts.title} has random weights and no vocabulary to read texts with: give "
+                "load_text_encoder(..., vocabulary=) a folder with its vocab.txt."
+            )
+        identity = runs.hash_params([self.identity, texts_sha256(texts), longest])
+        return pack_tokens(self.tokenizer, texts, longest, on_long, identity)
+
+    def encode(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """States (B, L, D) float32 of padded token numbers (B, L) int64 and their mask (B, L) bool; padding is zero."""
+        if ids.ndim != 2 or ids.shape != mask.shape or ids.is_floating_point() or mask.dtype != torch.bool:
+            raise DataError(
+                f"encode takes token numbers (B, L) and a bool mask of that shape, not {tuple(ids.shape)} {ids.dtype} "
+                f"and {tuple(mask.shape)} {mask.dtype}."
+            )
+        device = self.device
+        ids, mask = ids.to(device), mask.to(device)
+        # no_grad, not inference_mode: an inference tensor could not feed a head that is trained.
+        with torch.no_grad():
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                every = self.layer == SUM_LAST_4
+                out = self.network(input_ids=ids, attention_mask=mask.long(), output_hidden_states=every)
+            states = sum(state.float() for state in out.hidden_states[-4:]) if every else out.last_hidden_state.float()
+            return states.masked_fill_(~mask[:, :, None], 0.0)
+
+    forward = encode
+
+    def tokens(self, texts: Sequence[str] | EncodedTexts) -> TextTokens:
+        """States of texts, one batch, in their order, padded to the longest.
+
+        Parameters
+        ----------
+        texts : sequence of str, or what `tokenize` gave
+            Texts that are too long are an error here; to cut them, `tokenize(..., on_long="cut")` first.
+
+        Returns
+        -------
+        TextTokens
+            tokens (B, L, D) float32 on the encoder's device, zero at padded positions; mask (B, L) bool. [CLS] and
+            [SEP] count as tokens of the text.
+        """
+        packed = texts if isinstance(texts, EncodedTexts) else self.tokenize(texts)
+        packed = EncodedTexts(packed.tokens, packed.offsets, None, packed.truncated, packed.empty, packed.identity)
+        ids, mask = packed.batch(range(len(packed.lengths)), self.device)
+        return TextTokens(self.encode(ids, mask), mask)
+
+    def encode_all(
+        self,
+        texts: Sequence[str],
+        longest: int | None = None,
+        on_long: str = "error",
+        batch_size: int = 32,
+        cache: str | Path | None = None,
+    ) -> EncodedTexts:
+        """States of many texts, each encoded once, kept packed in half precision.
+
+        Parameters
+        ----------
+        texts, longest, on_long : as in `tokenize`
+        batch_size : int
+            Texts a batch; texts of similar length are encoded together.
+        cache : str or Path, optional
+            A .safetensors file to write to and, if it holds these very texts and settings, to read from
+            (memory-mapped). An interrupted encoding continues from the parts beside it, to the same bits.
+
+        Returns
+        -------
+        EncodedTexts
+            `hidden` is (total, D) float16: 2 D bytes a token (6,000 reports of 100 tokens at D = 768: 0.9 GB, in
+            memory while encoding). `batch(rows, device)` pads texts to float32 states and a mask.
+        """
+        packed = self.tokenize(texts, longest, on_long)
+        if cache is not None and (kept := read_cache(Path(cache), packed.identity)) is not None:
+            return kept
+        packed.hidden = encode_packed(
+            packed,
+            self.encode,
+            self.width,
+            torch.float16,
+            self.device,
+            batch_size,
+            None if cache is None else Path(cache),
+            self.facts.title,
+        )
+        if cache is not None:
+            write_cache(Path(cache), packed)
+        return packed
+
+    def _check_longest(self, longest: int | None) -> int:
+        if longest is not None and longest > self.longest:
+            raise DataError(f"longest is {longest}, but {self.facts.title} reads at most {self.longest} tokens.")
+        return self.longest if longest is None else longest
+
+    def extra_repr(self) -> str:
+        """What is loaded, in one line."""
+        weights = self.weights.file.name if self.weights else f"random weights (seed {self.seed})"
+        return f"{self.facts.title}, {weights}, layer {self.layer}: tokens of {self.width}"
+
+
+def load_text_encoder(
+    name: str,
+    weights: str | Path | None,
+    layer: str | int = "last",
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    allow_download: bool = False,
+    seed: int = 0,
+    vocabulary: str | Path | None = None,
+) -> TextEncoder:
+    """A frozen text encoder with every one of its weights taken from a folder, or an error that says which are missing.
+
+    Parameters
+    ----------
+    name : str, a key of `TEXT_ENCODERS`
+    weights : path, "random", or hub name
+        The Hugging Face folder as downloaded (config.json, vocab.txt or tokenizer.json, model.safetensors or
+        pytorch_model.bin); "random" for seeded random weights; with `allow_download` the encoder's hub name (or None).
+    layer : "last", "sum_last_4" or int
+        Not stated in the paper. "last" is the last block's output; "sum_last_4" the sum over the last four, as GLoRIA
+        uses Bio_ClinicalBERT; an int counts as `hidden_states` does: 0 embeddings, -1 last.
+    device : where to compute; tokens stay there
+    precision : {"fp32", "bf16", "auto"}
+        "bf16" computes matrix products in bfloat16; tokens are float32 in any case.
+    allow_download : bool
+        Consent to fetch the folder from the Hugging Face hub. HF_HUB_OFFLINE is respected.
+    seed : int, of random weights
+    vocabulary : path, optional
+        Random weights only: a folder with the encoder's vocab.txt or tokenizer.json; without it there is no `tokenize`.
+
+    Raises
+    ------
+    DataError
+        For an unknown name or layer, and for a folder that is not exactly this encoder's.
+    FileNotFoundError
+        Where `weights` or a file in it does not exist: says what to get where.
+    """
+    if name not in TEXT_ENCODERS:
+        raise DataError(f"{name!r} is no text encoder; there are: {', '.join(TEXT_ENCODERS)}.")
+    facts = TEXT_ENCODERS[name]
+    depth = _depth(facts, layer)
+    device, precision = torch.device(device), resolve_precision(precision, device)
+    read, keys, tokenizer = None, None, None
+    if str(weights) == RANDOM:
+        network = build_encoder(_config(facts), seed)
+        tokenizer = None if vocabulary is None else load_tokenizer(vocabulary, facts)
+    else:
+        if vocabulary is not None:
+            raise DataError("vocabulary is for random weights alone: a folder with weights has its own.")
+        folder = _find_folder(facts, weights, allow_download)
+        _check_config(facts, folder)
+        tokenizer = load_tokenizer(folder, facts)
+        network, read, keys = load_bert(folder, facts)
+    network.encoder.layer = network.encoder.layer[:depth]  # what lies behind the layer is not computed
+    if precision == "bf16":
+        to_bf16(network)
+    return TextEncoder(network.to(device), facts, tokenizer, layer, precision, seed, read, keys)
+
+
+def _depth(facts: TextFacts, layer: str | int) -> int:
+    """Blocks that are needed to read a layer."""
+    if layer == "last":
+        return facts.layers
+    if layer == SUM_LAST_4:
+        if facts.layers < 4:
+            raise DataError(f"{facts.title} has {facts.layers} blocks: there are no last four to sum.")
+        return facts.layers
+    if isinstance(layer, bool) or not isinstance(layer, int) or not -facts.layers - 1 <= layer <= facts.layers:
+        raise DataError(
+            f"layer must be 'last', 'sum_last_4' or a whole number from {-facts.layers - 1} to {facts.layers} "
+            f"for {facts.title}, not {layer!r}."
+        )
+    return layer if layer >= 0 else facts.layers + 1 + layer
+
+
+def _config(facts: TextFacts):
+    return AutoConfig.for_model(
+        "bert",
+        vocab_size=facts.vocabulary,
+        hidden_size=facts.width,
+        num_hidden_layers=facts.layers,
+        num_attention_heads=facts.heads,
+        intermediate_size=4 * facts.width,
+        max_position_embeddings=facts.longest,
+    )
+
+
+def _check_config(facts: TextFacts, folder: Path) -> None:
+    """Refuse a folder whose architecture is not this encoder's; names both."""
+    config, expected = read_config(folder), _config(facts)
+    if config.model_type != "bert":
+        raise DataError(f"{folder} holds a {config.model_type} encoder, {facts.title} is a BERT: give its folder.")
+    wrong = [
+        f"{name} is {getattr(config, name)}, {facts.title} has {getattr(expected, name)}"
+        for name in (
+            "num_hidden_layers",
+            "hidden_size",
+            "num_attention_heads",
+            "intermediate_size",
+            "vocab_size",
+            "hidden_act",
+        )
+        if getattr(config, name) != getattr(expected, name)
+    ]
+    if longest_text(config) != facts.longest:
+        wrong.append(f"it reads {longest_text(config)} tokens, {facts.title} {facts.longest}")
+    if wrong:
+        raise DataError(f"{folder / 'config.json'} is another encoder's: {'; '.join(wrong)}.")
+
+
+def _find_folder(facts: TextFacts, weights: str | Path | None, allow_download: bool) -> Path:
+    """The encoder's folder; fetched from the hub only with consent."""
+    if weights is not None and Path(weights).exists() and str(weights) != facts.hub:
+        if not Path(weights).is_dir():
+            raise DataError(
+                f"{weights} is a file: give the folder that it is in, with config.json, the vocabulary and the weights."
+            )
+        return Path(weights)
+    if weights is None or str(weights) == facts.hub:
+        if allow_download and facts.hub:
+            return _download(facts)
+        if allow_download:
+            raise DataError(f"{facts.title} is on no hub: get its folder from {facts.source} and give its path.")
+    consent = f', or give weights="{facts.hub}" and allow_download=True' if facts.hub else ""
+    what = "No weights were given" if weights is None else f"{weights} does not exist"
+    raise FileNotFoundError(
+        f"{what}: get the folder of {facts.title} from {facts.source} (licence: {facts.licence}) and give its "
+        f'path{consent}; weights="random" needs no file.'
+    )
+
+
+def _download(facts: TextFacts) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(facts.hub, allow_patterns=list(_FILES)))
+    except Exception as error:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+        raise DataError(
+            f"{facts.hub} could not be fetched{offline}, {type(error).__name__}: get the folder from {facts.source} "
+            "and give its path."
+        ) from error
