@@ -30,13 +30,13 @@ def row(facts) -> dict[str, str]:
         }
     parameters = f"{facts.parameters / 1e6:.1f} M" if facts.parameters else "?"
     files = ["Hugging Face folder" if file == "folder" else file for file in facts.files]
-    return {"name": facts.name, **shape, "parameters": parameters, "licence": facts.licence, "file": " or ".join(files),
+    return {"name": facts.name, **shape, "params": parameters, "licence": facts.licence, "file": " or ".join(files),
             "where": facts.source}  # fmt: skip
 
 
 def table(width: int = 120) -> str:
     """Every encoder: one line of what it is, then its files and where they come from."""
-    columns = ("name", "architecture", "input", "tokens", "parameters", "licence")
+    columns = ("name", "architecture", "input", "tokens", "params", "licence")
     rows = [row(facts) for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values())]
     wide = {name: max(len(name), *(len(line[name]) for line in rows)) + 2 for name in columns}
 
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(plain, indent=1) if options.json else table())
         return 0
 
-    from pkd_utils.encoders import verify  # torch is not needed for the table
+    from pkd_utils.encoders import verify  # the table needs neither timm nor transformers
 
     layer = int(options.layer) if options.layer.lstrip("-").isdigit() else options.layer
     try:

@@ -140,7 +140,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "biomedclip": (biomedclip,),
     "efficientnet_lite0": (efficientnet_lite, same_names),
 }
-"""Layouts in which each image encoder's files occur; the one that finds most names is taken."""
+"""Layouts in which an image encoder's files occur; the one that finds most names is taken. Others: names as ours."""
 
 TEXT_LAYOUTS: tuple[Layout, ...] = (same_names, old_bert)
 
@@ -264,7 +264,7 @@ def load_state(facts: ImageFacts | TextFacts, weights: Weights, module: nn.Modul
 
 def _choose_layout(facts: ImageFacts | TextFacts, state: dict[str, Tensor], names: list[str]) -> tuple[Sources, str]:
     """The layout and prefix under which most of the network's names are in the file; of equals the first."""
-    layouts = LAYOUTS[facts.name] if isinstance(facts, ImageFacts) else TEXT_LAYOUTS
+    layouts = LAYOUTS.get(facts.name, (same_names,)) if isinstance(facts, ImageFacts) else TEXT_LAYOUTS
     choices = [(layout(names, prefix), prefix) for prefix in facts.prefixes for layout in layouts]
     return max(choices, key=lambda choice: sum(name in state for group in choice[0].values() for name in group))
 

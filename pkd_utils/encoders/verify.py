@@ -116,6 +116,9 @@ def _text_tokens(name: str, path: str, layer: str | int):
     from pkd_utils.encoders.text import load_text_encoder
 
     encoder = load_text_encoder(name, path, layer=layer)
+    if encoder.tokenizer is None:  # random weights have no vocabulary
+        ids = torch.arange(1000, 1024)[None]
+        return encoder, encoder.encode(ids, torch.ones_like(ids, dtype=torch.bool))[0], {"layer": str(layer)}
     tokens, mask = encoder.tokens(list(SENTENCES))
     return encoder, tokens[mask], {"layer": str(layer)}
 
