@@ -189,5 +189,14 @@ def test_damaged_tensors_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"two different tensors that would both be called a\.weight"):
         read_onnx(_save(tmp_path / "both.onnx", nodes, tensors))
 
+    for operation, inputs, outputs in (("MatMul", ["x"], ["y"]), ("Identity", [], ["y"]), ("Concat", ["x"], [])):
+        node = helper.make_node(operation, inputs, outputs)
+        with pytest.raises(DataError, match=r"graph that is no valid ONNX"):
+            read_onnx(_save(tmp_path / "bad.onnx", [node], {"a.weight": _array(2)}))
+
+    circle = [helper.make_node("Identity", ["p"], ["q"]), helper.make_node("Identity", ["q"], ["p"])]
+    circle += [helper.make_node("Add", ["p", "q"], ["y"])]
+    assert list(read_onnx(_save(tmp_path / "circle.onnx", circle, {"a.weight": _array(2)}))) == ["a.weight"]
+
     words = helper.make_tensor("labels", TensorProto.STRING, [1], [b"cat"])
     assert list(read_onnx(_save(tmp_path / "words.onnx", [], {"labels": words, "a.weight": _array(2)}))) == ["a.weight"]

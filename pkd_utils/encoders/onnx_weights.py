@@ -56,32 +56,35 @@ def read_onnx(path: str | Path) -> dict[str, torch.Tensor]:
     stored = _stored(graph, path.name)
     if not stored:
         raise DataError(f"{path.name} holds no weights: it is no exported model, or one exported without parameters.")
-    names = _linear_names(graph, stored)
+    try:
+        names, positions = _linear_names(graph, stored), _position_embeddings(graph, stored)
+        copies = _copies(graph, stored)
+    except (IndexError, ValueError):  # an operation without the inputs or outputs that it must have
+        raise DataError(f"{path.name} holds a graph that is no valid ONNX: it is damaged.") from None
     state = {name: tensor for name, tensor in stored.items() if not _anonymous(name)}
-    for copy, source in _copies(graph, stored).items():
+    for copy, source in copies.items():
         if not _anonymous(copy):
             _put(state, copy, stored[source], path.name)
     for source, targets in names.items():
         for name, transposed in targets.items():
             _put(state, name, stored[source].T.contiguous() if transposed else stored[source], path.name)
     found = set(names)
-    for name, parts in _position_embeddings(graph, stored).items():
+    for name, parts in positions.items():
         _put(state, name, _one_table([stored[part] for part in parts], name, path.name), path.name)
         found.update(parts)
-    lost = [
-        n for n, t in stored.items() if _anonymous(n) and n not in found and t.is_floating_point() and t.numel() > 1
-    ]
+    nameless = {name: tensor for name, tensor in stored.items() if _anonymous(name) and name not in found}
+    lost = [name for name, tensor in nameless.items() if tensor.is_floating_point() and tensor.numel() > 1]
     if lost:
         raise DataError(
             f"{path.name} holds {len(lost)} weights without a name that the graph does not explain "
             f"({', '.join(lost[:8])}): export the model without constant folding, or save its state_dict instead."
         )
-    return {name: tensor for name, tensor in state.items() if not _anonymous(name)}
+    return state
 
 
 def _anonymous(name: str) -> bool:
     """Whether the exporter made the name up: `onnx::MatMul_12`, `/scope/Constant_output_0`, `val_12` or a number."""
-    return name.startswith(("onnx::", "/", "val_")) or name.isdigit()
+    return not name or name.startswith(("onnx::", "/", "val_")) or name.isdigit()
 
 
 def _put(state: dict, name: str, tensor: torch.Tensor, file: str) -> None:
@@ -98,7 +101,7 @@ def _stored(graph: onnx.GraphProto, file: str) -> dict[str, torch.Tensor]:
     sizes = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
     tensors = [(tensor.name, tensor) for tensor in graph.initializer]
     for node in graph.node:
-        if node.op_type == "Constant" and node.output[0] not in sizes:
+        if node.op_type == "Constant" and not sizes.issuperset(node.output):
             tensors += [(node.output[0], a.t) for a in node.attribute if a.name == "value" and a.HasField("t")]
     stored = {}
     for name, tensor in tensors:
@@ -172,28 +175,20 @@ def _position_embeddings(graph: onnx.GraphProto, stored: dict) -> dict[str, list
 
     Returns the name, and the stored parts in the order in which the graph joins them: [all] or [class token, patches].
     """
-    makers = {output: node for node in graph.node for output in node.output}
-
-    def source(name: str) -> str:
-        while name not in stored and name in makers and makers[name].op_type in MOVES:
-            name = makers[name].input[0]
-        return name
-
-    def joined(name: str) -> list[str]:
-        name = source(name)
-        if name in makers and makers[name].op_type == "Concat":
-            return [source(part) for part in makers[name].input]
-        return [name]
-
+    origin: dict[str, str] = {}  # where a carried tensor comes from; nodes stand in the order of computation
+    joined: dict[str, list[str]] = {}
     found = {}
-    for add in graph.node:
-        if add.op_type != "Add":
-            continue
-        for tokens, positions in (add.input, reversed(add.input)):
-            token = joined(tokens)[0]
-            parts = joined(positions)
-            if token.endswith("cls_token") and all(part in stored and _anonymous(part) for part in parts):
-                found[token.removesuffix("cls_token") + "position_embeddings"] = parts
+    for node in graph.node:
+        inputs = [origin.get(name, name) for name in node.input]
+        if node.op_type in MOVES:
+            origin[node.output[0]] = inputs[0]
+        elif node.op_type == "Concat":
+            joined[node.output[0]] = inputs
+        elif node.op_type == "Add":
+            for tokens, positions in (inputs, reversed(inputs)):
+                token, parts = joined.get(tokens, [tokens])[0], joined.get(positions, [positions])
+                if token.endswith("cls_token") and all(part in stored and _anonymous(part) for part in parts):
+                    found[token.removesuffix("cls_token") + "position_embeddings"] = parts
     return found
 
 
