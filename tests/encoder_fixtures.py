@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 State = dict[str, Tensor]
 Edit = Callable[[State], State]
 MAE_PATCH, DINO_PATCH = 16, 14
+RESNET_CUT = 8  # small ResNets have an eighth of the channels
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -110,9 +111,18 @@ def huggingface_dinov2(width: int, depth: int, tokens: int, in_memory: bool = Fa
 
 
 def small_resnet(architecture: str) -> torchvision.models.ResNet:
-    """ResNet-18 or -50 with one block a stage."""
+    """ResNet-18 or -50 with one block a stage and an eighth of the channels."""
     block = {"resnet18": torchvision.models.resnet.BasicBlock, "resnet50": torchvision.models.resnet.Bottleneck}
-    return torchvision.models.ResNet(block[architecture], [1, 1, 1, 1])
+    network = torchvision.models.ResNet(block[architecture], [1, 1, 1, 1])
+    for name, layer in network.named_modules():
+        tensors = (*layer._parameters.items(), *layer._buffers.items()) if name != "fc" else ()
+        for kind, tensor in tensors:
+            if tensor is not None and tensor.ndim:
+                inputs = tensor.shape[1] if tensor.ndim > 1 else 1
+                smaller = tensor.detach()[: tensor.shape[0] // RESNET_CUT]
+                smaller = smaller[:, : inputs // RESNET_CUT] if inputs > 3 else smaller
+                setattr(layer, kind, nn.Parameter(smaller.clone()) if kind in layer._parameters else smaller.clone())
+    return network
 
 
 def resnet(architecture: str, small: bool, prefix: str = "", fc: bool = True) -> dict[str, tuple[int, ...]]:
@@ -321,10 +331,10 @@ def _c2l(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
 def _biovil(folder: Path, seed: int, small: bool, kind: str, edit: Edit, temporal: bool = False) -> Path:
     """hi-ml's ImageModel, a bare state dict: 372 tensors with the temporal part, 328 without."""
     shapes = resnet("resnet50", small, "encoder.encoder.")
-    inputs = 2048
+    inputs = width = 2048 // RESNET_CUT if small else 2048
     if temporal:
         inputs = 512
-        shapes |= {"encoder.backbone_to_vit.weight": (256, 2048, 1, 1), "encoder.missing_previous_emb": (1, 256, 1, 1)}
+        shapes |= {"encoder.backbone_to_vit.weight": (256, width, 1, 1), "encoder.missing_previous_emb": (1, 256, 1, 1)}
         for i in range(3):
             block = f"encoder.vit_pooler.blocks.{i}"
             shapes |= norm(f"{block}.norm1", 256) | norm(f"{block}.norm2", 256)
@@ -347,8 +357,10 @@ def _biovil_t(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Pa
 def _gloria(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
     """A Lightning checkpoint whose hyper-parameters are an omegaconf object."""
     prefix = "gloria.img_encoder."
-    shapes = resnet("resnet50", small, prefix + "model.", fc=False) | linear(prefix + "global_embedder", 768, 2048)
-    shapes |= {prefix + "local_embedder.weight": (768, 1024, 1, 1)}
+    cut = RESNET_CUT if small else 1
+    shapes = resnet("resnet50", small, prefix + "model.", fc=False)
+    shapes |= linear(prefix + "global_embedder", 768, 2048 // cut)
+    shapes |= {prefix + "local_embedder.weight": (768, 1024 // cut, 1, 1)}
     width, depth = _size(True)
     shapes |= bert("gloria.text_encoder.model.", width, depth, 50, position_ids=True)
     shapes |= linear("gloria.text_encoder.model.pooler.dense", width, width)
@@ -516,7 +528,7 @@ def write_checkpoint(
         Made if need be; one checkpoint a folder.
     seed : int
     small : bool
-        Width 16 and two blocks (ResNets: one block a stage) instead of the real size.
+        Width 16 and two blocks (ResNets: one block a stage, an eighth of the channels) instead of the real size.
     kind : str or None
         Which of the layouts in `WRITERS`; None is the first.
     edit : function from state dict to state dict, or None

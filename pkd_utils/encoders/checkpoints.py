@@ -3,7 +3,6 @@
 import fnmatch
 import hashlib
 import json
-import pickle
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pkd_utils.encoders.torch_pickles import read_pickled
+from pkd_utils.encoders.torch_pickles import Inert, read_pickled
 from pkd_utils.errors import DataError
 from pkd_utils.identity import file_sha256
 
@@ -96,8 +95,7 @@ def read_weights(path: str | Path, prefer: Sequence[str] = ()) -> Weights:
         return _read_index(path)
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path} is no weight file: its name should end in {', '.join(SUFFIXES)}.")
-    _refuse_what_is_no_weights(path)
-    content, inert = _read_file(path)
+    content, inert = _read_file(path, _refuse_what_is_no_weights(path))
     state, wrapper, skipped = _unwrap(content, path)
     return Weights(path, file_sha256(path), state, wrapper, skipped, inert)
 
@@ -122,8 +120,8 @@ def _choose(folder: Path, prefer: Sequence[str]) -> Path:
     raise FileNotFoundError(f"{folder} holds no weight file ({', '.join(FOLDER_FILES[:3])} ...){hint}: download one.")
 
 
-def _refuse_what_is_no_weights(file: Path) -> None:
-    """Say what a file is that a failed download left in place of weights."""
+def _refuse_what_is_no_weights(file: Path) -> bytes:
+    """Say what a file is that a failed download left in place of weights; else return its first bytes."""
     with open(file, "rb") as stream:
         start = stream.read(512)
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -142,9 +140,10 @@ def _refuse_what_is_no_weights(file: Path) -> None:
         raise DataError(f"{file} is JSON text, probably a server's error message, not the weights: download it again.")
     if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"Rar!", b"7z\xbc\xaf")):
         raise DataError(f"{file} is a compressed archive: unpack it and give the weight file inside.")
+    return start
 
 
-def _read_file(file: Path) -> tuple[Any, tuple[str, ...]]:
+def _read_file(file: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
     """Content of one file, and the classes that were read as inert objects."""
     if file.suffix == ".onnx":
         from pkd_utils.encoders.onnx_weights import read_onnx
@@ -154,11 +153,13 @@ def _read_file(file: Path) -> tuple[Any, tuple[str, ...]]:
         try:
             return load_file(file), ()
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{file} cannot be read as safetensors ({error}): download it again.") from error
-    return _read_torch(file)
+            raise DataError(
+                f"{file} cannot be read as safetensors ({error}): cut off or damaged; download it again."
+            ) from error
+    return _read_torch(file, start)
 
 
-def _read_torch(file: Path) -> tuple[Any, tuple[str, ...]]:
+def _read_torch(file: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
     """A torch file: by torch itself if it holds tensors only, else object by inert object."""
     zipped = zipfile.is_zipfile(file)
     if zipped:
@@ -170,14 +171,13 @@ def _read_torch(file: Path) -> tuple[Any, tuple[str, ...]]:
             raise DataError(
                 f"{file} is a zip archive without torch weights: unpack it and give the weight file inside."
             )
-    elif file.read_bytes()[:4] == b"PK\x03\x04":
+    elif start.startswith(b"PK\x03\x04"):
         raise DataError(f"{file} ends too early: the download was cut off, download it again.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols, which the second reader knows
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped), ()
-    except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError):
-        # An object beside the tensors, or a broken file: the second reader tells which.
+    except Exception:  # an object beside the tensors, or a file broken in any way: the second reader tells which
         return read_pickled(file)
 
 
@@ -213,14 +213,15 @@ def _unwrap(content: Any, file: Path) -> tuple[dict[str, Tensor], str, tuple[str
     wrapper: list[str] = []
     skipped: list[str] = []
     while isinstance(content, Mapping) and len(wrapper) < 2:
-        inner = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        inner = next((name for name in WRAPPERS if _holds_tensors(content.get(name))), None)
         if inner is None:
             break
         skipped += [str(name) for name in content if name != inner]
         wrapper.append(inner)
         content = content[inner]
-    if not isinstance(content, Mapping):
-        raise DataError(f"{file} holds a {type(content).__name__} instead of named weights: save a state dict instead.")
+    if not isinstance(content, Mapping) or (isinstance(content, Inert) and not content):
+        kind = f"{type(content).__module__}.{type(content).__name__}"
+        raise DataError(f"{file} holds one object of {kind} instead of named weights: save its state dict instead.")
     state: dict[str, Tensor] = {}
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
@@ -232,6 +233,14 @@ def _unwrap(content: Any, file: Path) -> tuple[dict[str, Tensor], str, tuple[str
         what = _some(skipped) or "nothing"
         raise DataError(f"{file} holds no named tensors (found: {what}): give a file with a state dict.")
     return state, ".".join(wrapper), tuple(skipped)
+
+
+def _holds_tensors(content: Any) -> bool:
+    """Whether this is a dictionary with tensors in it, or around one (another entry called "model" may be settings)."""
+    if not isinstance(content, Mapping):
+        return False
+    inner = [content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+    return any(isinstance(value, Tensor) for each in (content, *inner) for value in each.values())
 
 
 def _some(names: Iterable[str], most: int = 8) -> str:

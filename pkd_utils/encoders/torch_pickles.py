@@ -37,6 +37,7 @@ STORAGES = {
     "UntypedStorage": torch.uint8,
 }
 STORAGE_MODULES = {"torch", "torch.cuda", "torch.storage"}
+DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
 # Of the standard library only these are expected in checkpoints; they are read as inert objects too.
 HARMLESS = {
@@ -133,20 +134,22 @@ class _Unpickler(pickle.Unpickler):
         module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         if module in STORAGE_MODULES and name in STORAGES:
             return STORAGES[name]
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
         stand_in = _functions().get((module, name))
         if stand_in is not None:
             return stand_in
-        root = module.split(".")[0]
-        of_python = root in sys.stdlib_module_names or root in ("__builtin__", "")
+        # "os.system" may hide in the name of another package's module that imports os.
+        packages = (module.split(".")[0], *name.split(".")[:-1])
+        of_python = any(package in sys.stdlib_module_names or package == "" for package in packages)
         if of_python and name not in HARMLESS.get(module, ()):
             raise DataError(
                 f"{self.file} names the Python function {module}.{name}, which no weights need: the file may be "
                 "malicious; nothing of it was executed, delete it and download it from its authors again."
             )
-        self.inert.add(f"{module}.{name}")
-        return type(name.rsplit(".", 1)[-1], (Inert,), {"__module__": "inert." + module})
+        if module != "builtins":
+            self.inert.add(f"{module}.{name}")
+        return type(name.rsplit(".", 1)[-1], (Inert,), {"__module__": module})
 
     def persistent_load(self, pid: Any) -> torch.Tensor:
         """Stored numbers as a 1-D tensor."""
@@ -247,5 +250,7 @@ def read_pickled(file: Path) -> tuple[Any, tuple[str, ...]]:
         raise DataError(f"{file} ends too early: the download was cut off, download it again.") from error
     except Exception as error:  # a broken pickle can fail in any way; it must say so in one sentence
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "truncated" in reason:
+            raise DataError(f"{file} ends too early: the download was cut off, download it again.") from error
         raise DataError(f"{file} cannot be read as a torch checkpoint ({reason}): download it again.") from error
     return content, tuple(sorted(inert))
