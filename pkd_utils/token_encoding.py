@@ -26,6 +26,7 @@ from pkd_utils._token_views import (
     Crops,
     ImageFile,
     check_readable,
+    check_unique,
     content_hashes,
     encode_crops,
     in_order,
@@ -33,7 +34,7 @@ from pkd_utils._token_views import (
     read_views,
 )
 from pkd_utils.errors import DataError
-from pkd_utils.tokens import TokenStore
+from pkd_utils.tokens import LiveTokens, TextStore, TokenStore
 
 MARK_SECONDS = 2.0
 """Seconds between two marks of progress: what a kill can cost, beside the batch under way."""
@@ -79,23 +80,24 @@ def estimate(
 
 
 def record_live(
-    target: str | Path, encoder, options: dict[str, Any], image_ids, image_root: str, paths: Sequence[str],
-    crops: Crops = CROPS, storage: str = "float16",
-) -> None:  # fmt: skip
+    target: str | Path, live: LiveTokens, options: dict[str, Any], image_root: str, paths: Sequence[str]
+) -> None:
     """Write how to encode live, for `tokens.open_tokens`, into a folder that may hold the clean views as `clean`.
 
     Parameters
     ----------
+    target : folder
+    live : LiveTokens
     options : dict
-        Arguments of `load_image_encoder` that gave `encoder`, without device; `weights` as `paths.resolve` reads it.
+        Arguments of `load_image_encoder` that gave `live.encoder`, without device; `weights` as `paths.resolve` reads
+        it.
     image_root, paths : folder as `paths.resolve` reads it, and M paths relative to it
     """
     target = Path(target)
-    table = pd.DataFrame({"image_id": list(image_ids), "path": [str(path) for path in paths]})
+    table = pd.DataFrame({"image_id": live.image_ids, "path": [str(path) for path in paths]})
     runs.write_parquet(target / "live.parquet", table)
-    facts = {"encoder": options, "identity": encoder.identity, "crops": asdict(crops), "storage": storage,
-             "image_root": str(image_root)}  # fmt: skip
-    runs.write_json(target / "live.json", facts)
+    facts = {"encoder": options, "identity": live.identity, "crops": asdict(live.crops), "storage": live.storage}
+    runs.write_json(target / "live.json", {**facts, "image_root": str(image_root)})
 
 
 def encode_images(
@@ -183,6 +185,55 @@ def encode_images(
     runs.write_json(partial / "store.json", facts)
     os.replace(partial, target)
     return TokenStore(target)
+
+
+def encode_texts(
+    encoder,
+    ids: Sequence[str],
+    texts: Sequence[str],
+    target: str | Path,
+    longest: int | None = None,
+    on_long: str = "error",
+    batch_size: int = 32,
+) -> TextStore:
+    """Run a frozen text encoder once per report and keep its tokens; continues where an earlier call was killed.
+
+    Parameters
+    ----------
+    encoder : encoders.text.TextEncoder
+    ids, texts : sequences of str, length M
+    target : folder of the store; work happens in `<target>.partial`
+    longest, on_long, batch_size : see `TextEncoder.encode_all`
+
+    Raises
+    ------
+    DataError
+        An identifier given twice, a report that is too long or no text (by position, never by its words), or a target
+        that holds something else.
+    """
+    ids, texts, target = list(ids), list(texts), Path(target)
+    if len(ids) != len(texts):
+        raise DataError(f"{len(ids)} report identifiers came with {len(texts)} texts: give one text a report.")
+    check_unique(ids, "report")
+    packed = encoder.tokenize(texts, longest, on_long)
+    key = {"encoder": encoder.identity, "texts": packed.identity, "ids": runs.hash_params(ids)}
+    if _already_there(target, key):
+        return TextStore(target)
+    partial = target.with_name(target.name + ".partial")
+    if not _already_there(partial, key):
+        _check_space(partial, len(packed.tokens) * (2 * encoder.width + 4))
+        runs.write_json(partial / "key.json", key)
+    encoder.encode_all(texts, longest, on_long, batch_size, cache=partial / "tokens.safetensors")
+    runs.write_parquet(partial / "index.parquet", pd.DataFrame({"id": ids}))
+    facts = {
+        "encoder": encoder.facts.name, "layer": str(encoder.layer), "width": encoder.width, "storage": "float16",
+        "reports": len(ids), "tokens": len(packed.tokens), "truncated": packed.truncated, "empty": packed.empty,
+        "bytes": (partial / "tokens.safetensors").stat().st_size, "texts": packed.identity,
+        "identity": runs.hash_params(key), "key": key,
+    }  # fmt: skip
+    runs.write_json(partial / "store.json", facts)
+    os.replace(partial, target)
+    return TextStore(target)
 
 
 def _encode(

@@ -13,10 +13,10 @@ from PIL import Image
 
 from pkd_utils import paths, runs, token_encoding
 from pkd_utils._token_views import Crops
-from pkd_utils.encoders import load_image_encoder, transforms
-from pkd_utils.encoders.facts import HALF, Feature, Preprocessing
+from pkd_utils.encoders import load_image_encoder, load_text_encoder, transforms
+from pkd_utils.encoders.facts import HALF, TEXT_ENCODERS, Feature, Preprocessing
 from pkd_utils.errors import DataError
-from pkd_utils.token_encoding import encode_images, estimate, record_live
+from pkd_utils.token_encoding import encode_images, encode_texts, estimate, record_live
 from pkd_utils.tokens import LiveTokens, TokenStore, open_tokens
 
 SIDE, GRID, WIDTH = 16, (4, 4), 6
@@ -77,7 +77,7 @@ def test_stored_tokens_are_the_encoders_rounded_to_half(images, tmp_path):
                 assert (box is None) == (view == 0)
                 made = encoder.encode(encoder.preprocess(image, crop=box)[None])
                 assert torch.equal(store.batch([row], view)[0], made.patches[0].half())
-                assert torch.equal(store.cls([row], view)[0], made.cls[0].half())
+                assert torch.equal(store.class_tokens([row], view)[0], made.cls[0].half())
     assert not torch.equal(store.batch([0], 1), store.batch([0], 2))
 
 
@@ -113,11 +113,13 @@ def test_class_token_first_on_request(images, tmp_path):
     with_cls, without = TokenStore.open(folder, include_cls=True), TokenStore.open(folder)
     both = with_cls.batch([2, 3], 1)
     assert (with_cls.tokens_per_image, without.tokens_per_image) == (17, 16)
-    assert torch.equal(both[:, 0], without.cls([2, 3], 1)) and torch.equal(both[:, 1:], without.batch([2, 3], 1))
+    assert torch.equal(both[:, 0], without.class_tokens([2, 3], 1)) and torch.equal(
+        both[:, 1:], without.batch([2, 3], 1)
+    )
     bare = quiet(TinyEncoder(class_token=False), *images, tmp_path / "bare")
     assert not bare.has_cls and not (bare.folder / "cls.npy").exists()
     with pytest.raises(DataError, match="tiny has no class token"):
-        bare.cls([0])
+        bare.class_tokens([0])
     with pytest.raises(DataError, match="tiny has no class token"):
         TokenStore.open(bare.folder, include_cls=True)
 
@@ -129,16 +131,19 @@ def test_reading_never_writes(images, tmp_path):
     assert (store.folder / "tokens.npy").read_bytes() == before
 
 
-def test_epoch_views_are_stateless_and_augmented(images, tmp_path):
-    store = quiet(TinyEncoder(), *images, tmp_path / "tokens", views=2)
-    drawn = torch.stack([store.epoch_views(epoch, seed=1) for epoch in range(40)])
-    assert drawn.shape == (40, 7) and set(drawn.flatten().tolist()) == {1, 2}
-    assert torch.equal(store.epoch_views(39, seed=1), drawn[39])
-    assert not torch.equal(store.epoch_views(39, seed=2), drawn[39])
-    clean = quiet(TinyEncoder(), *images, tmp_path / "clean", views=0)
-    assert not clean.epoch_views(3).any()
-    live = LiveTokens(TinyEncoder(), *images)
-    assert live.epoch_views(3, seed=5).tolist() == [4] * 7
+def test_a_subset_shows_the_same_tokens_by_other_rows(images, tmp_path):
+    store = quiet(TinyEncoder(), *images, tmp_path / "tokens")
+    part = store.subset(["i05", "i02"])
+    assert (part.rows, part.image_ids, store.rows) == (2, ["i05", "i02"], 7)
+    assert torch.equal(part.batch([1, 0, 1], 2), store.batch([2, 5, 2], 2))
+    assert torch.equal(part.subset(["i02"]).class_tokens([0], 1), store.class_tokens([2], 1))
+    assert len({store.identity, part.identity, store.subset(["i02", "i05"]).identity}) == 3
+    with pytest.raises(DataError, match="Rows must be 0 to 1, not 2 to 2"):
+        part.batch([2])
+    live = LiveTokens(TinyEncoder(), *images).subset(["i05", "i02"])
+    assert torch.equal(live.batch([1, 0], 2), part.batch([1, 0], 2))
+    for rows, tokens in live.epoch([0, 1], epoch=1):
+        assert torch.equal(tokens, part.batch(rows, 2))
 
 
 @pytest.mark.parametrize(
@@ -281,7 +286,7 @@ def test_live_tokens_are_those_of_a_store(images, tmp_path):
     rows, views = torch.tensor([4, 0, 4, 6, 4]), torch.tensor([1, 2, 1, 0, 2])
     assert torch.equal(live.batch(rows, views), store.batch(rows, views))
     assert encoder.seen == 4  # (4, 1) is asked for twice and encoded once
-    assert torch.equal(live.cls(rows, 2), store.cls(rows, 2))
+    assert torch.equal(live.class_tokens(rows, 2), store.class_tokens(rows, 2))
     assert (live.rows, live.tokens_per_image, live.width, live.grid) == (7, 16, WIDTH, GRID)
     joined = LiveTokens(TinyEncoder(), *images, crops, include_cls=True).batch(rows, views)
     assert torch.equal(joined, TokenStore.open(store.folder, include_cls=True).batch(rows, views))
@@ -304,7 +309,9 @@ def test_clean_views_of_live_tokens_come_from_their_store(images, tmp_path):
     clean = quiet(TinyEncoder(), *images, tmp_path / "clean", views=0)
     encoder = TinyEncoder()
     live = LiveTokens(encoder, *images, clean=clean)
-    assert torch.equal(live.batch([3, 1]), clean.batch([3, 1])) and torch.equal(live.cls([3]), clean.cls([3]))
+    assert torch.equal(live.batch([3, 1]), clean.batch([3, 1])) and torch.equal(
+        live.class_tokens([3]), clean.class_tokens([3])
+    )
     assert encoder.passes == 0
     with pytest.raises(DataError, match="are of other images"):
         LiveTokens(encoder, images[0][:3], images[1][:3], clean=clean)
@@ -336,12 +343,59 @@ def test_a_real_encoder_stored_and_live(images, tmp_path):
     with Image.open(files[1]) as image:
         assert torch.allclose(encoder.tokens(encoder.preprocess(image)[None])[0].half(), store.batch([1])[0], atol=1e-3)
     names = [file.name for file in files]
-    record_live(tmp_path / "tokens", encoder, options, ids, str(files[0].parent), names, Crops(seed=5))
+    other = LiveTokens(encoder, ids, files, Crops(seed=5))
+    record_live(tmp_path / "tokens", other, options, str(files[0].parent), names)
     live = open_tokens(tmp_path / "tokens")
     assert torch.equal(live.batch([0, 1]), store.batch([0, 1]))
-    other = LiveTokens(encoder, ids, files, Crops(seed=5))
     assert torch.equal(live.batch([0, 1], 9), other.batch([0, 1], 9))
     assert isinstance(open_tokens(store.folder), TokenStore)
-    record_live(tmp_path / "tokens", encoder, {**options, "seed": 5}, ids, str(files[0].parent), names)
+    record_live(tmp_path / "tokens", other, {**options, "seed": 5}, str(files[0].parent), names)
     with pytest.raises(DataError, match=r"are not those that .* was made with"):
         open_tokens(tmp_path / "tokens")
+
+
+TEXTS = ["heart size is normal", "", "no pleural effusion or pneumothorax is seen on this film", "clear", "clear lungs"]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A small random BERT with a vocabulary of its own."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    words = sorted({word for text in TEXTS for word in text.split()})
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    words += [f"[unused{n}]" for n in range(TEXT_ENCODERS["minilm"].vocabulary - len(words))]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    return load_text_encoder("minilm", "random", layer=1, vocabulary=folder)
+
+
+def test_report_tokens_are_the_encoders_rounded_to_half(bert, tmp_path):
+    store = encode_texts(bert, list("abcde"), TEXTS, tmp_path / "text", batch_size=2)
+    assert (store.rows, store.width, store.lengths.tolist()) == (5, 384, [6, 2, 12, 3, 4])
+    assert (store.facts["truncated"], store.facts["empty"], store.facts["tokens"]) == (0, 1, 27)
+    tokens, mask = store.batch(np.array([3, 2, 3, 1]))
+    assert tokens.shape == (4, 12, 384) and mask.sum(1).tolist() == [3, 12, 3, 2] and not tokens[~mask].any()
+    for row, number in enumerate([3, 2, 3, 1]):
+        exact = bert.tokens([TEXTS[number]]).tokens[0].half()
+        assert torch.allclose(tokens[row][mask[row]], exact.float(), atol=2e-3)
+    assert torch.equal(tokens[0], tokens[2]) and store.batch([0], dtype=torch.float16)[0].dtype == torch.float16
+    shared = store.subset(["e", "a", "e"])  # one row an image: two images of one study
+    assert torch.equal(shared.batch([0, 2])[0], store.batch([4, 4])[0]) and shared.lengths.tolist() == [4, 6, 4]
+    assert shared.identity != store.identity
+    with pytest.raises(DataError, match="1 reports have no tokens here, first 'f'"):
+        store.subset(["a", "f"])
+
+
+def test_report_stores_are_identified(bert, tmp_path, monkeypatch):
+    store = encode_texts(bert, list("abcde"), TEXTS, tmp_path / "text")
+    monkeypatch.setattr(bert, "encode", None)  # a second call reads what is there
+    assert encode_texts(bert, list("abcde"), TEXTS, tmp_path / "text").identity == store.identity
+    for ids, texts, words in (
+        (list("abcde"), [*TEXTS[:4], "clear heart"], "texts differ"),
+        (list("abcdf"), TEXTS, "ids differ"),
+        (list("abcda"), TEXTS, "report identifier 'a' occurs more than once"),
+        (list("abcd"), TEXTS, "4 report identifiers came with 5 texts"),
+        (list("abcde"), [*TEXTS[:4], None], "1 reports have no text, first at position 4"),
+    ):
+        with pytest.raises(DataError, match=words) as raised:
+            encode_texts(bert, ids, texts, tmp_path / "text")
+        assert "heart" not in str(raised.value)
