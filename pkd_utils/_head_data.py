@@ -1,0 +1,123 @@
+"""What heads read: image tokens, report tokens, classes, as minibatches that follow from (seed, epoch, step)."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from pkd_utils.errors import DataError
+from pkd_utils.fused_heads import Inputs, Keeps, normalised
+from pkd_utils.heads import dropout_keep, stream
+
+TEXT_STEP = 16  # reports are padded to a multiple: few shapes, so few kernels to prepare
+
+
+class TokenSource(Protocol):
+    """Image tokens of a frozen encoder: `rows` images, N = `tokens_per_image`, D = `width`, `views` augmented views.
+
+    `batch(rows, views)` gives (B, N, D) of any float type for int64 row numbers and views; view 0 is the clean image,
+    1 ... `views` are its augmentations. `class_tokens(rows, views)`, (B, D), is only asked for by class-token probes.
+    `identity` names the content (a hash).
+    """
+
+    rows: int
+    tokens_per_image: int
+    width: int
+    views: int
+    identity: str
+
+    def batch(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor: ...
+
+
+class MemoryTokens:
+    """A `TokenSource` of tokens in memory: (1 + views, rows, N, D), the clean view first."""
+
+    def __init__(self, tokens: torch.Tensor, class_tokens: torch.Tensor | None = None, identity: str = "memory"):
+        self.tokens, self.class_token, self.identity = tokens, class_tokens, identity
+        self.views, (self.rows, self.tokens_per_image, self.width) = len(tokens) - 1, tokens.shape[1:]
+
+    def batch(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        return self.tokens[views, rows]
+
+    def class_tokens(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        if self.class_token is None:
+            raise DataError("These tokens have no class tokens: leave the class-token probe out.")
+        return self.class_token[views, rows]
+
+
+class Step(NamedTuple):
+    """One minibatch of an epoch."""
+
+    number: int  # from 0
+    positions: torch.Tensor  # in the training rows
+    rows: torch.Tensor  # of the tokens
+    views: torch.Tensor
+
+
+class HeadData:
+    """Tokens, reports and classes of one call of `fit_heads`."""
+
+    def __init__(
+        self,
+        tokens: TokenSource,
+        text,
+        targets: np.ndarray,
+        normalise_probe: bool,
+        device: torch.device,
+        dtype: torch.dtype,
+    ):
+        self.tokens, self.text = tokens, text
+        self.targets = torch.from_numpy(targets.astype(np.int64))
+        self.text_width = None if text is None else text.hidden.shape[1]
+        self.normalise_probe, self.device, self.dtype = normalise_probe, device, dtype
+        if text is not None and len(text.lengths) != tokens.rows:
+            raise DataError(f"There are {len(text.lengths)} reports for {tokens.rows} rows of tokens: give one a row.")
+
+    def identity(self) -> list:
+        classes = hashlib.sha256(self.targets.numpy().tobytes()).hexdigest()
+        return [self.tokens.identity, None if self.text is None else self.text.identity, classes]
+
+    def steps(self, train_rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[Step]:
+        """The epoch's minibatches: a new order, and of every image one of its augmented views (the clean one if none).
+
+        The last minibatch is smaller if the rows do not divide.
+        """
+        generator = torch.Generator().manual_seed(stream(seed, epoch, 1))
+        order = torch.randperm(len(train_rows), generator=generator)
+        views = torch.zeros(len(order), dtype=torch.int64)
+        if self.tokens.views:
+            views = torch.randint(1, self.tokens.views + 1, (len(order),), generator=generator)
+        pieces = zip(order.split(batch_size), views.split(batch_size), strict=True)
+        return [Step(i, p, torch.from_numpy(train_rows)[p], v) for i, (p, v) in enumerate(pieces)]
+
+    def inputs(self, methods: Sequence[str], rows: torch.Tensor, views: torch.Tensor) -> Inputs:
+        """What heads of these methods read of these rows and views."""
+        methods, found = set(methods), {}
+        if methods - {"text_only", "cls_probe"}:
+            raw = self.tokens.batch(rows, views).to(self.device, self.dtype)
+            found["image"] = normalised(raw)
+            if "mean_probe" in methods:
+                found["image_mean"] = (found["image"] if self.normalise_probe else raw).mean(1)
+        if "cls_probe" in methods:
+            raw = self.tokens.class_tokens(rows, views).to(self.device, self.dtype)
+            found["class_token"] = normalised(raw) if self.normalise_probe else raw
+        if methods & {"text_only", "teacher"}:
+            states, mask = self.text.batch(rows.numpy(), self.device)
+            padding = -states.shape[1] % TEXT_STEP
+            found["text"] = normalised(F.pad(states.to(self.dtype), (0, 0, 0, padding)))
+            found["text_mask"] = F.pad(mask, (0, padding))
+        return Inputs(**found)
+
+    def keeps(self, inputs: Inputs, dropout: float, *key: int) -> Keeps:
+        """Dropout masks (B, N, N) of both attentions, functions of `key` (seed, epoch, step) alone."""
+        masks = []
+        for number, x in enumerate((inputs.image, inputs.text)):
+            if x is None or dropout == 0:
+                masks.append(None)
+            else:
+                shape = (len(x), x.shape[1], x.shape[1])
+                masks.append(dropout_keep(shape, dropout, *key, number).to(self.device))
+        return Keeps(*masks)
