@@ -1,8 +1,8 @@
 """BERT-type encoders out of local Hugging Face folders: architecture, weights and tokenizer, with nothing executed.
 
 One way for every text encoder here, frozen or trained: the architecture from config.json into transformers' own
-classes, the weights by the strict key account of `layouts.load_state`, the tokenizer from the local vocabulary. A folder
-that wants code of its own (CXR-BERT's asks for trust_remote_code) is read as the plain BERT that it holds.
+classes, the weights by the strict key account of `layouts.load_state`, the tokenizer from the local vocabulary. A
+folder that wants code of its own (CXR-BERT's asks for trust_remote_code) is read as the plain BERT that it holds.
 """
 
 import json

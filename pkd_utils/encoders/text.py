@@ -1,6 +1,5 @@
 """Frozen text encoders: token states of reports, from a local folder that was loaded exactly or not at all."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,12 +75,12 @@ class TextEncoder(nn.Module):
         self.facts, self.layer, self.precision, self.seed = facts, layer, precision, seed
         self.width, self.longest = facts.width, facts.longest
         self.weights, self.keys = weights, keys
-        vocabulary = tokenizer.to_str() if tokenizer else ""
         self.identity: str = runs.hash_params(
             {
                 "encoder": facts.name,
                 "weights": weights.sha256 if weights else f"random, seed {seed}",
-                "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
+                "vocabulary": runs.hash_params(tokenizer.get_vocab()) if tokenizer else None,
+                "lowercase": facts.lowercase,
                 "layer": str(layer),
                 "precision": precision,
             }
