@@ -158,7 +158,7 @@ def learning_rate_at(step: int, total: int, warmup: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def _stream(seed: int, epoch: int, purpose: int) -> int:
+def stream(seed: int, epoch: int, purpose: int) -> int:
     """A 63-bit seed that is a function of its arguments alone."""
     return int(np.random.SeedSequence([seed, epoch, purpose]).generate_state(1, np.uint64)[0] >> 1)
 
@@ -174,7 +174,7 @@ class _Fit:
         build = {n: getattr(config, n) for n in ("name", "image_size", "patch_size", "width", "depth", "heads",
                                                  "channels", "weights", "drop_rate", "drop_path_rate")}  # fmt: skip
         self.build = {**build, "n_labels": len(data.labels)}
-        torch.manual_seed(_stream(seed, 0, 0))
+        torch.manual_seed(stream(seed, 0, 0))
         self.model = build_student(**self.build).to(device)
         for block in self.model.blocks:
             # torch's fused attention is made for GPUs: on a CPU plain products are up to 3 times faster in bf16.
@@ -206,13 +206,13 @@ class _Fit:
     def _epoch(self, epoch: int) -> None:
         config, device, state = self.config, self.device, self.state
         started = time.perf_counter()
-        generator = torch.Generator().manual_seed(_stream(self.seed, epoch, 1))
+        generator = torch.Generator().manual_seed(stream(self.seed, epoch, 1))
         rows = self.data.rows["train"]
         rows = rows[torch.randperm(len(rows), generator=generator)]
         # One draw for the whole epoch: on a GPU one transfer, on a CPU no small-tensor overhead in each step.
         draw = draw_augmentation(len(rows), generator, config.degrees, config.translate, config.scale, config.flip,
                                  config.brightness, config.contrast)  # fmt: skip
-        torch.manual_seed(_stream(self.seed, epoch, 2))  # dropout and stochastic depth
+        torch.manual_seed(stream(self.seed, epoch, 2))  # dropout and stochastic depth
         steps = math.ceil(len(rows) / config.batch_size)  # of nearly equal size: no image is left out
         total, warmup = config.epochs * steps, round(config.warmup_epochs * steps)
         self.model.train()
