@@ -42,4 +42,10 @@ def eight_bit_range(values: np.ndarray, depth: str | int = "full") -> np.ndarray
                 f"The image's values, {values.min()} to {values.max()}, do not fit into {depth} bits: give its own "
                 'number of bits, or depth="minmax".'
             )
-    return (values.astype(np.float32) - low) * (255.0 / max(high - low, 1e-12))
+    # 16 bits times 255 fit into float32 exactly; wider values would lose their last bits there.
+    wide = values.dtype.itemsize > 2 and (values.dtype == np.float64 or max(abs(low), abs(high)) > 65535)
+    scaled = values.astype(np.float64 if wide else np.float32)
+    scaled -= low
+    scaled *= 255
+    scaled /= max(high - low, 1e-12)
+    return scaled.astype(np.float32, copy=False)
