@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +22,11 @@ from pkd_utils.encoders.backbones import (
     use_fused_attention,
     vision_transformer,
 )
+from pkd_utils.encoders.checkpoints import Weights, read_weights
 from pkd_utils.encoders.facts import IMAGE_ENCODERS, Feature, ImageFacts, Preprocessing
+from pkd_utils.encoders.layouts import KeyReport, load_state
 from pkd_utils.errors import DataError
+from pkd_utils.pixel_depth import check_depth
 from pkd_utils.students import resolve_precision
 
 RANDOM = "random"  # instead of a path: seeded random weights
@@ -71,7 +75,8 @@ class ImageEncoder(nn.Module):
         self.upsample: bool = options["upsample"]
         self.precision: str = options["precision"]
         self.seed: int = options["seed"]
-        self.weights, self.keys = options["weights"], options["keys"]
+        self.weights: Weights | None = options["weights"]
+        self.keys: KeyReport | None = options["keys"]
         # Channels last suits convolutions; a ViT has only one.
         self._format = torch.channels_last if vision_transformer(network) is None else torch.contiguous_format
         super().train(False).requires_grad_(False)
@@ -156,6 +161,7 @@ def load_image_encoder(
     allow_download: bool = False,
     seed: int = 0,
     depth: str | int = "minmax",
+    input_size: int | None = None,
 ) -> ImageEncoder:
     """A frozen image encoder with every one of its weights taken from a file, or an error that says which are missing.
 
@@ -182,6 +188,10 @@ def load_image_encoder(
     seed : int, of random weights
     depth : {"minmax", "full"} or int
         How images of more than 8 bits become 8, see `transforms.eight_bit`.
+    input_size : int, optional
+        Another side of the network's input, in pixels, than the preprocessing's: resize, crop and grid shrink or grow
+        with it, a ViT's position embeddings are interpolated. Half the side is a quarter of the work, and another
+        encoder than the paper's.
 
     Raises
     ------
@@ -200,14 +210,18 @@ def load_image_encoder(
     if not upsample and facts.name != "gloria":
         raise DataError(f"upsample=False is for GLoRIA alone: {facts.title} never enlarges its input.")
     read_as = _feature(facts, feature, upsample, steps)
+    if input_size is not None:
+        if facts.name == "gloria" and upsample:
+            raise DataError("GLoRIA enlarges every input to 299 pixels: give upsample=False with input_size.")
+        read_as, steps = _resized(facts, read_as, steps, input_size)
+    check_depth(depth)
     device, precision = torch.device(device), resolve_precision(precision, device)
 
-    network, read, keys = build_backbone(facts, feature, seed), None, None
+    read = keys = None
     if str(weights) != RANDOM:
-        from pkd_utils.encoders.checkpoints import read_weights
-        from pkd_utils.encoders.layouts import load_state
-
         read = read_weights(find_weights(facts, weights, allow_download))
+    network = build_backbone(facts, feature, seed)
+    if read is not None:
         keys = load_state(facts, read, network)
         read = dataclasses.replace(read, state={})  # the network holds them now
     fit_position_embeddings(network, read_as.grid)
@@ -265,6 +279,19 @@ def _feature(facts: ImageFacts, feature: str, upsample: bool, steps: Preprocessi
         return read_as
     side = steps.crop // STRIDES[feature]
     return dataclasses.replace(read_as, grid=(side, side))
+
+
+def _resized(facts: ImageFacts, read_as: Feature, steps: Preprocessing, side: int) -> tuple[Feature, Preprocessing]:
+    """Feature and preprocessing for an input of another side; every token covers as many pixels as before."""
+    rows, columns = read_as.grid
+    if side < 1 or rows * side % steps.crop or columns * side % steps.crop:
+        raise DataError(
+            f"input_size of {facts.title} must be a multiple of {steps.crop // math.gcd(steps.crop, rows, columns)} "
+            f"pixels, which is what a token covers, not {side}."
+        )
+    grid = (rows * side // steps.crop, columns * side // steps.crop)
+    resize = round(steps.resize * side / steps.crop)
+    return dataclasses.replace(read_as, grid=grid), dataclasses.replace(steps, crop=side, resize=resize)
 
 
 def _known(table: dict, name: str, what: str, words: dict | None = None):
