@@ -5,6 +5,13 @@ import numpy as np
 from pkd_utils.errors import DataError
 
 
+def check_depth(depth: str | int) -> None:
+    """Raise DataError unless `depth` is "full", "minmax" or a number of bits from 8 to 32."""
+    bits = isinstance(depth, int) and not isinstance(depth, bool) and 8 <= depth <= 32
+    if not bits and depth not in ("full", "minmax"):
+        raise DataError(f"depth must be full, minmax or a number of bits from 8 to 32, not {depth!r}.")
+
+
 def eight_bit_range(values: np.ndarray, depth: str | int = "full") -> np.ndarray:
     """More than 8 bits to 0 ... 255, not yet rounded: the one rule for 12-bit, 16-bit and floating point images.
 
@@ -28,8 +35,7 @@ def eight_bit_range(values: np.ndarray, depth: str | int = "full") -> np.ndarray
     values = np.asarray(values)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError("The image has pixel values that are not finite numbers: mend the file.")
-    if depth not in ("full", "minmax") and (isinstance(depth, str | bool) or not 8 <= depth <= 32):
-        raise DataError(f"depth must be full, minmax or a number of bits from 8 to 32, not {depth!r}.")
+    check_depth(depth)
     low, high = 0.0, 65535.0
     if depth == "minmax" or (
         depth == "full" and (values.dtype.kind == "f" or values.max() > 65535 or values.min() < 0)
