@@ -19,10 +19,9 @@ def in_paper(facts: ImageFacts) -> bool:
     return "paper" in facts.preprocessing
 
 
-def link(source: str) -> str:
-    """`host/path (command)` as a Markdown link and the command as code."""
-    place, _, command = source.partition(" (")
-    return f"[{place}](https://{place})" + (f": `{command.removesuffix(')')}`" if command else "")
+def link(title: str, source: str) -> str:
+    """A title that links to `host/path (command)`; the page itself has the command."""
+    return f"[{title}](https://{source.partition(' (')[0]})"
 
 
 def files(facts: ImageFacts | TextFacts) -> str:
@@ -40,22 +39,24 @@ def yes(value: bool | None) -> str:
     return {True: "yes", False: "no", None: "not stated"}[value]
 
 
+def times(*counts: int) -> str:
+    """Sizes as `14 × 14`, in one piece."""
+    return "\u00a0×\u00a0".join(str(count) for count in counts)
+
+
 def facts_table() -> pd.DataFrame:
     """One row an image encoder: what it is and what it gives by default."""
     rows = []
     for facts in IMAGE_ENCODERS.values():
         feature = next(iter(facts.features.values()))
-        height, width = feature.grid
         rows.append({
-            "encoder": f"{facts.title} {{cite}}`{facts.cite}`",
+            "encoder": f"{facts.title}{'' if in_paper(facts) else ', not in the paper'} {{cite}}`{facts.cite}`",
             "in code": f"`{facts.name}`",
             "architecture": facts.architecture,
             "input, px": next(iter(facts.preprocessing.values())).crop,
-            "grid": f"{height} x {width}",
-            "tokens": f"{height * width} x {feature.width}",
+            "tokens": times(feature.grid[0] * feature.grid[1], feature.width),
             "class token": yes(facts.class_token),
-            "parameters": millions(facts.parameters),
-            "in the paper": yes(in_paper(facts)),
+            "size": millions(facts.parameters),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -67,11 +68,15 @@ def text_table() -> pd.DataFrame:
         "in code": f"`{facts.name}`",
         "layers": facts.layers,
         "width": facts.width,
-        "longest text, tokens": facts.longest,
+        "longest text": facts.longest,
         "vocabulary": f"{facts.vocabulary:,}, {'uncased' if facts.lowercase else 'cased'}",
-        "parameters": millions(facts.parameters),
-        "has read": facts.seen,
+        "size": millions(facts.parameters),
     } for facts in TEXT_ENCODERS.values()])  # fmt: skip
+
+
+def texts_read() -> str:
+    """What each text encoder has read, as a list."""
+    return "\n".join(f"- **{facts.title}** has read: {facts.seen}." for facts in TEXT_ENCODERS.values())
 
 
 def pretraining_table() -> pd.DataFrame:
@@ -102,7 +107,7 @@ def features_table() -> pd.DataFrame:
     return pd.DataFrame([{
         "encoder": facts.title,
         "feature": f"`{name}`" + (" (default)" if position == 0 else ""),
-        "grid": f"{feature.grid[0]} x {feature.grid[1]}",
+        "grid": times(*feature.grid),
         "width": feature.width,
         "what it is": feature.what,
     } for facts in IMAGE_ENCODERS.values()
@@ -110,14 +115,21 @@ def features_table() -> pd.DataFrame:
 
 
 def files_table() -> pd.DataFrame:
-    """File names, where they come from, licences and what else is to know."""
+    """File names, where they come from, licences."""
     return pd.DataFrame([{
-        "encoder": facts.title,
+        "encoder": link(facts.title, facts.source),
         "file": files(facts),
-        "from": link(facts.source),
         "licence": facts.licence,
-        "note": facts.notes or "–",
     } for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values())])  # fmt: skip
+
+
+def notes() -> str:
+    """What else is to know of single encoders, as a list; a sentence that several share stands once."""
+    titles: dict[str, list[str]] = {}
+    for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()):
+        if facts.notes:
+            titles.setdefault(facts.notes, []).append(facts.title)
+    return "\n".join(f"- **{', '.join(names)}**: {note}" for note, names in titles.items())
 
 
 def fingerprint_table(recorded: dict[str, Any]) -> pd.DataFrame:
@@ -125,33 +137,49 @@ def fingerprint_table(recorded: dict[str, Any]) -> pd.DataFrame:
     rows = []
     for key, entry in recorded.items():
         name, *options = key.split(" ")
-        numbers = {what: value if what == "tokens" else f"{value:.4g}" for what, value in entry["fingerprint"].items()}
-        row = {"encoder": f"`{name}`", "options": ", ".join(option.replace("=", " ") for option in options)}
-        rows.append(row | {"SHA-256 begins": f"`{entry['sha256'][:12]}`"} | numbers)
+        tokens = times(*map(int, entry["fingerprint"]["tokens"].split(" x ")))
+        numbers = {what: f"{value:.4g}" for what, value in entry["fingerprint"].items() if what != "tokens"}
+        row = {"encoder": f"`{name}`", "read at": ", ".join(option.split("=")[1] for option in options)}
+        rows.append(row | {"SHA-256": f"`{entry['sha256'][:8]}`...", "tokens": tokens} | numbers)
     return pd.DataFrame(rows)
+
+
+SPEED = {
+    "rows": ("Image encoders on the processor", ["encoder", "precision", "batch", "tokens_per_s", "images_per_s",
+                                                 "reference", "ratio", "share_of_peak"]),
+    "text_rows": ("Text encoders on the processor", ["encoder", "precision", "batch", "tokens_per_s", "texts_per_s",
+                                                     "ratio"]),
+    "preprocessing": ("Preprocessing on one core", ["encoder", "ms_per_image"]),
+    "gpu": ("On the GPU, bf16", ["encoder", "input", "batch", "images_per_s", "share_of_peak"]),
+}  # fmt: skip
+"""Lists of the benchmark's JSON that the page shows: caption and columns."""
+
+
+def _figure(column: str, value: Any) -> Any:
+    """Shares as per cent, ratios to three decimals, speeds to three digits."""
+    if not isinstance(value, float):
+        return value
+    if column.startswith("share"):
+        return f"{value:.0%}"
+    return f"{value:.3f}" if column == "ratio" else f"{float(f'{value:.3g}'):,.10g}"
 
 
 def speed_fragment(file: Path) -> str:
     """The benchmark's tables as Markdown, or one sentence that none is stored."""
-    from pkd_utils.book_pages import cell, markdown_table
+    from pkd_utils.book_pages import markdown_table
 
     if not file.exists():
         return "*No measurement is stored in this copy of the repository. `make bench` makes one.*"
     report = runs.read_json(file)
     machine = report["machine"]
-    parts = [f"Measured on: {machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}."]
-    captions = {
-        "rows": "Image encoders on the processor",
-        "text_rows": "Text encoders on the processor",
-        "preprocessing": "Preprocessing, one image on one core",
-        "gpu": "On the GPU, bf16",
-    }
-    for name, caption in captions.items():
+    threads = f"{machine['threads']} thread{'s'[: machine['threads'] != 1]}"
+    parts = [f"Measured on: {machine.get('gpu') or machine['cpu']}, {threads}, torch {machine['torch']}."]
+    for name, (caption, columns) in SPEED.items():
         if report.get(name):
-            parts += [f"**{caption}**", markdown_table(pd.DataFrame(report[name]))]
-    if machine.get("peak"):
-        peaks = ", ".join(f"{cell(row['gflop_per_s'])} GFLOP/s in {row['precision']}" for row in machine["peak"])
-        parts.append(f"Matrix peak, measured with a large product on the same threads: {peaks}.")
+            rows = [{column: _figure(column, row[column]) for column in columns} for row in report[name]]
+            parts += [f"**{caption}**", markdown_table(pd.DataFrame(rows))]
+    peaks = [f"{_figure('', row['gflop_per_s'])} GFLOP/s in {row['precision']}" for row in machine["peak"]]
+    parts.append(f"Matrix peak, measured with one large product on the same threads: {', '.join(peaks)}.")
     return "\n\n".join(parts)
 
 
@@ -175,6 +203,8 @@ def fragments(results: Path) -> dict[str, str]:
         "files": files_table(),
     }
     pages = {f"encoders-{name}": markdown_table(table) for name, table in tables.items()}
+    pages["encoders-text"] += f"\n\n{texts_read()}"
+    pages["encoders-files"] += f"\n\n{notes()}"
     pages["encoders-fingerprints"] = (
         markdown_table(fingerprint_table(recorded)) if recorded else "*No fingerprint is recorded.*"
     )

@@ -54,17 +54,26 @@ def test_every_table_has_every_encoder_and_whole_rows(fragments):
     texts = {facts.title for facts in TEXT_ENCODERS.values()}
     expected = {"facts": images, "preprocessing": images, "features": images, "text": texts, "files": images | texts}
     for name, titles in expected.items():
-        rows = fragments[f"encoders-{name}"].splitlines()
+        rows = [line for line in fragments[f"encoders-{name}"].splitlines() if line.startswith("|")]
         cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
         assert len({len(row) for row in cells}) == 1 and all(c.strip() for row in cells for c in row), name
-        assert {row[0].split(" {cite}")[0].strip() for row in cells[2:]} == titles, name
+        assert {row[0].split(" {cite}")[0].removesuffix(", not in the paper").strip() for row in cells[2:]} == titles, (
+            name
+        )
 
 
 def test_facts_table_counts_tokens():
     table = book_encoders.facts_table().set_index("in code")
-    assert table.loc["`rad_dino`", "tokens"] == "1369 x 768" and table.loc["`rad_dino`", "grid"] == "37 x 37"
-    assert table.loc["`rad_dino`", "parameters"] == "86.6 M" and table.loc["`c2l`", "class token"] == "no"
-    assert list(table["in the paper"]).count("yes") == 7
+    assert table.loc["`rad_dino`", "tokens"].replace("\u00a0", " ") == "1369 × 768"
+    assert table.loc["`rad_dino`", "size"] == "86.6 M" and table.loc["`c2l`", "class token"] == "no"
+    assert sum("not in the paper" not in title for title in table["encoder"]) == 7
+
+
+def test_what_is_too_long_for_a_table_stands_below_it(fragments):
+    for facts in TEXT_ENCODERS.values():
+        assert f"- **{facts.title}** has read: {facts.seen}." in fragments["encoders-text"]
+    for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()):
+        assert facts.notes in fragments["encoders-files"]
 
 
 def test_the_first_feature_is_the_default():
@@ -100,27 +109,28 @@ def test_commands_and_arguments_on_the_page_exist():
         assert any(value in getattr(f, "features" if name == "feature" else name) for f in IMAGE_ENCODERS.values())
 
 
-def test_sources_become_links_and_commands():
-    assert book_encoders.link("a.org/b (python -m c)") == "[a.org/b](https://a.org/b): `python -m c`"
-    assert book_encoders.link("a.org/b") == "[a.org/b](https://a.org/b)"
+def test_sources_become_links():
+    for source in ("a.org/b (python -m c)", "a.org/b"):
+        assert book_encoders.link("B", source) == "[B](https://a.org/b)"
     assert book_encoders.yes(None) == "not stated" and book_encoders.millions(0) == "not counted"
 
 
 def test_fingerprints_are_shown_as_recorded():
     entry = {"file": "f.pth", "sha256": "ab" * 32, "fingerprint": {"tokens": "2 x 3", "mean": -0.12345, "sd": 1.0}}
     text = book_pages.markdown_table(book_encoders.fingerprint_table({"c2l feature=layer4 preprocessing=paper": entry}))
-    for part in ("`c2l`", "feature layer4, preprocessing paper", "`abababababab`", "2 x 3", "-0.1235"):
+    for part in ("`c2l`", "layer4, paper", "`abababab`", "2\u00a0×\u00a03", "-0.1235"):
         assert part in text
 
 
 def test_speed_is_shown_where_it_was_measured(tmp_path):
     assert "No measurement" in book_encoders.speed_fragment(tmp_path / "absent.json")
-    row = {"encoder": "c2l", "precision": "bf16", "images_per_s": 12.34567, "ratio": 0.991}
+    row = {"encoder": "c2l", "precision": "bf16", "batch": 4, "tokens_per_s": 12345.678, "images_per_s": 12.34567,
+           "reference": "autocast", "ratio": 0.9914, "share_of_peak": 0.456}  # fmt: skip
     machine = {"cpu": "A processor", "threads": 2, "torch": "2", "peak": [{"precision": "fp32", "gflop_per_s": 99.0}]}
     report = {"name": "encoders", "machine": machine, "rows": [row], "text_rows": [], "preprocessing": [], "gpu": []}
     runs.write_json(tmp_path / "benchmark-encoders.json", report)
     text = book_encoders.fragments(tmp_path)["encoders-speed"]
-    for part in ("A processor, 2 threads", "12.346", "0.991", "99 GFLOP/s in fp32", "Image encoders on the processor"):
+    for part in ("A processor, 2 threads", "12,300", "| 12.3 |", "0.991", "46%", "99 GFLOP/s in fp32"):
         assert part in text
     assert "On the GPU" not in text and "Text encoders" not in text
 

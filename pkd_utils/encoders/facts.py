@@ -217,7 +217,7 @@ IMAGE_ENCODERS: dict[str, ImageFacts] = {
             prefixes=("backbone.", ""),
             dropped=("mask_token", "embeddings.mask_token", "head."),
             pretraining=Pretraining("image self-supervision (DINOv2)", True, False, False, True, True, True, True),
-            notes="The public weights are not the paper's: those also saw private radiographs.",
+            notes="The public weights are not those of its authors' paper, which had also seen private radiographs.",
         ),
         ImageFacts(
             name="medical_mae",

@@ -251,6 +251,8 @@ def record(report: dict[str, Any]) -> None:
         raise DataError("Random weights are not recorded.")
     entry = {name: report[name] for name in ("file", "sha256", "fingerprint")}
     runs.write_json(RECORDED, dict(sorted((recorded_fingerprints() | {_key(report): entry}).items())))
+    report["fingerprint_says"] = f"recorded in {RECORDED.name}"
+    report["problems"] = [text for text in report["problems"] if "tokens" not in text]
 
 
 def _names(names: Iterable[str], most: int = 6) -> str:
