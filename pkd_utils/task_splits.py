@@ -144,6 +144,48 @@ def training_sizes(task: str) -> pd.DataFrame:
     return rows
 
 
+def choose_sizes(task: str, splits: pd.DataFrame, sizes: Sequence[float] = (), epochs: int = 0) -> pd.DataFrame:
+    """Training sizes of a task: the paper's, or one's own.
+
+    Parameters
+    ----------
+    task : str
+    splits : DataFrame
+        The task's rows of `split_seeds`: a size must fit the smallest training part of all seeds.
+    sizes : sequence of numbers
+        Numbers of images, or, up to 1, fractions of the smallest training part (rounded down). Empty: Tables 3 to 7.
+    epochs : int
+        Training epochs of one's own sizes, at least 1.
+
+    Returns
+    -------
+    DataFrame
+        `task, fraction, samples, epochs, source`, smallest first.
+
+    Raises
+    ------
+    DataError
+        A size is larger than the smallest training part, or own sizes come without epochs.
+    """
+    smallest = int((splits[splits["task"] == task].query("part == 'train'").groupby("seed").size()).min())
+    if not len(sizes):
+        table = training_sizes(task)
+    elif epochs < 1:
+        raise DataError(f"Task {task}: sizes of your own need epochs of your own, at least 1.")
+    else:
+        samples = sorted({int(size * smallest) if size <= 1 else int(size) for size in sizes})
+        rows = [(number / smallest, number, epochs, "chosen here") for number in samples]
+        table = pd.DataFrame(rows, columns=["fraction", "samples", "epochs", "source"])
+    wrong = table[(table["samples"] > smallest) | (table["samples"] < 1)]
+    if len(wrong):
+        raise DataError(
+            f"Task {task}: {wrong['samples'].iloc[-1]} training images are asked for, and the smallest training part "
+            f"of the seeds has {smallest}; give sizes from 1 to that."
+        )
+    table.insert(0, "task", task)
+    return table
+
+
 def check_split(split: pd.DataFrame, task: Task) -> None:
     """Raise DataError if a patient is on both sides, in and out of `inner`, or in both halves of the evaluation."""
     patients = split["image_id"].map(task.table.set_index("image_id")["patient_id"])
@@ -261,14 +303,14 @@ def _by_class(table, units, train: int, evaluate: int, rng, draw, task: Task) ->
     target = table["target"].to_numpy()
     per_unit = np.zeros((len(names), len(task.classes)), dtype=np.int64)
     np.add.at(per_unit, (codes, target), 1)
-    missing = np.full(len(task.classes), evaluate)
     held = np.zeros(len(names), dtype=bool)
-    for unit in rng.permutation(len(names)):
-        if not (missing > 0).any():
-            break
-        if (per_unit[unit] * (missing > 0)).any():
-            held[unit] = True
-            missing = missing - per_unit[unit]
+    order = rng.permutation(len(names))
+    # Rarest class first: its few patients should not be spent on classes that have plenty.
+    for value in np.argsort(per_unit.sum(axis=0), kind="stable"):
+        lacking = evaluate - int(per_unit[held, value].sum())
+        holders = order[(per_unit[order, value] > 0) & ~held[order]]
+        enough = int(np.searchsorted(np.cumsum(per_unit[holders, value]), max(lacking, 0)))
+        held[holders[: enough + 1 if lacking > 0 else 0]] = True
     part = np.full(len(table), "", dtype=object)
     for name, count, pool, chooser in (("evaluate", evaluate, held[codes], rng), ("train", train, ~held[codes], draw)):
         for value, label in enumerate(task.classes):

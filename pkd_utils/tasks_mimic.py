@@ -25,6 +25,7 @@ def five_findings(
     views: Sequence[str] | None = None,
     one_per: str = "image",
     co_labels: str = "others_not_positive",
+    findings: Sequence[str] = FIVE,
     train_per_class: int = 1000,
     evaluate_per_class: int = 200,
 ) -> Task:
@@ -41,9 +42,15 @@ def five_findings(
         See `tasks.select_images`.
     co_labels : str
         What the other labels may be; see `one_of_five`. Not stated in the paper.
+    findings : sequence of str
+        The classes, in this order: the five of the paper; fewer only where a small cohort has too few of one. An image
+        still needs exactly one of all five.
     train_per_class, evaluate_per_class : int
         1000 and 200 in the paper.
     """
+    unknown = sorted(set(findings) - set(FIVE))
+    if unknown or len(set(findings)) != len(findings) or len(findings) < 2:
+        raise DataError(f"findings must be two or more different ones of {', '.join(FIVE)}, not {list(findings)}.")
     images, funnel = select_images(cohort, views, one_per)
     file = _labeller_file(cohort)
     labels = read_csv(file, ["study_id", *FIVE, *REST], WHERE, usecols=["study_id", *FIVE, *REST])
@@ -55,6 +62,10 @@ def five_findings(
     images = images.assign(target=images["study_id"].map(by_study))
     images = images[images["target"] >= 0]
     funnel.step("exactly one of the five", images, note=co_labels)
+    if len(findings) < len(FIVE):
+        images = images[images["target"].isin([FIVE.index(name) for name in findings])]
+        funnel.step(f"and it is {', '.join(findings)}", images)
+    images = images.assign(target=images["target"].map({FIVE.index(name): k for k, name in enumerate(findings)}))
     drawn = images.groupby("target").head(train_per_class + evaluate_per_class)
     note = "a count; which ones is drawn for each seed"
     step = f"at most {train_per_class + evaluate_per_class:,} of each"
@@ -67,9 +78,9 @@ def five_findings(
     }
     return Task(
         name="mimic_5x1200",
-        title=f"MIMIC 5x{train_per_class + evaluate_per_class}",
+        title=f"MIMIC {len(findings)}x{train_per_class + evaluate_per_class}",
         kind="diagnostic",
-        classes=FIVE,
+        classes=tuple(findings),
         table=make_table(images, images["target"]),
         funnel=funnel.table(),
         choices=chosen,
