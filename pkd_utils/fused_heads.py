@@ -22,8 +22,10 @@ from torch.nn import functional as F
 
 from pkd_utils.heads import AttentionHead, LinearProbe, PrivilegedTeacher, TokenAttention
 
-TILE_BYTES = 8 << 20
-"""Intermediate results are made tile by tile (images x heads) of about this size, to stay in the processor's cache."""
+TILE_BYTES = {"cpu": 16 << 20, "cuda": 1 << 30}
+"""Intermediate results are made tile by tile (images x heads) of about this size; on a CPU it should fit the cache."""
+TILE_HEADS = 4
+"""Heads in a tile at most: the gradient of their M is added to tile after tile, and should stay in the cache too."""
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -86,9 +88,8 @@ class PooledAttention(torch.autograd.Function):
             query_weight = x.new_full((batch, 1, n_tokens), 1 / n_tokens)
         else:
             query_weight = (mask.to(x.dtype) / mask.sum(1, keepdim=True))[:, None, :]
-        training = m.requires_grad
         pooled, total = x.new_empty(batch, n_heads, width), x.new_empty(batch, n_heads)
-        saved = x.new_empty(batch, n_tokens, n_heads, n_tokens) if training else None
+        ctx.tiles = []  # images, heads, their softmax
         for images, heads in _tiles(x, n_heads):
             rows, columns = x_low[images], slice(heads.start * width, heads.stop * width)
             n, h = len(rows), heads.stop - heads.start
@@ -97,33 +98,31 @@ class PooledAttention(torch.autograd.Function):
             if mask is not None:
                 scores = scores.masked_fill_(~mask[images, None, None, :], -math.inf)
             weights = torch.softmax(scores, -1, dtype=x.dtype)
-            if saved is not None:
-                saved[images, :, heads] = weights
+            if m.requires_grad:
+                ctx.tiles.append((images, heads, weights))
             if keep is not None:
-                weights = weights.mul_(keep[images, :, None, :].to(x.dtype) / (1 - p))
+                weights = weights * _scale(keep[images], p, x.dtype)
             a = torch.bmm(query_weight[images], weights.view(n, n_tokens, h * n_tokens)).view(n, h, n_tokens)
             pooled[images, heads] = torch.bmm(a, x[images])
             total[images, heads] = a.sum(-1)
-        ctx.p, ctx.dtype = p, dtype
-        ctx.save_for_backward(x, keep, query_weight, saved)
+        ctx.p, ctx.dtype, ctx.n_heads = p, dtype, n_heads
+        ctx.save_for_backward(x, keep, query_weight)
         return pooled, total
 
     @staticmethod
     def backward(ctx, d_pooled, d_total):
-        x, keep, query_weight, saved = ctx.saved_tensors
+        x, keep, query_weight = ctx.saved_tensors
         n_tokens, width = x.shape[1:]
-        n_heads = d_total.shape[1]
         x_low = x.to(ctx.dtype)
-        dm, du = x.new_zeros(n_heads * width, width), x.new_zeros(n_heads * width)
-        for images, heads in _tiles(x, n_heads):
+        dm, du = x.new_zeros(ctx.n_heads * width, width), x.new_zeros(ctx.n_heads * width)
+        for images, heads, weights in ctx.tiles:
             rows, columns = x_low[images], slice(heads.start * width, heads.stop * width)
             n, h = len(rows), heads.stop - heads.start
             da = torch.baddbmm(d_total[images, heads, None], d_pooled[images, heads], x[images].mT)
-            weights = saved[images, :, heads]
+            # Softmax backward: dS = Q - P sum(Q), Q = P keep da; and each query counts by its weight in the mean.
             ds = weights * da[:, None]
             if keep is not None:
-                ds.mul_(keep[images, :, None, :].to(x.dtype) / (1 - ctx.p))
-            # Softmax backward: dS = Q - P sum(Q), Q = P keep da; then each query's weight in the mean.
+                ds.mul_(_scale(keep[images], ctx.p, x.dtype))
             ds.addcmul_(weights, ds.sum(-1, keepdim=True), value=-1).mul_(query_weight[images, 0, :, None, None])
             r = batched_product(ds.view(n, n_tokens * h, n_tokens).to(ctx.dtype), rows.mT).view(-1, h * width)
             dm[columns] += product(r.mT, rows.reshape(-1, width).mT)
@@ -131,13 +130,17 @@ class PooledAttention(torch.autograd.Function):
         return None, dm, du, None, None, None, None
 
 
+def _scale(keep: torch.Tensor, p: float, dtype: torch.dtype) -> torch.Tensor:
+    """What dropout multiplies the weights (n, N, H, N) by: 0 or 1 / (1 - p)."""
+    return keep[:, :, None, :].to(dtype).div_(1 - p)
+
+
 def _tiles(x: torch.Tensor, n_heads: int) -> list[tuple[slice, slice]]:
-    """Slices of images and of heads whose intermediate results fit `TILE_BYTES`; one whole tile on a GPU."""
+    """Slices of images and of heads whose intermediate results fit `TILE_BYTES`."""
     batch, n_tokens, width = x.shape
-    if x.device.type != "cpu":
-        return [(slice(0, batch), slice(0, n_heads))]
-    units = max(1, TILE_BYTES // (n_tokens * (width + n_tokens) * x.element_size()))  # image-head pairs
-    h = min(n_heads, 4, units)
+    one = n_tokens * (width + n_tokens) * x.element_size()  # an image and a head
+    units = max(1, TILE_BYTES[x.device.type] // one)
+    h = min(n_heads, TILE_HEADS, units)
     n = max(1, min(batch, units // h))
     return [
         (slice(i, min(i + n, batch)), slice(j, min(j + h, n_heads)))
