@@ -34,7 +34,7 @@ from pkd_utils._token_views import (
     read_views,
 )
 from pkd_utils.errors import DataError
-from pkd_utils.tokens import LiveTokens, TextStore, TokenStore
+from pkd_utils.tokens import LiveTokens, TextStore, TokenStore, store_facts
 
 MARK_SECONDS = 2.0
 """Seconds between two marks of progress: what a kill can cost, beside the batch under way."""
@@ -234,6 +234,24 @@ def encode_texts(
     runs.write_json(partial / "store.json", facts)
     os.replace(partial, target)
     return TextStore(target)
+
+
+def take_over(source: str | Path, target: str | Path) -> None:
+    """Give another run's finished store a second name, or copy it where the file system has no hard links.
+
+    A later `encode_images` or `encode_texts` into `target` finds the work done, or refuses it as of other settings.
+    """
+    store_facts(Path(source))
+    if not Path(target).exists():
+        with runs.atomic_path(target) as temporary:
+            shutil.copytree(source, temporary, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _encode(

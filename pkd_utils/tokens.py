@@ -84,7 +84,7 @@ class TokenStore(_ImageTokens):
 
     def __init__(self, folder: str | Path, include_cls: bool = False):
         folder = Path(folder)
-        self.folder, self.facts = folder, _facts(folder)
+        self.folder, self.facts = folder, store_facts(folder)
         super().__init__(pd.read_parquet(folder / "index.parquet")["image_id"].tolist(), self.facts["identity"])
         self.views, self.grid, self.has_cls = self.facts["views"], tuple(self.facts["grid"]), self.facts["has_cls"]
         self.dtype = STORAGE[self.facts["storage"]]
@@ -288,7 +288,7 @@ class TextStore:
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
-        self.folder, self.facts = folder, _facts(folder)
+        self.folder, self.facts = folder, store_facts(folder)
         self.ids, self.identity = pd.read_parquet(folder / "index.parquet")["id"].tolist(), self.facts["identity"]
         packed: EncodedTexts | None = read_cache(folder / "tokens.safetensors", self.facts["texts"])
         if packed is None:
@@ -334,7 +334,8 @@ class TextStore:
         return found.to(device=device, dtype=dtype), mask.to(device)
 
 
-def _facts(folder: Path) -> dict:
+def store_facts(folder: Path) -> dict:
+    """What `store.json` says of a store; FileNotFoundError if there is none."""
     if not (folder / "store.json").exists():
         raise FileNotFoundError(f"{folder} holds no tokens (store.json is missing): run reports/02-encode first.")
     return runs.read_json(folder / "store.json")

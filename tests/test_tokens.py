@@ -16,8 +16,8 @@ from pkd_utils._token_views import Crops
 from pkd_utils.encoders import load_image_encoder, load_text_encoder, transforms
 from pkd_utils.encoders.facts import HALF, TEXT_ENCODERS, Feature, Preprocessing
 from pkd_utils.errors import DataError
-from pkd_utils.token_encoding import encode_images, encode_texts, estimate, record_live
-from pkd_utils.tokens import LiveTokens, TokenStore, open_tokens
+from pkd_utils.token_encoding import encode_images, encode_texts, estimate, record_live, take_over
+from pkd_utils.tokens import LiveTokens, TextStore, TokenStore, open_tokens
 
 SIDE, GRID, WIDTH = 16, (4, 4), 6
 
@@ -383,11 +383,19 @@ def test_report_tokens_are_the_encoders_rounded_to_half(bert, tmp_path):
     assert shared.identity != store.identity
     with pytest.raises(DataError, match="1 reports have no tokens here, first 'f'"):
         store.subset(["a", "f"])
+    damaged = store.folder / "store.json"
+    runs.write_json(damaged, {**store.facts, "texts": "0" * 64})
+    with pytest.raises(DataError, match=r"tokens.safetensors is not the file that store.json describes"):
+        TextStore.open(store.folder)
 
 
 def test_report_stores_are_identified(bert, tmp_path, monkeypatch):
     store = encode_texts(bert, list("abcde"), TEXTS, tmp_path / "text")
-    monkeypatch.setattr(bert, "encode", None)  # a second call reads what is there
+    monkeypatch.setattr(bert, "encode", None)  # a second call reads what is there, another run's too
+    take_over(store.folder, tmp_path / "other")
+    assert encode_texts(bert, list("abcde"), TEXTS, tmp_path / "other").identity == store.identity
+    with pytest.raises(FileNotFoundError, match="holds no tokens"):
+        take_over(tmp_path, tmp_path / "third")
     assert encode_texts(bert, list("abcde"), TEXTS, tmp_path / "text").identity == store.identity
     for ids, texts, words in (
         (list("abcde"), [*TEXTS[:4], "clear heart"], "texts differ"),
