@@ -16,7 +16,7 @@ help: ## list the targets
 env: ## create .venv and install the pinned dependencies
 	@$(PYTHON) workflow/setup_env.py book test
 
-assets: env ## fetch the small real files (CT, reports, text encoder) by hash
+assets: env ## fetch the small real files (CT, reports, text and image encoders) by hash
 	@$(PY) -m pkd_utils.assets fetch
 
 runs: assets ## run every notebook of PROFILE (default demo) that is not done yet

@@ -98,6 +98,24 @@ def weighted_auroc(targets, scores, weights) -> np.ndarray:
         return (in_positive * below).sum(1) / (in_positive.sum(1) * in_negative.sum(1))
 
 
+def micro_average_precision(targets, probabilities) -> float:
+    """AUPRC of class numbers (N,) and class probabilities (N, C), one class against the rest, micro-averaged.
+
+    With two classes it is the plain average precision of the second class. NaN where the targets hold one class only.
+    """
+    targets, probabilities = np.asarray(targets), np.asarray(probabilities, dtype=np.float64)
+    if probabilities.ndim != 2 or len(targets) != len(probabilities) or not np.isfinite(probabilities).all():
+        raise DataError(
+            f"Give (N,) classes and finite (N, C) probabilities, not {targets.shape}, {probabilities.shape}."
+        )
+    if len(np.unique(targets)) < 2:
+        return float("nan")
+    if probabilities.shape[1] == 2:
+        return float(average_precision_score(targets == 1, probabilities[:, 1]))
+    one_versus_rest = targets[:, None] == np.arange(probabilities.shape[1])
+    return float(average_precision_score(one_versus_rest.reshape(-1), probabilities.reshape(-1)))
+
+
 def _check(targets, scores, labels) -> tuple[np.ndarray, np.ndarray, list[str]]:
     targets, scores = np.asarray(targets, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if targets.shape != scores.shape or targets.ndim not in (1, 2) or 0 in targets.shape:
