@@ -84,7 +84,7 @@ def test_nested_selection_chooses_on_other_patients():
 def test_scores_are_those_of_the_images_by_name():
     """The store's order differs from the task's: a mix-up of rows would give chance."""
     study = tiny_study()
-    specs = head_specs(study, "age", ["image_only"], epochs=12, learning_rate=3e-3)
+    specs = head_specs(study, "age", ["image_only"], epochs=30, learning_rate=1e-2)
     results = fit_task(study, "age", specs, None, progress=False)
     scores = score_heads(study, "age", results, [s.name for s in specs])
     assert scores.groupby("size")["auc"].mean().loc[32] > 0.9
