@@ -92,7 +92,7 @@ def test_scores_are_those_of_the_images_by_name():
     truth = study.splits.drop_duplicates("image_id").set_index("image_id")["target"]
     assert (tables["target"] == tables["image_id"].map(truth)).all()
     for head, table in tables.groupby("head"):
-        auc = micro_auc(table["target"].to_numpy(), torch.from_numpy(table[["class_0", "class_1"]].to_numpy()))
+        auc = micro_auc(table["target"].to_numpy(), torch.from_numpy(table[["class_0", "class_1"]].to_numpy(copy=True)))
         assert auc == pytest.approx(scores.set_index("head").loc[head, "auc"])
 
 
