@@ -164,6 +164,13 @@ def test_random_weights_say_that_they_mean_nothing(capsys):
     assert "SHA-256" not in out
 
 
+def test_options_reach_the_encoder_and_the_report(capsys):
+    code, out, _ = run(capsys, "verify", "gloria", "random", "--preprocessing", "native", "--no-upsample", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["fingerprint"]["tokens"] == "196 x 1024" and "padded" in report["preprocessing"]
+    assert report["options"] == {"feature": "local", "preprocessing": "native", "upsample": "no"}
+
+
 def test_md5_of_the_published_file(c2l_file, capsys, monkeypatch, empty_record):
     for digest, code, says in (
         (hashlib.md5(c2l_file.read_bytes()).hexdigest(), 0, ": as published"),
