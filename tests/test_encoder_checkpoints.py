@@ -227,12 +227,13 @@ def test_wrong_shapes_are_named(tmp_path, name):
         load(name, write_checkpoint(name, tmp_path, small=True, edit=cut))
 
 
-def test_query_key_value_of_exchanged_sizes_are_refused(tmp_path):
-    """Two wrong shapes whose concatenation is right must not pass."""
+@pytest.mark.parametrize("sizes", [(8, 24), (48, 16)])
+def test_query_key_value_of_exchanged_sizes_are_refused(tmp_path, sizes):
+    """Wrong shapes whose concatenation, or whose first, is as large as the network's must not pass."""
 
     def exchange(state):
         prefix = "encoder.layer.0.attention.attention."
-        state[prefix + "query.bias"], state[prefix + "key.bias"] = torch.zeros(8), torch.zeros(24)
+        state[prefix + "query.bias"], state[prefix + "key.bias"] = map(torch.zeros, sizes)
         return state
 
     with pytest.raises(DataError, match="has shape"):

@@ -168,7 +168,7 @@ def _read_torch(file: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
                 records = archive.namelist()
         except Exception as error:  # names, sizes and offsets in a damaged table of contents fail in many ways
             raise DataError(f"{file} has a damaged table of contents: download it again.") from error
-        if any(name.endswith("/constants.pkl") or "/code/" in name for name in records):
+        if any(name.endswith("/constants.pkl") for name in records):
             raise DataError(f"{file} is a TorchScript archive: it contains code and is not loaded; give a state dict.")
         if not any(name.endswith("data.pkl") for name in records):
             raise DataError(

@@ -144,14 +144,6 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
 
 TEXT_LAYOUTS: tuple[Layout, ...] = (same_names, old_bert)
 
-LEFT_OUT = {
-    "biovil_t": ("projector.",),
-    "gloria": ("local_embedder.", "global_embedder.", "model.layer4."),
-    "biomedclip": ("visual.head.",),
-    "c2l": ("layer4.",),
-}
-"""Parts, by their names in the file behind the prefix, that a network may lack as its feature needs no such part."""
-
 # Buffers that are no weights: a counter of training steps, and the numbers 0 ... 511 that old BERT files carry.
 COUNTERS = ("num_batches_tracked", "position_ids")
 
@@ -275,7 +267,7 @@ def _may_be_absent(name: str) -> bool:
 
 def _sort_rest(facts: ImageFacts | TextFacts, names: list[str], prefix: str) -> tuple[list[str], list[str]]:
     """Names that are not loaded, as (dropped, unexpected)."""
-    known = facts.dropped + LEFT_OUT.get(facts.name, ())
+    known = facts.dropped  # names in the file, or behind the prefix
     dropped = [
         name
         for name in names
