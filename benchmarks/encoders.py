@@ -27,8 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 # isort: split
 from pkd_utils import assets, runs  # before timm: see pkd_utils._torchvision_cpu
-from pkd_utils.encoders.facts import IMAGE_ENCODERS
 from pkd_utils.encoders.image import load_image_encoder
+from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.text import load_text_encoder
 from pkd_utils.identity import device_name
 
@@ -154,7 +154,7 @@ def image_rows(name: str, precision: str, batch: int, operations: float, peak: f
         contestants["fp32"] = under_inference(lambda: network(reference))
     else:
         cast = bare(name)[0].to(torch.bfloat16)
-        contestants["bf16 autocast"] = under_autocast(lambda: network(reference))
+        contestants["autocast"] = under_autocast(lambda: network(reference))
         contestants["all bf16"] = under_inference(lambda: cast(reference.bfloat16()).float())
     seconds = take_turns(contestants, rounds)
     count = encoder.grid[0] * encoder.grid[1]

@@ -1,4 +1,4 @@
-"""Tables of the book page "The encoders", from `pkd_utils.encoders.facts`, recorded fingerprints and the benchmark.
+"""Tables of the book page "The encoders", from the tables of facts, recorded fingerprints and the benchmark.
 
 Each becomes a fragment `book/_generated/encoders-<name>.md` that `book/reports/the-encoders.md` includes.
 """
@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from pkd_utils import runs
-from pkd_utils.encoders.facts import IMAGE_ENCODERS, TEXT_ENCODERS, ImageFacts, TextFacts
+from pkd_utils.encoders.facts import ImageFacts, TextFacts
+from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
+from pkd_utils.encoders.text_facts import TEXT_ENCODERS
 
 FINGERPRINTS = Path(__file__).parent / "encoders" / "fingerprints.json"
 
@@ -31,7 +33,7 @@ def files(facts: ImageFacts | TextFacts) -> str:
 
 def millions(count: int) -> str:
     """Parameters as people write them; 0 stands for a count that nobody has made."""
-    return f"{count / 1e6:.1f} M" if count else "not counted"
+    return f"{count / 1e6:.1f}\u00a0M" if count else "not counted"
 
 
 def yes(value: bool | None) -> str:
@@ -140,7 +142,7 @@ def fingerprint_table(recorded: dict[str, Any]) -> pd.DataFrame:
         tokens = times(*map(int, entry["fingerprint"]["tokens"].split(" x ")))
         numbers = {what: f"{value:.4g}" for what, value in entry["fingerprint"].items() if what != "tokens"}
         row = {"encoder": f"`{name}`", "read at": ", ".join(option.split("=")[1] for option in options)}
-        rows.append(row | {"SHA-256": f"`{entry['sha256'][:8]}`...", "tokens": tokens} | numbers)
+        rows.append(row | {"SHA-256 begins": f"`{entry['sha256'][:8]}`", "tokens": tokens} | numbers)
     return pd.DataFrame(rows)
 
 

@@ -64,7 +64,7 @@ def test_every_table_has_every_encoder_and_whole_rows(fragments):
 def test_facts_table_counts_tokens():
     table = book_encoders.facts_table().set_index("in code")
     assert table.loc["`rad_dino`", "tokens"].replace("\u00a0", " ") == "1369 × 768"
-    assert table.loc["`rad_dino`", "size"] == "86.6 M" and table.loc["`c2l`", "class token"] == "no"
+    assert table.loc["`rad_dino`", "size"] == "86.6\u00a0M" and table.loc["`c2l`", "class token"] == "no"
     assert sum("not in the paper" not in title for title in table["encoder"]) == 7
 
 

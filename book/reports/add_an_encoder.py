@@ -5,7 +5,8 @@ import sys
 from PIL import Image
 
 from pkd_utils.encoders import load_image_encoder
-from pkd_utils.encoders.facts import HALF, IMAGE_ENCODERS, Feature, ImageFacts, Preprocessing, Pretraining
+from pkd_utils.encoders.facts import HALF, Feature, ImageFacts, Preprocessing, Pretraining
+from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 
 IMAGE_ENCODERS["vit_tiny"] = ImageFacts(
     name="vit_tiny",
