@@ -75,6 +75,8 @@ class HeadData:
         self.normalise_probe, self.device, self.dtype = normalise_probe, device, dtype
         if text is not None and len(text.lengths) != tokens.rows:
             raise DataError(f"There are {len(text.lengths)} reports for {tokens.rows} rows of tokens: give one a row.")
+        if text is not None and not np.asarray(text.lengths).all():
+            raise DataError(f"The report of row {int(np.asarray(text.lengths).argmin())} has no tokens: leave it out.")
 
     def identity(self) -> list:
         classes = hashlib.sha256(self.targets.numpy().tobytes()).hexdigest()

@@ -151,6 +151,7 @@ class _Fit:
         self.epoch, self.saved_at = 0, time.monotonic()
         self._load_checkpoint()
         self.teachers = sorted({spec.teacher for spec in specs} - {None})
+        self.teacher_group, self.table = self._group([], []), torch.empty(0)
         if self.teachers:
             self._hear_teachers()
 
@@ -178,10 +179,13 @@ class _Fit:
         """One epoch; the mean training loss of each head."""
         spec, config, data = self.specs[0], self.config, self.data
         totals = torch.zeros(len(self.specs), device=data.device)
+        methods = self.group.methods if self.table is not None else self.group.methods + self.teacher_group.methods
         for step in data.steps(spec.train_rows, config.batch_size, spec.seed, self.epoch):
-            inputs = data.inputs(self.group.methods, step.rows, step.views)
+            inputs = data.inputs(methods, step.rows, step.views)
             keeps = data.keeps(inputs, config.dropout, spec.seed, self.epoch, step.number)
-            totals += len(step.rows) * self._step(inputs, keeps, data.targets[step.rows], self._soft_targets(step))
+            totals += len(step.rows) * self._step(
+                inputs, keeps, data.targets[step.rows], self._soft_targets(step, inputs)
+            )
         losses = (totals / len(spec.train_rows)).tolist()
         wrong = [spec.name for spec, loss in zip(self.specs, losses, strict=True) if not math.isfinite(loss)]
         if wrong:
@@ -214,7 +218,7 @@ class _Fit:
         self.optimizer.zero_grad()
         return losses
 
-    def _soft_targets(self, step: Step) -> list[torch.Tensor | None]:
+    def _soft_targets(self, step: Step, inputs: Inputs) -> list[torch.Tensor | None]:
         """Equation (2)'s softened teacher of every student for one minibatch; None for heads without a teacher."""
         if not self.teachers:
             return [None] * len(self.specs)
@@ -222,7 +226,8 @@ class _Fit:
             views = torch.zeros_like(step.views) if len(self.table) == 1 else step.views - 1
             logits = self.table[views, step.positions]
         else:
-            logits = self._predict(self.teacher_group, step.rows, step.views)
+            with torch.no_grad():  # one pass of the encoder for teachers and students where tokens are made live
+                logits = self.teacher_group.logits(self.teacher_group.fold(), inputs)
         logits = logits.to(self.data.device, self.data.dtype)
         return [soft_labels(logits[:, self.teachers.index(spec.teacher)], spec.temperature, "softmax")
                 for spec in self.specs]  # fmt: skip

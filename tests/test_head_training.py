@@ -302,6 +302,20 @@ def test_best_epochs_follow_from_the_history_and_ties_go_to_the_first():
     assert head_training.best_epoch(tied) == 2
 
 
+def test_weights_of_the_best_epoch_are_kept(monkeypatch):
+    """With an AUC that peaks in the second of four epochs."""
+    scripted = iter([0.5, 0.6, 0.9, 0.7, 0.8, 0.6, 0.9, 0.7])  # validation and test in turn
+    monkeypatch.setattr(head_training, "micro_auc", lambda targets, logits: next(scripted))
+    tokens, text, targets = make_data()
+    results = fit_heads(make_specs(4)[3:4], tokens, text, targets, CONFIG, progress=False)
+    assert results.best_epoch("image") == 2
+    rows = torch.from_numpy(VALIDATION)
+    with torch.no_grad():
+        found = results.head("image")(tokens.batch(rows, torch.zeros_like(rows)).float())
+    torch.testing.assert_close(found, results.logits("image"), rtol=1e-4, atol=1e-5)
+    assert (found - results.logits("image", "validation", "last")).abs().max() > 1e-2
+
+
 def test_only_chosen_logits_are_kept():
     data, specs = make_data(), make_specs(epochs=6)[3:4]
     everything = fit_heads(specs, *data, CONFIG, progress=False)
@@ -397,6 +411,10 @@ def test_other_bad_input_is_named():
     leaking = dataclasses.replace(specs[4], train_rows=np.arange(40), validation_rows=np.arange(40, 50))
     with pytest.raises(DataError, match="its teacher 'teacher' was trained on rows that it is evaluated on"):
         fit_heads([specs[0], leaking], tokens, text, targets, CONFIG, progress=False)
+    offsets = text.offsets.copy()
+    offsets[5] = offsets[4]
+    with pytest.raises(DataError, match="report of row 4 has no tokens"):
+        fit_heads(specs, tokens, dataclasses.replace(text, offsets=offsets), targets, CONFIG, progress=False)
     with pytest.raises(DataError, match="no class tokens"):
         fit_heads(specs[-1:], MemoryTokens(tokens.tokens), text, targets, CONFIG, progress=False)
 

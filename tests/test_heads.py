@@ -120,6 +120,14 @@ def test_attention_is_the_papers_by_hand():
     np.testing.assert_allclose(attention(x, keep=keep)[0].detach(), (weights @ v).mean(0), rtol=1e-12)
 
 
+def test_teacher_normalises_both_pooled_vectors_before_it_concatenates():
+    teacher = build_head("teacher", C, D, DT).double()
+    image, text = torch.randn(B, D, dtype=torch.float64), torch.randn(B, DT, dtype=torch.float64)
+    both = [(x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + 1e-5).sqrt() for x in (image, text)]
+    expected = torch.cat(both, 1) @ teacher.classifier.weight.T + teacher.classifier.bias
+    torch.testing.assert_close(teacher.classify(image, text), expected)
+
+
 def test_padding_changes_nothing():
     head = AttentionHead(D, C).eval()
     text = torch.randn(2, 5, D, generator=torch.Generator().manual_seed(5))
