@@ -22,8 +22,9 @@ def in_paper(facts: ImageFacts) -> bool:
 
 
 def link(title: str, source: str) -> str:
-    """A title that links to `host/path (command)`; the page itself has the command."""
-    return f"[{title}](https://{source.partition(' (')[0]})"
+    """A title that links to `host/path (command)`, or the title alone if the source is no address."""
+    place = source.partition(" (")[0]
+    return f"[{title}](https://{place})" if "." in place.split("/")[0] and " " not in place else title
 
 
 def files(facts: ImageFacts | TextFacts) -> str:

@@ -111,6 +111,7 @@ def test_commands_and_arguments_on_the_page_exist():
 def test_sources_become_links():
     for source in ("a.org/b (python -m c)", "a.org/b"):
         assert book_encoders.link("B", source) == "[B](https://a.org/b)"
+    assert book_encoders.link("B", "the package: pkd_utils/b") == "B"
     assert book_encoders.yes(None) == "not stated" and book_encoders.millions(0) == "not counted"
 
 

@@ -7,7 +7,9 @@ import sys
 import textwrap
 import warnings
 
-from pkd_utils.encoders.facts import IMAGE_ENCODERS, TEXT_ENCODERS, ImageFacts
+from pkd_utils.encoders.facts import ImageFacts
+from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
+from pkd_utils.encoders.text_facts import TEXT_ENCODERS
 from pkd_utils.errors import DataError
 
 
@@ -35,8 +37,8 @@ def row(facts) -> dict[str, str]:
 
 
 def table(width: int = 120) -> str:
-    """Every encoder: one line of what it is, then its files and where they come from."""
-    columns = ("name", "architecture", "input", "tokens", "params", "licence")
+    """Every encoder: one line of what it is, then its files, where they come from and their licence."""
+    columns = ("name", "architecture", "input", "tokens", "params")
     rows = [row(facts) for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values())]
     wide = {name: max(len(name), *(len(line[name]) for line in rows)) + 2 for name in columns}
 
@@ -47,8 +49,9 @@ def table(width: int = 120) -> str:
     lines = [line({name: name for name in columns}), "-" * width]
     for values in rows:
         lines.append(line(values))
-        lines += textwrap.wrap(f"{values['file']}; {values['where']}", width, initial_indent=indent,
-                               subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)  # fmt: skip
+        rest = f"{values['file']}; {values['where']}; licence: {values['licence']}"
+        lines += textwrap.wrap(rest, width, initial_indent=indent, subsequent_indent=indent,
+                               break_long_words=False, break_on_hyphens=False)  # fmt: skip
     return "\n".join(lines)
 
 
