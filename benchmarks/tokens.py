@@ -131,7 +131,7 @@ def main() -> None:
     print(f"{args.rows} simulated images x {args.views + 1} views of {TOKENS} x {WIDTH}; {args.images} simulated JPEGs")
     for row in rows:
         unit = "gb_per_s" if "ours_gb_per_s" in row else "images_per_s"
-        print(f"{row['what']:55s} {row.get('ours', ''):32s} ratio {row['ratio']:5.2f}  ours {row['ours_' + unit]:6.1f}, "
+        print(f"{row['what']:44s} {row.get('ours', ''):22s} {row['ratio']:.2f}x, ours {row['ours_' + unit]:6.1f}, "
               f"reference {row['reference_' + unit]:6.1f} {unit.replace('_per_', '/')}")  # fmt: skip
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"}
