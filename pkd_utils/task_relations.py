@@ -179,11 +179,12 @@ def state_information(table: pd.DataFrame, state: pd.DataFrame, seed: int = 0) -
     Parameters
     ----------
     table : DataFrame
-        A task's table; one image a study is used, since its films share their state.
+        A task's table; one image a patient is used: what is constant within a patient, like heart disease, would
+        otherwise name the patient, and by that the label.
     state : DataFrame
         From `read_state`.
     """
-    studies = table.drop_duplicates("study_id")
-    values = state.loc[studies["study_id"]]
-    nats = mutual_info_classif(values, studies["target"], discrete_features=False, random_state=seed)
+    one = table.drop_duplicates("patient_id")
+    values = state.loc[one["study_id"]]
+    nats = mutual_info_classif(values, one["target"], discrete_features=False, random_state=seed)
     return pd.Series(nats / np.log(2), index=state.columns, name="bits")

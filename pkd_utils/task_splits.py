@@ -8,7 +8,6 @@ evaluation part in two, so that one half can select and the other report.
 
 import hashlib
 import hmac
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -256,8 +255,9 @@ def check_public(table: pd.DataFrame, identifiers: set[str]) -> None:
     """Raise DataError unless a table may be published: only hashes, parts and whole numbers, and no identifier."""
     if list(table.columns) != PUBLIC_COLUMNS:
         raise DataError(f"Public splits have the columns {', '.join(PUBLIC_COLUMNS)} and no others; remove the rest.")
-    hashes = table["image_sha256"].astype("str")
-    if not hashes.str.fullmatch("[0-9a-f]{64}").all() or hashes.isin(identifiers).any():
+    hashes = [str(value) for value in table["image_sha256"]]
+    hexadecimal = all(len(value) == 64 for value in hashes) and set("".join(hashes)) <= set("0123456789abcdef")
+    if not hexadecimal or not identifiers.isdisjoint(hashes):
         raise DataError("Public splits: a value of image_sha256 is no SHA-256 hash of an identifier; hash it.")
     if not table["part"].isin(_PARTS).all() or table["inner"].dtype != bool:
         raise DataError("Public splits: part must be train or evaluate, and inner true or false; correct the table.")
@@ -266,8 +266,6 @@ def check_public(table: pd.DataFrame, identifiers: set[str]) -> None:
         # No class, place or half comes near the eight digits of a patient or study.
         if not pd.api.types.is_integer_dtype(values) or values.min() < -1 or values.max() >= 10_000_000:
             raise DataError(f"Public splits: {column} holds something other than small whole numbers; correct it.")
-    if re.search(r"(?i)subject|patient|study|dicom", " ".join(table.columns)):
-        raise DataError("Public splits: a column is named after an identifier; remove it.")
 
 
 def _balanced(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -305,12 +303,16 @@ def _by_class(table, units, train: int, evaluate: int, rng, draw, task: Task) ->
     np.add.at(per_unit, (codes, target), 1)
     held = np.zeros(len(names), dtype=bool)
     order = rng.permutation(len(names))
-    # Rarest class first: its few patients should not be spent on classes that have plenty.
+    # Rarest class first, and for the others those patients last who hold images of a rarer one: its few patients should
+    # not be spent on classes that have plenty.
+    served = np.zeros(len(task.classes), dtype=bool)
     for value in np.argsort(per_unit.sum(axis=0), kind="stable"):
         lacking = evaluate - int(per_unit[held, value].sum())
         holders = order[(per_unit[order, value] > 0) & ~held[order]]
+        holders = holders[np.argsort(per_unit[holders][:, served].any(axis=1), kind="stable")]
         enough = int(np.searchsorted(np.cumsum(per_unit[holders, value]), max(lacking, 0)))
         held[holders[: enough + 1 if lacking > 0 else 0]] = True
+        served[value] = True
     part = np.full(len(table), "", dtype=object)
     for name, count, pool, chooser in (("evaluate", evaluate, held[codes], rng), ("train", train, ~held[codes], draw)):
         for value, label in enumerate(task.classes):

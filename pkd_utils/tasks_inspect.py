@@ -109,7 +109,7 @@ def read_outcome(values: pd.Series, column: str) -> pd.Series:
         Any other value, empty ones included: an outcome that nobody recorded is not a censored one.
     """
     text = values.astype("str").str.strip().str.lower()
-    unknown = ~text.isin(_VALUES) | values.isna()
+    unknown = ~text.isin(_VALUES)
     if unknown.any():
         first = values[unknown].iloc[0]
         raise DataError(

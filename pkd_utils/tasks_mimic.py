@@ -1,12 +1,13 @@
 """Tasks of MIMIC-CXR: one of five findings (5 x 1200), and discharge within three days (section 3.2 of the paper)."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pkd_utils.cohorts.checks import check_unique, read_csv
+from pkd_utils.cohorts.checks import check_unique, read_csv, require_file
 from pkd_utils.cohorts.mimic_cxr import ALL_LABELS, ONES_ZEROS, WHERE
 from pkd_utils.cohorts.table import Cohort
 from pkd_utils.errors import DataError
@@ -53,9 +54,7 @@ def five_findings(
         raise DataError(f"findings must be two or more different ones of {', '.join(FIVE)}, not {list(findings)}.")
     images, funnel = select_images(cohort, views, one_per)
     file = _labeller_file(cohort)
-    labels = read_csv(file, ["study_id", *FIVE, *REST], WHERE, usecols=["study_id", *FIVE, *REST])
-    check_unique(labels, "study_id", file.name)
-    values = labels.set_index("study_id")[[*FIVE, *REST]].apply(pd.to_numeric)
+    values = _read_labels(require_file(file, WHERE), file.stat().st_mtime_ns)
     images = images[images["study_id"].isin(values.index)]
     funnel.step("study has labels", images)
     by_study = one_of_five(values, co_labels)
@@ -88,6 +87,16 @@ def five_findings(
     )
 
 
+def read_labels(file: Path) -> pd.DataFrame:
+    """Read a labeller's table: columns `FIVE` and `REST` as floats, indexed by `study_id`."""
+    labels = read_csv(file, ["study_id", *FIVE, *REST], WHERE, usecols=["study_id", *FIVE, *REST])
+    check_unique(labels, "study_id", file.name)
+    try:
+        return labels.set_index("study_id")[[*FIVE, *REST]].apply(pd.to_numeric)
+    except ValueError as error:
+        raise DataError(f"{file.name}: a label is not a number ({error}); fetch the file again.") from None
+
+
 def one_of_five(labels: pd.DataFrame, co_labels: str = "others_not_positive") -> pd.Series:
     """Class of each study, or -1 if it has not exactly one of the five labels.
 
@@ -107,19 +116,21 @@ def one_of_five(labels: pd.DataFrame, co_labels: str = "others_not_positive") ->
     Series of int64
     """
     choice("co_labels", CO_LABELS, co_labels)
-    wrong = ~(labels.isna() | labels.isin([1, 0, -1])).all(axis=1)
+    values = labels[[*FIVE, *REST]].to_numpy(dtype=np.float64)
+    wrong = ~(np.isnan(values) | np.isin(values, (1, 0, -1))).all(axis=1)
     if wrong.any():
         raise DataError(f"{int(wrong.sum())} studies have a label other than 1, 0, -1 or empty; fetch the table again.")
-    five, rest = labels[list(FIVE)].fillna(0), labels[list(REST)].fillna(0)
+    values = np.nan_to_num(values, nan=0.0)
+    five, rest = values[:, : len(FIVE)], values[:, len(FIVE) :]
     if co_labels == "uncertain_mapped":
-        ones = {label: float(ONES_ZEROS[label] == "one") for label in FIVE}
-        five = pd.DataFrame({label: five[label].replace(-1.0, ones[label]) for label in FIVE})
+        ones = np.array([ONES_ZEROS[label] == "one" for label in FIVE], dtype=np.float64)
+        five = np.where(five == -1, ones, five)
     keep = (five == 1).sum(axis=1) == 1
     if co_labels != "others_not_positive":
         keep &= (five != -1).all(axis=1)
     if co_labels in ("no_other_finding", "uncertain_mapped"):
         keep &= (rest == 0).all(axis=1)
-    position = (five == 1).to_numpy().argmax(axis=1)
+    position = (five == 1).argmax(axis=1)
     return pd.Series(np.where(keep, position, -1), index=labels.index, name="target")
 
 
@@ -165,7 +176,7 @@ def discharge(
     if "study_datetime" not in images.columns:
         raise DataError(f"Cohort {cohort.info.name} has no study times; 3-Day Discharge needs MIMIC-CXR.")
     file = _admissions_file(cohort) if admissions is None else Path(admissions)
-    stays = read_admissions(file, start)
+    stays = _read_admissions(require_file(file, WHERE_IV), file.stat().st_mtime_ns, start)
     unusable = int((stays["start"].isna() | stays["end"].isna() | (stays["end"] < stays["start"])).sum())
     images = images[images["study_datetime"].notna()]
     funnel.step("study time known", images)
@@ -253,6 +264,17 @@ def join_stays(studies: pd.DataFrame, stays: pd.DataFrame) -> tuple[pd.DataFrame
     pairs = pairs[inside].sort_values(["start", "end", "stay_id"], ascending=[False, True, True], kind="stable")
     joined = pairs.drop_duplicates("study_id")
     return joined, len(pairs[pairs["study_id"].duplicated(keep="first")]["study_id"].unique())
+
+
+# Counting a task's variants reads the same table again and again; nobody changes what these return.
+@functools.lru_cache(maxsize=2)
+def _read_labels(file: Path, changed: int) -> pd.DataFrame:
+    return read_labels(file)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_admissions(file: Path, changed: int, start: str) -> pd.DataFrame:
+    return read_admissions(file, start)
 
 
 def _labeller_file(cohort: Cohort) -> Path:

@@ -138,6 +138,8 @@ def test_age_bins_edges_and_names():
     task = age(make_cohort(pd.DataFrame({"age": [20.0, 30, 39.9, 40, 70, 55, BLANK]})))
     assert task.table["target"].tolist() == [0, 1, 1, 2, 4, 3]  # an edge belongs to the older bin
     assert task.table["value"].tolist() == [20, 30, 39.9, 40, 70, 55]
+    fitted = age(make_cohort(pd.DataFrame({"age": [20.0, 30, 90]})), bins=2, fit_on=["image-0000", "image-0001"])
+    assert fitted.table["target"].tolist() == [0, 1, 1] and fitted.classes == ("under 25", "25 and over")
     assert task.funnel["rows"].tolist() == [7, 6, 6] and task.funnel["paper"].iloc[-1] == 35_242
     for values, bins in (([5, 5, 5], 5), ([], 5), ([1, 2], 1), ([1, 2, 2, 2, 2, 2, 2], 3)):
         with pytest.raises(DataError, match="bins"):
@@ -448,9 +450,10 @@ def test_a_patient_in_several_classes_stays_on_one_side():
 
 
 def test_rare_classes_are_served_first():
-    # Class 2 lives only in patients that have class 0 as well; too many of them held out would leave none to train on.
-    patients = [*range(100), *range(100, 112), *range(100, 112)]
-    task = make_task([0] * 50 + [1] * 50 + [0] * 12 + [2] * 12, patients, SplitRule(per_class=(6, 6)), "abc")
+    # Six patients hold all of class 2, two images each, and one of class 0: holding out a fourth for the sake of
+    # class 0 would leave too few of class 2 to train on.
+    patients = [*range(10), *range(100, 150), *range(200, 206), *np.repeat(np.arange(200, 206), 2)]
+    task = make_task([0] * 10 + [1] * 50 + [0] * 6 + [2] * 12, patients, SplitRule(per_class=(6, 6)), "abc")
     for seed in range(20):
         split = task_splits.split_task(task, seed)
         assert split.groupby(["part", "target"]).size().tolist() == [6] * 6
