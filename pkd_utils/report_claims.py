@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pkd_utils.encoders.facts import IMAGE_ENCODERS
+from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.errors import DataError
 from pkd_utils.seed_statistics import PairedSeeds, paired_seeds
 from pkd_utils.statistics import holm

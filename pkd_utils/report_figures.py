@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from pkd_utils.encoders.facts import IMAGE_ENCODERS
+from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.errors import DataError
 from pkd_utils.figures import OKABE_ITO
 from pkd_utils.report_claims import GROUPS, encoder_group

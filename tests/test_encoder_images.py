@@ -477,3 +477,12 @@ def test_defaults_are_those_of_the_contract():
     assert [next(iter(IMAGE_ENCODERS[name].features)) for name in ("rad_dino", "biovil_t", "gloria", "c2l")] == [
         "norm", "fused", "local", "layer4",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMAGE_ENCODERS)
+def test_nothing_of_a_network_lies_outside_what_a_file_fills(name):
+    """A network for a file is not initialised, so a buffer that is in no state dict would hold garbage."""
+    network = backbones.build_backbone(IMAGE_ENCODERS[name], next(iter(IMAGE_ENCODERS[name].features)), seed=None)
+    everything = {n for n, _ in (*network.named_parameters(), *network.named_buffers())}
+    assert everything == set(network.state_dict())
+    assert not any(tensor.is_meta for tensor in network.state_dict().values())

@@ -17,8 +17,8 @@ from transformers import AutoModel, AutoTokenizer, BertTokenizerFast
 
 from pkd_utils import assets, text_encoding
 from pkd_utils.encoders import bert, packed_texts
-from pkd_utils.encoders.facts import TEXT_ENCODERS
 from pkd_utils.encoders.text import _config, load_text_encoder
+from pkd_utils.encoders.text_facts import TEXT_ENCODERS
 from pkd_utils.errors import DataError
 from tests.encoder_fixtures import WRITERS, write_checkpoint
 

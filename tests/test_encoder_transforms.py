@@ -13,7 +13,8 @@ from torchvision.transforms import functional as tvf
 from transformers import BitImageProcessor
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
-from pkd_utils.encoders.facts import IMAGE_ENCODERS, IMAGENET, Preprocessing
+from pkd_utils.encoders.facts import IMAGENET, Preprocessing
+from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.transforms import eight_bit, preprocess, random_resized_crop
 from pkd_utils.errors import DataError
 from pkd_utils.images import read_image
@@ -45,6 +46,20 @@ def torchvision_steps(resize, crop, statistics=None, interpolation=tv.Interpolat
     return tv.Compose(steps + ([tv.Normalize(*statistics)] if statistics else []))
 
 
+def padded(side):
+    """Longer side to `side`, black around the rest, 0.5 and 0.25."""
+
+    def steps(image: Image.Image) -> torch.Tensor:
+        scale = side / max(image.size)
+        width, height = (max(1, int(length * scale)) for length in image.size)
+        canvas = Image.new("RGB", (side, side))
+        small = image.resize((width, height), Image.Resampling.BILINEAR)
+        canvas.paste(small, ((side - width) // 2, (side - height) // 2))
+        return tv.Compose([tv.ToTensor(), tv.Normalize([0.5] * 3, [0.25] * 3)])(canvas)
+
+    return steps
+
+
 def huggingface_rad_dino(processor=BitImageProcessorPil):
     processor = processor(
         do_convert_rgb=True, size={"shortest_edge": 518}, resample=3, crop_size={"height": 518, "width": 518},
@@ -65,6 +80,7 @@ STATED = {
     ("dinov2_s14", "native"): torchvision_steps(224, 224, IMAGENET_STATS, BICUBIC),
     ("efficientnet_lite0", "native"): torchvision_steps(256, 224, ([0.5] * 3, [0.5] * 3), BICUBIC),
 }
+STATED |= {(f"simulated_{kind}", "native"): padded(64) for kind in ("image_ssl", "alignment", "masked")}
 # Written out in tests of their own: a stretch and an area mean are no steps of torchvision.
 OWN_TESTS = {("biovil_t", "native"), ("gloria", "native")}
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pkd_utils import paths, runs, token_encoding
 from pkd_utils._token_views import Crops
-from pkd_utils.encoders import load_image_encoder, load_text_encoder, transforms
-from pkd_utils.encoders.facts import HALF, TEXT_ENCODERS, Feature, Preprocessing
+from pkd_utils.encoders import TEXT_ENCODERS, load_image_encoder, load_text_encoder, transforms
+from pkd_utils.encoders.facts import HALF, Feature, Preprocessing
 from pkd_utils.errors import DataError
 from pkd_utils.token_encoding import encode_images, encode_texts, estimate, record_live, take_over
 from pkd_utils.tokens import LiveTokens, TextStore, TokenStore, open_tokens
@@ -127,7 +127,9 @@ def test_class_token_first_on_request(images, tmp_path):
 def test_reading_never_writes(images, tmp_path):
     store = quiet(TinyEncoder(), *images, tmp_path / "tokens")
     before = (store.folder / "tokens.npy").read_bytes()
-    store._patches.zero_()
+    store.batch([0, 3], 1).zero_()
+    with pytest.raises(ValueError, match="read-only"):
+        store._patches[0] = 0
     assert (store.folder / "tokens.npy").read_bytes() == before
 
 

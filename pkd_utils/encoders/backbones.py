@@ -59,16 +59,25 @@ class BiovilT(nn.Module):
         self.projector = Projector() if projected else None
 
 
-def build_backbone(facts: ImageFacts, feature: str, seed: int = 0) -> nn.Module:
+def build_backbone(facts: ImageFacts, feature: str, seed: int | None = 0) -> nn.Module:
     """The network of `facts` with random weights, in evaluation mode and without gradients.
 
     Parameters
     ----------
     facts : ImageFacts
     feature : str, a key of `facts.features`; decides whether a projection is part of the network
-    seed : int
-        Of the random weights. torch's global generator is left as it was.
+    seed : int or None
+        Of the random weights. torch's global generator is left as it was. None: nothing is drawn, the weights are
+        whatever the memory held, for `layouts.load_state`, which fills every one of them or fails.
     """
+    if seed is None:
+        with torch.device("meta"):
+            network = _build(facts, feature)
+        network = network.to_empty(device="cpu")
+        for name, counter in network.named_buffers():
+            if name.endswith("num_batches_tracked"):  # the one thing that files may leave out, and nothing reads
+                counter.zero_()
+        return network.eval().requires_grad_(False)
     state = torch.random.default_generator.get_state()
     torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
     try:
@@ -90,7 +99,7 @@ def _build(facts: ImageFacts, feature: str) -> nn.Module:
     # DINOv2's layer scale is 1 before training in the published configuration; timm's 1e-5 would all but switch the
     # blocks of a random network off.
     options = {"init_values": 1.0} if "dinov2" in architecture else {}
-    network = timm.create_model(architecture, num_classes=0, **options)
+    network = timm.create_model(architecture, num_classes=0, **options, **facts.options)
     return BiomedClip(network, projected) if facts.name == "biomedclip" else network
 
 
@@ -184,6 +193,8 @@ def _map(facts: ImageFacts, feature: str, network: nn.Module, x: torch.Tensor, u
         return network.projector.model(x) if feature == "projected" else x
     if facts.backbone.startswith("torchvision:"):
         return _stages(network, x, int(feature.removeprefix("layer")))
+    if feature == "blocks":  # timm's EfficientNet
+        return network.blocks(network.bn1(network.conv_stem(x)))
     return network.forward_features(x)
 
 

@@ -23,7 +23,8 @@ from pkd_utils.encoders.backbones import (
     vision_transformer,
 )
 from pkd_utils.encoders.checkpoints import Weights, read_weights
-from pkd_utils.encoders.facts import IMAGE_ENCODERS, Feature, ImageFacts, Preprocessing
+from pkd_utils.encoders.facts import Feature, ImageFacts, Preprocessing
+from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.layouts import KeyReport, load_state
 from pkd_utils.errors import DataError
 from pkd_utils.pixel_depth import check_depth
@@ -219,8 +220,8 @@ def load_image_encoder(
 
     read = keys = None
     if str(weights) != RANDOM:
-        read = read_weights(find_weights(facts, weights, allow_download))
-    network = build_backbone(facts, feature, seed)
+        read = read_weights(find_weights(facts, weights, allow_download), prefer=facts.files)
+    network = build_backbone(facts, feature, seed if read is None else None)
     if read is not None:
         keys = load_state(facts, read, network)
         read = dataclasses.replace(read, state={})  # the network holds them now

@@ -14,7 +14,7 @@ from pkd_utils import runs
 from pkd_utils.encoders.backbones import to_bf16
 from pkd_utils.encoders.bert import build_encoder, load_bert, load_tokenizer, longest_text, read_config
 from pkd_utils.encoders.checkpoints import Weights
-from pkd_utils.encoders.facts import TEXT_ENCODERS, TextFacts
+from pkd_utils.encoders.facts import TextFacts
 from pkd_utils.encoders.layouts import KeyReport
 from pkd_utils.encoders.packed_texts import (
     EncodedTexts,
@@ -25,6 +25,7 @@ from pkd_utils.encoders.packed_texts import (
     texts_sha256,
     write_cache,
 )
+from pkd_utils.encoders.text_facts import TEXT_ENCODERS
 from pkd_utils.errors import DataError
 from pkd_utils.students import resolve_precision
 

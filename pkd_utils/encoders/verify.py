@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 
 from pkd_utils import runs
-from pkd_utils.encoders.facts import IMAGE_ENCODERS, TEXT_ENCODERS, ImageFacts
+from pkd_utils.encoders.facts import ImageFacts
+from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
+from pkd_utils.encoders.text_facts import TEXT_ENCODERS
 from pkd_utils.errors import DataError
 
 RECORDED = Path(__file__).with_name("fingerprints.json")
