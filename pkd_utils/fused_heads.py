@@ -114,7 +114,7 @@ class PooledAttention(torch.autograd.Function):
         x, keep, query_weight = ctx.saved_tensors
         n_tokens, width = x.shape[1:]
         x_low = x.to(ctx.dtype)
-        dm, du = x.new_zeros(ctx.n_heads * width, width), x.new_zeros(ctx.n_heads * width)
+        dm, du = x.new_zeros(width, ctx.n_heads * width), x.new_zeros(ctx.n_heads * width)  # dm transposed
         for images, heads, weights in ctx.tiles:
             rows, columns = x_low[images], slice(heads.start * width, heads.stop * width)
             n, h = len(rows), heads.stop - heads.start
@@ -125,9 +125,11 @@ class PooledAttention(torch.autograd.Function):
                 ds.mul_(_scale(keep[images], ctx.p, x.dtype))
             ds.addcmul_(weights, ds.sum(-1, keepdim=True), value=-1).mul_(query_weight[images, 0, :, None, None])
             r = batched_product(ds.view(n, n_tokens * h, n_tokens).to(ctx.dtype), rows.mT).view(-1, h * width)
-            dm[columns] += product(r.mT, rows.reshape(-1, width).mT)
+            if heads.start == 0:  # of all heads in the tiles of these images
+                transposed = rows.reshape(-1, width).mT.contiguous()
+            dm[:, columns] += product(transposed, r.mT)
             du[columns] += r.sum(0, dtype=x.dtype)
-        return None, dm, du, None, None, None, None
+        return None, dm.mT, du, None, None, None, None
 
 
 def _scale(keep: torch.Tensor, p: float, dtype: torch.dtype) -> torch.Tensor:
