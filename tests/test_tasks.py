@@ -621,6 +621,17 @@ def test_a_later_stay_is_a_readmission_and_the_current_one_is_not():
     assert table["12_month_PH"].tolist() == ["Censored"] * 2
 
 
+def test_an_event_before_the_film_is_censored_not_predicted():
+    studies, stays, died = simulated(400, heart_disease=1.0, heart_failure=1.0)
+    studies["subject_id"] = studies["subject_id"].to_numpy()[np.arange(400) // 2]
+    studies["study_datetime"] = [DAY, DAY + pd.Timedelta(days=3650)] * 200
+    table = outcomes.simulate_outcomes(studies, stays, died, 0)
+    first, second = table.iloc[::2].reset_index(), table.iloc[1::2].reset_index()
+    fell_ill = first["12_month_PH"] == "True"
+    assert fell_ill.sum() > 50 and (second["12_month_PH"][fell_ill] == "Censored").all()
+    assert (second["tte_PH"][fell_ill] == 0).all()
+
+
 def test_films_of_one_stay_share_their_fate_and_real_cohorts_are_refused():
     studies, _, died = simulated(6)
     studies["subject_id"] = "10000000"
