@@ -39,7 +39,6 @@ class HeadResults:
         temporary: tempfile.TemporaryDirectory | None = None,
     ):
         self.specs = {spec.name: spec for spec in specs}
-        self.teachers = {spec.teacher for spec in specs} - {None}
         self.folder, self._build = folder, build
         self._temporary = temporary  # a temporary folder lives as long as these results
         self._files: dict[str, Path] = {}

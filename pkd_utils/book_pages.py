@@ -18,12 +18,12 @@ from pkd_utils import book_encoders, gate, paths, runs
 ROOMS = {
     "runs": ("Runs, parameters, files", r"paths|params|runs|identity|notebooks|assets|errors"),
     "demo": ("The embedded cohort (simulated)", r"demo(\..*)?"),
-    "cohorts": ("Cohorts", r"cohorts(\..*)?"),
-    "encoders": ("Images and encoders", r"images.*|encoders(\..*)?|tokens.*|text_encoding|pixels.*"),
-    "models": ("Teachers, students, heads", r"teachers.*|students.*|heads.*|text_.*|tabular.*"),
-    "distillation": ("Distillation and training", r"distillation.*|training.*|augment.*"),
+    "cohorts": ("Cohorts and tasks", r"cohorts(\..*)?|tasks.*|task_.*"),
+    "encoders": ("Images and encoders", r"images.*|encoders(\..*)?|tokens?(_.*)?|text_encoding|pixel.*"),
+    "models": ("Teachers, students, heads", r"teachers.*|students.*|(fused_)?heads.*|text_.*|tabular.*"),
+    "distillation": ("Distillation and training", r"distillation.*|(pre)?training.*|head_training|augment.*"),
     "attention": ("Attention and localization", r"attention.*|localization.*|boxes.*"),
-    "statistics": ("Metrics, statistics, figures", r"metrics.*|statistics.*|figures.*"),
+    "statistics": ("Metrics, statistics, figures", r"metrics.*|(seed_)?statistics.*|figures.*|report_.*"),
     "book": ("The gate and the book", r"gate.*|leaks|book_.*"),
     "other": ("Synthetic experiments, further modules", r".*"),
 }

@@ -29,7 +29,7 @@ from pkd_utils._head_specs import HeadSpec, check_specs, group_specs
 from pkd_utils.distillation import distillation_loss, soft_labels
 from pkd_utils.errors import DataError
 from pkd_utils.fused_heads import HeadGroup
-from pkd_utils.heads import PROBES
+from pkd_utils.heads import PROBES, TEACHES
 from pkd_utils.runs import hash_params, write_parquet
 
 __all__ = ["HeadConfig", "HeadResults", "HeadSpec", "MemoryTokens", "TokenSource", "fit_heads", "micro_auc"]
@@ -45,7 +45,7 @@ class HeadConfig:
     normalise_probe: bool = True  # layer norm below linear probes
     teacher_view: str = "same"  # soft labels of the view that the student sees, or of the "clean" image
     keep_logits: str = "all"  # of every epoch ("all"), or of the best epochs and the last one ("chosen")
-    keep_weights: str = "teachers"  # best weights of the heads that others learn from, or of "all"
+    keep_weights: str = "teachers"  # best weights of the heads that others may learn from, or of "all"
     # machine
     device: str = "cpu"
     precision: str = (
@@ -272,7 +272,7 @@ class _Fit:
             if self.config.keep_logits == "chosen":
                 for epoch in set(kept) - best - {self.epoch}:
                     del kept[epoch]
-            wanted = self.config.keep_weights == "all" or spec.name in self.results.teachers
+            wanted = self.config.keep_weights == "all" or spec.method in TEACHES
             if wanted and best_epoch(mine) == self.epoch:
                 state = self.group.heads[i].state_dict()
                 self.best |= {f"{spec.name}/weights/{name}": value.clone() for name, value in state.items()}
@@ -315,7 +315,8 @@ def _group_key(specs: list[HeadSpec], data: HeadData, results: HeadResults, conf
     """Identity of a group: its heads, their teachers, the data, and what of the configuration shapes numbers."""
     facts = [[item.facts() for item in (spec, results.specs.get(spec.teacher)) if item] for spec in specs]
     settings = dataclasses.asdict(config)
-    for name in ("device", "memory_bytes", "checkpoint_seconds"):
+    unused = () if any(spec.teacher for spec in specs) else ("teacher_view",)
+    for name in ("device", "memory_bytes", "checkpoint_seconds", *unused):
         del settings[name]
     return hash_params({"heads": facts, "data": data.identity(), "config": settings})
 

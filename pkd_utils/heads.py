@@ -19,6 +19,7 @@ METHODS = ("image_only", "self_distilled", "report_distilled", "teacher", "text_
 DISTILLED = ("self_distilled", "report_distilled")
 PROBES = ("mean_probe", "cls_probe")
 READS_TEXT = ("teacher", "text_only")
+TEACHES = ("image_only", "teacher")  # methods that students may learn from
 
 
 class TokenAttention(nn.Module):

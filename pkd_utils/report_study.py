@@ -39,7 +39,7 @@ class Study:
     tasks : dict of str to dict
         `title, kind, classes` of each task.
     splits, sizes : DataFrame
-        As `task_splits.split_seeds` and `choose_sizes` give them.
+        As `task_splits.split_seeds` and `choose_sizes` give them; training images beyond the largest size left out.
     study_of : Series
         Report (index of `text`) of each image.
     identity : dict
@@ -73,14 +73,17 @@ def load_study(encode_run: str, include_cls: bool = False, device: str = "cpu") 
     prepared = runs.find_run(facts["parameters"]["tasks_run"])
     images = pd.read_parquet(prepared / "images.parquet").set_index("image_id")
     privileged = pd.read_parquet(prepared / "privileged.parquet")
+    splits, sizes = pd.read_parquet(prepared / "splits.parquet"), pd.read_csv(prepared / "sizes.csv")
+    largest = splits["task"].map(sizes.groupby("task")["samples"].max())
+    used = (splits["part"] == "evaluate") | (splits["rank"] < largest)  # the others were not encoded
     key = images.index.to_series() if privileged.index.name == "image_id" else images[privileged.index.name]
     study = Study(
         encoder=facts["parameters"]["image_encoder"],
         tokens=open_tokens(folder / "tokens", include_cls, device) if (folder / "tokens").exists() else None,
         text=TextStore.open(folder / "text") if (folder / "text").exists() else None,
         tasks=runs.read_json(prepared / "tasks.json"),
-        splits=pd.read_parquet(prepared / "splits.parquet"),
-        sizes=pd.read_csv(prepared / "sizes.csv"),
+        splits=splits[used],
+        sizes=sizes,
         study_of=key,
     )
     return study, facts

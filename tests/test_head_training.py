@@ -328,8 +328,26 @@ def test_only_chosen_logits_are_kept():
         else:
             with pytest.raises(DataError, match=f"after epoch {epoch} were not kept"):
                 chosen.logits("image", "test", epoch)
-    with pytest.raises(DataError, match="weights of head 'image' were not kept"):
-        chosen.head("image")
+
+
+def test_weights_are_kept_of_heads_that_may_teach():
+    data, (spec,) = make_data(), make_specs(epochs=1)[3:4]
+    probe = dataclasses.replace(spec, name="probe", method="mean_probe")
+    results = fit_heads([spec, probe], *data, dataclasses.replace(CONFIG, keep_weights="teachers"), progress=False)
+    assert results.head("image")
+    with pytest.raises(DataError, match="weights of head 'probe' were not kept"):
+        results.head("probe")
+
+
+def test_teachers_are_the_same_heads_whether_or_not_somebody_learns_from_them(tmp_path):
+    """04-distil-students takes over the groups that 03-train-teachers wrote."""
+    data, specs = make_data(), make_specs(epochs=2)
+    taught = [spec for spec in specs if spec.teacher is None]
+    fit_heads(taught, *data, CONFIG, tmp_path, progress=False)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("group-*")}
+    fit_heads(specs, *data, dataclasses.replace(CONFIG, teacher_view="clean"), tmp_path, progress=False)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("group-*")}
+    assert before.items() <= after.items() and len(after) > len(before)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
