@@ -81,6 +81,7 @@ class PooledAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, m, u, mask, keep, p, dtype):
+        """Pooled tokens and totals, tile by tile; keeps the softmax for the gradient."""
         batch, n_tokens, width = x.shape
         n_heads = len(u) // width
         x_low, m_low = x.to(dtype), m.to(dtype)
@@ -111,6 +112,7 @@ class PooledAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_pooled, d_total):
+        """Gradient to m and u; x is frozen and gets none."""
         x, keep, query_weight = ctx.saved_tensors
         n_tokens, width = x.shape[1:]
         x_low = x.to(ctx.dtype)
