@@ -17,17 +17,24 @@ import pandas as pd
 import pytest
 
 from pkd_utils import notebooks, paths, runs
+from pkd_utils.tokens import TokenStore
 
 EXPECTED = Path(__file__).parent / "expected" / "smoke.json"
 STUDY = "mmpkd/embedded"
+REPORTS = "reports/embedded"
 
 
-def step(name: str) -> Path:
-    return runs.find_run(f"{STUDY}/{name}/smoke")
+def step(name: str, study: str = STUDY) -> Path:
+    return runs.find_run(f"{study}/{name}/smoke")
 
 
 def written() -> dict[str, float]:
     """The numbers that are compared, by name."""
+    return written_mmpkd() | written_reports()
+
+
+def written_mmpkd() -> dict[str, float]:
+    """Of the study of attention."""
     prepared, teacher, students = step("01-prepare-data"), step("02-train-teacher"), step("03-distil-student")
     pixels = np.load(prepared / "pixels.npy", mmap_mode="r")
     metrics = pd.read_csv(teacher / "metrics.csv")
@@ -47,7 +54,26 @@ def written() -> dict[str, float]:
     return numbers
 
 
-TOLERANCE = {"images": 0, "boxes": 3, "mean pixel": 0.05, "loss": 0.005, "AUROC": 0.03}
+def written_reports() -> dict[str, float]:
+    """Of the study of reports."""
+    prepared, encoded, taught = (step(name, REPORTS) for name in ("01-prepare-tasks", "02-encode", "03-train-teachers"))
+    tasks, splits = (pd.read_parquet(prepared / f"{name}.parquet") for name in ("tasks", "splits"))
+    numbers = {f"{task}: images": len(rows) for task, rows in tasks.groupby("task")}
+    numbers["reports: images in splits"] = len(splits)
+    numbers["reports: evaluation images"] = int((splits["part"] == "evaluate").sum())
+    relations = pd.read_csv(prepared / "relations.csv").set_index(["task", "source"])["auc"]
+    for task, source in (("mimic_5x1200", "report"), ("age", "state"), ("ph_12_month", "state")):
+        numbers[f"{task} read from the {source}, AUROC"] = float(relations[task, source])
+    store = TokenStore.open(encoded / "tokens")
+    numbers["mean size of a token"] = float(store.batch(range(store.rows), 0).float().norm(dim=2).mean())
+    files = sorted((taught / "heads").glob("*/history.parquet"))
+    history = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True).query("epoch == 1")
+    for name, rows in history.groupby(history["name"].str.split(".").str[0]):
+        numbers[f"reports: first epoch's loss, {name}"] = float(rows["train_loss"].mean())
+    return numbers
+
+
+TOLERANCE = {"size of a token": 0.05, "images": 0, "boxes": 3, "mean pixel": 0.05, "loss": 0.005, "AUROC": 0.03}
 
 needs_runs = pytest.mark.skipif(
     not (paths.runs_dir() / STUDY / "05-compare" / "smoke").exists(),
@@ -93,6 +119,35 @@ def test_table1_is_the_mean_of_the_rows_it_summarises():
 
 
 @needs_runs
+def test_sample_efficiency_is_the_mean_of_the_heads_it_summarises():
+    scores = pd.read_parquet(step("03-train-teachers", REPORTS) / "scores.parquet").query("method == 'image_only'")
+    table = pd.read_csv(step("05-sample-efficiency", REPORTS) / "table.csv")
+    mean = scores.groupby(["task", "size", "encoder"])["auc"].mean()
+    assert len(table) == len(mean) > 0
+    for row in table.itertuples():
+        assert row.auc == pytest.approx(mean[row.task, row.size, row.encoder])
+
+
+@needs_runs
+def test_students_are_held_against_the_image_only_head_of_their_seed():
+    scores = pd.read_parquet(step("06-distillation-effect", REPORTS) / "scores.parquet")
+    table = pd.read_csv(step("06-distillation-effect", REPORTS) / "differences.csv")
+    wide = scores.pivot_table(index=["task", "encoder", "size", "seed"], columns="method", values="auc")
+    assert set(table["method"]) == {"self_distilled", "report_distilled", "teacher", "text_only"}
+    for row in table.itertuples():
+        heads = wide.loc[row.task, row.encoder, row.size]
+        assert row.difference == pytest.approx((heads[row.method] - heads["image_only"]).mean())
+
+
+@needs_runs
+def test_no_patient_of_a_task_is_on_both_sides():
+    folder = step("01-prepare-tasks", REPORTS)
+    tasks, splits = (pd.read_parquet(folder / f"{name}.parquet") for name in ("tasks", "splits"))
+    merged = splits.merge(tasks[["task", "image_id", "patient_id"]], on=["task", "image_id"])
+    assert merged.groupby(["task", "seed", "patient_id"])["part"].nunique().max() == 1
+
+
+@needs_runs
 def test_published_numbers_stand_beside_ours():
     table = pd.read_csv(step("05-compare") / "table1.csv").set_index("metric")
     reported = pd.read_csv(paths.resolve("book/reported/mmpkd-table1.csv"))
@@ -104,7 +159,9 @@ def test_published_numbers_stand_beside_ours():
 
 @needs_runs
 def test_every_run_is_marked_simulated_and_carries_provenance():
-    for record_file in (paths.runs_dir() / STUDY).glob("*/*-*/run.json"):
+    files = [f for study in (STUDY, REPORTS) for f in (paths.runs_dir() / study).glob("*/*-*/run.json")]
+    assert len(files) >= 12
+    for record_file in files:
         record = runs.read_json(record_file)
         assert record["cohort"]["simulated"] is True
         assert record["data_hash"] and record["environment_hash"] and record["device"]
