@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from pkd_utils.errors import DataError
 from pkd_utils.fused_heads import Inputs, Keeps, normalised
-from pkd_utils.heads import dropout_keep, stream
+from pkd_utils.heads import dropout_keep
+from pkd_utils.streams import stream
 
 TEXT_STEP = 16  # reports are padded to a multiple: few shapes, so few kernels to prepare
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pkd_utils import book_encoders, gate, paths, runs
+from pkd_utils import book_encoders, book_reports, gate, paths, runs
 
 ROOMS = {
     "runs": ("Runs, parameters, files", r"paths|params|runs|identity|notebooks|assets|errors"),
@@ -327,6 +327,8 @@ def write_all(profile: str, book: Path) -> list[str]:
     write_text(
         generated / "findings.md", findings_page(folders.get(compare), compare) if compare else findings_page(None)
     )
+    effect = next((name for name in folders if name.startswith("reports/06-")), None)
+    write_text(generated / "findings-reports.md", book_reports.findings_page(folders.get(effect), effect))
     write_text(generated / "status.md", status_page(manifest))
     results = sorted([*(book / "results").glob("*.csv"), *(book / "results").glob("*.json")])
     measured = [file for file in results if file.name.startswith("benchmark")]
@@ -350,7 +352,7 @@ def write_all(profile: str, book: Path) -> list[str]:
             "*No measurement is stored in this copy of the repository. `make bench` makes one.*",
         ),
     )
-    for name, text in book_encoders.fragments(book / "results").items():
+    for name, text in (book_encoders.fragments(book / "results") | book_reports.fragments()).items():
         write_text(generated / f"{name}.md", text)
     readme = paths.PROJECT_ROOT / "notebooks" / "README.md"
     write_text(generated / "notebooks.md", notebooks_page(readme.read_text(), [entry["page"] for entry in manifest]))

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pkd_utils.errors import DataError
+from pkd_utils.streams import stream
 
 METHODS = ("image_only", "self_distilled", "report_distilled", "teacher", "text_only", "mean_probe", "cls_probe")
 DISTILLED = ("self_distilled", "report_distilled")
@@ -162,11 +163,6 @@ def build_head(
         if method in PROBES:
             return LinearProbe(image_width, n_classes, normalise_probe)
         return AttentionHead(text_width if method == "text_only" else image_width, n_classes, dropout)
-
-
-def stream(*key: int) -> int:
-    """A 63-bit seed that is a function of the numbers in `key` alone."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 def dropout_keep(shape: tuple[int, ...], probability: float, *key: int) -> torch.Tensor:

@@ -32,8 +32,9 @@ from tqdm import tqdm
 from pkd_utils.augmentation import AugmentationDraw, apply_augmentation, draw_augmentation
 from pkd_utils.errors import DataError
 from pkd_utils.runs import atomic_path, hash_params
+from pkd_utils.streams import stream
 from pkd_utils.students import autocast, resolve_precision
-from pkd_utils.training import learning_rate_at, stream
+from pkd_utils.training import learning_rate_at
 
 OBJECTIVES = ("image_ssl", "alignment", "masked")
 STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))  # mean and standard deviation of the stand-ins' input

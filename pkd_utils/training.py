@@ -29,6 +29,7 @@ from pkd_utils.distillation import distillation_loss
 from pkd_utils.errors import DataError
 from pkd_utils.metrics import macro_auroc
 from pkd_utils.runs import atomic_path, file_sha256, hash_params, read_json, write_csv, write_json, write_parquet
+from pkd_utils.streams import stream
 from pkd_utils.students import (
     autocast,
     build_student,
@@ -156,11 +157,6 @@ def learning_rate_at(step: int, total: int, warmup: int, peak: float) -> float:
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def stream(seed: int, epoch: int, purpose: int) -> int:
-    """A 63-bit seed that is a function of its arguments alone."""
-    return int(np.random.SeedSequence([seed, epoch, purpose]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class _Fit:

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pkd_utils import students, training
+from pkd_utils import streams, students, training
 from pkd_utils._student_data import check_student_data
 from pkd_utils.errors import DataError
 from pkd_utils.metrics import macro_auroc
@@ -130,7 +130,7 @@ def test_one_step_is_equation_1_and_adamw(tmp_path):
         weight_decay=1.0,
     )  # fmt: skip
     fit(tmp_path, config, seed=5)
-    torch.manual_seed(training.stream(5, 0, 0))
+    torch.manual_seed(streams.stream(5, 0, 0))
     model = students.build_student("vit", 32, 8, 2, 32, 2, 2)
     x = (torch.from_numpy(pixels[:90])[:, None] / 255 - 0.5) / 0.25
     y, s = torch.tensor(targets[:90]), torch.tensor(soft[:90])

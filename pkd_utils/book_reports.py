@@ -1,0 +1,140 @@
+"""Tables of the book page "When are reports useful?", and the second study's findings for the home page.
+
+Tables become fragments `book/_generated/reports-<name>.md` that `book/reports/the-study.md` includes.
+"""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from pkd_utils import gate, paths, runs, tasks_age, tasks_inspect, tasks_mimic
+from pkd_utils.report_claims import CLAIMS, Claim
+from pkd_utils.task_splits import TRAINING_SIZES
+from pkd_utils.tasks import PAPER_COUNTS
+
+DEMONSTRATION = "params/demo/reports/01-prepare-tasks.yml"
+
+# Title, kind (section 3.1 of the paper), what is asked, where from, and the function whose defaults are the paper's.
+TASKS = {
+    "mimic_5x1200": ("MIMIC 5x1200", "diagnostic", "which one of five findings the report names", "MIMIC-CXR",
+                     tasks_mimic.five_findings),
+    "age": ("Age", "auxiliary", "which of five bins the age falls in", "MIMIC-CXR", tasks_age.age),
+    "discharge_3_day": ("3-Day Discharge", "prognostic", "whether the patient goes home in the coming three days",
+                        "MIMIC-CXR and MIMIC-IV", tasks_mimic.discharge),
+    "ph_12_month": ("12-Month PH", "prognostic", "pulmonary hypertension within 12 months", "INSPECT",
+                    tasks_inspect.outcome),
+    "readmission_12_month": ("Readmission", "prognostic", "readmission within 12 months", "INSPECT",
+                             tasks_inspect.outcome),
+    "pulmonary_embolism": ("Pulmonary Embolism", "diagnostic", "an embolism now, from the report (appendix B.2)",
+                           "INSPECT", tasks_inspect.outcome),
+}  # fmt: skip
+METHODS = {
+    "image_only": "image only",
+    "self_distilled": "self-distilled",
+    "report_distilled": "report-distilled",
+    "teacher": "teacher",
+}
+HOLDS = {
+    "positive": "the difference is positive",
+    "negative": "the difference is negative",
+    "not positive": "the difference is below the margin",
+}
+ABSENT = (
+    "*The second study has not been run in this copy of the book: `make book` runs it and writes its findings here.*"
+)
+
+
+def held_out(build: Any) -> str:
+    """What a task evaluates on by default: a share, or so many images of each class."""
+    defaults = {name: item.default for name, item in inspect.signature(build).parameters.items()}
+    if "evaluate_per_class" in defaults:
+        return f"{defaults['evaluate_per_class']:,} of each class"
+    return f"{defaults['evaluate']:.0%}"
+
+
+def tasks_table() -> pd.DataFrame:
+    """One row a task of the paper; counts and shares are those that the code holds."""
+    return pd.DataFrame([{
+        "task": title,
+        "in code": f"`{name}`",
+        "kind": kind,
+        "what is asked": asked,
+        "from": source,
+        "images": f"{PAPER_COUNTS[name]:,}",
+        "held out": held_out(build),
+    } for name, (title, kind, asked, source, build) in TASKS.items()])  # fmt: skip
+
+
+def listed(samples: pd.Series, epochs: pd.Series) -> str:
+    """Training sizes with their epochs: `100, 200 (100); 1,000 (50)`."""
+    blocks = []
+    for number, group in samples.groupby(epochs, sort=False):
+        blocks.append(f"{', '.join(f'{n:,}' for n in group)} ({number})")
+    return "; ".join(blocks)
+
+
+def sizes_table() -> pd.DataFrame:
+    """Training sizes and epochs: Tables 3 to 7, and the demonstration's from its parameter file."""
+    reported = pd.read_csv(paths.resolve(TRAINING_SIZES))
+    here = yaml.safe_load(paths.resolve(DEMONSTRATION).read_text())
+    rows = []
+    for name, group in reported.groupby("task", sort=False):
+        mine = here["sizes"].get(name, here["sizes"].get("*", []))
+        rows.append({
+            "task": TASKS[name][0],
+            "the paper's": listed(group["samples"], group["epochs"]),
+            "the demonstration's": f"{', '.join(f'{n:,}' for n in mine)} ({here['epochs']})",
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def side(name: str) -> str:
+    """One side of a contrast in words."""
+    group = name.removeprefix("group:")
+    return METHODS[name] if group == name else group
+
+
+def claim_row(claim: Claim) -> dict[str, str]:
+    """A finding of the paper as a table row."""
+    return {
+        "finding": f"**{claim.name}.** {claim.sentence}",
+        "task": TASKS[claim.task][0],
+        "training sizes": claim.sizes,
+        "contrast": f"{side(claim.high)} minus {side(claim.low)}",
+        "holds if": HOLDS[claim.expected],
+    }
+
+
+def fragments() -> dict[str, str]:
+    """Every fragment of the page, by file name without suffix."""
+    from pkd_utils.book_pages import markdown_table
+
+    tables = {"tasks": tasks_table(), "sizes": sizes_table(), "claims": pd.DataFrame([claim_row(c) for c in CLAIMS])}
+    return {f"reports-{name}": markdown_table(table) for name, table in tables.items()}
+
+
+def findings_page(folder: Path | None, page: str | None) -> str:
+    """The home page's findings of the second study.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Finished run of reports/06-distillation-effect with `verdict.json` (`headline`: str, `findings`: list of str).
+    page : str or None
+        Where the reader finds the whole comparison, relative to `book/_generated`.
+    """
+    if folder is None or not (folder / "verdict.json").exists():
+        return ABSENT
+    verdict = runs.read_json(folder / "verdict.json")
+    record = runs.read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    sentences = "\n".join(f"- {sentence}" for sentence in verdict["findings"])
+    kind = "simulated data" if gate.Permission.of(record).simulated else "data under the cohort's own licence"
+    return "\n\n".join([
+        f"**{verdict['headline']}**",
+        f":::{{dropdown}} Finding by finding\n\n{sentences}\n\n:::",
+        f"Ours: {kind}; differences in AUC with corrected intervals over seeds. "
+        f"[The whole comparison](_generated/{page}), and [how verdicts are reached](reports/the-study.md).",
+    ])  # fmt: skip
