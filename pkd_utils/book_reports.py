@@ -38,9 +38,9 @@ METHODS = {
     "teacher": "teacher",
 }
 HOLDS = {
-    "positive": "the difference is positive",
-    "negative": "the difference is negative",
-    "not positive": "the difference is below the margin",
+    "positive": "above 0",
+    "negative": "below 0",
+    "not positive": "below the margin",
 }
 ABSENT = (
     "*The second study has not been run in this copy of the book: `make book` runs it and writes its findings here.*"
@@ -59,10 +59,9 @@ def tasks_table() -> pd.DataFrame:
     """One row a task of the paper; counts and shares are those that the code holds."""
     return pd.DataFrame([{
         "task": title,
-        "in code": f"`{name}`",
         "kind": kind,
         "what is asked": asked,
-        "from": source,
+        "data": source,
         "images": f"{PAPER_COUNTS[name]:,}",
         "held out": held_out(build),
     } for name, (title, kind, asked, source, build) in TASKS.items()])  # fmt: skip
@@ -101,8 +100,7 @@ def claim_row(claim: Claim) -> dict[str, str]:
     """A finding of the paper as a table row."""
     return {
         "finding": f"**{claim.name}.** {claim.sentence}",
-        "task": TASKS[claim.task][0],
-        "training sizes": claim.sizes,
+        "task, sizes": f"{TASKS[claim.task][0]}, {claim.sizes}",
         "contrast": f"{side(claim.high)} minus {side(claim.low)}",
         "holds if": HOLDS[claim.expected],
     }
