@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from pkd_utils import gate, paths, runs, tasks_age, tasks_inspect, tasks_mimic
-from pkd_utils.report_claims import CLAIMS, Claim
+from pkd_utils.report_claims import CLAIMS, VERDICTS, Claim
 from pkd_utils.task_splits import TRAINING_SIZES
 from pkd_utils.tasks import PAPER_COUNTS
 
@@ -120,18 +120,25 @@ def findings_page(folder: Path | None, page: str | None) -> str:
     Parameters
     ----------
     folder : Path or None
-        Finished run of reports/06-distillation-effect with `verdict.json` (`headline`: str, `findings`: list of str).
+        Finished run of reports/06-distillation-effect with `verdict.json` (`headline`: str, `findings`: list of str)
+        and, optional, `verdicts.csv` (columns `claim` and `verdict`).
     page : str or None
         Where the reader finds the whole comparison, relative to `book/_generated`.
     """
     if folder is None or not (folder / "verdict.json").exists():
         return ABSENT
-    verdict = runs.read_json(folder / "verdict.json")
+    found = runs.read_json(folder / "verdict.json")
     record = runs.read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    sentences = "\n".join(f"- {sentence}" for sentence in verdict["findings"])
+    sentences = "\n".join(f"- {sentence}" for sentence in found["findings"])
     kind = "simulated data" if gate.Permission.of(record).simulated else "data under the cohort's own licence"
+    names = []
+    if (folder / "verdicts.csv").exists():
+        table = pd.read_csv(folder / "verdicts.csv")
+        groups = [(verdict, table.loc[table["verdict"] == verdict, "claim"]) for verdict in VERDICTS]
+        names = [f"- *{verdict}*: {'; '.join(claims)}" for verdict, claims in groups if len(claims)]
     return "\n\n".join([
-        f"**{verdict['headline']}**",
+        f"**{found['headline']}**",
+        *(["\n".join(names)] if names else []),
         f":::{{dropdown}} Finding by finding\n\n{sentences}\n\n:::",
         f"Ours: {kind}; differences in AUC with corrected intervals over seeds. "
         f"[The whole comparison](_generated/{page}), and [how verdicts are reached](reports/the-study.md).",

@@ -108,7 +108,10 @@ def test_findings_of_the_second_study(tmp_path):
     runs.write_json(
         tmp_path / "verdict.json", {"headline": "Of 2 findings 1 holds here.", "findings": ["A: yes.", "B: no."]}
     )
+    table = pd.DataFrame({"claim": ["A", "B", "C"], "verdict": ["cannot tell", "holds here", "cannot tell"]})
+    runs.write_csv(tmp_path / "verdicts.csv", table)
     text = book_reports.findings_page(tmp_path, "reports/06-distillation-effect")
+    assert "- *holds here*: B\n- *cannot tell*: A; C\n" in text and "*does not hold here*" not in text
     for part in (
         "**Of 2 findings",
         "- A: yes.\n- B: no.",
