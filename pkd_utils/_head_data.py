@@ -9,11 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from pkd_utils.errors import DataError
-from pkd_utils.fused_heads import Inputs, Keeps, normalised
+from pkd_utils.fused_heads import TEXT_STEP, Inputs, Keeps, normalised
 from pkd_utils.heads import dropout_keep
 from pkd_utils.streams import stream
-
-TEXT_STEP = 16  # reports are padded to a multiple: few shapes, so few kernels to prepare
 
 
 class TokenSource(Protocol):
@@ -86,15 +84,25 @@ class HeadData:
     def steps(self, train_rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[Step]:
         """The epoch's minibatches: a new order, and of every image one of its augmented views (the clean one if none).
 
-        The last minibatch is smaller if the rows do not divide.
+        The last minibatch is smaller if the rows do not divide. Within a minibatch rows are in the order of their
+        reports' lengths, which spares padding and changes no mean over the minibatch.
         """
         generator = torch.Generator().manual_seed(stream(seed, epoch, 1))
         order = torch.randperm(len(train_rows), generator=generator)
         views = torch.zeros(len(order), dtype=torch.int64)
         if self.tokens.views:
             views = torch.randint(1, self.tokens.views + 1, (len(order),), generator=generator)
-        pieces = zip(order.split(batch_size), views.split(batch_size), strict=True)
-        return [Step(i, p, torch.from_numpy(train_rows)[p], v) for i, (p, v) in enumerate(pieces)]
+        steps, rows = [], torch.from_numpy(train_rows)
+        for number, (positions, seen) in enumerate(zip(order.split(batch_size), views.split(batch_size), strict=True)):
+            sorting = self.by_length(rows[positions])
+            steps.append(Step(number, positions[sorting], rows[positions[sorting]], seen[sorting]))
+        return steps
+
+    def by_length(self, rows: torch.Tensor) -> torch.Tensor:
+        """Order of the rows by the length of their reports; as they are where there are none."""
+        if self.text is None:
+            return torch.arange(len(rows))
+        return torch.argsort(torch.as_tensor(self.text.lengths)[rows], stable=True)
 
     def inputs(self, methods: Sequence[str], rows: torch.Tensor, views: torch.Tensor) -> Inputs:
         """What heads of these methods read of these rows and views."""

@@ -27,6 +27,10 @@ TILE_BYTES = {"cpu": 16 << 20, "cuda": 1 << 30}
 TILE_HEADS = 4
 """Heads in a tile at most: the gradient of their M is added to tile after tile, and should stay in the cache too."""
 
+TILE_REPORTS = 8
+"""Reports in a tile at most; a tile is as long as its longest report."""
+TEXT_STEP = 16  # reports are padded to a multiple: few shapes, so few kernels to prepare
+
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a (M, K) times the transpose of b (N, K); no gradient."""
@@ -90,21 +94,22 @@ class PooledAttention(torch.autograd.Function):
         else:
             query_weight = (mask.to(x.dtype) / mask.sum(1, keepdim=True))[:, None, :]
         pooled, total = x.new_empty(batch, n_heads, width), x.new_empty(batch, n_heads)
-        ctx.tiles = []  # images, heads, their softmax
-        for images, heads in _tiles(x, n_heads):
-            rows, columns = x_low[images], slice(heads.start * width, heads.stop * width)
-            n, h = len(rows), heads.stop - heads.start
+        ctx.tiles = []  # images, heads, tokens, their softmax
+        for images, heads, tokens in _tiles(x, n_heads, mask):
+            rows, columns = x_low[images, tokens], slice(heads.start * width, heads.stop * width)
+            n, h, length = len(rows), heads.stop - heads.start, rows.shape[1]
             z = product(rows.reshape(-1, width), m_low[columns]).add_(u[columns])
-            scores = batched_product(z.view(n, n_tokens * h, width), rows).view(n, n_tokens, h, n_tokens)
+            scores = batched_product(z.view(n, length * h, width), rows).view(n, length, h, length)
             if mask is not None:
-                scores = scores.masked_fill_(~mask[images, None, None, :], -math.inf)
+                scores = scores.masked_fill_(~mask[images, None, None, tokens], -math.inf)
             weights = torch.softmax(scores, -1, dtype=x.dtype)
             if m.requires_grad:
-                ctx.tiles.append((images, heads, weights))
+                ctx.tiles.append((images, heads, tokens, weights))
             if keep is not None:
-                weights = weights * _scale(keep[images], p, x.dtype)
-            a = torch.bmm(query_weight[images], weights.view(n, n_tokens, h * n_tokens)).view(n, h, n_tokens)
-            pooled[images, heads] = torch.bmm(a, x[images])
+                weights = weights * _scale(keep[images, tokens, tokens], p, x.dtype)
+            mean = query_weight[images, :, tokens]
+            a = torch.bmm(mean, weights.view(n, length, h * length)).view(n, h, length)
+            pooled[images, heads] = torch.bmm(a, x[images, tokens])
             total[images, heads] = a.sum(-1)
         ctx.p, ctx.dtype, ctx.n_heads = p, dtype, n_heads
         ctx.save_for_backward(x, keep, query_weight)
@@ -114,19 +119,19 @@ class PooledAttention(torch.autograd.Function):
     def backward(ctx, d_pooled, d_total):
         """Gradient to m and u; x is frozen and gets none."""
         x, keep, query_weight = ctx.saved_tensors
-        n_tokens, width = x.shape[1:]
+        width = x.shape[2]
         x_low = x.to(ctx.dtype)
         dm, du = x.new_zeros(width, ctx.n_heads * width), x.new_zeros(ctx.n_heads * width)  # dm transposed
-        for images, heads, weights in ctx.tiles:
-            rows, columns = x_low[images], slice(heads.start * width, heads.stop * width)
-            n, h = len(rows), heads.stop - heads.start
-            da = torch.baddbmm(d_total[images, heads, None], d_pooled[images, heads], x[images].mT)
+        for images, heads, tokens, weights in ctx.tiles:
+            rows, columns = x_low[images, tokens], slice(heads.start * width, heads.stop * width)
+            n, h, length = len(rows), heads.stop - heads.start, rows.shape[1]
+            da = torch.baddbmm(d_total[images, heads, None], d_pooled[images, heads], x[images, tokens].mT)
             # Softmax backward: dS = Q - P sum(Q), Q = P keep da; and each query counts by its weight in the mean.
             ds = weights * da[:, None]
             if keep is not None:
-                ds.mul_(_scale(keep[images], ctx.p, x.dtype))
-            ds.addcmul_(weights, ds.sum(-1, keepdim=True), value=-1).mul_(query_weight[images, 0, :, None, None])
-            r = batched_product(ds.view(n, n_tokens * h, n_tokens).to(ctx.dtype), rows.mT).view(-1, h * width)
+                ds.mul_(_scale(keep[images, tokens, tokens], ctx.p, x.dtype))
+            ds.addcmul_(weights, ds.sum(-1, keepdim=True), value=-1).mul_(query_weight[images, 0, tokens, None, None])
+            r = batched_product(ds.view(n, length * h, length).to(ctx.dtype), rows.mT).view(-1, h * width)
             if heads.start == 0:  # of all heads in the tiles of these images
                 transposed = rows.reshape(-1, width).mT.contiguous()
             dm[:, columns] += product(transposed, r.mT)
@@ -139,18 +144,24 @@ def _scale(keep: torch.Tensor, p: float, dtype: torch.dtype) -> torch.Tensor:
     return keep[:, :, None, :].to(dtype).div_(1 - p)
 
 
-def _tiles(x: torch.Tensor, n_heads: int) -> list[tuple[slice, slice]]:
-    """Slices of images and of heads whose intermediate results fit `TILE_BYTES`."""
+def _tiles(x: torch.Tensor, n_heads: int, mask: torch.Tensor | None) -> list[tuple[slice, slice, slice]]:
+    """Slices of images, of heads and of tokens whose intermediate results fit `TILE_BYTES`.
+
+    With a mask tiles are small and end where all their rows are padding: little is wasted where neighbours are of
+    similar length.
+    """
     batch, n_tokens, width = x.shape
     one = n_tokens * (width + n_tokens) * x.element_size()  # an image and a head
     units = max(1, TILE_BYTES[x.device.type] // one)
     h = min(n_heads, TILE_HEADS, units)
-    n = max(1, min(batch, units // h))
-    return [
-        (slice(i, min(i + n, batch)), slice(j, min(j + h, n_heads)))
-        for i in range(0, batch, n)
-        for j in range(0, n_heads, h)
-    ]
+    n = max(1, min(batch, units // h, batch if mask is None else TILE_REPORTS))
+    tiles = []
+    for i in range(0, batch, n):
+        longest = n_tokens if mask is None else int(mask[i : i + n].any(0).nonzero().max()) + 1
+        tokens = slice(0, min(n_tokens, -(-longest // TEXT_STEP) * TEXT_STEP))
+        images = slice(i, min(i + n, batch))
+        tiles += [(images, slice(j, min(j + h, n_heads)), tokens) for j in range(0, n_heads, h)]
+    return tiles
 
 
 class Inputs(NamedTuple):

@@ -246,10 +246,10 @@ class _Fit:
     @torch.no_grad()
     def _predict(self, group: HeadGroup, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """Logits (n, H, C) without dropout, on the CPU."""
-        folded, answers = group.fold(), []
-        for r, v in zip(rows.split(self.config.batch_size), views.split(self.config.batch_size), strict=True):
-            answers.append(group.logits(folded, self.data.inputs(group.methods, r, v)).cpu())
-        return torch.cat(answers)
+        folded, answers, sorting = group.fold(), [], self.data.by_length(rows)
+        for part in sorting.split(self.config.batch_size):
+            answers.append(group.logits(folded, self.data.inputs(group.methods, rows[part], views[part])).cpu())
+        return torch.cat(answers)[torch.argsort(sorting)]
 
     def _evaluate(self, losses: list[float]) -> None:
         """Logits of the clean evaluation rows, their AUC, and what is to be kept of this epoch."""

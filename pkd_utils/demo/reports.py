@@ -298,9 +298,9 @@ def compose(patient: Patient, study: Study, previous: Study | None, informativen
     ----------
     patient : Patient
         Whose study it is.
-    study : Study
+    study : causal.Study
         The state to report.
-    previous : Study or None
+    previous : causal.Study or None
         The film before, if there was one.
     informativeness : float
         Probability, 0 to 1, that a detail beyond the bare call is told.
