@@ -29,7 +29,7 @@ from typing import Any
 
 import pandas as pd
 
-from pkd_utils import notebooks, runs
+from pkd_utils import notebooks, paths, runs
 from pkd_utils._report_rates import RATES, Rates, operations
 from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.text_facts import TEXT_ENCODERS
@@ -197,26 +197,24 @@ class Budget:
         fresh = one_view * (encode["views"] + 1) > limit
         return (count, feature.width), one_view, fresh, not fresh or one_view <= limit
 
-    def _view(self, encode: dict[str, Any], cost: Cost) -> tuple[float, float]:
-        """Preprocessing and one pass of the encoder for one view; decoding comes on top."""
+    def _image(self, encode: dict[str, Any], views: int, cost: Cost) -> tuple[float, float]:
+        """Decoding one image, and preprocessing and encoding some views of it."""
         name = encode["image_encoder"]
         seen = self.rates.view(name, encode["precision"], encode["device"])
-        if seen is None:
-            seen = self._measured_in(f"reports/{encode['cohort']}/02-encode/{encode['run']}")
-            cost.unknown = "" if seen else f"image encoder {name}"
-            return seen or (0.0, 0.0)
+        if seen is None:  # a finished run of its own tells how long all of that took
+            rate = _encoded(encode).get("rates", {}).get("views/s")
+            cost.unknown = "" if rate else f"image encoder {name}"
+            return 0.0, views / rate if rate else 0.0
         (tokens, _), *_ = self._store(encode)
         (usual, _), *_ = self._store({**encode, "input_size": 0})
-        return tuple(a * tokens / usual + b for a, b in zip(seen, self.rates.preparation(name), strict=True))
+        parts = zip(seen, self.rates.preparation(name), self.rates.decoding(), strict=True)
+        return tuple(views * (a * tokens / usual + b) + c for a, b, c in parts)
 
-    def _measured_in(self, reference: str) -> tuple[float, float] | None:
-        """Seconds a view, decoding included, of an encoder that no benchmark has, from its own finished run."""
-        try:
-            folder = runs.find_run(reference)
-        except FileNotFoundError:
-            return None
-        rate = runs.read_json(folder / "encoding.json")["rates"].get("views/s")
-        return (0.0, runs.read_json(folder / "run.json")["threads"] / rate) if rate else None
+    def _tokens_a_report(self, encode: dict[str, Any]) -> float:
+        """Mean tokens of a report where a run has read them, else what was assumed."""
+        read = self._parameters(encode["text_run"]) if encode["text_run"] else encode
+        kept = [row["tokens"] for row in _encoded(read).get("kept", []) if row["what"] == "reports"]
+        return kept[0] if kept else self.report_tokens
 
     def _encode(self, job: notebooks.Job, cost: Cost) -> None:
         p = job.parameters
@@ -224,21 +222,26 @@ class Budget:
         if p["image_encoder"]:
             _, one_view, fresh, clean = self._store(p)
             views = clean * (1 if fresh else p["views"] + 1)
-            cost.note = f"{images:,} images, " + ("fresh crops" if fresh else f"{views} views")
-            cost.spend(images * views, self._view(p, cost))
-            cost.spend(images if views and not cost.unknown else 0, self.rates.decoding())
+            gib = (p["views"] + 1) * one_view / 2**30
+            how = f"fresh crops ({p['views'] + 1} views would take {gib:,.0f} GiB)" if fresh else f"{views} views"
+            cost.note = f"{images:,} images, {how}"
+            cost.spend(images if views else 0, self._image(p, views, cost))
             cost.gib += views * one_view / 2**30
         if p["text_encoder"] and not p["text_run"]:
-            read = self.rates.report(p["text_encoder"], p["precision"], self.report_tokens)
+            tokens = self._tokens_a_report(p)
+            read = self.rates.report(p["text_encoder"], p["precision"], tokens)
             cost.unknown = cost.unknown if read else f"text encoder {p['text_encoder']}"
             cost.spend(images, read or (0.0, 0.0))
-            cost.gib += images * self.report_tokens * TEXT_ENCODERS[p["text_encoder"]].width * 2 / 2**30
+            cost.gib += images * tokens * TEXT_ENCODERS[p["text_encoder"]].width * 2 / 2**30
             cost.note += (", " if cost.note else f"{images:,} images, ") + "reports"
 
     def _train(self, job: notebooks.Job, cost: Cost) -> None:
         p = job.parameters
         first = self._parameters(p["teachers_run"]) if "teachers_run" in p else p
         encode = self._parameters(first["encode_run"])
+        if first.get("text_run"):  # reports as another text encoder reads them
+            other = self._parameters(first["text_run"])
+            encode = {**encode, "text_encoder": other["text_encoder"], "text_run": first["text_run"]}
         prepared, (shape, _, fresh, clean) = self._tasks(encode["tasks_run"]), self._store(encode)
         how = first["precision"], p["device"]
         for name in first["tasks"] or prepared.tasks:
@@ -260,7 +263,7 @@ class Budget:
         """The heads of one task and size: those of a seed share their minibatches."""
         (shape, fresh, clean), (precision, device) = store, how
         width = TEXT_ENCODERS[encode["text_encoder"]].width if encode["text_encoder"] else 0
-        a_step = {"text_only": operations(self.report_tokens, width), **dict.fromkeys(PROBES, 0.0)}
+        a_step = {"text_only": operations(self._tokens_a_report(encode), width), **dict.fromkeys(PROBES, 0.0)}
         image = operations(*shape)
         a_step["teacher"] = image + a_step["text_only"]
         per_operation = self.rates.operation(len(methods), shape, precision, device)
@@ -272,8 +275,7 @@ class Budget:
         if fresh and set(methods) - {"text_only"}:
             passes = work.samples * work.epochs + (0 if clean else work.task.evaluation * work.epochs)
             passes *= 1 + ("cls_probe" in methods and bool(set(methods) - {"text_only", "cls_probe"}))
-            cost.spend(work.seeds * passes, self._view(encode, cost))
-            cost.spend(work.seeds * passes, self.rates.decoding())
+            cost.spend(work.seeds * passes, self._image(encode, 1, cost))
         cost.heads += len(methods) * work.seeds
         cost.image_steps += len(methods) * work.seeds * work.samples * work.epochs
         logits = len(methods) * work.epochs * work.task.evaluation * work.task.classes * 4
@@ -290,7 +292,9 @@ class Budget:
         cpu, threads = self.rates.encoders["machine"]["cpu"], self.rates.encoders["machine"]["threads"]
         said = [f"Rates: measured on {cpu}, {threads} threads" + (f", and {self.rates.gpu}" if self.rates.gpu else "")]
         said += [f"Images of {name}: {p.images:,} to encode, by {p.source}" for name, p in self.prepared.items()]
-        said.append(f"A report has {self.report_tokens:g} tokens (assumed), and every image one.")
+        said.append(f"Every image has a report, of {self.report_tokens:g} tokens (assumed) unless a run has read them.")
+        size = "2,000 x 2,500 pixels; smaller films cost less"
+        said.append(f"Decoding and preprocessing are those of the benchmarks' radiographs of {size}.")
         if any("mimic_5x1200" in p.tasks and p.source.startswith("the paper") for p in self.prepared.values()):
             said.append("MIMIC 5x1200 draws its images anew for every seed, here counted as all different: at most.")
         without = sorted({cost.unknown for cost in self.costs if cost.unknown})
@@ -302,14 +306,14 @@ class Budget:
         gpu, total = self.rates.gpu or self.totals()["gpu_hours"], self.totals()
         lines = [] if gpu else ["no GPU was measured; CPU-hours:"]
         hours = ("GPU-hours", "CPU-hours") if gpu else ("CPU-hours",)
-        lines.append(f"{'run':52}{'heads':>7}" + "".join(f"{name:>12}" for name in hours) + f"{'GiB':>9}  what")
+        lines.append(f"{'run':56}{'heads':>7}" + "".join(f"{name:>12}" for name in hours) + f"{'GiB':>9}  what")
         rows = [*self.costs, Cost(f"all {total.pop('runs')} runs", **total)]
         rows[-1].unknown = "".join(cost.unknown for cost in self.costs)
         for cost in rows:
             values = (cost.gpu_hours, cost.cpu_hours) if gpu else (cost.cpu_hours,)
             mark = "+?" if cost.unknown else "  "  # more than that: a rate is missing
             numbers = "".join(f"{value:>10,.2f}{mark}" for value in values)
-            lines.append(f"{cost.name:52}{cost.heads or '':>7}{numbers}{cost.gib:>9,.1f}  {cost.note}".rstrip())
+            lines.append(f"{cost.name:56}{cost.heads or '':>7}{numbers}{cost.gib:>9,.1f}  {cost.note}".rstrip())
         return "\n".join([*lines, "", *self.assumptions()])
 
     def record(self) -> dict[str, Any]:
@@ -329,6 +333,12 @@ class _Work:
 def _reference(job: notebooks.Job) -> str:
     study, step = job.notebook.split("/")
     return f"{study}/{job.parameters['cohort']}/{step}/{job.parameters['run']}"
+
+
+def _encoded(encode: dict[str, Any]) -> dict[str, Any]:
+    """What a finished run of 02-encode says of itself (which is one thread's work), or nothing."""
+    file = paths.runs_dir() / f"reports/{encode['cohort']}/02-encode/{encode['run']}" / "encoding.json"
+    return runs.read_json(file) if file.exists() else {}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -127,6 +127,19 @@ def test_the_teacher_reads_report_tokens_and_probes_cost_nothing(rates):
     assert budget.costs[1].cpu_hours * 3600 == pytest.approx(images + IMAGES * 100 * 2 / 1000)
 
 
+def test_reports_that_a_run_has_read_have_the_length_that_it_found(rates, tmp_path):
+    folder = tmp_path / "runs" / "reports" / "mimic_cxr" / "02-encode" / "reader"
+    runs.write_json(folder / "encoding.json", {"rates": {}, "kept": [{"what": "reports", "tokens": 50.0}]})
+    reader = job("02-encode", run="reader", tasks_run=TASKS, image_encoder="", precision="fp32")
+    plan = tiny_plan(encode={"text_encoder": "minilm", "text_run": "reports/mimic_cxr/02-encode/reader"},
+                     teachers={"methods": ["text_only"]})  # fmt: skip
+    budget = Budget([plan[0], reader, *plan[1:]], rates)
+    assert budget.costs[1].cpu_hours * 3600 == pytest.approx(IMAGES * 50 * 2 / 1000)
+    assert budget.costs[1].gib * 2**30 == pytest.approx(IMAGES * 50 * 384 * 2)
+    text = operations(50, 384) / STEP
+    assert budget.costs[3].cpu_hours * 3600 == pytest.approx(text * 1.5 * 2000 / 64 * 2)
+
+
 def test_operations_are_scaled_to_other_shapes(rates):
     one = rates.operation(1, (49, 512), "float32", "cpu")[1]
     assert rates.operation(1, (64, 480), "float32", "cpu")[1] == one == pytest.approx(2 / 64 / STEP)
@@ -176,10 +189,9 @@ def test_an_encoder_without_a_rate_is_named_and_marks_the_sums(tmp_path):
 def test_an_encoder_without_a_rate_takes_that_of_its_own_finished_run(rates, monkeypatch, tmp_path):
     folder = tmp_path / "runs" / "reports" / "mimic_cxr" / "02-encode" / "c2l"
     runs.write_json(folder / "encoding.json", {"rates": {"views/s": 50.0}})
-    runs.write_json(folder / "run.json", {"threads": 1})
     cost = Budget(tiny_plan(encode={"image_encoder": "simulated_masked"}), rates).costs[1]
     assert not cost.unknown
-    assert cost.cpu_hours * 3600 == pytest.approx(IMAGES * (2 / 50 + DECODE))
+    assert cost.cpu_hours * 3600 == pytest.approx(IMAGES * 2 / 50)  # decoding was in it
 
 
 @pytest.mark.parametrize("name", ["encoders", "heads", "tokens"])
@@ -204,6 +216,8 @@ def test_every_planned_run_of_the_paper_is_counted(rates):
         assert (cost.heads > 0 and cost.cpu_hours > 0) == trains, cost.name
         assert not cost.unknown, cost.name
     by_name = {cost.name: cost for cost in budget.costs}
+    assert by_name["02-encode.mimic-rad-dino"].note.endswith("reports")
+    assert "reports" not in by_name["02-encode.mimic-mrm"].note  # takes them from rad_dino's run
     # Tables 3 to 5 have 6 + 4 + 6 sizes; five seeds; 1,261,900 training images in all epochs of a seed.
     plain = by_name["03-train-teachers.mimic-mrm"]
     assert plain.heads == 2 * 16 * 5 and plain.image_steps == 2 * 5 * (420_000 + 443_800 + 398_100)
