@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # Where this is set, every kernel compiles torch's and timm's sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env assets runs pages book test lint notebooks lab bench open-data clean
+.PHONY: help env assets runs pages book test lint notebooks lab bench budget open-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ lab: ## open JupyterLab
 bench: ## measure speed, and write book/results/benchmark-*.json (takes 10 minutes)
 	@$(PYTHON) workflow/setup_env.py book test bench
 	@$(PY) -m benchmarks
+
+budget: env ## what the reports study of PROFILE would cost: heads, hours, disk
+	@$(PY) -m pkd_utils.report_budget $(PROFILE)
 
 open-data: runs ## run the study on open real data: make open-data DATA=<folder>
 	@test -n "$(DATA)" || { echo "Say where the data are: make open-data DATA=<folder> (see book/reproduce.md)"; exit 2; }

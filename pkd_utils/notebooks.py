@@ -112,6 +112,7 @@ def plan(profile: str) -> list[Job]:
         waiting[reference] = (file, notebook, parameters)
 
     jobs: dict[str, Job] = {}
+    codes = {notebook: identity.code_hash(notebook) for notebook in {job[1] for job in waiting.values()}}
     while waiting:
         ready = {ref: job for ref, job in waiting.items() if not set(identity.references(job[2])) & set(waiting)}
         if not ready:
@@ -120,7 +121,7 @@ def plan(profile: str) -> list[Job]:
             del waiting[reference]
             read = identity.references(parameters)
             known = {r: jobs[r].identity if r in jobs else runs.run_identity(runs.find_run(r)) for r in read}
-            run_hash = identity.run_hash(notebook, parameters, identity.code_hash(notebook), known)
+            run_hash = identity.run_hash(notebook, parameters, codes[notebook], known)
             jobs[reference] = Job(
                 name=f"{file.parent.name}/{file.name.removesuffix('.yml')}",
                 notebook=notebook,

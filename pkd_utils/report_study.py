@@ -59,8 +59,12 @@ class Study:
         return sorted(self.splits.loc[self.splits["task"] == task, "image_id"].unique())
 
 
-def load_study(encode_run: str, include_cls: bool = False, device: str = "cpu") -> tuple[Study, dict[str, Any]]:
+def load_study(
+    encode_run: str, include_cls: bool = False, device: str = "cpu", text_run: str = ""
+) -> tuple[Study, dict[str, Any]]:
     """What a run of reports/02-encode and the run of reports/01-prepare-tasks that it read left behind.
+
+    With `text_run`, another run of 02-encode of the same tasks, its report tokens take the place of the first one's.
 
     Returns
     -------
@@ -69,8 +73,13 @@ def load_study(encode_run: str, include_cls: bool = False, device: str = "cpu") 
         The facts of 02-encode's run.json (`Run.inherit` gives the same).
     """
     folder = runs.find_run(encode_run)
+    texts = runs.find_run(text_run) if text_run else folder
     facts = runs.read_json(folder / "run.json")
-    prepared = runs.find_run(facts["parameters"]["tasks_run"])
+    tasks_run = facts["parameters"]["tasks_run"]
+    read = runs.read_json(texts / "run.json")["upstream"]
+    if read.get(tasks_run) != facts["upstream"][tasks_run]:
+        raise DataError(f"{text_run} and {encode_run} are of different tasks: encode the reports of {tasks_run}.")
+    prepared = runs.find_run(tasks_run)
     images = pd.read_parquet(prepared / "images.parquet").set_index("image_id")
     privileged = pd.read_parquet(prepared / "privileged.parquet")
     splits, sizes = pd.read_parquet(prepared / "splits.parquet"), pd.read_csv(prepared / "sizes.csv")
@@ -80,7 +89,7 @@ def load_study(encode_run: str, include_cls: bool = False, device: str = "cpu") 
     study = Study(
         encoder=facts["parameters"]["image_encoder"],
         tokens=open_tokens(folder / "tokens", include_cls, device) if (folder / "tokens").exists() else None,
-        text=TextStore.open(folder / "text") if (folder / "text").exists() else None,
+        text=TextStore.open(texts / "text") if (texts / "text").exists() else None,
         tasks=runs.read_json(prepared / "tasks.json"),
         splits=splits[used],
         sizes=sizes,

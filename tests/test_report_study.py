@@ -131,3 +131,33 @@ def test_what_was_not_prepared_is_refused(change, sentence):
 def test_names_of_heads_tell_them_apart():
     assert report_study.head_name("image_only", 100, 3) == "image_only.n100.seed3"
     assert report_study.head_name("self_distilled", 100, 3, 0.75, 2.5) == "self_distilled.n100.seed3.lambda0.75.tau2.5"
+
+
+def finished_runs(folder, monkeypatch):
+    """Two runs of 02-encode of the same tasks, one more of others; only what `load_study` reads of them."""
+    monkeypatch.setenv("PKD_RUNS", str(folder))
+    study = tiny_study()
+    prepared = folder / "reports/a/01-prepare-tasks/t"
+    report_study.runs.write_parquet(prepared / "images.parquet", pd.DataFrame({"image_id": study.study_of}))
+    privileged = pd.DataFrame({"text": ""}, index=pd.Index(study.study_of, name="image_id"))
+    report_study.runs.write_parquet(prepared / "privileged.parquet", privileged)
+    report_study.runs.write_parquet(prepared / "splits.parquet", study.splits)
+    report_study.runs.write_csv(prepared / "sizes.csv", study.sizes)
+    report_study.runs.write_json(prepared / "tasks.json", study.tasks)
+    report_study.runs.write_json(prepared / "run.json", {})
+    for name, tasks in (("mrm", "1"), ("other_text", "1"), ("other_tasks", "2")):
+        run = folder / "reports/a/02-encode" / name
+        (run / "text").mkdir(parents=True)
+        parameters = {"tasks_run": "reports/a/01-prepare-tasks/t", "image_encoder": "mrm"}
+        upstream = {"reports/a/01-prepare-tasks/t": tasks}
+        report_study.runs.write_json(run / "run.json", {"parameters": parameters, "upstream": upstream})
+    monkeypatch.setattr(report_study.TextStore, "open", lambda folder: folder.parent.name)
+    return "reports/a/02-encode/mrm"
+
+
+def test_reports_can_come_from_another_run_of_the_same_tasks(tmp_path, monkeypatch):
+    encode_run = finished_runs(tmp_path, monkeypatch)
+    assert report_study.load_study(encode_run)[0].text == "mrm"
+    assert report_study.load_study(encode_run, text_run="reports/a/02-encode/other_text")[0].text == "other_text"
+    with pytest.raises(DataError, match="are of different tasks: encode the reports of reports/a/01-prepare-tasks/t"):
+        report_study.load_study(encode_run, text_run="reports/a/02-encode/other_tasks")
