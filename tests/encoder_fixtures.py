@@ -465,7 +465,8 @@ def _text(folder: Path, seed: int, small: bool, kind: str, edit: Edit, style: st
         "vocab_size": vocabulary,
         "hidden_size": width,
     }
-    config |= {"num_hidden_layers": depth, "num_attention_heads": max(width // 64, 2), "intermediate_size": 4 * width}
+    heads = 2 if small else 12  # MiniLM too, of half the width
+    config |= {"num_hidden_layers": depth, "num_attention_heads": heads, "intermediate_size": 4 * width}
     config |= {"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "pad_token_id": 0}
     config |= {"hidden_act": "gelu"}
     if style == "cxr":
