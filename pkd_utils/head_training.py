@@ -167,8 +167,9 @@ class _Fit:
             self.epoch += 1
             losses = self._train()
             self._evaluate(losses)
+            seconds = time.perf_counter() - started
             for row in self.history[-len(self.specs) :]:
-                row["seconds"] = time.perf_counter() - started
+                row["seconds"] = seconds
             if time.monotonic() - self.saved_at >= self.config.checkpoint_seconds:
                 self._save_checkpoint()
             bar.update()
