@@ -15,6 +15,7 @@ from pkd_utils.encoders.__main__ import main, table
 from pkd_utils.encoders.backbones import build_backbone
 from pkd_utils.errors import DataError
 
+STAND_INS = ("simulated_image_ssl", "simulated_alignment", "simulated_masked")
 OFFLINE = {
     "dinov2_s14": "vit_s_focus.onnx",
     "efficientnet_lite0": "efficientnet-lite0-57934424.pth",
@@ -210,9 +211,15 @@ def test_a_recorded_fingerprint_is_met_again_or_not(c2l_file, tmp_path, capsys, 
 
 def test_every_offline_encoder_is_recorded():
     recorded = verify.recorded_fingerprints()
-    assert {key.split(" ")[0] for key in recorded} == set(OFFLINE)
+    assert {key.split(" ")[0] for key in recorded} == set(OFFLINE) | set(STAND_INS)
     for entry in recorded.values():
         assert len(entry["sha256"]) == 64 and set(entry) == {"file", "sha256", "fingerprint"}
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_committed_stand_ins_have_the_recorded_fingerprint(name):
+    report = verify.verify(name, str(paths.resolve(f"pkd_utils/encoders/stand_ins/{name}.safetensors")))
+    assert report["fingerprint_says"] == "as recorded" and not report["problems"]
 
 
 @pytest.mark.parametrize("name", OFFLINE)
