@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from pkd_utils.heads import AttentionHead, LinearProbe, PrivilegedTeacher, TokenAttention
 
-TILE_MIB = {"cpu": 16.0, "cuda": 1024.0}
+TILE_BYTES = {"cpu": 16 << 20, "cuda": 1 << 30}
 """Intermediate results are made tile by tile (images x heads) of about this size; on a CPU it should fit the cache."""
 TILE_HEADS = 4
 """Heads in a tile at most: the gradient of their M is added to tile after tile, and should stay in the cache too."""
@@ -145,14 +145,14 @@ def _scale(keep: torch.Tensor, p: float, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _tiles(x: torch.Tensor, n_heads: int, mask: torch.Tensor | None) -> list[tuple[slice, slice, slice]]:
-    """Slices of images, of heads and of tokens whose intermediate results fit `TILE_MIB`.
+    """Slices of images, of heads and of tokens whose intermediate results fit `TILE_BYTES`.
 
     With a mask tiles are small and end where all their rows are padding: little is wasted where neighbours are of
     similar length.
     """
     batch, n_tokens, width = x.shape
     one = n_tokens * (width + n_tokens) * x.element_size()  # an image and a head
-    units = max(1, int(TILE_MIB[x.device.type] * 2**20) // one)
+    units = max(1, TILE_BYTES[x.device.type] // one)
     h = min(n_heads, TILE_HEADS, units)
     n = max(1, min(batch, units // h, batch if mask is None else TILE_REPORTS))
     tiles = []

@@ -15,8 +15,8 @@ PREFIXED_ID = re.compile(r"(?<![0-9A-Za-z])(?:p1\d{7}|s5\d{7})(?![0-9A-Za-z])")
 DOI = re.compile(r"10\.\d{4,9}/[^\s\"'<>]+")
 
 # The one path that PhysioNet prints on MIMIC-CXR's public page to explain the folders, and the beginning of a SHA-256
-# that stands in the file name of EfficientNet-Lite0's weights.
-PUBLIC_EXAMPLES = {"10000032", "50414267", "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014", "57934424"}
+# that stands in the file name of EfficientNet-Lite0's weights; 2 ** 24, a size in bytes on a page of the API.
+PUBLIC_EXAMPLES = {"10000032", "50414267", "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014", "57934424", "16777216"}
 
 SECTION = re.compile(
     r"\b(?:FINAL REPORT|(?:FINDINGS?|IMPRESSION|INDICATION|COMPARISON|EXAMINATION|TECHNIQUE|HISTORY|CONCLUSION)"

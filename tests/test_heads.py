@@ -58,7 +58,7 @@ def fused_inputs(image, text, mask):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
 @pytest.mark.parametrize("tile", [1, 20_000, 1 << 30])
 def test_fused_heads_equal_the_textbook_heads(dtype, tolerance, tile, monkeypatch):
-    monkeypatch.setitem(fused_heads.TILE_MIB, "cpu", tile / 2**20)
+    monkeypatch.setitem(fused_heads.TILE_BYTES, "cpu", tile)
     image, text, mask, keep, text_keep = make_inputs(dtype)
     heads = make_heads(dtype)
     expected = textbook_logits(heads, image, text, mask, keep, text_keep)
