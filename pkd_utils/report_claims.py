@@ -74,7 +74,7 @@ CLAIMS = (
     Claim("A report that says the label does not help",
           "On labels read off the report, distilling from the far better teacher gives no more than self-distillation "
           "(5.2, Figure 5c).", "mimic_5x1200", "smallest", "report_distilled", "self_distilled", "not positive"),
-    Claim("There the teacher is far better",
+    Claim("With the report the teacher is far better",
           "On these labels the teacher beats the image-only head (5.2, Figure 5c, d).",
           "mimic_5x1200", "all", "teacher", "image_only", "positive"),
     Claim("A student passes its teacher",

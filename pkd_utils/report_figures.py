@@ -94,9 +94,10 @@ def methods_by_encoder(
                 point = seed_interval(rows[column], level)
                 ax.plot([point.low, point.high], [y + shift] * 2, color=colour, linewidth=1.6)
                 ax.plot(point.mean, y + shift, marker, color=colour, markersize=5, label=label if y == 0 else None)
-        ax.set(title=f"{title}, {size} training images", xlabel=column.split("_")[0].upper())
+        ax.set(title=f"{size} training images", xlabel=column.split("_")[0].upper())
     axes[0].set_yticks(range(len(encoders)), [IMAGE_ENCODERS[e].title for e in encoders])
     axes[0].set_ylim(len(encoders) - 0.5, -0.5)
+    figure.suptitle(title, x=0.01, ha="left")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
