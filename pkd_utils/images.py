@@ -9,26 +9,23 @@ import hashlib
 import io
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import sys
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
+from pkd_utils import packing
+from pkd_utils.dicom import is_dicom, read_grey
 from pkd_utils.errors import DataError
 from pkd_utils.pixel_depth import eight_bit_range
-from pkd_utils.runs import read_json, write_json, write_parquet
+from pkd_utils.runs import write_csv, write_parquet
 
+FORMAT = 2  # of index and marks: a change packs anew
 ASPECTS = ("squash", "pad", "crop")
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
               "lanczos": Image.Resampling.LANCZOS, "box": Image.Resampling.BOX}  # fmt: skip
@@ -129,12 +126,12 @@ def read_image(
     Parameters
     ----------
     source : path, or the file's bytes
-        Anything PIL reads. Colour becomes luma (ITU-R 601), transparency is ignored, EXIF orientation is not applied
-        (boxes refer to stored pixels).
+        Anything PIL reads, or DICOM (see `dicom.read_grey`, the whole range of the bits stored). Colour becomes luma
+        (ITU-R 601), transparency is ignored, EXIF orientation is not applied (boxes refer to stored pixels).
     size : int, side of the result in pixels
     aspect : {"squash", "pad", "crop"}, see `packed_geometry`
     invert : bool
-        True for MONOCHROME1-like images, where high values are dark.
+        True for images where high values are dark; DICOM files that say so (MONOCHROME1) are turned already.
     resample : {"bilinear", "bicubic", "lanczos", "box"}, all with PIL's anti-aliasing
     detail : float
         JPEG only: libjpeg may decode at 1/2, 1/4 or 1/8 size, as long as what is left has at least `detail * size`
@@ -151,24 +148,10 @@ def read_image(
     Raises
     ------
     OSError, ValueError, SyntaxError, DecompressionBombError
-        Whatever PIL says of a file that is not an image.
+        Whatever PIL says of a file that is not an image; a DataError (a ValueError) of a DICOM file.
     """
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        stored = image.size
-        if image.format == "JPEG" and math.isfinite(detail):
-            geometry = packed_geometry(*stored, size, aspect)
-            # draft() keeps both sides at least as large as asked for.
-            image.draft(
-                "L", (round(geometry.scale_x * stored[0] * detail), round(geometry.scale_y * stored[1] * detail))
-            )
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            grey = Image.fromarray(eight_bit_range(np.asarray(image), depth))
-        else:
-            grey = image.convert("RGB").convert("L") if image.mode in ("P", "PA", "CMYK") else image.convert("L")
-    grey = _resize(grey, stored, size, aspect, RESAMPLING[resample])
-    pixels = np.asarray(grey)
-    if pixels.dtype != np.uint8:
-        pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    grey, stored = _decode(source, depth, (size, aspect, detail) if math.isfinite(detail) else None)
+    pixels = _eight_bits(_resize(grey, stored, size, aspect, RESAMPLING[resample]))
     if invert:
         pixels = 255 - pixels
         if aspect == "pad":  # padding stays black
@@ -177,6 +160,48 @@ def read_image(
             inner[rows, columns] = pixels[rows, columns]
             pixels = inner
     return pixels, stored
+
+
+def open_grey(path: str | Path, depth: str = "full") -> Image.Image:
+    """Open one image for display, whole, as it is stored: what `read_image` reads, in PIL's mode "L" (8-bit grey).
+
+    Parameters
+    ----------
+    path : path
+        Anything PIL reads, or DICOM.
+    depth : {"full", "minmax"}, see `read_image`
+
+    Raises
+    ------
+    OSError, ValueError, SyntaxError, DecompressionBombError
+        As `read_image`.
+    """
+    return Image.fromarray(_eight_bits(_decode(path, depth)[0]))
+
+
+def _decode(source, depth: str, reduced: tuple[int, str, float] | None = None) -> tuple[Image.Image, tuple[int, int]]:
+    """Grey image (mode L, or F for more than 8 bits) and its stored size; `reduced`: size, aspect, detail of a JPEG."""
+    if is_dicom(source):
+        values = read_grey(source)
+        grey = values if values.dtype == np.uint8 else eight_bit_range(values, depth)
+        return Image.fromarray(grey), values.shape[::-1]
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        stored = image.size
+        if image.format == "JPEG" and reduced:
+            size, aspect, detail = reduced
+            geometry = packed_geometry(*stored, size, aspect)
+            # draft() keeps both sides at least as large as asked for.
+            image.draft(
+                "L", (round(geometry.scale_x * stored[0] * detail), round(geometry.scale_y * stored[1] * detail))
+            )
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            return Image.fromarray(eight_bit_range(np.asarray(image), depth)), stored
+        return image.convert("RGB").convert("L") if image.mode in ("P", "PA", "CMYK") else image.convert("L"), stored
+
+
+def _eight_bits(grey: Image.Image) -> np.ndarray:
+    pixels = np.asarray(grey)
+    return pixels if pixels.dtype == np.uint8 else np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def _inner(stored: tuple[int, int], size: int) -> tuple[slice, slice]:
@@ -208,28 +233,19 @@ def _reduction(stored: int, decoded: int) -> int:
     return next(r for r in (1, 2, 4, 8) if -(-stored // r) == decoded)
 
 
-def _leave_with_parent(parent: int) -> None:
-    """End a worker whose parent was killed: nothing else would tell it."""
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _pack_one(task) -> tuple[np.ndarray | None, dict]:
     """Read, hash, decode and resize one file; a failure is returned, not raised, so that all can be listed."""
     path, size, options = task
+    row = {"path": str(path), "sha256": "", "bytes": 0, "width": 0, "height": 0, **Geometry(*[math.nan] * 4)._asdict()}
     try:
         data = Path(path).read_bytes()
+        row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         pixels, (width, height) = read_image(data, size, **options)
     except Exception as error:
-        return None, {"path": str(path), "error": f"{type(error).__name__}: {error}".splitlines()[0]}
-    geometry = packed_geometry(width, height, size, options["aspect"])
-    row = {"path": str(path), "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    return pixels, {**row, "width": width, "height": height, **geometry._asdict()}
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return None, {**row, "readable": False, "error": reason}
+    geometry = packed_geometry(width, height, size, options["aspect"])._asdict()
+    return pixels, {**row, "width": width, "height": height, **geometry, "readable": True, "error": ""}
 
 
 def pack_images(
@@ -243,6 +259,7 @@ def pack_images(
     detail: float = 1.0,
     depth: str = "full",
     chunk: int = 256,
+    max_unreadable: int | float = 0,
     progress: bool = True,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Decode, resize and pack images into one uint8 array on disk; continues where an earlier call was killed.
@@ -256,73 +273,64 @@ def pack_images(
         Processes; 1 works in this process. The result does not depend on it.
     aspect, invert, resample, detail, depth : see `read_image`; `invert` may be one flag an image
     chunk : int
-        Images between two marks of progress: what a kill can cost.
+        Images between two marks of progress: what a kill can cost, see `packing.fill_array`.
+    max_unreadable : int or float
+        How many files may be missing or no images: a number (int), or a share of all (float, 0.0 ... 1.0). They are
+        black in `pixels`, not `readable` in `index`, and listed in `<stem>.unreadable.csv`; leaving them out is the
+        caller's to do. 0: none.
     progress : bool
-        Show a tqdm bar.
+        Show a tqdm bar: images done, images a second, time left.
 
     Returns
     -------
     pixels : (N, size, size) uint8 memory map, read only
-    index : table of N rows: path, sha256, bytes, width, height (stored), scale_x, scale_y, offset_x, offset_y
+    index : table of N rows: path, sha256, bytes, width, height (stored), scale_x, scale_y, offset_x, offset_y, readable
+        (bool), error (why not, else empty); width and height are 0 and scales and offsets NaN where not readable
 
     Raises
     ------
     DataError
-        Images that cannot be read, all named in one sentence; the readable ones are kept for the next call.
+        More unreadable images than `max_unreadable`: the first are named, and all are in `<stem>.unreadable.csv`. The
+        readable ones are kept, and after some files were mended, another call reads those alone.
     FileNotFoundError
-        A path that does not exist.
+        More missing files than `max_unreadable`.
     """
     paths, target = [Path(p) for p in paths], Path(target)
     inverts = [bool(invert)] * len(paths) if isinstance(invert, bool | np.bool_) else [bool(i) for i in invert]
     _check_request(paths, size, target, aspect, resample, depth, inverts)
+    allowed = packing.allowed_count(max_unreadable, len(paths))
+    stamps = packing.file_stamps(paths, inverts, allowed)
     options = {"aspect": aspect, "resample": resample, "detail": float(detail), "depth": depth}
-    key = _request_key(paths, size, options, inverts)
-    index_path, marks = target.with_suffix(".index.parquet"), target.with_suffix(".parts")
-    if target.exists() and index_path.exists() and pd.read_parquet(index_path).attrs.get("key") == key:
-        return open_packed(target)
-
-    if not (marks / "key.json").exists() or read_json(marks / "key.json") != key:
-        shutil.rmtree(marks, ignore_errors=True)
-        marks.mkdir(parents=True)
-        np.lib.format.open_memmap(marks / "pixels.npy", "w+", np.uint8, (len(paths), size, size)).flush()
-        write_json(marks / "key.json", key)
-    pixels = np.lib.format.open_memmap(marks / "pixels.npy", "r+")
-    starts = range(0, len(paths), chunk)
-    todo = [s for s in starts if not (marks / f"{s:09d}.json").exists()]
-    unreadable = []
-    pool = ProcessPoolExecutor(workers, _context(), _leave_with_parent, (os.getpid(),)) if workers > 1 else None
-    try:
-        done = sum(min(chunk, len(paths) - s) for s in starts if s not in set(todo))
-        with tqdm(total=len(paths), initial=done, desc="packing", unit="img", disable=not progress) as bar:
-            for start in todo:
-                tasks = [
-                    (paths[i], size, {**options, "invert": inverts[i]})
-                    for i in range(start, min(start + chunk, len(paths)))
-                ]
-                results = pool.map(_pack_one, tasks, chunksize=4) if pool else map(_pack_one, tasks)
-                rows = []
-                for i, (image, row) in enumerate(results, start):
-                    if image is not None:
-                        pixels[i] = image
-                    rows.append(row)
-                    bar.update()
-                bad = [row for row in rows if "error" in row]
-                unreadable += bad
-                if not bad:  # pixels first, then the mark that says they are there
-                    pixels.flush()
-                    write_json(marks / f"{start:09d}.json", rows)
-    finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
-    if unreadable:
-        raise DataError(_unreadable_sentence(unreadable, len(paths)))
-    rows = [row for s in starts for row in read_json(marks / f"{s:09d}.json")]
-    index = pd.DataFrame(rows)
-    index.attrs["key"] = key
-    target.unlink(missing_ok=True)  # never an old array beside a new index
-    write_parquet(index_path, index)
-    os.replace(marks / "pixels.npy", target)
-    shutil.rmtree(marks)
+    key = hashlib.sha256(json.dumps([FORMAT, int(size), options, stamps], default=str).encode()).hexdigest()
+    index_path, listing = target.with_suffix(".index.parquet"), target.with_suffix(".unreadable.csv")
+    parts = target.with_suffix(".parts")
+    index = pd.read_parquet(index_path) if target.exists() and index_path.exists() else pd.DataFrame()
+    fresh = index.attrs.get("key") != key
+    if fresh:
+        index = packing.fill_array(
+            _pack_one,
+            lambda i: (paths[i], size, {**options, "invert": inverts[i]}),
+            stamps,
+            int(size),
+            parts,
+            [FORMAT, options],
+            workers,
+            chunk,
+            progress,
+        )
+        index.attrs["key"] = key
+    unreadable = index[~index["readable"]]
+    if len(unreadable):
+        write_csv(listing, unreadable[["path", "error"]])
+    else:
+        listing.unlink(missing_ok=True)
+    if len(unreadable) > allowed:
+        raise DataError(_unreadable_sentence(unreadable, len(paths), allowed, listing))
+    if fresh:
+        target.unlink(missing_ok=True)  # never an old array beside a new index
+        write_parquet(index_path, index)
+        os.replace(parts / packing.ARRAY, target)
+    shutil.rmtree(parts, ignore_errors=True)
     return open_packed(target)
 
 
@@ -333,11 +341,6 @@ def open_packed(target: str | Path) -> tuple[np.ndarray, pd.DataFrame]:
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: pack the images again with pkd_utils.images.pack_images.")
     return np.load(target, mmap_mode="r"), pd.read_parquet(target.with_suffix(".index.parquet"))
-
-
-def _context():
-    # fork starts in milliseconds where spawn would import torch once a worker; the workers use PIL and NumPy alone.
-    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 
 def _check_request(paths, size, target, aspect, resample, depth, inverts):
@@ -356,28 +359,13 @@ def _check_request(paths, size, target, aspect, resample, depth, inverts):
             raise DataError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
     if len(inverts) != len(paths):
         raise DataError(f"invert has {len(inverts)} flags for {len(paths)} images.")
-    missing = [str(p) for p in paths if not p.exists()]
-    if missing:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} image files do not exist: {', '.join(missing[:5])}{more}; "
-            "check the data root."
-        )
 
 
-def _request_key(paths, size, options, inverts) -> str:
-    """Identity of a request: the files as they are on disk (name, bytes, time of change) and every option."""
-    digest = hashlib.sha256(json.dumps([int(size), options, inverts], default=str).encode())
-    for path in paths:
-        stat = path.stat()
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _unreadable_sentence(unreadable, total):
-    listed = "; ".join(f"{row['path']} ({row['error']})" for row in unreadable[:20])
+def _unreadable_sentence(unreadable: pd.DataFrame, total: int, allowed: int, listing: Path) -> str:
+    first = unreadable.head(20)
+    listed = "; ".join(f"{path} ({error})" for path, error in zip(first["path"], first["error"], strict=True))
     more = f"; and {len(unreadable) - 20} more" if len(unreadable) > 20 else ""
     return (
-        f"{len(unreadable)} of {total} images cannot be read: {listed}{more}. "
-        "Mend those files or leave their rows out, then run again: the others are kept."
+        f"{len(unreadable)} of {total} images cannot be read (max_unreadable allows {allowed}): {listed}{more}. "
+        f"All are listed in {listing}; mend those files, or allow as many, then run again: the others are kept."
     )

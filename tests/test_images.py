@@ -1,16 +1,18 @@
 """Packing: geometry that boxes and masks follow, bit depths, resumption after kill -9, refusals."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from pkd_utils import images
+from pkd_utils import images, packing
 from pkd_utils.errors import DataError
 
 SIZES = [(200, 160), (90, 130), (64, 64), (331, 517)]
@@ -150,15 +152,109 @@ def test_sixteen_bits_colour_palette_and_transparency(tmp_path):
         np.testing.assert_array_equal(got, want)
 
 
-def test_unreadable_images_are_all_named_and_the_rest_is_kept(files, tmp_path):
-    data = files[0].read_bytes()
-    files[0].write_bytes(data[: len(data) // 2])
+def break_two(files):
+    """Cut one JPEG in half and make another no image; return what their bytes were."""
+    before = files[0].read_bytes(), files[3].read_bytes()
+    files[0].write_bytes(before[0][: len(before[0]) // 2])
     files[3].write_text("not an image")
+    return before
+
+
+@pytest.fixture
+def read_files(monkeypatch):
+    """Paths of the images that are read, as long as it is done in this process."""
+    read, real = [], images._pack_one
+    monkeypatch.setattr(images, "_pack_one", lambda task: (read.append(task[0]), real(task))[1])
+    return read
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_unreadable_images_are_all_named_and_the_rest_is_kept(files, tmp_path, workers):
+    break_two(files)
     with pytest.raises(DataError, match="2 of 4 images cannot be read") as error:
-        images.pack_images(files, 16, tmp_path / "p.npy", chunk=1, progress=False)
+        images.pack_images(files, 16, tmp_path / "p.npy", workers, chunk=3, progress=False)
     assert str(files[0]) in str(error.value) and str(files[3]) in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "p.npy").exists()
-    assert len(list((tmp_path / "p.parts").glob("0*.json"))) == 2
+    listed = pd.read_csv(tmp_path / "p.unreadable.csv")
+    assert listed["path"].tolist() == [str(files[0]), str(files[3])] and listed["error"].notna().all()
+
+
+def test_after_mending_only_the_mended_are_read(files, tmp_path, read_files):
+    first, last = break_two(files)
+    with pytest.raises(DataError):
+        images.pack_images(files, 16, tmp_path / "p.npy", chunk=3, progress=False)
+    assert read_files == files
+    read_files.clear()
+    files[3].write_bytes(last)
+    with pytest.raises(DataError, match="1 of 4"):
+        images.pack_images(files, 16, tmp_path / "p.npy", chunk=3, progress=False)
+    assert read_files == [files[0], files[3]]  # the broken one is tried again: a drive may have been away
+    read_files.clear()
+    files[0].write_bytes(first)
+    mended, index = images.pack_images(files, 16, tmp_path / "p.npy", chunk=3, progress=False)
+    assert read_files == [files[0]] and index["readable"].all() and (index["error"] == "").all()
+    assert not (tmp_path / "p.unreadable.csv").exists() and not (tmp_path / "p.parts").exists()
+    np.testing.assert_array_equal(mended, images.pack_images(files, 16, tmp_path / "q.npy", progress=False)[0])
+
+
+def test_a_file_that_changes_between_calls_is_read_again(files, tmp_path, read_files):
+    _, last = break_two(files)
+    with pytest.raises(DataError):
+        images.pack_images(files, 16, tmp_path / "p.npy", chunk=1, progress=False, max_unreadable=1)
+    read_files.clear()
+    files[3].write_bytes(last)
+    picture(64, 64, seed=99).save(files[2], quality=95)  # was marked already
+    pixels, _ = images.pack_images(files, 16, tmp_path / "p.npy", chunk=1, progress=False, max_unreadable=1)
+    assert read_files == [files[0], files[2], files[3]]
+    np.testing.assert_array_equal(pixels[2], images.read_image(files[2], 16)[0])
+
+
+@pytest.mark.parametrize("allowed", [2, 0.5, 4, 1.0])
+def test_tolerated_unreadable_images_are_marked_and_black(files, tmp_path, allowed):
+    whole = np.array(images.pack_images(files, 16, tmp_path / "w.npy", progress=False)[0])
+    break_two(files)
+    pixels, index = images.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=allowed, progress=False)
+    assert index["readable"].tolist() == [False, True, True, False] and index["readable"].dtype == bool
+    assert pixels.shape == (4, 16, 16) and (pixels[[0, 3]] == 0).all()
+    np.testing.assert_array_equal(pixels[1:3], whole[1:3])
+    assert "UnidentifiedImageError" in index["error"][3] and index["error"][1] == ""
+    assert index["width"].tolist() == [0, 90, 64, 0] and index["scale_x"].isna().tolist() == [True, False, False, True]
+    assert pd.read_csv(tmp_path / "p.unreadable.csv")["path"].tolist() == [str(files[0]), str(files[3])]
+    with pytest.raises(DataError, match="max_unreadable allows 1"):  # a stricter call may not get it
+        images.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
+    with pytest.raises(DataError, match="max_unreadable allows 1"):
+        images.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=0.49, progress=False)
+
+
+def test_tolerated_missing_image(files, tmp_path, read_files):
+    files[1].unlink()
+    _, index = images.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
+    assert not index["readable"][1] and index["error"][1].startswith("FileNotFoundError")
+    read_files.clear()
+    images.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
+    assert not read_files
+    picture(90, 130).save(files[1])
+    _, index = images.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
+    assert index["readable"].all() and not (tmp_path / "p.unreadable.csv").exists()
+
+
+def test_an_image_that_broke_after_it_was_packed_is_black(files, tmp_path):
+    files[0].write_text("not an image")
+    with pytest.raises(DataError):
+        images.pack_images(files, 16, tmp_path / "p.npy", progress=False)
+    files[3].write_text("broken too")
+    pixels, index = images.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=2, progress=False)
+    assert (pixels[3] == 0).all() and index["readable"].tolist() == [False, True, True, False]
+
+
+def test_a_call_that_ended_while_tidying_is_whole(files, tmp_path, read_files):
+    target = tmp_path / "p.npy"
+    images.pack_images(files, 16, target, progress=False)
+    (tmp_path / "p.parts").mkdir()
+    (tmp_path / "p.parts" / "key.json").write_text("{}")
+    read_files.clear()
+    images.pack_images(files, 16, target, progress=False)
+    assert not read_files and not (tmp_path / "p.parts").exists()
 
 
 @pytest.mark.parametrize(
@@ -171,6 +267,10 @@ def test_unreadable_images_are_all_named_and_the_rest_is_kept(files, tmp_path):
         ({"resample": "nearest"}, "resample must be"),
         ({"depth": "auto"}, "depth must be"),
         ({"invert": [True]}, "1 flags for 4"),
+        ({"max_unreadable": -1}, "max_unreadable must be"),
+        ({"max_unreadable": 1.5}, "max_unreadable must be"),
+        ({"max_unreadable": True}, "max_unreadable must be"),
+        ({"max_unreadable": float("nan")}, "max_unreadable must be"),
     ],
 )
 def test_bad_requests(files, tmp_path, change, message):
@@ -221,3 +321,122 @@ def test_kill_9_continues_where_it_was(tmp_path, monkeypatch):
     assert read == paths[2 * done :]
     whole, _ = images.pack_images(paths, 16, tmp_path / "q.npy", chunk=2, progress=False)
     np.testing.assert_array_equal(resumed, whole)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bar_counts_what_was_there_but_not_as_speed(files, tmp_path, monkeypatch, capsys, workers):
+    """A resumed bar starts where the work stands, and its images a second are those of this call."""
+    for i in range(40):
+        picture(20, 20, seed=i).save(tmp_path / f"k{i:02d}.png")
+    paths = sorted(tmp_path.glob("k*.png"))
+    good = paths[38].read_bytes()
+    for path in paths[36:]:
+        path.write_text("not an image")
+    with pytest.raises(DataError):
+        images.pack_images(paths, 16, tmp_path / "p.npy", workers, chunk=4)
+    assert "100%" in capsys.readouterr().err
+    for path in paths[36:]:
+        path.write_bytes(good)
+    monkeypatch.setattr(
+        images, "read_image", lambda *a, real=images.read_image, **k: (time.sleep(0.2), real(*a, **k))[1]
+    )
+    images.pack_images(paths, 16, tmp_path / "p.npy", workers, chunk=4)
+    shown = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()
+    assert "36/40" in shown[0] and "40/40" in shown[-1]
+    speed = re.search(r"([\d.]+)(img/s|s/img)", shown[-1])
+    rate = float(speed[1]) if speed[2] == "img/s" else 1 / float(speed[1])
+    assert rate <= 5.5  # 4 images of 0.2 s; all 40 in that time would be 50 a second
+
+
+def test_no_core_waits_for_a_chunk_to_end(tmp_path):
+    """While the first image of the first chunk is still being read, images of later chunks are."""
+    jobs = [(_wait_for, [(tmp_path, i)], [i], tmp_path / "array", 0, 1) for i in range(8)]
+    (tmp_path / "array").write_bytes(bytes(8))
+    rows = [row for batch in packing._in_order(iter(jobs), 2) for row in batch]
+    assert [row["position"] for row in rows] == list(range(8))
+    assert rows[0]["seen"], "job 0 waited for job 7, which never began"
+
+
+def _wait_for(task):
+    """Job 0 ends when job 7 has begun."""
+    folder, position = task
+    (folder / f"began{position}").touch()
+    deadline = time.time() + 20
+    while position == 0 and not (folder / "began7").exists() and time.time() < deadline:
+        time.sleep(0.01)
+    return np.ones((1, 1), np.uint8), {"position": position, "seen": (folder / "began7").exists()}
+
+
+def _die(task):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_told_in_one_sentence(tmp_path):
+    (tmp_path / "array").write_bytes(bytes(8))
+    with pytest.raises(RuntimeError, match=r"ended from outside.*it continues where it was"):
+        list(packing._in_order([(_die, [0], [0], tmp_path / "array", 0, 1)], 2))
+
+
+def test_workers_hold_no_pixels(tmp_path):
+    """Rows travel, pixels do not: they are in the file when the batch is done."""
+    (tmp_path / "array").write_bytes(bytes(12))
+    read = lambda task: (np.full((2, 2), task, np.uint8), {"task": task})  # noqa: E731
+    rows = packing._fill_batch(read, [7, 9], [1, 0], tmp_path / "array", 4, 4)
+    assert rows == [{"task": 7}, {"task": 9}]
+    assert (tmp_path / "array").read_bytes() == bytes([0] * 4 + [9] * 4 + [7] * 4)
+
+
+def write_dicom(path, pixels, photometric="MONOCHROME2", bits=16):
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, "1.2.840.10008.5.1.4.1.1.1"
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
+    data.Rows, data.Columns = pixels.shape
+    data.SamplesPerPixel, data.PixelRepresentation, data.PhotometricInterpretation = 1, 0, photometric
+    data.BitsAllocated = 8 * pixels.itemsize
+    data.BitsStored, data.HighBit, data.PixelData = bits, bits - 1, pixels.tobytes()
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_dicom_like_the_same_picture_as_png(tmp_path, photometric):
+    ramp = np.linspace(0, 4095, 60 * 80).reshape(60, 80).astype(np.uint16)
+    stored = ramp if photometric == "MONOCHROME2" else 4095 - ramp
+    dicom = write_dicom(tmp_path / "a.dcm", stored, photometric, bits=12)
+    Image.fromarray(np.rint(ramp / 4095 * 65535).astype(np.uint16)).save(tmp_path / "a.png")
+    for aspect in images.ASPECTS:
+        got, size = images.read_image(dicom, 32, aspect)
+        want, _ = images.read_image(tmp_path / "a.png", 32, aspect)
+        assert size == (80, 60)
+        assert abs(got.astype(int) - want).max() <= 1
+    pixels, index = images.pack_images([dicom], 32, tmp_path / "p.npy", progress=False)  # from bytes
+    assert index.loc[0, ["width", "height"]].tolist() == [80, 60]
+    np.testing.assert_array_equal(pixels[0], images.read_image(dicom, 32)[0])
+    faint = write_dicom(tmp_path / "b.dcm", (ramp // 16).astype(np.uint16), bits=12)
+    assert images.read_image(faint, 64)[0].max() <= 16
+    assert images.read_image(faint, 64, depth="minmax")[0].max() >= 254
+    eight = write_dicom(tmp_path / "c.dcm", (ramp // 17).astype(np.uint8), bits=8)
+    np.testing.assert_array_equal(np.asarray(images.open_grey(eight)), (ramp // 17).astype(np.uint8))
+
+
+def test_broken_dicom_is_unreadable(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((60, 80), np.uint16))
+    path.write_bytes(path.read_bytes()[:2000])
+    _, index = images.pack_images([path], 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
+    assert not index["readable"][0] and index["error"][0]
+
+
+def test_open_grey_is_the_whole_image_in_eight_bits(files, tmp_path):
+    for path, size in zip(files, SIZES, strict=True):
+        shown = images.open_grey(path)
+        assert shown.mode == "L" and shown.size == size
+        np.testing.assert_array_equal(np.asarray(shown), np.asarray(Image.open(path).convert("L")))
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "sixteen.png")
+    assert abs(np.asarray(images.open_grey(tmp_path / "sixteen.png")) - ramp / 257).max() <= 0.51
+    Image.fromarray(ramp // 16).save(tmp_path / "twelve.png")
+    assert np.asarray(images.open_grey(tmp_path / "twelve.png", depth="minmax")).max() == 255
