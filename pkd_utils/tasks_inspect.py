@@ -1,16 +1,15 @@
-"""INSPECT's tasks from a table of outcomes: 12-month pulmonary hypertension, readmission, and pulmonary embolism.
+"""INSPECT's tasks: 12-month pulmonary hypertension, 12-month readmission, and pulmonary embolism.
 
-The table has INSPECT's columns with "True", "False" or "Censored"; the embedded cohort's comes from
-`demo.outcomes`.
+A cohort that `cohorts.inspect` read brings its outcomes along. For any other they come in a table with INSPECT's
+columns, "True", "False" or "Censored"; that of the embedded radiographs is made by `demo.outcomes`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from pkd_utils.cohorts.checks import read_csv
+from pkd_utils.cohorts.inspect_files import read_outcome, read_table
 from pkd_utils.cohorts.table import Cohort
 from pkd_utils.errors import DataError
 from pkd_utils.tasks import NOT_STATED, PAPER_COUNTS, SplitRule, Task, make_table, select_images
@@ -31,8 +30,8 @@ OUTCOMES = {
         "pe_positive_nlp",
     ),
 }
-_VALUES = {"true": 1.0, "false": 0.0, "censored": np.nan, "censor": np.nan}
-WHERE = "https://stanfordaimi.azurewebsites.net (INSPECT; access under a data use agreement)"
+# Columns that a table of outcomes may be keyed by, and what the cohort calls them.
+_KEYS = {"image_id": "image_id", "study_id": "study_id", "impression_id": "study_id"}
 
 
 def outcome(
@@ -51,8 +50,9 @@ def outcome(
     cohort : Cohort
     name : str
         "ph_12_month", "readmission_12_month" or "pulmonary_embolism".
-    labels : DataFrame
-        `image_id` or `study_id`, and the outcome's column with True, False or Censored; other images have no outcome.
+    labels : DataFrame, optional
+        `image_id`, `study_id` or `impression_id`, and the outcome's column with True, False or Censored; other images
+        have no outcome. By default the cohort's own label column, in which NaN is a censored outcome.
     views, one_per
         See `tasks.select_images`.
     column : str, optional
@@ -64,11 +64,15 @@ def outcome(
     title, kind, classes, usual = OUTCOMES[name]
     column = column or usual
     if labels is None:
-        raise DataError(f"Task {name} needs `labels`: a table with image_id or study_id and the column {column}.")
-    key = next((k for k in ("image_id", "study_id") if k in labels.columns), None)
-    if key is None or column not in labels.columns:
-        raise DataError(f"The labels of task {name} need image_id or study_id, and {column!r}; correct the table.")
-    values = labels[[key]].assign(value=read_outcome(labels[column], column))
+        if column not in cohort.labels:
+            raise DataError(f"Task {name} needs `labels`: a table with image_id or study_id and the column {column}.")
+        key, values = "image_id", cohort.images[["image_id"]].assign(value=cohort.images[column])
+    else:
+        given = next((k for k in _KEYS if k in labels.columns), None)
+        if given is None or column not in labels.columns:
+            raise DataError(f"The labels of task {name} need image_id or study_id, and {column!r}; correct the table.")
+        key = _KEYS[given]
+        values = pd.DataFrame({key: labels[given], "value": read_outcome(labels[column], column)})
     clash = values.groupby(key)["value"].nunique(dropna=False) > 1
     if clash.any():
         raise DataError(f"{int(clash.sum())} {key}(s) have two different values of {column}; keep one row each.")
@@ -100,28 +104,6 @@ def outcome(
     )
 
 
-def read_outcome(values: pd.Series, column: str) -> pd.Series:
-    """Turn True, False and Censored (strings in any case, or booleans) into 1, 0 and NaN.
-
-    Raises
-    ------
-    DataError
-        Any other value, empty ones included: an outcome that nobody recorded is not a censored one.
-    """
-    text = values.astype("str").str.strip().str.lower()
-    unknown = ~text.isin(_VALUES)
-    if unknown.any():
-        first = values[unknown].iloc[0]
-        raise DataError(
-            f"Column {column}: {int(unknown.sum())} value(s) are not True, False or Censored, the first is {first!r}."
-        )
-    return text.map(_VALUES).astype("float64")
-
-
 def read_labels(file: Path) -> pd.DataFrame:
     """Read a table of outcomes, .csv or .tsv (as released in 2025), all fields as text."""
-    if file.suffix == ".tsv":
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; get it from {WHERE}.")
-        return pd.read_csv(file, sep="\t", dtype=str)
-    return read_csv(file, [], WHERE)
+    return read_table(file)

@@ -10,7 +10,7 @@ from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel
 from pkd_utils.errors import DataError
 from pkd_utils.paths import resolve
 
-COHORTS = ("mimic_cxr", "covid_chestxray", "cbis_mass", "cbis_calc", "openi")
+COHORTS = ("mimic_cxr", "covid_chestxray", "cbis_mass", "cbis_calc", "openi", "inspect")
 
 __all__ = ["COHORTS", "Cohort", "CohortInfo", "Funnel", "load_cohort"]
 
@@ -21,7 +21,7 @@ def load_cohort(name: str, root: str | Path, **options) -> Cohort:
     Parameters
     ----------
     name : str
-        One of `mimic_cxr`, `covid_chestxray`, `cbis_mass`, `cbis_calc`, `openi`.
+        One of `mimic_cxr`, `covid_chestxray`, `cbis_mass`, `cbis_calc`, `openi`, `inspect`.
     root : str or Path
         Folder that holds the source in its published layout; a relative path starts at the project root.
     **options
@@ -55,6 +55,8 @@ def load_cohort(name: str, root: str | Path, **options) -> Cohort:
         from pkd_utils.cohorts.cbis_ddsm import load_calc as load
     elif name == "openi":
         from pkd_utils.cohorts.openi import load
+    elif name == "inspect":
+        from pkd_utils.cohorts.inspect import load
     else:
         raise DataError(f"There is no cohort named {name!r}; choose one of {', '.join(COHORTS)}.")
     cohort = load(root, **options)
