@@ -141,8 +141,11 @@ def read_grey(source: str | Path | bytes, window: str = "full") -> np.ndarray:
 
 def _fraction(stored: np.ndarray, dataset: pydicom.Dataset, window: str, source) -> np.ndarray:
     """The stored values as fractions of the range that `window` names, float, not yet clipped or inverted."""
-    values = apply_modality_lut(stored, dataset)
-    low, high = _value_range(dataset)
+    try:
+        values = apply_modality_lut(stored, dataset)
+        low, high = _value_range(dataset)
+    except (TypeError, ValueError) as error:  # an empty slope, a table of an odd number of bits
+        raise DataError(f"{_name(source)}: its rescale cannot be applied ({error}); mend its header.") from None
     if window == "header":
         if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
             raise DataError(

@@ -27,8 +27,7 @@ _PATHS = {
     "cropped image file path": "cropped_dicom_path",
     "ROI mask file path": "roi_dicom_path",
 }
-# Columns the published tables lack and a simulated cohort may add: numbers, and words like the descriptors'.
-_EXTRA_NUMBERS, _EXTRA_WORDS = ("age",), ("mass density",)
+_EXTRA = ("age", "mass density")  # columns the published tables lack and a simulated cohort may add
 PIXELS = {"none": (), "full": ("mammogram", "mask"), "crop": ("crop", "mask")}  # the files each choice needs
 BOX_LABELS = {"mass": "mass", "calc": "calcification"}
 _TITLES = {"none": "descriptions", "full": "mammograms", "crop": "crops"}
@@ -88,9 +87,10 @@ def load(
         `breast_density`, `assessment` (BI-RADS), `subtlety` as in the table; `side=LEFT`, `view=MLO`; and one 0/1
         column a descriptor value, e.g. `mass_shape=IRREGULAR`, several of which can be 1 (values are joined by "-" in
         the table) and `mass_shape=missing`. The part before "=" is the feature's name. Simulated tables can add `age`
-        (years, NaN where empty) and `mass density` (a descriptor). Without pixels `path` is NaN; with them it is the
-        picture, `mammogram_path`, `mask_path` and `crop_path` are all three, and the sizes and the flag `mask_resized`
-        (the mask was brought to the mammogram's size, nearest pixel) are the columns of `cbis_pixels.place_masks`.
+        (years, NaN where empty) and `mass_density` (a number, or a 0/1 column a word). Without pixels `path` is NaN;
+        with them it is the picture, `mammogram_path`, `mask_path` and `crop_path` are all three, and the sizes and the
+        flag `mask_resized` (the mask was brought to the mammogram's size, nearest pixel) are the columns of
+        `cbis_pixels.place_masks`.
 
     Raises
     ------
@@ -297,18 +297,26 @@ def _features(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     columns = {name.replace(" ", "_"): table[name].astype(float) for name in _ORDINAL}
     columns["side=LEFT"] = (table["side"] == "LEFT").astype(float)
     columns["view=MLO"] = (table["view"] == "MLO").astype(float)
-    for name in _EXTRA_NUMBERS:
-        if name in table.columns:
-            columns[name] = pd.to_numeric(table[name], errors="coerce")
-            wrong = table[name].notna() & columns[name].isna()
-            if wrong.any():
-                raise DataError(
-                    f"The {kind} tables: {name} is {table[name][wrong].iloc[0]!r} for patient "
-                    f"{table['patient_id'][wrong].iloc[0]}; it must be a number or empty."
-                )
-    for name in (*DESCRIPTORS[kind], *(name for name in _EXTRA_WORDS if name in table.columns)):
+    for name in (name for name in _EXTRA if name in table.columns):
+        columns |= _extra_feature(table, name, kind)
+    for name in DESCRIPTORS[kind]:
         values = table[name].mask(table[name].isin(["N/A", "NA"])).fillna("missing").str.strip().str.split("-")
         values = values.map(lambda words: {DESCRIPTOR_ALIASES.get(word, word) for word in words})
         for word in sorted(set().union(*values)):
             columns[f"{name.replace(' ', '_')}={word}"] = values.map(lambda words, w=word: float(w in words))
     return pd.DataFrame(columns).set_index(table["image_id"])
+
+
+def _extra_feature(table: pd.DataFrame, name: str, kind: str) -> dict[str, pd.Series]:
+    """A number (NaN where empty) or, for words, one 0/1 column a value."""
+    numbers, column = pd.to_numeric(table[name], errors="coerce"), name.replace(" ", "_")
+    wrong = table[name].notna() & numbers.isna()
+    if not wrong.any():
+        return {column: numbers.astype(float)}
+    if name == "age":
+        raise DataError(
+            f"The {kind} tables: {name} is {table[name][wrong].iloc[0]!r} for patient "
+            f"{table['patient_id'][wrong].iloc[0]}; it must be a number or empty."
+        )
+    words = table[name].fillna("missing").str.strip()
+    return {f"{column}={word}": (words == word).astype(float) for word in sorted(words.unique())}
