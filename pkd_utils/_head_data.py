@@ -1,6 +1,8 @@
 """What heads read: image tokens, report tokens, classes, as minibatches that follow from (seed, epoch, step)."""
 
+import copy
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -67,6 +69,7 @@ class HeadData:
         normalise_probe: bool,
         device: torch.device,
         dtype: torch.dtype,
+        cache_bytes: int = 0,
     ):
         self.tokens, self.text = tokens, text
         self.targets = torch.from_numpy(targets.astype(np.int64))
@@ -76,6 +79,19 @@ class HeadData:
             raise DataError(f"There are {len(text.lengths)} reports for {tokens.rows} rows of tokens: give one a row.")
         if text is not None and not np.asarray(text.lengths).all():
             raise DataError(f"The report of row {int(np.asarray(text.lengths).argmin())} has no tokens: leave it out.")
+        # Tokens are frozen, so their normalisation is too: kept where it fits, else made anew for every minibatch.
+        self._kept, self._is_kept = None, torch.zeros(0, dtype=torch.bool)
+        views = tokens.views + 1
+        size = math.prod((views, tokens.rows, tokens.tokens_per_image, tokens.width, dtype.itemsize))
+        if size <= cache_bytes:  # memory is taken as rows are asked for
+            self._kept = torch.empty(views * tokens.rows, tokens.tokens_per_image, tokens.width, dtype=dtype)
+            self._is_kept = torch.zeros(views * tokens.rows, dtype=torch.bool)
+        self._text_is_normal = (
+            text is not None and dtype == torch.float32 and text.hidden.numel() * dtype.itemsize <= cache_bytes
+        )
+        if self._text_is_normal:
+            self.text = copy.copy(text)
+            self.text.hidden = normalised(text.hidden)
 
     def identity(self) -> list:
         classes = hashlib.sha256(self.targets.numpy().tobytes()).hexdigest()
@@ -108,19 +124,34 @@ class HeadData:
         """What heads of these methods read of these rows and views."""
         methods, found = set(methods), {}
         if methods - {"text_only", "cls_probe"}:
-            raw = self.tokens.batch(rows, views).to(self.device, self.dtype)
-            found["image"] = normalised(raw)
+            found["image"] = self._normalised_tokens(rows, views)
             if "mean_probe" in methods:
-                found["image_mean"] = (found["image"] if self.normalise_probe else raw).mean(1)
+                probed = found["image"] if self.normalise_probe else self._raw_tokens(rows, views)
+                found["image_mean"] = probed.mean(1)
         if "cls_probe" in methods:
             raw = self.tokens.class_tokens(rows, views).to(self.device, self.dtype)
             found["class_token"] = normalised(raw) if self.normalise_probe else raw
         if methods & {"text_only", "teacher"}:
             states, mask = self.text.batch(rows.numpy(), self.device)
             padding = -states.shape[1] % TEXT_STEP
-            found["text"] = normalised(F.pad(states.to(self.dtype), (0, 0, 0, padding)))
+            if not self._text_is_normal:
+                states = normalised(states.to(self.dtype))  # padding stays zero
+            found["text"] = F.pad(states, (0, 0, 0, padding))
             found["text_mask"] = F.pad(mask, (0, padding))
         return Inputs(**found)
+
+    def _raw_tokens(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        return self.tokens.batch(rows, views).to(self.device, self.dtype)
+
+    def _normalised_tokens(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        if self._kept is None:
+            return normalised(self._raw_tokens(rows, views))
+        places = views * self.tokens.rows + rows
+        new = ~self._is_kept[places]
+        if new.any():
+            self._kept[places[new]] = normalised(self._raw_tokens(rows[new], views[new])).cpu()
+            self._is_kept[places[new]] = True
+        return self._kept[places].to(self.device)
 
     def keeps(self, inputs: Inputs, dropout: float, *key: int) -> Keeps:
         """Dropout masks (B, N, N) of both attentions, functions of `key` (seed, epoch, step) alone."""

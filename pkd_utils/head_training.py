@@ -52,6 +52,7 @@ class HeadConfig:
         "float32"  # "bfloat16": the large products in bfloat16, all else in float32; "float64" to compare with
     )
     memory_bytes: int = 2 << 30  # for heads with their moments and for intermediate results; tokens come on top
+    cache_bytes: int = 1 << 30  # normalised tokens of image and text are kept where each fits in this; 0: never
     checkpoint_seconds: float = 0.0  # 0: after every epoch; else not sooner than this after the last one
 
 
@@ -99,7 +100,8 @@ def fit_heads(
     temporary = tempfile.TemporaryDirectory() if folder is None else None
     folder = Path(temporary.name if temporary else folder)
     folder.mkdir(parents=True, exist_ok=True)
-    data = HeadData(tokens, text, targets, config.normalise_probe, torch.device(config.device), _dtype(config))
+    data = HeadData(tokens, text, targets, config.normalise_probe, torch.device(config.device), _dtype(config),
+                    config.cache_bytes)  # fmt: skip
     build = {"n_classes": config.n_classes, "image_width": tokens.width, "text_width": data.text_width,
              "dropout": config.dropout, "normalise_probe": config.normalise_probe}  # fmt: skip
     results = HeadResults(specs, folder, build, temporary)
@@ -317,7 +319,7 @@ def _group_key(specs: list[HeadSpec], data: HeadData, results: HeadResults, conf
     facts = [[item.facts() for item in (spec, results.specs.get(spec.teacher)) if item] for spec in specs]
     settings = dataclasses.asdict(config)
     unused = () if any(spec.teacher for spec in specs) else ("teacher_view",)
-    for name in ("device", "memory_bytes", "checkpoint_seconds", *unused):
+    for name in ("device", "memory_bytes", "cache_bytes", "checkpoint_seconds", *unused):
         del settings[name]
     return hash_params({"heads": facts, "data": data.identity(), "config": settings})
 
@@ -336,6 +338,7 @@ def _check_config(config: HeadConfig) -> None:
         "keep_weights must be teachers or all": config.keep_weights in ("teachers", "all"),
         "precision must be float32, bfloat16 or float64": config.precision in ("float32", "bfloat16", "float64"),
         "memory_bytes must be above 0": config.memory_bytes > 0,
+        "cache_bytes must be 0 or more": config.cache_bytes >= 0,
         "device must be available (cpu, or cuda on a machine with a GPU)": config.device == "cpu"
         or (config.device.startswith("cuda") and torch.cuda.is_available()),
     }

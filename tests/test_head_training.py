@@ -259,6 +259,23 @@ def test_teachers_are_asked_for_the_view_that_the_student_sees():
     torch.testing.assert_close(found, expected[-1][: len(VALIDATION)], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("probe", [True, False])
+def test_kept_normalised_tokens_change_no_bit_and_are_asked_for_once(monkeypatch, probe):
+    specs, asked = make_specs(), []
+    config = dataclasses.replace(CONFIG, normalise_probe=probe, cache_bytes=1 << 20)
+    batch = MemoryTokens.batch
+    monkeypatch.setattr(
+        MemoryTokens, "batch", lambda self, rows, views: asked.append(len(rows)) or batch(self, rows, views)
+    )
+    kept = fit_heads(specs, *make_data(), config, progress=False)
+    if probe:  # else the raw tokens are read for the probe as well
+        assert sum(asked) <= ROWS * (1 + VIEWS)
+    asked.clear()
+    plain = fit_heads(specs, *make_data(), dataclasses.replace(config, cache_bytes=0), progress=False)
+    assert sum(asked) > ROWS * (1 + VIEWS)
+    assert_same_bits(kept, plain, specs)
+
+
 def test_only_clean_images():
     data, specs = make_data(views=0), make_specs(2)
     steps = head_training.HeadData(*data, True, torch.device("cpu"), torch.float32).steps(TRAIN, 16, 1, 1)
