@@ -170,7 +170,7 @@ def _carve_validate(table: pd.DataFrame, share: float, seed: int) -> pd.Series:
     severity = table["pathology"].map({name: rank for rank, name in enumerate(PATHOLOGY)})
     worst = severity[table["split"] == "train"].groupby(table["patient_id"]).min().sort_index()
     try:
-        _, chosen = train_test_split(worst.index, test_size=share, stratify=worst, random_state=seed)
+        _, chosen = train_test_split(list(worst.index), test_size=share, stratify=worst, random_state=seed)
     except ValueError as error:
         raise DataError(
             f"The {len(worst)} training patients cannot give a validate split of {share:g} with every pathology in it "
