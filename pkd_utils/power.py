@@ -285,6 +285,33 @@ def reported_differences(
     return pd.DataFrame(rows).astype({"seeds_needed": "Int64"})
 
 
+def detectable_differences(
+    table: pd.DataFrame,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    tail_df: float | None = None,
+    simulations: int = 10_000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Smallest difference that each row's number of seeds detects, given the row's standard deviations over seeds.
+
+    Parameters
+    ----------
+    table : DataFrame with columns seeds, sd_baseline, sd_mmpkd, as `map_comparison.compare_maps` gives it
+    alpha, power, tail_df, simulations, seed : see `rejection_shifts`
+
+    Returns
+    -------
+    float64 (rows,): NaN without two positive standard deviations, infinite where so few seeds reach no p <= alpha
+    """
+    found = np.full(len(table), np.nan)
+    options = {"tail_df": tail_df, "simulations": simulations, "seed": seed}
+    for k, (n, *sd) in enumerate(table[["seeds", "sd_baseline", "sd_mmpkd"]].to_numpy()):
+        if min(sd) > 0:
+            found[k] = detectable(int(n), int(n), alpha, power, sd=tuple(sd), **options).difference
+    return found
+
+
 def distribution_name(tail_df: float | None) -> str:
     """ "normal", or "t with 3 degrees of freedom"."""
     return "normal" if tail_df is None else f"t with {tail_df:g} degrees of freedom"

@@ -222,3 +222,21 @@ def test_verdict_where_metrics_disagree(moved):
     table.loc[distilled, "iou"] -= 0.3
     got = map_verdicts.cohort_verdict(compare_maps(moved, **FEW), "embedded", moved.facts["embedded"])
     assert got["answer"] == "in both directions" and "2 of 3 metrics towards, 1 away" in got["sentence"]
+
+
+def test_values_of_students(root, moved):
+    table = moved.per_student
+    table.loc[(table["metric"] == "box_ap") & (table["weight"] > 0), "value"] = 0.4
+    rising = table["metric"] == "auroc"
+    table.loc[rising, "value"] += table.loc[rising, "seed"] / 100 + table.loc[rising, "weight"] / 10
+    got = map_verdicts.compare_student_values(moved, ["box_ap", "auroc", "absent"]).set_index(["map", "metric"])
+    row = got.loc["rollout", "box_ap"]
+    assert (row["estimate"], row["low"], row["high"], row["seeds"]) == pytest.approx((0.1, 0.1, 0.1, 5))
+    row = got.loc["rollout", "auroc"]
+    assert row["estimate"] == pytest.approx(0.05) and row["cliffs_delta"] == 1
+    half = stats.t.ppf(0.975, 8) * np.sqrt(2 * np.var(np.arange(5) / 100, ddof=1) / 5)
+    assert row["high"] - row["estimate"] == pytest.approx(half)
+    one = map_comparison.read_map_runs([write_map_run(root, "mass", seeds=(0,))])
+    assert map_verdicts.compare_student_values(one)["low"].isna().all()
+    alone = map_comparison.read_map_runs([write_map_run(root, "calc", weights=(0.5,))])
+    assert len(map_verdicts.compare_student_values(alone)) == 0

@@ -127,6 +127,13 @@ def test_table_1(table1):
     assert np.isinf(got["detectable_9"]).all()
 
 
+def test_detectable_differences_of_rows():
+    rows = {"seeds": [5, 5, 3, 1], "sd_baseline": [0.1, 0.0, 0.1, np.nan], "sd_mmpkd": [0.2, 0.1, 0.1, np.nan]}
+    got = power.detectable_differences(pd.DataFrame(rows), simulations=2000)
+    assert got[0] == power.detectable(5, 5, sd=(0.1, 0.2), simulations=2000).difference
+    assert np.isnan(got[[1, 3]]).all() and np.isinf(got[2])
+
+
 def test_refusals(table1):
     with pytest.raises(DataError, match="1 to 30"):
         power.u_distribution(31, 5)
