@@ -123,13 +123,17 @@ def _look_at_pixels(path: Path) -> dict:
         pixels = read_picture(path)
     except DataError as error:
         return {"problem": str(error).rstrip(".")}
-    peak = int(pixels.max())
-    between = (pixels > MIDDLE[0] * peak) & (pixels < MIDDLE[1] * peak)
-    white = pixels > peak / 2
-    rows, columns = np.flatnonzero(white.any(axis=1)), np.flatnonzero(white.any(axis=0))
-    extent = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if peak else (0, 0, 0, 0)
+    # One pass over all pixels; the rest looks at the rows that are not black, in a mask the lesion's alone.
+    brightest = pixels.max(axis=1)
+    peak = int(brightest.max())
+    lit = pixels[brightest > MIDDLE[0] * peak]
+    between = (lit > MIDDLE[0] * peak) & (lit < MIDDLE[1] * peak)
+    extent = (0, 0, 0, 0)
+    if peak:
+        rows, columns = np.flatnonzero(brightest > peak / 2), np.flatnonzero(lit.max(axis=0) > peak / 2)
+        extent = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     facts = dict(zip(("x0", "y0", "x1", "y1"), map(int, extent), strict=True))
-    return {"middle": float(between.mean()), "height": pixels.shape[0], "width": pixels.shape[1], **facts}
+    return {"middle": float(between.sum() / pixels.size), "height": pixels.shape[0], "width": pixels.shape[1], **facts}
 
 
 def assign_roles(files: pd.DataFrame, facts: FileFacts) -> pd.DataFrame:
