@@ -5,11 +5,13 @@ what it does to the heart are drawn here, outcomes by `outcomes`. Equations: `bo
 happens in `<root>.partial/`, patient by patient, and neither workers nor interruptions change a byte.
 """
 
+import argparse
 import ast
 import hashlib
 import multiprocessing
 import platform
 import shutil
+import time
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -324,3 +326,24 @@ def verify(root) -> list[str]:
         raise FileNotFoundError(f"{root / 'cohort.json'} is missing: build the cohort with {GENERATOR}.ensure.")
     now = _hashes(root)
     return sorted(name for name in {*now, *described["sha256"]} if now.get(name) != described["sha256"].get(name))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Build the simulated cohort in INSPECT's layout if it is not there, and say what it holds."""
+    parser = argparse.ArgumentParser(prog=f"python -m {GENERATOR}", description=main.__doc__)
+    parser.add_argument("--root", default="data/embedded-inspect", help="folder to write (default %(default)s)")
+    parser.add_argument("--patients", type=int, default=DEFAULT_PATIENTS, help="default %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    parser.add_argument("--workers", type=int, default=2, help="processes; changes only the time (default %(default)s)")
+    parser.add_argument("--release", choices=RELEASES, default=RELEASES[0], help="layout (default %(default)s)")
+    for name, (value, _, _) in DEFAULTS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=value, help="default %(default)s")
+    start = time.perf_counter()
+    root = ensure(**vars(parser.parse_args(arguments)))
+    counts = runs.read_json(root / "cohort.json")["counts"]
+    print(f"Simulated cohort in {root}, {time.perf_counter() - start:.1f} s:", end=" ")
+    print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -47,7 +47,7 @@ class Torso:
     aorta : (X, Y, Z) float32
         1 in the wall of the aorta, which calcifies with age.
     arteries : (X, Y, Z) uint8
-        1 left and 2 right pulmonary arteries, as far as they hold contrast medium near the carina.
+        1 left and 2 right pulmonary arteries, as far as they hold contrast medium near the carina; 3 aorta.
     origin : (3,) float
         Voxel coordinates of the carina.
     voxel : float
@@ -133,6 +133,7 @@ def _prepare(folder: Path, voxel: float) -> dict[str, np.ndarray]:
     arteries = (central & (raw > 150)).astype(np.uint8)
     arteries[: round(origin[0])] *= 2  # x grows to the patient's left
     aorta = labels == names["aorta"]
+    arteries[aorta] = 3
     wall = (ndimage.binary_dilation(aorta) & ~ndimage.binary_erosion(aorta)).astype(np.float32)
 
     coarse = functools.partial(_resample, step=step, voxel=voxel, shape=shape)
@@ -268,6 +269,8 @@ def make_volume(torso: Torso, points: Field, scan: Scan) -> np.ndarray:
     mu += (1 - clear) * np.maximum(MU_WATER - mu, 0)
 
     contrast = torso.contrast * _clot(torso, scan, rng) * np.float32(rng.uniform(0.75, 1.15))
+    # The scan is timed for the pulmonary arteries; the aorta has had less of the contrast medium by then.
+    contrast *= np.where(torso.arteries == 3, np.float32(rng.uniform(0.35, 0.9)), np.float32(1))
     blood = np.ones(contrast.size, np.float32)
     blood[torso.points.pixel[at]] = np.where(torso.points.tissue[at] == HEART, inside, 1)
     aged = np.clip((scan.age - 40) / 50, -0.4, 1.0)
@@ -307,7 +310,7 @@ def draw_geometry(seed: tuple) -> Geometry:
     """Axis directions for every volume; for a third a small rotation, for a sixth a cropped field of view."""
     rng = np.random.default_rng([*seed, 1])
     codes = str(rng.choice(list(ORIENTATIONS), p=list(ORIENTATIONS.values())))
-    angles = rng.normal(0, 4, 3) if rng.random() < 1 / 3 else np.zeros(3)
+    angles = rng.normal(0, 3, 3) if rng.random() < 1 / 3 else np.zeros(3)
     crop = np.zeros((3, 2))
     if rng.random() < 1 / 6:
         crop = np.array([(0.0, 0.0), (0.0, 0.04), (0.12, 0.05)]) * rng.uniform(0.3, 1, (3, 2))
