@@ -338,8 +338,9 @@ def _ms_cxr_boxes(file: Path, root: Path, images: pd.DataFrame) -> tuple[pd.Data
     else:
         table = read_coco(file, WHERE_BOXES)
         table["image_id"] = table["file_name"].str.removesuffix(".jpg")
-    selected = table[table["image_id"].isin(images["image_id"])]
-    boxed = images[images["image_id"].isin(selected["image_id"])]
+    # In this order, because `isin` takes a long list of strings one by one.
+    boxed = images[images["image_id"].isin(table["image_id"].unique())]
+    selected = table[table["image_id"].isin(boxed["image_id"])]
     paths = pd.Series([root / path for path in boxed["path"]], index=boxed["image_id"])
     boxes, rescaled = rescale_to_stored(selected, paths)
     left_out = table["image_id"].nunique() - selected["image_id"].nunique()

@@ -10,6 +10,7 @@ they do not reach its sectioned table either.
 import re
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,11 @@ from tqdm import tqdm
 from pkd_utils.errors import DataError
 
 SECTION_HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")
+# A rule of underscores separates an addendum; three underscores stand for removed identifiers and stay.
+_RULES = re.compile(r"^[ \t]*(?:_{5,}|FINAL (?:REPORT|ADDENDUM))[ \t]*$", flags=re.MULTILINE)
 ARCHIVE = "mimic-cxr-reports.zip"
+READERS = 16  # threads
+BATCH = 64  # reports a thread takes at once
 WHERE = "https://physionet.org/content/mimic-cxr/ (mimic-cxr-reports.zip; access is by credential)"
 
 # Names as they stand in reports, by the section that they open. A section that states findings and impression in one
@@ -79,19 +84,18 @@ def split_sections(report: str) -> dict[str, str]:
         occurrence of each; empty sections are left out. With neither impression nor findings, `last_paragraph` is the
         report's last paragraph.
     """
-    report = report.replace("\r\n", "\n")
-    # A rule of underscores separates an addendum; three underscores stand for removed identifiers and stay.
-    report = re.sub(r"^[ \t]*(_{5,}|FINAL (REPORT|ADDENDUM))[ \t]*$", "", report, flags=re.MULTILINE)
-    headers = list(SECTION_HEADER.finditer("\n" + report))
-    ends = [header.start() for header in headers[1:]] + [len(report) + 1] * bool(headers)
+    # The line break in front lets a header stand in the first line, too.
+    report = "\n" + _RULES.sub("", report.replace("\r\n", "\n"))
+    headers = list(SECTION_HEADER.finditer(report))
+    ends = [header.start() for header in headers[1:]] + [len(report)] * bool(headers)
     sections = {}
     for header, end in zip(headers, ends, strict=True):
         name = " ".join(header[1].lower().split())
-        text = " ".join(("\n" + report)[header.end() : end].split())
+        text = " ".join(report[header.end() : end].split())
         if text:
             sections[SECTION_NAMES.get(name, name)] = text
     if "impression" not in sections and "findings" not in sections:
-        body = ("\n" + report)[headers[-1].end() :] if headers else report
+        body = report[headers[-1].end() :] if headers else report
         paragraphs = [" ".join(block.split()) for block in re.split(r"\n[ \t]*\n", body)]
         paragraphs = [block for block in paragraphs if block]
         # A last section of one paragraph is that section (say, a comparison), not free text at the end.
@@ -147,25 +151,32 @@ def read_reports(root: Path, studies: pd.DataFrame, sections: Sequence[str]) -> 
         A report is not text.
     """
     patients = studies["patient_id"]
-    names = "files/p" + patients.str[:2] + "/p" + patients + "/s" + studies["study_id"] + ".txt"
+    names = ("files/p" + patients.str[:2] + "/p" + patients + "/s" + studies["study_id"] + ".txt").tolist()
     archive = None if (root / "files").is_dir() or not (root / ARCHIVE).is_file() else root / ARCHIVE
     rows = []
-    # Short jobs show no bar: it would be the only unstable output of a cell that loads a small cohort.
-    names = tqdm(names, desc="reading reports", unit="report", disable=len(names) < 5000)
-    with zipfile.ZipFile(archive) if archive else _Folder(root) as source:
-        for name in names:
-            try:
-                report = source.read(name).decode("utf-8")
-            except (FileNotFoundError, KeyError):
-                raise FileNotFoundError(
-                    f"Report {name} is missing from {archive or root}; get it from {WHERE}."
-                ) from None
-            except UnicodeDecodeError:
-                raise DataError(f"Report {name} in {archive or root} is not UTF-8 text; fetch it again.") from None
-            rows.append(report_text(report, sections))
+    with (
+        zipfile.ZipFile(archive) if archive else _Folder(root) as source,
+        # Threads, because small files on a disk or a network drive are mostly waited for.
+        ThreadPoolExecutor(READERS) as pool,
+        # Short jobs show no bar: it would be the only unstable output of a cell that loads a small cohort.
+        tqdm(total=len(names), desc="reading reports", unit="report", disable=len(names) < 5000) as bar,
+    ):
+        batches = [names[i : i + BATCH] for i in range(0, len(names), BATCH)]
+        for found in pool.map(lambda batch: [_read_one(source, archive or root, n, sections) for n in batch], batches):
+            rows += found
+            bar.update(len(found))
     table = pd.DataFrame(rows, columns=["text", "sections"], index=pd.Index(studies["study_id"], name="study_id"))
     table["text"] = table["text"].mask(table["text"] == "", np.nan)
     return table.astype("str")
+
+
+def _read_one(source, where: Path, name: str, sections: Sequence[str]) -> tuple[str, str]:
+    try:
+        return report_text(source.read(name).decode("utf-8"), sections)
+    except (FileNotFoundError, KeyError):
+        raise FileNotFoundError(f"Report {name} is missing from {where}; get it from {WHERE}.") from None
+    except UnicodeDecodeError:
+        raise DataError(f"Report {name} in {where} is not UTF-8 text; fetch it again.") from None
 
 
 class _Folder:
@@ -181,4 +192,5 @@ class _Folder:
         pass
 
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        with open(f"{self.root}/{name}", "rb", buffering=0) as file:  # a pathlib.Path would take as long as the reading
+            return file.read()
