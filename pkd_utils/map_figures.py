@@ -167,7 +167,7 @@ def randomisation_curves(sanity: pd.DataFrame, stage: str = "stage", value: str 
     ax.axhline(0, color="0.4", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
     ax.set_xticks(range(len(order)), [str(s) for s in order], rotation=40, ha="right")
     ax.set(ylabel="rank correlation\nwith the trained map", xlabel="made random, from the head down")
-    figure.legend(loc="outside right upper")
+    figure.legend(loc="outside right center")
     return figure
 
 
