@@ -7,7 +7,7 @@ one matrix a layer, are computed from the left as a vector times a matrix, and n
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from captum.attr import LayerGradCam
 from timm.layers import Attention
 from torch import nn
 
-from pkd_utils.attention import _check_rows, class_token_attention
+from pkd_utils.attention import class_token_attention
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,8 @@ def borrowed(model: nn.Module, gradients: bool, unfused: list[Attention]) -> Ite
             attn.fused_attn = False
         if checkpointing:  # it would run the blocks without a graph, and the hooks twice
             model.grad_checkpointing = False
-        with (
-            torch.autocast(device.type, enabled=False),
-            torch.inference_mode(not gradients),
-            torch.enable_grad() if gradients else nullcontext(),
-        ):
+        # inference_mode(False) leaves a surrounding inference mode or no_grad, and turns gradients on.
+        with torch.autocast(device.type, enabled=False), torch.inference_mode(not gradients):
             yield
     finally:
         if checkpointing:
@@ -108,7 +105,6 @@ def batch_maps(
             qkv = qkv.detach()
             whole = any(needs_matrix(spec, index) for spec in specs.values())
             weights = attention_matrix(attn, qkv) if whole else class_token_attention(attn, qkv).unsqueeze(2)
-            _check_rows(weights[:, :, 0])
             for name, spec in specs.items():
                 if spec.method == "attention" and spec.layer == index:
                     rows[name] = combine(weights[:, :, 0], spec.heads)
@@ -137,8 +133,7 @@ def batch_maps(
     for name, layers in steps.items():
         rows[name] = roll(layers)
     if chefer:
-        last = max(specs[name].layer for name in chefer)
-        gradients = torch.autograd.grad(sums.sum(), opened[: last + 1])
+        gradients = torch.autograd.grad(sums.sum(), opened)
         relevance = [(g.float() * a.detach().float()).clamp_(min=0) for g, a in zip(gradients, opened, strict=True)]
         for name in chefer:
             rows[name] = relevance_row(relevance[: specs[name].layer + 1])
@@ -178,10 +173,10 @@ def rollout_step(weights: torch.Tensor, spec: MapSpec) -> torch.Tensor:
     batch, n_rows, tokens = fused.shape
     n_discarded = int(spec.discard * n_rows * tokens)
     if n_discarded:
-        flat = fused.reshape(batch, -1).clone()
-        fused = flat.scatter_(1, flat.topk(n_discarded, dim=1, largest=False).indices, 0).view_as(fused)
-    fused = fused + torch.eye(n_rows, tokens, dtype=fused.dtype, device=fused.device)
-    return fused / fused.sum(-1, keepdim=True)
+        flat = fused.view(batch, -1)
+        flat.scatter_(1, flat.topk(n_discarded, dim=1, largest=False).indices, 0)
+    fused.diagonal(dim1=1, dim2=2).add_(1)  # the class token's row alone begins with its own column too
+    return fused.div_(fused.sum(-1, keepdim=True))
 
 
 def roll(layers: list[torch.Tensor]) -> torch.Tensor:

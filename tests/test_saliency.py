@@ -189,6 +189,15 @@ def test_rollout_of_one_layer_and_its_sums():
     assert len(np.unique(saliency_maps(model, images, "rollout", discard=0.9999)[0])) <= 1 + 3 * len(images)
 
 
+def test_layers_share_a_pass():
+    model = build()
+    images = images_for(model)
+    methods = {f"{m} {layer}": {"method": m, "layer": layer} for m in METHODS for layer in range(3)}
+    for name, value in several_maps(model, images, methods)[0].items():
+        alone, _ = saliency_maps(model, images, **methods[name])
+        np.testing.assert_allclose(value, alone, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_batches_do_not_matter(method):
     model = build()
