@@ -19,11 +19,18 @@ ROOMS = {
     "runs": ("Runs, parameters, files", r"paths|params|runs|identity|notebooks|assets|errors"),
     "demo": ("The embedded cohort (simulated)", r"demo(\..*)?"),
     "cohorts": ("Cohorts and tasks", r"cohorts(\..*)?|tasks.*|task_.*"),
-    "encoders": ("Images and encoders", r"images.*|encoders(\..*)?|tokens?(_.*)?|text_encoding|pixel.*"),
+    "pictures": ("Pictures and volumes", r"images.*|packing|dicom|pixel.*|ct_.*|drr.*|projector.*"),
+    "encoders": ("Encoders and tokens", r"encoders(\..*)?|tokens?(_.*)?|text_encoding"),
     "models": ("Teachers, students, heads", r"teachers.*|students.*|(fused_)?heads.*|text_.*|tabular.*"),
     "distillation": ("Distillation and training", r"distillation.*|(pre)?training.*|head_training|augment.*"),
-    "attention": ("Attention and localization", r"attention.*|localization.*|boxes.*"),
-    "statistics": ("Metrics, statistics, figures", r"metrics.*|(seed_)?statistics.*|figures.*|report_.*"),
+    "attention": (
+        "Attention and localization",
+        r"attention.*|localization.*|boxes.*|saliency|map_.*|reference_maps|sanity",
+    ),
+    "statistics": (
+        "Metrics, statistics, figures",
+        r"metrics.*|(seed_)?statistics.*|effect_.*|power|figures.*|report_.*",
+    ),
     "book": ("The gate and the book", r"gate.*|leaks|book_.*"),
     "other": ("Synthetic experiments, further modules", r".*"),
 }
@@ -118,6 +125,15 @@ def findings_page(folder: Path | None, page: str = "mmpkd/05-compare") -> str:
     kind = "simulated data" if gate.Permission.of(record).simulated else "data under the cohort's own licence"
     parts.append(f"Ours: {kind}; mean ± standard deviation over seeds. [The whole comparison](_generated/{page}).")
     return "\n\n".join(part for part in parts if part)
+
+
+def all_maps_findings(folder: Path | None, page: str | None) -> str:
+    """One sentence a cohort from notebook mmpkd/09's `verdict.json`, for the home page; empty where it has not run."""
+    if folder is None or not (folder / "verdict.json").exists():
+        return ""
+    sentences = [f"- {cohort['sentence']}" for cohort in runs.read_json(folder / "verdict.json")["cohorts"]]
+    lead = f"By every map and metric, in radiographs and mammograms ([the whole comparison](_generated/{page})):"
+    return "\n\n".join([lead, "\n".join(sentences)])
 
 
 # --- status ------------------------------------------------------------------------------------------------------
@@ -323,10 +339,11 @@ def write_all(profile: str, book: Path) -> list[str]:
     generated = book / "_generated"
     manifest = runs.read_json(generated / gate.MANIFEST) if (generated / gate.MANIFEST).exists() else []
     folders = gate.profile_pages(profile) if manifest else {}
-    compare = next((name for name in folders if name.startswith("mmpkd/05-")), None)
-    write_text(
-        generated / "findings.md", findings_page(folders.get(compare), compare) if compare else findings_page(None)
-    )
+    compare = "mmpkd/05-compare" if "mmpkd/05-compare" in folders else None
+    findings = findings_page(folders.get(compare), compare) if compare else findings_page(None)
+    every_map = next((name for name in folders if name.startswith("mmpkd/09-")), None)
+    findings += "\n\n" + all_maps_findings(folders.get(every_map), every_map)
+    write_text(generated / "findings.md", findings.strip())
     effect = next((name for name in folders if name.startswith("reports/06-")), None)
     write_text(generated / "findings-reports.md", book_reports.findings_page(folders.get(effect), effect))
     write_text(generated / "status.md", status_page(manifest))

@@ -213,3 +213,13 @@ def test_conda_environment_is_the_pinned_set():
     pinned = set((paths.PROJECT_ROOT / "constraints.txt").read_text().split())
     assert all(pin in pinned for pin in pins if not pin.startswith("-"))
     assert not [pin for pin in pins if pin.startswith(("nvidia", "cuda", "triton"))]
+
+
+def test_the_home_page_says_a_sentence_a_cohort_of_all_maps(tmp_path):
+    assert book_pages.all_maps_findings(None, None) == ""
+    assert book_pages.all_maps_findings(tmp_path, "mmpkd/09-compare-all-maps") == ""
+    cohorts = [{"sentence": "Masses (simulated): cannot tell."}, {"sentence": "Radiographs: it moves."}]
+    runs.write_json(tmp_path / "verdict.json", {"headline": "?", "cohorts": cohorts})
+    text = book_pages.all_maps_findings(tmp_path, "mmpkd/09-compare-all-maps")
+    assert "(_generated/mmpkd/09-compare-all-maps)" in text
+    assert "- Masses (simulated): cannot tell.\n- Radiographs: it moves." in text

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pkd_utils import assets, runs
-from pkd_utils.demo import causal, findings, reports, write
+from pkd_utils import assets, demo, runs
+from pkd_utils.demo import causal, findings, mammography, reports, write
 from pkd_utils.errors import DataError
 
 LABELLED = list(findings.FINDINGS)
@@ -242,3 +242,17 @@ def test_reports_have_the_form_of_mimic(cohort):
         assert {"INDICATION", "COMPARISON"} <= set(names) and {"FINDINGS", "IMPRESSION"} & set(names)
         assert set(names) <= {"EXAMINATION", "INDICATION", "TECHNIQUE", "COMPARISON", "FINDINGS", "IMPRESSION"}
         assert "___" in text and all(len(line) <= 79 and line.startswith(" ") for line in text.splitlines())
+
+
+def test_each_source_gets_the_embedded_cohort_that_its_loader_reads(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(demo, "ensure", lambda *args, **options: asked.append(("chest", *args, options)))
+    monkeypatch.setattr(mammography, "ensure", lambda *args, **options: asked.append(("breast", *args, options)))
+    demo.ensure_source("mimic_cxr", tmp_path, 9, 1, workers=2, noise=2.0)
+    demo.ensure_source("cbis_calc", tmp_path, 9, 1, workers=2, calc_cases=4)
+    assert asked == [
+        ("chest", tmp_path, 9, 1, {"workers": 2, "noise": 2.0}),
+        ("breast", tmp_path, 1, {"workers": 2, "mass_rows": 9, "calc_cases": 4}),
+    ]
+    with pytest.raises(DataError, match="no embedded cohort for the source 'openi': set simulate_patients to 0"):
+        demo.ensure_source("openi", tmp_path, 9)
