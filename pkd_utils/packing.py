@@ -27,7 +27,7 @@ from tqdm import tqdm
 from pkd_utils.errors import DataError
 from pkd_utils.runs import read_json, write_json
 
-BATCH = 8  # files a worker takes at once
+BATCH = 8  # files a worker takes at once, at most
 IN_FLIGHT = 8  # batches under way for each worker
 ARRAY = "pixels.npy"
 
@@ -91,7 +91,8 @@ def fill_array(
 
     chunks = [_Chunk(folder, start, stamps[start : start + chunk]) for start in range(0, len(stamps), chunk)]
     left = sum(len(part.todo) for part in chunks)
-    batches = (part.todo[i : i + BATCH] for part in chunks for i in range(0, len(part.todo), BATCH))
+    batch_size = max(1, min(BATCH, left // (4 * workers)))  # few files: some for every core
+    batches = (part.todo[i : i + batch_size] for part in chunks for i in range(0, len(part.todo), batch_size))
     jobs = ((read, [task_of(position) for position in batch], batch, *place) for batch in batches)
     with (
         open(folder / ARRAY, "r+b") as file,

@@ -357,6 +357,27 @@ def test_no_core_waits_for_a_chunk_to_end(tmp_path):
     assert rows[0]["seen"], "job 0 waited for job 7, which never began"
 
 
+def test_few_files_are_spread_over_the_workers(tmp_path):
+    rows = packing.fill_array(
+        _wait_for, lambda i: (tmp_path, i), list("abcdefgh"), 1, tmp_path / "parts", "key", workers=2, progress=False
+    )
+    assert rows["position"].tolist() == list(range(8)) and rows["seen"][0]
+    assert (np.load(tmp_path / "parts" / packing.ARRAY) == 1).all()
+
+
+def test_other_chunks_or_options_begin_anew(tmp_path):
+    def fill(key, chunk):
+        read = []
+        task = lambda i: read.append(i) or i  # noqa: E731
+        result = lambda i: (np.full((1, 1), i, np.uint8), {"i": i, "error": ""})  # noqa: E731
+        table = packing.fill_array(result, task, list("abcde"), 1, tmp_path / "p", key, chunk=chunk, progress=False)
+        assert table["i"].tolist() == list(range(5))
+        return read
+
+    assert fill({"size": 1}, 2) == list(range(5)) and fill({"size": 1}, 2) == []
+    assert fill({"size": 1}, 3) == list(range(5)) and fill({"size": 2}, 3) == list(range(5))
+
+
 def _wait_for(task):
     """Job 0 ends when job 7 has begun."""
     folder, position = task
@@ -364,7 +385,7 @@ def _wait_for(task):
     deadline = time.time() + 20
     while position == 0 and not (folder / "began7").exists() and time.time() < deadline:
         time.sleep(0.01)
-    return np.ones((1, 1), np.uint8), {"position": position, "seen": (folder / "began7").exists()}
+    return np.ones((1, 1), np.uint8), {"position": position, "seen": (folder / "began7").exists(), "error": ""}
 
 
 def _die(task):

@@ -1,7 +1,9 @@
 """Refusals shared by all loaders: each raises with one sentence that says what is wrong, where, and what to do."""
 
+import os
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -145,15 +147,25 @@ def check_text(privileged: pd.DataFrame, source: str) -> None:
 
 def check_images_readable(cohort: Cohort) -> None:
     """Decode every image; DataError (or FileNotFoundError) for the first that cannot be read. Slow: shows progress."""
-    for image_id in tqdm(cohort.images["image_id"], desc="decoding images", unit="image"):
-        cohort.image_size(image_id)  # missing files and files that are no image at all
-        try:
-            with Image.open(cohort.image_path(image_id)) as image:
-                image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(
-                f"Image {cohort.image_path(image_id)} is damaged ({error}); fetch the file again."
-            ) from None
+
+    def decode(image_ids: Sequence[str]) -> int:
+        for image_id in image_ids:
+            cohort.image_size(image_id)  # missing files and files that are no image at all
+            try:
+                with Image.open(cohort.image_path(image_id)) as image:
+                    image.load()
+            except (OSError, SyntaxError, ValueError) as error:
+                raise DataError(
+                    f"Image {cohort.image_path(image_id)} is damaged ({error}); fetch the file again."
+                ) from None
+        return len(image_ids)
+
+    ids = cohort.images["image_id"].tolist()
+    batches = [ids[i : i + 32] for i in range(0, len(ids), 32)]
+    # Threads: PIL's decoders let each other run.
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(ids), desc="decoding images", unit="image") as bar:
+        for done in pool.map(decode, batches):
+            bar.update(done)
 
 
 def check_cohort(cohort: Cohort) -> None:
