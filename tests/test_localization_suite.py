@@ -148,6 +148,8 @@ def test_curves_of_a_constant_map_and_of_an_image_without_region():
     np.testing.assert_array_equal(as_it_is.iou[0], [0.5, 0])  # the whole image, then nothing
     np.testing.assert_array_equal(as_it_is.fpr[0], [0.5, np.nan])
     np.testing.assert_array_equal(as_it_is.region_fpr[1], [1, np.nan])
+    at_the_threshold = threshold_curves(masks[:1].astype(np.float32), masks[:1], [[[0, 0, 4, 2]]], (0.5, 1.0))
+    assert (at_the_threshold.iou == 1).all() and (at_the_threshold.region_iou == 1).all()  # a value equal to it is in
 
 
 # --- average precision -----------------------------------------------------------------------------------------------
