@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pkd_utils import assets, demo, runs
-from pkd_utils.demo import causal, findings, mammography, reports, write
+from pkd_utils.demo import causal, findings, inspect_cohort, mammography, reports, write
 from pkd_utils.errors import DataError
 
 LABELLED = list(findings.FINDINGS)
@@ -248,11 +248,14 @@ def test_each_source_gets_the_embedded_cohort_that_its_loader_reads(monkeypatch,
     asked = []
     monkeypatch.setattr(demo, "ensure", lambda *args, **options: asked.append(("chest", *args, options)))
     monkeypatch.setattr(mammography, "ensure", lambda *args, **options: asked.append(("breast", *args, options)))
+    monkeypatch.setattr(inspect_cohort, "ensure", lambda *args, **options: asked.append(("volumes", *args, options)))
     demo.ensure_source("mimic_cxr", tmp_path, 9, 1, workers=2, noise=2.0)
     demo.ensure_source("cbis_calc", tmp_path, 9, 1, workers=2, calc_cases=4)
+    demo.ensure_source("inspect", tmp_path, 9, 1, workers=2)
     assert asked == [
         ("chest", tmp_path, 9, 1, {"workers": 2, "noise": 2.0}),
         ("breast", tmp_path, 1, {"workers": 2, "mass_rows": 9, "calc_cases": 4}),
+        ("volumes", tmp_path, 9, 1, {"workers": 2}),
     ]
     with pytest.raises(DataError, match="no embedded cohort for the source 'openi': set simulate_patients to 0"):
         demo.ensure_source("openi", tmp_path, 9)

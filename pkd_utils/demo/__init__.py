@@ -15,10 +15,10 @@ def ensure_source(source: str, root: str | Path, size: int, seed: int = 0, worke
     ----------
     source : str
         A loader: `mimic_cxr` gives chest radiographs (`ensure`), `cbis_mass` and `cbis_calc` the mammograms of both
-        kinds (`mammography.ensure`).
+        kinds (`mammography.ensure`), `inspect` CT volumes (`inspect_cohort.ensure`).
     root : str or Path
     size : int
-        Patients of the chest cohort; masses of the mammograms.
+        Patients; of the mammograms, masses.
     seed, workers : int
     **options
         Further arguments of the cohort's own function.
@@ -34,4 +34,8 @@ def ensure_source(source: str, root: str | Path, size: int, seed: int = 0, worke
         from pkd_utils.demo import mammography
 
         return mammography.ensure(root, seed, workers=workers, mass_rows=size, **options)
+    if source == "inspect":
+        from pkd_utils.demo import inspect_cohort
+
+        return inspect_cohort.ensure(root, size, seed, workers=workers, **options)
     raise DataError(f"There is no embedded cohort for the source {source!r}: set simulate_patients to 0 and data_root.")
