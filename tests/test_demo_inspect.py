@@ -2,15 +2,17 @@
 
 import filecmp
 import json
+import re
 from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from pkd_utils import assets, task_relations
-from pkd_utils.cohorts import load_cohort
+from pkd_utils import assets, drr, paths, task_relations
+from pkd_utils.cohorts import inspect, inspect_files, load_cohort
 from pkd_utils.demo import causal, findings, inspect_cohort, inspect_tables, inspect_volumes
 from pkd_utils.errors import DataError
 from pkd_utils.tasks import INSPECT_TASKS, build_task
@@ -340,3 +342,68 @@ def test_each_encounter_has_one_scan(exams):
     for exam in exams:
         earlier = [s for s in exam.patient.studies if s.encounter == exam.study.encounter and s.time < exam.study.time]
         assert not earlier
+
+
+# --- through the reconstruction, and what the page says
+
+
+def test_volumes_become_radiographs_that_the_loader_finds(root):
+    volumes = load_cohort("inspect", root, pixels="ct")
+    files = [volumes.image_path(image_id) for image_id in volumes.images["image_id"]]
+    done = drr.reconstruct(files, root / "radiographs", projector_name="parallel", progress=False)
+    assert (done["status"] == "done").all()
+    cohort = load_cohort("inspect", root)
+    assert cohort.images["image_id"].tolist() == volumes.images["image_id"].tolist()
+    assert cohort.has_images and min(cohort.image_size(cohort.images["image_id"].iloc[0])) > 100
+    assert cohort.funnel.set_index("step").loc["reconstructed radiograph there", "note"] == "1 without"
+    assert inspect_cohort.verify(root) == []  # what was made of the cohort is no part of it
+
+
+def test_six_ways_to_store_a_scan_give_one_radiograph(torso, points, tmp_path):
+    volume, _ = scan(torso, points)
+    for codes in inspect_volumes.ORIENTATIONS:
+        geometry = replace(STRAIGHT, codes=codes)
+        image = inspect_volumes.orient(volume, VOXEL, BODY, geometry, (1,))
+        (tmp_path / f"{codes}.nii.gz").write_bytes(inspect_volumes.compress(image))
+    files = sorted(tmp_path.glob("*.nii.gz"))
+    drr.reconstruct(files, tmp_path / "jpg", projector_name="parallel", progress=False)
+    pictures = [np.asarray(Image.open(file), float) for file in sorted((tmp_path / "jpg").glob("*.jpg"))]
+    assert len(pictures) == 6
+    for picture in pictures[1:]:
+        assert np.corrcoef(pictures[0].ravel(), picture.ravel())[0, 1] > 0.999
+    # Own projection, head up and the patient's left on the viewer's right; a mirrored picture would fit it worse.
+    own = np.clip(1 + volume / 1000, 0, None).sum(axis=1).T[::-1].astype(np.float32)
+    own = np.asarray(Image.fromarray(own).resize(pictures[0].shape[::-1])).astype(float)
+    fits = [np.corrcoef(pictures[0].ravel(), image.ravel())[0, 1] for image in (own, own[:, ::-1], own[::-1])]
+    assert fits[0] > 0.9 and fits[0] > max(fits[1:]) + 0.01, fits
+
+
+def test_the_page_says_what_the_code_does():
+    page = " ".join((paths.PROJECT_ROOT / "book" / "data" / "inspect.md").read_text().split())
+    exams = sum(map(len, inspect_cohort.plan(inspect_cohort.DEFAULT_PATIENTS, 0)))
+    assert f"{inspect_cohort.DEFAULT_PATIENTS} patients with {exams} scans" in page
+    for name, paper in inspect.BALANCED.items():
+        positive = inspect.POSITIVE[name]
+        assert f"| {positive:,} | {2 * positive:,} | {paper:,} |" in page
+    released = inspect.RELEASED
+    assert f"{released['studies']:,} studies, of which {released['volumes']:,} have a volume" in page
+    assert f"{released['train']:,} / {released['validate']:,} / {released['test']:,} in train" in page
+    assert released["train"] + released["validate"] + released["test"] == released["volumes"]
+    for names in inspect_files.RELEASES.values():
+        assert all(f"`{accepted[0]}`" in page or f"`{accepted[-1]}`" in page for accepted in names.values())
+    score = re.search(r"sigma\((.+?)\)", page)[1]
+    constant, *weights = (float(number.replace(" ", "")) for number in re.findall(r"[-+]? ?\d\.\d", score))
+    study = causal.simulate(1, 0)[0].studies[0]
+    for state, weight in (((0, 0, 0), 0.0), *zip(np.eye(3), weights, strict=True)):
+        named = dict(zip(("immobility", "infection", "heart_failure"), state, strict=True))
+        drawn = [inspect_cohort._embolism(np.random.default_rng(k), replace(study, **named))[0] for k in range(4000)]
+        assert abs(np.mean(np.array(drawn) > 0) - 1 / (1 + np.exp(-constant - weight))) < 0.03
+    assert f"h + {inspect_tables.STRAIN:g}\\,b" in page
+    assert f"errs in {100 * inspect_cohort.DEFAULTS['label_noise'][0]:.0f} %" in page
+    assert f"voxels of {inspect_cohort.DEFAULTS['voxel'][0]:.0f} mm" in page
+
+
+def test_outcomes_are_commoner_than_in_inspect(exams):
+    labels = inspect_tables.label_rows(exams, 1, noise=0.0)
+    for column in ("12_month_PH", "12_month_readmission"):
+        assert (labels[column] == "True").mean() > 1.5 * inspect.POSITIVE[column] / inspect.RELEASED["studies"]
