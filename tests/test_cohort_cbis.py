@@ -137,8 +137,8 @@ def test_folders_whose_short_names_coincide(tcia):
     other.mkdir(parents=True)
     for name in ("1-1.dcm", "1-2.dcm"):
         fixtures.write_dicom(other / name, fixtures.crop((0, 0, 50, 50)))
-    cohort = load_cohort("cbis_mass", tcia, pixels="full")
-    assert "DDSM-NA-00000" not in cohort.images["mask_path"][0]
+    paths = load_cohort("cbis_mass", tcia, pixels="crop").images[["mask_path", "crop_path"]].loc[0]
+    assert not paths.str.contains("DDSM-NA-00000").any()
 
 
 def test_metadata_leads_before_the_names_of_folders(tmp_path):
@@ -186,6 +186,19 @@ def test_kaggle_rows_without_an_identifier_go_by_their_folder(tmp_path):
     root = write(tmp_path, "kaggle", True)
     edit_csv(root / "csv" / "dicom_info.csv", lambda t: t.assign(SeriesInstanceUID=""))
     assert load_cohort("cbis_mass", root, pixels="full").images["image_id"].tolist() == IDS
+
+
+def test_kaggle_folders_of_other_names_go_by_the_listing(tmp_path):
+    root = write(tmp_path, "kaggle", True)
+    series = fixtures.uid("series", fixtures.case_names(fixtures.ROWS[0], "mass")[1])
+    (root / "jpeg" / series).rename(root / "jpeg" / "renamed")
+    with pytest.raises(FileNotFoundError, match="mask missing 1"):
+        load_cohort("cbis_mass", root, pixels="full")
+    edit_csv(
+        root / "csv" / "dicom_info.csv",
+        lambda t: t.assign(image_path=t["image_path"].str.replace(f"jpeg/{series}", "jpeg/renamed")),
+    )
+    assert "renamed" in load_cohort("cbis_mass", root, pixels="full").images["mask_path"][0]
 
 
 def test_no_pictures_and_two_kinds_of_them(tmp_path):

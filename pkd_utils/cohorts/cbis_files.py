@@ -149,13 +149,11 @@ def _kaggle(root: Path, wanted: Iterable[tuple], listings: list[Path]) -> dict[t
     """Files of each (case, study, series), by the series identifier alone: a study holds crops and masks of many."""
     listed: dict[str, list[str]] = {}
     for listing in listings:
-        table = read_csv(listing, ["image_path"], WHERE, usecols=["image_path", "SeriesInstanceUID"])
-        for row in table.dropna(subset="image_path").itertuples(index=False):
-            folder, name = PurePosixPath(row.image_path.strip()).parts[-2:]
-            series = getattr(row, "SeriesInstanceUID", None)
-            series = series.strip() if isinstance(series, str) else folder
-            if (root / "jpeg" / folder / name).is_file():
-                listed.setdefault(series, []).append(f"jpeg/{folder}/{name}")
+        table = read_csv(listing, ["image_path", "SeriesInstanceUID"], WHERE)[["image_path", "SeriesInstanceUID"]]
+        for image, series in table.dropna().itertuples(index=False):
+            file = PurePosixPath("jpeg", *PurePosixPath(image.strip()).parts[-2:])
+            if (root / file).is_file():
+                listed.setdefault(series.strip(), []).append(str(file))
     found = {}
     for key in set(wanted):
         folder = root / "jpeg" / key[2]
