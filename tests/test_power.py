@@ -80,6 +80,7 @@ def test_scale_and_impossible_levels():
     assert power.detectable(6, 6, sd=(0.1, 0.1), simulations=3000).difference == pytest.approx(one / 10)
     assert power.detectable(5, 5, 0.05 / 9, simulations=100).difference == np.inf
     assert power.power_at(99, 5, 5, 0.05 / 9, simulations=100) == 0
+    assert power.power_at(-1.5, 5, 5, simulations=500) == power.power_at(1.5, 5, 5, simulations=500) > 0.1
 
 
 def test_heavier_tails_have_the_same_sd_and_another_answer():
@@ -96,6 +97,8 @@ def test_holm_power():
     assert alone < every < single
     assert single == pytest.approx(power.power_at(2.2, 6, 6), abs=0.03)
     assert alone == pytest.approx(power.power_at(2.2, 6, 6, 0.05 / 3), abs=0.04)
+    by_chance = power.holm_power(0.0, 6, tests=1, real=1, simulations=4000)
+    assert by_chance == pytest.approx(power.u_distribution(6, 6)[power.critical_u(6, 6) :].sum() / 924, abs=0.008)
     assert power.holm_power(9, 5, tests=9, real=9, simulations=50) == 0, "nine tests of five seeds: nothing can pass"
 
 
