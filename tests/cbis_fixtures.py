@@ -167,7 +167,7 @@ def write_kaggle(root: Path, listing: bool = True) -> Path:
                 continue
             file = root / "jpeg" / series / f"{1 + j}-{(37 * i + 11 * j) % 250:03d}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.astype(np.uint8)).save(file, quality=90)
+            Image.fromarray(pixels.astype(np.uint8)).save(file, quality=50)
             rows.append(
                 {
                     "file_path": f"CBIS-DDSM/dicom/{series}/{file.stem}.dcm",

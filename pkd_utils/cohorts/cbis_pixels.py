@@ -85,9 +85,8 @@ class FileFacts:
         return self._facts[file]
 
     def _save(self) -> None:
-        sound = {f: facts for f, facts in self._facts.items() if not facts.get("problem")}
         kept = {f: facts for f, facts in self._kept.items() if f not in self._facts}  # the other table's files
-        write_parquet(self.cache, pd.DataFrame.from_dict(kept | sound, "index", columns=_FACTS))
+        write_parquet(self.cache, pd.DataFrame.from_dict(kept | self._facts, "index", columns=_FACTS))
 
 
 def read_picture(path: Path) -> np.ndarray:
