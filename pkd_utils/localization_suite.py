@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from pkd_utils._boxes import best_ious, ragged_arange, union_areas
+from pkd_utils._boxes import best_ious, component_boxes, padded_raster, ragged_arange, union_areas
 from pkd_utils.errors import DataError
-from pkd_utils.localization import _as_boxes, _as_maps, _as_masks, _parts, _range, _run, _share
+from pkd_utils.localization import _as_boxes, _as_maps, _as_masks, _parts, _range, _share, pixel_auroc
 
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of a map scaled to 0 ... 1
 WEAK_IOUS = (0.1, 0.2, 0.3, 0.4, 0.5)  # what a box must overlap to count; maps that nobody trained on boxes are coarse
@@ -156,7 +156,7 @@ def threshold_curves(
         `min_area` acts on boxes only.
     thresholds : increasing numbers
     """
-    return _measure(maps, masks, boxes, thresholds, connectivity, min_area, normalize, workers, False)[0]
+    return _measure(maps, masks, boxes, thresholds, connectivity, min_area, normalize, workers)[0]
 
 
 def box_scores(maps, predicted: Sequence, how: str = "max") -> list[np.ndarray]:
@@ -288,14 +288,14 @@ def score_maps(
     maps = _as_maps(maps)
     masks = _as_masks(masks, maps)
     grid = sorted({float(t) for t in thresholds} | {float(threshold)})
-    curves, auroc, predictions = _measure(maps, masks, boxes, grid, connectivity, min_area, normalize, workers, True)
+    curves, predictions = _measure(maps, masks, boxes, grid, connectivity, min_area, normalize, workers)
     chosen = grid.index(float(threshold))
     over = [grid.index(float(t)) for t in thresholds]
     flat, counts = predictions[chosen]
     predicted = np.split(flat, np.cumsum(counts)[:-1])
     per_image = pd.DataFrame(
         {
-            "pixel_auroc": auroc,
+            "pixel_auroc": pixel_auroc(maps, masks, workers),
             "pointing_game": pointing_game(maps, masks, tolerance, workers),
             "energy_inside": energy_inside(maps, masks, negative, workers),
             "iou": curves.iou[:, chosen],
@@ -316,44 +316,52 @@ def score_maps(
 # --- the parts -------------------------------------------------------------------------------------------------------
 
 
-def _measure(maps, masks, boxes, thresholds, connectivity, min_area, normalize, workers, with_auroc) -> tuple:
-    """Curves; AUROC (or None); for every threshold the predicted boxes (total, 4) with their number per image."""
+def _measure(maps, masks, boxes, thresholds, connectivity, min_area, normalize, workers) -> tuple[Curves, list]:
+    """Curves, and for every threshold the predicted boxes (total, 4) with their number per image."""
     levels = [float(t) for t in thresholds]
     if not levels or any(a >= b for a, b in itertools.pairwise(levels)):
         raise DataError(f"Thresholds {levels} are not an increasing list: give at least one, sorted, none twice.")
+    if connectivity not in (1, 2):
+        raise DataError(f"connectivity={connectivity}: use 1 (sides) or 2 (sides and corners).")
     maps = _as_maps(maps)
     masks = _as_masks(masks, maps)
     reference, n_reference = _as_boxes(boxes, maps.shape)
-    auroc, predictions = _run(maps, masks if with_auroc else None, levels, normalize, connectivity, min_area, workers)
+
+    def work(part: slice) -> tuple[np.ndarray, list]:
+        return _cut(maps[part], masks[part], levels, connectivity, min_area, normalize, part.start)
+
+    areas, found = zip(*_parts(work, len(maps), maps[0].size, workers), strict=True)
+    predictions = [tuple(map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True)]
     iou, fpr = [], []
     for predicted, count in predictions:
         iou.append(best_ious(predicted, count, reference, n_reference))
         fpr.append(_share(*union_areas(predicted, count, reference, n_reference, maps.shape[1:])))
-    area, inside = _areas(maps, masks, levels, normalize, workers)
+    area, inside = np.concatenate(areas, axis=1)
     region = np.count_nonzero(masks, axis=(1, 2))[:, None]
     with np.errstate(invalid="ignore"):
         region_iou = np.where(region > 0, inside / (area + region - inside), np.nan)
         region_fpr = (area - inside) / area
-    return Curves(np.array(levels), np.array(iou).T, np.array(fpr).T, region_iou, region_fpr), auroc, predictions
+    return Curves(np.array(levels), np.array(iou).T, np.array(fpr).T, region_iou, region_fpr), predictions
 
 
-def _areas(maps, masks, levels, normalize, workers) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of {map >= level}, and those of them in the region: int64 (N, T) each."""
-    levels = [maps.dtype.type(level) for level in levels]
-
-    def work(part: slice) -> np.ndarray:
-        counts = np.empty((2, part.stop - part.start, len(levels)), dtype=np.int64)
-        for i, index in enumerate(range(part.start, part.stop)):
-            map = maps[index]
-            if normalize:  # as in localization
-                low, spread = _range(map, index)
-                map = (map - low) / (spread if spread > 0 else 1)
-            within = map[masks[index]]
-            for k, level in enumerate(levels):
-                counts[:, i, k] = np.count_nonzero(map >= level), np.count_nonzero(within >= level)
-        return counts
-
-    return tuple(np.concatenate(_parts(work, len(maps), maps[0].size, workers), axis=1))
+def _cut(maps, masks, levels, connectivity, min_area, normalize, first) -> tuple[np.ndarray, list]:
+    """{map >= level} of a few maps: pixels in all and in the region, int64 (2, n, T); boxes, their number by level."""
+    n, height, width = maps.shape
+    scaled, inside = np.empty_like(maps), []
+    for i, map in enumerate(maps):
+        low, spread = _range(map, first + i)  # as in localization
+        np.subtract(map, low if normalize else 0, out=scaled[i])
+        np.divide(scaled[i], spread if normalize and spread > 0 else 1, out=scaled[i])
+        inside.append(scaled[i][masks[i]])
+    flat, inner = padded_raster(n, height, width)
+    rows = flat[:-1].reshape(n, -1)
+    areas, found = np.empty((2, n, len(levels)), dtype=np.int64), []
+    for k, level in enumerate(np.array(levels, dtype=maps.dtype)):
+        np.greater_equal(scaled, level, out=inner)
+        areas[0, :, k] = [np.count_nonzero(row) for row in rows]
+        areas[1, :, k] = [np.count_nonzero(values >= level) for values in inside]
+        found.append(component_boxes(flat, maps.shape, connectivity, min_area))
+    return areas, found
 
 
 def _matches(predicted, n_predicted, scores, reference, n_reference, limits) -> np.ndarray:

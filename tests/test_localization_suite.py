@@ -138,6 +138,19 @@ def test_curves_equal_the_slow_way(connectivity, min_area, normalize, rng):
     assert curves.iou.shape == (len(maps), len(thresholds))
 
 
+def test_curves_of_parts_and_threads_are_those_of_the_whole(rng, monkeypatch):
+    maps, masks, boxes = problem(rng)
+    whole = threshold_curves(maps, masks, boxes)
+    monkeypatch.setattr(localization, "_PART_PIXELS", 1500)
+    for workers in (1, 2):
+        np.testing.assert_array_equal(threshold_curves(maps, masks, boxes, workers=workers)[1:], whole[1:])
+    maps[7, 3, 3] = np.inf
+    with pytest.raises(DataError, match="Map 7 holds values that are not finite"):
+        threshold_curves(maps, masks, boxes)
+    with pytest.raises(DataError, match="connectivity=4"):
+        threshold_curves(maps, masks, boxes, connectivity=4)
+
+
 def test_curves_of_a_constant_map_and_of_an_image_without_region():
     maps, masks = np.full((2, 4, 4), 0.5), np.zeros((2, 4, 4), bool)
     masks[0, :2] = True
