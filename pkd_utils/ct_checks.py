@@ -150,8 +150,10 @@ def inspect(volume: Volume, limits: Limits | None = None) -> tuple[Body | None, 
     found = []
     if facts.get("oblique_degrees", 0.0) > OBLIQUE_DEGREES:
         found.append(Problem("oblique", f"stored {facts['oblique_degrees']:.1f} degrees off the patient's axes"))
-    found += _lying(means, body.mask, facts.get("patient_position", ""), limits)
-    found += _cropped(means, body.mask, size, limits)
+    cropped = _cropped(means, body.mask, size, limits)
+    # Where the sides are cut, nobody knows the middle of the body, from which the spine is seen.
+    whole = all(problem.name != "cropped sides" for problem in cropped)
+    found += _lying(means, body.mask, facts.get("patient_position", ""), limits, whole) + cropped
     if volume.spacing[0] > limits.thick_mm + 1e-3:
         found.append(Problem("thick slices", f"{volume.spacing[0]:.1f} mm from slice to slice"))
     return body, found
@@ -189,15 +191,16 @@ def table_angle(means: np.ndarray, mask: np.ndarray) -> float | None:
     return _angle(towards) if np.hypot(*towards) > reach / 3 else None
 
 
-def _lying(means, mask, position: str, limits: Limits) -> list[Problem]:
-    """Rotated, decubitus or prone, by the spine, the header's word and the table, in this order."""
-    spine, table = spine_angle(means, mask), table_angle(means, mask)
+def _lying(means, mask, position: str, limits: Limits, whole: bool) -> list[Problem]:
+    """Rotated, decubitus or prone, by the spine (if the body is whole), the header's word and the table."""
+    spine = spine_angle(means, mask) if whole else None
     if spine is not None and abs(spine) > limits.rotated_degrees:
         kind = "rotated" if abs(spine) < 60 else "decubitus" if abs(spine) < 120 else "prone"
         return [Problem(kind, f"the spine lies {spine:+.0f} degrees from the header's back: the view is not AP")]
     if position[2:] in ("P", "DL", "DR"):
         kind = "prone" if position[2:] == "P" else "decubitus"
         return [Problem(kind, f"the header says {position}; the view is AP, but organs sag another way")]
+    table = table_angle(means, mask) if whole else None
     if table is not None and abs(table) > 60:
         kind = "decubitus" if abs(table) < 120 else "prone"
         return [Problem(kind, f"the table lies {table:+.0f} degrees from the back; organs sag another way")]

@@ -42,14 +42,16 @@ COLUMNS = ["image_id", "status", "problems", "message", "slices", "spacing_mm", 
 def line_integrals(volume: Volume, body, geometry: Geometry, projector_name: str, threads: int = 1) -> np.ndarray:
     """Project a volume with one of `PROJECTORS`; (rows, columns) float32.
 
-    Air around everything is cut off first, which changes no ray and saves its tracing; the isocentre stays.
+    What no ray of the frame meets and the air around everything are cut off first, which changes nothing and saves
+    tracing; the isocentre stays.
     """
     frame = projector.frame_of(volume, (body.low, body.high), geometry)
-    dense = volume.hu > plastimatch.AIR
-    spans = [np.flatnonzero(dense.any(axis=(1, 2))), *(np.flatnonzero(dense.any(axis=0).any(axis=a)) for a in (1, 0))]
-    # One voxel of air stays around, where interpolating projectors fade out.
-    low = [max(0, span[0] - 1) for span in spans]
-    high = [min(n, span[-1] + 2) for n, span in zip(volume.hu.shape, spans, strict=True)]
+    low, high = projector.reach(volume, geometry, frame)
+    highest = volume.hu.max(axis=0)  # (y, x)
+    spans = [np.flatnonzero((highest > plastimatch.AIR).any(axis=axis)) for axis in (1, 0)]
+    for axis, span in enumerate(spans, start=1):  # one voxel of air stays, where interpolating projectors fade out
+        low[axis] = max(low[axis], span[0] - 1)
+        high[axis] = min(high[axis], span[-1] + 2)
     part = volume.crop(low, high)
     if projector_name == "plastimatch":
         return plastimatch.drr(part, geometry, frame, volume.centre, threads)

@@ -114,6 +114,24 @@ def frame_of(volume: Volume, body: tuple[np.ndarray, np.ndarray], geometry: Geom
     return Frame(bottom - top, right - left, whole.centre_row - top, whole.centre_column - left)
 
 
+def reach(volume: Volume, geometry: Geometry, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """The box of voxels, `low` (included) to `high` (excluded) as (z, y, x), that the rays of a frame can meet.
+
+    Rays part towards the detector, so the back of the volume decides. A voxel more is kept on each side, because
+    projectors interpolate.
+    """
+    v, u = _detector_mm(geometry, frame)
+    size, spacing = np.array(volume.hu.shape), np.array(volume.spacing)
+    backs = (np.array([-1, 1]) * size[1] * spacing[1] / 2 + geometry.sad_mm) / geometry.sid_mm
+    low, high = np.zeros(3, int), size.copy()
+    for axis, distances in ((0, v), (2, u)):
+        # Half a voxel lies between the volume's centre and the middle of its voxels' indices.
+        ends = np.outer(backs, [distances.min(), distances.max()]) / spacing[axis] + (size[axis] - 1) / 2
+        low[axis] = max(0, int(np.floor(ends.min())) - 1)
+        high[axis] = min(size[axis], int(np.ceil(ends.max())) + 2)
+    return low, np.maximum(high, low + 1)
+
+
 def attenuation(hu: np.ndarray) -> np.ndarray:
     """Linear attenuation coefficient, 1/mm: mu = max(0, 1 + HU / 1000) * mu_water, float32.
 

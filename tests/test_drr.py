@@ -172,7 +172,7 @@ def test_the_view_is_ap_for_plastimatch():
 def test_plastimatch_takes_a_tenth_and_air_below_800():
     hu = np.full((20, 20, 20), -1000, np.int16)
     hu[5:15, 5:15, 5:10] = 0
-    hu[5:15, 5:15, 10:15] = -801
+    hu[5:15, 5:15, 10:15] = -800
     box = Volume(hu, (10.0, 10.0, 10.0), (0.0, 0.0, 0.0), {})
     geometry = Geometry(detector_mm=(100, 100), detector_pixels=(32, 32), sad_mm=1e6, sid_mm=1e6 + 1, frame="detector")
     picture = plastimatch.drr(box, geometry, projector.frame_of(box, None, geometry))
@@ -182,10 +182,22 @@ def test_plastimatch_takes_a_tenth_and_air_below_800():
 @needs_plastimatch
 def test_plastimatch_ignores_direction_cosines_which_is_why_we_do_not(tmp_path):
     path = tmp_path / "mirrored.nii.gz"
-    sitk.WriteImage(sitk.DICOMOrient(as_image(HU), "RAI"), str(path))
+    image = sitk.DICOMOrient(as_image(HU), "RPI")  # x to the right, z to the feet
+    sitk.WriteImage(image, str(path))
     pixels, row = drr.make_radiograph(path, SMALL)
-    assert row["orientation"] == "RAI"
+    assert row["orientation"] == "RPI"
     assert_is_ap(pixels)
+
+    ct = drr.ct_volumes.read_volume(path)
+    frame = projector.frame_of(ct, None, WHOLE)
+    half = (np.array(HU.shape) - 1) / 2 * SPACING
+    believed = np.array(image.GetOrigin())[::-1] + half  # where it takes the centre to be, axes growing as in LPS
+    command = ["plastimatch", "drr", *plastimatch.arguments(WHOLE, frame, believed)]
+    subprocess.run([*command, "-O", str(tmp_path / "bare"), "-I", str(path)], check=True, capture_output=True)
+    bare = plastimatch.read_pfm(tmp_path / "bare0000.pfm") * 10
+    ours = plastimatch.drr(ct, WHOLE, frame)
+    np.testing.assert_allclose(bare, ours[::-1, ::-1], atol=2e-3)
+    assert np.abs(bare - ours).max() > 1
 
 
 def test_without_plastimatch_one_sentence_says_how_to_get_it(monkeypatch, tmp_path):
