@@ -97,6 +97,45 @@ def compare_student_values(
     return pd.DataFrame(rows, columns=[*columns, "cliffs_delta", "mwu_p", "smallest_p", "seeds"])
 
 
+def compare_stability(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
+    """Do students of one method agree with each other more than those of the other?
+
+    The mean rank correlation over pairs of seeds, distilled minus baseline. Pairs share seeds and are not independent:
+    the interval comes from leaving out one seed at a time (jackknife of a mean over pairs), with Student's t for the
+    seeds of both methods.
+
+    Parameters
+    ----------
+    map_runs : MapRuns, with `stability` (columns weight, map, seed_a, seed_b, rank_correlation)
+    level : float in (0, 1)
+
+    Returns
+    -------
+    DataFrame
+        cohort, map, baseline, mmpkd (means; NaN where a method has fewer than two seeds), estimate, low, high (NaN with
+        fewer than three seeds of a method), seeds (fewest of the two).
+    """
+    rows = []
+    for (cohort, map_name), part in map_runs.stability.groupby(["cohort", "map"], sort=False):
+        means, variances, counts = [], [], []
+        for side in (part["weight"] == 0, part["weight"] > 0):
+            pairs = part[side].groupby(["seed_a", "seed_b"])["rank_correlation"].mean()
+            first, second = (pairs.index.get_level_values(k).to_numpy() for k in (0, 1))
+            seeds = np.union1d(first, second)
+            left_out = [pairs[(first != seed) & (second != seed)].mean() for seed in seeds]
+            means.append(pairs.mean())
+            counts.append(len(seeds))
+            variances.append((len(seeds) - 1) * np.var(left_out) if len(seeds) > 2 else np.nan)
+        estimate = means[1] - means[0]
+        half = np.nan
+        if min(counts) > 2:
+            half = stats.t.ppf((1 + level) / 2, sum(counts) - 2) * np.sqrt(sum(variances))
+        facts = {"cohort": cohort, "map": map_name, "baseline": means[0], "mmpkd": means[1], "estimate": estimate}
+        rows.append(facts | {"low": estimate - half, "high": estimate + half, "seeds": min(counts)})
+    columns = ["cohort", "map", "baseline", "mmpkd", "estimate", "low", "high", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def compare_with_references(
     map_runs: MapRuns,
     metrics: Sequence[str] = ("pixel_auroc", "energy_inside"),
@@ -168,7 +207,7 @@ def cohort_verdict(
 
     Parameters
     ----------
-    differences : result of `compare_maps`; may be empty
+    differences : result of `compare_maps`, may be empty; a column `detectable` (`power.detectable_differences`) is told
     cohort : its name there
     facts : the cohort's `run.json` (title, simulated)
     beaten : result of `beaten_table`, optional
@@ -225,6 +264,8 @@ def _finding(row: dict[str, Any]) -> str:
             f"; new trainings {row['low']:+.3f} to {row['high']:+.3f}; Cliff's delta {row['cliffs_delta']:+.2f}, "
             f"Mann-Whitney p = {row['mwu_p']:.3f}, {row['holm_p']:.3f} by Holm"
         )
+    if np.isfinite(row.get("detectable", np.nan)):
+        said += f"; {row['seeds']} seeds a method are likely to find {row['detectable']:.3f}"
     return f"{said}. {row['images']} images of {row['patients']} patients: {row['verdict']}."
 
 

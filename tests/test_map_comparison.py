@@ -240,3 +240,35 @@ def test_values_of_students(root, moved):
     assert map_verdicts.compare_student_values(one)["low"].isna().all()
     alone = map_comparison.read_map_runs([write_map_run(root, "calc", weights=(0.5,))])
     assert len(map_verdicts.compare_student_values(alone)) == 0
+
+
+def test_stability_is_compared_with_a_jackknife_over_seeds(root, moved):
+    table = moved.stability
+    rng = np.random.default_rng(3)
+    rows = [
+        {"cohort": "embedded", "weight": w, "map": "rollout", "seed_a": a, "seed_b": b, "rank_correlation": v}
+        for w, level in ((0.0, 0.4), (0.5, 0.7))
+        for a in range(5)
+        for b in range(a)
+        for v in [level + rng.normal(0, 0.05)]
+    ]
+    pairs = pd.DataFrame(rows)
+    runs_of = map_comparison.MapRuns(moved.per_image, moved.per_student, moved.sanity, pairs, moved.facts)
+    got = map_verdicts.compare_stability(runs_of).iloc[0]
+    means = pairs.groupby("weight")["rank_correlation"].mean()
+    assert got["estimate"] == pytest.approx(means[0.5] - means[0.0]) and got["seeds"] == 5
+    variance = 0
+    for _, part in pairs.groupby("weight"):
+        out = [part[(part["seed_a"] != s) & (part["seed_b"] != s)]["rank_correlation"].mean() for s in range(5)]
+        variance += 4 / 5 * ((np.array(out) - np.mean(out)) ** 2).sum()
+    assert got["high"] - got["estimate"] == pytest.approx(stats.t.ppf(0.975, 8) * np.sqrt(variance))
+    few = map_comparison.MapRuns(*[moved.per_image] * 3, table[table["seed_b"] < 2], moved.facts)
+    assert map_verdicts.compare_stability(few)[["low", "high"]].isna().all(axis=None)
+    none = map_comparison.MapRuns(*[moved.per_image] * 3, table[:0], moved.facts)
+    assert len(map_verdicts.compare_stability(none)) == 0
+
+
+def test_verdict_tells_what_the_seeds_could_have_found(moved):
+    rows = compare_maps(moved, resamples=100).assign(detectable=0.1234)
+    got = map_verdicts.cohort_verdict(rows, "embedded", moved.facts["embedded"])
+    assert "5 seeds a method are likely to find 0.123" in got["findings"][0]
