@@ -289,7 +289,8 @@ def test_radiographs_elsewhere_are_relative_to_the_root(tmp_path):
     root = write(tmp_path / "inspect", volumes=False)
     (tmp_path / "made").mkdir()
     (root / "radiographs").rename(tmp_path / "made" / "jpg")
-    linked = tmp_path / "linked"
+    linked = tmp_path / "deep" / "er" / "linked"
+    linked.parent.mkdir(parents=True)
     linked.symlink_to(root)
     for folder in (root, linked):
         cohort = load_cohort("inspect", folder, radiographs_root=tmp_path / "made" / "jpg")
