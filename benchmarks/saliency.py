@@ -1,6 +1,6 @@
 """What maps cost beside the forward pass alone, and beside what one would otherwise pick, measured in one run.
 
-    python benchmarks/saliency.py [--rounds 15] [--threads 1] [--clock wall] [--json benchmarks.json]
+    python benchmarks/saliency.py [--rounds 9] [--threads 1] [--clock wall] [--json benchmarks.json]
 
 Random images and random weights of two students: the demonstration's (64 pixels, patch 8, width 64, 4 blocks, 2 heads)
 and ViT-Tiny/16 at 224 pixels. Everything takes turns in every round and runs once before; `seconds_ratio` is the median
@@ -39,7 +39,7 @@ from localization import machine
 
 STUDENTS = {
     "demo student, 64 px": ({"width": 64, "depth": 4, "heads": 2}, 256),
-    "ViT-Tiny/16, 224 px": ({"name": "vit_tiny_patch16_224", "image_size": 224, "patch_size": 16, "channels": 3}, 16),
+    "ViT-Tiny/16, 224 px": ({"name": "vit_tiny_patch16_224", "image_size": 224, "patch_size": 16, "channels": 3}, 8),
 }
 ATTENTION_ONLY = {
     "attention, mean": {"method": "attention"},
@@ -192,7 +192,7 @@ def forward_class_token(model, images: torch.Tensor) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))
     parser.add_argument("--json", help="write the table and the machine's description to this file")

@@ -69,7 +69,8 @@ def saliency_maps(
         Pooled by its class token (`global_pool="token"`). It is run in evaluation mode on the device of its
         parameters; modes, gradients and settings are afterwards as they were.
     images : Tensor (N, C, H, W) or iterable of such Tensors
-        Normalised as the model expects. An iterable (a DataLoader without targets) is read batch by batch as it comes.
+        Normalised as the model expects. An iterable (a DataLoader without targets) is read batch by batch as it comes;
+        wrap it in tqdm to see progress.
     method : {"attention", "rollout", "chefer", "grad_cam"}
         Equations above.
     layer : int

@@ -347,6 +347,12 @@ def test_named_timm_models(name):
         assert values.shape == (2, 4, 4) and np.isfinite(values).all() and values.max() > 0
 
 
+def test_dynamic_image_size():
+    model = build(dynamic_img_size=True)
+    maps, _ = several_maps(model, torch.randn(3, 3, 40, 64), EVERYTHING)
+    assert {values.shape for values in maps.values()} == {(3, 5, 8)}
+
+
 def test_the_map_finds_the_patch_that_decides():
     """A model whose last block alone moves one patch's content to the class token, and whose logit reads it."""
     model = build(depth=1, num_heads=1, embed_dim=24)
