@@ -17,7 +17,7 @@ The usual ways, which must give the same maps or the script stops:
 
 `spread` says how steady the machine was: the highest over the lowest quarter of the forward pass's times. A ratio is
 stated (`stable`) where its own quarters lie within 10 % of each other. `--clock cpu` counts processor seconds, which a
-busy machine disturbs less.
+busy machine disturbs less; `images_per_s` is then per second of one processor core in use.
 """
 
 import argparse
