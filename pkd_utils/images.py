@@ -313,7 +313,7 @@ def pack_images(
             stamps,
             int(size),
             parts,
-            [FORMAT, options],
+            json.dumps([FORMAT, options]),
             workers,
             chunk,
             progress,

@@ -38,7 +38,7 @@ def fill_array(
     stamps: Sequence[str],
     side: int,
     folder: str | Path,
-    key: Any,
+    key: str,
     workers: int = 1,
     chunk: int = 256,
     progress: bool = True,
@@ -57,7 +57,7 @@ def fill_array(
     side : int, pixels
     folder : path
         Array and marks; made where it is missing.
-    key : JSON value
+    key : str
         What all files share. A folder with another key (or number of files, side, or chunk) is begun anew.
     workers : int
         Processes; 1 works in this process.
@@ -144,7 +144,7 @@ def file_stamps(paths: Sequence[Path], inverts: Sequence[bool], allowed: int = 0
         try:
             stat = os.stat(path)
             stamps.append(f"{path}|{stat.st_size}|{stat.st_mtime_ns}|{int(invert)}")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             missing.append(str(path))
             stamps.append(f"{path}|missing")
     if len(missing) > allowed:
