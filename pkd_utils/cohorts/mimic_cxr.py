@@ -140,7 +140,7 @@ def load(
     privileged = read
     if report_missing == "drop":
         privileged = read(images)
-        images = images[images["study_id"].isin(privileged.index)]
+        images = images[privileged.index.get_indexer(images["study_id"]) >= 0]
         funnel.step(f"report has text ({', '.join(sections)} or last paragraph)", images)
     images = images.reset_index(drop=True)
     for label in labels:
