@@ -121,8 +121,9 @@ def class_token_attention(attn: Attention, qkv: torch.Tensor) -> torch.Tensor:
     query = attn.q_norm(qkv[:, 0, 0])  # (B, heads, d): one token only
     keys = attn.k_norm(qkv[:, :, 1].transpose(1, 2))  # (B, heads, tokens, d)
     # float32 whatever the precision of the forward pass: in half precision rows do not sum to 1 and values tie.
-    scores = (keys.float() @ (query.float() * attn.scale).unsqueeze(-1)).squeeze(-1)
-    return scores.softmax(-1)
+    with torch.autocast(qkv.device.type, enabled=False):
+        scores = (keys.float() @ (query.float() * attn.scale).unsqueeze(-1)).squeeze(-1)
+        return scores.softmax(-1)
 
 
 def upsample_maps(maps: np.ndarray | torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> np.ndarray:

@@ -100,6 +100,15 @@ def test_batches_iterables_and_mode():
     assert not model.blocks[-1].attn.qkv._forward_hooks  # the hook is gone
 
 
+def test_half_precision_around_the_call_leaves_weights_in_float32():
+    with torch.autocast("cpu", torch.bfloat16):
+        maps, _ = attention_maps(build(), images_for(), heads="each")
+    exact, _ = attention_maps(build(), images_for(), heads="each")
+    assert maps.dtype == np.float32
+    np.testing.assert_allclose(maps, exact, atol=0.05)  # queries and keys were rounded, the softmax was not
+    assert len(np.unique(maps)) > 0.9 * maps.size  # rounded weights would tie
+
+
 def test_hook_is_removed_after_an_error():
     model = build()
     with pytest.raises(AssertionError):
