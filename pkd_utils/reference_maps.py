@@ -4,7 +4,7 @@ uniform            every pixel the same: what chance gives
 centre prior       a Gaussian in the middle of the image, fitted to nothing
 mean training mask where findings lie on average, from the training split alone
 random weights     the student's own architecture before any training
-body mask          the breast or the body, found by Otsu's threshold, or the lungs where a cohort knows them
+body mask          the breast or bright tissue, found by Otsu's threshold, or the lungs where a cohort knows them
 
 The fixed ones are (H, W) or (N, H, W) float32 within [0, 1] with 1 as largest value, so a threshold can act on them as
 they are (`normalize=False`): scaled by its own range, a uniform map would point nowhere instead of everywhere.
@@ -123,7 +123,7 @@ def otsu_thresholds(pixels: np.ndarray) -> np.ndarray:
 
 
 def body_masks(pixels, lungs=None) -> np.ndarray:
-    """The body on every image as a 0/1 map: the breast on a mammogram, the trunk or the lungs on a radiograph.
+    """The body on every image as a 0/1 map: the breast on a mammogram, bright tissue or the lungs on a radiograph.
 
     Parameters
     ----------
@@ -135,8 +135,10 @@ def body_masks(pixels, lungs=None) -> np.ndarray:
     Returns
     -------
     float32 (N, H, W), 0 or 1
-        Foreground is the largest connected part (by sides) above Otsu's threshold with its holes filled, so that dark
-        lungs inside the trunk count as body and a laterality marker beside the breast does not.
+        Foreground is the largest connected part (by sides) above Otsu's threshold with its holes filled, so that a
+        laterality marker beside the breast does not count. On a chest radiograph the threshold parts soft tissue and
+        bone from air: lungs that are not closed in by tissue on all sides are left out, and the map is a weak
+        reference there.
     """
     pixels = _as_pixels(pixels)
     found = np.zeros(pixels.shape, dtype=np.float32)
