@@ -217,7 +217,8 @@ def test_no_pictures_and_two_kinds_of_them(tmp_path):
 def test_line_breaks_and_quotes_around_paths(tcia):
     table = tcia / "mass_case_description_train_set.csv"
     assert '000000.dcm\n"' in table.read_text()  # as published
-    edit_csv(table, lambda t: t.assign(**{"ROI mask file path": '"' + t["ROI mask file path"] + '"\r\n'}))
+    columns = ["image file path", "ROI mask file path"]
+    edit_csv(table, lambda t: t.assign(**{name: '"' + t[name] + '"\r\n' for name in columns}))
     assert load_cohort("cbis_mass", tcia, pixels="full").images["image_id"].tolist() == IDS
 
 
