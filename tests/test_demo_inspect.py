@@ -223,6 +223,8 @@ def test_anatomy_is_where_it_belongs(torso, points):
     assert spine > 150 and volume.min() >= -1024 and volume.max() <= 3071
     heart = torso.points.xyz[torso.points.tissue == 6]
     assert heart[:, 0].mean() > 10 and heart[:, 1].mean() > 0  # to the left and in front
+    left, right, aorta = (np.argwhere(torso.arteries == code).mean(0) - torso.origin for code in (1, 2, 3))
+    assert left[0] > 0 > right[0] and abs(left[2]) * VOXEL < 40 and aorta[1] < left[1] + 20 / VOXEL
 
 
 @pytest.mark.parametrize("finding", ["Pleural Effusion", "Consolidation", "Atelectasis", "Edema"])
@@ -316,6 +318,9 @@ def test_outcomes_agree_with_their_times(exams):
             assert (value[happened & (minutes <= days * 1440)] == "True").all()
             assert (value[minutes > days * 1440] == "False").all()
             assert (value[~happened & (minutes < days * 1440)] == "Censored").all()
+    alive = labels["is_censored_mortality"]
+    followed = labels[["tte_readmission", "tte_PH"]].max(axis=1)
+    assert alive.any() and (labels["tte_mortality"] == followed)[alive].all()
     early = labels["12_month_readmission"] == "True"
     assert (labels.loc[early, "tte_readmission"] <= 365 * 1440).all()
     assert (labels.loc[labels["1_month_readmission"] == "True", "12_month_readmission"] == "True").all()
