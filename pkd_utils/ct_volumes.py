@@ -60,7 +60,8 @@ class Volume:
         LPS position of the centre of voxel (0, 0, 0).
     facts : dict
         `orientation` as stored (three letters), `oblique_degrees` (largest angle between a stored axis and the
-        patient's), `stored_low`, `stored_high` (before clamping), `patient_position` (DICOM, else "").
+        patient's), `stored_low`, `stored_high` (before clamping), `patient_position` (DICOM, else ""), `slice_normal`
+        (LPS x, y, z, to the head) and `stack_mm` (length of the stored stack along it).
     """
 
     hu: np.ndarray
@@ -158,15 +159,18 @@ def to_lps(image: sitk.Image, name: str = "the image", patient_position: str = "
     low, high = float(values.min()), float(values.max())  # NaN anywhere makes both NaN
     if not np.isfinite([low, high]).all():
         raise VolumeError("unreadable", f"{name} holds {_NO_NUMBERS}; write it again.")
-    if oblique > OBLIQUE_DEGREES:
-        image = _resampled(image, min(low, LOWEST))
+    axis = int(np.abs(direction[2]).argmax())  # the stored axis from feet to head
     facts = {
         "orientation": stored,
         "oblique_degrees": round(oblique, 2),
         "stored_low": low,
         "stored_high": high,
         "patient_position": patient_position,
+        "slice_normal": tuple((direction[:, axis] * np.sign(direction[2, axis])).tolist()),
+        "stack_mm": float(image.GetSize()[axis] * image.GetSpacing()[axis]),
     }
+    if oblique > OBLIQUE_DEGREES:
+        image = _resampled(image, min(low, LOWEST))
     values, spacing, origin = _on_lps_axes(image)
     if values.dtype.kind == "f":
         values = np.rint(values)

@@ -97,13 +97,12 @@ def frame_of(volume: Volume, body: tuple[np.ndarray, np.ndarray], geometry: Geom
     if geometry.frame == "detector":
         return whole
     low, high = (np.asarray(corner) - volume.centre for corner in body)
-    half_z = volume.hu.shape[0] * volume.spacing[0] / 2
-    # The highest ray that still leaves the back below the last slice; at the sides, the front is magnified most.
-    reach = geometry.sid_mm / (geometry.sad_mm + max(high[1], 0.0))
+    # At the sides, what lies in front is magnified most.
     front = geometry.sid_mm / (geometry.sad_mm + min(low[1], 0.0))
     pitch_v, pitch_u = geometry.pixel_mm
-    top = max(0, int(np.ceil(whole.centre_row - half_z * reach / pitch_v)))
-    bottom = min(rows, int(np.floor(whole.centre_row + half_z * reach / pitch_v)) + 1)
+    lowest, highest = _whole_rays(volume, low, high, geometry)
+    top = max(0, int(np.ceil(whole.centre_row - highest / pitch_v)))
+    bottom = min(rows, int(np.floor(whole.centre_row - lowest / pitch_v)) + 1)
     left = max(0, int(np.floor(whole.centre_column + low[2] * front / pitch_u)))
     right = min(columns, int(np.ceil(whole.centre_column + high[2] * front / pitch_u)) + 1)
     if bottom - top < 8 or right - left < 8:
@@ -112,6 +111,22 @@ def frame_of(volume: Volume, body: tuple[np.ndarray, np.ndarray], geometry: Geom
             "or far off its centre; look at it, or use the frame 'detector'."
         )
     return Frame(bottom - top, right - left, whole.centre_row - top, whole.centre_column - left)
+
+
+def _whole_rays(volume: Volume, low: np.ndarray, high: np.ndarray, geometry: Geometry) -> tuple[float, float]:
+    """Lowest and highest z on the detector (mm) of the rays that pass a box between the first and the last slice.
+
+    `low`, `high` are the box's corners in mm from the volume's centre. In an oblique stack the faces are tilted.
+    """
+    normal_x, normal_y, normal_z = volume.facts.get("slice_normal", (0.0, 0.0, 1.0))
+    half = volume.facts.get("stack_mm", volume.hu.shape[0] * volume.spacing[0]) / 2
+    y, x = (axis.ravel() for axis in np.meshgrid([low[1], high[1]], [low[2], high[2]]))
+    magnified = geometry.sid_mm / (geometry.sad_mm + y)
+    shift = x * normal_x + y * normal_y
+    return (
+        float((((-half - shift) / normal_z) * magnified).max()),
+        float((((half - shift) / normal_z) * magnified).min()),
+    )
 
 
 def reach(volume: Volume, geometry: Geometry, frame: Frame) -> tuple[np.ndarray, np.ndarray]:

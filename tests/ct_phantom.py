@@ -34,6 +34,19 @@ def as_image(hu: np.ndarray, spacing=SPACING, origin=ORIGIN) -> sitk.Image:
     return image
 
 
+def scanned_obliquely(image: sitk.Image, degrees: float, axis: str, spacing=SPACING) -> sitk.Image:
+    """The same patient on a grid of the phantom's size turned about one of the patient's axes, through the middle."""
+    turn = sitk.Euler3DTransform()
+    turn.SetRotation(*[np.radians(degrees) * (a == axis) for a in "xyz"])
+    centre = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    matrix = np.array(turn.GetMatrix()).reshape(3, 3)
+    half = (np.array(SHAPE[::-1]) - 1) / 2 * np.array(spacing[::-1])
+    origin = (np.array(centre) - matrix @ half).tolist()
+    return sitk.Resample(
+        image, SHAPE[::-1], sitk.Transform(), sitk.sitkLinear, origin, spacing[::-1], matrix.ravel().tolist(), -1000
+    )
+
+
 def write_series(folder, image: sitk.Image, names=None, position: str = "HFS", drop=(), **tags) -> None:
     """Write an image as one DICOM CT series, one file a slice along its third axis, leaving out the slices `drop`."""
     folder.mkdir(parents=True, exist_ok=True)

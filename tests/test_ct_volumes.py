@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from pkd_utils import ct_checks, ct_volumes
 from pkd_utils.ct_volumes import Volume, VolumeError
-from tests.ct_phantom import ORIGIN, SHAPE, SPACING, as_image, phantom, write_series
+from tests.ct_phantom import ORIGIN, SHAPE, SPACING, as_image, phantom, scanned_obliquely, write_series
 
 HU = phantom()
 ORIENTATIONS = ["LPS", "RAS", "LAS", "RPI", "SPL", "ASR", "IAL", "PIR"]
@@ -51,24 +51,9 @@ def test_dicom_series_in_any_order_of_files(tmp_path, orientation):
     assert found.facts["patient_position"] == "HFS"
 
 
-def rotated(degrees, axis):
-    """The phantom scanned on axes turned about one of the patient's: the same patient on another grid."""
-    turn = sitk.Euler3DTransform()
-    turn.SetRotation(*[np.radians(degrees) * (a == axis) for a in "xyz"])
-    image = as_image(HU)
-    centre = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
-    matrix = np.array(turn.GetMatrix()).reshape(3, 3)
-    half = (np.array(image.GetSize()) - 1) / 2 * np.array(image.GetSpacing())
-    origin = np.array(centre) - matrix @ half
-    return sitk.Resample(
-        image, image.GetSize(), sitk.Transform(), sitk.sitkLinear, origin.tolist(), image.GetSpacing(),
-        matrix.ravel().tolist(), -1000,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(("degrees", "axis"), [(12, "z"), (-20, "x"), (15, "y")])
 def test_oblique_grids_are_resampled_and_named(degrees, axis):
-    found = ct_volumes.to_lps(rotated(degrees, axis))
+    found = ct_volumes.to_lps(scanned_obliquely(as_image(HU), degrees, axis))
     assert found.facts["oblique_degrees"] == pytest.approx(abs(degrees), abs=0.1)
     back = sitk.GetArrayFromImage(
         sitk.Resample(found.image(), as_image(HU), sitk.Transform(), sitk.sitkLinear, -1000.0)
@@ -76,7 +61,7 @@ def test_oblique_grids_are_resampled_and_named(degrees, axis):
     core = (slice(15, -15), slice(15, -15), slice(20, -20))
     assert np.corrcoef(back[core].ravel(), HU[core].ravel())[0, 1] > 0.97
     assert "oblique" in names(found)
-    assert names(ct_volumes.to_lps(rotated(0.2, axis))) == []
+    assert names(ct_volumes.to_lps(scanned_obliquely(as_image(HU), 0.2, axis))) == []
 
 
 def test_values_are_clamped_and_remembered():

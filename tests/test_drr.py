@@ -16,7 +16,7 @@ from pkd_utils import ct_checks, drr, plastimatch, projector
 from pkd_utils.ct_volumes import Volume
 from pkd_utils.errors import DataError
 from pkd_utils.projector import Frame, Geometry
-from tests.ct_phantom import ORIGIN, SPACING, as_image, phantom, write_series
+from tests.ct_phantom import ORIGIN, SHAPE, SPACING, as_image, phantom, scanned_obliquely, write_series
 
 needs_plastimatch = pytest.mark.skipif(
     shutil.which("plastimatch") is None, reason="plastimatch is not installed (Debian: apt-get install plastimatch)"
@@ -120,6 +120,22 @@ def test_frame_holds_the_body_and_whole_rays_only():
     picture = drr.line_integrals(ct, body, SMALL, "cone")
     assert picture[0].max() > 0.5 * picture.max() and picture[:, [0, -1]].max() < 0.5 * picture.max()
     assert projector.frame_of(ct, None, WHOLE) == Frame(96, 128, 47.5, 63.5)
+
+
+@pytest.mark.parametrize(("degrees", "axis"), [(0, "x"), (10, "x"), (-10, "x"), (10, "y")])
+def test_every_ray_of_the_frame_passes_between_the_first_and_the_last_slice(degrees, axis):
+    """A pillar of water much longer than the stack, scanned obliquely: the tilted ends must not be in the frame."""
+    hu = np.full(SHAPE, -1000, np.int16)
+    hu[:, 14:60, 30:66] = 0
+    ct = drr.ct_volumes.to_lps(scanned_obliquely(as_image(hu, spacing=(30.0, *SPACING[1:])), degrees, axis))
+    pillar = [np.array([0, (rows - 35.5) * 4.0, (columns - 47.5) * 4.0]) for rows, columns in ((14, 30), (60, 66))]
+    frame = projector.frame_of(ct, tuple(ct.centre + corner for corner in pillar), SMALL)
+    picture = projector.cone_beam(ct, SMALL, frame)[:, 8:-8]
+    np.testing.assert_allclose(picture, np.broadcast_to(np.median(picture, axis=0), picture.shape), rtol=0.04)
+    # And not much of what could be there is given away: half a frame higher, rays leave through the last slice.
+    taller = Frame(frame.rows + 16, frame.columns, frame.centre_row + 8, frame.centre_column)
+    beyond = projector.cone_beam(ct, SMALL, taller)[:, 8:-8]
+    assert beyond[3].min() < 0.9 * np.median(picture) and beyond[-4].min() < 0.9 * np.median(picture)
 
 
 def test_a_patient_off_the_centre_stays_in_the_frame():
