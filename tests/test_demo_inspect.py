@@ -224,7 +224,7 @@ def test_anatomy_is_where_it_belongs(torso, points):
     heart = torso.points.xyz[torso.points.tissue == 6]
     assert heart[:, 0].mean() > 10 and heart[:, 1].mean() > 0  # to the left and in front
     left, right, aorta = (np.argwhere(torso.arteries == code).mean(0) - torso.origin for code in (1, 2, 3))
-    assert left[0] > 0 > right[0] and abs(left[2]) * VOXEL < 40 and aorta[1] < left[1] + 20 / VOXEL
+    assert left[0] > 0 > right[0] and right[0] < aorta[0] < left[0] and abs(left[2]) * VOXEL < 40
 
 
 @pytest.mark.parametrize("finding", ["Pleural Effusion", "Consolidation", "Atelectasis", "Edema"])
