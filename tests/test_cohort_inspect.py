@@ -233,7 +233,7 @@ def test_rows_that_agree_collapse_and_are_counted(root, file):
 )
 def test_rows_that_differ_are_refused_unless_a_policy_says_what_to_do(root, file, change):
     edit(root / file, repeat(3, **change))
-    with pytest.raises(DataError, match=r"1 study_id\(s\) have rows that differ.*'2000103'.*duplicates='first'"):
+    with pytest.raises(DataError, match=r"1 study_id\(s\) have rows that differ.*'2000103'.*duplicates='all', 'first'"):
         load_cohort("inspect", root)
     first = load_cohort("inspect", root, duplicates="first")
     assert len(first.images) == STUDIES and first.images["split"].iloc[3] == "train"
@@ -241,10 +241,28 @@ def test_rows_that_differ_are_refused_unless_a_policy_says_what_to_do(root, file
     assert len(load_cohort("inspect", root, duplicates="drop").images) == STUDIES - 1
 
 
+def test_two_volumes_of_one_impression_can_be_images_of_one_study(root):
+    edit(root / MAPPING, repeat(3, image_id="PE0000001"))
+    edit(root / MAPPING, repeat(5))
+    (root / "radiographs" / "PE0000001.jpg").write_bytes((root / "radiographs" / "PE452890e.jpg").read_bytes())
+    cohort = load_cohort("inspect", root, duplicates="all")
+    assert len(cohort.images) == STUDIES + 1 and cohort.images["study_id"].nunique() == STUDIES
+    assert len(cohort.privileged) == STUDIES and len(cohort.data_hash()) == 64
+    both = cohort.images[cohort.images["study_id"] == "2000103"]
+    assert both["split"].nunique() == both["12_month_PH"].nunique() == 1 and both["image_id"].is_unique
+    assert steps(cohort).loc["one row an image", "note"] == "repeated ids: 2 in studies; all"
+    assert tasks.build_task("pulmonary_embolism", cohort, one_per="study").funnel["rows"].iloc[1] == STUDIES
+    edit(root / MAPPING, repeat(3, person_id="1", image_id="PE0000002"))
+    with pytest.raises(DataError, match="one impression to two persons"):
+        load_cohort("inspect", root, duplicates="all")
+
+
 def test_one_image_under_two_impressions(root):
     edit(root / MAPPING, lambda t: t.assign(image_id=[*t["image_id"][:9], t["image_id"][0]]))
     with pytest.raises(DataError, match=r"1 image_id\(s\) have rows that differ"):
         load_cohort("inspect", root)
+    with pytest.raises(DataError, match="'all'"):
+        load_cohort("inspect", root, duplicates="all")
     first = load_cohort("inspect", root, duplicates="first")
     assert "2000109" not in set(first.images["study_id"]) and "2000100" in set(first.images["study_id"])
     assert "1 shared images" in steps(first).loc["one row an impression", "note"]
@@ -343,7 +361,7 @@ def test_a_damaged_table(root):
         ({"labels": ("12_month_ph",)}, "no label 12_month_ph; choose from 12_month_PH"),
         ({"labels": ()}, "choose from"),
         ({"pixels": "full"}, "pixels must be one of radiograph, ct, none"),
-        ({"duplicates": "keep"}, "duplicates must be one of collapse, first, drop"),
+        ({"duplicates": "keep"}, "duplicates must be one of collapse, all, first, drop"),
         ({"time_missing": "raise"}, "time_missing must be one of keep, drop"),
         ({"report_missing": "fill"}, "report_missing must be one of"),
     ],

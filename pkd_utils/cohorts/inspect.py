@@ -39,7 +39,7 @@ _OF_RELEASE = {False: "paper = the release's count", True: ""}  # whether simula
 _SPLITS = {"train": "train", "valid": "validate", "test": "test"}
 _CHOICES = {
     "pixels": ("radiograph", "ct", "none"),
-    "duplicates": ("collapse", "first", "drop"),
+    "duplicates": ("collapse", "all", "first", "drop"),
     "time_missing": ("keep", "drop"),
     "report_missing": ("raise", "drop", "keep"),
 }
@@ -70,10 +70,10 @@ def load(
         for the tables alone. Studies whose file is not there are left out and counted.
     release : {"auto", "2025", "2023"}
         Which tables; see `inspect_files.RELEASES`.
-    duplicates : {"collapse", "first", "drop"}
+    duplicates : {"collapse", "all", "first", "drop"}
         An impression (or image) that is listed more than once, as twelve are in the release: keep one of rows that
-        agree in all that is read, and refuse rows that differ; keep the first whatever the others say; or leave all of
-        them out. Not stated in the paper.
+        agree in all that is read, and refuse rows that differ; the same, but keep all volumes of an impression as
+        images of one study; keep the first whatever the others say; or leave all of them out. Not stated in the paper.
     time_missing : {"keep", "drop"}
         Studies without a time (779 in the release). Their labels are there, so they are kept. Not stated in the paper.
     report_missing : {"raise", "drop", "keep"}
@@ -85,10 +85,11 @@ def load(
     Returns
     -------
     Cohort
-        One row a study: `image_id` (without .nii.gz), `patient_id` the person_id, `study_id` the impression_id, `split`
-        train, validate (the release's "valid") or test, `view` "AP" for radiographs and "CT" for volumes. Further
-        columns of `images`: `study_datetime` (NaT where unknown) and `ct_path`, the volume relative to `root`, NaN
-        where it is not there. `privileged` is indexed by study_id: `text`, the impression.
+        One row a study (with "all", one a volume): `image_id` (without .nii.gz), `patient_id` the person_id,
+        `study_id` the impression_id, `split` train, validate (the release's "valid") or test, `view` "AP" for
+        radiographs and "CT" for volumes. Further columns of `images`: `study_datetime` (NaT where unknown) and
+        `ct_path`, the volume relative to `root`, NaN where it is not there. `privileged` is indexed by study_id:
+        `text`, the impression.
 
     Raises
     ------
@@ -192,16 +193,23 @@ def _join(files, tables_root, labels, duplicates, funnel, published):
         f"rows of {files['studies'].name}", studies, published.get("studies", np.nan), _OF_RELEASE[not published]
     )
 
-    repeated = {}
+    policy, repeated = ("collapse" if duplicates == "all" else duplicates), {}
     for kind, table in tables.items():
-        tables[kind], repeated[kind] = unique_rows(table, "study_id", files[kind], duplicates)
-    images, repeated["studies"] = unique_rows(studies, "study_id", files["studies"], duplicates)
-    images, same_image = unique_rows(images, "image_id", files["studies"], duplicates)
+        tables[kind], repeated[kind] = unique_rows(table, "study_id", files[kind], policy)
+    if duplicates == "all":
+        repeated["studies"] = set(studies.loc[studies["study_id"].duplicated(), "study_id"])
+        images = studies.drop_duplicates()
+        if (images.groupby("study_id")["patient_id"].nunique() > 1).any():
+            raise DataError(f"{files['studies'].name} gives one impression to two persons; correct the table.")
+    else:
+        images, repeated["studies"] = unique_rows(studies, "study_id", files["studies"], policy)
+    images, same_image = unique_rows(images, "image_id", files["studies"], policy)
     if duplicates == "drop":
         images = images[~images["study_id"].isin(set().union(*repeated.values()))]
     counts = ", ".join(f"{len(ids)} in {kind}" for kind, ids in repeated.items() if ids)
     counts = f"repeated ids: {counts or 'none'}" + (f", {len(same_image)} shared images" if same_image else "")
-    funnel.step("one row an impression", images, note=f"{counts}; {duplicates}")
+    unit = "an image" if duplicates == "all" else "an impression"
+    funnel.step(f"one row {unit}", images, note=f"{counts}; {duplicates}")
     images = images[images["image_id"].notna()]
     funnel.step("has an image_id", images)
 
@@ -211,7 +219,7 @@ def _join(files, tables_root, labels, duplicates, funnel, published):
     if wrong.any():
         first = tables["splits"]["split"][wrong].iloc[0]
         raise DataError(f"{files['splits'].name}: split {first!r} is not one of {', '.join(_SPLITS)}.")
-    images = images.merge(tables["labels"], on="study_id", how="inner", validate="one_to_one")
+    images = images.merge(tables["labels"], on="study_id", how="inner", validate="many_to_one")
     if images.empty:
         raise DataError(
             f"No study of {files['studies'].name} has a row in {files['labels'].name}; use files of one release."
@@ -225,7 +233,7 @@ def _join(files, tables_root, labels, duplicates, funnel, published):
 def _add_text(images, table, file, report_missing, funnel):
     """Privileged text of the studies, and the studies that the policy leaves."""
     text = table.set_index("study_id")["impressions"].str.strip()
-    privileged = pd.DataFrame({"text": text.reindex(images["study_id"]).mask(lambda t: t == "")})
+    privileged = pd.DataFrame({"text": text.reindex(images["study_id"].unique()).mask(lambda t: t == "")})
     privileged.index.name = "study_id"
     has_text = privileged["text"].notna()
     if report_missing == "raise":

@@ -212,7 +212,7 @@ def unique_rows(table: pd.DataFrame, key: str, file: Path, policy: str) -> tuple
         if differing.any():
             raise DataError(
                 f"{file.name}: {table.loc[differing, key].nunique()} {key}(s) have rows that differ, the first is "
-                f"{table.loc[differing, key].iloc[0]!r}; correct them, or pass duplicates='first' or 'drop'."
+                f"{table.loc[differing, key].iloc[0]!r}; correct them, or pass duplicates='all', 'first' or 'drop'."
             )
     elif policy == "first":
         table = table[~(table[key].duplicated() & several)]
