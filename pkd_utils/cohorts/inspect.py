@@ -179,7 +179,9 @@ def _info(root: Path, folders: list[Path], release: str) -> CohortInfo:
     )
 
 
-def _join(files, tables_root, labels, duplicates, funnel, published):
+def _join(
+    files: dict[str, Path], tables_root: Path, labels: tuple[str, ...], duplicates: str, funnel: Funnel, published: dict
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], list[Path]]:
     """Studies with split and labels, one row each; the tables by name; and the files that the studies came from."""
     crosswalk = match(tables_root, sorted(p.name for p in tables_root.iterdir() if p.is_file()), CROSSWALK)
     needed = {"labels": list(labels), "splits": ["split"], "impressions": ["impressions"]}
@@ -230,7 +232,9 @@ def _join(files, tables_root, labels, duplicates, funnel, published):
     return images, tables, sources
 
 
-def _add_text(images, table, file, report_missing, funnel):
+def _add_text(
+    images: pd.DataFrame, table: pd.DataFrame, file: Path, report_missing: str, funnel: Funnel
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Privileged text of the studies, and the studies that the policy leaves."""
     text = table.set_index("study_id")["impressions"].str.strip()
     privileged = pd.DataFrame({"text": text.reindex(images["study_id"].unique()).mask(lambda t: t == "")})
@@ -246,7 +250,9 @@ def _add_text(images, table, file, report_missing, funnel):
     return images, privileged[has_text]
 
 
-def _add_paths(images, root, folders, pixels, funnel, published) -> pd.DataFrame:
+def _add_paths(
+    images: pd.DataFrame, root: Path, folders: dict[str, Path], pixels: str, funnel: Funnel, published: dict
+) -> pd.DataFrame:
     """Paths of volume and radiograph relative to `root`; studies without the pixels asked for are left out."""
     names = {"ct": images["image_id"] + ".nii.gz", "radiograph": images["image_id"] + ".jpg"}
     there = {}
