@@ -106,8 +106,10 @@ def test_every_row_of_the_table_is_one_mammogram(table):
     # Nothing that is drawn knows the outcome: the usual size knows the shape, breast density knows age.
     malignant = (frame["pathology"] == "MALIGNANT").astype(float)
     shape = frame["descriptors"].str[0]
-    frame["relative size"] = frame["radius"] / shape.map(mammogram_cases.USUAL_RADIUS)
-    for name in ("relative size", "contrast", "subtlety"):
+    usual = pd.DataFrame(mammogram_cases.USUAL_MASS, index=["radius", "contrast"]).T.loc[shape].reset_index(drop=True)
+    frame["relative size"] = frame["radius"] / usual["radius"]
+    frame["relative contrast"] = frame["contrast"] / usual["contrast"]
+    for name in ("relative size", "relative contrast", "subtlety"):
         assert abs(np.corrcoef(frame[name], malignant)[0, 1]) < 0.07
     assert frame.groupby(shape)["radius"].mean()["IRREGULAR"] > 1.2 * frame.groupby(shape)["radius"].mean()["ROUND"]
     assert -0.6 < np.corrcoef(frame["breast_density"], frame["age"])[0, 1] < -0.25
@@ -528,3 +530,25 @@ def test_columns_are_those_of_the_real_tables(shared_data, table, tmp_path):
 def test_command_line(table, tmp_path, capsys):
     mammography.main(["--root", str(tmp_path / "c"), "--mass-rows", "2", "--calc-cases", "1", "--image-height", "96"])
     assert "3 mammograms" in capsys.readouterr().out and mammography.verify(tmp_path / "c") == []
+
+
+@pytest.mark.parametrize("kind", ["mass", "calc"])
+def test_pixels_masks_and_boxes_are_read(cohort, kind):
+    read = load_cohort(f"cbis_{kind}", cohort, pixels="full")
+    truth = pd.read_csv(cohort / "truth.csv").set_index("case")
+    truth = truth[truth["kind"] == kind]
+    assert len(read.images) == len(read.boxes) == len(truth) and read.info.simulated
+    sizes = {}
+    for row in read.images.itertuples():
+        mask = read.mask(row.image_id)
+        case = row.path.split("CBIS-DDSM/")[1].split("/")[0]
+        assert mask.sum() == truth.loc[case, "mask_pixels"] and mask.shape == (128, 102)
+        sizes[row.image_id] = mask.sum()
+        box = read.boxes.set_index("image_id").loc[row.image_id]
+        rows, cols = np.nonzero(mask)
+        assert (box["x"], box["y"]) == (cols.min(), rows.min())
+    crops = load_cohort(f"cbis_{kind}", cohort, pixels="crop")
+    for row in crops.images.itertuples():
+        assert crops.mask(row.image_id).sum() == sizes[row.image_id]  # the whole lesion lies in the crop
+    if kind == "mass":
+        assert {"age", "mass_density"} <= set(read.privileged.columns)

@@ -30,6 +30,7 @@ TYPES = (
     "VASCULAR",
 )
 DISTRIBUTIONS = ("CLUSTERED", "LINEAR", "SEGMENTAL", "REGIONAL", "DIFFUSELY_SCATTERED", "")
+_MOST_PATH = 1.2  # largest attenuation that a mass adds; ours
 _MOST = {"EGGSHELL": 4, "COARSE": 5, "LUCENT_CENTER": 8}  # large ones are few
 CALCIFICATION_PATH = 1.8  # attenuation of an average particle at full contrast; ours
 
@@ -170,7 +171,8 @@ def mass(
     # The mass pushes half of the tissue aside and lies over the rest.
     gain = MASS_ATTENUATION[density] - MU_FAT - 0.5 * surround * (MU_GLAND - MU_FAT)
     thick = min(1.25 * radius, 0.6 * float(breast.skin[around].max(initial=radius)) + radius / 2)
-    added = contrast * gain * thick * profile
+    # A large mass does not grow brighter without end: it replaces no more tissue than there is.
+    added = _MOST_PATH * np.tanh(contrast * gain * thick * profile / _MOST_PATH)
     if density == 4:
         added = added * (1 - 1.45 * np.exp(-0.5 * (distance / 0.5) ** 2))
     outline = distance <= (1.12 if margin in ("SPICULATED", "ILL_DEFINED") else 1.0)

@@ -20,8 +20,11 @@ FIRST_CALC_PATIENT = 2001  # masses are P_00001 to P_00830, the number being the
 # Ours. log-odds of a breast density of at least 2, 3 and 4 at 55 years, and their fall with each year of age.
 DENSITY_LOG_ODDS = (2.1, 0.3, -2.1)
 DENSITY_PER_YEAR = -0.055
-# Ours. Usual radius of a mass of each shape, mm: irregular ones are larger.
-USUAL_RADIUS = {"ROUND": 7.5, "OVAL": 7.5, "LOBULATED": 9.0, "IRREGULAR": 10.5}
+# Ours. Usual radius (mm) and contrast of a mass of each shape, and of a group of calcifications of each first type: a
+# network of a few hundred small pictures finds nothing where only the outline differs.
+USUAL_MASS = {"ROUND": (7.5, 0.75), "OVAL": (7.5, 0.75), "LOBULATED": (9.5, 1.0), "IRREGULAR": (13.0, 1.3)}
+USUAL_CALC = {"PLEOMORPHIC": (10.5, 1.5), "FINE_LINEAR_BRANCHING": (13.0, 1.6), "AMORPHOUS": (8.0, 1.0)}
+USUAL_CALC_OTHER = (6.0, 0.6)
 CALC_DENSITY = (0.10, 0.33, 0.35, 0.22)
 # Shares in (MALIGNANT, BENIGN, BENIGN_WITHOUT_CALLBACK), rounded and simplified by us from the counts in CBIS-DDSM's
 # four public tables (CC BY 3.0). Rare values are left out; type and distribution are drawn independently.
@@ -104,12 +107,15 @@ def _density(rng: np.random.Generator, age: int) -> int:
     return 1 + int((rng.random() < 1 / (1 + np.exp(-odds))).sum())
 
 
-def _visibility(rng: np.random.Generator, usual: float, smallest: float, largest: float) -> tuple[float, float, int]:
-    """Radius (mm), contrast and the subtlety (1 subtle to 5 obvious) that the two give; none knows the pathology."""
-    radius = float(np.clip(usual * np.exp(rng.normal(0, 0.32)), smallest, largest))
+def _visibility(rng: np.random.Generator, usual: tuple[float, float], largest: float) -> tuple[float, float, int]:
+    """Radius (mm), contrast, and a subtlety (1 subtle to 5 obvious) that compares them with the usual ones.
+
+    None knows the pathology beyond the words that decide what is usual.
+    """
+    size = float(np.clip(np.exp(rng.normal(0, 0.32)), 0.5, largest / usual[0]))
     contrast = float(np.clip(np.exp(rng.normal(0, 0.38)), 0.4, 2.4))
-    seen = np.log(contrast) + 0.6 * np.log(radius / usual) + rng.normal(0, 0.12)
-    return radius, contrast, 1 + int(np.searchsorted((-0.62, -0.34, -0.02, 0.28), seen))
+    seen = np.log(contrast) + 0.6 * np.log(size) + rng.normal(0, 0.12)
+    return usual[0] * size, usual[1] * contrast, 1 + int(np.searchsorted((-0.62, -0.34, -0.02, 0.28), seen))
 
 
 def _split(patients: dict[int, str], seed: int, stream: int) -> dict[int, str]:
@@ -155,7 +161,7 @@ def mass_cases(table: pd.DataFrame, seed: int, rows: int = 0) -> list[Case]:
         side = "LEFT" if rng.random() < 0.5 else "RIGHT"
         view = "MLO" if rng.random() < MLO_SHARE else "CC"
         density = _density(rng, row.age)
-        radius, contrast, subtlety = _visibility(rng, USUAL_RADIUS[row.shape], 4.5, 20.0)
+        radius, contrast, subtlety = _visibility(rng, USUAL_MASS[row.shape], 22.0)
         cases.append(
             Case(
                 kind="mass",
@@ -190,7 +196,7 @@ def _calc_patient(number: int, seed: int) -> list[Case]:
     distribution = _draw(rng, CALC_SHARES["calc distribution"], column)
     density = 1 + int(rng.choice(4, p=CALC_DENSITY))
     assessment = int(_draw(rng, CALC_SHARES["assessment"], column))
-    radius, contrast, subtlety = _visibility(rng, 8.0, 4.0, 16.0)
+    radius, contrast, subtlety = _visibility(rng, USUAL_CALC.get(kind.split("-")[0], USUAL_CALC_OTHER), 16.0)
     return [
         Case(
             kind="calc",
