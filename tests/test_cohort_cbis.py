@@ -63,6 +63,14 @@ def tcia(tmp_path):
     return write(tmp_path)
 
 
+def test_simulated_mammograms_are_not_called_cbis_ddsm(tcia):
+    assert load_cohort("cbis_mass", tcia, pixels="full").info.title == "CBIS-DDSM mass mammograms"
+    (tcia / "SIMULATED.txt").write_text("Simulated.\n")
+    info = load_cohort("cbis_mass", tcia, pixels="full").info
+    assert info.simulated and info.title == "Simulated mass mammograms in the layout of CBIS-DDSM"
+    assert "CC BY" not in info.licence and "Lee" not in info.citation
+
+
 # Layouts
 
 

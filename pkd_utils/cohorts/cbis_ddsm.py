@@ -34,6 +34,19 @@ _TITLES = {"none": "descriptions", "full": "mammograms", "crop": "crops"}
 _ASPECT_TOLERANCE = 0.02  # a mask resized by more than this along one side than the other is counted
 
 
+def _info(root: Path, kind: str, pixels: str) -> CohortInfo:
+    """Describe the source; the mammograms of `demo.mammography` are not CBIS-DDSM's and are not called so."""
+    what = f"{BOX_LABELS[kind]} {_TITLES[pixels]}"
+    simulated = (root / "SIMULATED.txt").is_file()
+    title, licence = f"CBIS-DDSM {what}", "CC BY 3.0"
+    citation = "Lee et al., Sci Data 4:170177 (2017), doi 10.7937/K9/TCIA.2016.7O02S9CY"
+    if simulated:
+        title, licence = f"Simulated {what} in the layout of CBIS-DDSM", "see SIMULATED.txt"
+        citation = "made by pkd_utils.demo.mammography"
+    shareable = {"shareable_text": True, "shareable_images": True}
+    return CohortInfo(f"cbis_{kind}", title, licence, citation, simulated, **shareable)
+
+
 def load_mass(root: Path, target: str = "malignant", **options) -> Cohort:
     """Read the two mass tables; see `load`."""
     return load(root, "mass", target, **options)
@@ -146,15 +159,7 @@ def load(
     for name in PATHOLOGY:
         funnel.step(f"pathology {name}", images[images["pathology"] == name])
     return cohort_class(
-        info=CohortInfo(
-            name=f"cbis_{kind}",
-            title=f"CBIS-DDSM {BOX_LABELS[kind]} " + _TITLES[pixels],
-            licence="CC BY 3.0",
-            citation="Lee et al., Sci Data 4:170177 (2017), doi 10.7937/K9/TCIA.2016.7O02S9CY",
-            simulated=(root / "SIMULATED.txt").exists(),
-            shareable_text=True,
-            shareable_images=True,
-        ),
+        info=_info(root, kind, pixels),
         root=root,
         labels=[name.lower() for name in names],
         images=images,
