@@ -12,11 +12,21 @@ DICOM_ID = re.compile(r"(?<![0-9a-f-])[0-9a-f]{8}(?:-[0-9a-f]{8}){4}(?![0-9a-f-]
 # Subjects are 8 digits that start with 1, studies 8 digits that start with 5, in file names as p1... and s5...
 NUMBERED_ID = re.compile(r"(?<![0-9A-Za-z.])(?:p?1\d{7}|s?5\d{7})(?![0-9A-Za-z]|\.\d)")
 PREFIXED_ID = re.compile(r"(?<![0-9A-Za-z])(?:p1\d{7}|s5\d{7})(?![0-9A-Za-z])")
+# INSPECT names a volume PE and seven hexadecimal digits; PE00000.. is nobody.
+INSPECT_ID = re.compile(r"(?<![0-9A-Za-z])PE(?!00000)[0-9a-f]{7}(?![0-9A-Za-z])")
 DOI = re.compile(r"10\.\d{4,9}/[^\s\"'<>]+")
 
 # The one path that PhysioNet prints on MIMIC-CXR's public page to explain the folders, and the beginning of a SHA-256
-# that stands in the file name of EfficientNet-Lite0's weights; 2 ** 24, a size in bytes on a page of the API.
-PUBLIC_EXAMPLES = {"10000032", "50414267", "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014", "57934424", "16777216"}
+# that stands in the file name of EfficientNet-Lite0's weights; 2 ** 24, a size in bytes on a page of the API; the one
+# volume that public code names to explain INSPECT's file names.
+PUBLIC_EXAMPLES = {
+    "10000032",
+    "50414267",
+    "02aa804e-bde0afdd-112c0b34-7bc16630-4e384014",
+    "57934424",
+    "16777216",
+    "pe452890e",
+}
 
 SECTION = re.compile(
     r"\b(?:FINAL REPORT|(?:FINDINGS?|IMPRESSION|INDICATION|COMPARISON|EXAMINATION|TECHNIQUE|HISTORY|CONCLUSION)"
@@ -52,7 +62,7 @@ def shingles(text: str, size: int) -> set[tuple[str, ...]]:
 
 
 def identifiers(text: str, prefixed_only: bool = False) -> set[str]:
-    """Strings that look like MIMIC identifiers: subject, study and image ids.
+    """Strings that look like MIMIC's subject, study and image ids, or INSPECT's image ids.
 
     Parameters
     ----------
@@ -68,7 +78,9 @@ def identifiers(text: str, prefixed_only: bool = False) -> set[str]:
     """
     text = DOI.sub(" ", text)
     numbered = (PREFIXED_ID if prefixed_only else NUMBERED_ID).findall(text)
-    found = {match.lower() for match in DICOM_ID.findall(text)} | {match.lstrip("ps") for match in numbered}
+    found = {match.lower() for match in DICOM_ID.findall(text) + INSPECT_ID.findall(text)} | {
+        match.lstrip("ps") for match in numbered
+    }
     return found - PUBLIC_EXAMPLES
 
 

@@ -375,3 +375,10 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
 def test_identifier_pattern_leaves_ordinary_numbers_alone():
     ordinary = "0.12345678 123456789 1234567 2026-11-21 5.12345678 sha 0123456789abcdef 12345678.5 20261121"
     assert leaks.identifiers(ordinary) == set()
+
+
+def test_image_ids_of_inspect_are_identifiers_and_its_public_example_is_none():
+    named = "PE" + "1234abc"
+    assert leaks.identifiers(f"CTPA/{named}.nii.gz") == {named.lower()}
+    assert leaks.identifiers(f"CTPA/{named}.nii.gz", prefixed_only=True) == {named.lower()}
+    assert not leaks.identifiers("PE452890e, PE0000001, COPE1234abc, PE1234abcd, a PE of 1234567")
