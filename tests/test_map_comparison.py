@@ -50,6 +50,14 @@ def test_estimate_is_that_of_the_images_every_student_has(moved):
     assert row["sd_baseline"] == pytest.approx(by_seed[0.0].std(ddof=1))
 
 
+def test_an_image_that_one_distilled_student_lacks_is_left_out_for_all(moved):
+    table = moved.per_image
+    one = (table["map"] == "rollout") & (table["weight"] == 0.5) & (table["seed"] == 2)
+    table.loc[table.index[one][4], "iou"] = np.nan
+    row = compare_maps(moved, resamples=100).set_index(["map", "metric"]).loc["rollout", "iou"]
+    assert (row["images"], row["images_left_out"]) == (23, 1) and np.isfinite(row["estimate"])
+
+
 def test_families_are_corrected_apart(root):
     references = [write_map_run(root), write_map_run(root, "cbis_mass", effect=0.0)]
     got = compare_maps(map_comparison.read_map_runs(references), **FEW)
@@ -144,6 +152,23 @@ def test_training_interval_widens_as_its_formula_says():
     assert wide.estimate == plain.estimate and "widened" in wide.method
     nothing = training_interval(np.zeros((3, 8)), np.ones((3, 8)), np.arange(8), 100)
     assert (nothing.low, nothing.high) == (1, 1)
+
+
+def test_training_interval_weighs_seeds_against_patients():
+    rng = np.random.default_rng(4)
+    who = np.arange(50)
+    baseline = rng.normal(size=(5, 1)) + np.zeros(50)
+    treatment = rng.normal(size=(4, 1)) + 7 * rng.normal(size=50)
+    z, options = stats.norm.ppf(0.975), {"resamples": 3000}
+    alone = statistics.bootstrap_interval((treatment.mean(0) - baseline.mean(0)), who, method="percentile", **options)
+    seen = np.array([((alone.high - alone.low) / 2 / z) ** 2, baseline.mean(1).var() / 5, treatment.mean(1).var() / 4])
+    size = np.array([50, 5, 4])
+    true = seen * size / (size - 1)
+    factor = stats.t.ppf(0.975, true.sum() ** 2 / (true**2 / (size - 1)).sum()) / z * np.sqrt(true.sum() / seen.sum())
+    plain, wide = (
+        f(baseline, treatment, who, **options) for f in (statistics.hierarchical_bootstrap, training_interval)
+    )
+    assert 1.05 < factor < 1.6 and wide.high - wide.estimate == pytest.approx(factor * (plain.high - plain.estimate))
 
 
 def test_training_interval_of_a_reference_map_draws_patients_and_the_students_seeds():
