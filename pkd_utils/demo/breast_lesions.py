@@ -30,7 +30,7 @@ TYPES = (
     "VASCULAR",
 )
 DISTRIBUTIONS = ("CLUSTERED", "LINEAR", "SEGMENTAL", "REGIONAL", "DIFFUSELY_SCATTERED", "")
-_MOST_PATH = 1.2  # largest attenuation that a mass adds; ours
+_MOST_PATH = 2.2  # largest attenuation that a mass adds; ours
 _MOST = {"EGGSHELL": 4, "COARSE": 5, "LUCENT_CENTER": 8}  # large ones are few
 CALCIFICATION_PATH = 1.8  # attenuation of an average particle at full contrast; ours
 

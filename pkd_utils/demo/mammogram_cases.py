@@ -22,9 +22,9 @@ DENSITY_LOG_ODDS = (2.1, 0.3, -2.1)
 DENSITY_PER_YEAR = -0.055
 # Ours. Usual radius (mm) and contrast of a mass of each shape, and of a group of calcifications of each first type: a
 # network of a few hundred small pictures finds nothing where only the outline differs.
-USUAL_MASS = {"ROUND": (7.5, 0.75), "OVAL": (7.5, 0.75), "LOBULATED": (9.5, 1.0), "IRREGULAR": (13.0, 1.3)}
-USUAL_CALC = {"PLEOMORPHIC": (10.5, 1.5), "FINE_LINEAR_BRANCHING": (13.0, 1.6), "AMORPHOUS": (8.0, 1.0)}
-USUAL_CALC_OTHER = (6.0, 0.6)
+USUAL_MASS = {"ROUND": (7.0, 0.65), "OVAL": (7.0, 0.65), "LOBULATED": (9.5, 1.0), "IRREGULAR": (13.5, 1.45)}
+USUAL_CALC = {"PLEOMORPHIC": (12.0, 2.3), "FINE_LINEAR_BRANCHING": (14.0, 2.4), "AMORPHOUS": (8.0, 1.4)}
+USUAL_CALC_OTHER = (6.0, 0.5)
 CALC_DENSITY = (0.10, 0.33, 0.35, 0.22)
 # Shares in (MALIGNANT, BENIGN, BENIGN_WITHOUT_CALLBACK), rounded and simplified by us from the counts in CBIS-DDSM's
 # four public tables (CC BY 3.0). Rare values are left out; type and distribution are drawn independently.
