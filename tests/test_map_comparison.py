@@ -261,6 +261,12 @@ def test_values_of_students(root, moved):
     assert row["estimate"] == pytest.approx(0.05) and row["cliffs_delta"] == 1
     half = stats.t.ppf(0.975, 8) * np.sqrt(2 * np.var(np.arange(5) / 100, ddof=1) / 5)
     assert row["high"] - row["estimate"] == pytest.approx(half)
+    table.loc[rising & (table["weight"] > 0), "value"] *= 3
+    part = table[(table["map"] == "rollout") & rising]
+    sides = [part.loc[side, "value"] for side in (part["weight"] > 0, part["weight"] == 0)]
+    ends = stats.ttest_ind(*sides, equal_var=False).confidence_interval(0.95)
+    row = map_verdicts.compare_student_values(moved, ["auroc"]).set_index("map").loc["rollout"]
+    assert (row["low"], row["high"]) == pytest.approx((ends.low, ends.high)), "Welch: spreads may differ"
     one = map_comparison.read_map_runs([write_map_run(root, "mass", seeds=(0,))])
     assert map_verdicts.compare_student_values(one)["low"].isna().all()
     alone = map_comparison.read_map_runs([write_map_run(root, "calc", weights=(0.5,))])
