@@ -108,7 +108,9 @@ def main() -> None:
     if args.json:
         settings = {"volumes": args.volumes, "rounds": args.rounds, "voxels": sorted(shapes), "reference": reference,
                     "frame": f"{frame.rows} x {frame.columns} pixels"}  # fmt: skip
-        machine = {"cpu": identity.device_name(), "cores": os.cpu_count(), "plastimatch": plastimatch.version()}
+        load = round(os.getloadavg()[2], 1)  # of 15 minutes: how quiet the machine was
+        machine = {"cpu": identity.device_name(), "cores": os.cpu_count(), "load": load}
+        machine["plastimatch"] = plastimatch.version()
         text = (
             "Reading, checks, plastimatch, equalisation and JPEG against plastimatch alone, with the same rays through "
             "the same volumes. Cutting off what no ray meets pays for a part of the rest. `ratio`: rate (wall seconds) "
