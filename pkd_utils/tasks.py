@@ -122,8 +122,8 @@ def build_task(name: str, cohort: Cohort, at_most: int | None = None, draw_seed:
     name : str
         One of `TASKS`.
     cohort : Cohort
-        Of MIMIC-CXR for the first three, of any source for INSPECT's three (with `labels`), of covid-chestxray for the
-        rest; `age` works with every cohort that knows ages.
+        Of MIMIC-CXR for the first three, of INSPECT (or of any source with `labels`) for its three, of covid-chestxray
+        for the rest; `age` works with every cohort that knows ages.
     at_most : int, optional
         Draw whole patients at random, in the order of `draw_seed`, until their images come nearest to this number. The
         paper's sets are smaller than all of MIMIC-CXR; how they were cut is not stated in the paper.
