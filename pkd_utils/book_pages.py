@@ -19,7 +19,7 @@ ROOMS = {
     "runs": ("Runs, parameters, files", r"paths|params|runs|identity|notebooks|assets|errors"),
     "demo": ("The embedded cohort (simulated)", r"demo(\..*)?"),
     "cohorts": ("Cohorts and tasks", r"cohorts(\..*)?|tasks.*|task_.*"),
-    "pictures": ("Pictures and volumes", r"images.*|packing|dicom|pixel.*|ct_.*|drr.*|projector.*"),
+    "pictures": ("Pictures and volumes", r"images.*|packing|dicom|pixel.*|ct_.*|drr|projector|plastimatch"),
     "encoders": ("Encoders and tokens", r"encoders(\..*)?|tokens?(_.*)?|text_encoding"),
     "models": ("Teachers, students, heads", r"teachers.*|students.*|(fused_)?heads.*|text_.*|tabular.*"),
     "distillation": ("Distillation and training", r"distillation.*|(pre)?training.*|head_training|augment.*"),
