@@ -1,6 +1,7 @@
 """The cohort contract: one row an image, privileged information beside it, boxes, and the funnel that led there."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -128,8 +129,9 @@ class Cohort:
                 f"{len(unknown)} image_id(s) are not in cohort {self.info.name}, the first is {min(unknown)!r}; "
                 "select from cohort.images['image_id']."
             )
-        images = self.images[self.images["image_id"].isin(wanted)].reset_index(drop=True)
-        boxes = self.boxes[self.boxes["image_id"].isin(wanted)].reset_index(drop=True)
+        index = pd.Index(sorted(wanted))  # isin() on strings looks through a long list anew for every image
+        images = self.images[index.get_indexer(self.images["image_id"]) >= 0].reset_index(drop=True)
+        boxes = self.boxes[index.get_indexer(self.boxes["image_id"]) >= 0].reset_index(drop=True)
         funnel = Funnel()
         funnel.step(step, images)
         funnel = pd.concat([self.funnel, funnel.table()], ignore_index=True)
@@ -212,10 +214,10 @@ class Cohort:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         if self.has_images:
             for path in sorted(self.images["path"]):
-                file = self.root / path
-                if not file.is_file():
+                file = f"{self.root}/{path}"  # a Path for each of 377,110 images takes longer than asking for its size
+                if not os.path.isfile(file):
                     raise FileNotFoundError(f"Image {file} is missing; cohort {self.info.name} lists it.")
-                digest.update(f"{path} {file.stat().st_size}\n".encode())
+                digest.update(f"{path} {os.path.getsize(file)}\n".encode())
         privileged = self.privileged.sort_index()
         digest.update(pd.util.hash_pandas_object(privileged, index=True).to_numpy().tobytes())
         return digest.hexdigest()
