@@ -60,4 +60,4 @@ open-data: runs ## run the study on open real data: make open-data DATA=<folder>
 	@$(SNAKEMAKE) --config profile=open-data
 
 clean: ## remove runs, the built book and the embedded cohort (fetched assets stay)
-	rm -rf runs _build .snakemake book/_generated data/embedded data/embedded-smoke data/derived
+	rm -rf runs _build .snakemake book/_generated data/embedded data/embedded-smoke data/embedded-mammography data/embedded-inspect data/derived
