@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of .nii.gz volumes; default: the chest CT of the assets")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    geometry = drr.Geometry()
+    geometry = drr.DrrGeometry()
     with tempfile.TemporaryDirectory() as name:
         folder, scratch = Path(name) / "volumes", Path(name) / "bare"
         folder.mkdir()

@@ -71,7 +71,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Body:
+class PatientBody:
     """The patient's filled outline `mask` in blocks of `block` voxels; corners `low`, `high` in LPS mm (z, y, x)."""
 
     mask: np.ndarray
@@ -92,7 +92,7 @@ def blocks_of(volume: Volume) -> tuple[np.ndarray, tuple[int, int, int], np.ndar
     return means, block, np.array(block) * volume.spacing
 
 
-def find_body(volume: Volume, blocks=None) -> Body | None:
+def find_body(volume: Volume, blocks=None) -> PatientBody | None:
     """The largest connected thing denser than -400 HU, holes filled slice by slice; None if there is nothing.
 
     Tables and blankets touch the patient through foam that is lighter than that, and fall off.
@@ -109,10 +109,10 @@ def find_body(volume: Volume, blocks=None) -> Body | None:
     edge = np.array(volume.origin) - np.array(volume.spacing) / 2
     low = edge + np.array([span[0] for span in spans]) * size
     high = edge + np.array([span[-1] + 1 for span in spans]) * size
-    return Body(mask, block, low, high)
+    return PatientBody(mask, block, low, high)
 
 
-def inspect(volume: Volume, limits: Limits | None = None) -> tuple[Body | None, list[Problem]]:
+def inspect(volume: Volume, limits: Limits | None = None) -> tuple[PatientBody | None, list[Problem]]:
     """Find the body, and name what is odd about a volume.
 
     Parameters
@@ -123,7 +123,7 @@ def inspect(volume: Volume, limits: Limits | None = None) -> tuple[Body | None, 
 
     Returns
     -------
-    body : Body or None
+    body : PatientBody or None
         None if the volume holds none.
     problems : list of Problem
         Empty for an ordinary chest CT. A name of `FATAL` means that no radiograph can be made, and ends the list.

@@ -3,7 +3,7 @@
 "We perform digital radiograph reconstruction using the Plastimatch software suite to convert the CT volumes to
 (anterior-posterior) radiographs [...] follow the preprocessing of Johnson et al. (2019) and apply histogram
 equalization using OpenCV, before storing the images in the JPEG format with a 95 quality factor" (Appendix A). The
-geometry is not stated; it is `projector.Geometry`. plastimatch is a program of its own (Debian: `apt-get install
+geometry is not stated; it is `projector.DrrGeometry`. plastimatch is a program of its own (Debian: `apt-get install
 plastimatch`), started once a volume.
 """
 
@@ -29,7 +29,7 @@ from pkd_utils import ct_checks, ct_volumes, plastimatch, projector, runs
 from pkd_utils.ct_checks import Limits
 from pkd_utils.ct_volumes import Volume, VolumeError
 from pkd_utils.errors import DataError
-from pkd_utils.projector import Geometry
+from pkd_utils.projector import DrrGeometry
 
 PROJECTORS = ("plastimatch", "parallel", "cone")
 RESPONSES = ("line integral", "absorption")
@@ -39,7 +39,7 @@ COLUMNS = ["image_id", "status", "problems", "message", "slices", "spacing_mm", 
            "seconds"]  # fmt: skip
 
 
-def line_integrals(volume: Volume, body, geometry: Geometry, projector_name: str, threads: int = 1) -> np.ndarray:
+def line_integrals(volume: Volume, body, geometry: DrrGeometry, projector_name: str, threads: int = 1) -> np.ndarray:
     """Project a volume with one of `PROJECTORS`; (rows, columns) float32.
 
     What no ray of the frame meets and the air around everything are cut off first, which changes nothing and saves
@@ -99,7 +99,7 @@ def _without_table(volume: Volume, body) -> Volume:
 
 def make_radiograph(
     path: str | Path,
-    geometry: Geometry | None = None,
+    geometry: DrrGeometry | None = None,
     projector_name: str = "plastimatch",
     response: str = "line integral",
     remove_table: bool = False,
@@ -148,7 +148,7 @@ def make_radiograph(
             return None, row
         if remove_table:
             volume = _without_table(volume, body)
-        pixels = to_picture(line_integrals(volume, body, geometry or Geometry(), projector_name, threads), response)
+        pixels = to_picture(line_integrals(volume, body, geometry or DrrGeometry(), projector_name, threads), response)
     except VolumeError as error:
         return None, row | {"problems": error.name, "message": str(error)}
     return pixels, row | {"status": "done", "rows": pixels.shape[0], "columns": pixels.shape[1]}
@@ -165,7 +165,7 @@ def _work(path: Path, target: Path, settings: dict, threads: int) -> dict:
     """Make, write and record one radiograph; an unforeseen failure is a row too, but none that is kept."""
     start = time.perf_counter()
     name = ct_volumes.image_id(path)
-    options = settings | {"geometry": Geometry(**settings["geometry"]), "limits": Limits(**settings["limits"])}
+    options = settings | {"geometry": DrrGeometry(**settings["geometry"]), "limits": Limits(**settings["limits"])}
     options.pop("version")
     file, record = target / f"{name}.jpg", target / "records" / f"{name}.json"
     try:
@@ -203,7 +203,7 @@ def _start_worker(parent: int) -> None:
 def reconstruct(
     volumes: Sequence[Path],
     target: Path,
-    geometry: Geometry | None = None,
+    geometry: DrrGeometry | None = None,
     workers: int = 1,
     projector_name: str = "plastimatch",
     response: str = "line integral",
@@ -241,7 +241,7 @@ def reconstruct(
     DataError
         No volumes, two with one name, or an unknown choice.
     """
-    volumes, target, geometry = [Path(path) for path in volumes], Path(target), geometry or Geometry()
+    volumes, target, geometry = [Path(path) for path in volumes], Path(target), geometry or DrrGeometry()
     _check_request(volumes, projector_name, response, refuse)
     settings = {
         "geometry": asdict(geometry),

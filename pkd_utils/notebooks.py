@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
+# jsonschema, which nbformat imports, would build a parser of international addresses: seconds that no notebook needs.
+sys.modules.setdefault("rfc3987_syntax", None)
 
-from pkd_utils import identity, params, paths, runs
-from pkd_utils.errors import DataError
+import nbformat  # noqa: E402
+
+from pkd_utils import identity, params, paths, runs  # noqa: E402
+from pkd_utils.errors import DataError  # noqa: E402
 
 # One thread a notebook: runs stay the same whatever runs beside them, and two notebooks use two cores better than one.
 _ENVIRONMENT = {

@@ -17,7 +17,7 @@ import SimpleITK as sitk
 
 from pkd_utils.ct_volumes import Volume
 from pkd_utils.errors import DataError
-from pkd_utils.projector import Frame, Geometry
+from pkd_utils.projector import DrrGeometry, Frame
 
 AIR = -800  # HU up to which plastimatch takes a voxel for air
 MU_WATER = 0.022  # its attenuation of water, 1/mm, at 50 keV
@@ -60,7 +60,7 @@ def read_pfm(path: str | Path) -> np.ndarray:
     return np.frombuffer(values, "<f4" if float(scale) < 0 else ">f4").reshape(rows, columns).astype(np.float32)
 
 
-def arguments(geometry: Geometry, frame: Frame, isocentre: np.ndarray) -> list[str]:
+def arguments(geometry: DrrGeometry, frame: Frame, isocentre: np.ndarray) -> list[str]:
     """Arguments of `plastimatch drr` for an AP view: `isocentre` is LPS mm in the order z, y, x."""
     pitch_v, pitch_u = geometry.pixel_mm
     z, y, x = isocentre
@@ -72,13 +72,13 @@ def arguments(geometry: Geometry, frame: Frame, isocentre: np.ndarray) -> list[s
     ]  # fmt: skip
 
 
-def drr(volume: Volume, geometry: Geometry, frame: Frame, centre=None, threads: int = 1) -> np.ndarray:
+def drr(volume: Volume, geometry: DrrGeometry, frame: Frame, centre=None, threads: int = 1) -> np.ndarray:
     """Line integrals of attenuation (0.022 / mm for water) by `plastimatch drr`, Siddon's exact ray tracing.
 
     Parameters
     ----------
     volume : Volume
-    geometry : Geometry
+    geometry : DrrGeometry
     frame : Frame
         From `projector.frame_of`.
     centre : (3,) array, optional

@@ -20,7 +20,7 @@ FRAMES = ("body", "detector")
 
 
 @dataclass(frozen=True)
-class Geometry:
+class DrrGeometry:
     """How the film is taken; every number is **not stated in the paper**.
 
     Attributes
@@ -77,7 +77,7 @@ class Frame(NamedTuple):
     centre_column: float
 
 
-def frame_of(volume: Volume, body: tuple[np.ndarray, np.ndarray], geometry: Geometry) -> Frame:
+def frame_of(volume: Volume, body: tuple[np.ndarray, np.ndarray], geometry: DrrGeometry) -> Frame:
     """Part of the detector to expose.
 
     Parameters
@@ -85,7 +85,7 @@ def frame_of(volume: Volume, body: tuple[np.ndarray, np.ndarray], geometry: Geom
     volume : Volume
     body : (low, high), each (3,)
         Corners of the body's box, LPS mm in the order z, y, x; only used by the frame "body".
-    geometry : Geometry
+    geometry : DrrGeometry
 
     Raises
     ------
@@ -113,7 +113,7 @@ def frame_of(volume: Volume, body: tuple[np.ndarray, np.ndarray], geometry: Geom
     return Frame(bottom - top, right - left, whole.centre_row - top, whole.centre_column - left)
 
 
-def _whole_rays(volume: Volume, low: np.ndarray, high: np.ndarray, geometry: Geometry) -> tuple[float, float]:
+def _whole_rays(volume: Volume, low: np.ndarray, high: np.ndarray, geometry: DrrGeometry) -> tuple[float, float]:
     """Lowest and highest z on the detector (mm) of the rays that pass a box between the first and the last slice.
 
     `low`, `high` are the box's corners in mm from the volume's centre. In an oblique stack the faces are tilted.
@@ -129,7 +129,7 @@ def _whole_rays(volume: Volume, low: np.ndarray, high: np.ndarray, geometry: Geo
     )
 
 
-def reach(volume: Volume, geometry: Geometry, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+def reach(volume: Volume, geometry: DrrGeometry, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """The box of voxels, `low` (included) to `high` (excluded) as (z, y, x), that the rays of a frame can meet.
 
     Rays part towards the detector, so the back of the volume decides. A voxel more is kept on each side, because
@@ -172,7 +172,7 @@ def _plane(slab: np.ndarray, z: np.ndarray, x: np.ndarray) -> np.ndarray:
     return slab[:, low] * below + slab[:, high] * above
 
 
-def _detector_mm(geometry: Geometry, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+def _detector_mm(geometry: DrrGeometry, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """z of the rows and x of the columns on the detector, mm from the central ray."""
     pitch_v, pitch_u = geometry.pixel_mm
     return (
@@ -181,13 +181,13 @@ def _detector_mm(geometry: Geometry, frame: Frame) -> tuple[np.ndarray, np.ndarr
     )
 
 
-def parallel_beam(volume: Volume, geometry: Geometry, frame: Frame, centre: np.ndarray | None = None) -> np.ndarray:
+def parallel_beam(volume: Volume, geometry: DrrGeometry, frame: Frame, centre: np.ndarray | None = None) -> np.ndarray:
     """Line integrals of attenuation along y, drawn at the magnification of the isocentre's plane.
 
     Parameters
     ----------
     volume : Volume
-    geometry : Geometry
+    geometry : DrrGeometry
     frame : Frame
     centre : (3,) array, optional
         Isocentre, LPS mm in the order z, y, x; default the volume's centre. To be given for a cropped volume.
@@ -206,7 +206,7 @@ def parallel_beam(volume: Volume, geometry: Geometry, frame: Frame, centre: np.n
     return _plane(summed, z, x) * np.float32(volume.spacing[1])
 
 
-def cone_beam(volume: Volume, geometry: Geometry, frame: Frame, centre: np.ndarray | None = None) -> np.ndarray:
+def cone_beam(volume: Volume, geometry: DrrGeometry, frame: Frame, centre: np.ndarray | None = None) -> np.ndarray:
     """Line integrals of attenuation along the rays of a point source, slab by slab along y.
 
     A slab of voxels at depth y is a plane, magnified by sid / (sad + y); a ray's path through it is longer than its

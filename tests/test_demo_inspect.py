@@ -19,7 +19,7 @@ from pkd_utils.tasks import INSPECT_TASKS, build_task
 
 VOXEL = 6.0  # mm; coarser than the default, so that the tests are quick
 BODY = causal.Body("M", 1.0, 1.0, 1.0, (0, 4, 0))
-STRAIGHT = inspect_volumes.Geometry("LAS", (0.0, 0.0, 0.0), ((0.0, 0.0),) * 3)
+STRAIGHT = inspect_volumes.VolumeGeometry("LAS", (0.0, 0.0, 0.0), ((0.0, 0.0),) * 3)
 
 
 @pytest.fixture(scope="session")
@@ -188,7 +188,7 @@ def test_a_reader_that_honours_the_affine_sees_every_patient_the_same_way(torso,
     volume, _ = scan(torso, points)
     reference = volume[::-1].astype(float)  # R, A, S
     for codes in inspect_volumes.ORIENTATIONS:
-        geometry = inspect_volumes.Geometry(codes, (0.0, 0.0, 0.0), ((0.0, 0.0),) * 3)
+        geometry = inspect_volumes.VolumeGeometry(codes, (0.0, 0.0, 0.0), ((0.0, 0.0),) * 3)
         image = inspect_volumes.orient(volume, VOXEL, BODY, geometry, (1,))
         assert "".join(nibabel.aff2axcodes(image.affine)) == codes
         np.testing.assert_array_equal(np.asanyarray(nibabel.as_closest_canonical(image).dataobj), reference)
@@ -200,7 +200,7 @@ def test_a_reader_that_honours_the_affine_sees_every_patient_the_same_way(torso,
 def test_size_is_in_the_spacing_and_pose_in_the_affine(torso, points):
     volume, _ = scan(torso, points)
     body = causal.Body("M", 1.1, 0.9, 0.8, (0, 4, 0))
-    geometry = inspect_volumes.Geometry("ALS", (5.0, -3.0, 2.0), ((0.0, 0.0), (0.0, 0.1), (0.2, 0.0)))
+    geometry = inspect_volumes.VolumeGeometry("ALS", (5.0, -3.0, 2.0), ((0.0, 0.0), (0.0, 0.1), (0.2, 0.0)))
     image = inspect_volumes.orient(volume, 4.0, body, geometry, (1,))
     shape = np.array(volume.shape) - [0, round(0.1 * volume.shape[1]), round(0.2 * volume.shape[2])]
     assert image.shape == tuple(shape[[1, 0, 2]])

@@ -15,15 +15,15 @@ import SimpleITK as sitk
 from pkd_utils import ct_checks, drr, plastimatch, projector
 from pkd_utils.ct_volumes import Volume
 from pkd_utils.errors import DataError
-from pkd_utils.projector import Frame, Geometry
+from pkd_utils.projector import DrrGeometry, Frame
 from tests.ct_phantom import ORIGIN, SHAPE, SPACING, as_image, phantom, scanned_obliquely, write_series
 
 needs_plastimatch = pytest.mark.skipif(
     shutil.which("plastimatch") is None, reason="plastimatch is not installed (Debian: apt-get install plastimatch)"
 )
 HU = phantom()
-SMALL = Geometry(detector_pixels=(128, 128))
-WHOLE = Geometry(detector_pixels=(96, 128), detector_mm=(360.0, 430.0), frame="detector")
+SMALL = DrrGeometry(detector_pixels=(128, 128))
+WHOLE = DrrGeometry(detector_pixels=(96, 128), detector_mm=(360.0, 430.0), frame="detector")
 
 
 def volume(hu=HU):
@@ -62,7 +62,7 @@ def test_parallel_beam_measures_the_path_in_water():
     hu = np.full((20, 30, 40), -1000, np.int16)
     hu[5:15, 10:20, 10:30] = 0
     box = Volume(hu, (2.0, 3.0, 4.0), (0.0, 0.0, 0.0), {})
-    geometry = Geometry(detector_mm=(60, 200), detector_pixels=(60, 200), frame="detector")
+    geometry = DrrGeometry(detector_mm=(60, 200), detector_pixels=(60, 200), frame="detector")
     picture = projector.parallel_beam(box, geometry, projector.frame_of(box, None, geometry))
     assert picture.max() == pytest.approx(30 * projector.MU_WATER, rel=1e-5)
     # 20 x 80 mm of water, magnified by sid / sad on each axis.
@@ -75,7 +75,7 @@ def test_cone_beam_magnifies_what_is_near_the_source():
         hu = np.full((40, 30, 40), -1000, np.int16)
         hu[15:25, y : y + 2, 15:25] = 0
         plate = Volume(hu, (4.0, 10.0, 4.0), (0.0, 0.0, 0.0), {})
-        geometry = Geometry(
+        geometry = DrrGeometry(
             sad_mm=600, sid_mm=800, detector_mm=(300, 300), detector_pixels=(150, 150), frame="detector"
         )
         picture = projector.cone_beam(plate, geometry, projector.frame_of(plate, None, geometry))
@@ -87,7 +87,7 @@ def test_cone_beam_magnifies_what_is_near_the_source():
 
 def test_parallel_and_cone_agree_for_a_distant_source():
     ct = volume()
-    geometry = Geometry(sad_mm=1e6, sid_mm=1e6 + 1, detector_pixels=(128, 128))
+    geometry = DrrGeometry(sad_mm=1e6, sid_mm=1e6 + 1, detector_pixels=(128, 128))
     frame = projector.frame_of(ct, (body_of(ct).low, body_of(ct).high), geometry)
     cone, parallel = (beam(ct, geometry, frame) for beam in (projector.cone_beam, projector.parallel_beam))
     np.testing.assert_allclose(cone, parallel, atol=2e-3)
@@ -154,7 +154,7 @@ def test_a_patient_off_the_centre_stays_in_the_frame():
 )
 def test_geometry_refuses_nonsense(wrong):
     with pytest.raises(DataError):
-        Geometry(**wrong)
+        DrrGeometry(**wrong)
 
 
 # --- plastimatch --------------------------------------------------------------------------------------------------
@@ -190,7 +190,9 @@ def test_plastimatch_takes_a_tenth_and_air_below_800():
     hu[5:15, 5:15, 5:10] = 0
     hu[5:15, 5:15, 10:15] = -800
     box = Volume(hu, (10.0, 10.0, 10.0), (0.0, 0.0, 0.0), {})
-    geometry = Geometry(detector_mm=(100, 100), detector_pixels=(32, 32), sad_mm=1e6, sid_mm=1e6 + 1, frame="detector")
+    geometry = DrrGeometry(
+        detector_mm=(100, 100), detector_pixels=(32, 32), sad_mm=1e6, sid_mm=1e6 + 1, frame="detector"
+    )
     picture = plastimatch.drr(box, geometry, projector.frame_of(box, None, geometry))
     assert picture[16, 4] == pytest.approx(100 * plastimatch.MU_WATER, rel=1e-3) and picture[16, 28] == 0
 
@@ -341,10 +343,10 @@ def test_a_second_call_makes_only_what_changed(cases, tmp_path, monkeypatch):
     table = drr.reconstruct(cases, target, SMALL, 1, "parallel", progress=False)
     assert sorted(made) == ["other.nii.gz", "series", "void.nii.gz"] and set(table["status"]) == {"done"}
     made.clear()
-    drr.reconstruct(cases, target, Geometry(detector_pixels=(64, 64)), 1, "parallel", progress=False)
+    drr.reconstruct(cases, target, DrrGeometry(detector_pixels=(64, 64)), 1, "parallel", progress=False)
     assert len(made) == 5
     made.clear()
-    refused = drr.reconstruct(cases, target, Geometry(detector_pixels=(64, 64)), 1, "parallel", refuse=["decubitus"],
+    refused = drr.reconstruct(cases, target, DrrGeometry(detector_pixels=(64, 64)), 1, "parallel", refuse=["decubitus"],
                               progress=False)  # fmt: skip
     assert len(made) == 5 and refused["status"].tolist().count("refused") == 1
     assert not (target / "side.jpg").exists()  # a refused volume leaves no picture of another policy behind
@@ -354,12 +356,12 @@ def test_continues_after_a_kill(cases, tmp_path):
     target = tmp_path / "radiographs"
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom pkd_utils import drr\n"
-        "from pkd_utils.projector import Geometry\n"
+        "from pkd_utils.projector import DrrGeometry\n"
         "real = drr.make_radiograph\n"
         "def slow(path, **options):\n    time.sleep(0.5)\n    return real(path, **options)\n"
         "drr.make_radiograph = slow\n"
         f"drr.reconstruct([Path(p) for p in sys.argv[1:]], Path({str(target)!r}),"
-        " Geometry(detector_pixels=(128, 128)), 2, 'parallel', progress=False)\n"
+        " DrrGeometry(detector_pixels=(128, 128)), 2, 'parallel', progress=False)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, *map(str, cases)])
     deadline = time.time() + 60
@@ -395,7 +397,7 @@ def test_the_real_ct_against_the_independent_projectors(shared_data):
     if not path.exists():
         pytest.skip("the CT of Lung-PET-CT-Dx is not in the folder of open data")
     ct = drr.ct_volumes.read_volume(path)
-    geometry = Geometry(detector_pixels=(256, 256))
+    geometry = DrrGeometry(detector_pixels=(256, 256))
     found = drr.line_integrals(ct, body_of(ct), geometry, "plastimatch")
     cone, parallel = (drr.line_integrals(ct, body_of(ct), geometry, name) for name in ("cone", "parallel"))
     assert np.corrcoef(found.ravel(), cone.ravel())[0, 1] > 0.99

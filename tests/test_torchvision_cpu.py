@@ -18,6 +18,14 @@ def test_imports_work_in_a_fresh_interpreter():
     assert answer.stdout.strip() == "1000"
 
 
+def test_torch_is_imported_only_by_what_needs_it():
+    code = (
+        "import sys, pkd_utils.notebooks, pkd_utils.gate; print('torch' in sys.modules, 'torchvision' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "False False", answer.stderr[-500:]
+
+
 def test_nothing_is_declared_where_torch_has_cuda(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert _torchvision_cpu.declare_missing_operators() is None

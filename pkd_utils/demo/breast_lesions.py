@@ -36,7 +36,7 @@ CALCIFICATION_PATH = 1.8  # attenuation of an average particle at full contrast;
 
 
 @dataclass(frozen=True)
-class Lesion:
+class BreastLesion:
     """What a lesion adds to one view."""
 
     path: np.ndarray  # (H, W) float32, attenuation to add; negative where fat replaces tissue
@@ -118,7 +118,7 @@ def mass(
     contrast: float,
     rng: np.random.Generator,
     centre: tuple[float, float] | None = None,
-) -> Lesion:
+) -> BreastLesion:
     """Draw a mass of a BI-RADS shape and margin.
 
     Parameters
@@ -177,7 +177,7 @@ def mass(
         added = added * (1 - 1.45 * np.exp(-0.5 * (distance / 0.5) ** 2))
     outline = distance <= (1.12 if margin in ("SPICULATED", "ILL_DEFINED") else 1.0)
     mask = ndimage.binary_fill_holes(outline) & breast.inside
-    return Lesion((added * breast.inside).astype(np.float32), mask, (row0, col0))
+    return BreastLesion((added * breast.inside).astype(np.float32), mask, (row0, col0))
 
 
 def _positions(breast: Breast, distribution: str, centre, size: float, rng: np.random.Generator) -> np.ndarray:
@@ -281,7 +281,7 @@ def _vessel(canvas, breast: Breast, centre, size: float, rng: np.random.Generato
 
 def calcifications(
     breast: Breast, kind: str, distribution: str, size: float, contrast: float, rng: np.random.Generator, centre=None
-) -> Lesion:
+) -> BreastLesion:
     """Draw calcifications of a type and distribution.
 
     Parameters
@@ -323,7 +323,7 @@ def calcifications(
             _particle(canvas, str(rng.choice(kinds)), at, breast.pixel, rng)
     canvas = canvas * breast.inside
     mask = _hull(canvas > 0.1, breast)
-    return Lesion((contrast * CALCIFICATION_PATH * canvas).astype(np.float32), mask, tuple(centre))
+    return BreastLesion((contrast * CALCIFICATION_PATH * canvas).astype(np.float32), mask, tuple(centre))
 
 
 def _hull(bright: np.ndarray, breast: Breast) -> np.ndarray:

@@ -69,7 +69,7 @@ class Exam:
         Share of the pulmonary arteries of `side` that clots fill; 0 without embolism.
     side : str
     scan : inspect_volumes.Scan
-    geometry : inspect_volumes.Geometry
+    geometry : inspect_volumes.VolumeGeometry
     """
 
     patient: causal.Patient
@@ -81,7 +81,7 @@ class Exam:
     burden: float
     side: str
     scan: inspect_volumes.Scan
-    geometry: inspect_volumes.Geometry
+    geometry: inspect_volumes.VolumeGeometry
 
 
 def _embolism(rng, study: causal.Study) -> tuple[float, str]:

@@ -298,7 +298,7 @@ def _add_breasts(hu, torso: Torso, size: float) -> None:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class VolumeGeometry:
     """How a volume lies in its file: axis directions, pose, and which part of the body it covers."""
 
     codes: str
@@ -306,7 +306,7 @@ class Geometry:
     crop: tuple[tuple[float, float], ...]  # shares cut off at the low and high end of x, y, z
 
 
-def draw_geometry(seed: tuple) -> Geometry:
+def draw_geometry(seed: tuple) -> VolumeGeometry:
     """Axis directions for every volume; for a third a small rotation, for a sixth a cropped field of view."""
     rng = np.random.default_rng([*seed, 1])
     codes = str(rng.choice(list(ORIENTATIONS), p=list(ORIENTATIONS.values())))
@@ -314,10 +314,10 @@ def draw_geometry(seed: tuple) -> Geometry:
     crop = np.zeros((3, 2))
     if rng.random() < 1 / 6:
         crop = np.array([(0.0, 0.0), (0.0, 0.04), (0.12, 0.05)]) * rng.uniform(0.3, 1, (3, 2))
-    return Geometry(codes, tuple(angles.round(2).tolist()), tuple(map(tuple, crop.round(3).tolist())))
+    return VolumeGeometry(codes, tuple(angles.round(2).tolist()), tuple(map(tuple, crop.round(3).tolist())))
 
 
-def orient(volume: np.ndarray, voxel: float, body: Body, geometry: Geometry, seed: tuple) -> nibabel.Nifti1Image:
+def orient(volume: np.ndarray, voxel: float, body: Body, geometry: VolumeGeometry, seed: tuple) -> nibabel.Nifti1Image:
     """Put a volume (L, A, S) into a NIfTI image as `geometry` says; the affine alone knows what is left and up.
 
     The patient's size is in the spacing: width across, width times habitus from front to back, height.
