@@ -22,6 +22,9 @@ class TokenSource(Protocol):
     `batch(rows, views)` gives (B, N, D) of any float type for int64 row numbers and views; view 0 is the clean image,
     1 ... `views` are its augmentations. `class_tokens(rows, views)`, (B, D), is only asked for by class-token probes.
     `identity` names the content (a hash).
+
+    A source with an attribute `live` that is true makes tokens when asked, as `tokens.LiveTokens` does: view v is the
+    crop of epoch v, `passes(rows, view)` encodes rows once, and `clean` is where view 0 is stored, or None.
     """
 
     rows: int
@@ -75,6 +78,7 @@ class HeadData:
         self.targets = torch.from_numpy(targets.astype(np.int64))
         self.text_width = None if text is None else text.hidden.shape[1]
         self.normalise_probe, self.device, self.dtype = normalise_probe, device, dtype
+        self.live = getattr(tokens, "live", False)
         if text is not None and len(text.lengths) != tokens.rows:
             raise DataError(f"There are {len(text.lengths)} reports for {tokens.rows} rows of tokens: give one a row.")
         if text is not None and not np.asarray(text.lengths).all():
@@ -83,7 +87,7 @@ class HeadData:
         self._kept, self._is_kept = None, torch.zeros(0, dtype=torch.bool)
         views = tokens.views + 1
         size = math.prod((views, tokens.rows, tokens.tokens_per_image, tokens.width, dtype.itemsize))
-        if size <= cache_bytes:  # memory is taken as rows are asked for
+        if size <= cache_bytes and not self.live:  # memory is taken as rows are asked for
             self._kept = torch.empty(views * tokens.rows, tokens.tokens_per_image, tokens.width, dtype=dtype)
             self._is_kept = torch.zeros(views * tokens.rows, dtype=torch.bool)
         self._text_is_normal = (
@@ -95,18 +99,22 @@ class HeadData:
 
     def identity(self) -> list:
         classes = hashlib.sha256(self.targets.numpy().tobytes()).hexdigest()
-        return [self.tokens.identity, None if self.text is None else self.text.identity, classes]
+        facts = [self.tokens.identity, None if self.text is None else self.text.identity, classes]
+        return [*facts, "one crop an epoch"] if self.live else facts
 
     def steps(self, train_rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[Step]:
         """The epoch's minibatches: a new order, and of every image one of its augmented views (the clean one if none).
 
+        Live tokens are all of the view that has the epoch's number: one crop of an image for all heads of all seeds.
         The last minibatch is smaller if the rows do not divide. Within a minibatch rows are in the order of their
         reports' lengths, which spares padding and changes no mean over the minibatch.
         """
         generator = torch.Generator().manual_seed(stream(seed, epoch, 1))
         order = torch.randperm(len(train_rows), generator=generator)
         views = torch.zeros(len(order), dtype=torch.int64)
-        if self.tokens.views:
+        if self.live:
+            views += epoch
+        elif self.tokens.views:
             views = torch.randint(1, self.tokens.views + 1, (len(order),), generator=generator)
         steps, rows = [], torch.from_numpy(train_rows)
         for number, (positions, seen) in enumerate(zip(order.split(batch_size), views.split(batch_size), strict=True)):

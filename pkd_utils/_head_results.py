@@ -28,7 +28,8 @@ class HeadResults:
     ----------
     history : DataFrame
         One row a head and epoch: name, epoch (from 1), train_loss, validation_auc, validation_loss, test_auc, test_loss
-        (NaN without test rows), seconds (of the epoch of the head's whole group).
+        (NaN without test rows), seconds (of the epoch of the head's whole group, without the encoder's pass over live
+        tokens, which groups share).
     """
 
     def __init__(

@@ -5,6 +5,9 @@ that each would have alone up to rounding. Order, augmented view and dropout are
 the state at the end of an epoch is one file that is replaced whole: a run that was killed loses at most one epoch and
 ends in the same numbers. The loss is equation (2), `distillation.distillation_loss` with softmax.
 
+Groups are trained one after the other on stored tokens, and in lockstep on live ones (`tokens.live`), where one pass of
+the encoder an epoch feeds them all: see `_live_training.py`, and `fit_heads` for what that means for memory.
+
 Not stated in the paper, and so chosen here: the teacher sees the augmented view that its student sees
 (`HeadConfig.teacher_view`); the last, smaller minibatch of an epoch counts; heads of one seed start from the same
 attention and share order, views and dropout masks, so that methods differ in nothing but what they learn from.
@@ -26,6 +29,7 @@ from tqdm import tqdm
 from pkd_utils._head_data import HeadData, Inputs, MemoryTokens, Step, TokenSource
 from pkd_utils._head_results import HeadResults, Logits, best_epoch, load_group, save_group
 from pkd_utils._head_specs import HeadSpec, check_specs, group_specs
+from pkd_utils._live_training import EpochTokens, plan_waves, train_in_lockstep
 from pkd_utils.distillation import distillation_loss, soft_labels
 from pkd_utils.errors import DataError
 from pkd_utils.fused_heads import HeadGroup
@@ -52,7 +56,9 @@ class HeadConfig:
         "float32"  # "bfloat16": the large products in bfloat16, all else in float32; "float64" to compare with
     )
     memory_bytes: int = 2 << 30  # for heads with their moments and for intermediate results; tokens come on top
-    cache_bytes: int = 1 << 30  # normalised tokens of image and text are kept where each fits in this; 0: never
+    # Normalised tokens of image and text are kept where each fits in this; 0: never. Of live images, tokens of an epoch
+    # and of clean views are; what does not fit goes to a temporary file in the folder.
+    cache_bytes: int = 1 << 30
     checkpoint_seconds: float = 0.0  # 0: after every epoch; else not sooner than this after the last one
 
 
@@ -66,6 +72,11 @@ def fit_heads(
     progress: bool = True,
 ) -> "HeadResults":
     """Train heads, or continue, or return what is already there.
+
+    Live tokens are encoded once an epoch for all groups of heads together, first for teachers and then, when these have
+    chosen their epochs, for students. Should the heads of all groups not fit half of `memory_bytes`, they are trained
+    in as many waves as it takes, and every wave has encoder passes of its own. A run that was stopped must continue
+    with the same `memory_bytes` to find its groups again, in live mode and in stored mode.
 
     Parameters
     ----------
@@ -100,6 +111,8 @@ def fit_heads(
     temporary = tempfile.TemporaryDirectory() if folder is None else None
     folder = Path(temporary.name if temporary else folder)
     folder.mkdir(parents=True, exist_ok=True)
+    live = getattr(tokens, "live", False)
+    tokens = EpochTokens(tokens, folder, config.cache_bytes, progress) if live else tokens
     data = HeadData(tokens, text, targets, config.normalise_probe, torch.device(config.device), _dtype(config),
                     config.cache_bytes)  # fmt: skip
     build = {"n_classes": config.n_classes, "image_width": tokens.width, "text_width": data.text_width,
@@ -107,14 +120,26 @@ def fit_heads(
     results = HeadResults(specs, folder, build, temporary)
     costs = {spec.name: _head_bytes(spec.method, data, _dtype(config)) for spec in specs}
     groups = group_specs(specs, costs, config.memory_bytes // 2)
+    keys = {group[0].name: _group_key(group, data, results, config) for group in groups}
+    paths = {name: folder / f"group-{key[:16]}.safetensors" for name, key in keys.items()}
+    waves = plan_waves(groups, costs, config.memory_bytes // 2) if live else [[group] for group in groups]
     with tqdm(total=sum(group[0].epochs for group in groups), desc="heads", unit="epoch", disable=not progress) as bar:
-        for group in groups:
-            path = folder / f"group-{_group_key(group, data, results, config)[:16]}.safetensors"
-            if path.exists():
-                bar.update(group[0].epochs)
-            else:
-                _Fit(group, data, config, results, path).run(bar)
-            results.add(path)
+        if live and not all(path.exists() for path in paths.values()):
+            tokens.keep_clean(groups, config.teacher_view)
+        for wave in waves:
+            fits = []
+            for group in wave:
+                path = paths[group[0].name]
+                if path.exists():
+                    bar.update(group[0].epochs)
+                else:
+                    fits.append(_Fit(group, data, config, results, path))
+            if live:
+                train_in_lockstep(fits, tokens, bar)
+            elif fits:
+                fits.pop().run(bar)  # one group is in memory at a time
+            for group in wave:
+                results.add(paths[group[0].name])
     write_parquet(folder / "history.parquet", results.history)
     return results
 
@@ -165,16 +190,24 @@ class _Fit:
         """Train to the last epoch, and write the group's file."""
         bar.update(self.epoch)
         while self.epoch < self.specs[0].epochs:
-            started = time.perf_counter()
-            self.epoch += 1
-            losses = self._train()
-            self._evaluate(losses)
-            seconds = time.perf_counter() - started
-            for row in self.history[-len(self.specs) :]:
-                row["seconds"] = seconds
-            if time.monotonic() - self.saved_at >= self.config.checkpoint_seconds:
-                self._save_checkpoint()
-            bar.update()
+            self.advance(bar)
+        self.finish()
+
+    def advance(self, bar: tqdm) -> None:
+        """Train the next epoch."""
+        started = time.perf_counter()
+        self.epoch += 1
+        losses = self._train()
+        self._evaluate(losses)
+        seconds = time.perf_counter() - started
+        for row in self.history[-len(self.specs) :]:
+            row["seconds"] = seconds
+        if time.monotonic() - self.saved_at >= self.config.checkpoint_seconds:
+            self._save_checkpoint()
+        bar.update()
+
+    def finish(self) -> None:
+        """Write the group's file."""
         save_group(self.path, self.history, self.logits, self.best)
         self.checkpoint.unlink(missing_ok=True)
 
@@ -229,7 +262,7 @@ class _Fit:
             views = torch.zeros_like(step.views) if len(self.table) == 1 else step.views - 1
             logits = self.table[views, step.positions]
         else:
-            with torch.no_grad():  # one pass of the encoder for teachers and students where tokens are made live
+            with torch.no_grad():  # from the tokens that the students see
                 logits = self.teacher_group.logits(self.teacher_group.fold(), inputs)
         logits = logits.to(self.data.device, self.data.dtype)
         return [soft_labels(logits[:, self.teachers.index(spec.teacher)], spec.temperature, "softmax")
@@ -239,11 +272,11 @@ class _Fit:
         """Teachers' logits for all training rows, once for every view; or later, where that costs fewer passes."""
         teachers = [self.results.head(name) for name in self.teachers]
         self.teacher_group = self._group(teachers, [self.results.specs[name].method for name in self.teachers])
-        views = range(1, self.data.tokens.views + 1) if self.config.teacher_view == "same" else [0]
-        views = list(views) or [0]
+        same = self.config.teacher_view == "same"
+        views = list(range(1, self.data.tokens.views + 1) if same else [0]) or [0]
         rows = torch.from_numpy(self.specs[0].train_rows)
         self.table = None
-        if len(views) <= self.specs[0].epochs:
+        if len(views) <= self.specs[0].epochs and not (same and self.data.live):
             self.table = torch.stack([self._predict(self.teacher_group, rows, torch.full_like(rows, v)) for v in views])
 
     @torch.no_grad()

@@ -7,7 +7,9 @@ same three files of another machine). The model:
 
 - images: those of the finished run of 01-prepare-tasks; where there is none, the paper's counts with Tables 3 to 7
 - encoding: images x (views + 1) x (a pass of the encoder + preprocessing), and one decoding an image. Where the store
-  would exceed `limit_gib`, crops are fresh: a decoding, preprocessing and pass for every training image of every epoch
+  would exceed `limit_gib`, crops are fresh: a decoding, preprocessing and pass for every training image of every epoch,
+  and one for every evaluation image that is not kept clean, shared by all heads, seeds and sizes of a task whose heads
+  fit half of `memory_gib` together (else by those of a wave)
 - a head and training image: 4 N D^2 + 4 N^2 D operations, forward and back, for N tokens of D numbers; the teacher's
   report tokens likewise. Evaluating an image after an epoch, and hearing a teacher, is half of that. Linear probes cost
   nothing beside it. Operations per second: those of the measured shape nearest in operations, and of the largest
@@ -30,6 +32,7 @@ from typing import Any
 import pandas as pd
 
 from pkd_utils import notebooks, paths, runs
+from pkd_utils._report_counts import TaskCount, pool_of
 from pkd_utils._report_rates import RATES, Rates, operations
 from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.text_facts import TEXT_ENCODERS
@@ -41,16 +44,6 @@ from pkd_utils.tasks import INSPECT_TASKS, PAPER_COUNTS
 REPORT_TOKENS = 128  # as long as the texts of benchmarks/encoders.py; MIMIC's reports were not measured
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 _TEACHER_OF = {"self_distilled": "image_only", "report_distilled": "teacher"}
-
-
-@dataclass(frozen=True)
-class TaskCount:
-    """Images of one task: classes, seeds, evaluation images a seed, and (training images, epochs) of each size."""
-
-    classes: int
-    seeds: tuple[int, ...]
-    evaluation: int
-    sizes: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -101,16 +94,12 @@ def count_tasks(reference: str, parameters: dict[str, Any]) -> Prepared:
         raise DataError(f"The images of {reference} are not known before it has run: run it first.")
     tasks, images = {}, 0.0
     for name in parameters["tasks"]:
-        task, pool = _count_as_paper(name, parameters)
-        drawn = task.evaluation + max(samples for samples, _ in task.sizes)
-        seeds = len(task.seeds)
-        images += seeds * drawn if pool is None else pool * (1 - (1 - drawn / pool) ** seeds)
-        tasks[name] = task
+        tasks[name] = task = _count_as_paper(name, parameters)
+        images += task.together(task.evaluation + max(samples for samples, _ in task.sizes), len(task.seeds))
     return Prepared(tasks, round(images), "the paper's counts")
 
 
-def _count_as_paper(name: str, parameters: dict[str, Any]) -> tuple[TaskCount, int | None]:
-    """The task, and the images that its seeds draw from; None where that is not known."""
+def _count_as_paper(name: str, parameters: dict[str, Any]) -> TaskCount:
     from pkd_utils import tasks_age, tasks_inspect, tasks_mimic
 
     build = {"mimic_5x1200": tasks_mimic.five_findings, "discharge_3_day": tasks_mimic.discharge, "age": tasks_age.age}
@@ -130,11 +119,11 @@ def _count_as_paper(name: str, parameters: dict[str, Any]) -> tuple[TaskCount, i
     else:
         sizes = training_sizes(name)[["samples", "epochs"]].itertuples(index=False, name=None)
     sizes = tuple((int(samples), int(epochs)) for samples, epochs in sizes)
-    return TaskCount(classes, tuple(parameters["seeds"]), evaluation, sizes), pool
+    return TaskCount(classes, tuple(parameters["seeds"]), evaluation, sizes, pool)
 
 
 def _count_finished(folder: Path) -> Prepared:
-    splits = pd.read_parquet(folder / "splits.parquet", columns=["task", "seed", "part"])
+    splits = pd.read_parquet(folder / "splits.parquet", columns=["task", "seed", "part", "image_id"])
     sizes, facts = pd.read_csv(folder / "sizes.csv"), runs.read_json(folder / "tasks.json")
     tasks = {}
     for name, rows in splits.groupby("task", sort=False):
@@ -142,7 +131,8 @@ def _count_finished(folder: Path) -> Prepared:
         mine = sizes[sizes["task"] == name]
         pairs = tuple((int(row.samples), int(row.epochs)) for row in mine.itertuples())
         evaluation = round((rows["part"] == "evaluate").sum() / len(seeds))
-        tasks[name] = TaskCount(len(facts[name]["classes"]), seeds, evaluation, pairs)
+        pool = pool_of(rows["image_id"].nunique(), len(rows) / len(seeds), len(seeds))
+        tasks[name] = TaskCount(len(facts[name]["classes"]), seeds, evaluation, pairs, pool)
     return Prepared(tasks, len(pd.read_parquet(folder / "images.parquet", columns=["image_id"])), "a finished run")
 
 
@@ -251,17 +241,27 @@ class Budget:
                 taus = p["temperatures_of"].get(name, p["temperatures"])
                 methods = [m for m in p["methods"] for _ in p["weights"] for _ in taus]
             seeds = len([seed for seed in task.seeds if not first["seeds"] or seed in first["seeds"]])
-            for samples, own_epochs in task.sizes:
-                if first["sizes"] and samples not in first["sizes"]:
-                    continue
-                epochs = first["epochs"] or own_epochs
+            sizes = [(n, first["epochs"] or own) for n, own in task.sizes if not first["sizes"] or n in first["sizes"]]
+            for samples, epochs in sizes:
                 work = _Work(samples, epochs, task, seeds)
-                self._train_together(methods, work, encode, (shape, fresh, clean), how, cost)
+                self._train_together(methods, work, encode, (shape, fresh), how, cost)
+            if fresh and sizes and set(methods) - {"text_only"}:
+                waves = seeds * len(sizes) * self._head_bytes(methods, encode) / (p["memory_gib"] * 2**30 / 2)
+                passes = task.fresh_passes(sizes, seeds, max(1, math.ceil(waves)))
+                passes += 0 if clean else task.together(task.evaluation, seeds)
+                cost.spend(passes, self._image(encode, 1, cost))
         cost.note = "crops encoded in every epoch" if fresh else ""
+
+    def _head_bytes(self, methods: Sequence[str], encode: dict[str, Any]) -> int:
+        """Memory of these heads in training, in float32 (as `head_training.fit_heads` counts it)."""
+        (_, image), *_ = self._store(encode)
+        text = TEXT_ENCODERS[encode["text_encoder"]].width if encode["text_encoder"] else 0
+        squares = {"text_only": text**2, "teacher": image**2 + text**2, **dict.fromkeys(PROBES, 0)}
+        return 4 * 17 * sum(squares.get(method, image**2) for method in methods)
 
     def _train_together(self, methods, work: "_Work", encode, store, how: tuple[str, str], cost: Cost) -> None:
         """The heads of one task and size: those of a seed share their minibatches."""
-        (shape, fresh, clean), (precision, device) = store, how
+        (shape, fresh), (precision, device) = store, how
         width = TEXT_ENCODERS[encode["text_encoder"]].width if encode["text_encoder"] else 0
         a_step = {"text_only": operations(self._tokens_a_report(encode), width), **dict.fromkeys(PROBES, 0.0)}
         image = operations(*shape)
@@ -272,10 +272,6 @@ class Budget:
         heard = work.samples * min(work.epochs, work.epochs if fresh else max(1, encode["views"]))
         spent += sum(a_step.get(t, image) for t in {_TEACHER_OF[m] for m in methods if m in DISTILLED}) * 0.5 * heard
         cost.spend(work.seeds * spent, per_operation)
-        if fresh and set(methods) - {"text_only"}:
-            passes = work.samples * work.epochs + (0 if clean else work.task.evaluation * work.epochs)
-            passes *= 1 + ("cls_probe" in methods and bool(set(methods) - {"text_only", "cls_probe"}))
-            cost.spend(work.seeds * passes, self._image(encode, 1, cost))
         cost.heads += len(methods) * work.seeds
         cost.image_steps += len(methods) * work.seeds * work.samples * work.epochs
         logits = len(methods) * work.epochs * work.task.evaluation * work.task.classes * 4

@@ -2,7 +2,7 @@
 
 A store is a folder. `tokens.npy` (K + 1, M, N, D) holds M images: view 0 is the clean image, views 1 ... K are random
 resized crops (Bergström et al., appendix A); `cls.npy` (K + 1, M, D) where the encoder has a class token. Where K views
-of all images do not fit, `LiveTokens` has the same interface and encodes on the fly, with fresh crops every time.
+of all images do not fit, `LiveTokens` has the same interface and encodes on the fly, with fresh crops in every epoch.
 `open_tokens` opens whichever of the two a folder holds; `token_encoding` writes them.
 """
 
@@ -32,7 +32,7 @@ from pkd_utils.errors import DataError
 from pkd_utils.paths import resolve
 
 LIVE_VIEWS = 100_000
-"""Augmented views of an image that is encoded live: so many that no epoch sees one again, except by rare chance."""
+"""Augmented views of an image that is encoded live: one for every epoch, and more than anybody trains."""
 
 
 class _ImageTokens:
@@ -126,10 +126,10 @@ class TokenStore(_ImageTokens):
 class LiveTokens(_ImageTokens):
     """The interface of `TokenStore` without a store: every batch is decoded, cropped and encoded when asked for.
 
-    Any of `LIVE_VIEWS` view numbers is a crop of its own, drawn from (seed, image, view), so a random view an epoch is
-    the paper's fresh crop. Nothing is kept: heads share a pass of the encoder if they ask once for all their rows, as
-    groups of heads with one minibatch do, or `for rows, tokens in live.epoch(...)`; a (row, view) that repeats within a
-    batch is encoded once. Values are rounded to `storage`: they are those that a store would hold.
+    Any of `LIVE_VIEWS` view numbers is a crop of its own, drawn from (seed, image, view), so a new view an epoch is the
+    paper's fresh crop. Nothing is kept here: `head_training.fit_heads` sees that this is `live`, and asks once an epoch
+    for the rows of all heads in training (`passes`). A (row, view) that repeats within a batch is encoded once. Values
+    are rounded to `storage`: they are those that a store would hold.
 
     Parameters
     ----------
@@ -144,8 +144,10 @@ class LiveTokens(_ImageTokens):
     include_cls : bool
         Put the class token before the patches.
     clean : TokenStore, optional
-        Where view 0 of the same images is kept: evaluation after every epoch then costs no encoding.
+        Where view 0 of the same images is kept: evaluation then costs no encoding.
     """
+
+    live = True
 
     def __init__(
         self,
@@ -189,25 +191,22 @@ class LiveTokens(_ImageTokens):
         _, cls, inverse = self._encode_unique(rows, views)
         return cls[inverse].to(device=device, dtype=dtype or self.dtype)
 
-    def epoch(
-        self, rows, epoch: int, batch_size: int = 64, seed: int = 0, device="cpu", dtype: torch.dtype | None = None
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Fresh crops of these rows in an order drawn from (seed, epoch): one encoder pass an image and epoch.
+    def passes(self, rows, view: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+        """One view of these rows, in their order, a pass of the encoder at a time.
 
         Yields
         ------
         rows : (B,) int64
-        tokens : (B, N, D); every head whose training subset holds some of `rows` learns from those
+        tokens : (B, N, D), as `batch` gives them
+        class_tokens : (B, D), or None if the encoder has none
         """
-        rows = torch.unique(_checked(rows, self.rows - 1, "Rows"))
-        order = rows[torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(rows)))]
-        # Decoded a minibatch ahead: while heads learn from one, the next is read.
-        files = self._pick[order].tolist()
-        read = in_order(lambda row: self._read(row, [epoch + 1]), files, self.workers, batch_size)
-        for some in order.split(batch_size):
-            inputs = torch.cat(list(itertools.islice(read, len(some))))
-            patches, cls = self._encode(inputs, self._pick[some])
-            yield some, self._joined(patches, cls).to(device=device, dtype=dtype or self.dtype)
+        rows = _checked(rows, self.rows - 1, "Rows")
+        files, _ = self._check(rows, view)
+        # The next pass is decoded while the encoder works.
+        read = in_order(lambda row: self._read(row, [view]), files.tolist(), self.workers, self.batch_size)
+        for some, numbers in zip(rows.split(self.batch_size), files.split(self.batch_size), strict=True):
+            patches, cls = self._encode(torch.cat(list(itertools.islice(read, len(some)))), numbers)
+            yield some, self._joined(patches, cls), cls
 
     def _encode_unique(self, rows, views) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         pairs, inverse = torch.unique(torch.stack([rows, views], 1), dim=0, return_inverse=True)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from pkd_utils import notebooks, params, paths, report_budget, runs
+from pkd_utils._report_counts import TaskCount, pool_of
 from pkd_utils._report_rates import Rates, operations
 from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.errors import DataError
@@ -148,18 +149,60 @@ def test_operations_are_scaled_to_other_shapes(rates):
     assert operations(2, 3) == 4 * 2 * 9 + 4 * 4 * 3
 
 
-def test_fresh_crops_are_encoded_in_every_epoch(rates):
+def test_fresh_crops_are_encoded_in_every_epoch_once_for_all_seeds(rates):
     stored, fresh = (Budget(tiny_plan(encode={"limit_gib": g}), rates).costs for g in (4.0, 0.02))
     a_pass = 2 / 10 + 0.005 + DECODE
+    together = 1000 * (1 - 0.9 * 0.9)  # images of two seeds that draw 100 of 1,000
     for step in (2, 3):
-        more = 2 * 100 * 10 * a_pass
+        more = together * 10 * a_pass
         if step == 3:  # and the teacher is heard at every step, not once a view
             more += 2 * 0.5 * 100 * 9 * 2.0 / (4 * 64) * 2
         assert (fresh[step].cpu_hours - stored[step].cpu_hours) * 3600 == pytest.approx(more)
     assert fresh[1].gib == pytest.approx(stored[1].gib / 2)  # the clean view is kept
     nothing = Budget(tiny_plan(encode={"limit_gib": 0.001}), rates).costs
     assert nothing[1].gib == 0 and nothing[1].cpu_hours == 0
-    assert (nothing[2].cpu_hours - fresh[2].cpu_hours) * 3600 == pytest.approx(2 * 100 * 10 * a_pass)  # evaluation
+    clean = (nothing[2].cpu_hours - fresh[2].cpu_hours) * 3600
+    assert clean == pytest.approx(together * a_pass)  # evaluation images, once
+
+
+@pytest.mark.parametrize("methods", [["image_only", "cls_probe", "mean_probe"], ["image_only", "image_only"]])
+def test_methods_share_the_passes_and_small_memory_costs_more(rates, methods):
+    def more(memory_gib):
+        teachers = {"methods": methods, "memory_gib": memory_gib}
+        costs = [Budget(tiny_plan(encode={"limit_gib": g}, teachers=teachers), rates).costs[2] for g in (4.0, 0.02)]
+        return (costs[1].cpu_hours - costs[0].cpu_hours) * 3600
+
+    a_pass = 2 / 10 + 0.005 + DECODE
+    a_head = 4 * 17 * 512**2 / 2**30  # in GiB
+    heads = methods.count("image_only")  # probes weigh nothing
+    assert more(2.0) == pytest.approx(190 * 10 * a_pass)
+    assert more(2 * 2 * heads * a_head) == pytest.approx(190 * 10 * a_pass)  # two seeds just fit half of it
+    assert more(2 * 1.5 * heads * a_head) == pytest.approx(2 * 100 * 10 * a_pass)  # a wave for each seed
+
+
+def test_reports_alone_need_no_passes(rates):
+    encode = {"text_encoder": "minilm"}
+    stored, fresh = (
+        Budget(tiny_plan(encode={**encode, "limit_gib": g}, teachers={"methods": ["text_only"]}), rates).costs[2]
+        for g in (4.0, 0.02)
+    )
+    assert stored.cpu_hours == fresh.cpu_hours
+
+
+def test_smaller_subsets_are_part_of_larger_ones_and_stop_by_themselves():
+    task = TaskCount(5, (0, 1), 100, ((50, 30), (200, 10)), 1000)
+    assert task.together(200, 2) == pytest.approx(1000 * (1 - 0.8**2))
+    assert task.fresh_passes(task.sizes, 1, 1) == pytest.approx(10 * 200 + 20 * 50)
+    assert task.fresh_passes(task.sizes, 2, 2) == pytest.approx(2 * (10 * 200 + 20 * 50))
+    assert TaskCount(5, (0, 1), 100, task.sizes).fresh_passes(task.sizes, 2, 1) == pytest.approx(2 * 3000)
+    assert TaskCount(5, (0, 1), 3, task.sizes, 40).together(50, 2) == 40
+
+
+@pytest.mark.parametrize(("drawn", "seeds", "pool"), [(100, 2, 1000), (300, 5, 400), (7, 3, 7)])
+def test_the_pool_is_found_from_what_seeds_cover(drawn, seeds, pool):
+    different = pool * (1 - (1 - drawn / pool) ** seeds)
+    assert pool_of(different, drawn, seeds) == pytest.approx(pool, rel=1e-6)
+    assert pool_of(seeds * drawn, drawn, seeds) is None and pool_of(drawn, drawn, 1) is None
 
 
 def test_a_measured_gpu_takes_the_passes_and_the_cpu_keeps_the_decoding(tmp_path):
@@ -237,8 +280,9 @@ def test_the_papers_counts_are_those_of_the_tasks(rates):
 def test_a_finished_run_is_counted_itself(tmp_path):
     folder = tmp_path / "runs" / TASKS
     splits = pd.DataFrame(
-        {"task": "age", "seed": [0] * 5 + [1] * 5, "part": ["train", "train", "train", *["evaluate"] * 2] * 2}
-    )
+        {"task": "age", "seed": [0] * 5 + [1] * 5, "part": ["train", "train", "train", *["evaluate"] * 2] * 2,
+         "image_id": list("abcdebcdef")}
+    )  # fmt: skip
     runs.write_parquet(folder / "splits.parquet", splits)
     runs.write_csv(folder / "sizes.csv", pd.DataFrame({"task": ["age"], "samples": [3], "epochs": [7]}))
     runs.write_parquet(folder / "images.parquet", pd.DataFrame({"image_id": list("abcdef")}))
@@ -248,6 +292,7 @@ def test_a_finished_run_is_counted_itself(tmp_path):
     age = prepared.tasks["age"]
     assert (prepared.images, prepared.source) == (6, "a finished run")
     assert (age.classes, age.seeds, age.evaluation, age.sizes) == (2, (0, 1), 2, ((3, 7),))
+    assert age.pool == pytest.approx(6.25)  # of which two draws of five cover six
 
 
 def test_images_that_nobody_counted_are_refused(rates):

@@ -144,8 +144,8 @@ def test_a_subset_shows_the_same_tokens_by_other_rows(images, tmp_path):
         part.batch([2])
     live = LiveTokens(TinyEncoder(), *images).subset(["i05", "i02"])
     assert torch.equal(live.batch([1, 0], 2), part.batch([1, 0], 2))
-    for rows, tokens in live.epoch([0, 1], epoch=1):
-        assert torch.equal(tokens, part.batch(rows, 2))
+    for rows, tokens, cls in live.passes([1, 0], 2):
+        assert torch.equal(tokens, part.batch(rows, 2)) and torch.equal(cls, part.class_tokens(rows, 2))
 
 
 @pytest.mark.parametrize(
@@ -294,17 +294,20 @@ def test_live_tokens_are_those_of_a_store(images, tmp_path):
     assert torch.equal(joined, TokenStore.open(store.folder, include_cls=True).batch(rows, views))
 
 
-def test_one_pass_an_epoch_feeds_every_head(images):
+def test_passes_encode_each_row_once_in_order(images):
     encoder = TinyEncoder()
-    live = LiveTokens(encoder, *images)
-    wanted = [torch.tensor([0, 1, 2, 3]), torch.tensor([2, 3, 5])]  # two heads' training subsets
-    found = dict.fromkeys(range(7))
-    for rows, tokens in live.epoch(torch.cat(wanted), epoch=4, batch_size=2, seed=3):
-        found.update(zip(rows.tolist(), tokens, strict=True))
-    assert encoder.seen == 5 and [row for row in found if found[row] is not None] == [0, 1, 2, 3, 5]
-    assert torch.equal(found[5], live.batch([5], 5)[0])  # epoch 4 sees crop 5
-    orders = [torch.cat([rows for rows, _ in live.epoch(range(7), epoch)]).tolist() for epoch in (0, 0, 1)]
-    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(7))
+    live = LiveTokens(encoder, *images, batch_size=2, workers=2)
+    found = list(live.passes(torch.tensor([5, 0, 1, 3, 2]), 4))
+    assert [rows.tolist() for rows, _, _ in found] == [[5, 0], [1, 3], [2]]
+    assert (encoder.passes, encoder.seen) == (3, 5)
+    for rows, tokens, cls in found:
+        assert torch.equal(tokens, live.batch(rows, 4)) and torch.equal(cls, live.class_tokens(rows, 4))
+    joined = LiveTokens(encoder, *images, include_cls=True)
+    assert torch.equal(next(joined.passes([2], 1))[1], joined.batch([2], 1))
+    bare = LiveTokens(TinyEncoder(class_token=False), *images)
+    assert next(bare.passes([2], 1))[2] is None
+    with pytest.raises(DataError, match="Rows must be 0 to 6"):
+        next(live.passes([7], 1))
 
 
 def test_clean_views_of_live_tokens_come_from_their_store(images, tmp_path):
