@@ -25,7 +25,7 @@ from tests.test_head_training import (
 )
 from tests.test_tokens import TinyEncoder
 
-VIEWS = 6  # one for every epoch
+VIEWS = 3  # one for every epoch
 CLEAN = len(VALIDATION) + len(TEST)
 
 
@@ -54,8 +54,8 @@ class LiveMemory(MemoryTokens):
         return {view: sorted(rows) for view, rows in found.items()}
 
 
-def live_data():
-    tokens, text, targets = make_data(views=VIEWS)
+def live_data(views=VIEWS):
+    tokens, text, targets = make_data(views=views)
     return LiveMemory(tokens.tokens, tokens.class_token), text, targets
 
 
@@ -207,7 +207,7 @@ def test_tokens_that_do_not_fit_memory_go_to_a_file_that_leaves_nothing(tmp_path
 
 
 def test_memory_is_for_clean_views_and_one_epoch(tmp_path):
-    source = live_data()[0]
+    source = live_data(views=4)[0]
     row = 7 * 16 * 2  # bytes
     tokens = EpochTokens(source, tmp_path, cache_bytes=30 * row)
     tokens.keep(VALIDATION, 0)  # 14 images
