@@ -1,5 +1,7 @@
 """A simulated chest of ellipsoids: body, lungs, heart on the left, spine at the back, tumour left above, on a table."""
 
+import locale
+
 import numpy as np
 import SimpleITK as sitk
 
@@ -60,6 +62,7 @@ def write_series(folder, image: sitk.Image, names=None, position: str = "HFS", d
         "0028|1052": "-1024",
         "0028|1053": "1",
     } | {name.replace("_", "|"): value for name, value in tags.items()}
+    before = locale.setlocale(locale.LC_ALL)
     writer = sitk.ImageFileWriter()
     writer.SetImageIO("GDCMImageIO")
     writer.KeepOriginalImageUIDOn()
@@ -76,3 +79,4 @@ def write_series(folder, image: sitk.Image, names=None, position: str = "HFS", d
         name = names[i] if names is not None else f"slice{i:03d}.dcm"
         writer.SetFileName(str(folder / name))
         writer.Execute(plane)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM sets it to C when it writes, and text files would then be ASCII
