@@ -47,7 +47,7 @@ lab: ## open JupyterLab
 	@$(PYTHON) workflow/setup_env.py book test lab
 	@.venv/bin/jupyter lab --notebook-dir=notebooks
 
-bench: ## measure speed, and write book/results/benchmark-*.json (takes 10 minutes)
+bench: ## measure speed, and write book/results/benchmark-*.json (long: one writes a tree of 600,000 files)
 	@$(PYTHON) workflow/setup_env.py book test bench
 	@$(PY) -m benchmarks
 
