@@ -24,19 +24,19 @@ def trees(tmp_path_factory):
     """Two simulated trees, each with a single box."""
     found = {}
     for images in (SMALL, LARGE):
-        found[images] = mimic_size.write_tree(tmp_path_factory.mktemp("mimic") / "root", images)
+        found[images] = mimic_size.write_tree(tmp_path_factory.mktemp("mimic") / "simulated-tree", images)
         edit_csv(found[images] / BOXES, lambda table: table.head(1))
     return found
 
 
 @pytest.fixture
 def touched(monkeypatch):
-    """Counts of `open` and of `os.stat` on files below a folder named root."""
+    """Counts of `open` and of `os.stat` on files below a folder named simulated-tree."""
     count, real_open, real_stat = Counter(), builtins.open, os.stat
 
     def counted(kind, real):
         def call(path, *args, **kwargs):
-            count[kind] += "/root/" in str(path)
+            count[kind] += "simulated-tree" + os.sep in str(path)
             return real(path, *args, **kwargs)
 
         return call
