@@ -6,22 +6,18 @@ happens in `<root>.partial/`, patient by patient, and neither workers nor interr
 """
 
 import argparse
-import ast
 import hashlib
 import multiprocessing
-import platform
-import shutil
 import time
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from pkd_utils import assets, identity, paths, runs
-from pkd_utils.demo import anatomy, causal, inspect_tables, inspect_volumes, write
+from pkd_utils.demo import anatomy, building, causal, inspect_tables, inspect_volumes
 from pkd_utils.demo.findings import Field, Lesion
 from pkd_utils.errors import DataError
 
@@ -162,15 +158,6 @@ def lost_volumes(exams: list[Exam], faults: bool) -> set[str]:
     return {exam.image_id for exam in order[:count]}
 
 
-def _code_sha256() -> str:
-    """Hash of the generator's syntax trees: comments and formatting do not change it."""
-    digest = hashlib.sha256()
-    for name in _MODULES:
-        source = Path(__file__).with_name(f"{name}.py").read_text()
-        digest.update(f"{name}\n{ast.dump(ast.parse(source))}\n".encode())
-    return digest.hexdigest()
-
-
 def _checked(patients: int, seed: int, release: str, params: dict) -> dict:
     unknown = sorted(set(params) - set(DEFAULTS))
     if unknown:
@@ -196,7 +183,7 @@ def cohort_identity(patients: int, seed: int, release: str, ct_folder: Path, **p
         "seed": int(seed),
         "release": release,
         "parameters": _checked(patients, seed, release, params),
-        "code_sha256": _code_sha256(),
+        "code_sha256": building.code_sha256(_MODULES),
         "ct_sha256": anatomy.ct_hashes(ct_folder),
     }
 
@@ -283,17 +270,8 @@ def ensure(
     root = paths.resolve(root)
     ct_folder = Path(assets.path("chest_ct"))
     wanted = cohort_identity(patients, seed, release, ct_folder, **params)
-    partial_root, old = root.with_name(root.name + ".partial"), root.with_name(root.name + ".old")
-    for folder in (root, partial_root, old):
-        write._refuse_foreign(folder)
-    found = write._read_description(root) if root.exists() else None
-    if found and all(found.get(key) == value for key, value in wanted.items()):
-        for leftover in (partial_root, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        return root
-    write._start_partial(partial_root, wanted)
-    if not (partial_root / "cohort.json").exists():
-        (partial_root / "SIMULATED.txt").write_text(_NOTICE)
+
+    def make(partial_root: Path) -> dict:
         values = wanted["parameters"]
         by_patient = plan(patients, seed, values["noise"])
         exams = [exam for mine in by_patient for exam in mine]
@@ -303,13 +281,10 @@ def ensure(
         _render_all(todo, lost, ct_folder, partial_root, values["voxel"], workers)
         counts = inspect_tables.write_tables(partial_root, exams, seed, release, values)
         counts |= {"volumes": len(exams) - len(lost)}
-        libraries = {name: metadata.version(name) for name in ("numpy", "scipy", "pandas", "nibabel")}
-        versions = {"python": platform.python_version(), **libraries}
-        description = wanted | {"counts": counts, "versions": versions, "sha256": _hashes(partial_root)}
-        runs.write_json(partial_root / "cohort.json", description)
-    shutil.rmtree(old, ignore_errors=True)
-    write._swap(partial_root, root, old)
-    return root
+        libraries = building.versions(("numpy", "scipy", "pandas", "nibabel"))
+        return {"counts": counts, "versions": libraries, "sha256": _hashes(partial_root)}
+
+    return building.build(root, wanted, _NOTICE, make)
 
 
 def verify(root) -> list[str]:
@@ -320,12 +295,7 @@ def verify(root) -> list[str]:
     FileNotFoundError
         `root` has no cohort.json.
     """
-    root = paths.resolve(root)
-    described = write._read_description(root)
-    if described is None:
-        raise FileNotFoundError(f"{root / 'cohort.json'} is missing: build the cohort with {GENERATOR}.ensure.")
-    now = _hashes(root)
-    return sorted(name for name in {*now, *described["sha256"]} if now.get(name) != described["sha256"].get(name))
+    return building.changed_files(root, _hashes, GENERATOR)
 
 
 def main(arguments: list[str] | None = None) -> None:

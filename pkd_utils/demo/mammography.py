@@ -6,14 +6,9 @@ number of workers nor an interruption changes a byte.
 """
 
 import argparse
-import ast
-import hashlib
 import multiprocessing
-import platform
-import shutil
 import time
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from pkd_utils import identity, paths, runs
-from pkd_utils.demo import birads_table, breast, breast_lesions, cbis_layout, mammogram_cases
+from pkd_utils.demo import birads_table, breast, breast_lesions, building, cbis_layout, mammogram_cases
 from pkd_utils.demo.mammogram_cases import Case
-from pkd_utils.demo.write import _read_description, _refuse_foreign, _swap
 from pkd_utils.errors import DataError
 
 GENERATOR = "pkd_utils.demo.mammography"
@@ -36,6 +30,7 @@ DEFAULTS = {  # parameters of the cohort beyond its size and seed
 _LIMITS = {"contrast": (0.0, 10.0), "noise": (0.0, 20.0), "image_height": (96, 2048)}
 DEFAULT_CALC_CASES = 400
 _MODULES = ("birads_table", "breast", "breast_lesions", "cbis_layout", "mammogram_cases", "mammography")
+_BULK = ("CBIS-DDSM/",)  # one hash over all files below
 _STREAM_WOMAN, _STREAM_VIEW = 41, 42
 _NOTICE = """\
 SIMULATED DATA. No picture in this folder is of a patient.
@@ -47,15 +42,6 @@ Schulz-Wendtland and Wittenberg 2007), de-identified and public. The calcificati
 the layout of CBIS-DDSM and come from nothing in it. An identifier that also exists there is a coincidence.
 truth.csv holds what was drawn, for tests only. Parameters, versions and hashes: cohort.json.
 """
-
-
-def _code_sha256() -> str:
-    """Hash of the generator's syntax trees: comments and formatting do not change it."""
-    digest = hashlib.sha256()
-    for name in _MODULES:
-        source = Path(__file__).with_name(f"{name}.py").read_text()
-        digest.update(f"{name}\n{ast.dump(ast.parse(source))}\n".encode())
-    return digest.hexdigest()
 
 
 def _checked(seed: int, params: dict) -> dict:
@@ -80,7 +66,7 @@ def cohort_identity(seed: int, mass_rows: int, calc_cases: int, **params) -> dic
         "calc_cases": int(calc_cases),
         "seed": int(seed),
         "parameters": _checked(seed, params),
-        "code_sha256": _code_sha256(),
+        "code_sha256": building.code_sha256(_MODULES),
         "table_sha256": identity.file_sha256(birads_table.table_file()),
     }
 
@@ -175,45 +161,16 @@ def _render_all(todo: list[list[Case]], root: Path, seed: int, params: dict, wor
                 progress.update()
 
 
-def _hashes(root: Path) -> dict[str, str]:
-    """SHA-256 of each table, and one over the names and hashes of all DICOM files."""
-    out, digest = {}, hashlib.sha256()
-    for file in sorted(p for p in root.rglob("*") if p.is_file()):
-        name = file.relative_to(root).as_posix()
-        if name == "cohort.json" or name.startswith("parts/"):
-            continue
-        sha = identity.file_sha256(file)
-        if name.startswith("CBIS-DDSM/"):
-            digest.update(f"{name} {sha}\n".encode())
-        else:
-            out[name] = sha
-    return out | {"CBIS-DDSM/": digest.hexdigest()}
-
-
-def _start_partial(partial_root: Path, wanted: dict) -> None:
-    """Open the partial folder of this identity; one of another identity is thrown away."""
-    file = partial_root / "parts" / "identity.json"
-    described = _read_description(partial_root) if partial_root.exists() else None
-    same = described is not None and all(described.get(key) == value for key, value in wanted.items())
-    if not same and (described or not file.is_file() or runs.read_json(file) != wanted):
-        shutil.rmtree(partial_root, ignore_errors=True)
-    partial_root.mkdir(parents=True, exist_ok=True)
-    if not same:
-        (partial_root / "SIMULATED.txt").write_text(_NOTICE)
-        runs.write_json(file, wanted)
-
-
-def _describe(root: Path, cases: list[Case], patients: list[list[Case]], wanted: dict) -> dict:
-    """Write the tables, and return the description of the whole cohort."""
+def _describe(root: Path, cases: list[Case], patients: list[list[Case]], seed: int) -> dict:
+    """Write the tables, and return what `cohort.json` says of them beside the identity."""
     parts = [runs.read_json(root / "parts" / f"{_part_name(cases)}.json") for cases in patients]
-    counts = cbis_layout.write_tables(root, cases, wanted["seed"])
+    counts = cbis_layout.write_tables(root, cases, seed)
     cbis_layout.write_metadata(root, [row for part in parts for row in part["series"]])
     runs.write_csv(root / "truth.csv", pd.DataFrame([row for part in parts for row in part["truth"]]))
     counts |= {"patients": len(patients), "mammograms": len(cases)}
     counts["BI-RADS read as 5"] = sum(case.birads in (6, 55) for case in cases)
-    libraries = ("numpy", "scipy", "pandas", "pillow", "pydicom", "scikit-image")
-    versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in libraries}}
-    return wanted | {"counts": counts, "versions": versions, "sha256": _hashes(root)}
+    libraries = building.versions(("numpy", "scipy", "pandas", "pillow", "pydicom", "scikit-image"))
+    return {"counts": counts, "versions": libraries, "sha256": building.tree_hashes(root, _BULK)}
 
 
 def ensure(
@@ -251,16 +208,8 @@ def ensure(
     root = paths.resolve(root)
     wanted = cohort_identity(seed, mass_rows, calc_cases, **params)
     cases = draw_cases(seed, mass_rows, calc_cases)
-    partial_root, old = root.with_name(root.name + ".partial"), root.with_name(root.name + ".old")
-    for folder in (root, partial_root, old):
-        _refuse_foreign(folder)
-    found = _read_description(root) if root.exists() else None
-    if found and all(found.get(key) == value for key, value in wanted.items()):
-        for leftover in (partial_root, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        return root
-    _start_partial(partial_root, wanted)
-    if not (partial_root / "cohort.json").exists():
+
+    def make(partial_root: Path) -> dict:
         groups = {}
         for case in cases:
             groups.setdefault((case.kind, case.number), []).append(case)
@@ -268,10 +217,9 @@ def ensure(
         done = {file.stem for file in (partial_root / "parts").glob("*-*.json")}
         todo = [group for group in patients if _part_name(group) not in done]
         _render_all(todo, partial_root, seed, wanted["parameters"], workers)
-        runs.write_json(partial_root / "cohort.json", _describe(partial_root, cases, patients, wanted))
-    shutil.rmtree(old, ignore_errors=True)
-    _swap(partial_root, root, old)
-    return root
+        return _describe(partial_root, cases, patients, seed)
+
+    return building.build(root, wanted, _NOTICE, make)
 
 
 def write_tables(root, seed: int = 0, mass_rows: int = 0, calc_cases: int = DEFAULT_CALC_CASES) -> Path:
@@ -299,7 +247,7 @@ def write_tables(root, seed: int = 0, mass_rows: int = 0, calc_cases: int = DEFA
         The BI-RADS table has not been fetched.
     """
     root = paths.resolve(root)
-    _refuse_foreign(root)
+    building.refuse_foreign(root)
     if (root / "cohort.json").exists():
         raise DataError(f"{root} is a whole cohort: its tables are there already; choose another root.")
     cases = draw_cases(seed, mass_rows, calc_cases)
@@ -317,12 +265,7 @@ def verify(root) -> list[str]:
     FileNotFoundError
         `root` has no cohort.json.
     """
-    root = paths.resolve(root)
-    described = _read_description(root)
-    if described is None:
-        raise FileNotFoundError(f"{root / 'cohort.json'} is missing: build the cohort with `python -m {GENERATOR}`.")
-    now = _hashes(root)
-    return sorted(name for name in {*now, *described["sha256"]} if now.get(name) != described["sha256"].get(name))
+    return building.changed_files(root, lambda folder: building.tree_hashes(folder, _BULK), GENERATOR)
 
 
 def main(arguments: list[str] | None = None) -> None:

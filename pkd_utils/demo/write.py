@@ -4,22 +4,16 @@ Work happens in `<root>.partial/`, one finished patient at a time; a killed buil
 is renamed to `<root>` last. Neither the number of workers nor an interruption changes a byte.
 """
 
-import ast
-import hashlib
-import json
 import multiprocessing
-import platform
-import shutil
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from pkd_utils import assets, identity, paths, runs
-from pkd_utils.demo import anatomy, causal, film, findings, reports, tables
+from pkd_utils import assets, paths, runs
+from pkd_utils.demo import anatomy, building, causal, film, findings, reports, tables
 from pkd_utils.errors import DataError
 
 GENERATOR = "pkd_utils.demo"
@@ -44,16 +38,8 @@ layout of MIMIC-CXR-JPG 2.1.0, MIMIC-CXR 2.1.0, MIMIC-IV 3.1 and MS-CXR 1.1.0 bu
 that also exists in MIMIC is a coincidence. truth.csv.gz holds the simulated latent state, for tests only.
 Parameters, versions and hashes: cohort.json.
 """
+_BULK = ("files/", "masks/")  # one hash over all files below these
 _scene = {}  # per process: the anatomy and the points of each view
-
-
-def _code_sha256() -> str:
-    """Hash of the generator's syntax trees: comments and formatting do not change it."""
-    digest = hashlib.sha256()
-    for name in _MODULES:
-        source = Path(__file__).with_name(f"{name}.py").read_text()
-        digest.update(f"{name}\n{ast.dump(ast.parse(source))}\n".encode())
-    return digest.hexdigest()
 
 
 def _checked(patients: int, seed: int, params: dict) -> dict:
@@ -78,7 +64,7 @@ def cohort_identity(patients: int, seed: int, ct_folder: Path, **params) -> dict
         "patients": int(patients),
         "seed": int(seed),
         "parameters": _checked(patients, seed, params),
-        "code_sha256": _code_sha256(),
+        "code_sha256": building.code_sha256(_MODULES),
         "ct_sha256": anatomy.ct_hashes(ct_folder),
     }
 
@@ -172,47 +158,6 @@ def _render_all(todo, ct_folder: Path, root: Path, seed: int, params: dict, work
                 progress.update()
 
 
-def _hashes(root: Path) -> dict[str, str]:
-    """SHA-256 of each table, and one over the names and hashes of all images, reports and masks."""
-    out, digest = {}, hashlib.sha256()
-    for file in sorted(p for p in root.rglob("*") if p.is_file()):
-        name = file.relative_to(root).as_posix()
-        if name == "cohort.json" or name.startswith("parts/"):
-            continue
-        sha = identity.file_sha256(file)
-        if name.startswith(("files/", "masks/")):
-            digest.update(f"{name} {sha}\n".encode())
-        else:
-            out[name] = sha
-    return out | {"files/ and masks/": digest.hexdigest()}
-
-
-def _read_description(root: Path) -> dict | None:
-    file = root / "cohort.json"
-    try:
-        return json.loads(file.read_text()) if file.is_file() else None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file} is not readable JSON: delete the folder {root} to have it built again.") from error
-
-
-def _is_simulated(folder: Path) -> bool:
-    return (folder / "SIMULATED.txt").is_file()
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Never touch a folder that holds anything but a simulated cohort."""
-    if folder.exists() and not (folder.is_dir() and (_is_simulated(folder) or not any(folder.iterdir()))):
-        raise DataError(f"{folder} exists and is not a simulated cohort (no SIMULATED.txt): choose another root.")
-
-
-def _swap(partial_root: Path, root: Path, old: Path) -> None:
-    shutil.rmtree(partial_root / "parts", ignore_errors=True)
-    if root.exists():
-        root.rename(old)
-    partial_root.rename(root)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def ensure(root, patients: int = DEFAULT_PATIENTS, seed: int = 0, workers: int = 1, **params) -> Path:
     """Make sure that `root` holds exactly this simulated cohort; build it if it does not.
 
@@ -244,42 +189,18 @@ def ensure(root, patients: int = DEFAULT_PATIENTS, seed: int = 0, workers: int =
     root = paths.resolve(root)
     ct_folder = Path(assets.path("chest_ct"))
     wanted = cohort_identity(patients, seed, ct_folder, **params)
-    partial_root, old = root.with_name(root.name + ".partial"), root.with_name(root.name + ".old")
-    for folder in (root, partial_root, old):
-        _refuse_foreign(folder)
-    found = _read_description(root) if root.exists() else None
-    if found and all(found.get(key) == value for key, value in wanted.items()):
-        for leftover in (partial_root, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        return root
-    _start_partial(partial_root, wanted)
-    if not (partial_root / "cohort.json").exists():
+
+    def make(partial_root: Path) -> dict:
         people = causal.simulate(patients, seed)
         done = {int(file.stem) for file in (partial_root / "parts").glob("[0-9]*.json")}
         todo = [p for p in people if p.index not in done]
         _render_all(todo, ct_folder, partial_root, seed, wanted["parameters"], workers)
         parts = [runs.read_json(partial_root / "parts" / f"{p.index}.json") for p in people]
         counts = tables.write_tables(partial_root, people, parts)
-        libraries = {name: metadata.version(name) for name in ("numpy", "scipy", "pandas", "pillow", "nibabel")}
-        versions = {"python": platform.python_version(), **libraries}
-        description = wanted | {"counts": counts, "versions": versions, "sha256": _hashes(partial_root)}
-        runs.write_json(partial_root / "cohort.json", description)
-    shutil.rmtree(old, ignore_errors=True)
-    _swap(partial_root, root, old)
-    return root
+        libraries = building.versions(("numpy", "scipy", "pandas", "pillow", "nibabel"))
+        return {"counts": counts, "versions": libraries, "sha256": building.tree_hashes(partial_root, _BULK)}
 
-
-def _start_partial(partial_root: Path, wanted: dict) -> None:
-    """Open the partial folder of this identity; one of another identity is thrown away."""
-    file = partial_root / "parts" / "identity.json"
-    described = _read_description(partial_root) if partial_root.exists() else None
-    same = described is not None and all(described.get(key) == value for key, value in wanted.items())
-    if not same and (described or not file.is_file() or runs.read_json(file) != wanted):
-        shutil.rmtree(partial_root, ignore_errors=True)
-    partial_root.mkdir(parents=True, exist_ok=True)
-    if not same:
-        (partial_root / "SIMULATED.txt").write_text(_NOTICE)
-        runs.write_json(file, wanted)
+    return building.build(root, wanted, _NOTICE, make)
 
 
 def verify(root) -> list[str]:
@@ -290,9 +211,4 @@ def verify(root) -> list[str]:
     FileNotFoundError
         `root` has no cohort.json.
     """
-    root = paths.resolve(root)
-    described = _read_description(root)
-    if described is None:
-        raise FileNotFoundError(f"{root / 'cohort.json'} is missing: build the cohort with `python -m {GENERATOR}`.")
-    now = _hashes(root)
-    return sorted(name for name in {*now, *described["sha256"]} if now.get(name) != described["sha256"].get(name))
+    return building.changed_files(root, lambda folder: building.tree_hashes(folder, _BULK), GENERATOR)
