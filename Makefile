@@ -17,17 +17,17 @@ env: ## create .venv and install the pinned dependencies
 	@$(PYTHON) workflow/setup_env.py book test
 
 assets: env ## fetch the small real files (CT, reports, text and image encoders) by hash
-	@$(PY) -m pkd_utils.assets fetch
+	@$(PY) -m pkd_utils fetch
 
 runs: assets ## run every notebook of PROFILE (default demo) that is not done yet
 	@$(SNAKEMAKE) --config profile=$(PROFILE)
 
 pages: env ## build the book from the runs that are there
-	@$(PY) -m pkd_utils.gate --profile $(PROFILE)
-	@$(PY) workflow/write_pages.py --profile $(PROFILE)
+	@$(PY) -m workflow.publish.gate --profile $(PROFILE)
+	@$(PY) -m workflow.write_pages --profile $(PROFILE)
 	@.venv/bin/jupyter-book build . --toc book/_toc.yml -W -n --keep-going -q
 	@$(PY) workflow/prune_images.py _build/html
-	@$(PY) -m pkd_utils.gate --html _build/html
+	@$(PY) -m workflow.publish.gate --html _build/html
 
 book: runs ## run the demo profile and build the book
 	@$(MAKE) --no-print-directory pages
@@ -52,7 +52,7 @@ bench: ## measure speed, and write book/results/benchmark-*.json (long: one writ
 	@$(PY) -m benchmarks
 
 budget: env ## what the reports study of PROFILE would cost: heads, hours, disk
-	@$(PY) -m pkd_utils.report_budget $(PROFILE)
+	@$(PY) -m workflow.budget $(PROFILE)
 
 open-data: runs ## run the study on open real data: make open-data DATA=<folder>
 	@test -n "$(DATA)" || { echo "Say where the data are: make open-data DATA=<folder> (see book/reproduce.md)"; exit 2; }

@@ -21,7 +21,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from pkd_utils import assets, ct_checks, ct_volumes, drr, identity, plastimatch, projector, runs
+from pkd_utils.images.ct import checks, plastimatch, projectors, radiograph, volumes
+from pkd_utils.runs import assets, files
+from pkd_utils.runs.machine import device_name
 
 
 def bare(paths: list[Path], arguments: dict[str, list[str]], target: Path, processes: int, threads: int) -> None:
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of .nii.gz volumes; default: the chest CT of the assets")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    geometry = drr.DrrGeometry()
+    geometry = radiograph.DrrGeometry()
     with tempfile.TemporaryDirectory() as name:
         folder, scratch = Path(name) / "volumes", Path(name) / "bare"
         folder.mkdir()
@@ -53,16 +55,16 @@ def main() -> None:
         for i in range(args.volumes):
             source = sources[i % len(sources)]
             paths.append(folder / f"v{i:03d}.nii.gz")
-            volume = ct_volumes.read_volume(source)
+            volume = volumes.read_volume(source)
             sitk.WriteImage(volume.image(), str(paths[-1]))
-            body, _ = ct_checks.inspect(volume)
-            frame = projector.frame_of(volume, (body.low, body.high), geometry)
+            body, _ = checks.inspect(volume)
+            frame = projectors.frame_of(volume, (body.low, body.high), geometry)
             arguments[paths[-1].name] = plastimatch.arguments(geometry, frame, volume.centre)
             shapes.add(" x ".join(str(n) for n in volume.hu.shape[::-1]))
 
         def ours(workers: int, threads: int) -> None:
             target = Path(name) / f"ours-{time.monotonic_ns()}"
-            table = drr.reconstruct(paths, target, geometry, workers, threads=threads, progress=False)
+            table = radiograph.reconstruct(paths, target, geometry, workers, threads=threads, progress=False)
             if set(table["status"]) != {"done"}:
                 raise SystemExit(f"Some volumes gave no radiograph: {table['message'].tolist()}")
 
@@ -109,7 +111,7 @@ def main() -> None:
         settings = {"volumes": args.volumes, "rounds": args.rounds, "voxels": sorted(shapes), "reference": reference,
                     "frame": f"{frame.rows} x {frame.columns} pixels"}  # fmt: skip
         load = round(os.getloadavg()[2], 1)  # of 15 minutes: how quiet the machine was
-        machine = {"cpu": identity.device_name(), "cores": os.cpu_count(), "load": load}
+        machine = {"cpu": device_name(), "cores": os.cpu_count(), "load": load}
         machine["plastimatch"] = plastimatch.version()
         text = (
             "Reading, checks, plastimatch, equalisation and JPEG against plastimatch alone, with the same rays through "
@@ -118,7 +120,7 @@ def main() -> None:
         )
         report = {"name": "drr", "title": "CT to radiograph", "text": text, "machine": machine, "settings": settings,
                   "rows": rows, "seconds": seconds}  # fmt: skip
-        runs.write_json(args.json, report)
+        files.write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 # isort: split
-from pkd_utils import assets, fused_heads, runs  # before timm: see pkd_utils._torchvision_cpu
+from pkd_utils.distillation.heads import fused
 from pkd_utils.encoders.image import load_image_encoder
 from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.text import load_text_encoder
-from pkd_utils.identity import device_name
+from pkd_utils.runs import assets, files
+from pkd_utils.runs.machine import device_name
 
 # isort: split
 import timm
@@ -100,7 +101,7 @@ def matrix_peak(device: str, precision: torch.dtype, side: int, rounds: int = 8)
     best = 0.0
     for turn in range(2 * rounds):
         start = time.perf_counter()
-        (torch.matmul if turn % 2 else fused_heads.product)(a, b)
+        (torch.matmul if turn % 2 else fused.product)(a, b)
         if device != "cpu":
             torch.cuda.synchronize()
         best = max(best, 2e-9 * side**3 / (time.perf_counter() - start))
@@ -291,7 +292,7 @@ def main() -> None:
         f"{row['gflop_per_s']:.0f} GFLOP/s in {row['precision']}" for row in report["machine"]["peak"]))  # fmt: skip
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k not in ("json", "load")}
-        runs.write_json(args.json, {**report, "settings": settings})
+        files.write_json(args.json, {**report, "settings": settings})
 
 
 if __name__ == "__main__":

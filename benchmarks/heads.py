@@ -5,7 +5,7 @@
 
 Simulated tokens, kept in half precision in memory; minibatches of 64; a minibatch and its training step, Adam included:
 
-- textbook: `heads.AttentionHead` (layer norm, three projections, attention, mean) in fp32, autograd and torch's fused
+- textbook: `AttentionHead` (layer norm, three projections, attention, mean) in fp32, autograd and torch's fused
   Adam, one head after the other, each reading its tokens, as one writes it down
 - ours: an epoch of `fit_heads` of one minibatch, evaluation left out: all heads on it, in fp32, and with the large
   products in bf16; and in fp32 with the products that torch takes by default, as the textbook head does (on a CPU that
@@ -29,15 +29,17 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pkd_utils import fused_heads, identity, runs
-from pkd_utils._head_data import HeadData
-from pkd_utils._head_results import HeadResults
-from pkd_utils.head_training import HeadConfig, HeadSpec, MemoryTokens, _Fit
-from pkd_utils.heads import AttentionHead
+from pkd_utils.distillation.heads import fused
+from pkd_utils.distillation.heads.data import HeadData
+from pkd_utils.distillation.heads.modules import AttentionHead
+from pkd_utils.distillation.heads.results import HeadResults
+from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, _Fit
+from pkd_utils.runs import files
+from pkd_utils.runs.machine import device_name
 
 BATCH, CLASSES = 64, 5
 FP32, DEFAULT, BF16 = KINDS = ("fp32", "fp32, default products", "bf16")
-ONEDNN = fused_heads._onednn
+ONEDNN = fused._onednn
 NAMES = {(196, 768): "ViT-B/16", (256, 384): "DINOv2-S", (49, 512): "ResNet-18"}
 
 
@@ -69,7 +71,7 @@ def with_products(kind: str, run):
     """`run`, with torch's default products if the kind says so."""
 
     def wrapped():
-        with unittest.mock.patch.object(fused_heads, "_onednn", (lambda a: False) if kind == DEFAULT else ONEDNN):
+        with unittest.mock.patch.object(fused, "_onednn", (lambda a: False) if kind == DEFAULT else ONEDNN):
             run()
 
     return wrapped
@@ -100,7 +102,7 @@ def gemm_peak(kind: str, device: str):
 
     def multiply():
         for _ in range(10):
-            answer = fused_heads.product(a, b)
+            answer = fused.product(a, b)
         answer[0, 0].item()
 
     return with_products(kind, multiply), 10 * 2 * a.shape[0] * 768 * 768
@@ -156,9 +158,9 @@ def main() -> None:
                           flush=True)  # fmt: skip
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"} | {"batch": BATCH, "classes": CLASSES}
-        machine = {"cpu": identity.device_name(), "threads": args.threads, "torch": torch.__version__}
+        machine = {"cpu": device_name(), "threads": args.threads, "torch": torch.__version__}
         report = {"name": "heads", "machine": machine, "settings": settings, "rows": rows, "seconds": seconds}
-        runs.write_json(args.json, report)
+        files.write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from skimage.measure import label, regionprops
 from sklearn.metrics import roc_auc_score
 
 # isort: split
-from pkd_utils import runs  # before timm: see pkd_utils._torchvision_cpu
-from pkd_utils.attention import attention_maps, upsample_maps
-from pkd_utils.localization import boxes_from_maps, evaluate_maps, masks_from_boxes, normalize_maps, pixel_auroc
+from pkd_utils.localization.attention import attention_maps, upsample_maps
+from pkd_utils.localization.metrics import boxes_from_maps, evaluate_maps, masks_from_boxes, normalize_maps, pixel_auroc
+from pkd_utils.runs import files  # before timm: see pkd_utils.runs.torchvision_cpu
 
 # isort: split
 import timm
@@ -175,7 +175,7 @@ def main() -> None:
         )
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"}
-        runs.write_json(args.json, {"name": "localization", "machine": info, "settings": settings, "rows": rows})
+        files.write_json(args.json, {"name": "localization", "machine": info, "settings": settings, "rows": rows})
 
 
 if __name__ == "__main__":

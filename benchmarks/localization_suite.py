@@ -20,8 +20,8 @@ from skimage.measure import label, regionprops
 from sklearn.metrics import roc_auc_score
 
 # isort: split
-from pkd_utils import runs
-from pkd_utils.localization_suite import THRESHOLDS, WEAK_IOUS, score_maps
+from pkd_utils.localization.suite import THRESHOLDS, WEAK_IOUS, score_maps
+from pkd_utils.runs import files
 
 # isort: split
 from localization import machine, simulate  # the script beside this one
@@ -144,7 +144,7 @@ def main() -> None:
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"}
         record = {"name": "localization-suite", "machine": info, "settings": settings, "rows": rows}
-        runs.write_json(args.json, record)
+        files.write_json(args.json, record)
 
 
 if __name__ == "__main__":

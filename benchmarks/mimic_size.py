@@ -188,15 +188,15 @@ def timed(work) -> dict:
 
 def ours(root: Path) -> dict:
     """Seconds of each step and the peak after it, in this process."""
-    from pkd_utils.cohorts import load_cohort, reports
+    from pkd_utils.cohorts import load_cohort, report_sections
 
     steps = {"index": timed(lambda: load_cohort("mimic_cxr", root, views=None))}
     cohort = steps["index"].pop("result")
     steps["reports"] = timed(lambda: len(cohort.privileged))
     steps["data hash"] = timed(cohort.data_hash)
     some = cohort.images.drop_duplicates("study_id").head(SLOW_REPORTS)
-    read = reports._Folder.read
-    reports._Folder.read = lambda self, name: (time.sleep(0.001), read(self, name))[1]
+    read = report_sections._Folder.read
+    report_sections._Folder.read = lambda self, name: (time.sleep(0.001), read(self, name))[1]
     steps["slow reports"] = timed(lambda: len(cohort.privileged_source(some)))
     return {"images": len(cohort.images), "steps": steps}
 
@@ -277,12 +277,12 @@ def main() -> None:
         against = f"; reference {row['reference_seconds']:.1f} s" if row["reference_seconds"] else ""
         print(f"{row['ours_seconds']:7.1f} s, peak {row['peak_gib']:.2f} GiB: {row['what']}{against}")
     if args.json:
-        from pkd_utils import identity, runs
+        from pkd_utils.runs import files, machine
 
         settings = {"images": found, "rounds": args.rounds, "limit_seconds": LIMIT_SECONDS, "limit_gib": LIMIT_GIB}
-        report = {"name": "mimic_size", "machine": {"cpu": identity.device_name(), "pandas": pd.__version__},
+        report = {"name": "mimic_size", "machine": {"cpu": machine.device_name(), "pandas": pd.__version__},
                   "settings": settings, "rows": rows, "turns": turns}  # fmt: skip
-        runs.write_json(args.json, report)
+        files.write_json(args.json, report)
     if found >= IMAGES and (rows[0]["ours_seconds"] > LIMIT_SECONDS or max(r["peak_gib"] for r in rows) > LIMIT_GIB):
         sys.exit(f"Indexing must take at most {LIMIT_SECONDS} s, and nothing more than {LIMIT_GIB} GiB.")
 

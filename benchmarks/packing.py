@@ -22,7 +22,10 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from pkd_utils import identity, images, packing, runs
+from pkd_utils.images import filling
+from pkd_utils.images.pack import pack_images
+from pkd_utils.runs import files
+from pkd_utils.runs.machine import device_name
 
 WIDTH, HEIGHT = 2544, 3056
 DIFFERENT = 8
@@ -65,7 +68,7 @@ def decode_all(paths: list[Path], size: int | None, workers: int) -> None:
         for task in tasks:
             decode(task)
     else:
-        with ProcessPoolExecutor(workers, packing._context()) as pool:
+        with ProcessPoolExecutor(workers, filling._context()) as pool:
             list(pool.map(decode, tasks))
 
 
@@ -85,7 +88,7 @@ def main() -> None:
 
         def pack(workers: int, detail: float = 1.0):
             (folder / "packed.npy").unlink(missing_ok=True)
-            return np.array(images.pack_images(paths, args.size, folder / "packed.npy", workers, detail=detail,
+            return np.array(pack_images(paths, args.size, folder / "packed.npy", workers, detail=detail,
                                                progress=False)[0])  # fmt: skip
 
         contestants = {
@@ -136,11 +139,11 @@ def main() -> None:
         print(f"difference, {name}: mean {value['mean']:.2f}, largest {value['largest']} of 255 grey levels")
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"} | {"megabytes": megabytes / args.images}
-        cpu = identity.device_name()
+        cpu = device_name()
         machine = {"cpu": cpu, "cores": os.cpu_count(), "pillow": PIL.__version__}
         report = {"name": "packing", "machine": machine, "settings": settings, "rows": rows, "seconds": seconds,
                   "difference": difference}  # fmt: skip
-        runs.write_json(args.json, report)
+        files.write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,10 @@ import torch
 from captum.attr import LayerGradCam
 
 # isort: split
-from pkd_utils import runs  # before timm: see pkd_utils._torchvision_cpu
-from pkd_utils.attention import attention_maps
-from pkd_utils.saliency import METHODS, saliency_maps, several_maps
-from pkd_utils.students import build_student, class_token_logits
+from pkd_utils.distillation.students import build_student, class_token_logits
+from pkd_utils.localization.attention import attention_maps
+from pkd_utils.localization.saliency import METHODS, saliency_maps, several_maps
+from pkd_utils.runs import files  # before timm: see pkd_utils.runs.torchvision_cpu
 
 # isort: split
 from localization import machine
@@ -214,7 +214,7 @@ def main() -> None:
         print(f"{r['what']:<34}{r['images_per_s']:>10.0f}{r['seconds_ratio']:>11.2f}{quarters:>14}{faster:>21}")
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"}
-        runs.write_json(args.json, {"name": "saliency", "machine": info, "settings": settings, "rows": rows})
+        files.write_json(args.json, {"name": "saliency", "machine": info, "settings": settings, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 # isort: split
-from pkd_utils import runs  # before transformers: see pkd_utils._torchvision_cpu
-from pkd_utils.identity import device_name
-from pkd_utils.paths import resolve
-from pkd_utils.text_encoding import encode_texts
-from pkd_utils.text_training import TextTeacher, TextTeacherConfig, length_bucketed_batches, masked_bce
+from pkd_utils.distillation.text_training import TextTeacher, TextTeacherConfig, length_bucketed_batches, masked_bce
+from pkd_utils.encoders.texts import encode_texts
+from pkd_utils.runs import files  # before transformers: see pkd_utils.runs.torchvision_cpu
+from pkd_utils.runs.machine import device_name
+from pkd_utils.runs.paths import resolve
 
 # isort: split
 from transformers import AutoTokenizer
@@ -134,7 +134,7 @@ def main() -> None:
     if args.json:
         settings = {key: value for key, value in vars(args).items() if key != "json"}
         report = {"name": "text_teacher", "machine": machine, "settings": settings, "rows": rows}
-        runs.write_json(args.json, {**report, "seconds": round(time.perf_counter() - started, 1)})
+        files.write_json(args.json, {**report, "seconds": round(time.perf_counter() - started, 1)})
 
 
 if __name__ == "__main__":

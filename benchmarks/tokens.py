@@ -22,9 +22,11 @@ import torch
 from packing import simulate
 from PIL import Image
 
-from pkd_utils import identity, runs, token_encoding
 from pkd_utils.encoders import load_image_encoder
-from pkd_utils.tokens import Crops, TokenStore
+from pkd_utils.encoders.tokens import encode
+from pkd_utils.encoders.tokens.stored import Crops, TokenStore
+from pkd_utils.runs import files
+from pkd_utils.runs.machine import device_name
 
 TOKENS, WIDTH, BATCH = 256, 384, 64
 
@@ -35,9 +37,9 @@ def simulated_store(folder: Path, rows: int, views: int) -> TokenStore:
     rng = np.random.default_rng(0)
     values = rng.integers(0, 2**14, (views + 1, rows, TOKENS, WIDTH), dtype=np.uint16).view(np.float16)
     np.save(folder / "tokens.npy", values)
-    runs.write_parquet(folder / "index.parquet", pd.DataFrame({"image_id": [str(row) for row in range(rows)]}))
+    files.write_parquet(folder / "index.parquet", pd.DataFrame({"image_id": [str(row) for row in range(rows)]}))
     facts = {"identity": "", "views": views, "grid": [16, 16], "has_cls": False, "storage": "float16", "encoder": ""}
-    runs.write_json(folder / "store.json", facts)
+    files.write_json(folder / "store.json", facts)
     return TokenStore.open(folder)
 
 
@@ -79,9 +81,7 @@ def write(folder: Path, args) -> dict[str, list[float]]:
 
     def ours(workers: int):
         target = folder / f"store{next(count)}"
-        return token_encoding.encode_images(
-            encoder, names, paths, target, args.views, crops, 16, workers, progress=False
-        )
+        return encode.encode_images(encoder, names, paths, target, args.views, crops, 16, workers, progress=False)
 
     def plain():
         made = []
@@ -135,9 +135,9 @@ def main() -> None:
               f"reference {row['reference_' + unit]:6.1f} {unit.replace('_per_', '/')}")  # fmt: skip
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"}
-        machine = {"cpu": identity.device_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+        machine = {"cpu": device_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
         report = {"name": "tokens", "machine": machine, "settings": settings, "rows": rows, "seconds": seconds}
-        runs.write_json(args.json, report)
+        files.write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pkd_utils import identity, runs, training
-from pkd_utils._student_data import check_student_data
-from pkd_utils.augmentation import normalise
-from pkd_utils.distillation import distillation_loss, soft_labels
-from pkd_utils.students import autocast, build_student, class_token_logits, resolve_precision
-from pkd_utils.training import StudentConfig
+from pkd_utils.distillation import student_training
+from pkd_utils.distillation.loss import distillation_loss, soft_labels
+from pkd_utils.distillation.student_data import check_student_data
+from pkd_utils.distillation.student_training import StudentConfig
+from pkd_utils.distillation.students import autocast, build_student, class_token_logits, resolve_precision
+from pkd_utils.images.augment import normalise
+from pkd_utils.runs import files
+from pkd_utils.runs.machine import device_name
 
 N_LABELS, TEMPERATURE = 5, 2.0
 
@@ -81,7 +83,7 @@ def our_epoch(config: StudentConfig, n: int, folder: Path):
     splits = ["train"] * n + ["validate"] * 16
     soft = soft_labels(logits, TEMPERATURE).numpy()
     data = check_student_data(pixels, targets, soft, splits, config.image_size, "sigmoid", config.weight)
-    fit = training._Fit(data, config, folder, 0, "benchmark", torch.device(config.device))
+    fit = student_training._Fit(data, config, folder, 0, "benchmark", torch.device(config.device))
     fit._validate = lambda: (0.0, 0.5)
     return lambda: fit._epoch(fit.state["epoch"] + 1)
 
@@ -213,10 +215,10 @@ def main() -> None:
               f"{reference} ({row['reference_images_per_s']:.0f})")  # fmt: skip
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"}
-        machine = {"cpu": identity.device_name(), "threads": args.threads,
+        machine = {"cpu": device_name(), "threads": args.threads,
                    "torch": torch.__version__, "best_precision": best.precision}  # fmt: skip
         report = {"name": "training", "machine": machine, "settings": settings, "rows": rows, "seconds": seconds}
-        runs.write_json(args.json, report)
+        files.write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,6 @@ import warnings
 # timm and transformers import tqdm.auto, which in a kernel asks for widgets; our progress bars are plain text.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-from pkd_utils import _torchvision_cpu  # noqa: E402
+from pkd_utils.runs import torchvision_cpu  # noqa: E402
 
-_torchvision_cpu.declare_when_needed()  # before anything imports torchvision
+torchvision_cpu.declare_when_needed()  # before anything imports torchvision

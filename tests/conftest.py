@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pkd_utils import paths  # importing the package first lets torchvision, timm and transformers import at all
+from pkd_utils.runs import paths
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ os.environ.update(
 import nbclient  # noqa: E402
 import nbformat  # noqa: E402
 
-from pkd_utils import runs  # noqa: E402
+from pkd_utils.runs import files  # noqa: E402
 
 
 def refresh(path: Path) -> None:
@@ -42,7 +42,7 @@ def refresh(path: Path) -> None:
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    with runs.atomic_path(path) as temporary:
+    with files.atomic_path(path) as temporary:
         nbformat.write(notebook, temporary)
     size = path.stat().st_size
     print(f"{path.relative_to(ROOT)}: {size / 1000:.0f} kB")

@@ -2,7 +2,7 @@
 
 The committed notebooks are run from scratch in their own folder of runs, in order, because each reads what the one
 before wrote. Their text is compared with the committed outputs by nbval; their numbers, which differ in the last
-digits from machine to machine, by tests/test_written_numbers.py.
+digits from machine to machine, by tests/notebooks/test_written_numbers.py.
 """
 
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE_RUNS = ROOT / "_build" / "smoke-runs"
 # Read what the notebooks wrote, so they run after nbval.
-AFTERWARDS = ["tests/test_written_numbers.py", "tests/test_kill_and_continue.py"]
+AFTERWARDS = ["tests/notebooks/test_written_numbers.py", "tests/runs/test_kill_and_continue.py"]
 
 
 def start(arguments: list[str], report: Path) -> subprocess.Popen:

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from pkd_utils import book_pages, gate, paths, runs
+from pkd_utils.runs import files, paths
+from workflow.publish import book_pages, gate
 
 
 def main() -> int:
@@ -14,7 +15,7 @@ def main() -> int:
     for page in book_pages.write_all(profile, book):
         print(f"pages: no run of {page} in the profile {profile}; its page says so", file=sys.stderr)
     manifest = book / "_generated" / gate.MANIFEST
-    shown = {entry["page"] for entry in runs.read_json(manifest)} if manifest.exists() else set()
+    shown = {entry["page"] for entry in files.read_json(manifest)} if manifest.exists() else set()
     listed = {name.removeprefix("book/_generated/") for name in book_pages.toc_files(book / "_toc.yml")}
     for page in sorted(shown - listed):
         print(f"pages: {page} has run but is not in book/_toc.yml: add it there", file=sys.stderr)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pkd_utils.cohorts.checks import check_cohort
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel
-from pkd_utils.errors import DataError
-from pkd_utils.paths import resolve
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.paths import resolve
 
 COHORTS = ("mimic_cxr", "covid_chestxray", "cbis_mass", "cbis_calc", "openi", "inspect")
 
@@ -50,13 +50,13 @@ def load_cohort(name: str, root: str | Path, **options) -> Cohort:
     elif name == "covid_chestxray":
         from pkd_utils.cohorts.covid_chestxray import load
     elif name == "cbis_mass":
-        from pkd_utils.cohorts.cbis_ddsm import load_mass as load
+        from pkd_utils.cohorts.cbis.cases import load_mass as load
     elif name == "cbis_calc":
-        from pkd_utils.cohorts.cbis_ddsm import load_calc as load
+        from pkd_utils.cohorts.cbis.cases import load_calc as load
     elif name == "openi":
         from pkd_utils.cohorts.openi import load
     elif name == "inspect":
-        from pkd_utils.cohorts.inspect import load
+        from pkd_utils.cohorts.inspect.studies import load
     else:
         raise DataError(f"There is no cohort named {name!r}; choose one of {', '.join(COHORTS)}.")
     cohort = load(root, **options)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pkd_utils.cohorts.checks import require_file
 from pkd_utils.cohorts.table import BOX_COLUMNS, read_image_size
-from pkd_utils.errors import DataError
+from pkd_utils.runs.errors import DataError
 
 
 def read_coco(path: Path, where: str) -> pd.DataFrame:

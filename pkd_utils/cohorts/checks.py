@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from pkd_utils.cohorts.table import BOX_COLUMNS, IMAGE_COLUMNS, Cohort
-from pkd_utils.errors import DataError
+from pkd_utils.runs.errors import DataError
 
 BOX_TOLERANCE = 1.0  # pixels: annotation tools round outwards
 

@@ -12,7 +12,7 @@ import pandas as pd
 from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
 from pkd_utils.cohorts.checks import check_patient_ids, check_unique, read_csv, require_columns
 from pkd_utils.cohorts.table import BOX_COLUMNS, Cohort, CohortInfo, Funnel, empty_boxes
-from pkd_utils.errors import DataError
+from pkd_utils.runs.errors import DataError
 
 WHERE = "https://github.com/ieee8023/covid-chestxray-dataset"
 # Older versions of metadata.csv spell these differently; spaces around any name are removed first.
@@ -88,7 +88,7 @@ def load(
     -------
     Cohort
         `image_id` is the file name, `study_id` equals it (the table numbers no studies), `split` is NaN: see
-        `splits.patient_folds`. Further columns of `images`: `age` (years), `sex`, `finding`, `location`, `licence`,
+        `folds.patient_folds`. Further columns of `images`: `age` (years), `sex`, `finding`, `location`, `licence`,
         `url`. `privileged` is indexed by `image_id`, column `text`; a note repeats over one patient's images.
 
     Raises

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from pkd_utils.errors import DataError
+from pkd_utils.runs.errors import DataError
 
 
 class Terms(NamedTuple):

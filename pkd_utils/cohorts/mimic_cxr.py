@@ -12,9 +12,9 @@ import pandas as pd
 
 from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
 from pkd_utils.cohorts.checks import check_text, check_unique, read_csv
-from pkd_utils.cohorts.reports import read_reports
+from pkd_utils.cohorts.report_sections import read_reports
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
-from pkd_utils.errors import DataError
+from pkd_utils.runs.errors import DataError
 
 WHERE = "https://physionet.org/content/mimic-cxr-jpg/2.1.0/ (access is by credential)"
 WHERE_BOXES = "https://physionet.org/content/ms-cxr/ (access is by credential), or pass boxes=False"

@@ -14,10 +14,10 @@ import pandas as pd
 
 from pkd_utils.cohorts.checks import check_text, check_unique, require_file
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
-from pkd_utils.errors import DataError
+from pkd_utils.runs.errors import DataError
 
 ARCHIVE = "NLMCXR_reports.tgz"
-WHERE = "`python -m pkd_utils.assets fetch openi_reports`, or https://openi.nlm.nih.gov/faq (the reports archive)"
+WHERE = "`python -m pkd_utils fetch openi_reports`, or https://openi.nlm.nih.gov/faq (the reports archive)"
 REPORTS_IN_RELEASE = 3955  # as counted in the public release
 
 # A label is 1 if any of a report's headings starts with one of these findings and carries the qualifier (None: any).

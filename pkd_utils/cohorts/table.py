@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from pkd_utils.errors import DataError
+from pkd_utils.runs.errors import DataError
 
 IMAGE_COLUMNS = ["image_id", "patient_id", "study_id", "path", "split", "view"]
 BOX_COLUMNS = ["image_id", "label", "x", "y", "width", "height"]

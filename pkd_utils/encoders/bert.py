@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 from pkd_utils.encoders.checkpoints import Weights, read_weights
 from pkd_utils.encoders.facts import TextFacts
 from pkd_utils.encoders.layouts import KeyReport, load_state
-from pkd_utils.errors import DataError
+from pkd_utils.runs.errors import DataError
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 """Architectures whose blocks need nothing but states and a mask."""
@@ -68,7 +68,7 @@ def read_config(folder: str | Path) -> PretrainedConfig:
     if not file.is_file():
         raise FileNotFoundError(
             f"No text encoder in {folder}: a folder in Hugging Face layout (config.json, tokenizer files, weights) "
-            "is needed; `python -m pkd_utils.assets fetch minilm` gets the small one."
+            "is needed; `python -m pkd_utils fetch minilm` gets the small one."
         )
     raw = _read_json(file)
     model_type = READ_AS.get(raw.get("model_type"), raw.get("model_type"))

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pkd_utils.encoders.torch_pickles import Inert, read_pickled
-from pkd_utils.errors import DataError
-from pkd_utils.identity import file_sha256
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import file_sha256
 
 TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".onnx")
@@ -146,7 +146,7 @@ def _refuse_what_is_no_weights(file: Path) -> bytes:
 def _read_file(file: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
     """Content of one file, and the classes that were read as inert objects."""
     if file.suffix == ".onnx":
-        from pkd_utils.encoders.onnx_weights import read_onnx
+        from pkd_utils.encoders.onnx import read_onnx
 
         return read_onnx(file), ()
     if file.suffix == ".safetensors":

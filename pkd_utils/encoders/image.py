@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pkd_utils.distillation.students import resolve_precision
 from pkd_utils.encoders import transforms
 from pkd_utils.encoders.backbones import (
     STRIDES,
@@ -26,9 +27,8 @@ from pkd_utils.encoders.checkpoints import Weights, read_weights
 from pkd_utils.encoders.facts import Feature, ImageFacts, Preprocessing
 from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.layouts import KeyReport, load_state
-from pkd_utils.errors import DataError
-from pkd_utils.pixel_depth import check_depth
-from pkd_utils.students import resolve_precision
+from pkd_utils.images.depth import check_depth
+from pkd_utils.runs.errors import DataError
 
 RANDOM = "random"  # instead of a path: seeded random weights
 

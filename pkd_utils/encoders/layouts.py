@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pkd_utils.encoders.checkpoints import Weights
 from pkd_utils.encoders.facts import ImageFacts, TextFacts
-from pkd_utils.errors import DataError
+from pkd_utils.runs.errors import DataError
 
 Sources = dict[str, tuple[str, ...]]  # name in the network -> names in the file
 Layout = Callable[[list[str], str], Sources]  # (names in the network, prefix in the file) -> Sources

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from torch import nn
 from tqdm import tqdm
 
-from pkd_utils import runs
-from pkd_utils.errors import DataError
+from pkd_utils.runs import files
+from pkd_utils.runs.errors import DataError
 
 PART_SECONDS = 20.0
 """So much work at most is lost by an interruption."""
@@ -201,7 +201,7 @@ def _write_part(
     folder: Path, encoded: EncodedTexts, batches: list[np.ndarray], hidden: torch.Tensor, first: int, last: int
 ) -> None:
     facts = {"identity": encoded.identity, "first": str(first), "last": str(last)}
-    with runs.atomic_path(folder / f"{first:08d}.safetensors") as temporary:
+    with files.atomic_path(folder / f"{first:08d}.safetensors") as temporary:
         save_file({"hidden": hidden[_rows(encoded, batches, first, last)]}, temporary, metadata=facts)
 
 
@@ -225,7 +225,7 @@ def write_cache(path: Path, encoded: EncodedTexts) -> None:
     if encoded.hidden is not None:
         tensors["hidden"] = encoded.hidden
     facts = {"identity": encoded.identity, "truncated": encoded.truncated, "empty": encoded.empty}
-    with runs.atomic_path(path) as temporary:
+    with files.atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
     for parts in path.parent.glob(f"{path.name}.{encoded.identity[:12]}-*.parts"):
         shutil.rmtree(parts)

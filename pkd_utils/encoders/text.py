@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig
 
-from pkd_utils import runs
+from pkd_utils.distillation.students import resolve_precision
 from pkd_utils.encoders.backbones import to_bf16
 from pkd_utils.encoders.bert import build_encoder, load_bert, load_tokenizer, longest_text, read_config
 from pkd_utils.encoders.checkpoints import Weights
@@ -26,8 +26,8 @@ from pkd_utils.encoders.packed_texts import (
     write_cache,
 )
 from pkd_utils.encoders.text_facts import TEXT_ENCODERS
-from pkd_utils.errors import DataError
-from pkd_utils.students import resolve_precision
+from pkd_utils.runs import files
+from pkd_utils.runs.errors import DataError
 
 RANDOM = "random"  # instead of a folder: seeded random weights
 SUM_LAST_4 = "sum_last_4"
@@ -76,11 +76,11 @@ class TextEncoder(nn.Module):
         self.facts, self.layer, self.precision, self.seed = facts, layer, precision, seed
         self.width, self.longest = facts.width, facts.longest
         self.weights, self.keys = weights, keys
-        self.identity: str = runs.hash_params(
+        self.identity: str = files.hash_params(
             {
                 "encoder": facts.name,
                 "weights": weights.sha256 if weights else f"random, seed {seed}",
-                "vocabulary": runs.hash_params(tokenizer.get_vocab()) if tokenizer else None,
+                "vocabulary": files.hash_params(tokenizer.get_vocab()) if tokenizer else None,
                 "lowercase": facts.lowercase,
                 "layer": str(layer),
                 "precision": precision,
@@ -122,7 +122,7 @@ class TextEncoder(nn.Module):
                 f"This {self.facts.title} has random weights and no vocabulary to read texts with: give "
                 "load_text_encoder(..., vocabulary=) a folder with its vocab.txt."
             )
-        identity = runs.hash_params([self.identity, texts_sha256(texts), longest])
+        identity = files.hash_params([self.identity, texts_sha256(texts), longest])
         return pack_tokens(self.tokenizer, texts, longest, on_long, identity)
 
     def encode(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

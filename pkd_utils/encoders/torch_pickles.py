@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pkd_utils.errors import DataError
+from pkd_utils.runs.errors import DataError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file that torch before 1.6 wrote
 LEGACY_PROTOCOL = 1001

@@ -13,8 +13,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from pkd_utils.encoders.facts import Preprocessing
-from pkd_utils.errors import DataError
-from pkd_utils.pixel_depth import eight_bit_range
+from pkd_utils.images.depth import eight_bit_range
+from pkd_utils.runs.errors import DataError
 
 INTERPOLATION = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 DEEP_MODES = ("I", "F")  # and those that begin with "I;16": more than 8 bits a pixel
@@ -28,14 +28,14 @@ def eight_bit(image: Image.Image, depth: str | int = "minmax") -> Image.Image:
     image : PIL image of any mode
         Transparency is ignored, palettes are resolved, EXIF orientation is not applied.
     depth : {"minmax", "full"} or int
-        How more than 8 bits become 8, by the rule of `pkd_utils.pixel_depth.eight_bit_range`, then rounded. The default
+        How more than 8 bits become 8, by the rule of `depth.eight_bit_range`, then rounded. The default
         stretches the image's own range, so that 12 bits stored in 16 do not come out black; radiographs in JPEG were
         stretched so by whoever wrote them. Of 8-bit images no value changes, whatever `depth` says.
 
     Raises
     ------
     DataError
-        See `pkd_utils.pixel_depth.eight_bit_range`.
+        See `pkd_utils.images.depth.eight_bit_range`.
     """
     if image.mode in DEEP_MODES or image.mode.startswith("I;16"):
         return Image.fromarray(np.rint(eight_bit_range(np.asarray(image), depth)).astype(np.uint8))

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pkd_utils import runs
 from pkd_utils.encoders.facts import ImageFacts
 from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.text_facts import TEXT_ENCODERS
-from pkd_utils.errors import DataError
+from pkd_utils.runs import files
+from pkd_utils.runs.errors import DataError
 
 RECORDED = Path(__file__).with_name("fingerprints.json")
 SENTENCES = ("The heart is of normal size and the lungs are clear.", "There is no fluid on either side.")
@@ -222,7 +222,7 @@ def _key(report: dict[str, Any]) -> str:
 
 def recorded_fingerprints() -> dict[str, Any]:
     """What `fingerprints.json` holds: `name option=value ...` to file, sha256 and fingerprint."""
-    return runs.read_json(RECORDED) if RECORDED.exists() else {}
+    return files.read_json(RECORDED) if RECORDED.exists() else {}
 
 
 def _recorded_says(report: dict[str, Any]) -> str:
@@ -252,7 +252,7 @@ def record(report: dict[str, Any]) -> None:
     if "sha256" not in report:
         raise DataError("Random weights are not recorded.")
     entry = {name: report[name] for name in ("file", "sha256", "fingerprint")}
-    runs.write_json(RECORDED, dict(sorted((recorded_fingerprints() | {_key(report): entry}).items())))
+    files.write_json(RECORDED, dict(sorted((recorded_fingerprints() | {_key(report): entry}).items())))
     report["fingerprint_says"] = f"recorded in {RECORDED.name}"
     report["problems"] = [text for text in report["problems"] if "tokens" not in text]
 

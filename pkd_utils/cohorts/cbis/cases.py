@@ -1,0 +1,328 @@
+"""CBIS-DDSM: mammographic masses and calcifications, as described in the case tables, with or without the pictures.
+
+One row is one abnormality on one view. Radiologists' descriptors are the privileged information of the tabular teacher.
+`cbis_files` finds a row's pictures, `cbis_pixels` decides which is the mammogram, the crop and the mask.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+from pkd_utils.cohorts.cbis import files as cbis_files
+from pkd_utils.cohorts.cbis.pixels import NO_FILE, FileFacts, PictureCohort, assign_roles, place_masks
+from pkd_utils.cohorts.checks import check_unique, read_csv, require_columns
+from pkd_utils.cohorts.table import BOX_COLUMNS, Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.runs.errors import DataError
+
+WHERE = "https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY (The Cancer Imaging Archive, CBIS-DDSM, csv files)"
+PATHOLOGY = ("MALIGNANT", "BENIGN", "BENIGN_WITHOUT_CALLBACK")
+DESCRIPTORS = {"mass": ("mass shape", "mass margins"), "calc": ("calc type", "calc distribution")}
+ROWS_PUBLISHED = {("mass", "train"): 1318, ("mass", "test"): 378, ("calc", "train"): 1546, ("calc", "test"): 326}
+# One descriptor is spelled in two ways.
+DESCRIPTOR_ALIASES = {"LUCENT_CENTERED": "LUCENT_CENTER"}
+_ORDINAL = ("breast density", "assessment", "subtlety")
+_PATHS = {
+    "image file path": "dicom_path",
+    "cropped image file path": "cropped_dicom_path",
+    "ROI mask file path": "roi_dicom_path",
+}
+_EXTRA = ("age", "mass density")  # columns the published tables lack and a simulated cohort may add
+PIXELS = {"none": (), "full": ("mammogram", "mask"), "crop": ("crop", "mask")}  # the files each choice needs
+BOX_LABELS = {"mass": "mass", "calc": "calcification"}
+_TITLES = {"none": "descriptions", "full": "mammograms", "crop": "crops"}
+_ASPECT_TOLERANCE = 0.02  # a mask resized by more than this along one side than the other is counted
+
+
+def _info(root: Path, kind: str, pixels: str) -> CohortInfo:
+    """Describe the source; the mammograms of `demo.mammography` are not CBIS-DDSM's and are not called so."""
+    what = f"{BOX_LABELS[kind]} {_TITLES[pixels]}"
+    simulated = (root / "SIMULATED.txt").is_file()
+    title, licence = f"CBIS-DDSM {what}", "CC BY 3.0"
+    citation = "Lee et al., Sci Data 4:170177 (2017), doi 10.7937/K9/TCIA.2016.7O02S9CY"
+    if simulated:
+        title, licence = f"Simulated {what} in the layout of CBIS-DDSM", "see SIMULATED.txt"
+        citation = "made by pkd_utils.demo.breast.cohort"
+    shareable = {"shareable_text": True, "shareable_images": True}
+    return CohortInfo(f"cbis_{kind}", title, licence, citation, simulated, **shareable)
+
+
+def load_mass(root: Path, target: str = "malignant", **options) -> Cohort:
+    """Read the two mass tables; see `load`."""
+    return load(root, "mass", target, **options)
+
+
+def load_calc(root: Path, target: str = "malignant", **options) -> Cohort:
+    """Read the two calcification tables; see `load`."""
+    return load(root, "calc", target, **options)
+
+
+def load(
+    root: Path,
+    kind: str,
+    target: str = "malignant",
+    pixels: str = "none",
+    missing: str = "raise",
+    validate_share: float = 0.0,
+    validate_seed: int = 0,
+    workers: int = 0,
+) -> Cohort:
+    """Read the official training and test tables of one abnormality type.
+
+    Parameters
+    ----------
+    root : Path
+        Folder that holds `{mass,calc}_case_description_{train,test}_set.csv` as TCIA serves them (or `csv/` with them,
+        as on Kaggle) and, for pixels, the pictures in a layout of `cbis.files.find_files`.
+    kind : {"mass", "calc"}
+    target : {"malignant", "pathology"}
+        "malignant": one label, 1 for MALIGNANT and 0 for both benign classes. "pathology": three labels `malignant`,
+        `benign`, `benign_without_callback`, of which exactly one is 1.
+    pixels : {"none", "full", "crop"}
+        "none": the tables alone. "full": one mammogram a row, with the row's own mask and box; a mammogram with two
+        abnormalities is in two rows. "crop": the published crop; where it lies in the mammogram is not published, the
+        lesion's mask is taken to be centred in it. Which of the two the paper trained on is not stated in the paper.
+    missing : {"raise", "drop"}
+        Rows whose files are missing or unusable: refuse, or leave them out and say so in the funnel.
+    validate_share : float
+        Share of the training table's patients that become split "validate", chosen so that their worst pathology is
+        distributed as in all; 0: none, as published. How the paper validated is not stated in the paper.
+    validate_seed : int
+    workers : int
+        Threads that read pictures' headers and masks; 0: one a core.
+
+    Returns
+    -------
+    Cohort
+        `image_id` is kind, patient, side, view and abnormality id; `study_id` the mammogram (patient, side, view);
+        `split` the official train or test, and validate if asked for; the tables' own DICOM paths are the columns
+        `dicom_path`, `cropped_dicom_path`, `roi_dicom_path`. `privileged` is indexed by `image_id` with float columns:
+        `breast_density`, `assessment` (BI-RADS), `subtlety` as in the table; `side=LEFT`, `view=MLO`; and one 0/1
+        column a descriptor value, e.g. `mass_shape=IRREGULAR`, several of which can be 1 (values are joined by "-" in
+        the table) and `mass_shape=missing`. The part before "=" is the feature's name. Simulated tables can add `age`
+        (years, NaN where empty) and `mass_density` (a number, or a 0/1 column a word). Without pixels `path` is NaN;
+        with them it is the picture, `mammogram_path`, `mask_path` and `crop_path` are all three, and the sizes and the
+        flag `mask_resized` (the mask was brought to the mammogram's size, nearest pixel) are the columns of
+        `cbis.pixels.place_masks`.
+
+    Raises
+    ------
+    FileNotFoundError
+        A table is missing, or pictures are (all counted in one sentence).
+    DataError
+        An option, a table or a picture that cannot be used.
+    """
+    if kind not in DESCRIPTORS:
+        raise DataError(f"CBIS-DDSM has the tables 'mass' and 'calc', not {kind!r}.")
+    if target not in ("malignant", "pathology"):
+        raise DataError(f"target must be 'malignant' or 'pathology', not {target!r}.")
+    if pixels not in PIXELS or missing not in ("raise", "drop"):
+        raise DataError(f"pixels is none, full or crop and missing is raise or drop, not {pixels!r} and {missing!r}.")
+    if not 0 <= validate_share < 1:
+        raise DataError(f"validate_share is a share of the training patients from 0 to below 1, not {validate_share}.")
+    folder = cbis_files.table_folder(root)
+    files = {split: folder / f"{kind}_case_description_{split}_set.csv" for split in ("train", "test")}
+    parts = {split: _read_table(file, kind) for split, file in files.items()}
+    table = pd.concat([part.assign(split=split) for split, part in parts.items()], ignore_index=True)
+    shared_note = _shared_note(folder, kind)
+
+    funnel = Funnel()
+    funnel.step(
+        "rows of both tables",
+        table,
+        sum(ROWS_PUBLISHED[kind, s] for s in files),
+        note="paper = rows of the published tables",
+    )
+    for split, part in parts.items():
+        funnel.step(f"{split} table", part, ROWS_PUBLISHED[kind, split], note=shared_note[split])
+
+    if validate_share:
+        table["split"] = _carve_validate(table, validate_share, validate_seed)
+        part = table[table["split"] == "validate"]
+        funnel.step("of the train table, now validate", part, note=f"{validate_share:g} of its patients")
+
+    key = table["patient_id"] + "_" + table["side"] + "_" + table["view"]
+    table["image_id"] = f"{kind}_" + key + "_" + table["abnormality id"]
+    check_unique(table, "image_id", f"the {kind} tables")
+    images = table[["image_id", "patient_id"]].assign(study_id=key, path=np.nan, split=table["split"])
+    images["view"] = table["view"]
+    names = ["MALIGNANT"] if target == "malignant" else list(PATHOLOGY)
+    for name in names:
+        images[name.lower()] = (table["pathology"] == name).astype(float)
+    images["side"], images["pathology"] = table["side"], table["pathology"]
+    for column, name in _PATHS.items():
+        images[name] = table[column].str.strip('" \t\r\n')
+    boxes, tables, cohort_class = empty_boxes(), list(files.values()), Cohort
+    if pixels != "none":
+        images, boxes, listings = _with_pictures(images, root, kind, pixels, missing, workers, funnel)
+        tables, cohort_class = [*tables, *listings], PictureCohort
+    for name in PATHOLOGY:
+        funnel.step(f"pathology {name}", images[images["pathology"] == name])
+    return cohort_class(
+        info=_info(root, kind, pixels),
+        root=root,
+        labels=[name.lower() for name in names],
+        images=images,
+        boxes=boxes,
+        funnel=funnel.table(),
+        privileged_source=_features(table, kind),
+        tables=tables,
+    )
+
+
+def _carve_validate(table: pd.DataFrame, share: float, seed: int) -> pd.Series:
+    """Column `split` with a share of the training patients moved to validate, stratified by their worst pathology."""
+    severity = table["pathology"].map({name: rank for rank, name in enumerate(PATHOLOGY)})
+    worst = severity[table["split"] == "train"].groupby(table["patient_id"]).min().sort_index()
+    try:
+        _, chosen = train_test_split(list(worst.index), test_size=share, stratify=worst, random_state=seed)
+    except ValueError as error:
+        raise DataError(
+            f"The {len(worst)} training patients cannot give a validate split of {share:g} with every pathology in it "
+            f"({error}); choose another validate_share."
+        ) from None
+    return table["split"].mask(table["patient_id"].isin(chosen) & (table["split"] == "train"), "validate")
+
+
+def _with_pictures(
+    images: pd.DataFrame, root: Path, kind: str, pixels: str, missing: str, workers: int, funnel: Funnel
+) -> tuple[pd.DataFrame, pd.DataFrame, list[Path]]:
+    """Images with their files, sizes and flags; the lesions' boxes; the listings that were read."""
+    needed = PIXELS[pixels]
+    found, listings = cbis_files.find_files(root, images)
+    facts = FileFacts(root, workers)
+    roles = assign_roles(found, facts)
+    problems = roles[[f"{role}_problem" for role in needed]].set_axis(list(needed), axis=1)
+    lacking = problems.notna().any(axis=1)
+    note = _problem_counts(problems) if lacking.any() else ""
+    if missing == "raise" and lacking.any():
+        first = problems[lacking].iloc[0].dropna()
+        absent = (problems == NO_FILE).any(axis=None)
+        raise (FileNotFoundError if absent else DataError)(
+            f"CBIS-DDSM {kind}: {int(lacking.sum())} of {len(images)} rows lack a usable picture ({note}), first "
+            f"{images['image_id'][lacking].iloc[0]!r} ({first.index[0]}: {first.iloc[0]}); get the files from "
+            f"{cbis_files.WHERE}, or pass missing='drop' to leave these rows out."
+        )
+    if lacking.all():
+        raise DataError(f"CBIS-DDSM {kind}: no row has its pictures ({note}); get them from {cbis_files.WHERE}.")
+    roles = roles.loc[~lacking, ["mammogram_path", "mask_path", "crop_path"]]
+    placed = place_masks(roles, facts, pixels)
+    images = pd.concat([images[~lacking], roles, placed.drop(columns=placed.filter(like="box_"))], axis=1)
+    images["path"] = images["mammogram_path" if pixels == "full" else "crop_path"]
+    funnel.step(f"with {' and '.join(needed)}", images, note=f"dropped: {note}" if note else "")
+    boxes = placed.filter(like="box_").set_axis(BOX_COLUMNS[2:], axis=1)
+    boxes = boxes.assign(image_id=images["image_id"], label=BOX_LABELS[kind])[BOX_COLUMNS].reset_index(drop=True)
+    images = images.reset_index(drop=True)
+
+    aspect = images["mask_width"] / images["mammogram_width"] * images["mammogram_height"] / images["mask_height"]
+    bent = int((np.abs(np.log(aspect)) > _ASPECT_TOLERANCE).sum())
+    note = f"nearest pixel; {bent} of them also of another aspect ratio"
+    funnel.step("mask of another size than its mammogram, resized", images[images["mask_resized"]], note=note)
+    if pixels == "full":
+        several = images[images.duplicated("study_id", keep=False)]
+        funnel.step("on a mammogram with several abnormalities", several, note="each row has its own mask")
+    return images, boxes, listings
+
+
+def _problem_counts(problems: pd.DataFrame) -> str:
+    """For each role, how many rows have no file and how many an unusable one: "mask missing 3, mask unusable 1"."""
+    counts = []
+    for role in problems.columns:
+        absent = int((problems[role] == NO_FILE).sum())
+        unusable = int(problems[role].notna().sum()) - absent
+        counts += [f"{role} missing {absent}"] * (absent > 0) + [f"{role} unusable {unusable}"] * (unusable > 0)
+    return ", ".join(counts)
+
+
+def shared_patients(root: Path) -> pd.DataFrame:
+    """Count the patients that two of the four official tables have in common.
+
+    Returns
+    -------
+    DataFrame
+        Four by four, names like "mass train"; the diagonal is the table's own number of patients. A model that uses
+        masses and calcifications together must not train on one table's patients and test on the other's.
+    """
+    ids, folder = {}, cbis_files.table_folder(root)
+    for kind in DESCRIPTORS:
+        for split in ("train", "test"):
+            file = folder / f"{kind}_case_description_{split}_set.csv"
+            ids[f"{kind} {split}"] = set(_read_table(file, kind)["patient_id"])
+    rows = [[len(ids[a] & ids[b]) for b in ids] for a in ids]
+    return pd.DataFrame(rows, index=list(ids), columns=list(ids))
+
+
+def _shared_note(root: Path, kind: str) -> dict[str, str]:
+    """For each split, say how many patients the other type's tables share with it ("" where they are not here)."""
+    other = "calc" if kind == "mass" else "mass"
+    if not all((root / f"{other}_case_description_{split}_set.csv").is_file() for split in ("train", "test")):
+        return {"train": "", "test": ""}
+    shared = shared_patients(root)
+    note = {}
+    for split, opposite in (("train", "test"), ("test", "train")):
+        count = shared.loc[f"{kind} {split}", f"{other} {opposite}"]
+        note[split] = f"{count} patients are also in the {other} {opposite} table"
+    return note
+
+
+def _read_table(file: Path, kind: str) -> pd.DataFrame:
+    """Read one table, bring the column spellings together, and check the coded columns."""
+    table = read_csv(file, [], WHERE)
+    table.columns = [name.strip() for name in table.columns]
+    table = table.rename(columns={"breast_density": "breast density"})
+    descriptors = DESCRIPTORS[kind]
+    required = ["patient_id", "left or right breast", "image view", "abnormality id", "pathology"]
+    require_columns(table, [*required, *_ORDINAL, *descriptors, *_PATHS], file)
+    table = table.rename(columns={"left or right breast": "side", "image view": "view"})
+    for column in ("patient_id", "side", "view", "abnormality id", "pathology", *_ORDINAL):
+        table[column] = table[column].str.strip()
+        if table[column].isna().any():
+            row = int(table.index[table[column].isna()][0]) + 1
+            raise DataError(f"{file.name}: data row {row} has no {column!r}; correct it or remove the row.")
+    allowed = {"side": ["LEFT", "RIGHT"], "view": ["CC", "MLO"], "pathology": list(PATHOLOGY)}
+    for column, values in allowed.items():
+        wrong = ~table[column].isin(values)
+        if wrong.any():
+            raise DataError(
+                f"{file.name}: {column} is {table[column][wrong].iloc[0]!r} for patient "
+                f"{table['patient_id'][wrong].iloc[0]}; it must be one of {', '.join(values)}."
+            )
+    for column in _ORDINAL:
+        wrong = ~table[column].str.fullmatch(r"[0-5]")
+        if wrong.any():
+            raise DataError(
+                f"{file.name}: {column} is {table[column][wrong].iloc[0]!r} for patient "
+                f"{table['patient_id'][wrong].iloc[0]}; it must be a whole number from 0 to 5."
+            )
+    return table
+
+
+def _features(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Turn descriptors into named float columns, indexed by image_id."""
+    columns = {name.replace(" ", "_"): table[name].astype(float) for name in _ORDINAL}
+    columns["side=LEFT"] = (table["side"] == "LEFT").astype(float)
+    columns["view=MLO"] = (table["view"] == "MLO").astype(float)
+    for name in (name for name in _EXTRA if name in table.columns):
+        columns |= _extra_feature(table, name, kind)
+    for name in DESCRIPTORS[kind]:
+        values = table[name].mask(table[name].isin(["N/A", "NA"])).fillna("missing").str.strip().str.split("-")
+        values = values.map(lambda words: {DESCRIPTOR_ALIASES.get(word, word) for word in words})
+        for word in sorted(set().union(*values)):
+            columns[f"{name.replace(' ', '_')}={word}"] = values.map(lambda words, w=word: float(w in words))
+    return pd.DataFrame(columns).set_index(table["image_id"])
+
+
+def _extra_feature(table: pd.DataFrame, name: str, kind: str) -> dict[str, pd.Series]:
+    """A number (NaN where empty) or, for words, one 0/1 column a value."""
+    numbers, column = pd.to_numeric(table[name], errors="coerce"), name.replace(" ", "_")
+    wrong = table[name].notna() & numbers.isna()
+    if not wrong.any():
+        return {column: numbers.astype(float)}
+    if name == "age":
+        raise DataError(
+            f"The {kind} tables: {name} is {table[name][wrong].iloc[0]!r} for patient "
+            f"{table['patient_id'][wrong].iloc[0]}; it must be a number or empty."
+        )
+    words = table[name].fillna("missing").str.strip()
+    return {f"{column}={word}": (words == word).astype(float) for word in sorted(words.unique())}

@@ -1,0 +1,335 @@
+"""Tell CBIS-DDSM's mammograms, crops and masks apart by what is in the files, and serve each lesion's mask.
+
+The tables' crop and mask paths are swapped in part of the rows and the files' names (1-1, 1-2) say nothing. A mask has
+the mammogram's size and (nearly) only black and white pixels; a crop is small. Sizes stand in the headers and settle
+almost every row; pixels are decoded for the masks, whose extent is needed anyway, and where sizes settle nothing. What
+was read of a file is kept and used again as long as the file's length and time of change stay.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from pkd_utils.cohorts.table import Cohort
+from pkd_utils.images import dicom
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import write_parquet
+from pkd_utils.runs.paths import data_dir
+
+# JPEG blurs a mask's edges: so many of its pixels may lie between black and white. A mammogram has 20 % and more there.
+MIDDLE_SHARE = 0.05
+MIDDLE = (0.1, 0.9)  # of the brightest pixel
+# A black-and-white file with less than this share of the mammogram's pixels is no mask of it (smallest known: 0.75).
+MASK_AREA = 0.25
+NO_FILE = "no file of its series"
+CACHE = ".cbis-files.parquet"
+_FACTS = ["bytes", "mtime_ns", "width", "height", "middle", "x0", "y0", "x1", "y1"]
+
+
+class FileFacts:
+    """Size and, where asked for, content of picture files; remembers them between calls and sessions.
+
+    Parameters
+    ----------
+    root : Path
+        Folder that file names are relative to. The facts are kept there in `.cbis-files.parquet` or, where nothing can
+        be written, under `cache/` of the data folder.
+    workers : int
+        Threads that read files; 0: one a core.
+    """
+
+    def __init__(self, root: Path, workers: int = 0):
+        self.root = root
+        self.workers = workers or os.cpu_count() or 1
+        name = f"cbis-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.parquet"
+        self.cache = root / CACHE if os.access(root, os.W_OK) else data_dir() / "cache" / name
+        self._facts: dict[str, dict] = {}
+        self._kept: dict[str, dict] = {}
+        if self.cache.is_file():
+            with contextlib.suppress(OSError, ValueError, KeyError):  # what cannot be read is written anew
+                self._kept = pd.read_parquet(self.cache)[_FACTS].to_dict("index")
+
+    def read(self, files: Iterable[str], pixels: bool = False) -> None:
+        """Read what is not known yet of these files: headers, or pixels too."""
+        files = list(dict.fromkeys(files))
+        for file in files:
+            if file not in self._facts:
+                stat = (self.root / file).stat()
+                kept = self._kept.get(file, {})
+                fresh = (kept.get("bytes"), kept.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)
+                self._facts[file] = kept if fresh else {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        done = "middle" if pixels else "width"
+        # A damaged file is looked at again at every load: it may have been mended without a trace in length and time.
+        todo = [f for f in files if pd.isna(self._facts[f].get(done)) and not self._facts[f].get("problem")]
+        if not todo:
+            return
+        look, what = (_look_at_pixels, "masks") if pixels else (_look_at_header, "headers")
+        with ThreadPoolExecutor(self.workers) as pool:
+            results = pool.map(look, [self.root / file for file in todo])
+            bar = tqdm(results, total=len(todo), desc=f"reading {what}", unit="file", delay=5, mininterval=5)
+            for file, facts in zip(todo, bar, strict=True):
+                self._facts[file] = {**self._facts[file], **facts}
+        self._save()
+
+    def __getitem__(self, file: str) -> dict:
+        return self._facts[file]
+
+    def _save(self) -> None:
+        kept = {f: facts for f, facts in self._kept.items() if f not in self._facts}  # the other table's files
+        write_parquet(self.cache, pd.DataFrame.from_dict(kept | self._facts, "index", columns=_FACTS))
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Decode a DICOM or JPEG picture of any role, (H, W) uint8 or uint16; DataError where it cannot be read."""
+    if dicom.is_dicom(path):
+        return dicom.read_grey(path)
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image ({error}); fetch the file again.") from None
+
+
+def _look_at_header(path: Path) -> dict:
+    """Width and height, or the problem with the file."""
+    try:
+        if dicom.is_dicom(path):
+            header = dicom.read_header(path)
+            if not header.complete:
+                return {"problem": f"{path} is cut short; fetch the file again"}
+            return {"width": header.width, "height": header.height}
+        with Image.open(path) as image:
+            return {"width": image.width, "height": image.height}
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        return {"problem": f"{path} cannot be read as an image ({type(error).__name__}); fetch the file again"}
+    except DataError as error:
+        return {"problem": str(error).rstrip(".")}
+
+
+def _look_at_pixels(path: Path) -> dict:
+    """Share of pixels between black and white, and the extent of the white ones, x1 and y1 exclusive."""
+    try:
+        pixels = read_picture(path)
+    except DataError as error:
+        return {"problem": str(error).rstrip(".")}
+    # One pass over all pixels; the rest looks at the rows that are not black, in a mask the lesion's alone.
+    brightest = pixels.max(axis=1)
+    peak = int(brightest.max())
+    lit = pixels[brightest > MIDDLE[0] * peak]
+    between = (lit > MIDDLE[0] * peak) & (lit < MIDDLE[1] * peak)
+    extent = (0, 0, 0, 0)
+    if peak:
+        rows, columns = np.flatnonzero(brightest > peak / 2), np.flatnonzero(lit.max(axis=0) > peak / 2)
+        extent = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    facts = dict(zip(("x0", "y0", "x1", "y1"), map(int, extent), strict=True))
+    return {"middle": float(between.sum() / pixels.size), "height": pixels.shape[0], "width": pixels.shape[1], **facts}
+
+
+def assign_roles(files: pd.DataFrame, facts: FileFacts) -> pd.DataFrame:
+    """Decide for every row which file is the mammogram, which the mask and which the crop.
+
+    Parameters
+    ----------
+    files : DataFrame
+        `mammogram_files` and `roi_files`, lists of file names; see `cbis.files.find_files`.
+    facts : FileFacts
+
+    Returns
+    -------
+    DataFrame
+        Indexed as `files`: `mammogram_path`, `mask_path`, `crop_path` (None where there is none) and for each a column
+        `mammogram_problem`, `mask_problem`, `crop_problem`: why not, None where nothing is wrong.
+    """
+    facts.read(file for column in files.columns for names in files[column] for file in names)
+    mammograms = [_mammogram(names, facts) for names in files["mammogram_files"]]
+    by_size = [_by_size(m, r, facts) for (m, _), r in zip(mammograms, files["roi_files"], strict=True)]
+    pairs = list(zip(files["roi_files"], by_size, strict=True))
+    facts.read((f for names, pair in pairs for f in (pair[:1] if pair else names)), pixels=True)
+    # A file of the mammogram's size that is no mask after all.
+    pairs = [(names, pair if pair and _is_mask(facts[pair[0]]) else None) for names, pair in pairs]
+    facts.read((f for names, pair in pairs if not pair for f in names), pixels=True)
+    rows = []
+    for (mammogram, problem), (names, pair) in zip(mammograms, pairs, strict=True):
+        mask, crop, mask_problem, crop_problem = (*pair, None, None) if pair else _by_pixels(mammogram, names, facts)
+        broken = next((facts[name]["problem"] for name in names if facts[name].get("problem")), None)
+        if mask is not None and facts[mask]["x1"] == 0:
+            mask, mask_problem = None, f"{facts.root / mask} is a mask without a white pixel"
+        rows.append(
+            {
+                "mammogram_path": mammogram,
+                "mask_path": mask,
+                "crop_path": crop,
+                "mammogram_problem": problem,
+                "mask_problem": None if mask else mask_problem or broken or NO_FILE,
+                "crop_problem": None if crop else crop_problem or broken or NO_FILE,
+            }
+        )
+    return pd.DataFrame(rows, index=files.index, dtype=object)
+
+
+def _is_mask(facts: dict) -> bool:
+    return facts["middle"] <= MIDDLE_SHARE if not facts.get("problem") else False
+
+
+def _area(facts: dict) -> int:
+    return int(facts["width"]) * int(facts["height"])
+
+
+def _mammogram(names: list[str], facts: FileFacts) -> tuple[str | None, str | None]:
+    """The mammogram of its series and the problem with it; its series holds one file, or the largest is meant."""
+    sound = sorted((n for n in names if not facts[n].get("problem")), key=lambda n: _area(facts[n]), reverse=True)
+    if not sound:
+        return None, facts[names[0]]["problem"] if names else NO_FILE
+    if len(sound) > 1 and _area(facts[sound[0]]) == _area(facts[sound[1]]):
+        return None, f"{facts.root / sound[0]} and {sound[1].rsplit('/', 1)[-1]} beside it could both be the mammogram"
+    return sound[0], None
+
+
+def _by_size(mammogram: str | None, names: list[str], facts: FileFacts) -> tuple[str, str | None] | None:
+    """(mask, crop or None) if exactly one file has the mammogram's size and at most one other, smaller, is there."""
+    sound = [name for name in names if not facts[name].get("problem")]
+    if mammogram is None or not 1 <= len(sound) <= 2:
+        return None
+    size = (facts[mammogram]["width"], facts[mammogram]["height"])
+    same = [name for name in sound if (facts[name]["width"], facts[name]["height"]) == size]
+    if len(same) != 1:
+        return None
+    others = [name for name in sound if name != same[0]]
+    if others and _area(facts[others[0]]) >= _area(facts[same[0]]):
+        return None
+    return same[0], others[0] if others else None
+
+
+def _by_pixels(mammogram: str | None, names: list[str], facts: FileFacts) -> tuple:
+    """(mask, crop, problem of the mask, problem of the crop) from the share of pixels between black and white."""
+    sound = [name for name in names if not facts[name].get("problem")]
+    masks = sorted((n for n in sound if _is_mask(facts[n])), key=lambda n: _area(facts[n]), reverse=True)
+    crops = [name for name in sound if name not in masks]
+    mask = mask_problem = crop_problem = None
+    if len(masks) > 1 and _area(facts[masks[0]]) > _area(facts[masks[1]]):
+        crops += masks[1:]  # a crop without grey tones
+        masks = masks[:1]
+    if len(masks) > 1:
+        mask_problem = f"{len(masks)} files could be the mask: {', '.join(str(facts.root / m) for m in masks)}"
+    elif masks and mammogram and _area(facts[masks[0]]) < MASK_AREA * _area(facts[mammogram]):
+        small, whole = facts[masks[0]], facts[mammogram]
+        mask_problem = (
+            f"{facts.root / masks[0]} is black and white but too small to be a mask "
+            f"({small['width']:.0f}x{small['height']:.0f}, its mammogram {whole['width']:.0f}x{whole['height']:.0f})"
+        )
+    elif masks:
+        mask = masks[0]
+    elif sound and len(sound) == len(names):
+        mask_problem = f"none of {', '.join(str(facts.root / n) for n in names)} is black and white"
+    if len(crops) > 1:
+        crop_problem = f"{len(crops)} files could be the crop: {', '.join(str(facts.root / c) for c in crops)}"
+    return mask, crops[0] if len(crops) == 1 else None, mask_problem, crop_problem
+
+
+def place_masks(roles: pd.DataFrame, facts: FileFacts, pixels: str) -> pd.DataFrame:
+    """Sizes of each row's picture and mask, and the box of its lesion in the picture.
+
+    Parameters
+    ----------
+    roles : DataFrame
+        From `assign_roles`, rows without problem only.
+    facts : FileFacts
+    pixels : {"full", "crop"}
+
+    Returns
+    -------
+    DataFrame
+        Indexed as `roles`. `width`, `height`: of the picture; `mammogram_width`, `mammogram_height`: the size the mask
+        is brought to (its own where the mammogram is not here); `mask_width`, `mask_height`: as stored; `mask_resized`:
+        the two differ; `crop_left`, `crop_top`: where the crop lies in the mammogram (0 for pixels="full");
+        `box_x`, `box_y`, `box_width`, `box_height`: the lesion in the picture, float pixels.
+    """
+    rows = []
+    for row in roles.itertuples():
+        mask = facts[row.mask_path]
+        stored = (int(mask["width"]), int(mask["height"]))
+        whole = facts[row.mammogram_path] if row.mammogram_path else mask
+        size = (int(whole["width"]), int(whole["height"]))
+        low = [_scaled_edge(mask[k], n, m) for k, n, m in zip(("x0", "y0"), stored, size, strict=True)]
+        high = [_scaled_edge(mask[k], n, m) for k, n, m in zip(("x1", "y1"), stored, size, strict=True)]
+        corner, picture = [0, 0], size
+        if pixels == "crop":
+            crop = facts[row.crop_path]
+            picture = (int(crop["width"]), int(crop["height"]))
+            corner = [_crop_corner(*edges) for edges in zip(low, high, picture, size, strict=True)]
+            low = [max(a - c, 0) for a, c in zip(low, corner, strict=True)]
+            high = [min(b - c, n) for b, c, n in zip(high, corner, picture, strict=True)]
+        rows.append(
+            (*picture, *size, *stored, stored != size, *corner, *map(float, low), *map(float, np.subtract(high, low)))
+        )
+    columns = ["width", "height", "mammogram_width", "mammogram_height", "mask_width", "mask_height", "mask_resized"]
+    columns += ["crop_left", "crop_top", "box_x", "box_y", "box_width", "box_height"]
+    return pd.DataFrame(rows, index=roles.index, columns=columns)
+
+
+def _scaled_edge(edge: float, stored: int, size: int) -> int:
+    """First pixel of `size` whose nearest pixel of `stored` is not before `edge`; at least one pixel stays."""
+    return int(edge) if stored == size else int(np.searchsorted(_nearest(stored, size), edge))
+
+
+def _nearest(stored: int, size: int) -> np.ndarray:
+    """For each of `size` pixels the stored pixel under its centre."""
+    return ((np.arange(size) + 0.5) * stored / size).astype(int)
+
+
+def _crop_corner(low: int, high: int, crop: int, whole: int) -> int:
+    """Where a crop begins along one axis: centred on the lesion's extent, inside the mammogram."""
+    return int(np.clip(round((low + high - crop) / 2), 0, max(whole - crop, 0)))
+
+
+@dataclass(repr=False)
+class PictureCohort(Cohort):
+    """A cohort whose rows carry their own picture size and mask file; see `place_masks` for the columns."""
+
+    @cached_property
+    def _rows(self) -> pd.DataFrame:
+        return self.images.set_index("image_id")
+
+    def image_size(self, image_id: str) -> tuple[int, int]:
+        """Return (width, height) in pixels of the stored picture, as read when the cohort was loaded."""
+        self.image_path(image_id)  # refuses an unknown image
+        row = self._rows.loc[image_id]
+        return int(row["width"]), int(row["height"])
+
+    def mask(self, image_id: str, label: str | None = None) -> np.ndarray:
+        """Return the lesion of this row in its picture, (H, W) bool; other lesions of the mammogram have other rows.
+
+        Raises
+        ------
+        DataError
+            The image or the label is not in the cohort, or the mask file cannot be read.
+        """
+        width, height = self.image_size(image_id)
+        if label is not None and label not in set(self.boxes.loc[self.boxes["image_id"] == image_id, "label"]):
+            raise DataError(f"Image {image_id!r} has no region labelled {label!r}; see cohort.boxes.")
+        row = self._rows.loc[image_id]
+        pixels = read_picture(self.root / row["mask_path"])
+        mask = pixels > pixels.max() / 2
+        if row["mask_resized"]:
+            lines = _nearest(mask.shape[0], row["mammogram_height"])
+            mask = mask[lines][:, _nearest(mask.shape[1], row["mammogram_width"])]
+        top, left = row["crop_top"], row["crop_left"]
+        part = mask[top : top + height, left : left + width]
+        return np.pad(part, ((0, height - part.shape[0]), (0, width - part.shape[1])))
+
+    def data_hash(self) -> str:
+        """Return the cohort's SHA-256 (see `Cohort.data_hash`), with the names and lengths of the masks."""
+        digest = hashlib.sha256(super().data_hash().encode())
+        for path in sorted(self.images["mask_path"]):
+            digest.update(f"{path} {(self.root / path).stat().st_size}\n".encode())
+        return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""Splits that keep a patient's images together, for sources without an official split."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from pkd_utils.runs.errors import DataError
+
+
+def patient_folds(images: pd.DataFrame, label: str | Sequence[str], n_folds: int = 5, seed: int = 0) -> pd.DataFrame:
+    """Cross-validation with patients kept together and the label spread evenly, each fold with a validation part.
+
+    The rows are cut into `n_folds` parts; in fold k, part k is the test set, part k + 1 (modulo n) the validation set
+    and the rest the training set. Every labelled image is tested exactly once.
+
+    Parameters
+    ----------
+    images : DataFrame
+        Columns `image_id`, `patient_id` and the label columns.
+    label : str or sequence of str
+        Label to stratify by; for several labels, their joint pattern. Images without it (NaN) take no part.
+    n_folds : int
+        At least 3.
+    seed : int
+        Seed of the shuffling.
+
+    Returns
+    -------
+    DataFrame
+        `fold` (int), `image_id`, `split` (train, validate, test), `n_folds` rows a labelled image.
+
+    Raises
+    ------
+    DataError
+        Fewer than 3 folds, a missing column, or too few patients of a class for each part to hold both classes.
+    """
+    labels = [label] if isinstance(label, str) else list(label)
+    missing = [name for name in ("image_id", "patient_id", *labels) if name not in images.columns]
+    if missing:
+        raise DataError(f"patient_folds needs the column(s) {', '.join(missing)} in the images table.")
+    if n_folds < 3:
+        raise DataError(f"patient_folds needs at least 3 folds (train, validate, test), not {n_folds}.")
+    rows = images.dropna(subset=labels).reset_index(drop=True)
+    for name in labels:
+        for value in (0, 1):
+            patients = rows.loc[rows[name] == value, "patient_id"].nunique()
+            if patients < n_folds:
+                raise DataError(
+                    f"Label {name!r} has {patients} patient(s) with value {value}, too few for {n_folds} folds; "
+                    "use fewer folds or another label."
+                )
+    part = np.empty(len(rows), dtype=int)
+    strata = rows[labels].astype(int).astype(str).agg("".join, axis=1)
+    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
+    for k, (_, test) in enumerate(splitter.split(rows, strata, rows["patient_id"])):
+        part[test] = k
+    for name in labels:
+        classes = rows.groupby(part)[name].nunique().reindex(range(n_folds), fill_value=0)
+        if (classes < 2).any():
+            raise DataError(
+                f"Part {int(classes.idxmin())} of {n_folds} holds only one class of {name!r}; "
+                "use fewer folds or another seed."
+            )
+    folds = []
+    for k in range(n_folds):
+        split = np.where(part == k, "test", np.where(part == (k + 1) % n_folds, "validate", "train"))
+        folds.append(pd.DataFrame({"fold": k, "image_id": rows["image_id"], "split": split}))
+    return pd.concat(folds, ignore_index=True)

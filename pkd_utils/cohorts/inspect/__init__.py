@@ -1,0 +1,1 @@
+"""INSPECT: studies and their tables."""

@@ -1,0 +1,314 @@
+"""INSPECT: CT pulmonary angiograms with radiologists' impressions and outcomes, in both published layouts.
+
+The radiographs that the second paper learns from are reconstructed from the volumes by notebook
+`reports/00-reconstruct-radiographs`; this loader joins the tables and says which studies have which pixels. The
+embedded simulated cohort (`demo.inspect_cohort`) is written in the same layouts; `SIMULATED.txt` marks it.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pkd_utils.cohorts.checks import check_text
+from pkd_utils.cohorts.inspect.tables import (
+    CROSSWALK,
+    WHERE,
+    find_tables,
+    match,
+    read_outcome,
+    read_studies,
+    read_table,
+    unique_rows,
+)
+from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.runs.errors import DataError
+
+LABELS = ("12_month_PH", "12_month_readmission", "pe_positive_nlp")
+ALL_LABELS = (
+    *LABELS,
+    *("1_month_readmission", "6_month_readmission", "1_month_mortality", "6_month_mortality", "12_month_mortality"),
+    *("pe_positive", "pe_acute", "pe_subsegmentalonly"),
+)
+# Rows of the release, and positives of each label, as third parties counted them; images of the paper's balanced sets.
+RELEASED = {"studies": 23_248, "volumes": 23_240, "train": 18_937, "validate": 1_089, "test": 3_214}
+POSITIVE = {"12_month_PH": 2_724, "12_month_readmission": 2_825, "pe_positive_nlp": 4_684}
+BALANCED = {"12_month_PH": 5_449, "12_month_readmission": 5_651, "pe_positive_nlp": 9_375}
+_OF_RELEASE = {False: "paper = the release's count", True: ""}  # whether simulated: then no count stands beside it
+_SPLITS = {"train": "train", "valid": "validate", "test": "test"}
+_CHOICES = {
+    "pixels": ("radiograph", "ct", "none"),
+    "duplicates": ("collapse", "all", "first", "drop"),
+    "time_missing": ("keep", "drop"),
+    "report_missing": ("raise", "drop", "keep"),
+}
+
+
+def load(
+    root: Path,
+    labels: tuple[str, ...] = LABELS,
+    pixels: str = "radiograph",
+    release: str = "auto",
+    duplicates: str = "collapse",
+    time_missing: str = "keep",
+    report_missing: str = "raise",
+    tables_root: Path | str | None = None,
+    ct_root: Path | str | None = None,
+    radiographs_root: Path | str | None = None,
+) -> Cohort:
+    """Join studies, splits, labels and impressions, and find the pixels.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of INSPECT: the tables, `CTPA/<image_id>.nii.gz` and, once made, `radiographs/<image_id>.jpg`.
+    labels : tuple of str
+        Some of `ALL_LABELS`. Censored outcomes are NaN, counted in the funnel.
+    pixels : {"radiograph", "ct", "none"}
+        What `path` names: the reconstructed radiograph; the CT volume, as the reconstruction needs; or nothing (NaN),
+        for the tables alone. Studies whose file is not there are left out and counted.
+    release : {"auto", "2025", "2023"}
+        Which tables; see `inspect.tables.RELEASES`.
+    duplicates : {"collapse", "all", "first", "drop"}
+        An impression (or image) that is listed more than once, as twelve are in the release: keep one of rows that
+        agree in all that is read, and refuse rows that differ; the same, but keep all volumes of an impression as
+        images of one study; keep the first whatever the others say; or leave all of them out. Not stated in the paper.
+    time_missing : {"keep", "drop"}
+        Studies without a time (779 in the release). Their labels are there, so they are kept. Not stated in the paper.
+    report_missing : {"raise", "drop", "keep"}
+        An impression that is empty or missing: refuse; leave the study out and count it; or keep it with no row in
+        `privileged`.
+    tables_root, ct_root, radiographs_root : Path, optional
+        Where the tables, volumes and radiographs are, if not in `root`, `root/CTPA` and `root/radiographs`.
+
+    Returns
+    -------
+    Cohort
+        One row a study (with "all", one a volume): `image_id` (without .nii.gz), `patient_id` the person_id,
+        `study_id` the impression_id, `split` train, validate (the release's "valid") or test, `view` "AP" for
+        radiographs and "CT" for volumes. Further columns of `images`: `study_datetime` (NaT where unknown) and
+        `ct_path`, the volume relative to `root`, NaN where it is not there. `privileged` is indexed by study_id:
+        `text`, the impression.
+
+    Raises
+    ------
+    FileNotFoundError
+        Tables are missing, or no study has the pixels asked for; the message says how to get them.
+    DataError
+        Unknown option or label, a missing column, a value or split that the release does not have, rows that differ.
+    """
+    options = {"pixels": pixels, "duplicates": duplicates, "time_missing": time_missing}
+    _check_options(labels, options | {"report_missing": report_missing})
+    tables_root = Path(tables_root or root)
+    folders = {"ct": Path(ct_root or root / "CTPA"), "radiograph": Path(radiographs_root or root / "radiographs")}
+    name, files = find_tables(tables_root, release)
+    info = _info(root, [tables_root, *folders.values()], name)
+    published = {} if info.simulated else RELEASED
+
+    funnel = Funnel()
+    images, tables, sources = _join(files, tables_root, labels, duplicates, funnel, published)
+    for split in _SPLITS.values():
+        funnel.step(f"official split: {split}", images[images["split"] == split], published.get(split, np.nan))
+    without = int(images["split"].isna().sum())
+    if without:
+        funnel.step("without a split (kept)", images[images["split"].isna()])
+    timed = images["study_datetime"].notna()
+    note = f"{int((~timed).sum())} without" + ("" if info.simulated else "; 779 in the release")
+    funnel.step(f"time known (others {'kept' if time_missing == 'keep' else 'dropped'})", images[timed], note=note)
+    images = images if time_missing == "keep" else images[timed]
+    images, privileged = _add_text(images, tables["impressions"], files["impressions"], report_missing, funnel)
+    images = _add_paths(images, root, folders, pixels, funnel, published)
+    for label in labels:
+        _count_label(funnel, images, label, info.simulated)
+    return Cohort(
+        info=info,
+        root=root,
+        labels=list(labels),
+        images=images.reset_index(drop=True),
+        boxes=empty_boxes(),
+        funnel=funnel.table(),
+        privileged_source=privileged,
+        tables=[files["labels"], files["splits"], files["impressions"], *sources],
+    )
+
+
+def balance(images: pd.DataFrame, label: str, seed: int = 0) -> pd.DataFrame:
+    """Images of both classes of `label`, the larger one sampled down to the smaller with `seed`; in their order."""
+    classes = [images.index[images[label] == value] for value in (0, 1)]
+    smaller = min(len(members) for members in classes)
+    rng = np.random.default_rng(seed)
+    kept = [rng.permutation(members)[:smaller] for members in classes]
+    return images[images.index.isin(np.concatenate(kept))]
+
+
+def _check_options(labels: tuple[str, ...], options: dict[str, str]) -> None:
+    unknown = [label for label in labels if label not in ALL_LABELS]
+    if unknown or not labels:
+        raise DataError(f"inspect has no label {', '.join(unknown)}; choose from {', '.join(ALL_LABELS)}.")
+    for name, value in options.items():
+        if value not in _CHOICES[name]:
+            raise DataError(f"{name} must be one of {', '.join(_CHOICES[name])}, not {value!r}.")
+
+
+def _info(root: Path, folders: list[Path], release: str) -> CohortInfo:
+    """Describe the source; real and simulated folders may not be mixed, since one of them may not be shown."""
+    # A folder that is not there holds nothing that could be mixed in.
+    here = [folder for folder in (root, *folders) if folder.is_dir()]
+    marks = [(folder / "SIMULATED.txt").is_file() or (folder.parent / "SIMULATED.txt").is_file() for folder in here]
+    simulated = (root / "SIMULATED.txt").is_file()
+    if any(mark != simulated for mark in marks):
+        raise DataError(
+            f"Of {', '.join(map(str, here))} some are simulated (SIMULATED.txt) and some are not; use one kind."
+        )
+    if simulated:
+        return CohortInfo(
+            name="inspect",
+            title=f"Simulated CT and radiographs in the layout of INSPECT ({release})",
+            licence="see SIMULATED.txt",
+            citation="made by pkd_utils.demo",
+            simulated=True,
+            shareable_text=True,
+            shareable_images=True,
+        )
+    return CohortInfo(
+        name="inspect",
+        title=f"INSPECT (tables of {release})",
+        licence="Stanford University Dataset Research Use Agreement",
+        citation="Huang et al., arXiv 2311.10798 (2023)",
+    )
+
+
+def _join(
+    files: dict[str, Path], tables_root: Path, labels: tuple[str, ...], duplicates: str, funnel: Funnel, published: dict
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], list[Path]]:
+    """Studies with split and labels, one row each; the tables by name; and the files that the studies came from."""
+    crosswalk = match(tables_root, sorted(p.name for p in tables_root.iterdir() if p.is_file()), CROSSWALK)
+    needed = {"labels": list(labels), "splits": ["split"], "impressions": ["impressions"]}
+    tables = {}
+    for kind, columns in needed.items():
+        columns = ["impression_id", *columns]
+        table = read_table(files[kind], columns)[columns].rename(columns={"impression_id": "study_id"})
+        tables[kind] = table
+    studies, sources = read_studies(files["studies"], crosswalk)
+    funnel.step(
+        f"rows of {files['studies'].name}", studies, published.get("studies", np.nan), _OF_RELEASE[not published]
+    )
+
+    policy, repeated = ("collapse" if duplicates == "all" else duplicates), {}
+    for kind, table in tables.items():
+        tables[kind], repeated[kind] = unique_rows(table, "study_id", files[kind], policy)
+    if duplicates == "all":
+        repeated["studies"] = set(studies.loc[studies["study_id"].duplicated(), "study_id"])
+        images = studies.drop_duplicates()
+        if (images.groupby("study_id")["patient_id"].nunique() > 1).any():
+            raise DataError(f"{files['studies'].name} gives one impression to two persons; correct the table.")
+    else:
+        images, repeated["studies"] = unique_rows(studies, "study_id", files["studies"], policy)
+    images, same_image = unique_rows(images, "image_id", files["studies"], policy)
+    if duplicates == "drop":
+        images = images[~images["study_id"].isin(set().union(*repeated.values()))]
+    counts = ", ".join(f"{len(ids)} in {kind}" for kind, ids in repeated.items() if ids)
+    counts = f"repeated ids: {counts or 'none'}" + (f", {len(same_image)} shared images" if same_image else "")
+    unit = "an image" if duplicates == "all" else "an impression"
+    funnel.step(f"one row {unit}", images, note=f"{counts}; {duplicates}")
+    images = images[images["image_id"].notna()]
+    funnel.step("has an image_id", images)
+
+    values = {label: read_outcome(tables["labels"][label], label) for label in labels}
+    tables["labels"] = tables["labels"].assign(**values)
+    wrong = ~tables["splits"]["split"].isin(_SPLITS)
+    if wrong.any():
+        first = tables["splits"]["split"][wrong].iloc[0]
+        raise DataError(f"{files['splits'].name}: split {first!r} is not one of {', '.join(_SPLITS)}.")
+    images = images.merge(tables["labels"], on="study_id", how="inner", validate="many_to_one")
+    if images.empty:
+        raise DataError(
+            f"No study of {files['studies'].name} has a row in {files['labels'].name}; use files of one release."
+        )
+    funnel.step("has a row of labels", images)
+    split = tables["splits"].set_index("study_id")["split"].map(_SPLITS)
+    images["split"] = images["study_id"].map(split)
+    return images, tables, sources
+
+
+def _add_text(
+    images: pd.DataFrame, table: pd.DataFrame, file: Path, report_missing: str, funnel: Funnel
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Privileged text of the studies, and the studies that the policy leaves."""
+    text = table.set_index("study_id")["impressions"].str.strip()
+    privileged = pd.DataFrame({"text": text.reindex(images["study_id"].unique()).mask(lambda t: t == "")})
+    privileged.index.name = "study_id"
+    has_text = privileged["text"].notna()
+    if report_missing == "raise":
+        check_text(privileged, file.name)
+    elif report_missing == "drop":
+        images = images[images["study_id"].isin(privileged.index[has_text])]
+    note = "" if has_text.all() else f"{int((~has_text).sum())} without"
+    kept = images[images["study_id"].isin(privileged.index[has_text])]
+    funnel.step(f"has an impression{' (others kept)' if report_missing == 'keep' else ''}", kept, note=note)
+    return images, privileged[has_text]
+
+
+def _add_paths(
+    images: pd.DataFrame, root: Path, folders: dict[str, Path], pixels: str, funnel: Funnel, published: dict
+) -> pd.DataFrame:
+    """Paths of volume and radiograph relative to `root`; studies without the pixels asked for are left out."""
+    names = {"ct": images["image_id"] + ".nii.gz", "radiograph": images["image_id"] + ".jpg"}
+    there = {}
+    for kind, folder in folders.items():
+        # One listing instead of one look per study: the release has 23,248.
+        listed = set(os.listdir(folder)) if folder.is_dir() else set()
+        there[kind] = names[kind].isin(listed)
+    relative = {
+        kind: Path(os.path.relpath(os.path.realpath(folder), os.path.realpath(root))).as_posix() + "/"
+        for kind, folder in folders.items()
+    }
+    paths = {kind: (relative[kind] + names[kind]).where(there[kind]) for kind in names}
+    noun = {"ct": "CT volume", "radiograph": "reconstructed radiograph"}
+    if pixels == "radiograph":
+        note = f"{int((~there['ct']).sum())} without" + ("; 8 in the release" if published else "")
+        note = note if folders["ct"].is_dir() else "no folder of volumes here"
+        funnel.step("CT volume there (others kept)", images[there["ct"]], published.get("volumes", np.nan), note)
+    if pixels != "none":
+        if not there[pixels].any():
+            how = (
+                f"get the volumes from {WHERE}"
+                if pixels == "ct"
+                else "make them with notebook reports/00-reconstruct-radiographs, or pass pixels='ct' or 'none'"
+            )
+            raise FileNotFoundError(
+                f"{folders[pixels]} has no {noun[pixels]} of the {len(images):,} studies (<image_id>"
+                f"{'.nii.gz' if pixels == 'ct' else '.jpg'}); {how}."
+            )
+        images = images[there[pixels]]
+        missing = int((~there[pixels]).sum())
+        funnel.step(f"{noun[pixels]} there", images, published.get("volumes", np.nan), note=f"{missing} without")
+    path = paths[pixels].loc[images.index] if pixels != "none" else np.nan
+    view = {"radiograph": "AP", "ct": "CT", "none": np.nan}[pixels]
+    fixed = pd.DataFrame(
+        {
+            "image_id": images["image_id"],
+            "patient_id": images["patient_id"],
+            "study_id": images["study_id"],
+            "path": path,
+            "split": images["split"],
+            "view": view,
+        },
+        index=images.index,
+    )
+    rest = images.drop(columns=[*fixed.columns.intersection(images.columns), "study_datetime"])
+    late = pd.DataFrame({"study_datetime": images["study_datetime"], "ct_path": paths["ct"].loc[images.index]})
+    return pd.concat([fixed, rest, late], axis=1)
+
+
+def _count_label(funnel: Funnel, images: pd.DataFrame, label: str, simulated: bool) -> None:
+    """Known, positive and balanced images of a label, beside the release's and the paper's counts."""
+    known = images[label].notna()
+    funnel.step(f"label known: {label}", images[known], note=f"{int((~known).sum())} censored")
+    positive = np.nan if simulated else POSITIVE.get(label, np.nan)
+    funnel.step(f"positive: {label}", images[images[label] == 1], positive, _OF_RELEASE[simulated])
+    paper = np.nan if simulated else BALANCED.get(label, np.nan)
+    if label in BALANCED:
+        note = "negatives drawn with seed 0; every split draws its own"
+        funnel.step(f"balanced: {label}", balance(images, label), paper, note)

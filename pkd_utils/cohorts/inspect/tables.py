@@ -1,0 +1,221 @@
+"""INSPECT's tables in both published layouts: which files, which columns, which values. `studies.load` joins them.
+
+The files of 2023/24 are CSV tables named `Final_...`, those of 2025 are TSV tables with a date in the name. What a
+table and what a column may be called is listed here; anything else is refused with the names that would do.
+"""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pkd_utils.cohorts.checks import require_columns
+from pkd_utils.runs.errors import DataError
+
+WHERE = "https://stanfordaimi.azurewebsites.net (INSPECT; access under a data use agreement)"
+# For each release: what a table may be called, first choice first; * and [0-9] as in a shell, case does not matter.
+RELEASES = {
+    "2025": {
+        "studies": ("study_mapping_20250611.tsv", "study_mapping_[0-9]*.tsv"),
+        "labels": ("labels_20250611.tsv", "labels_[0-9]*.tsv"),
+        "splits": ("splits_20250611.tsv", "splits_[0-9]*.tsv"),
+        # Impressions of 2023/24 have the same keys; they are often kept beside the newer tables.
+        "impressions": ("impressions_20250611.tsv", "impressions_[0-9]*.tsv", "Final_Impressions.csv"),
+    },
+    "2023": {
+        "studies": ("Final_metadata.csv", "Final_metadata*.csv"),
+        "labels": ("Final_labels.csv", "Final_labels*.csv"),
+        "splits": ("Final_splits.csv", "Final_splits*.csv"),
+        "impressions": ("Final_Impressions.csv", "Final_Impressions*.csv"),
+    },
+}
+CROSSWALK = ("image_ehr_crosswalk_20250418.csv", "image_ehr_crosswalk_[0-9]*.csv")  # person_id, image_id
+PERSON = ("person_id", "PatientID", "patient_id")
+TIMES = ("procedure_DATETIME", "StudyTime", "note_DATETIME")  # the first that a row has
+_VALUES = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0, "censored": np.nan, "censor": np.nan}
+
+
+def find_tables(root: Path, release: str = "auto") -> tuple[str, dict[str, Path]]:
+    """Find the four tables of a release.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the tables.
+    release : {"auto", "2025", "2023"}
+        "auto" takes the newest release whose tables are all there.
+
+    Returns
+    -------
+    name : str
+    files : dict of str to Path
+        "studies", "labels", "splits", "impressions".
+
+    Raises
+    ------
+    FileNotFoundError
+        No release is complete; names what is missing, with the accepted names, for the release that comes nearest.
+    DataError
+        Unknown release, or several files fit one table.
+    """
+    if release != "auto" and release not in RELEASES:
+        raise DataError(f"release must be auto or one of {', '.join(RELEASES)}, not {release!r}.")
+    names = sorted(path.name for path in root.iterdir() if path.is_file()) if root.is_dir() else []
+    missing = {}
+    for candidate in RELEASES if release == "auto" else (release,):
+        files = {table: match(root, names, accepted) for table, accepted in RELEASES[candidate].items()}
+        missing[candidate] = [table for table, file in files.items() if file is None]
+        if not missing[candidate]:
+            return candidate, files
+    nearest = min(missing, key=lambda candidate: len(missing[candidate]))
+    listed = "; ".join(f"{table}: {' or '.join(RELEASES[nearest][table])}" for table in missing[nearest])
+    others = [name for name in RELEASES if name != nearest] if release == "auto" else []
+    hint = f", or give the folder of release {others[0]}" if others and len(missing[nearest]) == 4 else ""
+    raise FileNotFoundError(
+        f"{root} lacks tables of INSPECT's release {nearest} ({listed}); get them from {WHERE}{hint}."
+    )
+
+
+def match(root: Path, names: Sequence[str], accepted: Sequence[str]) -> Path | None:
+    """The file of `names` that the first fitting pattern of `accepted` finds; DataError if it finds several."""
+    for pattern in accepted:
+        found = [name for name in names if fnmatchcase(name.lower(), pattern.lower())]
+        if len(found) > 1:
+            raise DataError(f"{root} has {len(found)} tables {pattern} ({', '.join(found)}); keep one of them there.")
+        if found:
+            return root / found[0]
+    return None
+
+
+def read_table(file: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a CSV or TSV with every field as text; empty fields are NaN, identifiers are freed of spaces and `.0`.
+
+    Parameters
+    ----------
+    file : Path
+        The suffix .tsv means tabs.
+    columns : sequence of str
+        Columns that must be there; `impression_id`, if among them, must be filled in every row.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file is missing.
+    DataError
+        Not a table, a missing column, a row without impression_id.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; get it from {WHERE}.")
+    separator = "\t" if file.suffix == ".tsv" else ","
+    try:
+        table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, na_values=[""])
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{file} cannot be read as {file.suffix[1:].upper()} ({error}); fetch it again.") from None
+    table = table.rename(columns=str.strip)
+    require_columns(table, columns, file)
+    for column in {"impression_id", "image_id", *PERSON} & set(table.columns):
+        # Where a table was once written with empty cells in an integer column, 123 has become 123.0.
+        table[column] = table[column].str.strip().str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
+        table[column] = table[column].mask(table[column] == "")
+    if "impression_id" in columns and table["impression_id"].isna().any():
+        row = int(table.index[table["impression_id"].isna()][0]) + 1
+        raise DataError(f"{file.name}: data row {row} has no impression_id; correct it or remove the row.")
+    return table
+
+
+def read_outcome(values: pd.Series, column: str) -> pd.Series:
+    """Turn True, False and Censored or Censor (text in any case, 1 and 0, or booleans) into 1, 0 and NaN.
+
+    Raises
+    ------
+    DataError
+        Any other value, empty ones included: an outcome that nobody recorded is not a censored one.
+    """
+    text = values.astype("str").str.strip().str.lower()
+    unknown = ~text.isin(_VALUES)
+    if unknown.any():
+        first = values[unknown].iloc[0]
+        raise DataError(
+            f"Column {column}: {int(unknown.sum())} value(s) are not True, False or Censored, the first is {first!r}."
+        )
+    return text.map(_VALUES).astype("float64")
+
+
+def read_studies(file: Path, crosswalk: Path | None = None) -> tuple[pd.DataFrame, list[Path]]:
+    """Read the studies: `study_id`, `image_id` (without .nii.gz), `patient_id`, `study_datetime`; and from which files.
+
+    Parameters
+    ----------
+    file : Path
+        The mapping (2025) or metadata (2023).
+    crosswalk : Path, optional
+        Table of `person_id` and `image_id`, asked where `file` has no patients.
+
+    Raises
+    ------
+    DataError
+        No column of patients anywhere, or a time that is not one.
+    """
+    table = read_table(file, ["impression_id", "image_id"])
+    image = table["image_id"].str.removesuffix(".gz").str.removesuffix(".nii")
+    person = next((column for column in PERSON if column in table.columns), None)
+    sources = [file] if person is not None else [file, crosswalk]
+    if person is not None:
+        patients = table[person]
+    elif crosswalk is not None:
+        known = read_table(crosswalk, ["person_id", "image_id"])
+        known["image_id"] = known["image_id"].str.removesuffix(".gz").str.removesuffix(".nii")
+        known = known.dropna().drop_duplicates(["image_id", "person_id"])
+        if known["image_id"].duplicated().any():
+            raise DataError(f"{crosswalk.name} gives one image to several persons; correct the table.")
+        patients = image.map(known.set_index("image_id")["person_id"])
+    else:
+        raise DataError(
+            f"{file.name} has no patients ({' or '.join(PERSON)}), without which no split can keep them apart; put "
+            f"{CROSSWALK[0]} beside it."
+        )
+    time = pd.Series(np.nan, index=table.index, dtype="str")
+    for column in TIMES:
+        if column in table.columns:
+            time = time.fillna(table[column])
+    try:
+        # A date without a time of day is midnight.
+        moments = pd.to_datetime(time, format="ISO8601").astype("datetime64[us]")
+    except ValueError as error:
+        raise DataError(f"{file.name}: a time of a study cannot be read ({error}); correct the table.") from None
+    studies = {"study_id": table["impression_id"], "image_id": image, "patient_id": patients}
+    return pd.DataFrame(studies | {"study_datetime": moments}), sources
+
+
+def unique_rows(table: pd.DataFrame, key: str, file: Path, policy: str) -> tuple[pd.DataFrame, set[str]]:
+    """One row a `key`, by the policy of `inspect.studies.load`.
+
+    Returns
+    -------
+    table : DataFrame
+        Without the rows that the policy leaves out.
+    repeated : set of str
+        Keys that occurred more than once.
+
+    Raises
+    ------
+    DataError
+        The policy is "collapse" and two rows of a key differ.
+    """
+    several = table[key].duplicated(keep=False) & table[key].notna()
+    repeated = set(table.loc[several, key])
+    if policy == "collapse":
+        table = table[~(table.duplicated() & several)]
+        differing = table[key].duplicated(keep=False) & table[key].notna()
+        if differing.any():
+            raise DataError(
+                f"{file.name}: {table.loc[differing, key].nunique()} {key}(s) have rows that differ, the first is "
+                f"{table.loc[differing, key].iloc[0]!r}; correct them, or pass duplicates='all', 'first' or 'drop'."
+            )
+    elif policy == "first":
+        table = table[~(table[key].duplicated() & several)]
+    else:
+        table = table[~several]
+    return table, repeated

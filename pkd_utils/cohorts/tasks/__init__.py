@@ -1,0 +1,1 @@
+"""What is predicted: tasks over a cohort, their classes and their splits."""

@@ -1,0 +1,158 @@
+"""A task: which images, which target, who may stand in which part of a split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pkd_utils.cohorts.table import Cohort, Funnel
+from pkd_utils.runs.errors import DataError
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How a task is divided; `tasks.splits.split_task` carries it out for a seed.
+
+    Attributes
+    ----------
+    evaluate : float or None
+        Share of the images held out for evaluation: 0.10 (age, discharge) or 0.25 (INSPECT's tasks) in the paper.
+    per_class : (int, int) or None
+        Instead of a share, so many training and evaluation images are drawn of each class: (1000, 200) in the paper.
+    balance : bool
+        Sample the larger class down to the smaller one first, anew for each seed (two classes).
+    stratify : bool
+        Hold out the same share of each class's patients; for sources so small that a class could go missing.
+    """
+
+    evaluate: float | None = None
+    per_class: tuple[int, int] | None = None
+    balance: bool = False
+    stratify: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A C-way classification task.
+
+    Attributes
+    ----------
+    name, title : str
+    kind : str
+        "diagnostic", "auxiliary" or "prognostic" (section 3.1 of the paper).
+    classes : tuple of str
+        Names of the classes; `target` indexes them.
+    table : DataFrame
+        `image_id, patient_id, study_id` (str), `target` (int64, 0 to C - 1), one row an image, in the cohort's order;
+        age tasks also have `value`, the age in years.
+    funnel : DataFrame
+        `step, rows, patients, paper, note`, as a cohort's funnel.
+    choices : dict of str to str
+        What was decided where the paper decides nothing.
+    split : SplitRule
+    sources : tuple of Path
+        Table files read beyond the cohort's own.
+    """
+
+    name: str
+    title: str
+    kind: str
+    classes: tuple[str, ...]
+    table: pd.DataFrame
+    funnel: pd.DataFrame
+    choices: dict[str, str] = field(default_factory=dict)
+    split: SplitRule = field(default_factory=lambda: SplitRule(evaluate=0.10))
+    sources: tuple[Path, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each class."""
+        number = np.bincount(self.table["target"], minlength=len(self.classes))
+        return dict(zip(self.classes, number.tolist(), strict=True))
+
+
+class EmptyClassError(DataError):
+    """A class has no image; carries the table, so that the counts can be shown."""
+
+    def __init__(self, message: str, table: pd.DataFrame):
+        super().__init__(message)
+        self.table = table
+
+
+def select_images(
+    cohort: Cohort, views: Sequence[str] | None = None, one_per: str = "image"
+) -> tuple[pd.DataFrame, Funnel]:
+    """Images of a cohort that may take part, and a funnel that starts with them.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    views : sequence of str, optional
+        Values of `view` to keep; None keeps what the cohort holds. Not stated in the paper.
+    one_per : {"image", "study", "patient"}
+        Keep every image, or the first in time (then by `image_id`) of each study or patient. Not stated in the paper.
+    """
+    funnel, images = Funnel(), cohort.images
+    funnel.step("images of the cohort", images)
+    if views is not None:
+        unknown = sorted(set(views) - set(images["view"].dropna()))
+        if unknown:
+            raise DataError(f"No image of {cohort.info.name} has the view {unknown[0]!r}; correct `views`.")
+        images = images[images["view"].isin(views)]
+        funnel.step(f"view {', '.join(views)}", images)
+    images = take_one(images, one_per)
+    if one_per != "image":
+        funnel.step(f"one image a {one_per}", images)
+    return images, funnel
+
+
+def take_one(images: pd.DataFrame, unit: str, last: bool = False) -> pd.DataFrame:
+    """First (or last) image in time of each study, patient or other `<unit>_id`, in the given order of rows."""
+    if unit == "image":
+        return images
+    key = f"{unit}_id"
+    if key not in images.columns or key not in ("study_id", "patient_id", "stay_id"):
+        raise DataError(f"One image a {unit!r} is not known; choose image, study or patient.")
+    order = [column for column in ("study_datetime", "image_id") if column in images.columns]
+    # Ties in time go by image_id either way round, so that no order of files decides.
+    ordered = images.sort_values(order, ascending=[not last] * (len(order) - 1) + [True], kind="stable")
+    chosen = ordered.drop_duplicates(key, keep="first")
+    return images.loc[images.index.isin(chosen.index)]
+
+
+def make_table(images: pd.DataFrame, target, value=None) -> pd.DataFrame:
+    """Task table of these images; `target` (N,) of ints, `value` (N,) floats where there are."""
+    table = images[["image_id", "patient_id", "study_id"]].assign(target=np.asarray(target, dtype=np.int64))
+    if value is not None:
+        table["value"] = np.asarray(value, dtype=np.float64)
+    return table.reset_index(drop=True)
+
+
+def choice(name: str, options: Sequence[str], value: str) -> str:
+    """Return `value` if it is one of `options`; else DataError."""
+    if value not in options:
+        raise DataError(f"{name} must be one of {', '.join(options)}, not {value!r}.")
+    return value
+
+
+def check_task(task: Task) -> Task:
+    """Return the task, or raise: every image once, every class present, identifiers strings."""
+    table = task.table
+    if table["image_id"].duplicated().any():
+        twice = int(table["image_id"].duplicated().sum())
+        raise DataError(f"Task {task.name}: {twice} image(s) appear twice; give one row an image.")
+    if table[["image_id", "patient_id", "study_id"]].isna().any(axis=None):
+        raise DataError(f"Task {task.name}: an image has no image, patient or study id; correct the cohort's table.")
+    empty = [name for name, count in task.counts.items() if count == 0]
+    if empty:
+        raise EmptyClassError(
+            f"Task {task.name}: no image is left of class {', '.join(empty)}; relax its options or use more data.",
+            table,
+        )
+    return task
+
+
+def _plain(value) -> str:
+    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

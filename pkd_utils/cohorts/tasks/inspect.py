@@ -1,0 +1,110 @@
+"""INSPECT's tasks: 12-month pulmonary hypertension, 12-month readmission, and pulmonary embolism.
+
+A cohort that `cohorts.inspect` read brings its outcomes along. For any other they come in a table with INSPECT's
+columns, "True", "False" or "Censored"; that of the embedded radiographs is made by `demo.outcomes`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pkd_utils.cohorts.inspect.tables import read_outcome, read_table
+from pkd_utils.cohorts.table import Cohort
+from pkd_utils.cohorts.tasks.base import SplitRule, Task, make_table, select_images
+from pkd_utils.cohorts.tasks.build import NOT_STATED, PAPER_COUNTS
+from pkd_utils.runs.errors import DataError
+
+# Title, kind, class names, and INSPECT's column; section 3.2 and appendix B.2 of the paper.
+OUTCOMES = {
+    "ph_12_month": ("12-Month PH", "prognostic", ("no PH", "PH within 12 months"), "12_month_PH"),
+    "readmission_12_month": (
+        "Readmission",
+        "prognostic",
+        ("not readmitted", "readmitted within 12 months"),
+        "12_month_readmission",
+    ),
+    "pulmonary_embolism": (
+        "Pulmonary Embolism",
+        "diagnostic",
+        ("no embolism", "pulmonary embolism"),
+        "pe_positive_nlp",
+    ),
+}
+# Columns that a table of outcomes may be keyed by, and what the cohort calls them.
+_KEYS = {"image_id": "image_id", "study_id": "study_id", "impression_id": "study_id"}
+
+
+def outcome(
+    cohort: Cohort,
+    name: str,
+    labels: pd.DataFrame | None = None,
+    views: Sequence[str] | None = None,
+    one_per: str = "image",
+    column: str | None = None,
+    evaluate: float = 0.25,
+) -> Task:
+    """A task of INSPECT: censored rows are dropped, and each seed samples the negatives down to the positives.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    name : str
+        "ph_12_month", "readmission_12_month" or "pulmonary_embolism".
+    labels : DataFrame, optional
+        `image_id`, `study_id` or `impression_id`, and the outcome's column with True, False or Censored; other images
+        have no outcome. By default the cohort's own label column, in which NaN is a censored outcome.
+    views, one_per
+        See `tasks.base.select_images`.
+    column : str, optional
+        The outcome's column; by default 12_month_PH, 12_month_readmission or pe_positive_nlp. Which of INSPECT's
+        embolism columns the paper took is not stated in the paper; its count fits pe_positive_nlp.
+    evaluate : float
+        Share held out; 0.25 in the paper.
+    """
+    title, kind, classes, usual = OUTCOMES[name]
+    column = column or usual
+    if labels is None:
+        if column not in cohort.labels:
+            raise DataError(f"Task {name} needs `labels`: a table with image_id or study_id and the column {column}.")
+        key, values = "image_id", cohort.images[["image_id"]].assign(value=cohort.images[column])
+    else:
+        given = next((k for k in _KEYS if k in labels.columns), None)
+        if given is None or column not in labels.columns:
+            raise DataError(f"The labels of task {name} need image_id or study_id, and {column!r}; correct the table.")
+        key = _KEYS[given]
+        values = pd.DataFrame({key: labels[given], "value": read_outcome(labels[column], column)})
+    clash = values.groupby(key)["value"].nunique(dropna=False) > 1
+    if clash.any():
+        raise DataError(f"{int(clash.sum())} {key}(s) have two different values of {column}; keep one row each.")
+    values = values.drop_duplicates(key).set_index(key)["value"]
+    images, funnel = select_images(cohort, views, one_per)
+    images = images[images[key].isin(values.index)]
+    funnel.step(f"has a row of {column}", images)
+    target = images[key].map(values)
+    images, target = images[target.notna()], target.dropna()
+    funnel.step("not censored", images)
+    smaller = int(min(target.sum(), len(target) - target.sum()))
+    balanced = pd.concat([images[target == value].head(smaller) for value in (0, 1)])
+    note = f"{smaller:,} of each class; which ones is drawn for each seed"
+    funnel.step("balanced", balanced, PAPER_COUNTS[name], note)
+    chosen = {
+        "column": f"{column} ({'stated' if kind == 'prognostic' else NOT_STATED})",
+        "balance": f"images of the larger class sampled down, anew for each seed (by image or patient: {NOT_STATED})",
+        "several images": f"one per {one_per} ({NOT_STATED})",
+    }
+    return Task(
+        name=name,
+        title=title,
+        kind=kind,
+        classes=classes,
+        table=make_table(images, target),
+        funnel=funnel.table(),
+        choices=chosen,
+        split=SplitRule(evaluate=evaluate, balance=True),
+    )
+
+
+def read_labels(file: Path) -> pd.DataFrame:
+    """Read a table of outcomes, .csv or .tsv (as released in 2025), all fields as text."""
+    return read_table(file)

@@ -1,0 +1,295 @@
+"""Tasks of MIMIC-CXR: one of five findings (5 x 1200), and discharge within three days (section 3.2 of the paper)."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pkd_utils.cohorts.checks import check_unique, read_csv, require_file
+from pkd_utils.cohorts.mimic_cxr import ALL_LABELS, ONES_ZEROS, WHERE
+from pkd_utils.cohorts.table import Cohort
+from pkd_utils.cohorts.tasks.base import SplitRule, Task, choice, make_table, select_images, take_one
+from pkd_utils.cohorts.tasks.build import NOT_STATED, PAPER_COUNTS
+from pkd_utils.runs.errors import DataError
+
+FIVE = ("Atelectasis", "Cardiomegaly", "Edema", "Pleural Effusion", "Consolidation")  # the paper's order
+CO_LABELS = ("others_not_positive", "others_negative_or_blank", "no_other_finding", "uncertain_mapped")
+# Labels beyond the five that exclude an image under "no_other_finding"; "No Finding" never stands beside a finding.
+REST = tuple(label for label in ALL_LABELS if label not in (*FIVE, "No Finding"))
+DISCHARGE_CLASSES = ("stays longer", "discharged within 3 days")
+WHERE_IV = "https://physionet.org/content/mimiciv/ (access is by credential)"
+
+
+def five_findings(
+    cohort: Cohort,
+    views: Sequence[str] | None = None,
+    one_per: str = "image",
+    co_labels: str = "others_not_positive",
+    findings: Sequence[str] = FIVE,
+    train_per_class: int = 1000,
+    evaluate_per_class: int = 200,
+) -> Task:
+    """MIMIC 5x1200: images whose study has exactly one of five labels.
+
+    The table holds every image that qualifies; `tasks.splits.split_task` draws the paper's 1000 + 200 of each class.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Of the loader `mimic_cxr`. The labels are read anew from its labeller's table, so the loader's `uncertain` and
+        `blank` do not matter.
+    views, one_per
+        See `tasks.base.select_images`.
+    co_labels : str
+        What the other labels may be; see `one_of_five`. Not stated in the paper.
+    findings : sequence of str
+        The classes, in this order: the five of the paper; fewer only where a small cohort has too few of one. An image
+        still needs exactly one of all five.
+    train_per_class, evaluate_per_class : int
+        1000 and 200 in the paper.
+    """
+    unknown = sorted(set(findings) - set(FIVE))
+    if unknown or len(set(findings)) != len(findings) or len(findings) < 2:
+        raise DataError(f"findings must be two or more different ones of {', '.join(FIVE)}, not {list(findings)}.")
+    images, funnel = select_images(cohort, views, one_per)
+    file = _labeller_file(cohort)
+    values = _read_labels(require_file(file, WHERE), file.stat().st_mtime_ns)
+    images = images[images["study_id"].isin(values.index)]
+    funnel.step("study has labels", images)
+    by_study = one_of_five(values, co_labels)
+    images = images.assign(target=images["study_id"].map(by_study))
+    images = images[images["target"] >= 0]
+    funnel.step("exactly one of the five", images, note=co_labels)
+    if len(findings) < len(FIVE):
+        images = images[images["target"].isin([FIVE.index(name) for name in findings])]
+        funnel.step(f"and it is {', '.join(findings)}", images)
+    images = images.assign(target=images["target"].map({FIVE.index(name): k for k, name in enumerate(findings)}))
+    drawn = images.groupby("target").head(train_per_class + evaluate_per_class)
+    note = "a count; which ones is drawn for each seed"
+    step = f"at most {train_per_class + evaluate_per_class:,} of each"
+    funnel.step(step, drawn, PAPER_COUNTS["mimic_5x1200"], note)
+    chosen = {
+        "other labels": f"{co_labels} ({NOT_STATED})",
+        "labeller": f"{file.name.removesuffix('.csv.gz').rsplit('-', 1)[1]} ({NOT_STATED})",
+        "views": f"{'all of the cohort' if views is None else ', '.join(views)} ({NOT_STATED})",
+        "several images": f"one per {one_per} ({NOT_STATED})",
+    }
+    return Task(
+        name="mimic_5x1200",
+        title=f"MIMIC {len(findings)}x{train_per_class + evaluate_per_class}",
+        kind="diagnostic",
+        classes=tuple(findings),
+        table=make_table(images, images["target"]),
+        funnel=funnel.table(),
+        choices=chosen,
+        split=SplitRule(per_class=(train_per_class, evaluate_per_class)),
+    )
+
+
+def read_labels(file: Path) -> pd.DataFrame:
+    """Read a labeller's table: columns `FIVE` and `REST` as floats, indexed by `study_id`."""
+    labels = read_csv(file, ["study_id", *FIVE, *REST], WHERE, usecols=["study_id", *FIVE, *REST])
+    check_unique(labels, "study_id", file.name)
+    try:
+        return labels.set_index("study_id")[[*FIVE, *REST]].apply(pd.to_numeric)
+    except ValueError as error:
+        raise DataError(f"{file.name}: a label is not a number ({error}); fetch the file again.") from None
+
+
+def one_of_five(labels: pd.DataFrame, co_labels: str = "others_not_positive") -> pd.Series:
+    """Class of each study, or -1 if it has not exactly one of the five labels.
+
+    Parameters
+    ----------
+    labels : DataFrame
+        Columns `FIVE` and `REST` with 1, 0, -1 (uncertain) and NaN (blank), indexed by study.
+    co_labels : str
+        - `others_not_positive`: one of the five is 1; the other four are anything but 1.
+        - `others_negative_or_blank`: and none of the other four is uncertain.
+        - `no_other_finding`: and none of `REST` is 1 or uncertain.
+        - `uncertain_mapped`: as `no_other_finding`, after uncertain values of the five became 1 (atelectasis, edema,
+          effusion) or 0 (cardiomegaly, consolidation), as builders of similar sets did (MGCA's mimic_5x200).
+
+    Returns
+    -------
+    Series of int64
+    """
+    choice("co_labels", CO_LABELS, co_labels)
+    values = labels[[*FIVE, *REST]].to_numpy(dtype=np.float64)
+    wrong = ~(np.isnan(values) | np.isin(values, (1, 0, -1))).all(axis=1)
+    if wrong.any():
+        raise DataError(f"{int(wrong.sum())} studies have a label other than 1, 0, -1 or empty; fetch the table again.")
+    values = np.nan_to_num(values, nan=0.0)
+    five, rest = values[:, : len(FIVE)], values[:, len(FIVE) :]
+    if co_labels == "uncertain_mapped":
+        ones = np.array([ONES_ZEROS[label] == "one" for label in FIVE], dtype=np.float64)
+        five = np.where(five == -1, ones, five)
+    keep = (five == 1).sum(axis=1) == 1
+    if co_labels != "others_not_positive":
+        keep &= (five != -1).all(axis=1)
+    if co_labels in ("no_other_finding", "uncertain_mapped"):
+        keep &= (rest == 0).all(axis=1)
+    position = (five == 1).argmax(axis=1)
+    return pd.Series(np.where(keep, position, -1), index=labels.index, name="target")
+
+
+def discharge(
+    cohort: Cohort,
+    views: Sequence[str] | None = None,
+    one_per: str = "image",
+    per_stay: str = "all",
+    deaths: str = "exclude",
+    start: str = "admittime",
+    hours: float = 72.0,
+    evaluate: float = 0.10,
+    admissions: Path | str | None = None,
+) -> Task:
+    """3-Day Discharge: will the patient be discharged within the coming three days?
+
+    Images are joined to the stay with admittime <= study time <= dischtime; positive if dischtime - study time <= 72 h.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Of the loader `mimic_cxr`.
+    views, one_per
+        See `tasks.base.select_images`.
+    per_stay : {"all", "first", "last"}
+        Which images of a stay take part. Not stated in the paper.
+    deaths : {"exclude", "negative", "positive"}
+        Stays that end in death: left out; never a discharge; or labelled by their end like any other. Not stated in the
+        paper.
+    start : {"admittime", "edregtime"}
+        A stay begins with the admission, or already with the registration in its emergency department. Not stated in
+        the paper.
+    hours : float
+        72 for three days.
+    evaluate : float
+        Share held out; 0.10 in the paper.
+    admissions : Path or str, optional
+        MIMIC-IV's `hosp/admissions.csv.gz`; by default beside the `patients.csv.gz` that the cohort read.
+    """
+    choice("per_stay", ("all", "first", "last"), per_stay)
+    choice("deaths", ("exclude", "negative", "positive"), deaths)
+    images, funnel = select_images(cohort, views, one_per)
+    if "study_datetime" not in images.columns:
+        raise DataError(f"Cohort {cohort.info.name} has no study times; 3-Day Discharge needs MIMIC-CXR.")
+    file = _admissions_file(cohort) if admissions is None else Path(admissions)
+    stays = _read_admissions(require_file(file, WHERE_IV), file.stat().st_mtime_ns, start)
+    unusable = int((stays["start"].isna() | stays["end"].isna() | (stays["end"] < stays["start"])).sum())
+    images = images[images["study_datetime"].notna()]
+    funnel.step("study time known", images)
+    studies = images[["study_id", "patient_id", "study_datetime"]].drop_duplicates("study_id")
+    joined, overlapping = join_stays(studies, stays)
+    note = f"{overlapping} studies in several stays: the last admitted; {unusable} stays without usable times"
+    images = images.merge(joined[["study_id", "stay_id", "end", "died"]], on="study_id")
+    funnel.step(f"{start} <= study time <= dischtime", images, note=note)
+    if deaths == "exclude":
+        images = images[~images["died"]]
+        funnel.step("stay does not end in death", images)
+    if per_stay != "all":
+        images = take_one(images, "stay", last=per_stay == "last")
+        funnel.step(f"{per_stay} image of each stay", images)
+    funnel.step("task", images, PAPER_COUNTS["discharge_3_day"])
+    soon = images["end"] - images["study_datetime"] <= pd.Timedelta(hours=hours)
+    if deaths == "negative":
+        soon &= ~images["died"]
+    chosen = {
+        "deaths in hospital": f"{deaths} ({NOT_STATED})",
+        "images of a stay": f"{per_stay} ({NOT_STATED})",
+        "a stay starts": f"{start} ({NOT_STATED})",
+        "views": f"{'all of the cohort' if views is None else ', '.join(views)} ({NOT_STATED})",
+        "several images": f"one per {one_per} ({NOT_STATED})",
+    }
+    return Task(
+        name="discharge_3_day",
+        title="3-Day Discharge",
+        kind="prognostic",
+        classes=DISCHARGE_CLASSES,
+        table=make_table(images, soon),
+        funnel=funnel.table(),
+        choices=chosen,
+        split=SplitRule(evaluate=evaluate),
+        sources=(file,),
+    )
+
+
+def read_admissions(file: Path, start: str = "admittime") -> pd.DataFrame:
+    """Read MIMIC-IV's admissions.
+
+    Returns
+    -------
+    DataFrame
+        `patient_id`, `stay_id` (str), `start`, `end` (timestamps, NaT where empty), `died` (bool).
+    """
+    choice("start", ("admittime", "edregtime"), start)
+    columns = ["subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "hospital_expire_flag"]
+    columns += ["edregtime"] if start == "edregtime" else []
+    table = read_csv(file, columns, WHERE_IV, usecols=columns)
+    check_unique(table, "hadm_id", file.name)
+    for column in ("admittime", "dischtime", *columns[6:]):
+        try:
+            table[column] = pd.to_datetime(table[column], format="%Y-%m-%d %H:%M:%S")
+        except ValueError as error:
+            raise DataError(f"{file.name}: {column} is not a time ({error}); fetch the file again.") from None
+    begin = table["admittime"]
+    if start == "edregtime":
+        begin = table[["admittime", "edregtime"]].min(axis=1).where(begin.notna())
+    died = (table["hospital_expire_flag"] == "1") | table["deathtime"].notna()
+    names = {"subject_id": "patient_id", "hadm_id": "stay_id", "dischtime": "end"}
+    return table.rename(columns=names)[["patient_id", "stay_id", "end"]].assign(start=begin, died=died)
+
+
+def join_stays(studies: pd.DataFrame, stays: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Join each study to the stay that it falls in; both ends of a stay belong to it.
+
+    Parameters
+    ----------
+    studies : DataFrame
+        `study_id` (once each), `patient_id`, `study_datetime`.
+    stays : DataFrame
+        From `read_admissions`.
+
+    Returns
+    -------
+    joined : DataFrame
+        Studies inside a stay, with `stay_id`, `start`, `end`, `died`. Where stays overlap, the one that started last
+        (then ended first, then by `stay_id`) is taken.
+    overlapping : int
+        Studies for which that choice was made.
+    """
+    pairs = studies.merge(stays, on="patient_id")
+    inside = (pairs["start"] <= pairs["study_datetime"]) & (pairs["study_datetime"] <= pairs["end"])
+    pairs = pairs[inside].sort_values(["start", "end", "stay_id"], ascending=[False, True, True], kind="stable")
+    joined = pairs.drop_duplicates("study_id")
+    return joined, len(pairs[pairs["study_id"].duplicated(keep="first")]["study_id"].unique())
+
+
+# Counting a task's variants reads the same table again and again; nobody changes what these return.
+@functools.lru_cache(maxsize=2)
+def _read_labels(file: Path, changed: int) -> pd.DataFrame:
+    return read_labels(file)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_admissions(file: Path, changed: int, start: str) -> pd.DataFrame:
+    return read_admissions(file, start)
+
+
+def _labeller_file(cohort: Cohort) -> Path:
+    """The labeller's table among the files that the cohort read."""
+    for file in cohort.tables:
+        if file.name.endswith(("-chexpert.csv.gz", "-negbio.csv.gz")):
+            return file
+    raise DataError(f"Cohort {cohort.info.name} has no CheXpert or NegBio table; MIMIC 5x1200 needs MIMIC-CXR-JPG.")
+
+
+def _admissions_file(cohort: Cohort) -> Path:
+    for file in cohort.tables:
+        if file.name == "patients.csv.gz":
+            return file.with_name("admissions.csv.gz")
+    raise DataError(
+        f"Cohort {cohort.info.name} was loaded without MIMIC-IV; give the loader mimic_iv_root (hosp/patients.csv.gz)."
+    )

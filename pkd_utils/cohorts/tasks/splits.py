@@ -1,0 +1,360 @@
+"""How a task is divided, seed by seed: training and evaluation parts, nested training subsets, and files to publish.
+
+The paper samples 90 % (age, discharge), 75 % (INSPECT) or 1,000 of each class (5x1200) for training and evaluates on
+the rest, on which it also selects. It does not say whether a patient may be on both sides; here none is, unless `group`
+is off. It has no separate part for selection: `inner` marks one inside every training subset, and `half` cuts the
+evaluation part in two, so that one half can select and the other report.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pkd_utils.cohorts.tasks.age import rebin
+from pkd_utils.cohorts.tasks.base import Task
+from pkd_utils.cohorts.tasks.build import TASKS
+from pkd_utils.runs import files, paths
+from pkd_utils.runs.errors import DataError
+
+SPLIT_COLUMNS = ["image_id", "part", "target", "rank", "inner", "half"]
+PUBLIC_COLUMNS = ["image_sha256", "part", "target", "rank", "inner", "half"]
+TRAINING_SIZES = "book/reported/bergstrom2025-table3-7.csv"
+_PARTS = ("train", "evaluate")
+_STREAM_BALANCE, _STREAM_HOLD, _STREAM_DRAW, _STREAM_RANK, _STREAM_INNER, _STREAM_HALF = range(6)
+
+
+def split_task(
+    task: Task,
+    seed: int,
+    group: bool = True,
+    stratified_subsets: bool | None = None,
+    inner: float = 0.2,
+    evaluation_seed: int | None = None,
+    refit_edges: str | None = None,
+) -> pd.DataFrame:
+    """Divide a task for one seed, following its `SplitRule`.
+
+    Parameters
+    ----------
+    task : Task
+    seed : int
+        0 or more; every draw comes from its own stream of `numpy.random.default_rng([seed, stream])`.
+    group : bool
+        Keep all images of a patient on one side. Not stated in the paper.
+    stratified_subsets : bool, optional
+        Order the training images so that every subset holds the classes in the proportions of the whole; by default
+        only for tasks drawn by class (5x1200). Not stated in the paper.
+    inner : float
+        Share of the training patients that a nested selection may use for validation, 0 to below 1. With 0.2 the 5,000
+        training images of 5x1200 leave 4,000, which is Table 3's 100 %; the paper does not explain that number.
+    evaluation_seed : int, optional
+        Hold out the same images whatever `seed`; None draws them anew. The paper says "for each seed".
+    refit_edges : str, optional
+        For age tasks: fix the bins' edges ("equal_width" or "quantile") on this seed's training part.
+
+    Returns
+    -------
+    DataFrame
+        One row an image that takes part, in the task's order: `image_id`; `part` (train, evaluate); `target` (int64);
+        `rank` (int64, place of a training image in the nested subsets: the subset of n images holds ranks 0 to n - 1;
+        -1 in the evaluation part); `inner` (bool, training images of the patients set aside for nested selection);
+        `half` (int64, 0 or 1 in the evaluation part by patient, -1 in training).
+
+    Raises
+    ------
+    DataError
+        Too few images or patients for the rule, or a class missing from a part.
+    """
+    if seed < 0 or (evaluation_seed or 0) < 0 or not 0 <= inner < 1:
+        raise DataError(f"seed = {seed}, inner = {inner}: give a seed of 0 or more and a share from 0 to below 1.")
+    hold_seed = seed if evaluation_seed is None else evaluation_seed
+    table = task.table
+    if task.split.balance:
+        table = _balanced(table, np.random.default_rng([hold_seed, _STREAM_BALANCE]))
+    units = table["patient_id"] if group else table["image_id"]
+    rng = np.random.default_rng([hold_seed, _STREAM_HOLD])
+    if task.split.per_class is not None:
+        draw = np.random.default_rng([seed, _STREAM_DRAW])
+        part = _by_class(table, units, *task.split.per_class, rng, draw, task)
+    elif task.split.evaluate is not None:
+        part = _by_share(table, units, task.split.evaluate, rng, task.split.stratify)
+    else:
+        raise DataError(f"Task {task.name} has a split rule without `evaluate` or `per_class`; give one of them.")
+    table, part = table[part != ""], part[part != ""]
+    split = table[["image_id", "target"]].assign(part=part)
+    if refit_edges is not None:
+        train = split.loc[split["part"] == "train", "image_id"]
+        split["target"] = rebin(task, train, refit_edges).loc[split.index]
+    _check_classes(split, task)
+    if stratified_subsets is None:
+        stratified_subsets = task.split.per_class is not None
+    is_train = split["part"].to_numpy() == "train"
+    rank = np.full(len(split), -1)
+    order = np.random.default_rng([seed, _STREAM_RANK])
+    rank[is_train] = _ranks(split["target"].to_numpy()[is_train], order, stratified_subsets)
+    inner_patients = _share_of(table["patient_id"][is_train], inner, np.random.default_rng([seed, _STREAM_INNER]))
+    half_patients = _share_of(table["patient_id"][~is_train], 0.5, np.random.default_rng([hold_seed, _STREAM_HALF]))
+    split = split.assign(
+        rank=rank,
+        inner=is_train & table["patient_id"].isin(inner_patients),
+        half=np.where(is_train, -1, table["patient_id"].isin(half_patients).astype(int)),
+    )
+    return split[SPLIT_COLUMNS].reset_index(drop=True)
+
+
+def split_seeds(task: Task, seeds: Iterable[int], **options) -> pd.DataFrame:
+    """Splits of several seeds below each other, with columns `task` and `seed` first; options of `split_task`."""
+    parts = [split_task(task, seed, **options).assign(task=task.name, seed=seed) for seed in seeds]
+    if not parts:
+        raise DataError(f"Task {task.name}: no seeds given; give at least one.")
+    return pd.concat(parts, ignore_index=True)[["task", "seed", *SPLIT_COLUMNS]]
+
+
+def subset(split: pd.DataFrame, size: int) -> pd.DataFrame:
+    """Training images of the nested subset of `size` images, in their order; a smaller one is part of every larger one.
+
+    Raises
+    ------
+    DataError
+        The training part has fewer than `size` images, or `size` is below 1.
+    """
+    available = int((split["part"] == "train").sum())
+    if not 1 <= size <= available:
+        raise DataError(f"A subset of {size} images needs 1 to {available}, the size of the training part.")
+    chosen = split[(split["rank"] >= 0) & (split["rank"] < size)]
+    return chosen.sort_values("rank").reset_index(drop=True)
+
+
+def training_sizes(task: str) -> pd.DataFrame:
+    """Training sizes and epochs of a task as Tables 3 to 7 give them: `fraction, samples, epochs, source`.
+
+    Raises
+    ------
+    DataError
+        The paper has no table for this task (pulmonary embolism, and tasks that are not the paper's).
+    """
+    table = pd.read_csv(paths.resolve(TRAINING_SIZES))
+    rows = table[table["task"] == task].drop(columns="task").reset_index(drop=True)
+    if rows.empty:
+        raise DataError(f"Tables 3 to 7 have no training sizes for task {task!r}; give sizes and epochs yourself.")
+    return rows
+
+
+def choose_sizes(task: str, splits: pd.DataFrame, sizes: Sequence[float] = (), epochs: int = 0) -> pd.DataFrame:
+    """Training sizes of a task: the paper's, or one's own.
+
+    Parameters
+    ----------
+    task : str
+    splits : DataFrame
+        The task's rows of `split_seeds`: a size must fit the smallest training part of all seeds.
+    sizes : sequence of numbers
+        Numbers of images, or, up to 1, fractions of the smallest training part (rounded down). Empty: Tables 3 to 7.
+    epochs : int
+        Training epochs of one's own sizes, at least 1.
+
+    Returns
+    -------
+    DataFrame
+        `task, fraction, samples, epochs, source`, smallest first.
+
+    Raises
+    ------
+    DataError
+        A size is larger than the smallest training part, or own sizes come without epochs.
+    """
+    smallest = int((splits[splits["task"] == task].query("part == 'train'").groupby("seed").size()).min())
+    if not len(sizes):
+        table = training_sizes(task)
+    elif epochs < 1:
+        raise DataError(f"Task {task}: sizes of your own need epochs of your own, at least 1.")
+    else:
+        samples = sorted({int(size * smallest) if size <= 1 else int(size) for size in sizes})
+        rows = [(number / smallest, number, epochs, "chosen here") for number in samples]
+        table = pd.DataFrame(rows, columns=["fraction", "samples", "epochs", "source"])
+    wrong = table[(table["samples"] > smallest) | (table["samples"] < 1)]
+    if len(wrong):
+        raise DataError(
+            f"Task {task}: {wrong['samples'].iloc[-1]} training images are asked for, and the smallest training part "
+            f"of the seeds has {smallest}; give sizes from 1 to that."
+        )
+    table.insert(0, "task", task)
+    return table
+
+
+def check_split(split: pd.DataFrame, task: Task) -> None:
+    """Raise DataError if a patient is on both sides, in and out of `inner`, or in both halves of the evaluation."""
+    patients = split["image_id"].map(task.table.set_index("image_id")["patient_id"])
+    sides = {"training and evaluation": split["part"], "halves of the evaluation": split["half"]}
+    sides["inner validation and the rest of training"] = split["inner"].where(split["part"] == "train")
+    for name, side in sides.items():
+        crossing = int((side.groupby(patients).nunique() > 1).sum())
+        if crossing:
+            raise DataError(f"Task {task.name}: {crossing} patient(s) are in both {name}; split by patient.")
+
+
+def write_public_splits(
+    folder: Path, splits: pd.DataFrame, task_tables: Sequence[pd.DataFrame], salt: str = ""
+) -> list:
+    """Write `splits-<task>-seed<k>.csv` files that name images by a keyed hash, and nothing else that identifies.
+
+    What the hash protects: an image_id of MIMIC is 160 random bits, so nobody without access to MIMIC can list
+    candidates, and whoever has access finds each image again. Patient and study ids are eight digits, which anyone
+    can enumerate: a hash of them hides nothing, and they are never written, hashed or not. File names of public
+    sources (covid-chestxray) can be looked up, and are no secret. A salt that stays secret makes the files useless to
+    everybody else; a published one only keeps tables of hashes made for other projects from fitting.
+
+    Parameters
+    ----------
+    folder : Path
+    splits : DataFrame
+        From `split_seeds`.
+    task_tables : sequence of DataFrame
+        Tables of the tasks: the identifiers that must not appear.
+    salt : str
+        Key of HMAC-SHA-256; "" gives the plain SHA-256 of the identifier.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    DataError
+        Something other than hashes, known parts and whole numbers would be written, or an identifier was found.
+    """
+    ids = pd.concat([table[["image_id", "patient_id", "study_id"]] for table in task_tables])
+    ids = {name for column in ids for name in ids[column].unique()}
+    unknown = sorted(set(splits["task"]) - set(TASKS))
+    if unknown:
+        raise DataError(f"Public splits know the tasks {', '.join(TASKS)}, and one of these is not; rename it.")
+    hashed = {image_id: hash_id(image_id, salt) for image_id in splits["image_id"].unique()}
+    written = []
+    for (task, seed), rows in splits.groupby(["task", "seed"], sort=False):
+        table = rows.assign(image_sha256=rows["image_id"].map(hashed))[PUBLIC_COLUMNS]
+        # Sorted by hash: the order of rows must not tell the order of identifiers either.
+        table = table.sort_values("image_sha256").reset_index(drop=True)
+        check_public(table, ids)
+        path = Path(folder) / f"splits-{task}-seed{int(seed)}.csv"
+        files.write_csv(path, table)
+        written.append(path)
+    return written
+
+
+def hash_id(image_id: str, salt: str = "") -> str:
+    """SHA-256 of an identifier as 64 hex digits; keyed (HMAC) where there is a salt."""
+    if not salt:
+        return hashlib.sha256(image_id.encode()).hexdigest()
+    return hmac.new(salt.encode(), image_id.encode(), hashlib.sha256).hexdigest()
+
+
+def check_public(table: pd.DataFrame, identifiers: set[str]) -> None:
+    """Raise DataError unless a table may be published: only hashes, parts and whole numbers, and no identifier."""
+    if list(table.columns) != PUBLIC_COLUMNS:
+        raise DataError(f"Public splits have the columns {', '.join(PUBLIC_COLUMNS)} and no others; remove the rest.")
+    hashes = [str(value) for value in table["image_sha256"]]
+    hexadecimal = all(len(value) == 64 for value in hashes) and set("".join(hashes)) <= set("0123456789abcdef")
+    if not hexadecimal or not identifiers.isdisjoint(hashes):
+        raise DataError("Public splits: a value of image_sha256 is no SHA-256 hash of an identifier; hash it.")
+    if not table["part"].isin(_PARTS).all() or table["inner"].dtype != bool:
+        raise DataError("Public splits: part must be train or evaluate, and inner true or false; correct the table.")
+    for column in ("target", "rank", "half"):
+        values = table[column]
+        # No class, place or half comes near the eight digits of a patient or study.
+        if not pd.api.types.is_integer_dtype(values) or values.min() < -1 or values.max() >= 10_000_000:
+            raise DataError(f"Public splits: {column} holds something other than small whole numbers; correct it.")
+
+
+def _balanced(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """All images of the smaller class and as many of the larger, drawn at random; rows keep their order."""
+    positions = [np.flatnonzero(table["target"] == value) for value in (0, 1)]
+    size = min(map(len, positions))
+    kept = [rows if len(rows) == size else rng.choice(rows, size, replace=False) for rows in positions]
+    return table.iloc[np.sort(np.concatenate(kept))]
+
+
+def _by_share(table, units, share: float, rng: np.random.Generator, stratify: bool) -> np.ndarray:
+    """Part of each row: whole units are held out, in random order, until their images come nearest to the share."""
+    if not 0 < share < 1:
+        raise DataError(f"A share of {share} cannot be held out; give one between 0 and 1.")
+    codes, names = pd.factorize(units)
+    sizes = np.bincount(codes, minlength=len(names))
+    # A patient with several classes counts for the highest: positives are the rare ones.
+    stratum = np.zeros(len(names), dtype=np.int64)
+    if stratify:
+        np.maximum.at(stratum, codes, table["target"].to_numpy())
+    held = np.zeros(len(names), dtype=bool)
+    for value in np.unique(stratum):
+        order = rng.permutation(np.flatnonzero(stratum == value))
+        total = np.cumsum(sizes[order])
+        count = int(np.abs(np.append(0, total) - share * total[-1]).argmin())
+        held[order[:count]] = True
+    return np.where(held[codes], "evaluate", "train").astype(object)
+
+
+def _by_class(table, units, train: int, evaluate: int, rng, draw, task: Task) -> np.ndarray:
+    """Part of each row ("" for none): whole units fill the evaluation pool until each class has enough."""
+    codes, names = pd.factorize(units)
+    target = table["target"].to_numpy()
+    per_unit = np.zeros((len(names), len(task.classes)), dtype=np.int64)
+    np.add.at(per_unit, (codes, target), 1)
+    held = np.zeros(len(names), dtype=bool)
+    order = rng.permutation(len(names))
+    # Rarest class first, and for the others those patients last who hold images of a rarer one: its few patients should
+    # not be spent on classes that have plenty.
+    served = np.zeros(len(task.classes), dtype=bool)
+    for value in np.argsort(per_unit.sum(axis=0), kind="stable"):
+        lacking = evaluate - int(per_unit[held, value].sum())
+        holders = order[(per_unit[order, value] > 0) & ~held[order]]
+        holders = holders[np.argsort(per_unit[holders][:, served].any(axis=1), kind="stable")]
+        enough = int(np.searchsorted(np.cumsum(per_unit[holders, value]), max(lacking, 0)))
+        held[holders[: enough + 1 if lacking > 0 else 0]] = True
+        served[value] = True
+    part = np.full(len(table), "", dtype=object)
+    for name, count, pool, chooser in (("evaluate", evaluate, held[codes], rng), ("train", train, ~held[codes], draw)):
+        for value, label in enumerate(task.classes):
+            rows = np.flatnonzero(pool & (target == value))
+            if len(rows) < count:
+                raise DataError(
+                    f"Task {task.name}: class {label} has {len(rows)} images for the {name} part of {count}; "
+                    "ask for fewer of each class or use more data."
+                )
+            part[chooser.choice(rows, count, replace=False)] = name
+    return part
+
+
+def _ranks(target: np.ndarray, rng: np.random.Generator, stratified: bool) -> np.ndarray:
+    """Place of each image in a random order; stratified, every prefix has the classes in proportion."""
+    shuffled = rng.permutation(len(target))
+    rank = np.empty(len(target), dtype=np.int64)
+    if not stratified:
+        rank[shuffled] = np.arange(len(target))
+        return rank
+    # The k-th image of a class of n is due at (k + 1/2) / n of the whole; ties go in random order.
+    due = np.empty(len(target))
+    for value in np.unique(target):
+        rows = shuffled[target[shuffled] == value]
+        due[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    rank[np.lexsort((rng.permutation(len(target)), due))] = np.arange(len(target))
+    return rank
+
+
+def _share_of(patients: pd.Series, share: float, rng: np.random.Generator) -> np.ndarray:
+    """A random share of the patients."""
+    names = patients.unique()
+    return rng.permutation(names)[: round(share * len(names))]
+
+
+def _check_classes(split: pd.DataFrame, task: Task) -> None:
+    for part in _PARTS:
+        found = split.loc[split["part"] == part, "target"].unique()
+        if len(found) < len(task.classes):
+            absent = [name for k, name in enumerate(task.classes) if k not in found]
+            raise DataError(
+                f"Task {task.name}: the {part} part has no image of class {absent[0]}; "
+                "hold out another share, stratify, or use another seed."
+            )

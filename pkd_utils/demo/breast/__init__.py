@@ -1,0 +1,1 @@
+"""The embedded mammograms, in the layout of CBIS-DDSM."""

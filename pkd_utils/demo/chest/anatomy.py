@@ -1,0 +1,335 @@
+"""A real chest CT turned into what the X-ray simulator needs: healthy projections and lung points, per view.
+
+The X-ray transform is linear, so the healthy thorax is projected once per view at full resolution, and a finding adds
+the projection of its change of attenuation, delta-mu. Findings live on *lung points*: the voxels of lung, heart and
+pericardial fat on a grid whose axes follow the (cone-beam) rays of a view, so that projecting is one `bincount` over
+detector pixels. Points know their true position, so one lesion is the same lesion in every view.
+
+Coordinates: millimetres, x to the patient's left, y to the front, z up, origin at the carina. Frontal images show the
+patient's left on the viewer's right; lateral images show the front on the viewer's left.
+"""
+
+import functools
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from pkd_utils.runs import paths
+from pkd_utils.runs.errors import DataError
+
+MU_WATER = 0.02  # attenuation of water, 1/mm, at about 70 keV
+MU_LUNG = 0.0052
+CANVAS = (288, 304)  # rows, columns of the projected canvas; the image is a window of it after the warp
+PITCH = 1.3  # detector pixel, mm
+COARSE = 2  # a lesion pixel is 2 x 2 detector pixels
+DEPTH_STEP = 4.21875  # mm between lesion points along a ray
+LOBES = ("left upper", "left lower", "right upper", "right middle", "right lower")  # codes 1..5
+HEART, FAT = 6, 7  # further codes of `Points.tissue`
+VIEWS = ("AP", "PA", "LATERAL")
+# source to detector in mm; detector side of the patient; gap between the skin and the detector
+GEOMETRY = {"AP": (1100.0, "back", 25.0), "PA": (1830.0, "front", 15.0), "LATERAL": (1830.0, "left", 20.0)}
+HEART_SCALES = np.arange(1.70, 0.59, -0.025)
+_FILES = ("cxr.nii.gz", "mask.nii.gz", "structures.csv")
+_CACHE_VERSION = "1"
+_LUNGS = (
+    "lung_upper_lobe_left",
+    "lung_lower_lobe_left",
+    "lung_upper_lobe_right",
+    "lung_middle_lobe_right",
+    "lung_lower_lobe_right",
+)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Lung, heart and pericardial-fat points of one view, along the view's own rays.
+
+    Attributes
+    ----------
+    pixel : (N,) int32
+        Flat index of the coarse detector pixel (row-major, shape `CANVAS / COARSE`).
+    xyz : (N, 3) float32
+        True position, mm from the carina.
+    mu : (N,) float32
+        Attenuation in the healthy CT, 1/mm.
+    tissue : (N,) uint8
+        1..5 lobes in the order of `LOBES`, 6 heart, 7 fat around the heart.
+    wall : (N,) float32
+        Distance to the nearest point outside the lung, mm (0 outside the lung).
+    heart_scale : (N,) float32
+        Smallest scale of the heart that covers the point (9 where none does).
+    """
+
+    pixel: np.ndarray
+    xyz: np.ndarray
+    mu: np.ndarray
+    tissue: np.ndarray
+    wall: np.ndarray
+    heart_scale: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """Healthy projections (line integrals, float32, shape `CANVAS`) and points of one view.
+
+    `soft` is everything but the mineral of bone, `bone` the excess of bone over soft tissue, `aorta` the path length
+    (mm) in the wall of the aorta, which calcifies with age.
+    """
+
+    name: str
+    soft: np.ndarray
+    bone: np.ndarray
+    aorta: np.ndarray
+    points: Points
+    frame: np.ndarray  # (3, 3): source distance, detector plane, ... see `project_point`
+
+    def project_point(self, xyz) -> tuple[float, float]:
+        """Canvas row and column (pixels) where the point `xyz` (mm from the carina) lands."""
+        xyz = np.asarray(xyz, float)
+        distance, plane, sign, cu, cv = self.frame
+        depth_axis, across = (0, 1) if self.name == "LATERAL" else (1, 0)
+        mag = distance / (distance - abs(xyz[depth_axis] - plane))
+        u = sign * (xyz[across] - cu) * mag / PITCH
+        v = -(xyz[2] - cv) * mag / PITCH
+        return v + CANVAS[0] / 2 - 0.5, u + CANVAS[1] / 2 - 0.5
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """All views of the one CT, plus landmarks (mm from the carina) and the SHA-256 of the files it came from."""
+
+    views: dict[str, View]
+    landmarks: dict[str, tuple]
+    sha256: dict[str, str]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ct_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the CT's three files; FileNotFoundError names what is missing and where to get it."""
+    for name in _FILES:
+        if not (Path(folder) / name).is_file():
+            raise FileNotFoundError(
+                f"{Path(folder) / name} is missing: get it with `python -m pkd_utils fetch chest_ct`."
+            )
+    return {name: _sha256(Path(folder) / name) for name in _FILES}
+
+
+def _read(folder: Path):
+    """Attenuation (1/mm), bone share of it and labels on a 1.4 x 1.4 x 2.5 mm grid in x-left, y-front, z-up order."""
+    image, mask = nibabel.load(folder / "cxr.nii.gz"), nibabel.load(folder / "mask.nii.gz")
+    if nibabel.aff2axcodes(image.affine) != ("L", "A", "S") or image.shape != mask.shape:
+        raise DataError(
+            f"{folder}: the CT must be stored in L-A-S order with a mask of its shape; fetch the asset chest_ct again."
+        )
+    hu = np.asanyarray(image.dataobj).astype(np.float32)
+    labels = np.asanyarray(mask.dataobj).astype(np.uint8)
+    step = np.abs(np.diag(image.affine)[:3])
+    names = pd.read_csv(folder / "structures.csv").set_index("structure")["id"]
+    shape = (hu.shape[0] // 2, 2, hu.shape[1] // 2, 2, hu.shape[2])
+    hu = hu.reshape(shape).mean((1, 3))
+    labels = np.ascontiguousarray(labels[::2, ::2])
+    # The scanner's table and gown are not the patient: keep the largest connected body.
+    parts, _ = ndimage.label(hu > -400)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    body = ndimage.binary_opening(parts == sizes.argmax(), iterations=2)
+    body = np.stack([ndimage.binary_fill_holes(body[:, :, k]) for k in range(body.shape[2])], axis=2)
+    hu[~body] = -1000
+    skeleton = np.isin(labels, [*range(25, 51), *range(69, 75), *range(91, 119)])
+    near_bone = ndimage.binary_dilation(skeleton, iterations=1)
+    # Contrast medium in vessels would show on no plain film: outside bone, anything brighter than muscle is muscle.
+    hu = np.where(~near_bone & (hu > 90), 50, np.minimum(hu, 1100)).astype(np.float32)
+    mu = np.clip(1 + hu / 1000, 0, None) * MU_WATER
+    mu = _without_nodule(mu, np.isin(labels, [names[name] for name in _LUNGS]))
+    mineral = np.where(near_bone, np.clip(mu - 1.05 * MU_WATER, 0, None), 0).astype(np.float32)
+    return mu.astype(np.float32), mineral, labels, names, step * (2, 2, 1)
+
+
+def _without_nodule(mu, lung) -> np.ndarray:
+    """Fill the patient's lung nodule (the largest thick dense blob inside the lung) with lung from beside it.
+
+    The CT comes from a lung-nodule collection; left in, the nodule would be on every film of the cohort.
+    """
+    blobs, count = ndimage.label(ndimage.binary_opening((mu > 0.55 * MU_WATER) & lung, iterations=2))
+    if not count:
+        return mu
+    sizes = np.bincount(blobs.ravel())
+    sizes[0] = 0
+    nodule = ndimage.binary_dilation(blobs == sizes.argmax(), iterations=4) & lung
+    cells = np.argwhere(nodule)
+    beside = cells + np.array([0, np.ptp(cells[:, 1]) + 2, 0])
+    clear = lung[tuple(beside.T)]
+    filled = mu.copy()
+    filled[tuple(cells.T)] = np.where(clear, np.minimum(mu[tuple(beside.T)], 0.012), MU_LUNG)
+    return filled
+
+
+def _slab_sampler(size_a, size_b, step_a, step_b, origin_a, origin_b, positions_a, positions_b):
+    """Indices and weights of separable linear interpolation at `positions` (mm), edges repeated."""
+    out = []
+    for size, step, origin, pos in ((size_a, step_a, origin_a, positions_a), (size_b, step_b, origin_b, positions_b)):
+        where = np.clip(pos / step + origin, 0, size - 1.001)
+        low = where.astype(np.int64)
+        out += [low, (where - low).astype(np.float32)]
+    return out
+
+
+def _project_view(name, mu, mineral, wall_aorta, fields, step, origin) -> View:
+    """Cone-beam projection of the volumes for one view, slab by slab (each slab is magnified as a plane)."""
+    distance, side, gap = GEOMETRY[name]
+    depth_axis, across = (0, 1) if name == "LATERAL" else (1, 0)
+    size = mu.shape
+    coordinate = (np.arange(size[depth_axis]) - origin[depth_axis]) * step[depth_axis]
+    body = np.flatnonzero((mu > 0.3 * MU_WATER).any(axis=tuple(a for a in range(3) if a != depth_axis)))
+    skin = coordinate[body[[0, -1]]]
+    plane = skin[1] + gap if side in ("front", "left") else skin[0] - gap
+    sign = -1.0 if name == "LATERAL" else 1.0
+    lung = (fields["tissue"] > 0) & (fields["tissue"] <= 5)
+    extent = [np.flatnonzero(lung.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
+    centre = [(e[0] + e[-1]) / 2 for e in extent]
+    cu = (centre[across] - origin[across]) * step[across]
+    cv = (centre[2] - origin[2]) * step[2] - 4
+    rows = -(np.arange(CANVAS[0]) - CANVAS[0] / 2 + 0.5) * PITCH
+    cols = sign * (np.arange(CANVAS[1]) - CANVAS[1] / 2 + 0.5) * PITCH
+    coarse = [a.reshape(-1, COARSE).mean(1) for a in (rows, cols)]
+    maps = {key: np.zeros(CANVAS[::-1], np.float32) for key in ("soft", "bone", "aorta")}
+    volumes = {"soft": mu - mineral, "bone": mineral, "aorta": wall_aorta}
+    parts = []
+    every = round(DEPTH_STEP / step[depth_axis])
+    for k in range(body[0], body[-1] + 1):
+        mag = distance / (distance - abs(coordinate[k] - plane))
+        take = (k,) if depth_axis == 0 else (slice(None), k)
+        ia, wa, ib, wb = _slab_sampler(
+            size[across], size[2], step[across], step[2], origin[across], origin[2], cols / mag + cu, rows / mag + cv
+        )
+        for key, volume in volumes.items():
+            slab = volume[take]
+            slab = slab[ia] * (1 - wa[:, None]) + slab[ia + 1] * wa[:, None]
+            maps[key] += slab[:, ib] * (1 - wb) + slab[:, ib + 1] * wb
+        if (k - body[0]) % every == every // 2:
+            pa = np.clip(np.rint((coarse[1] / mag + cu) / step[across] + origin[across]), 0, size[across] - 1)
+            pb = np.rint((coarse[0] / mag + cv) / step[2] + origin[2])
+            inside = (pb >= 0) & (pb < size[2])
+            slab_tissue = fields["tissue"][take][pa.astype(int)][:, np.clip(pb, 0, size[2] - 1).astype(int)]
+            c, r = np.nonzero((slab_tissue > 0) & inside)
+            index = np.zeros((len(c), 3), np.int64)
+            index[:, depth_axis], index[:, across], index[:, 2] = k, pa[c], pb[r]
+            parts.append((r * (CANVAS[1] // COARSE) + c, index))
+    index = np.concatenate([p[1] for p in parts])
+    at = tuple(index.T)
+    points = Points(
+        pixel=np.concatenate([p[0] for p in parts]).astype(np.int32),
+        xyz=((index - origin) * step).astype(np.float32),
+        mu=mu[at],
+        **{key: fields[key][at] for key in ("tissue", "wall", "heart_scale")},
+    )
+    scaled = {key: np.ascontiguousarray(m.T) * np.float32(step[depth_axis]) for key, m in maps.items()}
+    return View(name=name, points=points, frame=np.array([distance, plane, sign, cu, cv]), **scaled)
+
+
+def _heart_scale(heart, grown, step) -> np.ndarray:
+    """Smallest scale about a point at the heart's right lower side at which the heart covers each voxel of `grown`."""
+    cells = np.argwhere(heart)
+    low, high = cells.min(0), cells.max(0)
+    # The apex moves to the left and down when a heart enlarges; the right border moves less.
+    centre = np.array([0.67 * low[0] + 0.33 * high[0], cells[:, 1].mean(), 0.55 * low[2] + 0.45 * high[2]])
+    where = np.argwhere(grown)
+    scale = np.full(len(where), 9, np.float32)
+    for s in HEART_SCALES:
+        source = np.rint(centre + (where - centre) / s).astype(int)
+        ok = ((source >= 0) & (source < heart.shape)).all(1)
+        source = np.clip(source, 0, np.array(heart.shape) - 1)
+        scale[ok & heart[tuple(source.T)]] = s
+    out = np.full(heart.shape, 9, np.float32)
+    out[grown] = scale
+    return out
+
+
+def _prepare(folder: Path) -> tuple[dict[str, View], dict[str, tuple]]:
+    mu, mineral, labels, names, step = _read(folder)
+    tissue = np.zeros(labels.shape, np.uint8)
+    for code, structure in enumerate(_LUNGS, start=1):
+        tissue[labels == names[structure]] = code
+    lung = tissue > 0
+    heart = np.isin(labels, [names["heart"], names["atrial_appendage_left"]])
+    heart = ndimage.binary_closing(np.pad(heart, 6), iterations=5)[6:-6, 6:-6, 6:-6]
+    heart = ndimage.binary_fill_holes(heart) & ~lung
+    tissue[heart] = HEART
+    fat = ndimage.binary_dilation(heart, iterations=5) & (labels == 0) & ndimage.binary_dilation(lung, iterations=9)
+    chest_wall = ndimage.binary_dilation(np.isin(labels, [*range(92, 119)]), iterations=4)
+    tissue[fat & ~chest_wall & (tissue == 0)] = FAT
+    wall = ndimage.distance_transform_edt(lung, sampling=step).astype(np.float32)
+    fields = {"tissue": tissue, "wall": wall, "heart_scale": _heart_scale(heart, tissue > 0, step)}
+    aorta = labels == names["aorta"]
+    aorta_wall = (ndimage.binary_dilation(aorta) & ~ndimage.binary_erosion(aorta)).astype(np.float32)
+    trachea = np.argwhere(labels == names["trachea"])
+    origin = trachea[trachea[:, 2] <= trachea[:, 2].min() + 3].mean(0)
+    views = {v: _project_view(v, mu, mineral, aorta_wall, fields, step, origin) for v in VIEWS}
+    landmarks = {}
+    for structure in ("heart", "superior_vena_cava", "brachiocephalic_vein_right", "clavicula_left", "trachea"):
+        cells = np.argwhere(labels == names[structure])
+        landmarks[structure] = tuple(((cells.mean(0) - origin) * step).round(3).tolist())
+    for side, x in (("right", -78), ("left", 90)):
+        column = np.rint(np.array([x, 0, -55]) / step + origin).astype(int)
+        front = np.flatnonzero(mu[column[0], :, column[2]] > 0.5 * MU_WATER)[-1]
+        landmarks[f"breast_{side}"] = (float(x), round(float((front - origin[1]) * step[1]), 3), -55.0)
+    return views, landmarks
+
+
+def _store(path: Path, views, landmarks) -> None:
+    arrays = {}
+    for name, view in views.items():
+        for key in ("soft", "bone", "aorta", "frame"):
+            arrays[f"{name}/{key}"] = getattr(view, key)
+        for key in Points.__dataclass_fields__:
+            arrays[f"{name}/points/{key}"] = getattr(view.points, key)
+    arrays |= {f"landmarks/{key}": np.array(value) for key, value in landmarks.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.stem}.tmp-{os.getpid()}.npz")
+    np.savez(partial, **arrays)
+    os.replace(partial, path)
+
+
+@functools.lru_cache(maxsize=1)
+def load(folder: Path, cache: Path | None = None) -> Anatomy:
+    """Projections and points of the CT in `folder`, prepared once (about 20 s) and kept in a cache file.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder with `cxr.nii.gz`, `mask.nii.gz` and `structures.csv` (the asset `chest_ct`).
+    cache : Path, optional
+        Folder of the cache; default `<data>/derived/chest_ct`. The file's name carries the hash of CT and code.
+
+    Raises
+    ------
+    FileNotFoundError
+        A file of the CT is missing.
+    DataError
+        The CT is not in the orientation the simulator was written for.
+    """
+    hashes = ct_hashes(folder)
+    source = Path(__file__).read_bytes() + _CACHE_VERSION.encode()
+    key = hashlib.sha256(source + "".join(hashes.values()).encode()).hexdigest()[:16]
+    cache = Path(cache) if cache else paths.data_dir() / "derived" / "chest_ct"
+    file = cache / f"anatomy-{key}.npz"
+    if not file.exists():
+        _store(file, *_prepare(Path(folder)))
+    with np.load(file, allow_pickle=False) as data:
+        views = {}
+        for name in VIEWS:
+            points = Points(**{k: data[f"{name}/points/{k}"] for k in Points.__dataclass_fields__})
+            rest = {k: data[f"{name}/{k}"] for k in ("soft", "bone", "aorta", "frame")}
+            views[name] = View(name=name, points=points, **rest)
+        marks = {k.split("/")[1]: tuple(data[k].tolist()) for k in data.files if k.startswith("landmarks/")}
+    return Anatomy(views=views, landmarks=marks, sha256=hashes)

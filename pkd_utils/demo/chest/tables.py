@@ -1,0 +1,230 @@
+"""The simulated cohort's tables, in the columns of MIMIC-CXR-JPG, MIMIC-CXR, MIMIC-IV 3.1 and MS-CXR 1.1.0."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+
+from pkd_utils.demo.chest.causal import Patient
+from pkd_utils.demo.chest.findings import FINDINGS
+from pkd_utils.demo.chest.reports import LABELS
+
+_PROCEDURE = {"AP": "CHEST (PORTABLE AP)", "PA": "CHEST (PA AND LAT)"}
+_VIEW_CODE = {"AP": "antero-posterior", "PA": "postero-anterior", "LATERAL": "lateral", "LL": "left lateral"}
+_ADMISSION_COLUMNS = [
+    "subject_id",
+    "hadm_id",
+    "admittime",
+    "dischtime",
+    "deathtime",
+    "admission_type",
+    "admit_provider_id",
+    "admission_location",
+    "discharge_location",
+    "insurance",
+    "language",
+    "marital_status",
+    "race",
+    "edregtime",
+    "edouttime",
+    "hospital_expire_flag",
+]
+_BOX_COLUMNS = ["category_name", "label_text", "path", "x", "y", "w", "h", "dicom_id"]
+_BOX_COLUMNS += ["image_width", "image_height", "split"]
+_ADMISSION_TYPES = {True: "EW EMER.", False: "URGENT"}
+MS_CXR_NAMES = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Lung Opacity",
+    "Pleural Effusion",
+    "Pneumonia",
+    "Pneumothorax",
+)
+
+
+def patient_folder(subject_id: int) -> str:
+    """Folder of a patient below the root: `files/p10/p10000032`."""
+    return f"files/p{str(subject_id)[:2]}/p{subject_id}"
+
+
+def image_path(subject_id: int, study_id: int, dicom_id: str) -> str:
+    """Path of an image below the root, as in MIMIC-CXR-JPG."""
+    return f"{patient_folder(subject_id)}/s{study_id}/{dicom_id}.jpg"
+
+
+def write_table(path: Path, rows: list[dict], columns: list[str], sort: list[str]) -> None:
+    """Write rows as CSV (gzip with a fixed time stamp where the name ends in .gz, so the same bytes every time)."""
+    table = pd.DataFrame(rows, columns=columns).sort_values(sort, kind="stable")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    compression = {"method": "gzip", "mtime": 0, "compresslevel": 6} if path.suffix == ".gz" else None
+    table.to_csv(path, index=False, compression=compression, lineterminator="\n")
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _metadata(patient, study, film, shape) -> dict:
+    moment = study.time
+    milliseconds = (study.study_id * 7919) % 1000  # StudyTime carries fractions of a second in the real table
+    return {
+        "dicom_id": film.dicom_id,
+        "subject_id": patient.subject_id,
+        "study_id": study.study_id,
+        "PerformedProcedureStepDescription": _PROCEDURE["AP" if study.portable else "PA"],
+        "ViewPosition": film.position,
+        "Rows": shape[0],
+        "Columns": shape[1],
+        "StudyDate": int(moment.strftime("%Y%m%d")),
+        "StudyTime": int(moment.strftime("%H%M%S")) + milliseconds / 1000,
+        "ProcedureCodeSequence_CodeMeaning": _PROCEDURE["AP" if study.portable else "PA"],
+        "ViewCodeSequence_CodeMeaning": _VIEW_CODE[film.position],
+        "PatientOrientationCodeSequence_CodeMeaning": "Erect",
+    }
+
+
+def _truth(patient, study) -> dict:
+    fluid = {lesion.side: lesion.severity for lesion in study.lesions if lesion.finding == "Pleural Effusion"}
+    row = {"study_id": study.study_id, "subject_id": patient.subject_id, "simulated": True}
+    row |= {name: round(study.severity[name], 4) for name in FINDINGS}
+    row |= {f"Pleural Effusion {side}": round(fluid.get(side, 0.0), 4) for side in ("left", "right")}
+    for name in ("heart_failure", "infection", "immobility", "heart_scale"):
+        row[name] = round(float(getattr(study, name)), 4)
+    return row | {"heart_disease": round(patient.heart_disease, 4), "age": study.age, "sex": patient.sex}
+
+
+def _admission(patient, stay) -> dict:
+    return {
+        "subject_id": patient.subject_id,
+        "hadm_id": stay.hadm_id,
+        "admittime": _time(stay.admitted),
+        "dischtime": _time(stay.discharged),
+        "deathtime": _time(stay.discharged) if stay.died else None,
+        "admission_type": _ADMISSION_TYPES[stay.emergency],
+        "admit_provider_id": f"P{stay.hadm_id % 900 + 100}SI",
+        "admission_location": "EMERGENCY ROOM" if stay.emergency else "PHYSICIAN REFERRAL",
+        "discharge_location": stay.location,
+        "insurance": stay.insurance,
+        "language": "English",
+        "marital_status": patient.marital or None,
+        "race": patient.race,
+        "edregtime": _time(stay.registered) if stay.emergency else None,
+        "edouttime": _time(stay.left_emergency) if stay.emergency else None,
+        "hospital_expire_flag": int(stay.died),
+    }
+
+
+def write_tables(root: Path, patients: list[Patient], parts: list[dict]) -> dict[str, int]:
+    """Write every table of the cohort below `root`.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the cohort.
+    patients : list of Patient
+        The latent history.
+    parts : list of dict
+        What the renderer returned for each patient, in the same order: `films` (dicom_id -> rows, columns), `labels`
+        (labeller -> study_id -> label -> value) and `boxes` (rows of MS-CXR).
+
+    Returns
+    -------
+    dict of str to int
+        Counts: patients, studies, images, frontal images, boxes, admissions.
+    """
+    rows = {name: [] for name in ("metadata", "split", "chexpert", "negbio", "truth", "records", "studies", "hosp")}
+    for patient, part in zip(patients, parts, strict=True):
+        rows["hosp"] += [_admission(patient, stay) for stay in patient.stays]
+        for study in patient.studies:
+            ids = {"subject_id": patient.subject_id, "study_id": study.study_id}
+            rows["truth"].append(_truth(patient, study))
+            folder = patient_folder(patient.subject_id)
+            rows["studies"].append(ids | {"path": f"{folder}/s{study.study_id}.txt"})
+            for labeller in ("chexpert", "negbio"):
+                rows[labeller].append(ids | part["labels"][labeller][str(study.study_id)])
+            for film in study.films:
+                rows["metadata"].append(_metadata(patient, study, film, part["films"][film.dicom_id]))
+                rows["split"].append(ids | {"dicom_id": film.dicom_id, "split": patient.split})
+                dicom = image_path(patient.subject_id, study.study_id, film.dicom_id).replace(".jpg", ".dcm")
+                rows["records"].append(ids | {"dicom_id": film.dicom_id, "path": dicom})
+    people = [
+        {
+            "subject_id": p.subject_id,
+            "gender": p.sex,
+            "anchor_age": p.anchor_age,
+            "anchor_year": p.anchor_year,
+            "anchor_year_group": p.year_group,
+            "dod": None if p.died is None else p.died.strftime("%Y-%m-%d"),
+        }
+        for p in patients
+    ]
+    image_sort, study_sort = ["subject_id", "study_id", "dicom_id"], ["subject_id", "study_id"]
+    jpg = "mimic-cxr-2.0.0"  # MIMIC-CXR-JPG 2.1.0 kept these names
+    write_table(root / f"{jpg}-metadata.csv.gz", rows["metadata"], list(rows["metadata"][0]), image_sort)
+    write_table(
+        root / f"{jpg}-split.csv.gz", rows["split"], ["dicom_id", "study_id", "subject_id", "split"], image_sort
+    )
+    for labeller in ("chexpert", "negbio"):
+        columns = ["subject_id", "study_id", *LABELS]
+        write_table(root / f"{jpg}-{labeller}.csv.gz", rows[labeller], columns, study_sort)
+    write_table(
+        root / "cxr-record-list.csv.gz", rows["records"], ["subject_id", "study_id", "dicom_id", "path"], image_sort
+    )
+    write_table(root / "cxr-study-list.csv.gz", rows["studies"], ["subject_id", "study_id", "path"], study_sort)
+    write_table(root / "truth.csv.gz", rows["truth"], list(rows["truth"][0]), study_sort)
+    stay_sort = ["subject_id", "admittime"]
+    write_table(root / "hosp" / "admissions.csv.gz", rows["hosp"], _ADMISSION_COLUMNS, stay_sort)
+    write_table(root / "hosp" / "patients.csv.gz", people, list(people[0]), ["subject_id"])
+    boxes = [box for part in parts for box in part["boxes"]]
+    write_ms_cxr(root / "ms-cxr", boxes)
+    return {
+        "patients": len(patients),
+        "studies": len(rows["studies"]),
+        "images": len(rows["metadata"]),
+        "frontal images": sum(row["ViewPosition"] in ("AP", "PA") for row in rows["metadata"]),
+        "boxes": len(boxes),
+        "admissions": len(rows["hosp"]),
+    }
+
+
+def write_ms_cxr(folder: Path, boxes: list[dict]) -> None:
+    """Write MS-CXR's CSV and its COCO-like JSON for rows with the columns of the CSV."""
+    sort = ["path", "category_name", "x", "y"]
+    write_table(folder / "MS_CXR_Local_Alignment_v1.1.0.csv", boxes, _BOX_COLUMNS, sort)
+    boxes = sorted(boxes, key=lambda row: tuple(row[name] for name in sort))
+    categories = {name: k for k, name in enumerate(MS_CXR_NAMES, start=1)}
+    images, annotations = {}, []
+    for row in boxes:
+        image = images.setdefault(
+            row["dicom_id"],
+            {
+                "id": len(images) + 1,
+                "file_name": Path(row["path"]).name,
+                "width": row["image_width"],
+                "height": row["image_height"],
+                "path": row["path"],
+                "num_annotations": 0,
+            },
+        )
+        image["num_annotations"] += 1
+        annotations.append(
+            {
+                "id": len(annotations) + 1,
+                "image_id": image["id"],
+                "category_id": categories[row["category_name"]],
+                "bbox": [row["x"], row["y"], row["w"], row["h"]],
+                "label_text": row["label_text"],
+                "split": row["split"],
+            }
+        )
+    document = {
+        "info": {"version": "1.1.0", "description": "SIMULATED phrases and boxes in the layout of MS-CXR"},
+        "licenses": [],
+        "categories": [{"id": k, "name": name} for name, k in categories.items()],
+        "images": list(images.values()),
+        "annotations": annotations,
+    }
+    (folder / "MS_CXR_Local_Alignment_v1.1.0.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""The embedded CT cohort, in the layout of INSPECT."""

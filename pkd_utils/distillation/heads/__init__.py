@@ -1,0 +1,1 @@
+"""Small heads on frozen tokens, many trained at once."""

@@ -1,0 +1,153 @@
+"""What trained heads leave behind: one safetensors file a group of heads, read through `HeadResults`."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from pkd_utils.distillation.heads.modules import build_head
+from pkd_utils.distillation.heads.specs import HeadSpec
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import atomic_path
+
+Logits = dict[str, dict[int, torch.Tensor]]
+"""Head -> epoch -> (rows, C) logits of its evaluation rows: validation rows, then test rows."""
+
+
+class HeadResults:
+    """All heads of one call of `fit_heads`; logits and weights are read from the files when asked for.
+
+    Attributes
+    ----------
+    history : DataFrame
+        One row a head and epoch: name, epoch (from 1), train_loss, validation_auc, validation_loss, test_auc, test_loss
+        (NaN without test rows), seconds (of the epoch of the head's whole group, without the encoder's pass over live
+        tokens, which groups share).
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[HeadSpec],
+        folder: Path,
+        build: dict[str, Any],
+        temporary: tempfile.TemporaryDirectory | None = None,
+    ):
+        self.specs = {spec.name: spec for spec in specs}
+        self.folder, self._build = folder, build
+        self._temporary = temporary  # a temporary folder lives as long as these results
+        self._files: dict[str, Path] = {}
+        self._histories: list[dict] = []
+
+    def new_head(self, name: str) -> nn.Module:
+        """The head as it starts."""
+        spec = self.specs[name]
+        return build_head(spec.method, seed=spec.seed, **self._build)
+
+    def head(self, name: str) -> nn.Module:
+        """The head at its best validation epoch, in evaluation mode.
+
+        Raises
+        ------
+        DataError
+            If its weights were not kept (`HeadConfig.keep_weights`).
+        """
+        head = self.new_head(name).eval()
+        prefix = f"{name}/weights/"
+        with safe_open(self._files[name], "pt") as file:
+            keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (no mapping)
+            weights = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
+        if not weights:
+            raise DataError(f"The weights of head {name!r} were not kept: set keep_weights to 'all'.")
+        head.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+        return head
+
+    @property
+    def history(self) -> pd.DataFrame:
+        return pd.DataFrame(self._histories)
+
+    def best_epoch(self, name: str, part: str = "validation") -> int:
+        """First epoch with the highest AUC on the "validation" rows or, the way of the paper, on the "test" rows."""
+        rows = [row for row in self._histories if row["name"] == name]
+        return best_epoch(rows, part)
+
+    def logits(self, name: str, part: str = "validation", epoch: int | str = "best") -> torch.Tensor:
+        """Logits (rows, C) float32 on the "validation" or "test" rows, in their order in the spec.
+
+        `epoch` is a number from 1 on, "best" (on the validation rows), "best_test" (on the test rows) or "last".
+
+        Raises
+        ------
+        DataError
+            If there are no test rows, or this epoch's logits were not kept (`HeadConfig.keep_logits`).
+        """
+        spec = self.specs[name]
+        if part not in ("validation", "test") or (spec.test_rows is None and "test" in (part, str(epoch)[5:])):
+            raise DataError(f"Head {name!r} has no {part!r} rows to give logits of, or to choose epoch {epoch!r} on.")
+        chosen = {"best": "validation", "best_test": "test"}
+        number = spec.epochs if epoch == "last" else self.best_epoch(name, chosen[epoch]) if epoch in chosen else epoch
+        with safe_open(self._files[name], "pt") as file:
+            kept = file.get_tensor(f"{name}/epochs").tolist()
+            if number not in kept:
+                raise DataError(f"The logits of head {name!r} after epoch {number} were not kept: see keep_logits.")
+            values = file.get_slice(f"{name}/logits")[kept.index(number)]
+        split = len(spec.validation_rows)
+        return values[:split] if part == "validation" else values[split:]
+
+    def summary(self) -> pd.DataFrame:
+        """One row a head: what it is, its best epoch, its AUC there and at the last epoch, and its best test epoch."""
+        rows = []
+        for spec in self.specs.values():
+            history = [row for row in self._histories if row["name"] == spec.name]
+            best, last = history[best_epoch(history) - 1], history[-1]
+            row = {"name": spec.name, "method": spec.method, "seed": spec.seed, "train_rows": len(spec.train_rows),
+                   "teacher": spec.teacher, "weight": spec.weight, "temperature": spec.temperature,
+                   "best_epoch": best["epoch"], "validation_auc": best["validation_auc"],
+                   "last_validation_auc": last["validation_auc"], "test_auc": best["test_auc"],
+                   "last_test_auc": last["test_auc"]}  # fmt: skip
+            if spec.test_rows is not None:
+                top = history[best_epoch(history, "test") - 1]
+                row |= {"best_test_epoch": top["epoch"], "best_test_auc": top["test_auc"]}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def add(self, path: Path) -> None:
+        """Take in the file of a finished group."""
+        with safe_open(path, "pt") as file:
+            history = json.loads(file.metadata()["history"])
+        self._histories += history
+        self._files |= {row["name"]: path for row in history}
+
+
+def best_epoch(history: Sequence[dict], part: str = "validation") -> int:
+    """First epoch with the highest AUC among the rows of one head."""
+    return max(history, key=lambda row: (row[f"{part}_auc"], -row["epoch"]))["epoch"]
+
+
+def save_group(path: Path, history: list[dict], logits: Logits, weights: dict[str, torch.Tensor], **facts: str) -> None:
+    """Write a group, whole: `weights` by "<head>/weights/<parameter>" or any other name, `facts` into the metadata."""
+    tensors = dict(weights)
+    for name, epochs in logits.items():
+        tensors[f"{name}/epochs"] = torch.tensor(list(epochs))
+        tensors[f"{name}/logits"] = torch.stack(list(epochs.values()))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"history": json.dumps(history), **facts})
+
+
+def load_group(path: Path) -> tuple[list[dict], Logits, dict[str, torch.Tensor]]:
+    """What `save_group` wrote."""
+    with safe_open(path, "pt") as file:
+        history = json.loads(file.metadata()["history"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    logits: Logits = {}
+    for name in [name for name in tensors if name.endswith("/epochs")]:
+        head = name.removesuffix("/epochs")
+        logits[head] = dict(zip(tensors.pop(name).tolist(), tensors.pop(f"{head}/logits"), strict=True))
+    return history, logits, tensors

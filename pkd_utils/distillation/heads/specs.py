@@ -1,0 +1,176 @@
+"""What to train: one `HeadSpec` a head, checked, and sorted into groups of heads that see the same minibatches."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pkd_utils.distillation.heads.modules import DISTILLED, METHODS, PROBES, READS_TEXT
+from pkd_utils.runs.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSpec:
+    """One head to train. Rows are numbers of rows of the tokens.
+
+    Attributes
+    ----------
+    name : str
+        Any name of its own.
+    method : one of `heads.modules.METHODS`
+    seed : int
+        Decides initialisation, order, views and dropout. Heads of one seed share them whatever their method.
+    train_rows, validation_rows : (n,) int arrays
+        After every epoch the head is evaluated on the validation rows. In the paper these are also the rows that are
+        reported, for the best epoch on them.
+    epochs : int
+        Tables 3 to 7 of the paper.
+    test_rows : (n,) int array, optional
+        A nested split: these are reported, the epoch is chosen on the validation rows. The best epoch on the test rows
+        themselves, the paper's way of choosing, is in the results too.
+    teacher : str, optional
+        For distilled students, the name of the head they learn from: an image-only one ("self_distilled"), a "teacher"
+        ("report_distilled"). It speaks with its best epoch on its validation rows.
+    weight, temperature : float
+        lambda and tau of equation (2), for distilled students. The paper takes tau = 2.5 on MIMIC 5x1200.
+    learning_rate : float, optional
+        Default 1e-4, of probes 1e-3, as in the paper.
+    """
+
+    name: str
+    method: str
+    seed: int
+    train_rows: np.ndarray
+    validation_rows: np.ndarray
+    epochs: int
+    test_rows: np.ndarray | None = None
+    teacher: str | None = None
+    weight: float = 0.75
+    temperature: float = 0.25
+    learning_rate: float | None = None
+
+    @property
+    def rate(self) -> float:
+        return self.learning_rate if self.learning_rate is not None else 1e-3 if self.method in PROBES else 1e-4
+
+    @property
+    def evaluation_rows(self) -> np.ndarray:
+        """Validation rows, then test rows."""
+        return (
+            self.validation_rows if self.test_rows is None else np.concatenate([self.validation_rows, self.test_rows])
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies this head, with hashes in the place of rows."""
+        facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in ("train_rows", "validation_rows", "test_rows"):
+            rows = facts[name]
+            facts[name] = None if rows is None else hashlib.sha256(rows.tobytes()).hexdigest()
+        if self.method not in DISTILLED:
+            facts["weight"] = facts["temperature"] = None
+        return {**facts, "learning_rate": self.rate}
+
+
+def check_specs(specs: Sequence[HeadSpec], targets: np.ndarray, n_classes: int, has_text: bool) -> list[HeadSpec]:
+    """The same specs with their rows as int64 arrays.
+
+    Raises
+    ------
+    DataError
+        Names that repeat, an unknown method or teacher, a number out of its range, rows that do not exist, whose class
+        is not known, or that are both trained on and evaluated on, or evaluation rows of one class.
+    """
+    if not specs:
+        raise DataError("There are no heads to train.")
+    specs = [
+        dataclasses.replace(
+            spec,
+            **{n: None if getattr(spec, n) is None else np.asarray(getattr(spec, n), np.int64).reshape(-1)
+               for n in ("train_rows", "validation_rows", "test_rows")},
+        )
+        for spec in specs
+    ]  # fmt: skip
+    by_name = {spec.name: spec for spec in specs}
+    if len(by_name) < len(specs):
+        raise DataError("Two heads have the same name: give every HeadSpec a name of its own.")
+    for spec in specs:
+        _check_numbers(spec, has_text)
+        _check_rows(spec, targets, n_classes)
+        if spec.method in DISTILLED:
+            _check_teacher(spec, by_name.get(spec.teacher))
+    return specs
+
+
+def _check_numbers(spec: HeadSpec, has_text: bool) -> None:
+    checks = {
+        f"its method must be one of {', '.join(METHODS)}, not {spec.method!r}": spec.method in METHODS,
+        "it reads report tokens, but there are none: give text": has_text or spec.method not in READS_TEXT,
+        f"its seed must be a whole number from 0 on, not {spec.seed}": spec.seed >= 0,
+        f"its epochs must be at least 1, not {spec.epochs}": spec.epochs >= 1,
+        f"its weight (lambda) must lie in [0, 1], not {spec.weight}": 0 <= spec.weight <= 1,
+        f"its temperature (tau) must be above 0, not {spec.temperature}": spec.temperature > 0,
+        f"its learning rate must be above 0, not {spec.rate}": spec.rate > 0,
+        "only distilled heads have a teacher": spec.teacher is None or spec.method in DISTILLED,
+    }
+    for sentence, holds in checks.items():
+        if not holds:
+            raise DataError(f"Head {spec.name!r}: {sentence}.")
+
+
+def _check_rows(spec: HeadSpec, targets: np.ndarray, n_classes: int) -> None:
+    parts = {"train": spec.train_rows, "validation": spec.validation_rows}
+    if spec.test_rows is not None:
+        parts["test"] = spec.test_rows
+    seen = np.zeros(len(targets), bool)
+    for part, rows in parts.items():
+        where = f"Head {spec.name!r}: its {part} rows"
+        if not len(rows) or rows.min() < 0 or rows.max() >= len(targets):
+            raise DataError(f"{where} must be one or more numbers from 0 to {len(targets) - 1}.")
+        if len(np.unique(rows)) < len(rows) or seen[rows].any():
+            raise DataError(f"{where} repeat, or are in another part too: every row belongs to one part, once.")
+        seen[rows] = True
+        unknown = (targets[rows] < 0) | (targets[rows] >= n_classes)
+        if unknown.any():
+            raise DataError(
+                f"{where} hold {int(unknown.sum())} without a class from 0 to {n_classes - 1} "
+                f"(first: row {rows[unknown.argmax()]}): leave them out."
+            )
+        if part != "train" and len(np.unique(targets[rows])) < 2:
+            raise DataError(f"{where} are all of one class, so there is no AUC: draw another split.")
+
+
+def _check_teacher(spec: HeadSpec, teacher: HeadSpec | None) -> None:
+    wanted = "image_only" if spec.method == "self_distilled" else "teacher"
+    if teacher is None or teacher.method != wanted:
+        raise DataError(
+            f"Head {spec.name!r} ({spec.method}) needs as teacher the name of a head with method {wanted}, "
+            f"not {spec.teacher!r}."
+        )
+    if np.isin(teacher.train_rows, spec.evaluation_rows).any():
+        raise DataError(
+            f"Head {spec.name!r}: its teacher {teacher.name!r} was trained on rows that it is evaluated on."
+        )
+
+
+def group_specs(specs: Sequence[HeadSpec], costs: dict[str, int], budget: int) -> list[list[HeadSpec]]:
+    """Groups of heads that share seed, rows and epochs, teachers' groups first, none costlier than `budget` bytes.
+
+    `costs`: bytes of each head, by name. A head that costs more than the budget is a group of its own.
+    """
+    alike: dict[tuple, list[HeadSpec]] = {}
+    for spec in specs:
+        facts = spec.facts()
+        shared = tuple(facts[name] for name in ("seed", "epochs", "train_rows", "validation_rows", "test_rows"))
+        alike.setdefault((spec.method in DISTILLED, *shared), []).append(spec)
+    groups = []
+    for members in sorted(alike.values(), key=lambda members: members[0].method in DISTILLED):
+        spent = budget
+        for spec in members:
+            if spent + costs[spec.name] > budget:
+                groups.append([])
+                spent = 0
+            groups[-1].append(spec)
+            spent += costs[spec.name]
+    return groups

@@ -1,0 +1,380 @@
+"""Train the heads of Bergström et al. on tokens of frozen encoders: teachers, then their students, many at once.
+
+Heads of the same seed and rows see the same minibatches and are trained together (`heads/fused.py`), with the numbers
+that each would have alone up to rounding. Order, augmented view and dropout are functions of (seed, epoch, step), and
+the state at the end of an epoch is one file that is replaced whole: a run that was killed loses at most one epoch and
+ends in the same numbers. The loss is equation (2), `loss.distillation_loss` with softmax.
+
+Groups are trained one after the other on stored tokens, and in lockstep on live ones (`tokens.live`), where one pass of
+the encoder an epoch feeds them all: see `heads/live.py`, and `fit_heads` for what that means for memory.
+
+Not stated in the paper, and so chosen here: the teacher sees the augmented view that its student sees
+(`HeadConfig.teacher_view`); the last, smaller minibatch of an epoch counts; heads of one seed start from the same
+attention and share order, views and dropout masks, so that methods differ in nothing but what they learn from.
+"""
+
+import dataclasses
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from pkd_utils.distillation.heads.data import HeadData, Inputs, MemoryTokens, Step, TokenSource
+from pkd_utils.distillation.heads.fused import HeadGroup
+from pkd_utils.distillation.heads.live import EpochTokens, plan_waves, train_in_lockstep
+from pkd_utils.distillation.heads.modules import PROBES, TEACHES
+from pkd_utils.distillation.heads.results import HeadResults, Logits, best_epoch, load_group, save_group
+from pkd_utils.distillation.heads.specs import HeadSpec, check_specs, group_specs
+from pkd_utils.distillation.loss import distillation_loss, soft_labels
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import hash_params, write_parquet
+
+__all__ = ["HeadConfig", "HeadResults", "HeadSpec", "MemoryTokens", "TokenSource", "fit_heads", "micro_auc"]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """What is the same for all heads of one call. What no comment explains is not stated in the paper."""
+
+    n_classes: int  # of the task; logits have as many columns, two for yes or no
+    batch_size: int = 64  # as in the paper
+    dropout: float = 0.2  # on attention weights, as in the paper
+    normalise_probe: bool = True  # layer norm below linear probes
+    teacher_view: str = "same"  # soft labels of the view that the student sees, or of the "clean" image
+    keep_logits: str = "all"  # of every epoch ("all"), or of the best epochs and the last one ("chosen")
+    keep_weights: str = "teachers"  # best weights of the heads that others may learn from, or of "all"
+    # machine
+    device: str = "cpu"
+    precision: str = (
+        "float32"  # "bfloat16": the large products in bfloat16, all else in float32; "float64" to compare with
+    )
+    memory_bytes: int = 2 << 30  # for heads with their moments and for intermediate results; tokens come on top
+    # Normalised tokens of image and text are kept where each fits in this; 0: never. Of live images, tokens of an epoch
+    # and of clean views are; what does not fit goes to a temporary file in the folder.
+    cache_bytes: int = 1 << 30
+    checkpoint_seconds: float = 0.0  # 0: after every epoch; else not sooner than this after the last one
+
+
+def fit_heads(
+    specs: Sequence[HeadSpec],
+    tokens: TokenSource,
+    text,
+    targets: np.ndarray,
+    config: HeadConfig,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> "HeadResults":
+    """Train heads, or continue, or return what is already there.
+
+    Live tokens are encoded once an epoch for all groups of heads together, first for teachers and then, when these have
+    chosen their epochs, for students. Should the heads of all groups not fit half of `memory_bytes`, they are trained
+    in as many waves as it takes, and every wave has encoder passes of its own. A run that was stopped must continue
+    with the same `memory_bytes` to find its groups again, in live mode and in stored mode.
+
+    Parameters
+    ----------
+    specs : sequence of HeadSpec
+        In any order; students may name teachers among them.
+    tokens : TokenSource
+    text : `texts.EncodedTexts` with `hidden`, or None
+        One report a row of `tokens`: `batch(rows, device)` gives states (B, L, D_t) and a mask (B, L), `identity`.
+    targets : (rows,) int array
+        Class numbers; -1 where not known (such a row must be in no spec).
+    config : HeadConfig
+    folder : path, optional
+        One file a group of heads, `group-<hash>.safetensors` (while training `.checkpoint`), and history.parquet.
+        None: a temporary folder that lives as long as the results.
+    progress : bool, show a tqdm bar
+
+    Returns
+    -------
+    HeadResults
+
+    Raises
+    ------
+    DataError
+        Specs that do not fit the data or each other (see HeadSpec), an impossible configuration, or a loss that is not
+        finite.
+    """
+    targets = np.asarray(targets)
+    if targets.shape != (tokens.rows,) or targets.dtype.kind not in "iu":
+        raise DataError(f"targets must be {tokens.rows} whole numbers, a class for each row, not {targets.shape}.")
+    _check_config(config)
+    specs = check_specs(specs, targets, config.n_classes, text is not None)
+    temporary = tempfile.TemporaryDirectory() if folder is None else None
+    folder = Path(temporary.name if temporary else folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    live = getattr(tokens, "live", False)
+    tokens = EpochTokens(tokens, folder, config.cache_bytes, progress) if live else tokens
+    data = HeadData(tokens, text, targets, config.normalise_probe, torch.device(config.device), _dtype(config),
+                    config.cache_bytes)  # fmt: skip
+    build = {"n_classes": config.n_classes, "image_width": tokens.width, "text_width": data.text_width,
+             "dropout": config.dropout, "normalise_probe": config.normalise_probe}  # fmt: skip
+    results = HeadResults(specs, folder, build, temporary)
+    costs = {spec.name: _head_bytes(spec.method, data, _dtype(config)) for spec in specs}
+    groups = group_specs(specs, costs, config.memory_bytes // 2)
+    keys = {group[0].name: _group_key(group, data, results, config) for group in groups}
+    paths = {name: folder / f"group-{key[:16]}.safetensors" for name, key in keys.items()}
+    waves = plan_waves(groups, costs, config.memory_bytes // 2) if live else [[group] for group in groups]
+    with tqdm(total=sum(group[0].epochs for group in groups), desc="heads", unit="epoch", disable=not progress) as bar:
+        if live and not all(path.exists() for path in paths.values()):
+            tokens.keep_clean(groups, config.teacher_view)
+        for wave in waves:
+            fits = []
+            for group in wave:
+                path = paths[group[0].name]
+                if path.exists():
+                    bar.update(group[0].epochs)
+                else:
+                    fits.append(_Fit(group, data, config, results, path))
+            if live:
+                train_in_lockstep(fits, tokens, bar)
+            elif fits:
+                fits.pop().run(bar)  # one group is in memory at a time
+            for group in wave:
+                results.add(paths[group[0].name])
+    write_parquet(folder / "history.parquet", results.history)
+    return results
+
+
+def micro_auc(targets: np.ndarray, logits: torch.Tensor) -> float:
+    """AUC of class numbers (n,) and logits (n, C): section 3.2's, one class against the rest, micro-averaged.
+
+    With two classes it is the plain AUC of the second class's probability. Ties count one half. NaN for one class only.
+    """
+    probabilities = torch.softmax(logits.double(), 1).numpy()
+    if probabilities.shape[1] == 2:
+        scores, positive = probabilities[:, 1], targets == 1
+    else:
+        scores = probabilities.reshape(-1)
+        positive = (targets[:, None] == np.arange(probabilities.shape[1])).reshape(-1)
+    n = int(positive.sum())
+    if n in (0, len(positive)):
+        return math.nan
+    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n)))
+
+
+class _Fit:
+    """The training of one group: heads, optimizer, and where they stand."""
+
+    def __init__(self, specs: list[HeadSpec], data: HeadData, config: HeadConfig, results: HeadResults, path: Path):
+        self.specs, self.data, self.config, self.results, self.path = specs, data, config, results, path
+        self.checkpoint = path.with_suffix(".checkpoint")
+        self.group = self._group([results.new_head(spec.name) for spec in specs], [spec.method for spec in specs])
+        rates: dict[float, list] = {}
+        for spec, parameters in zip(specs, self.group.parameters_by_head(), strict=True):
+            rates.setdefault(spec.rate, []).extend(parameters)
+        self.optimizer = torch.optim.Adam([{"params": p, "lr": rate} for rate, p in rates.items()], fused=True)
+        self.history: list[dict] = []  # one row a head and epoch
+        self.logits: Logits = {spec.name: {} for spec in specs}
+        self.best: dict[str, torch.Tensor] = {}  # "<head>/weights/<parameter>" of its best epoch
+        self.epoch, self.saved_at = 0, time.monotonic()
+        self._load_checkpoint()
+        self.teachers = sorted({spec.teacher for spec in specs} - {None})
+        self.teacher_group, self.table = self._group([], []), torch.empty(0)
+        if self.teachers:
+            self._hear_teachers()
+
+    def _group(self, heads: list, methods: list[str]) -> HeadGroup:
+        low = torch.bfloat16 if self.config.precision == "bfloat16" else None
+        return HeadGroup([head.to(self.data.device, self.data.dtype) for head in heads], methods, low)
+
+    def run(self, bar: tqdm) -> None:
+        """Train to the last epoch, and write the group's file."""
+        bar.update(self.epoch)
+        while self.epoch < self.specs[0].epochs:
+            self.advance(bar)
+        self.finish()
+
+    def advance(self, bar: tqdm) -> None:
+        """Train the next epoch."""
+        started = time.perf_counter()
+        self.epoch += 1
+        losses = self._train()
+        self._evaluate(losses)
+        seconds = time.perf_counter() - started
+        for row in self.history[-len(self.specs) :]:
+            row["seconds"] = seconds
+        if time.monotonic() - self.saved_at >= self.config.checkpoint_seconds:
+            self._save_checkpoint()
+        bar.update()
+
+    def finish(self) -> None:
+        """Write the group's file."""
+        save_group(self.path, self.history, self.logits, self.best)
+        self.checkpoint.unlink(missing_ok=True)
+
+    def _train(self) -> list[float]:
+        """One epoch; the mean training loss of each head."""
+        spec, config, data = self.specs[0], self.config, self.data
+        totals = torch.zeros(len(self.specs), device=data.device)
+        methods = self.group.methods if self.table is not None else self.group.methods + self.teacher_group.methods
+        for step in data.steps(spec.train_rows, config.batch_size, spec.seed, self.epoch):
+            inputs = data.inputs(methods, step.rows, step.views)
+            keeps = data.keeps(inputs, config.dropout, spec.seed, self.epoch, step.number)
+            totals += len(step.rows) * self._step(
+                inputs, keeps, data.targets[step.rows], self._soft_targets(step, inputs)
+            )
+        losses = (totals / len(spec.train_rows)).tolist()
+        wrong = [spec.name for spec, loss in zip(self.specs, losses, strict=True) if not math.isfinite(loss)]
+        if wrong:
+            raise DataError(
+                f"The training loss of head {wrong[0]!r} is not finite in epoch {self.epoch}: lower its learning rate, "
+                "or look for infinite tokens; the epoch before is kept."
+            )
+        return losses
+
+    def _step(self, inputs: Inputs, keeps: Inputs, targets: torch.Tensor, soft: list) -> torch.Tensor:
+        """One minibatch of all heads, in parts that fit the memory; the loss of each head."""
+        folded = self.group.fold()
+        leaves = [None if item is None else item.detach().requires_grad_() for item in folded]
+        targets = targets.to(self.data.device)
+        losses = torch.zeros(len(self.specs), device=self.data.device)
+        for part in _parts(len(targets), self.group.bytes_per_row(inputs), self.config.memory_bytes // 2):
+            logits = self.group.logits(leaves, inputs.part(part), keeps.part(part))
+            share = len(logits) / len(targets)  # the loss is the mean over the whole minibatch
+            loss = torch.stack([
+                share * distillation_loss(logits[:, i], targets[part], None if soft[i] is None else soft[i][part],
+                                          0.0 if soft[i] is None else spec.weight, "softmax", validate=False)
+                for i, spec in enumerate(self.specs)
+            ])  # fmt: skip
+            loss.sum().backward()
+            losses += loss.detach()
+        pairs = [(item, leaf.grad) for item, leaf in zip(folded, leaves, strict=True) if item is not None]
+        if pairs:
+            torch.autograd.backward(*map(list, zip(*pairs, strict=True)))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return losses
+
+    def _soft_targets(self, step: Step, inputs: Inputs) -> list[torch.Tensor | None]:
+        """Equation (2)'s softened teacher of every student for one minibatch; None for heads without a teacher."""
+        if not self.teachers:
+            return [None] * len(self.specs)
+        if self.table is not None:
+            views = torch.zeros_like(step.views) if len(self.table) == 1 else step.views - 1
+            logits = self.table[views, step.positions]
+        else:
+            with torch.no_grad():  # from the tokens that the students see
+                logits = self.teacher_group.logits(self.teacher_group.fold(), inputs)
+        logits = logits.to(self.data.device, self.data.dtype)
+        return [soft_labels(logits[:, self.teachers.index(spec.teacher)], spec.temperature, "softmax")
+                for spec in self.specs]  # fmt: skip
+
+    def _hear_teachers(self) -> None:
+        """Teachers' logits for all training rows, once for every view; or later, where that costs fewer passes."""
+        teachers = [self.results.head(name) for name in self.teachers]
+        self.teacher_group = self._group(teachers, [self.results.specs[name].method for name in self.teachers])
+        same = self.config.teacher_view == "same"
+        views = list(range(1, self.data.tokens.views + 1) if same else [0]) or [0]
+        rows = torch.from_numpy(self.specs[0].train_rows)
+        self.table = None
+        if len(views) <= self.specs[0].epochs and not (same and self.data.live):
+            self.table = torch.stack([self._predict(self.teacher_group, rows, torch.full_like(rows, v)) for v in views])
+
+    @torch.no_grad()
+    def _predict(self, group: HeadGroup, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        """Logits (n, H, C) without dropout, on the CPU."""
+        folded, answers, sorting = group.fold(), [], self.data.by_length(rows)
+        for part in sorting.split(self.config.batch_size):
+            answers.append(group.logits(folded, self.data.inputs(group.methods, rows[part], views[part])).cpu())
+        return torch.cat(answers)[torch.argsort(sorting)]
+
+    def _evaluate(self, losses: list[float]) -> None:
+        """Logits of the clean evaluation rows, their AUC, and what is to be kept of this epoch."""
+        spec, split = self.specs[0], len(self.specs[0].validation_rows)
+        rows = torch.from_numpy(spec.evaluation_rows)
+        logits = self._predict(self.group, rows, torch.zeros_like(rows)).float()
+        targets = self.data.targets[rows]
+        parts = {"validation": slice(0, split)} | ({"test": slice(split, None)} if spec.test_rows is not None else {})
+        for i, spec in enumerate(self.specs):
+            row = {"name": spec.name, "epoch": self.epoch, "train_loss": losses[i]}
+            row |= {f"{part}_{what}": math.nan for part in ("validation", "test") for what in ("auc", "loss")}
+            for part, where in parts.items():
+                row[f"{part}_auc"] = micro_auc(targets[where].numpy(), logits[where, i])
+                row[f"{part}_loss"] = F.cross_entropy(logits[where, i], targets[where]).item()
+            self.history.append(row)
+            mine = [row for row in self.history if row["name"] == spec.name]
+            best = {best_epoch(mine, part) for part in parts}
+            kept = self.logits[spec.name]
+            kept[self.epoch] = logits[:, i].clone()
+            if self.config.keep_logits == "chosen":
+                for epoch in set(kept) - best - {self.epoch}:
+                    del kept[epoch]
+            wanted = self.config.keep_weights == "all" or spec.method in TEACHES
+            if wanted and best_epoch(mine) == self.epoch:
+                state = self.group.heads[i].state_dict()
+                self.best |= {f"{spec.name}/weights/{name}": value.clone() for name, value in state.items()}
+
+    def _save_checkpoint(self) -> None:
+        tensors = dict(self.best)
+        for i, parameter in enumerate(self.group.parameters()):
+            moments = self.optimizer.state[parameter]
+            tensors |= {f"{i}/value": parameter} | {f"{i}/{m}": moments[m] for m in ("step", "exp_avg", "exp_avg_sq")}
+        save_group(self.checkpoint, self.history, self.logits, tensors)
+        self.saved_at = time.monotonic()
+
+    def _load_checkpoint(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        self.history, self.logits, tensors = load_group(self.checkpoint)
+        self.epoch = self.history[-1]["epoch"]
+        for i, parameter in enumerate(self.group.parameters()):
+            parameter.data.copy_(tensors.pop(f"{i}/value"))
+            moments = {m: tensors.pop(f"{i}/{m}") for m in ("step", "exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {m: t.to(parameter.device) for m, t in moments.items()}
+        self.best = {name: tensor.to(self.data.device) for name, tensor in tensors.items()}
+
+
+def _parts(rows: int, bytes_per_row: int, budget: int) -> list[slice]:
+    """Slices of a minibatch whose intermediate results fit the budget."""
+    size = max(1, min(rows, budget // max(1, bytes_per_row)))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _head_bytes(method: str, data: HeadData, dtype: torch.dtype) -> int:
+    """Memory of one head in training: weights, gradient, two moments, best weights, and M with its gradient."""
+    widths = [data.text_width] if method == "text_only" else [data.tokens.width]
+    widths += [data.text_width] if method == "teacher" else []
+    numbers = sum(width if method in PROBES else (3 * 5 + 2) * width * width for width in widths)
+    return numbers * dtype.itemsize
+
+
+def _group_key(specs: list[HeadSpec], data: HeadData, results: HeadResults, config: HeadConfig) -> str:
+    """Identity of a group: its heads, their teachers, the data, and what of the configuration shapes numbers."""
+    facts = [[item.facts() for item in (spec, results.specs.get(spec.teacher)) if item] for spec in specs]
+    settings = dataclasses.asdict(config)
+    unused = () if any(spec.teacher for spec in specs) else ("teacher_view",)
+    for name in ("device", "memory_bytes", "cache_bytes", "checkpoint_seconds", *unused):
+        del settings[name]
+    return hash_params({"heads": facts, "data": data.identity(), "config": settings})
+
+
+def _dtype(config: HeadConfig) -> torch.dtype:
+    return torch.float64 if config.precision == "float64" else torch.float32
+
+
+def _check_config(config: HeadConfig) -> None:
+    checks = {
+        "n_classes must be at least 2": config.n_classes >= 2,
+        "batch_size must be at least 1": config.batch_size >= 1,
+        "dropout must lie in [0, 1)": 0 <= config.dropout < 1,
+        "teacher_view must be same or clean": config.teacher_view in ("same", "clean"),
+        "keep_logits must be all or chosen": config.keep_logits in ("all", "chosen"),
+        "keep_weights must be teachers or all": config.keep_weights in ("teachers", "all"),
+        "precision must be float32, bfloat16 or float64": config.precision in ("float32", "bfloat16", "float64"),
+        "memory_bytes must be above 0": config.memory_bytes > 0,
+        "cache_bytes must be 0 or more": config.cache_bytes >= 0,
+        "device must be available (cpu, or cuda on a machine with a GPU)": config.device == "cpu"
+        or (config.device.startswith("cuda") and torch.cuda.is_available()),
+    }
+    for sentence, holds in checks.items():
+        if not holds:
+            raise DataError(f"HeadConfig: {sentence}; given: {config}.")

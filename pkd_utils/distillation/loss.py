@@ -1,0 +1,228 @@
+"""Soft labels and the distillation loss of both papers.
+
+A teacher f_t that has seen the privileged input x* turns into soft labels (equation 2 of Baur et al.)
+
+    s_i = sigma(f_t(x_i*) / T)                                                        (2)
+
+and the student f_s, which sees the image x alone, minimises (equation 1)
+
+    1/n sum_i [ (1 - lambda) L(y_i, y^_i) + lambda L(s_i, y^_i) ],   y^_i = sigma(f_s(x_i))   (1)
+
+sigma is the sigmoid (multi-label: L is binary cross entropy) or the softmax (one class of many: L is cross entropy).
+As in both papers the student's logits are not divided by T and the soft term is not multiplied by T^2; Hinton's
+variant is `student_temperature=T, temperature_squared=True`. T < 1 sharpens the teacher, T > 1 softens it.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from pkd_utils.runs.errors import DataError
+
+ACTIVATIONS = ("sigmoid", "softmax")
+
+
+def soft_labels(logits, temperature: float = 1.0, activation: str = "sigmoid") -> torch.Tensor:
+    """Equation (2): the teacher's logits as soft labels.
+
+    Parameters
+    ----------
+    logits : tensor or array, float, any shape; for "softmax" classes lie along the last axis
+        Teacher outputs f_t(x*), before any activation. Finite.
+    temperature : float
+        T > 0. Below 1 sharpens, above 1 softens.
+    activation : {"sigmoid", "softmax"}
+
+    Returns
+    -------
+    tensor, float, same shape as `logits`, values in [0, 1]; no gradient (the teacher is frozen).
+
+    Raises
+    ------
+    DataError
+        Temperature not a finite number above 0, an unknown activation, or a logit that is NaN or infinite.
+    """
+    _check_activation(activation)
+    _check_temperature(temperature, "temperature")
+    logits = torch.as_tensor(logits).detach()
+    if not logits.is_floating_point():
+        raise DataError(f"Teacher logits must be floating point numbers, not {logits.dtype}.")
+    if not torch.isfinite(logits).all():
+        rows = (~torch.isfinite(logits)).reshape(logits.shape[0] if logits.ndim else 1, -1).any(1)
+        raise DataError(
+            f"{int(rows.sum())} of {len(rows)} rows of teacher logits hold NaN or infinity (first: row "
+            f"{int(rows.nonzero()[0, 0])}); train the teacher again or leave those rows out."
+        )
+    scaled = logits / temperature
+    return torch.sigmoid(scaled) if activation == "sigmoid" else torch.softmax(scaled, dim=-1)
+
+
+def distillation_loss(
+    student_logits: torch.Tensor,
+    targets: torch.Tensor,
+    soft_targets: torch.Tensor | None,
+    weight: float,
+    activation: str = "sigmoid",
+    student_temperature: float = 1.0,
+    temperature_squared: bool = False,
+    soft_on_missing: bool = False,
+    validate: bool = True,
+) -> torch.Tensor:
+    """Equation (1): (1 - weight) L(targets, student) + weight L(soft_targets, student).
+
+    Parameters
+    ----------
+    student_logits : float tensor, (N, K)
+        f_s(x), before the activation. K labels ("sigmoid") or K classes ("softmax"). (N,) is allowed for "sigmoid".
+    targets : tensor
+        "sigmoid": float, same shape as `student_logits`, 1, 0 or anything between; NaN = not known.
+        "softmax": int64 class numbers (N,), or float class probabilities (N, K). NaN is refused.
+    soft_targets : float tensor of the shape of `student_logits`, or None
+        `soft_labels(...)`. None is allowed when `weight` is 0 (the baseline).
+    weight : float
+        lambda in [0, 1]. With 0 the soft term, and with 1 the hard term, is not computed at all, so weight 0 is
+        bit for bit the plain loss.
+    activation : {"sigmoid", "softmax"}
+    student_temperature : float
+        Divides the student's logits in the soft term only. 1 as in both papers.
+    temperature_squared : bool
+        Multiply the soft term by `student_temperature ** 2` (Hinton et al.). False as in both papers.
+    soft_on_missing : bool
+        What an unknown (NaN) target does to its soft label; not stated in the paper. False: such an entry carries no
+        loss at all, so baseline and student learn from the same entries. True: the teacher's soft label still
+        counts there, and the soft term is the mean over all entries.
+    validate : bool
+        Look at the values too (NaN, range). Training loops check their whole tables once with `check_targets`
+        and pass False, which on a GPU saves one synchronisation a step.
+
+    Returns
+    -------
+    tensor, scalar
+        Each term is the mean over its entries ("sigmoid": over the observed label entries of the batch; 0 where there
+        is none; "softmax": over rows).
+
+    Raises
+    ------
+    DataError
+        weight outside [0, 1], temperature not above 0, shapes that differ, soft targets missing or outside [0, 1],
+        targets outside [0, 1], NaN with "softmax".
+    """
+    _check_activation(activation)
+    _check_temperature(student_temperature, "student_temperature")
+    if not 0.0 <= weight <= 1.0:  # also refuses NaN
+        raise DataError(f"weight (lambda) must lie in [0, 1], not {weight}.")
+    _check_shapes(student_logits.shape, targets, soft_targets, weight, activation)
+    if validate:
+        check_targets(targets, soft_targets if weight > 0 else None, activation, student_logits.shape[-1])
+
+    if weight == 0:
+        return _hard_loss(student_logits, targets, activation)
+    plain_soft = student_temperature == 1 and not temperature_squared and not soft_on_missing
+    if activation == "sigmoid" and plain_soft and weight < 1:
+        # Binary cross entropy is linear in its target: both terms are one, with the mixed target (NaN stays NaN).
+        return _hard_loss(student_logits, (1 - weight) * targets + weight * soft_targets, activation)
+
+    scaled = student_logits / student_temperature
+    if activation == "softmax":
+        soft = F.cross_entropy(scaled, soft_targets)
+    elif soft_on_missing:
+        soft = F.binary_cross_entropy_with_logits(scaled, soft_targets)
+    else:
+        soft = _mean_over(scaled, soft_targets, ~torch.isnan(targets))
+    if temperature_squared:
+        soft = soft * student_temperature**2
+    if weight == 1:
+        return soft
+    return (1 - weight) * _hard_loss(student_logits, targets, activation) + weight * soft
+
+
+def check_targets(targets, soft_targets, activation: str = "sigmoid", n_classes: int | None = None) -> None:
+    """Refuse target values that the loss cannot mean: outside [0, 1], not a class number, NaN where not allowed.
+
+    Parameters
+    ----------
+    targets, soft_targets : tensors as for `distillation_loss`; `soft_targets` may be None
+    activation : {"sigmoid", "softmax"}
+    n_classes : int, optional
+        For "softmax" with class numbers.
+
+    Raises
+    ------
+    DataError
+    """
+    _check_activation(activation)
+    if activation == "sigmoid":
+        _check_range(torch.nan_to_num(targets, nan=0.0, posinf=2.0, neginf=-1.0), "targets")
+    elif targets.is_floating_point():
+        _check_range(targets, "targets (a row whose class is not known must be left out)")
+        _check_rows_sum_to_one(targets, "targets")
+    elif targets.numel() and (targets.min() < 0 or (n_classes and targets.max() >= n_classes)):
+        raise DataError(
+            f"Class numbers must lie in 0 ... {(n_classes or 0) - 1}, found {int(targets.min())} ... "
+            f"{int(targets.max())}; a row whose class is not known must be left out."
+        )
+    if soft_targets is not None:
+        _check_range(soft_targets, "soft targets")
+        if activation == "softmax":
+            _check_rows_sum_to_one(soft_targets, "soft targets")
+
+
+def _hard_loss(logits, targets, activation):
+    if activation == "softmax":
+        return F.cross_entropy(logits, targets)
+    return _mean_over(logits, targets, ~torch.isnan(targets))
+
+
+def _mean_over(logits, targets, observed):
+    """Mean binary cross entropy where `observed`; no data-dependent shape, so no GPU synchronisation."""
+    filled = torch.where(observed, targets, 0).to(logits.dtype)  # NaN times a zero weight would still be NaN
+    total = F.binary_cross_entropy_with_logits(logits, filled, weight=observed.to(logits.dtype), reduction="sum")
+    return total / observed.sum().clamp(min=1)
+
+
+def _check_activation(activation):
+    if activation not in ACTIVATIONS:
+        raise DataError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}.")
+
+
+def _check_temperature(temperature, name):
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise DataError(f"{name} must be a finite number above 0, not {temperature}.")
+
+
+def _check_shapes(shape, targets, soft_targets, weight, activation):
+    if activation == "softmax" and len(shape) != 2:
+        raise DataError(f"With softmax student_logits must have the shape (N, K), not {tuple(shape)}.")
+    class_numbers = activation == "softmax" and not targets.is_floating_point()
+    expected = shape[:1] if class_numbers else shape
+    if targets.shape != expected:
+        raise DataError(f"targets have the shape {tuple(targets.shape)}, but the logits need {tuple(expected)}.")
+    if activation == "sigmoid" and not targets.is_floating_point():
+        raise DataError(f"With sigmoid targets must be floating point (NaN = not known), not {targets.dtype}.")
+    if weight > 0 and soft_targets is None:
+        raise DataError(
+            f"weight (lambda) is {weight}, but there are no soft targets: give them or set the weight to 0."
+        )
+    if soft_targets is not None and soft_targets.shape != shape:
+        raise DataError(f"soft targets have the shape {tuple(soft_targets.shape)}, but the logits have {tuple(shape)}.")
+
+
+def _check_range(values, name):
+    bad = ~((values >= 0) & (values <= 1))  # also true for NaN
+    if bad.any():
+        first = tuple(bad.nonzero()[0].tolist())
+        raise DataError(
+            f"{int(bad.sum())} {name} are not in [0, 1] (first: {float(values[first])} at {first}); "
+            "give probabilities, not logits."
+        )
+
+
+def _check_rows_sum_to_one(values, name):
+    wrong = (values.sum(-1) - 1).abs() > 1e-3
+    if wrong.any():
+        row = int(wrong.nonzero()[0, 0])
+        raise DataError(
+            f"Class probabilities must sum to 1 in each row: row {row} of the {name} sums to "
+            f"{float(values[row].sum()):.4f}."
+        )

@@ -1,0 +1,393 @@
+"""Students: timm vision transformers, from scratch or from a local weight file, and a forward pass without waste."""
+
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from timm import create_model, list_models
+from timm.layers import resample_abs_pos_embed
+from timm.models import get_pretrained_cfg
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from torch import nn
+
+from pkd_utils.images.augment import normalise
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import atomic_path
+
+SCRATCH = "vit"  # the name of a vision transformer of any size with random weights
+SCRATCH_STATISTICS = ((0.5,), (0.25,))
+WRAPPERS = ("state_dict", "model", "model_ema", "teacher")
+NOT_ENCODER = ("head.", "head_dist.", "dist_token", "fc_norm.", "mask_token", "decoder", "pre_logits.")
+
+
+def input_statistics(name: str, channels: int = 1) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (of pixel values in 0 ... 1) that the student's input is normalised with.
+
+    Parameters
+    ----------
+    name : str
+        "vit" (from scratch): 0.5 and 0.25. A timm name: what timm's configuration of its pretrained weights says:
+        0.5 and 0.5 for `vit_tiny_patch16_224` (augreg_in21k_ft_in1k), ImageNet's for `deit_tiny_patch16_224`. The paper
+        says only "ViT-Tiny pretrained on ImageNet".
+    channels : {1, 3}
+        With 1 the average over channels; `load_weights` folds what that changes into the first layer.
+
+    Returns
+    -------
+    mean, std : tuples of `channels` values
+    """
+    mean, std = SCRATCH_STATISTICS if name == SCRATCH else _timm_statistics(name)
+    if channels == 1:
+        return (sum(mean) / len(mean),), (sum(std) / len(std),)
+    return mean * (3 // len(mean)), std * (3 // len(std))
+
+
+def build_student(
+    name: str = SCRATCH,
+    image_size: int = 64,
+    patch_size: int = 8,
+    n_labels: int = 5,
+    width: int | None = 96,
+    depth: int | None = 4,
+    heads: int | None = 3,
+    channels: int = 1,
+    weights: str | Path | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+) -> VisionTransformer:
+    """Build a timm vision transformer; random parts come from torch's global generator, so seed it before.
+
+    Parameters
+    ----------
+    name : str
+        "vit": from scratch with `width`, `depth`, `heads`. Else the timm name of a VisionTransformer, for example
+        `vit_tiny_patch16_224` (the paper's student: 192 wide, 12 blocks, 3 heads), which fixes those three (they
+        are not looked at).
+    image_size, patch_size : int, pixels; the image side is a multiple of the patch side
+    n_labels : int, outputs of the head
+    channels : {1, 3}
+    weights : path, optional
+        Local file to start from, see `load_weights`. None: random.
+    drop_rate, drop_path_rate : float
+        Dropout before the head, and stochastic depth. 0 by default; not stated in the paper.
+
+    Returns
+    -------
+    timm VisionTransformer; `model.weights_report` says what `load_weights` did (None without weights).
+
+    Raises
+    ------
+    DataError
+        An unknown name, sizes that do not fit together, or weights that do not fit.
+    FileNotFoundError
+        The weight file does not exist.
+    """
+    if image_size % patch_size:
+        raise DataError(f"image_size {image_size} is not a multiple of patch_size {patch_size}: choose one that is.")
+    if channels not in (1, 3):
+        raise DataError(f"channels must be 1 or 3, not {channels}.")
+    sizes = {"img_size": image_size, "patch_size": patch_size, "num_classes": n_labels, "in_chans": channels}
+    drops = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+    if name == SCRATCH:
+        if not (width and depth and heads) or width % heads:
+            raise DataError(f"width {width} must be a multiple of heads {heads}, and depth {depth} at least 1.")
+        model = VisionTransformer(embed_dim=width, depth=depth, num_heads=heads, **sizes, **drops)
+    else:
+        _timm_statistics(name)
+        model = create_model(name, pretrained=False, **sizes, **drops)
+        if not isinstance(model, VisionTransformer):
+            raise DataError(f"{name} is not a timm VisionTransformer; choose one such as vit_tiny_patch16_224.")
+    model.weights_report = None if weights is None else load_weights(model, weights, name)
+    return model
+
+
+def load_weights(model: VisionTransformer, path: str | Path, name: str = SCRATCH) -> dict[str, Any]:
+    """Load a local weight file into `model`; every encoder key must be found there.
+
+    Parameters
+    ----------
+    model : VisionTransformer, changed in place
+    path : path of .safetensors, or .pth/.pt/.bin (read with weights_only=True)
+        A raw dictionary, or one under "state_dict", "model", "model_ema" or "teacher"; `module.` is stripped. A student
+        that `save_student` wrote is one such file, and then its head is taken too if it fits.
+    name : str
+        The model's name, for the pixel statistics of a conversion from 3 channels to 1.
+
+    Returns
+    -------
+    dict: file, loaded (number of tensors), head ("loaded" or "new"), left_out (keys of the file that are not used),
+    converted (list of sentences).
+
+    Notes
+    -----
+    3 to 1 channel: the student sees (v - m)/s with the averaged m, s instead of (v - m_c)/s_c on three equal
+    channels. Weights sum_c W_c s/s_c and a bias shift of sum_c W_c (m - m_c)/s_c give exactly the same output for a
+    grey image; where all channels share m and s this is the plain sum over channels.
+    The position embedding is resampled (bicubic, timm's) if the number of patches differs.
+
+    Raises
+    ------
+    DataError
+        A key of the encoder is missing, a shape differs, blocks are left over, or the file cannot be read safely.
+    FileNotFoundError
+    """
+    path = Path(path)
+    state, saved_by_us = _read_state(path)
+    own = model.state_dict()
+    report: dict[str, Any] = {"file": path.name, "converted": []}
+    _convert(state, own, model, name, report["converted"])
+    # A head is taken only from our own student: another task's head has no meaning here, even where it fits.
+    take_head = saved_by_us and all(k in state and state[k].shape == own[k].shape for k in own if k.startswith("head."))
+    wanted = [k for k in own if take_head or not k.startswith("head.")]
+    missing = [k for k in wanted if k not in state]
+    if missing:
+        raise DataError(
+            f"{path} lacks {len(missing)} of the {len(wanted)} encoder tensors of the student: {_listed(missing)}; "
+            "give a file of the same architecture."
+        )
+    wrong = [f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}" for k in wanted
+             if state[k].shape != own[k].shape]  # fmt: skip
+    if wrong:
+        raise DataError(f"{path} does not fit the student: {_listed(wrong)}; set width, patch or channels to match.")
+    left = sorted(set(state) - set(wanted))
+    alien = [k for k in left if not k.startswith(NOT_ENCODER)]
+    if alien:
+        raise DataError(
+            f"{path} holds {len(alien)} encoder tensors that the student has no place for: {_listed(alien)}."
+        )
+    model.load_state_dict({k: state[k] for k in wanted}, strict=False)
+    return {**report, "loaded": len(wanted), "head": "loaded" if take_head else "new", "left_out": left}
+
+
+def save_student(path: str | Path, model: nn.Module, facts: dict[str, Any]) -> None:
+    """Write the weights as safetensors, whole, with `facts` (plain JSON values) in the file's own header.
+
+    `facts["build"]` holds the arguments of `build_student`, so that `load_student` can build the model again.
+    """
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"pkd_student": json.dumps(facts)})
+
+
+def load_student(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
+    """Build the student that `save_student` (or `fit_student`) wrote.
+
+    Parameters
+    ----------
+    path : the .safetensors file, or the folder that holds `model.safetensors`
+
+    Returns
+    -------
+    model : VisionTransformer in evaluation mode, on the CPU
+    facts : dict with "build" and whatever else was saved: "mean", "std", "labels" ...
+    """
+    path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: train the student first.")
+    with safe_open(path, "pt") as file:
+        facts = json.loads((file.metadata() or {}).get("pkd_student", "null"))
+    if facts is None:
+        raise DataError(f"{path} was not written by save_student: it does not say what to build; use build_student.")
+    with torch.random.fork_rng(devices=[]):
+        model = build_student(**{**facts["build"], "weights": None})
+    model.load_state_dict(load_file(path))
+    return model.eval(), facts
+
+
+def class_token_logits(model: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
+    """`model(x)`, exact up to rounding, without the work in the last block that cannot reach the class token.
+
+    The head reads the class token only. So in the last block one query is enough, the projection and the MLP act on
+    one token, and with a single query the key and value projections move to the other side of the softmax:
+    q.(Wk y_j) = (Wk' q).y_j (the key bias cancels), sum_j a_j (Wv y_j + b) = Wv (sum_j a_j y_j) + b sum_j a_j. One
+    block of the model's `depth` becomes nearly free. Models of another make run as they are.
+
+    Parameters
+    ----------
+    model : timm VisionTransformer
+    x : (B, C, S, S) float tensor
+
+    Returns
+    -------
+    (B, n_labels) float tensor
+    """
+    if not has_plain_last_block(model):
+        return _head(model, model.forward_features(x))
+    x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x))))
+    for block in model.blocks[:-1]:
+        x = block(x)
+    block = model.blocks[-1]
+    cls = x[:, :1]
+    cls = cls + block.drop_path1(block.ls1(_class_attention(block.attn, block.norm1(x))))
+    cls = cls + block.drop_path2(block.ls2(block.mlp(block.norm2(cls))))
+    return _head(model, model.norm(cls))
+
+
+def _head(model: VisionTransformer, tokens: torch.Tensor) -> torch.Tensor:
+    """The head without autocast: logits rounded to bf16 would tie, and ties move an AUROC."""
+    with torch.autocast(tokens.device.type, enabled=False):
+        return model.forward_head(tokens.to(model.head.weight.dtype))
+
+
+def has_plain_last_block(model: nn.Module) -> bool:
+    """True if the identities of `class_token_logits` hold: class token pooled, plain attention without query norm."""
+    if not isinstance(model, VisionTransformer) or model.global_pool != "token" or model.attn_pool is not None:
+        return False
+    block = model.blocks[-1]
+    attn = getattr(block, "attn", None)
+    return (
+        type(block) is Block
+        and type(attn) is Attention
+        and model.cls_token is not None
+        and not model.grad_checkpointing
+        and attn.gate is None
+        and all(type(part) is nn.Identity for part in (attn.q_norm, attn.k_norm))
+        # A hook on the attention wants to see the whole map.
+        and not any(m._forward_hooks or m._forward_pre_hooks for m in block.modules())
+    )
+
+
+def predict_logits(
+    model: nn.Module,
+    pixels: np.ndarray | torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: str | torch.device = "cpu",
+    precision: str = "fp32",
+    batch_size: int = 256,
+) -> np.ndarray:
+    """Logits of packed images without augmentation.
+
+    Parameters
+    ----------
+    model : VisionTransformer, put into evaluation mode on `device`
+    pixels : (N, S, S) uint8
+    mean, std : as `input_statistics` or the facts of `load_student` give them
+    precision : {"fp32", "bf16", "auto"}
+
+    Returns
+    -------
+    (N, K) float32 array
+    """
+    device, pixels = torch.device(device), torch.as_tensor(pixels)
+    model = model.to(device).eval()
+    with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
+        out = [
+            class_token_logits(model, normalise(batch.to(device), mean, std)).float().cpu()
+            for batch in pixels.split(batch_size)
+        ]
+    return torch.cat(out).numpy()
+
+
+def resolve_precision(precision: str, device: str | torch.device) -> str:
+    """ "fp32" or "bf16"; "auto" is bf16 where the device multiplies it natively (AVX512-BF16, AMX, Ampere or later)."""
+    if precision not in ("fp32", "bf16", "auto"):
+        raise DataError(f"precision must be fp32, bf16 or auto, not {precision!r}.")
+    if precision != "auto":
+        return precision
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities()
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+
+
+def autocast(device: torch.device, precision: str):
+    """The context in which a student computes: bf16 autocast, or nothing for fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _class_attention(attn: Attention, y: torch.Tensor) -> torch.Tensor:
+    """Attention of token 0 to all tokens: (B, N, D) -> (B, 1, D)."""
+    batch, _, dim = y.shape
+    heads, size = attn.num_heads, attn.head_dim
+    w_query, w_key, w_value = attn.qkv.weight.view(3, heads, size, dim).unbind(0)
+    b_query, _, b_value = (None, None, None) if attn.qkv.bias is None else attn.qkv.bias.view(3, -1).unbind(0)
+    query = F.linear(y[:, 0], w_query.reshape(-1, dim), b_query).view(batch, heads, size) * attn.scale
+    query = torch.einsum("bhs,hsd->bhd", query, w_key)
+    weights = attn.attn_drop((query @ y.transpose(1, 2)).softmax(dim=-1))  # (B, heads, N)
+    out = torch.einsum("bhd,hsd->bhs", weights @ y, w_value)
+    if b_value is not None:
+        out = out + b_value.view(heads, size) * weights.sum(-1, keepdim=True)  # the sum is 1 unless dropout acts
+    return attn.proj_drop(attn.proj(attn.norm(out.reshape(batch, 1, -1))))
+
+
+def _timm_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if name not in list_models(module="vision_transformer") + list_models(module="deit"):
+        raise DataError(f"{name!r} is no vision transformer of timm: use 'vit' or a name like vit_tiny_patch16_224.")
+    cfg = get_pretrained_cfg(name)
+    return tuple(cfg.mean), tuple(cfg.std)
+
+
+def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
+    """Read a weight file; returns its tensors by name and whether `save_student` wrote it."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing: download it where the network allows, for example model.safetensors of "
+            "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k, and name the local file."
+        )
+    ours = False
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                ours = "pkd_student" in (file.metadata() or {})
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise DataError(
+            f"{path} cannot be read safely ({str(error).splitlines()[0]}); convert it to .safetensors first."
+        ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+            break
+    return {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, torch.Tensor)}, ours
+
+
+def _convert(state: dict, own: dict, model: VisionTransformer, name: str, sentences: list[str]) -> None:
+    """Change `state` in place so that it fits: first layer from 3 channels to 1, position embedding to the grid."""
+    key, bias = "patch_embed.proj.weight", "patch_embed.proj.bias"
+    if key in state and state[key].ndim == 4 and (state[key].shape[1], own[key].shape[1]) == (3, 1):
+        means, stds = (torch.tensor(s) for s in input_statistics(name, 3))
+        (mean,), (std,) = input_statistics(name, 1)
+        kernels = state[key]
+        state[key] = (kernels * (std / stds)[:, None, None]).sum(1, keepdim=True)
+        if bias in state:
+            state[bias] = state[bias] + (kernels.sum((2, 3)) * ((mean - means) / stds)).sum(1)
+        sentences.append("first layer from 3 channels to 1, the same output for grey images")
+    if "pos_embed" in state and state["pos_embed"].shape[1:] != own["pos_embed"].shape[1:]:
+        old, new, prefix = state["pos_embed"], own["pos_embed"], model.num_prefix_tokens
+        side = round((old.shape[1] - prefix) ** 0.5)
+        if old.shape[2] == new.shape[2] and side * side + prefix == old.shape[1]:
+            grid = model.patch_embed.grid_size
+            state["pos_embed"] = resample_abs_pos_embed(old, list(grid), [side, side], num_prefix_tokens=prefix)
+            sentences.append(f"position embedding from {side} x {side} to {grid[0]} x {grid[1]} patches")
+
+
+def _listed(items: list[str], most: int = 8) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+def random_student(build: dict[str, Any], seed: int) -> VisionTransformer:
+    """A student of the same architecture with fresh random weights, in evaluation mode.
+
+    Parameters
+    ----------
+    build : dict
+        Arguments of `students.build_student`, as `students.load_student` gives them under "build"; pretrained weights
+        among them are left out.
+    seed : int
+        Of torch's generator; its state is restored afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_student(**{**build, "weights": None}).eval()

@@ -1,0 +1,259 @@
+"""The tabular teacher: a random forest on the descriptors that a radiologist gave a lesion (f_t of equation (1)).
+
+Baur et al. train "a random forest on CBIS-DDSM metadata" (AUROC 0.86 for masses, 0.90 for calcifications). Which
+columns, which forest and which AUROC is not stated in the paper, so all of these are parameters here.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.model_selection import StratifiedGroupKFold
+
+from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.metrics import weighted_auroc
+
+MISSING = "missing"
+
+
+@dataclass
+class TabularTeacherResult:
+    """A random forest and its frozen outputs for every row.
+
+    Attributes
+    ----------
+    probabilities : pd.DataFrame
+        Index of `features`. Target of 0 and 1: one column, named like the target, the probability of 1. Otherwise one
+        column a class.
+    logits : pd.DataFrame
+        Same shape. One column: log(p / (1 - p)), for the sigmoid of equation (2). Several: log(p), for its softmax. p
+        is clipped to [clip, 1 - clip] before, because a forest does give 0 and 1, and their logits are infinite.
+    encoding : pd.DataFrame
+        One row a feature: kind, columns, missing_train, missing_other, unknown_other. "other" are the rows that were
+        not trained on; unknown are their values that no training row has.
+    forest : sklearn.ensemble.RandomForestClassifier
+    clipped : int
+        Probabilities that clipping changed.
+    """
+
+    probabilities: pd.DataFrame
+    logits: pd.DataFrame
+    encoding: pd.DataFrame
+    forest: RandomForestClassifier
+    clipped: int
+
+
+def drop_features(features: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Leave features out by name; `name=value` columns belong to the feature `name`.
+
+    Raises
+    ------
+    DataError
+        If a name is not there, or no column is left.
+    """
+    owner = pd.Index([str(column).split("=")[0] for column in features.columns])
+    unknown = sorted(set(names) - set(owner))
+    if unknown:
+        raise DataError(f"There is no feature {unknown[0]!r} to leave out; there are {', '.join(owner.unique())}.")
+    kept = features.loc[:, ~owner.isin(list(names))]
+    if kept.shape[1] == 0:
+        raise DataError("Leaving out these features leaves no column to train on.")
+    return kept
+
+
+def encode_features(
+    features: pd.DataFrame, training: np.ndarray, separator: str = "-"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Turn named features into numbers, with a vocabulary from the training rows alone.
+
+    Parameters
+    ----------
+    features : pd.DataFrame
+        Numeric or boolean columns stay numbers. Text columns become one 0/1 column a value, several of which are 1
+        where values are joined by `separator`.
+    training : np.ndarray
+        (N,) bool.
+    separator : str
+        Joins the values of one cell.
+
+    Returns
+    -------
+    numbers : pd.DataFrame
+        float64. A missing value is a category of its own: column `<name>=missing`; in a numeric column NaN stays NaN
+        beside it, and the forest sends it to the side that suits it best. A value that no training row has is 0 in all
+        columns of its feature.
+    encoding : pd.DataFrame
+        As in `TabularTeacherResult`.
+    """
+    columns, rows = {}, []
+    for name in features.columns:
+        values = features[name]
+        missing = values.isna()
+        unknown = 0
+        before = len(columns)
+        if pd.api.types.is_numeric_dtype(values):
+            kind = "number"
+            columns[name] = values.astype(float)
+        else:
+            kind = "categories"
+            words = values[~missing].astype(str).map(lambda cell: {word.strip() for word in cell.split(separator)})
+            known = sorted(set().union(*words[training[~missing]]))
+            unknown = int(words[~training[~missing]].map(lambda cell, known=known: bool(cell - set(known))).sum())
+            words = words.reindex(values.index, fill_value=frozenset())
+            for word in known:
+                columns[f"{name}={word}"] = words.map(lambda cell, word=word: float(word in cell))
+        if missing[training].any() or (missing.any() and kind == "number"):
+            columns[f"{name}={MISSING}"] = missing.astype(float)
+        added = len(columns) - before
+        counts = (int(missing[training].sum()), int(missing[~training].sum()), unknown)
+        rows.append((name, kind, added, *counts))
+    names = ["feature", "kind", "columns", "missing_train", "missing_other", "unknown_other"]
+    return pd.DataFrame(columns, index=features.index), pd.DataFrame(rows, columns=names)
+
+
+def fit_tabular_teacher(
+    features: pd.DataFrame,
+    target: pd.Series,
+    split: pd.Series,
+    seed: int,
+    groups: pd.Series | None = None,
+    trees: int = 500,
+    min_samples_leaf: int = 1,
+    max_features: str | float = "sqrt",
+    training_rows: str = "fitted",
+    clip: float = 1e-3,
+    separator: str = "-",
+) -> TabularTeacherResult:
+    """Train a random forest on the rows with `split == "train"` and predict every row.
+
+    Parameters
+    ----------
+    features : pd.DataFrame
+        Named columns, numbers or text; see `encode_features`.
+    target : pd.Series
+        Same index. 0 and 1, or class names; NaN rows are not trained on.
+    split : pd.Series
+        Same index: train, validate, test, or NaN (predicted only).
+    seed : int
+        Of the forest and of the folds.
+    groups : pd.Series, optional
+        Same index, patients; needed by "cross_fitted".
+    trees, min_samples_leaf, max_features
+        As in scikit-learn; not stated in the paper.
+    training_rows : str
+        What the training rows get, which becomes the student's soft labels; not stated in the paper. "fitted": the
+        forest's own answer, which with small leaves nearly repeats the hard label. "cross_fitted": the answer of a
+        forest that has not seen the patient (five patient-wise folds).
+    clip : float
+        Probabilities are clipped to [clip, 1 - clip] before the logit; not stated in the paper.
+    separator : str
+        Joins several values in one cell of a text column.
+
+    Raises
+    ------
+    DataError
+        Differing or repeated index, unknown split, too few classes, no training rows, or missing groups.
+    """
+    _check_inputs(features, target, split, groups, training_rows, clip)
+    training = ((split == "train") & target.notna()).to_numpy()
+    if target[training].nunique() < 2:
+        raise DataError(f"The {training.sum()} training rows hold fewer than two classes of {target.name!r}.")
+    numbers, encoding = encode_features(features, training, separator)
+    settings = {"n_estimators": trees, "min_samples_leaf": min_samples_leaf, "max_features": max_features}
+
+    def fitted(rows: np.ndarray) -> RandomForestClassifier:
+        forest = RandomForestClassifier(**settings, random_state=seed, n_jobs=1)
+        return forest.fit(numbers[rows].to_numpy(), target[rows].to_numpy())
+
+    forest = fitted(training)
+    values = forest.predict_proba(numbers.to_numpy())
+    if training_rows == "cross_fitted":
+        where = np.flatnonzero(training)
+        folds = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=seed)
+        for seen, unseen in folds.split(where, target[training].astype(str), groups[training]):
+            part = np.zeros(len(target), dtype=bool)
+            part[where[seen]] = True
+            other = fitted(part)
+            if list(other.classes_) != list(forest.classes_):
+                raise DataError(f"A fold of the training rows lacks a class of {target.name!r}; use 'fitted'.")
+            values[where[unseen]] = other.predict_proba(numbers.iloc[where[unseen]].to_numpy())
+    names: list[Hashable] = list(forest.classes_)
+    if set(names) == {0, 1}:
+        values, names = values[:, 1:], [target.name]
+    clipped = np.clip(values, clip, 1 - clip)
+    logits = np.log(clipped) - (np.log1p(-clipped) if len(names) == 1 else 0.0)
+    return TabularTeacherResult(
+        probabilities=pd.DataFrame(values, index=features.index, columns=names),
+        logits=pd.DataFrame(logits, index=features.index, columns=names),
+        encoding=encoding,
+        forest=forest,
+        clipped=int((clipped != values).sum()),
+    )
+
+
+def class_aurocs(probabilities: pd.DataFrame, truth: pd.Series, weights: np.ndarray | None = None) -> pd.DataFrame:
+    """AUROC of a class-probability table in the readings that a paper may mean by "AUROC".
+
+    Parameters
+    ----------
+    probabilities : pd.DataFrame
+        (N, classes), one column a class.
+    truth : pd.Series
+        Same index, class names.
+    weights : (B, N), optional
+        Case weights, such as a bootstrap's counts: all samples at once, see `intervals.bootstrap_interval`.
+
+    Returns
+    -------
+    pd.DataFrame
+        B rows (one without weights); a column "<class> vs rest" for every class, "macro": their mean, "weighted": their
+        mean weighted by the share of rows of each class (scikit-learn's `multi_class="ovr"`).
+    """
+    if not probabilities.index.equals(truth.index):
+        raise DataError("probabilities and truth must have the same index in the same order; align them first.")
+    unknown = sorted(set(truth) - set(probabilities.columns))
+    if unknown:
+        raise DataError(f"truth holds the class {unknown[0]!r}, for which there is no column of probabilities.")
+    weights = np.ones((1, len(truth))) if weights is None else weights
+    each, share = {}, {}
+    for name in probabilities.columns:
+        member = (truth == name).to_numpy()
+        each[f"{name} vs rest"] = weighted_auroc(member, probabilities[name].to_numpy(), weights)
+        share[name] = weights @ member
+    table = pd.DataFrame(each)
+    shares = np.column_stack(list(share.values()))
+    shares /= shares.sum(1, keepdims=True)
+    values = table.to_numpy()
+    table["macro"] = values.mean(1)
+    table["weighted"] = (values * shares).sum(1)
+    return table
+
+
+def _check_inputs(
+    features: pd.DataFrame,
+    target: pd.Series,
+    split: pd.Series,
+    groups: pd.Series | None,
+    training_rows: str,
+    clip: float,
+) -> None:
+    for name, part in (("target", target), ("split", split), ("groups", groups)):
+        if part is not None and not features.index.equals(part.index):
+            raise DataError(f"features and {name} must have the same index in the same order; align them first.")
+    if not features.index.is_unique:
+        raise DataError(f"features repeats the row {features.index[features.index.duplicated()][0]!r}.")
+    if not features.columns.is_unique or features.shape[1] == 0:
+        raise DataError("features needs at least one column, each with a name of its own.")
+    unknown = sorted(set(split.dropna()) - {"train", "validate", "test"})
+    if unknown:
+        raise DataError(f"Column split holds {unknown[0]!r}; only train, validate, test or NaN are allowed.")
+    if not (split == "train").any():
+        raise DataError("No row has split == 'train'; a tabular teacher needs training rows.")
+    if training_rows not in ("fitted", "cross_fitted"):
+        raise DataError(f"training_rows must be 'fitted' or 'cross_fitted', not {training_rows!r}.")
+    if training_rows == "cross_fitted" and groups is None:
+        raise DataError("training_rows='cross_fitted' needs groups, the patient of every row.")
+    if not 0 < clip < 0.5:
+        raise DataError(f"clip must lie between 0 and 0.5, not {clip}.")

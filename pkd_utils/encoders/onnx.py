@@ -1,0 +1,203 @@
+"""Weights out of an ONNX file: the tensors of its graph under the names that the exported model gave them.
+
+An exporter keeps the names of parameters that the graph uses as they are, and forgets those that it changed on the way:
+the matrices of linear layers are transposed, position embeddings are cut into class token and patches, equal tensors
+are stored once. Such tensors are called `onnx::MatMul_1966` or so. They are found again by their place in the graph,
+never by number, and a file with a weight that cannot be found is refused. Only the `onnx` library reads the file;
+nothing in it is run, and no second file is opened.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from pkd_utils.runs.errors import DataError
+
+LARGEST = 2**31 - 1  # bytes that one protobuf message can hold
+MOVES = ("Cast", "Expand", "Identity", "Reshape", "Resize", "Transpose")  # operations that only carry a tensor along
+
+
+def read_onnx(path: str | Path) -> dict[str, torch.Tensor]:
+    """Named weights of an ONNX graph, as the exported model's `state_dict` had them.
+
+    Parameters
+    ----------
+    path : str or Path
+        A self-contained ONNX file (weights inside, not beside it), as torch's exporter writes it.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Every named tensor as stored, float (bfloat16 as float32) or integer; linear layers' `weight` as (out, in);
+        `position_embeddings` as (1, 1 + patches, width), at the size that the file holds, not the size that its graph
+        resizes them to.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    DataError
+        If it is no ONNX file, is too large for one, keeps weights in other files, or holds a weight that has no name
+        and that its place in the graph does not name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no ONNX file {path}: give the path of the file as downloaded.")
+    if path.stat().st_size > LARGEST:
+        raise DataError(f"{path.name} is larger than an ONNX file can be (2 GB): it is damaged or of another kind.")
+    try:
+        graph = onnx.load(path, format="protobuf", load_external_data=False).graph  # opens no file but this
+    except DecodeError:
+        raise DataError(f"{path.name} cannot be read as ONNX: it is cut short or of another kind.") from None
+    stored = _stored(graph, path.name)
+    if not stored:
+        raise DataError(f"{path.name} holds no weights: it is no exported model, or one exported without parameters.")
+    try:
+        names, positions = _linear_names(graph, stored), _position_embeddings(graph, stored)
+        copies = _copies(graph, stored)
+    except (IndexError, ValueError):  # an operation without the inputs or outputs that it must have
+        raise DataError(f"{path.name} holds a graph that is no valid ONNX: it is damaged.") from None
+    state = {name: tensor for name, tensor in stored.items() if not _anonymous(name)}
+    for copy, source in copies.items():
+        if not _anonymous(copy):
+            _put(state, copy, stored[source], path.name)
+    for source, targets in names.items():
+        for name, transposed in targets.items():
+            _put(state, name, stored[source].T.contiguous() if transposed else stored[source], path.name)
+    found = set(names)
+    for name, parts in positions.items():
+        _put(state, name, _one_table([stored[part] for part in parts], name, path.name), path.name)
+        found.update(parts)
+    nameless = {name: tensor for name, tensor in stored.items() if _anonymous(name) and name not in found}
+    lost = [name for name, tensor in nameless.items() if tensor.is_floating_point() and tensor.numel() > 1]
+    if lost:
+        raise DataError(
+            f"{path.name} holds {len(lost)} weights without a name that the graph does not explain "
+            f"({', '.join(lost[:8])}): export the model without constant folding, or save its state_dict instead."
+        )
+    return state
+
+
+def _anonymous(name: str) -> bool:
+    """Whether the exporter made the name up: `onnx::MatMul_12`, `/scope/Constant_output_0`, `val_12` or a number."""
+    return not name or name.startswith(("onnx::", "/", "val_")) or name.isdigit()
+
+
+def _put(state: dict, name: str, tensor: torch.Tensor, file: str) -> None:
+    """Add a tensor; two different ones of the same name would mean that we read the graph wrongly."""
+    if name in state and not torch.equal(state[name], tensor):
+        raise DataError(f"{file} holds two different tensors that would both be called {name}: export it again.")
+    state[name] = tensor
+
+
+def _stored(graph: onnx.GraphProto, file: str) -> dict[str, torch.Tensor]:
+    """Tensors in the file: initialisers, and constants but the scales and regions of Resize."""
+    if graph.sparse_initializer:
+        raise DataError(f"{file} holds sparse weights, which are not read: export it with dense weights.")
+    sizes = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    tensors = [(tensor.name, tensor) for tensor in graph.initializer]
+    for node in graph.node:
+        if node.op_type == "Constant" and not sizes.issuperset(node.output):
+            tensors += [(node.output[0], a.t) for a in node.attribute if a.name == "value" and a.HasField("t")]
+    stored = {}
+    for name, tensor in tensors:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise DataError(
+                f"{file} keeps {name} in another file, which is not opened: convert it with "
+                "onnx.save_model(..., save_as_external_data=False) into one file that you trust."
+            )
+        if name in stored:
+            raise DataError(f"{file} holds two tensors called {name}: it is damaged.")
+        try:
+            array = numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, KeyError):
+            raise DataError(f"{file}: the size of {name} is not what its shape says: the file is damaged.") from None
+        if array.dtype.kind in "SUO":  # text, no weight
+            continue
+        if tensor.data_type == onnx.TensorProto.BFLOAT16:
+            array = array.astype(np.float32)
+        try:
+            stored[name] = torch.from_numpy(np.array(array))  # a copy: the file's bytes are read-only
+        except TypeError:
+            raise DataError(f"{file}: {name} is stored as {array.dtype}, which is no kind of weight we read.") from None
+    return stored
+
+
+def _copies(graph: onnx.GraphProto, stored: dict) -> dict[str, str]:
+    """Equal tensors are stored once; the other names are outputs of Identity nodes. Name to name stored."""
+    copies = {}
+    for node in graph.node:
+        if node.op_type == "Identity":
+            source = copies.get(node.input[0], node.input[0])
+            if source in stored:
+                copies[node.output[0]] = source
+    return copies
+
+
+def _linear_names(graph: onnx.GraphProto, stored: dict) -> dict[str, dict[str, bool]]:
+    """Names of anonymous matrices, from the named bias that is added to their product; whether to transpose.
+
+    The exporter stores the matrix of `y = x W' + b` as W', (in, out); one stored matrix may serve several layers.
+    """
+    copies = _copies(graph, stored)
+    users = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    names = {}
+
+    def name_it(matrix: str, bias: str, transposed: bool) -> None:
+        if bias.endswith(".bias") and (bias in stored or bias in copies):
+            names.setdefault(copies.get(matrix, matrix), {})[bias.removesuffix("bias") + "weight"] = transposed
+
+    for node in graph.node:
+        if node.op_type not in ("MatMul", "Gemm") or not _anonymous(node.input[1]):
+            continue
+        matrix = node.input[1]
+        if copies.get(matrix, matrix) not in stored:
+            continue  # a product of two activations
+        if node.op_type == "Gemm" and len(node.input) == 3:
+            settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            if settings.get("alpha", 1.0) == 1.0 and not settings.get("transA", 0):
+                name_it(matrix, node.input[2], not settings.get("transB", 0))
+        for add in users.get(node.output[0], []) if node.op_type == "MatMul" else []:
+            for bias in add.input if add.op_type == "Add" else []:
+                name_it(matrix, bias, True)
+    return names
+
+
+def _position_embeddings(graph: onnx.GraphProto, stored: dict) -> dict[str, list[str]]:
+    """Anonymous position embeddings: what is added to the tokens once `cls_token` has been put before them.
+
+    Returns the name, and the stored parts in the order in which the graph joins them: [all] or [class token, patches].
+    """
+    origin: dict[str, str] = {}  # where a carried tensor comes from; nodes stand in the order of computation
+    joined: dict[str, list[str]] = {}
+    found = {}
+    for node in graph.node:
+        inputs = [origin.get(name, name) for name in node.input]
+        if node.op_type in MOVES:
+            origin[node.output[0]] = inputs[0]
+        elif node.op_type == "Concat":
+            joined[node.output[0]] = inputs
+        elif node.op_type == "Add":
+            for tokens, positions in (inputs, reversed(inputs)):
+                token, parts = joined.get(tokens, [tokens])[0], joined.get(positions, [positions])
+                if token.endswith("cls_token") and all(part in stored and _anonymous(part) for part in parts):
+                    found[token.removesuffix("cls_token") + "position_embeddings"] = parts
+    return found
+
+
+def _one_table(parts: list[torch.Tensor], name: str, file: str) -> torch.Tensor:
+    """Join the parts of position embeddings to one table (1, tokens, width)."""
+    width = parts[0].shape[-1]
+    # Patches may be stored as the picture that Resize takes, (1, width, rows, columns).
+    parts = [p.flatten(2).transpose(1, 2) if p.ndim == 4 and p.shape[1] == width else p for p in parts]
+    if any(p.ndim != 3 or p.shape[0] != 1 or p.shape[2] != width for p in parts):
+        shapes = ", ".join(str(tuple(p.shape)) for p in parts)
+        raise DataError(f"{file}: {name} is stored in parts of shapes {shapes}, which do not make one table.")
+    return torch.cat(parts, dim=1).contiguous()

@@ -1,0 +1,1 @@
+"""Tokens of frozen encoders, kept on disk or computed while heads train."""

@@ -1,0 +1,331 @@
+"""Run frozen encoders over images and reports once and keep what they produce: see `tokens` for reading it.
+
+Work is done in `<folder>.partial`, marked every few seconds, continued after a kill to the same bytes and renamed last.
+What identifies a store (encoder with its weights, images by content, crops, storage) stands in its `key.json`; a folder
+of another identity is refused, never overwritten.
+"""
+
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from pkd_utils.encoders.tokens.stored import LiveTokens, TextStore, TokenStore, store_facts
+from pkd_utils.encoders.tokens.views import (
+    CROPS,
+    STORAGE,
+    Crops,
+    ImageFile,
+    check_readable,
+    check_unique,
+    content_hashes,
+    encode_crops,
+    in_order,
+    list_images,
+    read_views,
+)
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import atomic_path, hash_params, read_json, write_json, write_parquet
+
+MARK_SECONDS = 2.0
+"""Seconds between two marks of progress: what a kill can cost, beside the batch under way."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What encoding will cost: bytes on disk, and seconds by a timed probe."""
+
+    images: int
+    views: int
+    bytes: int
+    seconds: float
+
+    def fits(self, limit_gib: float) -> bool:
+        """Whether the store stays below `limit_gib` (0: no limit)."""
+        return not limit_gib or self.bytes <= limit_gib * 2**30
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images} images x ({self.views} + 1) views: {self.bytes / 2**30:.2f} GiB, about "
+            f"{self.seconds / 60:.1f} minutes ({self.images / self.seconds:.1f} images/s, "
+            f"{self.images * (self.views + 1) / self.seconds:.1f} views/s)"
+        )
+
+
+def estimate(
+    encoder, image_ids, paths, views: int = 2, crops: Crops = CROPS, batch_size: int = 32, workers: int = 1,
+    storage: str = "float16",
+) -> Estimate:  # fmt: skip
+    """Time two batches, after one that warms up, and say what all would take; parameters as in `encode_images`."""
+    files = list_images(image_ids, paths)
+    # Three batches, but of few images no more than about a third.
+    together = min(max(1, batch_size // (views + 1)), len(files) // 9 + 1)
+    some = [files[i % len(files)] for i in range(3 * together)]
+    parts = _encode(encoder, some, views, crops, together * (views + 1), workers, storage)
+    next(parts)
+    began = time.perf_counter()
+    for _ in parts:
+        pass
+    seconds = (time.perf_counter() - began) / (2 * together) * len(files)
+    return Estimate(len(files), views, _bytes(encoder, len(files), views, storage), seconds)
+
+
+def record_live(
+    target: str | Path, live: LiveTokens, options: dict[str, Any], image_root: str, paths: Sequence[str]
+) -> None:
+    """Write how to encode live, for `open_tokens`, into a folder that may hold the clean views as `clean`.
+
+    Parameters
+    ----------
+    target : folder
+    live : LiveTokens
+    options : dict
+        Arguments of `load_image_encoder` that gave `live.encoder`, without device; `weights` as `paths.resolve` reads
+        it.
+    image_root, paths : folder as `paths.resolve` reads it, and M paths relative to it
+    """
+    target = Path(target)
+    table = pd.DataFrame({"image_id": live.image_ids, "path": [str(path) for path in paths]})
+    write_parquet(target / "live.parquet", table)
+    facts = {"encoder": options, "identity": live.identity, "crops": asdict(live.crops), "storage": live.storage}
+    write_json(target / "live.json", {**facts, "image_root": str(image_root)})
+
+
+def encode_images(
+    encoder,
+    image_ids: Sequence[str],
+    paths: Sequence[str | Path],
+    target: str | Path,
+    views: int = 2,
+    crops: Crops = CROPS,
+    batch_size: int = 32,
+    workers: int = 1,
+    storage: str = "float16",
+    progress: bool = True,
+) -> TokenStore:
+    """Run a frozen encoder once per image and view and keep its tokens; continues where an earlier call was killed.
+
+    Parameters
+    ----------
+    encoder : encoders.image.ImageEncoder
+    image_ids, paths : sequences of length M
+    target : folder of the store; work happens in `<target>.partial`
+    views : int
+        K augmented views beside the clean one; not stated in the paper, which crops afresh every epoch (`LiveTokens`).
+    crops : Crops
+    batch_size : int
+        Views in one pass of the encoder.
+    workers : int
+        Threads that decode ahead of the encoder; 0: none.
+    storage : {"float16", "bfloat16", "float32"}
+    progress : bool
+        Show tqdm bars.
+
+    Raises
+    ------
+    DataError
+        An image that cannot be read, an identifier given twice, values that `storage` cannot hold, too little disk
+        space, or a target that holds something else (other weights, other images ...).
+    FileNotFoundError
+        Image files that do not exist.
+    """
+    files, target = list_images(image_ids, paths), Path(target)
+    if storage not in STORAGE:
+        raise DataError(f"storage must be one of {', '.join(STORAGE)}, not {storage!r}.")
+    hashes = content_hashes(files, workers, progress)
+    index = pd.DataFrame({"image_id": [file.image_id for file in files], "sha256": hashes})
+    key = {
+        "encoder": encoder.identity,
+        "images": hash_params(index.values.tolist()),
+        "views": views,
+        "crops": asdict(crops) if views else {},
+        "storage": storage,
+    }
+    if _already_there(target, key):
+        return TokenStore(target)
+    partial = target.with_name(target.name + ".partial")
+    needed = _bytes(encoder, len(files), views, storage)
+    if not _already_there(partial, key):
+        _check_space(partial, needed)
+        check_readable(files, workers, progress)
+        _start(partial, key, encoder, len(files), views, storage)
+    arrays = [np.load(path, mmap_mode="r+") for path in _array_files(partial, encoder)]
+    done = first = read_json(partial / "progress.json")["images"]
+    began = marked = time.perf_counter()
+    with tqdm(total=len(files), initial=done, desc="encoding", unit="img", disable=not progress, mininterval=5) as bar:
+        for made in _encode(encoder, files[done:], views, crops, batch_size, workers, storage):
+            count = made[0].shape[1]
+            for array, values in zip(arrays, made, strict=True):
+                array[:, done : done + count] = as_numpy(values)
+            done += count
+            bar.update(count)
+            if time.perf_counter() - marked >= MARK_SECONDS or done == len(files):
+                for array in arrays:  # tokens first, then the mark that says they are there
+                    array.flush()
+                write_json(partial / "progress.json", {"images": done})
+                marked = time.perf_counter()
+    del arrays
+    write_parquet(partial / "index.parquet", index)
+    facts = {
+        "encoder": encoder.facts.name, "feature": encoder.feature.what, "grid": encoder.grid, "width": encoder.width,
+        "input_size": encoder.input_size, "preprocessing": str(encoder.preprocessing), "views": views,
+        "has_cls": encoder.facts.class_token, "storage": storage, "images": len(files), "bytes": needed,
+        "seconds_of_last_session": time.perf_counter() - began, "images_of_last_session": len(files) - first,
+        "identity": hash_params(key), "key": key,
+    }  # fmt: skip
+    write_json(partial / "store.json", facts)
+    os.replace(partial, target)
+    return TokenStore(target)
+
+
+def encode_texts(
+    encoder,
+    ids: Sequence[str],
+    texts: Sequence[str],
+    target: str | Path,
+    longest: int | None = None,
+    on_long: str = "error",
+    batch_size: int = 32,
+) -> TextStore:
+    """Run a frozen text encoder once per report and keep its tokens; continues where an earlier call was killed.
+
+    Parameters
+    ----------
+    encoder : encoders.text.TextEncoder
+    ids, texts : sequences of str, length M
+    target : folder of the store; work happens in `<target>.partial`
+    longest, on_long, batch_size : see `TextEncoder.encode_all`
+
+    Raises
+    ------
+    DataError
+        An identifier given twice, a report that is too long or no text (by position, never by its words), or a target
+        that holds something else.
+    """
+    ids, texts, target = list(ids), list(texts), Path(target)
+    if len(ids) != len(texts):
+        raise DataError(f"{len(ids)} report identifiers came with {len(texts)} texts: give one text a report.")
+    check_unique(ids, "report")
+    packed = encoder.tokenize(texts, longest, on_long)
+    key = {"encoder": encoder.identity, "texts": packed.identity, "ids": hash_params(ids)}
+    if _already_there(target, key):
+        return TextStore(target)
+    partial = target.with_name(target.name + ".partial")
+    if not _already_there(partial, key):
+        _check_space(partial, len(packed.tokens) * (2 * encoder.width + 4))
+        write_json(partial / "key.json", key)
+    encoder.encode_all(texts, longest, on_long, batch_size, cache=partial / "tokens.safetensors")
+    write_parquet(partial / "index.parquet", pd.DataFrame({"id": ids}))
+    facts = {
+        "encoder": encoder.facts.name, "layer": str(encoder.layer), "width": encoder.width, "storage": "float16",
+        "reports": len(ids), "tokens": len(packed.tokens), "truncated": packed.truncated, "empty": packed.empty,
+        "bytes": (partial / "tokens.safetensors").stat().st_size, "texts": packed.identity,
+        "identity": hash_params(key), "key": key,
+    }  # fmt: skip
+    write_json(partial / "store.json", facts)
+    os.replace(partial, target)
+    return TextStore(target)
+
+
+def take_over(source: str | Path, target: str | Path) -> None:
+    """Give another run's finished store a second name, or copy it where the file system has no hard links.
+
+    A later `encode_images` or `encode_texts` into `target` finds the work done, or refuses it as of other settings.
+    """
+    store_facts(Path(source))
+    if not Path(target).exists():
+        with atomic_path(target) as temporary:
+            shutil.copytree(source, temporary, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _encode(
+    encoder, files: list[ImageFile], views: int, crops: Crops, batch_size: int, workers: int, storage: str
+) -> Iterator[list[torch.Tensor]]:
+    """[patches (K + 1, n, N, D), and cls (K + 1, n, D) if there is one] of n images after n images.
+
+    The files are decoded a batch ahead of the encoder. Always the same images share a batch, whenever work began.
+    """
+    together = max(1, batch_size // (views + 1))
+    read = in_order(lambda file: read_views(file, range(views + 1), encoder, crops), files, workers, together)
+    for start in range(0, len(files), together):
+        some = files[start : start + together]
+        names = [file.image_id for file in some for _ in range(views + 1)]
+        inputs = torch.cat(list(itertools.islice(read, len(some))))
+        made = encode_crops(encoder, inputs, batch_size, storage, names)
+        yield [values.unflatten(0, (len(some), views + 1)).transpose(0, 1) for values in made if values is not None]
+
+
+def _bytes(encoder, images: int, views: int, storage: str) -> int:
+    """Size of the arrays."""
+    tokens = encoder.grid[0] * encoder.grid[1] + encoder.facts.class_token
+    return images * (views + 1) * tokens * encoder.width * STORAGE[storage].itemsize
+
+
+def _array_files(folder: Path, encoder) -> list[Path]:
+    return [folder / "tokens.npy", *([folder / "cls.npy"] if encoder.facts.class_token else [])]
+
+
+def _start(partial: Path, key: dict[str, Any], encoder, images: int, views: int, storage: str) -> None:
+    """Lay out empty arrays; key.json comes last and says that they are there."""
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    kind = numpy_dtype(storage)
+    shapes = [(views + 1, images, encoder.grid[0] * encoder.grid[1], encoder.width), (views + 1, images, encoder.width)]
+    for path, shape in zip(_array_files(partial, encoder), shapes, strict=False):
+        np.lib.format.open_memmap(path, "w+", kind, shape).flush()
+    write_json(partial / "progress.json", {"images": 0})
+    write_json(partial / "key.json", key)
+
+
+def _already_there(folder: Path, key: dict[str, Any]) -> bool:
+    """Whether a folder holds (a part of) exactly these tokens; DataError if it holds others."""
+    if not (folder / "key.json").exists():
+        if folder.exists() and not folder.name.endswith(".partial"):
+            raise DataError(f"{folder} exists and is no token store: choose another folder.")
+        return False
+    there = read_json(folder / "key.json")
+    # Compared as JSON, where a tuple is a list.
+    different = [name for name in key if hash_params(there.get(name)) != hash_params(key[name])]
+    if different:
+        raise DataError(
+            f"{folder} holds tokens of other settings ({', '.join(different)} differ): delete it to encode anew, or "
+            "choose another folder."
+        )
+    return True
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """DataError if the disk has less room than `needed` bytes."""
+    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise DataError(
+            f"The tokens need {needed:,} bytes and the disk of {there} has {free:,} free: choose fewer views, another "
+            "disk (PKD_RUNS), or encode live (limit_gib)."
+        )
+
+
+def numpy_dtype(storage: str) -> np.dtype:
+    """dtype of the file; NumPy has no bfloat16, so that is kept as the same 16 bits under the name int16."""
+    return np.dtype("int16" if storage == "bfloat16" else storage)
+
+
+def as_numpy(values: torch.Tensor) -> np.ndarray:
+    """A CPU tensor as `numpy_dtype` of its dtype."""
+    return (values.contiguous().view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()

@@ -1,0 +1,1 @@
+"""CT volumes and the radiographs computed from them."""

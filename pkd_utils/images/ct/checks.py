@@ -1,0 +1,232 @@
+"""Name what is odd about a CT before it becomes a radiograph: empty, not HU, cropped, rotated, decubitus, thick ...
+
+The checks work on blocks of about 4 mm and look at the picture as well as the header, because a header can be wrong:
+the spine says where the back is, and the table on what the patient lies. They are rules of thumb with documented
+limits, meant to list the volumes that a person should look at.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+from pkd_utils.images.ct.volumes import OBLIQUE_DEGREES, READ_PROBLEMS, Volume
+
+BLOCK_MM = 4.0
+BODY_HU, TABLE_HU, AIR_HU, LUNG_HU, BONE_HU = -400, -700, -700, -600, 150
+FATAL = {
+    "empty": "every value is the same, or nothing as large as a body is in it",
+    "not HU": "the values are not Hounsfield units: there is no air, or no soft tissue, where they should be",
+    "few slices": "fewer slices than any chest has",
+}
+NAMED = {
+    "oblique": "the stored axes are not the patient's; the volume was resampled",
+    "rotated": "the patient is turned about the long axis",
+    "decubitus": "the patient lies on the side",
+    "prone": "the patient lies on the belly",
+    "cropped sides": "the field of view cuts the body at its sides",
+    "cropped lungs": "the lungs go on beyond the first or the last slice",
+    "thick slices": "slices so thick that the picture is blurred from head to feet",
+}
+PROBLEMS = READ_PROBLEMS | FATAL | NAMED
+"""Every name in the table of failures, with what it means. Those of `NAMED` still have a radiograph."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on something counts as odd; all are choices of ours, **not stated in the paper**.
+
+    Attributes
+    ----------
+    slices : int
+        Least number of slices.
+    body_litres : float
+        Least volume of the largest connected thing denser than -400 HU.
+    thick_mm : float
+        Slices further apart than this are thick.
+    rotated_degrees : float
+        Angle of the spine, seen from the middle of the body, against the back.
+    cut_mm : float
+        Length of the body's outline on the edge of the field of view, mean of all slices; cut shoulders alone stay
+        below.
+    lung_cm2 : float
+        Area of lung in the first or the last slice.
+    """
+
+    slices: int = 16
+    body_litres: float = 2.0
+    thick_mm: float = 5.0
+    rotated_degrees: float = 35.0
+    cut_mm: float = 80.0
+    lung_cm2: float = 40.0
+
+
+class Problem(NamedTuple):
+    """One thing that is odd: its name in `PROBLEMS`, and a sentence with the numbers."""
+
+    name: str
+    message: str
+
+
+@dataclass(frozen=True)
+class PatientBody:
+    """The patient's filled outline `mask` in blocks of `block` voxels; corners `low`, `high` in LPS mm (z, y, x)."""
+
+    mask: np.ndarray
+    block: tuple[int, int, int]
+    low: np.ndarray
+    high: np.ndarray
+
+
+def blocks_of(volume: Volume) -> tuple[np.ndarray, tuple[int, int, int], np.ndarray]:
+    """Means over blocks of about 4 mm (float32), the block's size in voxels and in mm, both in the order z, y, x."""
+    block = tuple(min(n, max(1, round(BLOCK_MM / s))) for n, s in zip(volume.hu.shape, volume.spacing, strict=True))
+    z, y, x = (n // b for n, b in zip(volume.hu.shape, block, strict=True))
+    means = np.zeros((z, y, x), np.float32)
+    for i in range(z * block[0]):  # INTER_AREA by a whole factor is the mean of the block
+        plane = np.ascontiguousarray(volume.hu[i, : y * block[1], : x * block[2]])
+        means[i // block[0]] += cv2.resize(plane.astype(np.float32), (x, y), interpolation=cv2.INTER_AREA)
+    means /= block[0]
+    return means, block, np.array(block) * volume.spacing
+
+
+def find_body(volume: Volume, blocks=None) -> PatientBody | None:
+    """The largest connected thing denser than -400 HU, holes filled slice by slice; None if there is nothing.
+
+    Tables and blankets touch the patient through foam that is lighter than that, and fall off.
+    """
+    means, block, size = blocks or blocks_of(volume)
+    parts, count = ndimage.label(ndimage.binary_opening(means > BODY_HU, np.ones((1, 2, 2))))
+    if not count:
+        return None
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    largest = parts == sizes.argmax()
+    mask = np.stack([ndimage.binary_fill_holes(plane) for plane in largest])
+    spans = [np.flatnonzero(mask.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
+    edge = np.array(volume.origin) - np.array(volume.spacing) / 2
+    low = edge + np.array([span[0] for span in spans]) * size
+    high = edge + np.array([span[-1] + 1 for span in spans]) * size
+    return PatientBody(mask, block, low, high)
+
+
+def inspect(volume: Volume, limits: Limits | None = None) -> tuple[PatientBody | None, list[Problem]]:
+    """Find the body, and name what is odd about a volume.
+
+    Parameters
+    ----------
+    volume : Volume
+        From `volumes.read_volume`.
+    limits : Limits, optional
+
+    Returns
+    -------
+    body : PatientBody or None
+        None if the volume holds none.
+    problems : list of Problem
+        Empty for an ordinary chest CT. A name of `FATAL` means that no radiograph can be made, and ends the list.
+    """
+    limits = limits or Limits()
+    facts, shape = volume.facts, volume.hu.shape
+    low, high = facts.get("stored_low", float(volume.hu.min())), facts.get("stored_high", float(volume.hu.max()))
+    if low == high:
+        return None, [Problem("empty", f"every voxel holds {low:g}")]
+    if shape[0] < limits.slices:
+        return None, [Problem("few slices", f"{shape[0]} slices, fewer than {limits.slices}")]
+    blocks = blocks_of(volume)
+    means, _, size = blocks
+    air, soft = float((means < AIR_HU).mean()), float((np.abs(means) < 200).mean())
+    if air > 0.999 and high < 500:
+        return None, [Problem("empty", f"{air:.1%} of it is air")]
+    if air < 0.01 or soft < 0.01:
+        share = f"{air:.1%} of it is air and {soft:.1%} soft tissue"
+        return None, [Problem("not HU", f"values from {low:g} to {high:g}; {share}")]
+    body = find_body(volume, blocks)
+    litres = 0.0 if body is None else float(body.mask.sum() * np.prod(size) / 1e6)
+    if litres < limits.body_litres:
+        return None, [Problem("empty", f"its largest part has {litres:.1f} litres, less than {limits.body_litres:g}")]
+    found = []
+    if facts.get("oblique_degrees", 0.0) > OBLIQUE_DEGREES:
+        found.append(Problem("oblique", f"stored {facts['oblique_degrees']:.1f} degrees off the patient's axes"))
+    cropped = _cropped(means, body.mask, size, limits)
+    # Where the sides are cut, nobody knows the middle of the body, from which the spine is seen.
+    whole = all(problem.name != "cropped sides" for problem in cropped)
+    found += _lying(means, body.mask, facts.get("patient_position", ""), limits, whole) + cropped
+    if volume.spacing[0] > limits.thick_mm + 1e-3:
+        found.append(Problem("thick slices", f"{volume.spacing[0]:.1f} mm from slice to slice"))
+    return body, found
+
+
+def _angle(towards: np.ndarray) -> float:
+    """Angle in degrees between a direction (y, x) and the back: 0 back, 90 left, -90 right, 180 front."""
+    return float(np.degrees(np.arctan2(towards[1], towards[0])))
+
+
+def spine_angle(means: np.ndarray, mask: np.ndarray) -> float | None:
+    """Where the spine lies, seen from the middle of the body, in degrees from the back; None if no spine is found.
+
+    The spine is what is dense in all slices: contrast medium fills the heart in a part of them only, so the least of
+    the shares in the lower, middle and upper third decides.
+    """
+    dense = (means > BONE_HU) & mask
+    thirds = [part.mean(axis=0) for part in np.array_split(dense, 3)]
+    column = np.min([ndimage.gaussian_filter(part.astype(np.float32), 1.5) for part in thirds], axis=0)
+    if column.max() < 0.1:
+        return None
+    spine = np.array(ndimage.center_of_mass(column * (column > column.max() / 2)))
+    return _angle(spine - np.array(ndimage.center_of_mass(mask))[1:])
+
+
+def table_angle(means: np.ndarray, mask: np.ndarray) -> float | None:
+    """Where the table lies, in degrees from the back; None if next to nothing is outside the body, or all around it."""
+    around = ndimage.binary_dilation(mask, iterations=2)
+    outside = (means > TABLE_HU) & ~around
+    persistent = outside.mean(axis=0) > 0.5  # a table goes through all slices; arms and wires do not
+    if persistent.sum() < 10:
+        return None
+    towards = np.argwhere(persistent).mean(axis=0) - np.array(ndimage.center_of_mass(mask))[1:]
+    reach = np.sqrt(mask.any(axis=0).sum() / np.pi)
+    return _angle(towards) if np.hypot(*towards) > reach / 3 else None
+
+
+def _lying(means, mask, position: str, limits: Limits, whole: bool) -> list[Problem]:
+    """Rotated, decubitus or prone, by the spine (if the body is whole), the header's word and the table."""
+    spine = spine_angle(means, mask) if whole else None
+    if spine is not None and abs(spine) > limits.rotated_degrees:
+        kind = "rotated" if abs(spine) < 60 else "decubitus" if abs(spine) < 120 else "prone"
+        return [Problem(kind, f"the spine lies {spine:+.0f} degrees from the header's back: the view is not AP")]
+    if position[2:] in ("P", "DL", "DR"):
+        kind = "prone" if position[2:] == "P" else "decubitus"
+        return [Problem(kind, f"the header says {position}; the view is AP, but organs sag another way")]
+    table = table_angle(means, mask) if whole else None
+    if table is not None and abs(table) > 60:
+        kind = "decubitus" if abs(table) < 120 else "prone"
+        return [Problem(kind, f"the table lies {table:+.0f} degrees from the back; organs sag another way")]
+    return []
+
+
+def _cropped(means, mask, size, limits: Limits) -> list[Problem]:
+    """The body on the edge of the field of view, square or round; lung in the first or last slice."""
+    found = []
+    edge = np.zeros(mask.shape[1:], bool)
+    edge[[0, -1]] = edge[:, [0, -1]] = True
+    length = (mask & edge).sum() * BLOCK_MM
+    y, x = (np.arange(n) - (n - 1) / 2 for n in mask.shape[1:])
+    radius = np.hypot(y[:, None] * size[1], x[None] * size[2])
+    inner = min(mask.shape[1] * size[1], mask.shape[2] * size[2]) / 2
+    corners = means[:, radius > inner + 1.5 * BLOCK_MM]
+    beyond = mask[:, radius > inner + BLOCK_MM / 2].any()
+    if corners.size and np.ptp(corners) < 1 and not beyond:  # nothing but padding: the scanner's circle
+        ring = (radius > inner - 2 * BLOCK_MM) & (radius <= inner)
+        length += (mask & ring).sum() * size[1] * size[2] / (2 * BLOCK_MM)
+    cut = float(length / len(mask))
+    if cut > limits.cut_mm:
+        found.append(Problem("cropped sides", f"{cut:.0f} mm of its outline lie on the edge of the field of view"))
+    lung = [(means[i] < LUNG_HU) & mask[i] for i in (0, -1)]
+    areas = [float(plane.sum() * size[1] * size[2] / 100) for plane in lung]
+    for area, where in zip(areas, ("first (lowest)", "last (highest)"), strict=True):
+        if area > limits.lung_cm2:
+            found.append(Problem("cropped lungs", f"{area:.0f} cm2 of lung in the {where} slice"))
+    return found

@@ -1,0 +1,311 @@
+"""CT to anterior-posterior radiograph as the reports paper made INSPECT's: plastimatch, histogram equalisation, JPEG.
+
+"We perform digital radiograph reconstruction using the Plastimatch software suite to convert the CT volumes to
+(anterior-posterior) radiographs [...] follow the preprocessing of Johnson et al. (2019) and apply histogram
+equalization using OpenCV, before storing the images in the JPEG format with a 95 quality factor" (Appendix A). The
+geometry is not stated; it is `ct.projectors.DrrGeometry`. plastimatch is a program of its own (Debian: `apt-get install
+plastimatch`), started once a volume.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from pkd_utils.images.ct import checks, plastimatch, projectors
+from pkd_utils.images.ct.checks import Limits
+from pkd_utils.images.ct.projectors import DrrGeometry
+from pkd_utils.images.ct.volumes import LOWEST, Volume, VolumeError, image_id, read_volume
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import atomic_path, read_json, write_json
+
+PROJECTORS = ("plastimatch", "parallel", "cone")
+RESPONSES = ("line integral", "absorption")
+JPEG_QUALITY = 95
+_RECORD = 1  # raise it when the same volume and parameters would give another picture
+COLUMNS = ["image_id", "status", "problems", "message", "slices", "spacing_mm", "orientation", "rows", "columns",
+           "seconds"]  # fmt: skip
+
+
+def line_integrals(volume: Volume, body, geometry: DrrGeometry, projector_name: str, threads: int = 1) -> np.ndarray:
+    """Project a volume with one of `PROJECTORS`; (rows, columns) float32.
+
+    What no ray of the frame meets and the air around everything are cut off first, which changes nothing and saves
+    tracing; the isocentre stays.
+    """
+    frame = projectors.frame_of(volume, (body.low, body.high), geometry)
+    low, high = projectors.reach(volume, geometry, frame)
+    highest = volume.hu.max(axis=0)  # (y, x)
+    spans = [np.flatnonzero((highest > plastimatch.AIR).any(axis=axis)) for axis in (1, 0)]
+    for axis, span in enumerate(spans, start=1):  # one voxel of air stays, where interpolating projectors fade out
+        low[axis] = max(low[axis], span[0] - 1)
+        high[axis] = min(high[axis], span[-1] + 2)
+    part = volume.crop(low, high)
+    if projector_name == "plastimatch":
+        return plastimatch.drr(part, geometry, frame, volume.centre, threads)
+    beam = projectors.parallel_beam if projector_name == "parallel" else projectors.cone_beam
+    return beam(part, geometry, frame, volume.centre)
+
+
+def to_picture(integrals: np.ndarray, response: str = "line integral") -> np.ndarray:
+    """Line integrals to an 8-bit radiograph, dense is bright.
+
+    As in MIMIC-CXR-JPG: the lowest value becomes 0, the highest 255, the rest is cut off to whole numbers, and
+    `cv2.equalizeHist` spreads them.
+
+    Parameters
+    ----------
+    integrals : (rows, columns) float array
+    response : {"line integral", "absorption"}
+        What grey follows before the equalisation: the line integral p, as the logarithm of a digital detector does, or
+        the absorbed share 1 - exp(-p); not stated in the paper.
+
+    Returns
+    -------
+    (rows, columns) uint8 array
+    """
+    if response not in RESPONSES:
+        raise DataError(f"response must be one of {', '.join(RESPONSES)}, not {response!r}.")
+    values = integrals if response == "line integral" else 1 - np.exp(-integrals)
+    low, high = float(values.min()), float(values.max())
+    if not high > low:
+        raise VolumeError("empty", "The projection is the same everywhere: nothing lies in the frame.")
+    return cv2.equalizeHist(((values - low) / (high - low) * 255).astype(np.uint8))
+
+
+def _without_table(volume: Volume, body) -> Volume:
+    """Everything more than two blocks off the body becomes air: table, blankets, wires."""
+    from scipy import ndimage
+
+    keep = ndimage.binary_dilation(body.mask, iterations=2)
+    for axis, block in enumerate(body.block):
+        keep = np.repeat(keep, block, axis=axis)
+    # Blocks end before the volume does; the last ones are continued.
+    keep = np.pad(keep, [(0, n - k) for n, k in zip(volume.hu.shape, keep.shape, strict=True)], mode="edge")
+    return Volume(np.where(keep, volume.hu, LOWEST), volume.spacing, volume.origin, volume.facts)
+
+
+def make_radiograph(
+    path: str | Path,
+    geometry: DrrGeometry | None = None,
+    projector_name: str = "plastimatch",
+    response: str = "line integral",
+    remove_table: bool = False,
+    limits: Limits | None = None,
+    refuse: Sequence[str] = (),
+    threads: int = 1,
+) -> tuple[np.ndarray | None, dict]:
+    """One volume to one radiograph.
+
+    Parameters
+    ----------
+    path : str or Path
+        See `volumes.read_volume`.
+    geometry, limits : optional
+    projector_name : {"plastimatch", "parallel", "cone"}
+        Only plastimatch is the paper's.
+    response : see `to_picture`
+    remove_table : bool
+        Leave out what is not connected to the body; not stated in the paper.
+    refuse : sequence of str
+        Names of `ct.checks.NAMED` that keep a volume from becoming a radiograph.
+    threads : int
+        OpenMP threads of plastimatch.
+
+    Returns
+    -------
+    pixels : (rows, columns) uint8 array or None
+        None where the volume is refused.
+    row : dict
+        The columns of `COLUMNS` but `seconds`. `status` is "done" or "refused"; `problems` are names of
+        `ct.checks.PROBLEMS`, joined by "; ", `message` says more.
+    """
+    row = dict.fromkeys(COLUMNS[:-1], "") | {"image_id": image_id(path), "status": "refused"}
+    row |= {name: np.nan for name in ("slices", "rows", "columns")}
+    try:
+        volume = read_volume(path)
+        body, problems = checks.inspect(volume, limits)
+        row |= {
+            "problems": "; ".join(dict.fromkeys(problem.name for problem in problems)),
+            "message": "; ".join(problem.message for problem in problems),
+            "slices": volume.hu.shape[0],
+            "spacing_mm": " x ".join(f"{step:.3g}" for step in volume.spacing[::-1]),
+            "orientation": volume.facts["orientation"],
+        }
+        if body is None or {problem.name for problem in problems} & set(refuse):
+            return None, row
+        if remove_table:
+            volume = _without_table(volume, body)
+        pixels = to_picture(line_integrals(volume, body, geometry or DrrGeometry(), projector_name, threads), response)
+    except VolumeError as error:
+        return None, row | {"problems": error.name, "message": str(error)}
+    return pixels, row | {"status": "done", "rows": pixels.shape[0], "columns": pixels.shape[1]}
+
+
+def _key(path: Path, settings: dict) -> str:
+    """Identity of one radiograph: the volume as it is on disk (names, bytes, times of change) and every parameter."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps([_RECORD, stats, settings], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _work(path: Path, target: Path, settings: dict, threads: int) -> dict:
+    """Make, write and record one radiograph; an unforeseen failure is a row too, but none that is kept."""
+    start = time.perf_counter()
+    name = image_id(path)
+    options = settings | {"geometry": DrrGeometry(**settings["geometry"]), "limits": Limits(**settings["limits"])}
+    options.pop("version")
+    file, record = target / f"{name}.jpg", target / "records" / f"{name}.json"
+    try:
+        key = _key(path, settings)
+        pixels, row = make_radiograph(path, threads=threads, **options)
+        if pixels is None:
+            file.unlink(missing_ok=True)  # of an earlier version of the volume
+        else:
+            with atomic_path(file) as temporary:
+                if not cv2.imwrite(str(temporary), pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
+                    raise OSError(f"{file.name} cannot be written")
+    except Exception as error:
+        row = dict.fromkeys(COLUMNS, "") | {"image_id": name, "status": "failed", "problems": "failed"}
+        row |= {"slices": np.nan, "rows": np.nan, "columns": np.nan, "seconds": time.perf_counter() - start}
+        return row | {"message": f"{type(error).__name__}: {error}".splitlines()[0]}
+    row["seconds"] = round(time.perf_counter() - start, 3)
+    write_json(record, {"key": key, "row": row})
+    return row
+
+
+def _start_worker(parent: int) -> None:
+    """A forked worker has none of its parent's threads: ITK and OpenCV must not wait for them."""
+
+    def watch():  # nothing else would tell a worker that its parent was killed
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    sitk.ProcessObject.SetGlobalDefaultThreader("PLATFORM")
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    cv2.setNumThreads(1)
+
+
+def reconstruct(
+    volumes: Sequence[Path],
+    target: Path,
+    geometry: DrrGeometry | None = None,
+    workers: int = 1,
+    projector_name: str = "plastimatch",
+    response: str = "line integral",
+    remove_table: bool = False,
+    limits: Limits | None = None,
+    refuse: Sequence[str] = (),
+    threads: int = 1,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Radiographs of many volumes as `<target>/<image_id>.jpg`; continues where an earlier call was killed.
+
+    A radiograph whose record (`<target>/records/<image_id>.json`) names the same volume and parameters is not made
+    again; nor is a volume refused again. One that failed for another reason (no memory, a full disk) is tried again.
+
+    Parameters
+    ----------
+    volumes : sequence of paths
+        Image files, or folders of one DICOM series each; `volumes.find_volumes` lists them.
+    target : Path
+    geometry, projector_name, response, remove_table, limits, refuse, threads : see `make_radiograph`
+    workers : int
+        Processes. Measured on two cores, one thread in each of two processes is faster than two threads in one.
+    progress : bool
+        Show a tqdm bar.
+
+    Returns
+    -------
+    DataFrame
+        `COLUMNS`, one row a volume in the order given; `failures` selects those with a problem.
+
+    Raises
+    ------
+    FileNotFoundError
+        plastimatch is not installed but asked for, or a volume does not exist.
+    DataError
+        No volumes, two with one name, or an unknown choice.
+    """
+    volumes, target, geometry = [Path(path) for path in volumes], Path(target), geometry or DrrGeometry()
+    _check_request(volumes, projector_name, response, refuse)
+    settings = {
+        "geometry": asdict(geometry),
+        "limits": asdict(limits or Limits()),
+        "projector_name": projector_name,
+        "response": response,
+        "remove_table": remove_table,
+        "refuse": sorted(refuse),
+        "version": plastimatch.version() if projector_name == "plastimatch" else "",
+    }
+    rows = {path: _finished(path, target, settings) for path in volumes}
+    todo = [path for path in volumes if rows[path] is None]
+    (target / "records").mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(volumes), initial=len(volumes) - len(todo), desc="radiographs", disable=not progress) as bar:
+        if workers > 1 and len(todo) > 1:
+            context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+            with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as pool:
+                futures = {pool.submit(_work, path, target, settings, threads): path for path in todo}
+                for future in as_completed(futures):
+                    rows[futures[future]] = future.result()
+                    bar.update()
+        else:
+            for path in todo:
+                rows[path] = _work(path, target, settings, threads)
+                bar.update()
+    return pd.DataFrame([rows[path] for path in volumes], columns=COLUMNS)
+
+
+def failures(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `reconstruct` with a problem, refused or failed ones first."""
+    order = table["status"].map({"failed": 0, "refused": 1, "done": 2})
+    chosen = table[(table["status"] != "done") | (table["problems"] != "")]
+    return chosen.loc[order[chosen.index].sort_values(kind="stable").index].reset_index(drop=True)
+
+
+def _finished(path: Path, target: Path, settings: dict) -> dict | None:
+    """The row of an earlier call, if it was about this very volume and these parameters and its picture is there."""
+    name = image_id(path)
+    record = target / "records" / f"{name}.json"
+    if not record.exists():
+        return None
+    known = read_json(record)
+    whole = known["row"]["status"] == "refused" or (target / f"{name}.jpg").exists()
+    return known["row"] if whole and known["key"] == _key(path, settings) else None
+
+
+def _check_request(volumes, projector_name, response, refuse):
+    if not volumes:
+        raise DataError("There are no volumes to reconstruct: the list of paths is empty.")
+    missing = [path for path in volumes if not path.exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(volumes)} volumes do not exist, the first is {missing[0]}: check the data root."
+        )
+    names = pd.Series([image_id(path) for path in volumes])
+    if names.duplicated().any():
+        raise DataError(
+            f"Two volumes have the name {names[names.duplicated()].iloc[0]!r}, which names their picture: rename one."
+        )
+    if projector_name not in PROJECTORS:
+        raise DataError(f"projector must be one of {', '.join(PROJECTORS)}, not {projector_name!r}.")
+    if response not in RESPONSES:
+        raise DataError(f"response must be one of {', '.join(RESPONSES)}, not {response!r}.")
+    unknown = sorted(set(refuse) - set(checks.NAMED))
+    if unknown:
+        raise DataError(f"refuse names unknown problems {', '.join(unknown)}; there are {', '.join(checks.NAMED)}.")

@@ -1,0 +1,302 @@
+"""Read a CT (NIfTI, or a folder with one DICOM series) in any orientation as Hounsfield units on LPS axes.
+
+LPS is DICOM's patient frame: x grows to the patient's left, y to the back, z to the head. `plastimatch drr` ignores
+direction cosines, so a volume must be brought to these axes before it is projected: one stored feet first or mirrored
+would otherwise give a picture that is upside down or has its heart on the wrong side, and nothing would say so.
+
+What cannot be read raises `VolumeError`, which carries one of the names of `READ_PROBLEMS`; what is odd about a volume
+that can be read is for `pkd_utils.images.ct.checks` to name.
+"""
+
+import contextlib
+import gzip
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+
+from pkd_utils.runs.errors import DataError
+
+LOWEST, HIGHEST = -1024, 3071  # Hounsfield units of 12 bits; scanners pad outside their circle with less
+OBLIQUE_DEGREES = 0.5  # axes nearer than this to the patient's count as aligned
+READ_PROBLEMS = {
+    "unreadable": "the file or folder is not a CT volume that SimpleITK can read",
+    "not CT": "the DICOM modality is not CT",
+    "several series": "the folder holds more than one DICOM series",
+    "missing slices": "the distances between slices differ: slices are missing or doubled",
+    "tilted gantry": "slices are not stacked along their normal",
+}
+_NO_NUMBERS = "values that are no numbers (NaN or infinite)"
+_SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
+_TAGS = ["SeriesInstanceUID", "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PatientPosition"]
+
+
+class VolumeError(DataError):
+    """A volume that cannot be used; `name` is the problem's name, for the table of failures."""
+
+    def __init__(self, name: str, message: str):
+        super().__init__(message)
+        self.name = name
+
+    def __reduce__(self):  # so that a worker process can hand it over
+        return VolumeError, (self.name, str(self))
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A CT on LPS axes.
+
+    Attributes
+    ----------
+    hu : (Z, Y, X) int16 array
+        Hounsfield units, clamped to [-1024, 3071]; indices grow to the head, to the back and to the patient's left.
+    spacing : (dz, dy, dx) floats, mm
+    origin : (z, y, x) floats, mm
+        LPS position of the centre of voxel (0, 0, 0).
+    facts : dict
+        `orientation` as stored (three letters), `oblique_degrees` (largest angle between a stored axis and the
+        patient's), `stored_low`, `stored_high` (before clamping), `patient_position` (DICOM, else ""), `slice_normal`
+        (LPS x, y, z, to the head) and `stack_mm` (length of the stored stack along it).
+    """
+
+    hu: np.ndarray
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    facts: dict = field(default_factory=dict)
+
+    @property
+    def centre(self) -> np.ndarray:
+        """LPS position (z, y, x) of the volume's centre, mm."""
+        return np.array(self.origin) + (np.array(self.hu.shape) - 1) / 2 * np.array(self.spacing)
+
+    def crop(self, low: Sequence[int], high: Sequence[int]) -> "Volume":
+        """The box of voxels `low` (included) to `high` (excluded), both (z, y, x), at its own place."""
+        hu = self.hu[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        origin = tuple(float(o + a * s) for o, a, s in zip(self.origin, low, self.spacing, strict=True))
+        return Volume(hu, self.spacing, origin, self.facts)
+
+    def image(self) -> sitk.Image:
+        """The volume as a SimpleITK image with identity direction."""
+        image = sitk.GetImageFromArray(np.ascontiguousarray(self.hu))
+        image.SetSpacing(self.spacing[::-1])
+        image.SetOrigin(self.origin[::-1])
+        return image
+
+
+def image_id(path: str | Path) -> str:
+    """Name of a volume without folder and suffix: what its radiograph is called."""
+    name = Path(path).name
+    return next((name[: -len(suffix)] for suffix in _SUFFIXES if name.lower().endswith(suffix)), name)
+
+
+def find_volumes(folder: str | Path) -> list[Path]:
+    """Volumes below a folder, sorted: image files, and folders whose files are DICOM.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder, or nothing in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}: give the folder that holds the CT volumes.")
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    images = [path for path in files if path.name.lower().endswith(_SUFFIXES)]
+    rest = {path.parent: path for path in files if path not in set(images)}
+    series = [parent for parent, example in rest.items() if pydicom.misc.is_dicom(example)]
+    if not images and not series:
+        raise FileNotFoundError(f"{folder} holds no CT volume ({', '.join(_SUFFIXES)} or folders of DICOM files).")
+    return sorted([*images, *series])
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read one volume and bring it to LPS axes.
+
+    Parameters
+    ----------
+    path : str or Path
+        An image file with a 3-D grid in patient coordinates (NIfTI, MetaImage, NRRD), or a folder with the files of one
+        DICOM series under any names. Axes that are permuted or flipped are reordered without a change of values; an
+        oblique grid (by more than 0.5 degrees) is resampled, linearly, to axes along the patient's.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is nothing at `path`.
+    VolumeError
+        It cannot be used; `.name` is one of `READ_PROBLEMS`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no volume {path}: check the data root.")
+    if path.is_dir():
+        files, position = _slices_in_order(path)
+        return to_lps(_read(files, path), path.name, position)
+    image = _read(path, path)
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        _check_whole(path)
+    return to_lps(image, path.name)
+
+
+def to_lps(image: sitk.Image, name: str = "the image", patient_position: str = "") -> Volume:
+    """Bring a SimpleITK image of Hounsfield units to LPS axes; see `read_volume`."""
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        size = " x ".join(str(n) for n in image.GetSize())
+        raise VolumeError(
+            "unreadable",
+            f"{name} is no volume: it has {size} voxels of {image.GetNumberOfComponentsPerPixel()} value(s); give one "
+            "3-D grid of Hounsfield units a file.",
+        )
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    stored = sitk.DICOMOrientImageFilter().GetOrientationFromDirectionCosines(image.GetDirection())
+    oblique = float(np.degrees(np.arccos(np.clip(np.abs(direction).max(axis=0), 0, 1))).max())
+    values = sitk.GetArrayViewFromImage(image)
+    low, high = float(values.min()), float(values.max())  # NaN anywhere makes both NaN
+    if not np.isfinite([low, high]).all():
+        raise VolumeError("unreadable", f"{name} holds {_NO_NUMBERS}; write it again.")
+    axis = int(np.abs(direction[2]).argmax())  # the stored axis from feet to head
+    facts = {
+        "orientation": stored,
+        "oblique_degrees": round(oblique, 2),
+        "stored_low": low,
+        "stored_high": high,
+        "patient_position": patient_position,
+        "slice_normal": tuple((direction[:, axis] * np.sign(direction[2, axis])).tolist()),
+        "stack_mm": float(image.GetSize()[axis] * image.GetSpacing()[axis]),
+    }
+    if oblique > OBLIQUE_DEGREES:
+        image = _resampled(image, min(low, LOWEST))
+    values, spacing, origin = _on_lps_axes(image)
+    if values.dtype.kind == "f":
+        values = np.rint(values)
+    # One pass clamps, converts and puts the voxels in order: a chest CT has a hundred million bytes.
+    hu = np.empty(values.shape, np.int16)
+    np.clip(values, LOWEST, HIGHEST, out=hu, casting="unsafe")
+    return Volume(hu, spacing, origin, facts)
+
+
+def _on_lps_axes(image: sitk.Image) -> tuple[np.ndarray, tuple, tuple]:
+    """View of an image's array with axes in the order z, y, x of LPS; its spacing and origin, in that order."""
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    stored_axis = np.abs(direction).argmax(axis=1)  # of x, y, z: the stored axis that runs along it
+    backward = [direction[axis, stored_axis[axis]] < 0 for axis in range(3)]
+    # The array's axes are the image's, last first.
+    view = sitk.GetArrayViewFromImage(image).transpose([2 - stored_axis[axis] for axis in (2, 1, 0)])
+    view = view[tuple(slice(None, None, -1 if backward[axis] else 1) for axis in (2, 1, 0))]
+    corner = [0, 0, 0]
+    for axis in range(3):
+        if backward[axis]:
+            corner[stored_axis[axis]] = image.GetSize()[stored_axis[axis]] - 1
+    origin = image.TransformIndexToPhysicalPoint(corner)
+    spacing = [image.GetSpacing()[stored_axis[axis]] for axis in (2, 1, 0)]
+    return view, tuple(float(step) for step in spacing), tuple(origin[::-1])
+
+
+def _resampled(image: sitk.Image, outside: float) -> sitk.Image:
+    """The image on axes along the patient's, in a box around it; as fine as the stored axis nearest to each."""
+    size = np.array(image.GetSize())
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in size])).reshape(3, -1).T
+    corners = np.array([image.TransformContinuousIndexToPhysicalPoint(corner.tolist()) for corner in corners])
+    direction = np.abs(np.array(image.GetDirection()).reshape(3, 3))
+    spacing = np.array(image.GetSpacing())[direction.argmax(axis=1)]
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    size = np.maximum(1, np.round((high - low) / spacing)).astype(int)
+    origin = (low + high) / 2 - (size - 1) / 2 * spacing
+    return sitk.Resample(
+        image, size.tolist(), sitk.Transform(), sitk.sitkLinear, origin.tolist(), spacing.tolist(),
+        np.eye(3).ravel().tolist(), outside,
+    )  # fmt: skip
+
+
+def _read(source: Path | list[str], path: Path) -> sitk.Image:
+    """Read with SimpleITK; its pages of text become one sentence."""
+    try:
+        return sitk.ReadImage(str(source) if isinstance(source, Path) else source)
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = (lines[-1] if lines else "no reason given").split("): ")[-1].strip()
+        raise VolumeError(
+            "unreadable", f"{path.name} cannot be read ({reason[:200]}); fetch or convert it again."
+        ) from None
+
+
+def _check_whole(path: Path) -> None:
+    """Raise if a NIfTI file ends early or holds NaN: SimpleITK reads zeros in their place, which are water."""
+    stored = nibabel.load(path).dataobj
+    needed = stored.offset + int(np.prod(stored.shape)) * stored.dtype.itemsize
+    size = path.stat().st_size
+    if path.name.lower().endswith(".gz"):
+        with open(path, "rb") as file:
+            file.seek(-4, 2)
+            size = int.from_bytes(file.read(4), "little")  # gzip ends with the length of what it holds
+        if size != needed % 2**32:  # cut, or written in several members: count
+            size = 0
+            with contextlib.suppress(EOFError, OSError, zlib.error), gzip.open(path) as file:
+                while part := file.read(1 << 24):
+                    size += len(part)
+    if size < needed:
+        raise VolumeError("unreadable", f"{path.name} ends early: {size} of {needed} bytes are there; fetch it again.")
+    if stored.dtype.kind == "f" and not np.isfinite(stored.get_unscaled()).all():
+        raise VolumeError("unreadable", f"{path.name} holds {_NO_NUMBERS}; write it again.")
+
+
+def _slices_in_order(folder: Path) -> tuple[list[str], str]:
+    """Files of the one DICOM series in a folder, from the first slice to the last, and PatientPosition."""
+    files, found = [], []
+    for file in sorted(item for item in folder.iterdir() if item.is_file()):
+        try:
+            head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
+        except (pydicom.errors.InvalidDicomError, OSError, EOFError):
+            continue  # a licence text, say
+        if "ImagePositionPatient" in head and "ImageOrientationPatient" in head:
+            files.append(file)
+            found.append(head)
+    if not found:
+        raise VolumeError(
+            "unreadable", f"{folder.name} holds no DICOM slices with a position; give the folder of one series."
+        )
+    modalities = sorted({str(head.get("Modality", "missing")) for head in found})
+    if modalities != ["CT"]:
+        raise VolumeError("not CT", f"The series in {folder.name} has the modality {', '.join(modalities)}, not CT.")
+    several = len({str(head.get("SeriesInstanceUID", "")) for head in found})
+    if several > 1:
+        raise VolumeError(
+            "several series", f"The folder {folder.name} holds {several} DICOM series; give each a folder of its own."
+        )
+    orientations = np.array([head.ImageOrientationPatient for head in found], dtype=float)
+    if np.ptp(orientations, axis=0).max() > 1e-3:
+        raise VolumeError("missing slices", f"The slices in {folder.name} point into different directions.")
+    normal = np.cross(orientations[0, :3], orientations[0, 3:])
+    positions = np.array([head.ImagePositionPatient for head in found], dtype=float)
+    order = np.argsort(positions @ normal)
+    _check_stack(positions[order], normal, folder.name)
+    return [str(files[i]) for i in order], str(found[0].get("PatientPosition", ""))
+
+
+def _check_stack(positions: np.ndarray, normal: np.ndarray, name: str) -> None:
+    """Raise if slices are missing, doubled, or sheared against their normal (a tilted gantry)."""
+    if len(positions) < 2:
+        raise VolumeError("missing slices", f"The series in {name} has one slice; a volume needs many.")
+    steps = np.diff(positions @ normal)
+    usual = float(np.median(steps))
+    odd = np.flatnonzero(np.abs(steps - usual) > max(0.05 * usual, 0.02))
+    if len(odd):
+        what = "missing" if steps[odd[0]] > usual else "doubled or crowded"
+        raise VolumeError(
+            "missing slices",
+            f"Slices are {what} in {name}: {len(odd)} of {len(steps)} steps differ from the usual {usual:.2f} mm, the "
+            f"first is {steps[odd[0]]:.2f} mm after slice {odd[0] + 1}; fetch the series again.",
+        )
+    along = positions[-1] - positions[0]
+    angle = float(np.degrees(np.arccos(np.clip(abs(along @ normal) / np.linalg.norm(along), 0, 1))))
+    if angle > OBLIQUE_DEGREES:
+        raise VolumeError(
+            "tilted gantry",
+            f"The slices in {name} are stacked {angle:.1f} degrees off their normal; correct the tilt first "
+            "(for example with dcm2niix).",
+        )

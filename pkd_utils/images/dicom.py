@@ -1,0 +1,218 @@
+"""Grey DICOM pictures as arrays: photometric interpretation, rescale and window applied, bright is high.
+
+Radiographs and mammograms of more than 8 bits come as DICOM files. `read_grey` decodes one; `read_header` reads its
+size without its pixels.
+"""
+
+import io
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import apply_modality_lut, apply_windowing
+
+from pkd_utils.runs.errors import DataError
+
+WINDOWS = ("full", "header", "minmax")
+GREY = ("MONOCHROME1", "MONOCHROME2")
+# All that `read_header` needs: pydicom skips every other element.
+_HEADER_TAGS = [
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "PhotometricInterpretation",
+    "SamplesPerPixel",
+    "NumberOfFrames",
+]
+
+
+class Header(NamedTuple):
+    """What a DICOM file says of its picture; `complete` is False if the file ends before its pixels do."""
+
+    width: int
+    height: int
+    bits_stored: int
+    photometric: str
+    complete: bool
+
+
+def is_dicom(source: str | Path | bytes) -> bool:
+    """True if the file (or its bytes) has DICOM's preamble: `DICM` after 128 bytes.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    """
+    if isinstance(source, bytes):
+        return source[128:132] == b"DICM"
+    with open(source, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_header(source: str | Path | bytes) -> Header:
+    """Read the size and kind of a grey picture without its pixels.
+
+    Parameters
+    ----------
+    source : path, or the file's bytes
+
+    Returns
+    -------
+    Header
+        `complete` compares the length of the file with the number of pixels; compressed files pass unchecked.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    DataError
+        The file is no DICOM, holds no picture, or one that is not a single grey frame.
+    """
+    with _open(source) as file:
+        dataset = _read(file, source, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
+        _check_grey(dataset, source)
+        complete, syntax = True, dataset.file_meta.TransferSyntaxUID
+        if not syntax.is_compressed:
+            pixel_bytes = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
+            start = file.tell() + (8 if syntax.is_implicit_VR else 12)  # past the header of the pixel element
+            complete = file.seek(0, io.SEEK_END) - start >= pixel_bytes
+    return Header(
+        int(dataset.Columns),
+        int(dataset.Rows),
+        int(dataset.BitsStored),
+        str(dataset.PhotometricInterpretation),
+        bool(complete),
+    )
+
+
+def read_grey(source: str | Path | bytes, window: str = "full") -> np.ndarray:
+    """Decode one grey DICOM picture.
+
+    The modality transform (rescale slope and intercept, or its table) comes first, then the window, then the
+    photometric interpretation: MONOCHROME1 is inverted, so bright is high whatever the file.
+
+    Parameters
+    ----------
+    source : path, or the file's bytes
+    window : {"full", "header", "minmax"}
+        The range of values that becomes black to white. "full": all that the stored bits can hold, the same for every
+        file of one detector. "header": the file's first WindowCenter and WindowWidth, by its VOILUTFunction (linear
+        unless it says otherwise; DICOM PS3.3 C.11.2.1); values outside are clipped. "minmax": the picture's own range.
+
+    Returns
+    -------
+    (H, W) array
+        uint8 where at most 8 bits are stored, else uint16; the range spans all of the type (12 bits 0 ... 4095 become
+        0 ... 65535). A picture of one value under "minmax" is black.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    DataError
+        The file is no DICOM, is cut short, is compressed in a way that no installed decoder reads, holds several frames
+        or colours, or has no window where the header's is asked for.
+    """
+    if window not in WINDOWS:
+        raise DataError(f"window must be one of {', '.join(WINDOWS)}, not {window!r}.")
+    with _open(source) as file:
+        dataset = _read(file, source)
+    _check_grey(dataset, source)
+    try:
+        stored = dataset.pixel_array
+    except Exception as error:  # every decoder has errors of its own
+        raise DataError(
+            f"{_name(source)}: the pixels ({dataset.file_meta.TransferSyntaxUID.name}) cannot be decoded "
+            f"({' '.join(str(error).split())}); fetch the file again, or install a decoder for that compression."
+        ) from None
+    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
+    target = np.uint8 if dataset.BitsStored <= 8 else np.uint16
+    top = np.iinfo(target).max
+    if window == "full" and _stored_as_shown(dataset, target):
+        return top - stored if inverted else stored
+    fraction = _fraction(stored, dataset, window, source)
+    grey = np.rint(np.clip(fraction, 0, 1, out=fraction) * top).astype(target)
+    return top - grey if inverted else grey
+
+
+def _fraction(stored: np.ndarray, dataset: pydicom.Dataset, window: str, source) -> np.ndarray:
+    """The stored values as fractions of the range that `window` names, float, not yet clipped or inverted."""
+    try:
+        values = apply_modality_lut(stored, dataset)
+        low, high = _value_range(dataset)
+    except (TypeError, ValueError) as error:  # an empty slope, a table of an odd number of bits
+        raise DataError(f"{_name(source)}: its rescale cannot be applied ({error}); mend its header.") from None
+    if window == "header":
+        if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
+            raise DataError(
+                f"{_name(source)} has no WindowCenter and WindowWidth; pass window='full' or window='minmax'."
+            )
+        try:
+            values = apply_windowing(values, dataset)  # its output runs from `low` to `high`
+        except ValueError as error:
+            raise DataError(f"{_name(source)}: {error}; pass window='full' or window='minmax'.") from None
+    elif window == "minmax":
+        low, high = float(values.min()), float(values.max())
+    else:
+        low, high = min(low, high), max(low, high)  # a negative slope turns dark into bright
+    fraction = values.astype(np.float32 if stored.dtype.itemsize <= 2 else np.float64)
+    fraction -= low
+    fraction /= (high - low) or 1.0
+    return fraction
+
+
+def _value_range(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """What the smallest and largest storable value become in the modality transform."""
+    bits = int(dataset.BitsStored)
+    signed = dataset.get("PixelRepresentation") == 1
+    low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
+    if dataset.get("ModalityLUTSequence"):
+        return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+    if dataset.get("RescaleSlope") is not None and dataset.get("RescaleIntercept") is not None:
+        slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
+        return low * slope + intercept, high * slope + intercept
+    return low, high
+
+
+def _stored_as_shown(dataset: pydicom.Dataset, target: type) -> bool:
+    """True if the stored values are the picture already: unsigned, filling their type, brightness not reversed."""
+    bits = dataset.BitsStored == dataset.BitsAllocated == np.iinfo(target).bits
+    unsigned = dataset.get("PixelRepresentation") == 0
+    plain = not dataset.get("ModalityLUTSequence") and float(dataset.get("RescaleSlope") or 1) > 0
+    return bool(bits and unsigned and plain)
+
+
+def _open(source: str | Path | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+
+
+def _name(source: str | Path | bytes) -> str:
+    return "The DICOM file" if isinstance(source, bytes) else str(source)
+
+
+def _read(file: BinaryIO, source, **options) -> pydicom.Dataset:
+    try:
+        dataset = pydicom.dcmread(file, **options)
+        dataset.file_meta.TransferSyntaxUID  # noqa: B018 (a file without it cannot be decoded)
+        return dataset
+    except InvalidDicomError:
+        raise DataError(f"{_name(source)} is no DICOM file; fetch it again.") from None
+    except Exception as error:  # a damaged header fails in many ways
+        raise DataError(
+            f"{_name(source)} cannot be read as DICOM ({type(error).__name__}: {' '.join(str(error).split())}); "
+            "fetch it again."
+        ) from None
+
+
+def _check_grey(dataset: pydicom.Dataset, source) -> None:
+    missing = [name for name in ("Rows", "Columns", "BitsAllocated", "BitsStored") if dataset.get(name) is None]
+    if missing:
+        raise DataError(f"{_name(source)} holds no picture (no {', '.join(missing)}); fetch it again.")
+    kind = dataset.get("PhotometricInterpretation")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if kind not in GREY or int(dataset.get("SamplesPerPixel") or 1) != 1 or frames != 1:
+        raise DataError(f"{_name(source)} is no single grey picture ({kind}, {frames} frame(s)); leave it out.")

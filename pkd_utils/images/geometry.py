@@ -1,0 +1,120 @@
+"""Where a pixel goes when an image is resized to a packed square: boxes and masks move with it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pkd_utils.runs.errors import DataError
+
+ASPECTS = ("squash", "pad", "crop")
+
+
+class Geometry(NamedTuple):
+    """Stored to packed coordinates: `x_packed = scale_x * x + offset_x`, likewise y."""
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+
+
+def packed_geometry(width: int, height: int, size: int, aspect: str = "squash") -> Geometry:
+    """How a stored image of `width` x `height` pixels lands in `size` x `size` packed pixels.
+
+    Parameters
+    ----------
+    width, height, size : int, pixels
+    aspect : {"squash", "pad", "crop"}
+        "squash": both sides to `size`, the aspect ratio changes. "pad": the longer side to `size`, black around the
+        rest, centred. "crop": the shorter side to `size`, the overhang cut off, centred.
+
+    Raises
+    ------
+    DataError
+        For an unknown `aspect`.
+    """
+    if aspect == "squash":
+        return Geometry(size / width, size / height, 0.0, 0.0)
+    if aspect == "pad":
+        # Whole packed pixels, so that no pixel is half picture and half padding.
+        fraction = size / max(width, height)
+        inner_w, inner_h = max(1, round(width * fraction)), max(1, round(height * fraction))
+        offset_x, offset_y = float((size - inner_w) // 2), float((size - inner_h) // 2)
+        return Geometry(inner_w / width, inner_h / height, offset_x, offset_y)
+    if aspect == "crop":
+        scale = size / min(width, height)
+        return Geometry(scale, scale, (size - scale * width) / 2, (size - scale * height) / 2)
+    raise DataError(f"aspect must be one of {', '.join(ASPECTS)}, not {aspect!r}.")
+
+
+def transform_boxes(boxes, geometry: Geometry, size: int) -> np.ndarray:
+    """Boxes of the stored image in packed coordinates, clipped to the packed image.
+
+    Parameters
+    ----------
+    boxes : (K, 4) array, x0, y0, x1, y1 in stored pixels, x1 and y1 exclusive
+    geometry : Geometry, or a row of the index with those four columns
+    size : int, side of the packed image in pixels
+
+    Returns
+    -------
+    (K, 4) float64 array; a box that "crop" cut off has no area.
+    """
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    scale = np.array([geometry.scale_x, geometry.scale_y] * 2)
+    offset = np.array([geometry.offset_x, geometry.offset_y] * 2)
+    return np.clip(boxes * scale + offset, 0, size)
+
+
+def transform_mask(mask, size: int, aspect: str = "squash", coverage: float = 0.5) -> np.ndarray:
+    """Mask of the stored image in packed pixels.
+
+    Parameters
+    ----------
+    mask : (H, W) bool array, of the stored image
+    size, aspect : as given to `pack_images`
+    coverage : float
+        A packed pixel belongs to the region if at least this share of it is covered. A region so small that no pixel
+        reaches it keeps its best covered pixel(s): a lesion never vanishes by resizing (but "crop" may cut it off).
+
+    Returns
+    -------
+    (size, size) bool array
+    """
+    mask = np.asarray(mask, dtype=bool)
+    if mask.ndim != 2:
+        raise DataError(f"A mask must have the shape (height, width), not {mask.shape}.")
+    share = resize(Image.fromarray(mask.astype(np.float32)), mask.shape[::-1], size, aspect, Image.Resampling.BOX)
+    share = np.asarray(share)
+    top = share.max()
+    return share >= min(coverage, top) if top > 0 else np.zeros((size, size), dtype=bool)
+
+
+def inner_part(stored: tuple[int, int], size: int) -> tuple[slice, slice]:
+    g = packed_geometry(*stored, size, "pad")
+    x, y, w, h = int(g.offset_x), int(g.offset_y), round(g.scale_x * stored[0]), round(g.scale_y * stored[1])
+    return slice(y, y + h), slice(x, x + w)
+
+
+def resize(image: Image.Image, stored: tuple[int, int], size: int, aspect: str, resample) -> Image.Image:
+    """One resize of what was decoded, possibly at reduced size, to the packed size."""
+    # libjpeg rounds a reduced size up; the picture itself ends at stored / reduction.
+    shrink_x, shrink_y = (reduction(stored[i], image.size[i]) for i in (0, 1))
+    width, height = stored[0] / shrink_x, stored[1] / shrink_y
+    if aspect == "crop":
+        g = packed_geometry(*stored, size, aspect)
+        x0, y0 = -g.offset_x / g.scale_x / shrink_x, -g.offset_y / g.scale_y / shrink_y
+        box = (x0, y0, min(width, x0 + size / g.scale_x / shrink_x), min(height, y0 + size / g.scale_y / shrink_y))
+        return image.resize((size, size), resample, box=box)
+    if aspect == "squash":
+        return image.resize((size, size), resample, box=(0, 0, width, height))
+    rows, columns = inner_part(stored, size)
+    inner = image.resize((columns.stop - columns.start, rows.stop - rows.start), resample, box=(0, 0, width, height))
+    canvas = Image.new(image.mode, (size, size))
+    canvas.paste(inner, (columns.start, rows.start))
+    return canvas
+
+
+def reduction(stored: int, decoded: int) -> int:
+    return next(r for r in (1, 2, 4, 8) if -(-stored // r) == decoded)

@@ -1,0 +1,155 @@
+"""Do maps depend on what the model learned, and do they survive another seed?
+
+Randomisation (Adebayo et al., 2018): replace the weights of the layers from the head downwards by fresh random ones,
+stage by stage ("cascading"), or of one layer at a time ("independent"), and compare each image's map with the trained
+model's by Spearman's rank correlation. A map that stays the same does not show what the model learned. Stability: the
+same correlation between the maps of two seeds of one method. Neither is in the paper.
+
+Maps are compared on the patch grid, before they are enlarged: neighbouring pixels of an enlarged map repeat each other.
+"""
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from pkd_utils.runs.errors import DataError
+
+MODES = ("cascading", "independent")
+
+
+def rank_correlations(a, b) -> np.ndarray:
+    """Spearman's rank correlation of every map with its partner, ties by midranks.
+
+    Parameters
+    ----------
+    a, b : (N, H, W) arrays, finite
+
+    Returns
+    -------
+    float64 (N,)
+        NaN where a map is constant: it has no order.
+
+    Raises
+    ------
+    DataError
+        If shapes differ or a value is not finite.
+    """
+    ranks = []
+    for maps in (np.asarray(a), np.asarray(b)):
+        if maps.ndim != 3 or maps.shape != np.shape(a):
+            raise DataError(f"Maps of shapes {np.shape(a)} and {np.shape(b)}: give (N, H, W) twice.")
+        if not np.isfinite(maps).all():
+            raise DataError("A map holds values that are not finite: check its model.")
+        rank = rankdata(maps.reshape(len(maps), -1), axis=1)
+        ranks.append(rank - rank.mean(1, keepdims=True))
+    one, other = ranks
+    with np.errstate(invalid="ignore"):
+        return (one * other).sum(1) / np.sqrt((one**2).sum(1) * (other**2).sum(1))
+
+
+def stages(model: VisionTransformer) -> dict[str, list[str]]:
+    """The model's tensors by stage, from the head down: head, blocks from last to first, patch embedding.
+
+    Parameters
+    ----------
+    model : timm VisionTransformer
+
+    Returns
+    -------
+    dict: stage name -> names in `model.state_dict()`; every tensor is in one stage. The head includes the final norm;
+    the embedding includes class token, registers and position embedding.
+    """
+    if not hasattr(model, "blocks"):
+        raise DataError(f"{type(model).__name__} has no transformer blocks to randomise: use a timm VisionTransformer.")
+    found = {"head": [], **{f"block {k}": [] for k in reversed(range(len(model.blocks)))}, "patch embedding": []}
+    for name in model.state_dict():
+        if name.startswith("blocks."):
+            found[f"block {name.split('.')[1]}"].append(name)
+        elif name.startswith(("head", "norm.", "fc_norm.", "attn_pool.")):
+            found["head"].append(name)
+        else:
+            found["patch embedding"].append(name)
+    return found
+
+
+def with_fresh_stages(model: VisionTransformer, fresh: VisionTransformer, chosen: list[str]) -> VisionTransformer:
+    """A copy of `model` whose stages named in `chosen` hold the tensors of `fresh`; both stay as they are."""
+    own, other = model.state_dict(), fresh.state_dict()
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in other.items()}:
+        raise DataError(
+            "The fresh model is of another architecture: build it with the trained student's own arguments."
+        )
+    by_stage = stages(model)
+    unknown = [name for name in chosen if name not in by_stage]
+    if unknown:
+        raise DataError(f"{unknown[0]!r} is no stage of this model: it has {', '.join(by_stage)}.")
+    mixed = copy.deepcopy(model)
+    mixed.load_state_dict({**own, **{key: other[key] for name in chosen for key in by_stage[name]}})
+    return mixed
+
+
+def randomisation(
+    model: VisionTransformer,
+    fresh: VisionTransformer,
+    maps_of: Callable[[nn.Module], Mapping[str, np.ndarray]],
+    mode: str = "cascading",
+) -> pd.DataFrame:
+    """Rank correlation of the trained model's maps with those of partly random models.
+
+    Parameters
+    ----------
+    model, fresh : timm VisionTransformer
+        Trained and untrained, of one architecture; see `students.random_student`.
+    maps_of : function
+        Maps of the same images under a model, by name: {name: (N, h, w)}.
+    mode : {"cascading", "independent"}
+        Randomise a stage and all before it (the head is the first, "patch embedding" the last, then nothing trained is
+        left), or that stage alone.
+
+    Returns
+    -------
+    DataFrame
+        map, stage, rank_correlation (mean over images where it is defined), images, undefined (images with a constant
+        map). A map of the last layer's attention cannot depend on the head: it stays at 1 there.
+    """
+    if mode not in MODES:
+        raise DataError(f"mode={mode!r} is unknown: use one of {', '.join(MODES)}.")
+    trained = maps_of(model)
+    names = list(stages(model))
+    rows = []
+    for k, stage in enumerate(names):
+        changed = maps_of(with_fresh_stages(model, fresh, names[: k + 1] if mode == "cascading" else [stage]))
+        rows += [{"map": name, "stage": stage, **_summary(maps, changed[name])} for name, maps in trained.items()]
+    return pd.DataFrame(rows)
+
+
+def seed_stability(maps: Mapping[int, np.ndarray]) -> pd.DataFrame:
+    """Mean rank correlation of the maps of every pair of seeds, image by image.
+
+    Parameters
+    ----------
+    maps : {seed: (N, h, w)}, the same images in the same order
+
+    Returns
+    -------
+    DataFrame
+        seed_a, seed_b, rank_correlation (mean over images where it is defined), images, undefined. No rows with a
+        single seed.
+    """
+    rows = [
+        {"seed_a": a, "seed_b": b, **_summary(maps[a], maps[b])} for a, b in itertools.combinations(sorted(maps), 2)
+    ]
+    return pd.DataFrame(rows, columns=["seed_a", "seed_b", "rank_correlation", "images", "undefined"])
+
+
+def _summary(one, other) -> dict:
+    values = rank_correlations(one, other)
+    defined = values[~np.isnan(values)]
+    mean = float(defined.mean()) if len(defined) else np.nan
+    return {"rank_correlation": mean, "images": len(values), "undefined": len(values) - len(defined)}

@@ -1,0 +1,86 @@
+"""Files written whole or not at all, and their hashes."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its place, whole, when the block ends without an error.
+
+    Parameters
+    ----------
+    path : str or Path
+        The final file (or folder, if the block makes one). Missing parent folders are created.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last, because writers choose a format by it.
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy and path values into what JSON knows; NaN and infinities become null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` as JSON, whole or not at all; numpy values become plain, NaN becomes null."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON file."""
+    return json.loads(Path(path).read_text())
+
+
+def write_parquet(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table as Parquet, whole or not at all."""
+    with atomic_path(path) as temporary:
+        table.to_parquet(temporary)
+
+
+def write_csv(path: str | Path, table: pd.DataFrame, index: bool = False) -> None:
+    """Write a table as CSV, whole or not at all."""
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=index)
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_params(parameters: Any) -> str:
+    """SHA-256 of parameters, independent of the order of names."""
+    text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,59 @@
+"""The machine and the environment that a run happened on: what else a number may depend on."""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pkd_utils.runs import paths
+
+PACKAGES = ("torch", "timm", "transformers", "scikit-learn", "numpy", "pandas", "pillow", "scipy")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", *arguments],
+            cwd=paths.PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def device_name() -> str:
+    """The GPU's name if there is one, else the processor's with the number of cores."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def environment() -> dict[str, Any]:
+    """Commit, versions and machine: what else a number may depend on."""
+    installed = sorted(f"{dist.name}=={dist.version}" for dist in importlib.metadata.distributions())
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        # Results that runs themselves store are no change of the code that made them.
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!book/results")),
+        "environment_hash": hashlib.sha256("\n".join(installed).encode()).hexdigest(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": sys.version.split()[0],
+        "device": device_name(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
+    }

@@ -1,0 +1,242 @@
+"""Run notebooks with papermill, and know whether a run is whole.
+
+`python -m pkd_utils run params/demo/mmpkd/01-prepare-data.yml` runs one parameter file,
+`python -m pkd_utils plan demo` lists a profile's runs in order.
+
+papermill's own word is not enough: a killed kernel leaves a notebook whose cells all say "completed", and
+`sys.exit(0)` ends with code 0 and half of the cells not run. A run counts only if every code cell has an execution
+count, no cell holds an error, and `run.json`, which `Run.finish` writes last, is there with every artefact.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# jsonschema, which nbformat imports, would build a parser of international addresses: seconds that no notebook needs.
+sys.modules.setdefault("rfc3987_syntax", None)
+
+import nbformat  # noqa: E402
+import yaml  # noqa: E402
+
+from pkd_utils.runs import identity, paths, run  # noqa: E402
+from pkd_utils.runs.errors import DataError  # noqa: E402
+from pkd_utils.runs.files import atomic_path, read_json  # noqa: E402
+from pkd_utils.runs.parameters import read_file, resolve  # noqa: E402
+
+# One thread a notebook: runs stay the same whatever runs beside them, and two notebooks use two cores better than one.
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "TQDM_MININTERVAL": "2",
+    "PYTHONHASHSEED": "0",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a profile: a parameter file, what it resolves to, and the folder it will fill."""
+
+    name: str  # study/step[.variant], the parameter file's name without .yml
+    notebook: str  # study/step
+    file: Path
+    parameters: dict[str, Any]
+    identity: str
+    folder: Path
+    upstream: tuple[str, ...]  # names of the jobs that must run before
+
+    @property
+    def executed(self) -> Path:
+        """The executed notebook, written last of all."""
+        return self.folder / "notebook.ipynb"
+
+
+def problems(path: Path) -> list[str]:
+    """Say what is not whole about an executed notebook; an empty list means nothing.
+
+    Parameters
+    ----------
+    path : Path
+        An executed notebook.
+    """
+    if not path.exists():
+        return [f"{path} does not exist"]
+    found = []
+    for number, cell in enumerate(nbformat.read(path, as_version=4).cells, start=1):
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if cell.execution_count is None:
+            found.append(f"cell {number} was not run")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                found.append(f"cell {number} ended in {output.ename}: {output.evalue[:300]}")
+    return found
+
+
+def run_problems(folder: Path) -> list[str]:
+    """Say what is not whole about a finished run's folder: `run.json`, its artefacts, its executed notebook."""
+    if not (folder / "run.json").exists():
+        return [f"{folder} has no run.json: the notebook's last cell did not end"]
+    record = read_json(folder / "run.json")
+    found = [f"artefact {name} is missing" for name in record["artefacts"] if not (folder / name).exists()]
+    for name, facts in record["artefacts"].items():
+        path = folder / name
+        if "bytes" in facts and path.exists() and path.stat().st_size != facts["bytes"]:
+            found.append(f"artefact {name} has {path.stat().st_size} bytes, run.json says {facts['bytes']}")
+    return found + problems(folder / "notebook.ipynb")
+
+
+def notebook_of(file: Path) -> str:
+    """`params/demo/mmpkd/03-distil-student.grid.yml` -> `mmpkd/03-distil-student`."""
+    return f"{file.parent.name}/{file.name.removesuffix('.yml').split('.')[0]}"
+
+
+def plan(profile: str) -> list[Job]:
+    """All runs of `params/<profile>/`, each after the runs that it reads.
+
+    Raises
+    ------
+    DataError
+        If a parameter file is wrong, two files name the same run, or runs wait for each other.
+    FileNotFoundError
+        If a run that is read is neither planned nor finished.
+    """
+    folder = paths.PROJECT_ROOT / "params" / profile
+    files = sorted(folder.glob("*/*.yml"))
+    if not files:
+        raise DataError(f"There is no profile {profile!r}: {folder} holds no parameter files.")
+    waiting: dict[str, tuple[Path, str, dict[str, Any]]] = {}
+    for file in files:
+        notebook = notebook_of(file)
+        parameters = resolve(notebook, read_file(file))
+        study, step = notebook.split("/")
+        reference = f"{study}/{parameters['cohort']}/{step}/{parameters['run']}"
+        if reference in waiting:
+            raise DataError(f"{file} and {waiting[reference][0]} both describe the run {reference}: rename one.")
+        waiting[reference] = (file, notebook, parameters)
+
+    jobs: dict[str, Job] = {}
+    codes = {notebook: identity.code_hash(notebook) for notebook in {job[1] for job in waiting.values()}}
+    while waiting:
+        ready = {ref: job for ref, job in waiting.items() if not set(identity.references(job[2])) & set(waiting)}
+        if not ready:
+            raise DataError(f"These runs of {folder} wait for each other: {', '.join(sorted(waiting))}.")
+        for reference, (file, notebook, parameters) in ready.items():
+            del waiting[reference]
+            read = identity.references(parameters)
+            known = {r: jobs[r].identity if r in jobs else run.run_identity(run.find_run(r)) for r in read}
+            run_hash = identity.run_hash(notebook, parameters, codes[notebook], known)
+            jobs[reference] = Job(
+                name=f"{file.parent.name}/{file.name.removesuffix('.yml')}",
+                notebook=notebook,
+                file=file,
+                parameters=parameters,
+                identity=run_hash,
+                folder=paths.runs_dir() / identity.run_folder(notebook, parameters, run_hash),
+                upstream=tuple(jobs[r].name for r in read if r in jobs),
+            )
+    return list(jobs.values())
+
+
+def _with_short_streams(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Join pieces of one stream and keep, as a terminal would, what a progress bar's last carriage return left."""
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        joined: list[nbformat.NotebookNode] = []
+        for output in cell.outputs:
+            if joined and output.output_type == "stream" == joined[-1].output_type and output.name == joined[-1].name:
+                joined[-1].text += output.text
+            else:
+                joined.append(output)
+        for output in joined:
+            if output.output_type == "stream":
+                lines = output.text.split("\n")
+                output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+        cell.outputs = joined
+    return notebook
+
+
+def execute(file: str | Path, expect: str | None = None) -> Path:
+    """Run the notebook of one parameter file, unless this very run is already whole.
+
+    Parameters
+    ----------
+    file : str or Path
+        `params/<profile>/<study>/<NN-verb-noun>[.<variant>].yml`.
+    expect : str, optional
+        The identity that a plan foresaw; a difference stops the run.
+
+    Returns
+    -------
+    Path
+        The run's folder, with `notebook.ipynb` in it.
+
+    Raises
+    ------
+    DataError
+        If the run did not end whole. The notebook, as far as it came, stays beside the folder as
+        `<label>-<hash>.failed.ipynb`, with its traceback.
+    """
+    import papermill
+
+    file = Path(file).resolve()
+    notebook = notebook_of(file)
+    parameters = resolve(notebook, read_file(file))
+    known = {ref: run.run_identity(run.find_run(ref)) for ref in identity.references(parameters)}
+    run_hash = identity.run_hash(notebook, parameters, identity.code_hash(notebook), known)
+    if expect and expect != run_hash:
+        raise DataError(f"{file.name}: the code or an upstream run changed since this run was planned; start again.")
+    folder = paths.runs_dir() / identity.run_folder(notebook, parameters, run_hash)
+    executed = folder / "notebook.ipynb"
+    if executed.exists() and not run_problems(folder):
+        run.point_to(folder, parameters["run"])
+        executed.touch()
+        return folder
+
+    log = folder.with_name(folder.name + ".failed.ipynb")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    try:
+        papermill.execute_notebook(
+            str(identity.notebook_path(notebook)),
+            str(log),
+            parameters=read_file(file),
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=str(paths.PROJECT_ROOT),
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise DataError(
+            f"{notebook} with {file.name} failed: {reason[-1] if reason else error!r}. See {log}"
+        ) from error
+    found = problems(log)
+    if found or not (folder / "run.json").exists():
+        found = found or ["its last cell did not write run.json"]
+        raise DataError(f"{notebook} with {file.name} is not complete: {'; '.join(found)}. See {log}")
+    with atomic_path(executed) as temporary:
+        nbformat.write(_with_short_streams(nbformat.read(log, as_version=4)), temporary)
+    log.unlink()
+    return folder
+
+
+def main(arguments: list[str]) -> None:
+    """`run FILE [IDENTITY]`, `plan PROFILE` or `show FILE`."""
+    try:
+        match arguments:
+            case ["run", file, *expect]:
+                print(execute(file, *expect))
+            case ["plan", profile]:
+                for job in plan(profile):
+                    state = "done" if job.executed.exists() else "to run"
+                    print(f"{state:7} {job.name:45} {job.folder.relative_to(paths.runs_dir())}")
+            case ["show", file]:
+                values = resolve(notebook_of(Path(file)), read_file(file))
+                print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+            case _:
+                sys.exit("Use: python -m pkd_utils run FILE | plan PROFILE | show FILE")
+    except (DataError, FileNotFoundError) as error:
+        sys.exit(str(error))

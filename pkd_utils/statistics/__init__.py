@@ -1,0 +1,1 @@
+"""Numbers about numbers: metrics, intervals, comparisons, power."""

@@ -1,0 +1,1 @@
+"""What the two studies' notebooks share; no other room imports it."""

@@ -1,0 +1,1 @@
+"""The first study: maps of trained students, compared."""

@@ -1,0 +1,271 @@
+"""Baseline against distilled student over every map, metric and cohort: what moved, by how much, and how sure that is.
+
+Reads the tables of `mmpkd/08-score-all-maps`. For each cohort, map and metric the difference is distilled minus
+baseline, of the mean over test images, averaged over seeds, on the images for which every student has a value. Three
+statements stand beside it, which answer different questions:
+
+- would new trainings, on new patients, differ? `low` to `high`: the hierarchical bootstrap over patients and seeds,
+  widened for few seeds (`training_interval`);
+- do these trained students differ, on new patients? `low_students` to `high_students` (`paired_comparison`);
+- do the trainings differ, on these patients? Mann-Whitney over seeds as in the paper, with Cliff's delta and Holm.
+
+Families of Holm's procedure, per cohort: "paper" holds the map and the metrics of the paper's Table 1, which were
+chosen before any result was seen; "exploratory" holds all the others.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pkd_utils.runs import files, run
+from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.comparisons import ONE_STUDENT, holm, judge, mann_whitney
+from pkd_utils.statistics.effect_sizes import cliffs_delta
+from pkd_utils.statistics.intervals import bootstrap_interval, training_interval
+
+REFERENCE = "reference: "
+KEYS = ("cohort", "weight", "temperature", "fold", "seed", "map", "image_id", "patient_id")
+METRICS = {
+    "pixel_auroc": "Obj. AUROC",
+    "pointing_game": "pointing game",
+    "energy_inside": "energy inside",
+    "iou": "IoU",
+    "iou_all": "IoU, all thresholds",
+    "best_iou": "IoU, oracle threshold",
+    "fpr": "FPR",
+    "fpr_all": "FPR, all thresholds",
+}
+"""Per-image columns of 08 and their names, in the order of the book; other columns are not compared."""
+
+LOWER_IS_BETTER = ("fpr", "fpr_all")
+
+
+@dataclass(frozen=True)
+class MapRuns:
+    """Tables of one or more runs of 08, cohorts told apart; `facts` is each cohort's `run.json`."""
+
+    per_image: pd.DataFrame
+    per_student: pd.DataFrame
+    sanity: pd.DataFrame
+    stability: pd.DataFrame
+    facts: dict[str, dict[str, Any]]
+
+
+def read_map_runs(references: Sequence[str]) -> MapRuns:
+    """Read runs of `mmpkd/08-score-all-maps`.
+
+    Parameters
+    ----------
+    references : runs, such as `mmpkd/embedded/08-score-all-maps/demo`
+        Where two are of the same cohort, the cohort is named `<cohort>/<label>`.
+
+    Raises
+    ------
+    FileNotFoundError
+        A run that has not finished, with the notebook to run.
+    DataError
+        No run, the same run twice, or a table without a column of the schema, named with its run.
+    """
+    if not references or len(set(references)) < len(references):
+        raise DataError(f"map_runs is {list(references)}: name at least one run of 08-score-all-maps, each once.")
+    cohorts = [reference.split("/")[1] for reference in references]
+    tables = {name: [] for name in ("per_image.parquet", "per_student.csv", "sanity.csv", "stability.csv")}
+    facts = {}
+    for reference, cohort in zip(references, cohorts, strict=True):
+        folder = run.find_run(reference)
+        name = cohort if cohorts.count(cohort) == 1 else f"{cohort}/{reference.split('/')[3]}"
+        facts[name] = files.read_json(folder / "run.json")
+        for file, parts in tables.items():
+            path = folder / file
+            table = pd.read_parquet(path) if file.endswith("parquet") else pd.read_csv(path)
+            needed = KEYS if file == "per_image.parquet" else ("map",)
+            missing = [c for c in needed if c not in table.columns]
+            if missing:
+                raise DataError(f"{file} of run {reference} has no column {', '.join(missing)}: run 08 again.")
+            parts.append(table.assign(cohort=name))
+    return MapRuns(*(pd.concat(parts, ignore_index=True) for parts in tables.values()), facts)
+
+
+def joint_cohort(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Cohort facts of a page that shows several cohorts: it may show what every one of them permits.
+
+    Parameters
+    ----------
+    facts : `run.json` of each cohort
+
+    Returns
+    -------
+    dict: name, title, licence, citation (joined), simulated (all are), shareable_text, shareable_images (all permit)
+    """
+    parts = [record.get("cohort") or {} for record in facts.values()]
+    joined = {
+        key: "; ".join(dict.fromkeys(str(part[key]) for part in parts if part.get(key)))
+        for key in ("name", "title", "licence", "citation")
+    }
+    return joined | {
+        key: all(part.get(key) is True for part in parts) for key in ("simulated", "shareable_text", "shareable_images")
+    }
+
+
+def methods(per_image: pd.DataFrame, cohort: str) -> dict[str, float]:
+    """Weights of the methods of a cohort: {"baseline": 0.0, "mmpkd": 0.5}, either only where it was run.
+
+    Raises
+    ------
+    DataError
+        Where the distilled students have several settings (weight and temperature): 08 is to be given one.
+    """
+    students = per_image[(per_image["cohort"] == cohort) & ~per_image["map"].str.startswith(REFERENCE)]
+    settings = students[["weight", "temperature"]].drop_duplicates()
+    distilled = settings[settings["weight"] > 0]
+    if len(distilled) > 1:
+        raise DataError(
+            f"{cohort}: {len(distilled)} settings of weight and temperature are distilled; compare one with baseline."
+        )
+    found = {"baseline": 0.0} if (settings["weight"] == 0).any() else {}
+    return found | ({"mmpkd": float(distilled["weight"].iloc[0])} if len(distilled) else {})
+
+
+def seeds_by_images(per_image: pd.DataFrame, cohort: str, map_name: str, method: str) -> pd.DataFrame:
+    """Values of one method's students: a row a student, a column a metric and image; NaN where undefined.
+
+    A student is a seed where each image is tested once a seed, otherwise a fold and a seed. Reference maps, which do
+    not belong to a method (`method` is ignored), have one row, "reference: random weights" a row a seed.
+
+    Parameters
+    ----------
+    per_image : table of `MapRuns`
+    cohort, map_name : values of its columns
+    method : "baseline" or "mmpkd"
+
+    Returns
+    -------
+    DataFrame; `[metric]` of it has the images as columns
+    """
+    part = per_image[(per_image["cohort"] == cohort) & (per_image["map"] == map_name)]
+    metrics = metric_names(per_image)
+    if map_name.startswith(REFERENCE):
+        part = part.assign(student=part["seed"].fillna(-1)).groupby(["student", "image_id"])[metrics].mean()
+        return part.unstack("image_id")
+    part = part[part["weight"] == methods(per_image, cohort).get(method, np.nan)]
+    keys = ["seed"] if not part.duplicated(["seed", "image_id"]).any() else ["fold", "seed"]
+    if part.duplicated([*keys, "image_id"]).any():
+        raise DataError(f"{cohort}, {map_name}: an image has two values of one student (fold, seed); look at map_runs.")
+    return part.pivot(index=keys, columns="image_id", values=metrics)
+
+
+def compare_maps(
+    map_runs: MapRuns,
+    primary_map: str = "attention_mean",
+    primary_metrics: Sequence[str] = ("pixel_auroc", "iou", "fpr"),
+    resamples: int = 5000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Distilled minus baseline for every cohort, map and metric that 08 measured.
+
+    Parameters
+    ----------
+    map_runs : MapRuns
+    primary_map, primary_metrics : the family "paper" (Table 1; how heads are pooled is not stated in the paper)
+    resamples, level, seed : of the intervals
+
+    Returns
+    -------
+    DataFrame
+        cohort, map, metric, family, baseline, mmpkd (means), sd_baseline, sd_mmpkd (over seeds), estimate, low, high,
+        low_family, high_family (together at `level` over the family's metrics, Bonferroni; "paper" only),
+        low_students, high_students, cliffs_delta, delta_low, delta_high, mwu_p, smallest_p, holm_p, seeds (fewest of
+        the two methods), images, images_left_out (a student has no value there), patients, verdict. NaN where one
+        student a method leaves nothing to compare; cohorts without both methods have no row.
+    """
+    rows = []
+    per_image = map_runs.per_image
+    patient_of = per_image.drop_duplicates(["cohort", "image_id"]).set_index(["cohort", "image_id"])["patient_id"]
+    for cohort in map_runs.facts:
+        if set(methods(per_image, cohort)) != {"baseline", "mmpkd"}:
+            continue
+        for map_name in map_names(per_image, cohort):
+            students = [seeds_by_images(per_image, cohort, map_name, m) for m in ("baseline", "mmpkd")]
+            for metric in metric_names(per_image):
+                pair = [values[metric] for values in students]
+                shared = pair[0].columns.union(pair[1].columns)
+                defined = [v.reindex(columns=shared).notna().all(axis=0) for v in pair]
+                images = shared[defined[0] & defined[1]]
+                baseline, mmpkd = (values[images].to_numpy() for values in pair)
+                patients = patient_of[cohort].reindex(images).to_numpy()
+                primary = map_name == primary_map and metric in primary_metrics
+                row = {
+                    "cohort": cohort,
+                    "map": map_name,
+                    "metric": metric,
+                    "family": "paper" if primary else "exploratory",
+                    "images": len(images),
+                    "images_left_out": len(shared) - len(images),
+                    "patients": len(set(patients)),
+                }
+                options = {"resamples": resamples, "level": level, "seed": seed}
+                family = len(primary_metrics) if primary else 0
+                rows.append(
+                    row | _difference(baseline, mmpkd, patients, metric not in LOWER_IS_BETTER, family, options)
+                )
+    table = pd.DataFrame(rows)
+    if len(table):
+        table["holm_p"] = np.nan
+        for _, part in table[table["mwu_p"].notna()].groupby(["cohort", "family"]):
+            table.loc[part.index, "holm_p"] = holm(part["mwu_p"])
+    return table
+
+
+def map_names(per_image: pd.DataFrame, cohort: str, references: bool = False) -> list[str]:
+    """Maps of a cohort in the order of the table: those of students, or the reference maps."""
+    names = per_image.loc[per_image["cohort"] == cohort, "map"].drop_duplicates()
+    return names[names.str.startswith(REFERENCE) == references].tolist()
+
+
+def metric_names(per_image: pd.DataFrame) -> list[str]:
+    """Columns of `METRICS` that the table has, in the order of the book."""
+    return [metric for metric in METRICS if metric in per_image.columns]
+
+
+def _difference(
+    baseline, mmpkd, patients, larger_is_better: bool, family: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Means, intervals and tests of one row of `compare_maps`; `family`: metrics judged together, 0 for none."""
+    names = (
+        "baseline mmpkd sd_baseline sd_mmpkd estimate low high low_family high_family low_students high_students "
+        "cliffs_delta delta_low delta_high mwu_p smallest_p"
+    )
+    row = dict.fromkeys(names.split(), np.nan) | {"seeds": min(len(baseline), len(mmpkd)), "verdict": ONE_STUDENT}
+    if baseline.shape[1] == 0:
+        return row | {"verdict": "no image has a value of every student"}
+    per_seed = [values.mean(1) for values in (baseline, mmpkd)]
+    for name, values in zip(("baseline", "mmpkd"), per_seed, strict=True):
+        row |= {name: values.mean(), f"sd_{name}": values.std(ddof=1) if len(values) > 1 else np.nan}
+    row["estimate"] = row["mmpkd"] - row["baseline"]
+    if len(set(patients)) < 2:
+        return row | {"verdict": "one patient: no interval"}
+    students = bootstrap_interval(mmpkd.mean(0) - baseline.mean(0), patients, **options)
+    row |= {"low_students": students.low, "high_students": students.high}
+    if row["seeds"] < 2:
+        return row
+    found = training_interval(baseline, mmpkd, patients, **options)
+    if family:
+        together = training_interval(
+            baseline, mmpkd, patients, **{**options, "level": 1 - (1 - options["level"]) / family}
+        )
+        row |= {"low_family": together.low, "high_family": together.high}
+    test, effect = mann_whitney(per_seed[1], per_seed[0]), cliffs_delta(per_seed[1], per_seed[0], options["level"])
+    return row | {
+        "low": found.low,
+        "high": found.high,
+        "cliffs_delta": effect.delta,
+        "delta_low": effect.low,
+        "delta_high": effect.high,
+        "mwu_p": test.p,
+        "smallest_p": test.smallest_p,
+        "verdict": judge(found.low, found.high, larger_is_better),
+    }

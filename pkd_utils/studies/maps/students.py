@@ -1,0 +1,179 @@
+"""What a study of maps reads and does for every student: images with regions, maps by name, scores of a set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from pkd_utils.images.augment import normalise
+from pkd_utils.localization import attention, metrics, saliency
+from pkd_utils.localization.suite import Suite, score_maps
+from pkd_utils.runs import files
+from pkd_utils.runs.errors import DataError
+
+# What a map's name asks of saliency.several_maps.
+MAPS = {
+    "attention_mean": {"method": "attention", "heads": "mean"},
+    "attention_max": {"method": "attention", "heads": "max"},
+    "rollout": {"method": "rollout"},
+    "chefer": {"method": "chefer"},
+    "grad_cam": {"method": "grad_cam"},
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run of `01-prepare-data`, opened; pixels and masks stay on disk."""
+
+    folder: Path
+    labels: list[str]
+    positives_only: bool = True  # count only images with at least one positive label as images with regions
+
+    @cached_property
+    def images(self) -> pd.DataFrame:
+        """images.parquet by image_id."""
+        return pd.read_parquet(self.folder / "images.parquet").set_index("image_id")
+
+    @cached_property
+    def splits(self) -> pd.DataFrame:
+        """image_id, split, fold."""
+        return pd.read_parquet(self.folder / "splits.parquet")
+
+    @cached_property
+    def boxes(self) -> dict[str, np.ndarray]:
+        """Reference boxes (K, 4) by image_id, in packed pixels; a box that packing cut off entirely is left out."""
+        table = pd.read_parquet(self.folder / "boxes.parquet")
+        table = table[(table["x1"] > table["x0"]) & (table["y1"] > table["y0"])]
+        return {i: rows[["x0", "y0", "x1", "y1"]].to_numpy() for i, rows in table.groupby("image_id")}
+
+    @property
+    def cut_off(self) -> int:
+        """Images that had regions, of which packing left nothing."""
+        return len(set(self._mask_rows) - set(self.boxes))
+
+    @cached_property
+    def box_labels(self) -> list[str]:
+        """Names of the regions, sorted."""
+        return sorted(pd.read_parquet(self.folder / "boxes.parquet")["label"].unique())
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """uint8 (N, S, S), in the order of `images`."""
+        return np.load(self.folder / "pixels.npy", mmap_mode="r")
+
+    @cached_property
+    def _masks(self) -> np.ndarray:
+        return np.load(self.folder / "masks.npy", mmap_mode="r")
+
+    @cached_property
+    def _mask_rows(self) -> dict[str, int]:
+        return {image_id: row for row, image_id in enumerate(files.read_json(self.folder / "mask_ids.json"))}
+
+    def with_regions(self, fold: int, split: str) -> list[str]:
+        """Image ids of a split that have a reference region (and a positive label, if so asked)."""
+        chosen = self.splits[(self.splits["fold"] == fold) & (self.splits["split"] == split)]["image_id"]
+        chosen = [i for i in chosen if i in self._mask_rows and i in self.boxes]
+        if self.positives_only:
+            positive = (self.images.loc[chosen, self.labels] == 1).any(axis=1)
+            chosen = [i for i, is_positive in zip(chosen, positive, strict=True) if is_positive]
+        return chosen
+
+    def splits_of(self, fold: int, ids: Sequence[str]) -> list[str]:
+        """The split of each image in a fold."""
+        table = self.splits[self.splits["fold"] == fold].set_index("image_id")
+        return table.loc[list(ids), "split"].tolist()
+
+    def pixels_of(self, ids: Sequence[str]) -> np.ndarray:
+        """uint8 (n, S, S)."""
+        return self.pixels[self.images.index.get_indexer(ids)]
+
+    def masks_of(self, ids: Sequence[str]) -> np.ndarray:
+        """bool (n, S, S)."""
+        return np.asarray(self._masks[[self._mask_rows[i] for i in ids]]).astype(bool)
+
+    def boxes_of(self, ids: Sequence[str]) -> list[np.ndarray]:
+        """Reference boxes (K, 4) of each image."""
+        return [self.boxes[i] for i in ids]
+
+
+def draw(ids: Sequence[str], most: int, seed: int) -> list[str]:
+    """`most` of these ids drawn without replacement, in their own order; all with 0 or where there are fewer."""
+    if most < 0:
+        raise DataError(f"{most} images cannot be drawn: give 0 for all, or a number above 0.")
+    if not most or len(ids) <= most:
+        return list(ids)
+    rows = np.sort(np.random.default_rng(seed).choice(len(ids), most, replace=False))
+    return [ids[row] for row in rows]
+
+
+def student_maps(
+    model: nn.Module,
+    built: dict[str, Any],
+    pixels: np.ndarray,
+    names: Sequence[str],
+    layer: int = -1,
+    targets: np.ndarray | torch.Tensor | None = None,
+    batch_size: int = 64,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Maps of a student by name, on the patch grid, and its logits, from one pass over the images.
+
+    Parameters
+    ----------
+    model, built : as `students.load_student` gives them; the model may be on any device
+    pixels : uint8 (N, S, S)
+    names : some of `MAPS`
+    layer : int
+        Transformer block, -1 is the last; rollout and chefer multiply all blocks up to it.
+    targets : see `saliency.saliency_maps`
+
+    Returns
+    -------
+    maps : {name: float32 (N, grid_h, grid_w)}, not negative
+    logits : float32 (N, n_outputs)
+    """
+    unknown = [name for name in names if name not in MAPS]
+    if unknown:
+        raise DataError(f"{unknown[0]!r} is no map: use some of {', '.join(MAPS)}.")
+    parts = torch.from_numpy(np.asarray(pixels)).split(batch_size)
+    batches = (normalise(part, built["mean"], built["std"]) for part in parts)
+    methods = {name: {**MAPS[name], "layer": layer} for name in names}
+    return saliency.several_maps(model, batches, methods, targets=targets)
+
+
+def choose_and_score(
+    prepared: Prepared,
+    validation: tuple[Sequence[str], np.ndarray],
+    test: tuple[Sequence[str], np.ndarray],
+    thresholds: Sequence[float],
+    criterion: str = "iou",
+    normalize: bool = True,
+    **options: Any,
+) -> tuple[float, Suite]:
+    """Choose the threshold on validation maps, score test maps with it.
+
+    Parameters
+    ----------
+    validation, test : (image ids, maps (n, h, w)); maps are enlarged to the packed images where they are smaller
+    thresholds, criterion, normalize : see `metrics.choose_threshold`
+    options : further arguments of `suite.score_maps`
+
+    Returns
+    -------
+    threshold, Suite
+    """
+    size = prepared.pixels.shape[1:]
+    large = [m if m.shape[1:] == size else attention.upsample_maps(m, size) for m in (validation[1], test[1])]
+    threshold, _ = metrics.choose_threshold(
+        large[0], prepared.boxes_of(validation[0]), thresholds, criterion, normalize=normalize
+    )
+    ids = test[0]
+    suite = score_maps(
+        large[1], prepared.masks_of(ids), prepared.boxes_of(ids), threshold, thresholds, normalize=normalize, **options
+    )
+    return threshold, suite

@@ -1,0 +1,293 @@
+"""What the comparison of maps says in words: against the reference maps that every map must beat, and by cohort.
+
+Every sentence is computed from the tables of `map_comparison`; nothing is typed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.comparisons import AWAY, TOWARDS, judge, mann_whitney
+from pkd_utils.statistics.intervals import training_interval
+from pkd_utils.studies.maps.comparison import (
+    LOWER_IS_BETTER,
+    METRICS,
+    REFERENCE,
+    MapRuns,
+    map_names,
+    methods,
+    metric_names,
+    seeds_by_images,
+)
+
+METHOD_NAMES = {"baseline": "baseline", "mmpkd": "distilled"}
+BEATS, LOSES, UNDECIDED = "beats it", "is beaten", "cannot tell"
+
+
+def levels_table(map_runs: MapRuns) -> pd.DataFrame:
+    """Mean of every metric by cohort, map and method over images, then over students, with the students' spread.
+
+    Returns
+    -------
+    DataFrame
+        cohort, map, method ("baseline", "mmpkd", "reference"), metric, mean, sd (over seeds; NaN for one), seeds,
+        images (with a value of every student of that method).
+    """
+    rows = []
+    per_image = map_runs.per_image
+    for cohort in map_runs.facts:
+        wanted = [(m, method) for m in map_names(per_image, cohort) for method in methods(per_image, cohort)]
+        wanted += [(m, "reference") for m in map_names(per_image, cohort, references=True)]
+        for map_name, method in wanted:
+            students = seeds_by_images(per_image, cohort, map_name, method)
+            for metric in metric_names(per_image):
+                values = students[metric].dropna(axis=1)
+                per_seed = values.mean(axis=1) if values.shape[1] else pd.Series([np.nan])
+                sd = per_seed.std(ddof=1) if len(per_seed) > 1 else np.nan
+                facts = {"cohort": cohort, "map": map_name, "method": method, "metric": metric}
+                counts = {"seeds": len(values), "images": values.shape[1]}
+                rows.append({**facts, "mean": per_seed.mean(), "sd": sd, **counts})
+    return pd.DataFrame(rows)
+
+
+def compare_student_values(
+    map_runs: MapRuns, metrics: Sequence[str] = ("box_ap", "test_auroc"), level: float = 0.95
+) -> pd.DataFrame:
+    """Distilled minus baseline for values of students, not of images: precision of boxes, AUROC of the classifier.
+
+    Patients cannot be drawn for these: the interval is over seeds alone (Welch's t) and says nothing of new patients.
+
+    Parameters
+    ----------
+    map_runs : MapRuns, with `per_student` (columns weight, map, metric, value)
+    metrics : values of its column metric; those that 08 did not write are left out
+    level : float in (0, 1)
+
+    Returns
+    -------
+    DataFrame: cohort, map, metric, baseline, mmpkd, estimate, low, high, cliffs_delta, mwu_p, smallest_p, seeds
+    """
+    table = map_runs.per_student[map_runs.per_student["metric"].isin(metrics)]
+    rows = []
+    for (cohort, map_name, metric), part in table.groupby(["cohort", "map", "metric"], sort=False):
+        baseline, mmpkd = (part.loc[side, "value"].to_numpy() for side in (part["weight"] == 0, part["weight"] > 0))
+        if not len(baseline) or not len(mmpkd):
+            continue
+        names = ("low", "high", "cliffs_delta", "mwu_p", "smallest_p")
+        row = {"cohort": cohort, "map": map_name, "metric": metric} | dict.fromkeys(names, np.nan)
+        row |= {"baseline": baseline.mean(), "mmpkd": mmpkd.mean(), "estimate": mmpkd.mean() - baseline.mean()}
+        row["seeds"] = min(len(baseline), len(mmpkd))
+        if row["seeds"] > 1 and np.isfinite(part["value"]).all():
+            test = mann_whitney(mmpkd, baseline)
+            row |= {"cliffs_delta": test.cliffs_delta, "mwu_p": test.p, "smallest_p": test.smallest_p}
+            low = high = row["estimate"]  # where no seed differs from another
+            if max(np.ptp(baseline), np.ptp(mmpkd)) > 0:
+                ends = stats.ttest_ind(mmpkd, baseline, equal_var=False).confidence_interval(level)
+                low, high = ends.low, ends.high
+            row |= {"low": low, "high": high}
+        rows.append(row)
+    columns = ["cohort", "map", "metric", "baseline", "mmpkd", "estimate", "low", "high"]
+    return pd.DataFrame(rows, columns=[*columns, "cliffs_delta", "mwu_p", "smallest_p", "seeds"])
+
+
+def compare_stability(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
+    """Do students of one method agree with each other more than those of the other?
+
+    The mean rank correlation over pairs of seeds, distilled minus baseline. Pairs share seeds and are not independent:
+    the interval comes from leaving out one seed at a time (jackknife of a mean over pairs), with Student's t for the
+    seeds of both methods.
+
+    Parameters
+    ----------
+    map_runs : MapRuns, with `stability` (columns weight, map, seed_a, seed_b, rank_correlation)
+    level : float in (0, 1)
+
+    Returns
+    -------
+    DataFrame
+        cohort, map, baseline, mmpkd (means; NaN where a method has fewer than two seeds), estimate, low, high (NaN with
+        fewer than three seeds of a method), seeds (fewest of the two).
+    """
+    rows = []
+    for (cohort, map_name), part in map_runs.stability.groupby(["cohort", "map"], sort=False):
+        means, variances, counts = [], [], []
+        for side in (part["weight"] == 0, part["weight"] > 0):
+            pairs = part[side].groupby(["seed_a", "seed_b"])["rank_correlation"].mean()
+            first, second = (pairs.index.get_level_values(k).to_numpy() for k in (0, 1))
+            seeds = np.union1d(first, second)
+            left_out = [pairs[(first != seed) & (second != seed)].mean() for seed in seeds]
+            means.append(pairs.mean())
+            counts.append(len(seeds))
+            variances.append((len(seeds) - 1) * np.var(left_out) if len(seeds) > 2 else np.nan)
+        estimate = means[1] - means[0]
+        half = np.nan
+        if min(counts) > 2:
+            half = stats.t.ppf((1 + level) / 2, sum(counts) - 2) * np.sqrt(sum(variances))
+        facts = {"cohort": cohort, "map": map_name, "baseline": means[0], "mmpkd": means[1], "estimate": estimate}
+        rows.append(facts | {"low": estimate - half, "high": estimate + half, "seeds": min(counts)})
+    columns = ["cohort", "map", "baseline", "mmpkd", "estimate", "low", "high", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def compare_with_references(
+    map_runs: MapRuns,
+    metrics: Sequence[str] = ("pixel_auroc", "energy_inside"),
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every map of every method against every reference map, image by image.
+
+    A map counts as better than nothing only if it beats *all* reference maps. That is one claim of many parts which all
+    have to hold (an intersection-union test), so the parts need no correction for their number.
+
+    Parameters
+    ----------
+    map_runs : MapRuns
+    metrics : columns of `METRICS`; by default two that need no threshold
+    resamples, level, seed : of `training_interval`
+
+    Returns
+    -------
+    DataFrame
+        cohort, method, map, metric, reference (without its prefix), estimate (map minus reference), low, high, seeds,
+        images, verdict: "beats it", "is beaten" or "cannot tell".
+    """
+    per_image = map_runs.per_image
+    unknown = [metric for metric in metrics if metric not in metric_names(per_image)]
+    if unknown:
+        raise DataError(f"{unknown[0]!r} is no metric of these runs: they have {', '.join(metric_names(per_image))}.")
+    patient_of = per_image.drop_duplicates(["cohort", "image_id"]).set_index(["cohort", "image_id"])["patient_id"]
+    rows = []
+    for cohort in map_runs.facts:
+        references = {
+            name.removeprefix(REFERENCE): seeds_by_images(per_image, cohort, name, "reference")
+            for name in map_names(per_image, cohort, references=True)
+        }
+        for method in methods(per_image, cohort):
+            for map_name in map_names(per_image, cohort):
+                ours = seeds_by_images(per_image, cohort, map_name, method)
+                for metric in metrics:
+                    facts = {"cohort": cohort, "method": method, "map": map_name, "metric": metric}
+                    for name, other in references.items():
+                        pair = ours[metric], other[metric]
+                        row = _against(*pair, patient_of[cohort], metric, resamples, level, seed)
+                        rows.append(facts | {"reference": name} | row)
+    return pd.DataFrame(rows)
+
+
+def beaten_table(against: pd.DataFrame) -> pd.DataFrame:
+    """One row a cohort, metric, map and method: its verdict against each reference map, and whether it beats them all.
+
+    Parameters
+    ----------
+    against : result of `compare_with_references`
+    """
+    wide = against.pivot(index=["cohort", "metric", "map", "method"], columns="reference", values="verdict")
+    wide = wide[list(dict.fromkeys(against["reference"]))]  # in the order of the runs
+    everything = (wide == BEATS).all(axis=1)
+    return wide.assign(**{"beats all": np.where(everything, "yes", "no")})
+
+
+def cohort_verdict(
+    differences: pd.DataFrame, cohort: str, facts: dict[str, Any], beaten: pd.DataFrame | None = None
+) -> dict[str, Any]:
+    """Plain answer for one cohort: does privileged training move the attention?
+
+    It rests on the family "paper" (one map, the paper's metrics), whose intervals hold together at the level asked for
+    (`low_family`, `high_family`): "yes" if some metric moves towards the region and none away, "no, away" the other way
+    round, "in both directions" if both, "cannot tell" if none.
+
+    Parameters
+    ----------
+    differences : result of `compare_maps`, may be empty; a column `detectable` (`power.detectable_differences`) is told
+    cohort : its name there
+    facts : the cohort's `run.json` (title, simulated)
+    beaten : result of `beaten_table`, optional
+
+    Returns
+    -------
+    dict: cohort, title, simulated, answer, sentence, findings (a sentence a metric)
+    """
+    about = facts.get("cohort") or {}
+    simulated = about.get("simulated") is True
+    title = f"{about.get('title') or cohort}{' (simulated)' if simulated else ''}"
+    result = {"cohort": cohort, "title": title, "simulated": simulated, "findings": []}
+    rows = differences[differences["cohort"] == cohort] if len(differences) else differences
+    if not len(rows):
+        sentence = f"{title}: not both a baseline and a distilled student were scored, so nothing is compared."
+        return result | {"answer": "nothing to compare", "sentence": sentence}
+    paper = rows[rows["family"] == "paper"]
+    if not len(paper):
+        sentence = f"{title}: none of the paper's metrics was measured on the map that the verdict rests on."
+        return result | {"answer": "nothing to compare", "sentence": sentence}
+    result["findings"] = [_finding(row) for row in paper.to_dict("records")] + _reference_finding(beaten, cohort, paper)
+    if (paper["seeds"] < 2).all():
+        answer, words = "cannot tell", "one student a method was trained, so there is no interval over trainings"
+        return result | {"answer": answer, "sentence": f"{title}: {words}; what one training gave is listed below."}
+    judged = [judge(r.low_family, r.high_family, r.metric not in LOWER_IS_BETTER) for r in paper.itertuples()]
+    moved = {TOWARDS: judged.count(TOWARDS), AWAY: judged.count(AWAY)}
+    answer, words = {
+        (True, False): ("towards the region", "privileged training moves the attention towards the region"),
+        (False, True): ("away from it", "privileged training moves the attention away from the region"),
+        (True, True): ("in both directions", "metrics disagree on where privileged training moves the attention"),
+        (False, False): ("cannot tell", "these trainings cannot tell whether privileged training moves the attention"),
+    }[moved[TOWARDS] > 0, moved[AWAY] > 0]
+    counts = f"{moved[TOWARDS]} of {len(paper)} metrics towards, {moved[AWAY]} away, {judged.count('cannot tell')} open"
+    exploratory = rows[rows["family"] == "exploratory"]["verdict"]
+    rest = ""
+    if len(exploratory):
+        rest = (
+            f" Of {len(exploratory)} further maps and metrics, uncorrected, {(exploratory == TOWARDS).sum()} move "
+            f"towards, {(exploratory == AWAY).sum()} away."
+        )
+    return result | {"answer": answer, "sentence": f"{title}: {words} ({counts}).{rest}"}
+
+
+def _finding(row: dict[str, Any]) -> str:
+    """One metric of the family "paper" in words."""
+    name = METRICS[row["metric"]] + (" (lower is better)" if row["metric"] in LOWER_IS_BETTER else "")
+    if not np.isfinite(row["estimate"]):
+        return f"{name}: {row['verdict']}."
+    said = f"{name}: {row['baseline']:.3f} to {row['mmpkd']:.3f}, a difference of {row['estimate']:+.3f}"
+    if np.isfinite(row["low_students"]):
+        said += f"; these students {row['low_students']:+.3f} to {row['high_students']:+.3f}"
+    if np.isfinite(row["low"]):
+        said += (
+            f"; new trainings {row['low']:+.3f} to {row['high']:+.3f}; Cliff's delta {row['cliffs_delta']:+.2f}, "
+            f"Mann-Whitney p = {row['mwu_p']:.3f}, {row['holm_p']:.3f} by Holm"
+        )
+    if np.isfinite(row.get("detectable", np.nan)):
+        said += f"; {row['seeds']} seeds a method are likely to find {row['detectable']:.3f}"
+    return f"{said}. {row['images']} images of {row['patients']} patients: {row['verdict']}."
+
+
+def _reference_finding(beaten: pd.DataFrame | None, cohort: str, paper: pd.DataFrame) -> list[str]:
+    """How the map that the verdict rests on stands against the reference maps."""
+    if beaten is None or cohort not in beaten.index.get_level_values("cohort"):
+        return []
+    said = []
+    for (metric, map_name, method), row in beaten.loc[cohort].iterrows():
+        if map_name == paper["map"].iloc[0]:
+            lost = [name for name in beaten.columns[:-1] if row[name] != BEATS]
+            against = "every reference map" if not lost else "every reference map except " + ", ".join(lost)
+            against = "no reference map" if len(lost) == len(beaten.columns) - 1 else against
+            said.append(f"{METRICS[metric]} of the {METHOD_NAMES[method]} student beats {against}.")
+    return said
+
+
+def _against(ours, other, patients: pd.Series, metric: str, resamples: int, level: float, seed: int) -> dict[str, Any]:
+    """One comparison with one reference map."""
+    shared = ours.dropna(axis=1).columns.intersection(other.dropna(axis=1).columns)
+    row = {"estimate": np.nan, "low": np.nan, "high": np.nan, "seeds": len(ours), "images": len(shared)}
+    who = patients.reindex(shared).to_numpy()
+    if len(set(who)) < 2:
+        return row | {"verdict": UNDECIDED}
+    found = training_interval(other[shared], ours[shared], who, resamples, level, seed)
+    side = judge(found.low, found.high, metric not in LOWER_IS_BETTER)
+    row |= {"estimate": found.estimate, "low": found.low, "high": found.high}
+    return row | {"verdict": {TOWARDS: BEATS, AWAY: LOSES}.get(side, UNDECIDED)}

@@ -1,0 +1,1 @@
+"""The second study: heads of frozen encoders, and the claims about them."""

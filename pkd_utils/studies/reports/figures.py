@@ -1,0 +1,142 @@
+"""Figures of the radiology-reports study: sample efficiency, methods side by side, and seed by seed."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
+from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.paired_seeds import seed_interval
+from pkd_utils.studies.figures import OKABE_ITO
+from pkd_utils.studies.reports.claims import GROUPS, encoder_group
+
+METHOD_STYLES = {
+    "image_only": ("image only", OKABE_ITO["orange"], "o"),
+    "self_distilled": ("self-distilled", OKABE_ITO["sky blue"], "s"),
+    "report_distilled": ("distilled from reports", OKABE_ITO["blue"], "D"),
+    "teacher": ("teacher (image and report)", OKABE_ITO["reddish purple"], "^"),
+    "text_only": ("report only", OKABE_ITO["black"], "v"),
+    "mean_probe": ("mean, linear probe", OKABE_ITO["yellow"], "P"),
+    "cls_probe": ("class token, linear probe", OKABE_ITO["vermilion"], "X"),
+}
+"""Label, colour and marker of each method, the same on every page."""
+
+_LINES = dict(zip((*GROUPS, ""), ("-", "--", "-.", ":"), strict=True))
+_MARKERS = "osD^vPXd*<>"
+
+
+def sample_efficiency(
+    scores: pd.DataFrame, titles: dict[str, str], column: str = "auc", level: float = 0.90, columns: int = 3
+) -> Figure:
+    """Figures 4 and 7: score of the image-only head against the number of training images, one panel a task.
+
+    Parameters
+    ----------
+    scores : rows of `reports.heads.score_heads` of one method
+    titles : title of each task, in the order of the panels
+    column : "auc", "auprc", ...
+    level : of the t interval over seeds that is shaded
+
+    Line style tells the kind of pretraining, marker and colour the encoder.
+    """
+    tasks = [task for task in titles if task in set(scores["task"])]
+    figure, axes = _panels(len(tasks), columns, 3.0)
+    encoders = list(dict.fromkeys(scores["encoder"]))
+    for ax, task in zip(axes, tasks, strict=False):
+        for i, encoder in enumerate(encoders):
+            rows = scores[(scores["task"] == task) & (scores["encoder"] == encoder)]
+            points = {size: seed_interval(group[column], level) for size, group in rows.groupby("size")}
+            if not points:
+                continue
+            sizes, found = list(points), list(points.values())
+            colour = f"C{i % 8}"
+            ax.fill_between(sizes, [p.low for p in found], [p.high for p in found], color=colour, alpha=0.15, lw=0)
+            ax.plot(sizes, [p.mean for p in found], _LINES[encoder_group(encoder)], color=colour,
+                    marker=_MARKERS[i % len(_MARKERS)], label=IMAGE_ENCODERS[encoder].title)  # fmt: skip
+        ax.set(xscale="log", title=titles[task], xlabel="training images")
+        ticks = sorted(scores.loc[scores["task"] == task, "size"].unique())
+        ax.set_xticks(ticks, [str(t) for t in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+    for ax in axes[::columns]:
+        ax.set_ylabel(column.split("_")[0].upper())
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def methods_by_encoder(
+    scores: pd.DataFrame,
+    title: str,
+    methods: Sequence[str] = ("image_only", "self_distilled", "report_distilled", "teacher"),
+    column: str = "auc",
+    level: float = 0.95,
+) -> Figure:
+    """Figures 5, 6, 8, 10 and 11: the methods side by side for every encoder of one task, one panel a training size.
+
+    Points are means over seeds, bars t intervals at `level`.
+    """
+    sizes = sorted(scores["size"].unique())
+    encoders = list(dict.fromkeys(scores["encoder"]))
+    present = [m for m in methods if m in set(scores["method"])]
+    if not present:
+        raise DataError(f"None of the methods {', '.join(methods)} is among the scores of {title}.")
+    figure, axes = _panels(len(sizes), len(sizes), 3.6, height=1.4 + 0.5 * len(encoders), sharey=True)
+    for ax, size in zip(axes, sizes, strict=True):
+        for k, method in enumerate(present):
+            label, colour, marker = METHOD_STYLES[method]
+            shift = (k - (len(present) - 1) / 2) * 0.18
+            for y, encoder in enumerate(encoders):
+                rows = scores[(scores["encoder"] == encoder) & (scores["size"] == size) & (scores["method"] == method)]
+                if rows.empty:
+                    continue
+                point = seed_interval(rows[column], level)
+                ax.plot([point.low, point.high], [y + shift] * 2, color=colour, linewidth=1.6)
+                ax.plot(point.mean, y + shift, marker, color=colour, markersize=5, label=label if y == 0 else None)
+        ax.set(title=f"{size} training images", xlabel=column.split("_")[0].upper())
+    axes[0].set_yticks(range(len(encoders)), [IMAGE_ENCODERS[e].title for e in encoders])
+    axes[0].set_ylim(len(encoders) - 0.5, -0.5)
+    figure.suptitle(title, x=0.01, ha="left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def seed_by_seed(
+    scores: pd.DataFrame,
+    titles: dict[str, str],
+    methods: Sequence[str] = ("image_only", "report_distilled"),
+    column: str = "auc",
+) -> Figure:
+    """Figures 12 to 14: every seed by itself, the methods joined by a line; rows are tasks, columns encoders."""
+    tasks = [task for task in titles if task in set(scores["task"])]
+    encoders = list(dict.fromkeys(scores["encoder"]))
+    figure, axes = plt.subplots(len(tasks), len(encoders), figsize=(1.3 + 1.7 * len(encoders), 0.8 + 1.5 * len(tasks)),
+                                sharex=True, sharey="row", squeeze=False, layout="constrained")  # fmt: skip
+    for i, task in enumerate(tasks):
+        for j, encoder in enumerate(encoders):
+            ax, rows = axes[i, j], scores[(scores["task"] == task) & (scores["encoder"] == encoder)]
+            wide = rows[rows["method"].isin(methods)].pivot(index="seed", columns="method", values=column)
+            for seed, row in wide.iterrows():
+                ax.plot([seed, seed], [row.min(), row.max()], color="0.7", linewidth=1, zorder=0)
+            for method in [m for m in methods if m in wide]:
+                label, colour, marker = METHOD_STYLES[method]
+                ax.plot(wide.index, wide[method], marker, color=colour, markersize=4.5, label=label)
+            if i == 0:
+                ax.set_title(IMAGE_ENCODERS[encoder].title, fontsize=9)
+            if i == len(tasks) - 1:
+                ax.set_xlabel("seed")
+            ax.set_xticks(sorted(rows["seed"].unique()))
+        axes[i, 0].set_ylabel(f"{titles[task]}\n{column.split('_')[0].upper()}", fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
+    return figure
+
+
+def _panels(count: int, columns: int, width: float, height: float | None = None, **options):
+    """Figure and its axes, row by row; axes that are too many are taken away."""
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, (height or width * 0.9) * rows + 0.6),
+                                squeeze=False, layout="constrained", **options)  # fmt: skip
+    for ax in axes.flat[count:]:
+        ax.remove()
+    return figure, list(axes.flat[:count])

@@ -1,0 +1,272 @@
+"""The radiology-reports study put together: which heads a finished encoding gives rise to, and how they score.
+
+One encoder at a time. `load_study` reads what 01-prepare-tasks and 02-encode left; `head_specs` lists the heads of one
+task (methods x sizes x seeds x temperatures); `fit_task` trains them together; `score_heads` gives a row a head. Which
+epoch is reported is a choice, so every row holds three readings of the same training, see `score_heads`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import softmax
+
+from pkd_utils.cohorts.tasks.splits import subset
+from pkd_utils.distillation.heads.modules import DISTILLED, METHODS
+from pkd_utils.distillation.heads.training import HeadConfig, HeadResults, HeadSpec, fit_heads, micro_auc
+from pkd_utils.encoders.tokens.stored import TextStore, open_tokens
+from pkd_utils.runs import files, run
+from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.metrics import micro_average_precision
+
+SELECTIONS = ("paper", "nested")
+TEACHER_OF = {"self_distilled": "image_only", "report_distilled": "teacher"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One encoder's tokens and the tasks they are for.
+
+    Attributes
+    ----------
+    encoder : str
+    tokens : TokenStore or LiveTokens
+    text : TextStore or None
+    tasks : dict of str to dict
+        `title, kind, classes` of each task.
+    splits, sizes : DataFrame
+        As `tasks.splits.split_seeds` and `choose_sizes` give them; training images beyond the largest size left out.
+    study_of : Series
+        Report (index of `text`) of each image.
+    identity : dict
+        What the two runs were.
+    """
+
+    encoder: str
+    tokens: Any
+    text: TextStore | None
+    tasks: dict[str, dict[str, Any]]
+    splits: pd.DataFrame
+    sizes: pd.DataFrame
+    study_of: pd.Series
+
+    def rows_of(self, task: str) -> list[str]:
+        """Images that take part in a task with any seed, sorted: the rows of its tokens and targets."""
+        return sorted(self.splits.loc[self.splits["task"] == task, "image_id"].unique())
+
+
+def load_study(
+    encode_run: str, include_cls: bool = False, device: str = "cpu", text_run: str = ""
+) -> tuple[Study, dict[str, Any]]:
+    """What a run of reports/02-encode and the run of reports/01-prepare-tasks that it read left behind.
+
+    With `text_run`, another run of 02-encode of the same tasks, its report tokens take the place of the first one's.
+
+    Returns
+    -------
+    Study
+    dict
+        The facts of 02-encode's run.json (`Run.inherit` gives the same).
+    """
+    folder = run.find_run(encode_run)
+    texts = run.find_run(text_run) if text_run else folder
+    facts = files.read_json(folder / "run.json")
+    tasks_run = facts["parameters"]["tasks_run"]
+    read = files.read_json(texts / "run.json")["upstream"]
+    if read.get(tasks_run) != facts["upstream"][tasks_run]:
+        raise DataError(f"{text_run} and {encode_run} are of different tasks: encode the reports of {tasks_run}.")
+    prepared = run.find_run(tasks_run)
+    images = pd.read_parquet(prepared / "images.parquet").set_index("image_id")
+    privileged = pd.read_parquet(prepared / "privileged.parquet")
+    splits, sizes = pd.read_parquet(prepared / "splits.parquet"), pd.read_csv(prepared / "sizes.csv")
+    largest = splits["task"].map(sizes.groupby("task")["samples"].max())
+    used = (splits["part"] == "evaluate") | (splits["rank"] < largest)  # the others were not encoded
+    key = images.index.to_series() if privileged.index.name == "image_id" else images[privileged.index.name]
+    study = Study(
+        encoder=facts["parameters"]["image_encoder"],
+        tokens=open_tokens(folder / "tokens", include_cls, device) if (folder / "tokens").exists() else None,
+        text=TextStore.open(texts / "text") if (texts / "text").exists() else None,
+        tasks=files.read_json(prepared / "tasks.json"),
+        splits=splits[used],
+        sizes=sizes,
+        study_of=key,
+    )
+    return study, facts
+
+
+def head_name(method: str, size: int, seed: int, weight: float | None = None, temperature: float | None = None) -> str:
+    """Name of a head within its task."""
+    name = f"{method}.n{size}.seed{seed}"
+    return name if method not in DISTILLED else f"{name}.lambda{weight:g}.tau{temperature:g}"
+
+
+def head_specs(
+    study: Study,
+    task: str,
+    methods: Sequence[str],
+    seeds: Sequence[int] = (),
+    sizes: Sequence[int] = (),
+    weights: Sequence[float] = (0.75,),
+    temperatures: Sequence[float] = (0.25,),
+    selection: str = "paper",
+    learning_rate: float | None = None,
+    epochs: int = 0,
+) -> list[HeadSpec]:
+    """The heads of one task; teachers that the methods need are added.
+
+    Parameters
+    ----------
+    methods : of `heads.modules.METHODS`
+    seeds, sizes : empty for all that were prepared
+    weights, temperatures : lambda and tau of equation (2), of the distilled methods
+    selection : {"paper", "nested"}
+        "paper": epochs (the teacher's too) are chosen on the images that are reported, as the paper does. "nested":
+        chosen on one half of the evaluation patients, reported on the other.
+    learning_rate : None for the paper's (1e-4, probes 1e-3)
+    epochs : 0 for those of each size (Tables 3 to 7)
+
+    Raises
+    ------
+    DataError
+        An unknown method, selection, task, seed or size.
+    """
+    wrong = sorted(set(methods) - set(METHODS))
+    if wrong or selection not in SELECTIONS or task not in study.tasks:
+        raise DataError(
+            f"methods {wrong or list(methods)}, selection {selection!r}, task {task!r}: methods must be of "
+            f"{', '.join(METHODS)}, the selection {' or '.join(SELECTIONS)}, the task one of {', '.join(study.tasks)}."
+        )
+    splits = study.splits[study.splits["task"] == task]
+    table = study.sizes[study.sizes["task"] == task]
+    missing = [s for s in seeds if s not in set(splits["seed"])] + [n for n in sizes if n not in set(table["samples"])]
+    if missing:
+        raise DataError(f"Task {task} was not prepared with seed or size {missing[0]}: see its splits and sizes.")
+    place = {image_id: row for row, image_id in enumerate(study.rows_of(task))}
+    needed = [*methods, *(TEACHER_OF[m] for m in methods if m in TEACHER_OF)]
+    specs = []
+    for seed, split in splits.groupby("seed"):
+        if len(seeds) and seed not in seeds:
+            continue
+        evaluation = split[split["part"] == "evaluate"]
+        first, second = (_places(evaluation.loc[evaluation["half"] == half, "image_id"], place) for half in (0, 1))
+        held = {"validation_rows": _places(evaluation["image_id"], place)}
+        if selection == "nested":
+            held = {"validation_rows": first, "test_rows": second}
+        for row in table.itertuples():
+            if len(sizes) and row.samples not in sizes:
+                continue
+            shared = {"seed": int(seed), "epochs": epochs or int(row.epochs), "learning_rate": learning_rate, **held,
+                      "train_rows": _places(subset(split, row.samples)["image_id"], place)}  # fmt: skip
+            for method in dict.fromkeys(needed):
+                if method not in DISTILLED:
+                    specs.append(HeadSpec(head_name(method, row.samples, seed), method, **shared))
+                    continue
+                teacher = head_name(TEACHER_OF[method], row.samples, seed)
+                specs += [
+                    HeadSpec(head_name(method, row.samples, seed, weight, temperature), method, teacher=teacher,
+                             weight=weight, temperature=temperature, **shared)
+                    for weight in weights for temperature in temperatures
+                ]  # fmt: skip
+    return specs
+
+
+def fit_task(
+    study: Study, task: str, specs: Sequence[HeadSpec], folder: str | Path, progress: bool = True, **config
+) -> HeadResults:
+    """Train heads of one task together, or continue, or read them; `config` goes to `heads.training.HeadConfig`."""
+    names = study.rows_of(task)
+    tokens = study.tokens.subset(names)
+    text = None if study.text is None else study.text.subset(study.study_of.loc[names].tolist())
+    settings = HeadConfig(n_classes=len(study.tasks[task]["classes"]), **config)
+    return fit_heads(specs, tokens, text, task_targets(study, task), settings, folder, progress)
+
+
+def task_targets(study: Study, task: str) -> np.ndarray:
+    """(rows,) int64 classes in the order of `rows_of`."""
+    rows = study.splits[study.splits["task"] == task].drop_duplicates("image_id").set_index("image_id")["target"]
+    return rows.loc[study.rows_of(task)].to_numpy(np.int64)
+
+
+def score_heads(study: Study, task: str, results: HeadResults, names: Iterable[str]) -> pd.DataFrame:
+    """One row a head: what it is, and AUC and AUPRC (one-versus-rest, micro-averaged) under three choices of the epoch.
+
+    Columns
+    -------
+    encoder, task, kind, method, seed, size, weight, temperature, epochs
+    auc, auprc, best_epoch
+        Epoch of the highest AUC on the reported images: the paper's way, which flatters. With selection "nested":
+        chosen on one half of the evaluation patients and reported on the other.
+    auc_other_half, auprc_other_half
+        Each half of the evaluation patients is reported at the epoch that is best on the other half, and the two are
+        averaged: the head's own epoch is not chosen on what is reported (its teacher's was). NaN with "nested", which
+        needs it not, and where a half holds one class only.
+    auc_last, auprc_last
+        The last epoch: nothing is chosen.
+    """
+    targets, rows = task_targets(study, task), []
+    place = {image_id: row for row, image_id in enumerate(study.rows_of(task))}
+    halves = {}
+    for seed, split in study.splits[study.splits["task"] == task].groupby("seed"):
+        half = pd.Series(split["half"].to_numpy(), index=_places(split["image_id"], place))
+        halves[seed] = half
+    for name in names:
+        spec = results.specs[name]
+        part = "validation" if spec.test_rows is None else "test"
+        reported = spec.validation_rows if spec.test_rows is None else spec.test_rows
+        truth = targets[reported]
+        best, last = (results.logits(name, part, epoch) for epoch in ("best", "last"))
+        row = {
+            "encoder": study.encoder, "task": task, "kind": study.tasks[task]["kind"], "method": spec.method,
+            "seed": spec.seed, "size": len(spec.train_rows),
+            "weight": spec.weight if spec.method in DISTILLED else np.nan,
+            "temperature": spec.temperature if spec.method in DISTILLED else np.nan,
+            "epochs": spec.epochs, "best_epoch": results.best_epoch(name), "head": name,
+            "auc": micro_auc(truth, best), "auprc": _auprc(truth, best),
+            "auc_last": micro_auc(truth, last), "auprc_last": _auprc(truth, last),
+            "auc_other_half": np.nan, "auprc_other_half": np.nan,
+        }  # fmt: skip
+        if spec.test_rows is None:
+            row["auc_other_half"], row["auprc_other_half"] = _other_half(
+                results, name, truth, halves[spec.seed].loc[reported].to_numpy()
+            )
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def predictions(study: Study, task: str, results: HeadResults, names: Iterable[str]) -> pd.DataFrame:
+    """Logits of the reported images at each head's best epoch: `head, image_id, target`, one column a class."""
+    images, targets = np.array(study.rows_of(task)), task_targets(study, task)
+    tables = []
+    for name in names:
+        spec = results.specs[name]
+        part = "validation" if spec.test_rows is None else "test"
+        reported = spec.validation_rows if spec.test_rows is None else spec.test_rows
+        logits = results.logits(name, part, "best").numpy()
+        columns = {f"class_{c}": logits[:, c] for c in range(logits.shape[1])}
+        tables.append(pd.DataFrame({"head": name, "image_id": images[reported], "target": targets[reported]} | columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _other_half(results: HeadResults, name: str, truth: np.ndarray, half: np.ndarray) -> tuple[float, float]:
+    """AUC and AUPRC with each half's epoch chosen on the other half, averaged."""
+    if any(len(np.unique(truth[half == side])) < 2 for side in (0, 1)):
+        return np.nan, np.nan
+    logits = [results.logits(name, "validation", epoch) for epoch in range(1, results.specs[name].epochs + 1)]
+    scores = []
+    for side in (0, 1):
+        chosen = max(logits, key=lambda values: micro_auc(truth[half != side], values[half != side]))
+        scores.append((micro_auc(truth[half == side], chosen[half == side]),
+                       _auprc(truth[half == side], chosen[half == side])))  # fmt: skip
+    return tuple(np.mean(scores, axis=0))
+
+
+def _auprc(truth: np.ndarray, logits: torch.Tensor) -> float:
+    return micro_average_precision(truth, softmax(logits.double().numpy(), axis=1))
+
+
+def _places(image_ids: Iterable[str], place: dict[str, int]) -> np.ndarray:
+    return np.array([place[image_id] for image_id in image_ids], dtype=np.int64)

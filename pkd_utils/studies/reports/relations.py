@@ -1,0 +1,190 @@
+"""How much of a label can be read from the report, the image, and the simulated state: Figure 3 of the paper, measured.
+
+For each source simple models predict the label of patients they have not seen. Two numbers say how well: the AUC, and
+the information in bits, mean log2 p(y | x) / p(y) over held-out images. The latter never exceeds the mutual information
+I(Y; X) in expectation (a lower bound by Barber and Agakov, 2003); a better model would find more, and it is negative
+where the model found nothing and erred. The state is known for the simulated cohort only, and sets the limit there.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_selection import mutual_info_classif
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pkd_utils.cohorts.tasks.base import Task
+from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.intervals import bootstrap_interval
+from pkd_utils.statistics.metrics import weighted_auroc
+
+STATE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+STATE += ("heart_failure", "infection", "immobility", "heart_disease", "age")
+MODELS = {
+    "report": LogisticRegression(C=1.0, max_iter=500),
+    "image": make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500)),
+    "state": make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=500)),
+}
+COLUMNS = ["task", "title", "kind", "source", "images", "patients", "auc", "auc_low", "auc_high", "chance"]
+COLUMNS += ["bits", "bits_low", "bits_high", "entropy"]
+_LEAST = 1e-4  # no probability below this: one overconfident error would outweigh everything
+
+
+def report_features(texts: Iterable[str]):
+    """Words and pairs of words of each text as a sparse TF-IDF matrix (N, V); fitted without labels."""
+    least = 3 if len(texts := list(texts)) >= 200 else 1
+    return TfidfVectorizer(ngram_range=(1, 2), min_df=least, max_features=3000, sublinear_tf=True).fit_transform(texts)
+
+
+def image_features(files: Iterable[Path], side: int = 32, components: int = 100, seed: int = 0) -> np.ndarray:
+    """Principal components of small grey copies of the images, float32 (N, components); fitted without labels.
+
+    A floor for what an image tells: no network, no pretraining.
+    """
+    small = []
+    for file in files:
+        with Image.open(file) as image:
+            # draft lets JPEG files be decoded at a fraction of their size.
+            image.draft("L", (2 * side, 2 * side))
+            small.append(np.asarray(image.convert("L").resize((side, side), Image.Resampling.BOX), dtype=np.float32))
+    pixels = np.stack(small).reshape(len(small), -1) / 255
+    components = min(components, len(small) - 1, side * side)
+    return PCA(components, svd_solver="randomized", random_state=seed).fit_transform(pixels).astype(np.float32)
+
+
+def read_state(root: Path) -> pd.DataFrame:
+    """Simulated latent state by `study_id`: severities of the findings, and their causes (columns `STATE`)."""
+    file = Path(root) / "truth.csv.gz"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; only the simulated cohort has it: python -m pkd_utils demo chest.")
+    return pd.read_csv(file, dtype={"study_id": str}).set_index("study_id")[list(STATE)]
+
+
+def held_out_probabilities(features, target, patients, model, folds: int = 5, seed: int = 0) -> np.ndarray:
+    """Probabilities (N, C) of each image from a model that saw none of its patient's images.
+
+    Folds hold the classes in like shares, as far as patients allow: in small sets, a fold with many positives leaves
+    few to train on, and pooled predictions would rank below chance.
+
+    Raises
+    ------
+    DataError
+        The training part of a fold holds one class only, or there are fewer patients than folds.
+    """
+    target, patients = np.asarray(target), np.asarray(patients)
+    classes = np.arange(target.max() + 1)
+    if len(np.unique(patients)) < folds:
+        raise DataError(f"{len(np.unique(patients))} patients cannot fill {folds} folds; use fewer folds.")
+    out = np.zeros((len(target), len(classes)))
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for train, test in splitter.split(target, target, patients):
+        known = np.unique(target[train])
+        if len(known) < 2:
+            raise DataError("The training part of a fold holds one class only; use fewer folds or more patients.")
+        # A class that a fold never saw keeps probability 0.
+        out[np.ix_(test, known)] = clone(model).fit(features[train], target[train]).predict_proba(features[test])
+    return out
+
+
+def micro_auc_of_weights(target, probabilities):
+    """AUC as a function of case weights, for `intervals.bootstrap_interval`: of class 1 for two classes, else
+    one-versus-rest and micro-averaged over all pairs of image and class, as in the paper."""
+    target, probabilities = np.asarray(target), np.asarray(probabilities)
+    classes = probabilities.shape[1]
+    if classes == 2:
+        return lambda weights: weighted_auroc(target, probabilities[:, 1], weights)
+    hit = np.eye(classes)[target].ravel()
+    return lambda weights: weighted_auroc(hit, probabilities.ravel(), np.repeat(weights, classes, axis=1))
+
+
+def information(target, probabilities) -> np.ndarray:
+    """log2 p(y | x) / p(y) of each image in bits (N,), with p(y) the shares of the classes in these images."""
+    target = np.asarray(target)
+    share = np.bincount(target, minlength=probabilities.shape[1]) / len(target)
+    return np.log2(np.maximum(probabilities[np.arange(len(target)), target], _LEAST) / share[target])
+
+
+def entropy(target) -> float:
+    """Entropy of the classes in bits: what there is to know about the label."""
+    share = np.bincount(np.asarray(target)) / len(target)
+    share = share[share > 0]
+    return float(-(share * np.log2(share)).sum())
+
+
+def relate(
+    task: Task,
+    table: pd.DataFrame,
+    image_ids: Iterable[str],
+    features: Mapping,
+    folds: int = 5,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Relations of a task's label to each source.
+
+    Parameters
+    ----------
+    task : Task
+    table : DataFrame
+        Its table, or the balanced part of it.
+    image_ids : sequence of str
+        Images in the order of the rows of every feature matrix.
+    features : mapping of str to matrix
+        Some of "report", "image", "state", each (N, D), dense or sparse.
+    folds : int
+        Folds over patients.
+    resamples, level, seed : see `intervals.bootstrap_interval`
+        Patients are drawn; percentile intervals. The fitted models stay as they are.
+
+    Returns
+    -------
+    DataFrame
+        One row a source: `COLUMNS`. `chance` is the AUC of predicting the classes' shares for every image: 0.5 for two
+        classes, more for several of unequal size, since micro-averaging credits knowing which class is frequent.
+    """
+    position = pd.Series(np.arange(len(image_ids := list(image_ids))), index=image_ids)
+    missing = ~table["image_id"].isin(position.index)
+    if missing.any():
+        raise DataError(f"Task {task.name}: {int(missing.sum())} image(s) have no row of features; add them.")
+    rows = position[table["image_id"]].to_numpy()
+    target, patients = table["target"].to_numpy(), table["patient_id"].to_numpy()
+    options = {"resamples": resamples, "level": level, "seed": seed, "method": "percentile"}
+    share = np.bincount(target, minlength=len(task.classes)) / len(target)
+    chance = micro_auc_of_weights(target, np.tile(share, (len(target), 1)))(np.ones((1, len(target))))[0]
+    found = []
+    for source, matrix in features.items():
+        if source not in MODELS:
+            raise DataError(f"There is no model for the source {source!r}; use one of {', '.join(MODELS)}.")
+        predicted = held_out_probabilities(matrix[rows], target, patients, MODELS[source], folds, seed)
+        auc = bootstrap_interval(micro_auc_of_weights(target, predicted), clusters=patients, **options)
+        bits = bootstrap_interval(information(target, predicted), clusters=patients, **options)
+        counts = (len(table), table["patient_id"].nunique())
+        numbers = (auc.estimate, auc.low, auc.high, chance, bits.estimate, bits.low, bits.high, entropy(target))
+        found.append((task.name, task.title, task.kind, source, *counts, *numbers))
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def state_information(table: pd.DataFrame, state: pd.DataFrame, seed: int = 0) -> pd.Series:
+    """Mutual information in bits of the label with each variable of the state, alone (k-nearest-neighbour estimate).
+
+    Parameters
+    ----------
+    table : DataFrame
+        A task's table; one image a patient is used: what is constant within a patient, like heart disease, would
+        otherwise name the patient, and by that the label.
+    state : DataFrame
+        From `read_state`.
+    """
+    one = table.drop_duplicates("patient_id")
+    values = state.loc[one["study_id"]]
+    nats = mutual_info_classif(values, one["target"], discrete_features=False, random_state=seed)
+    return pd.Series(nats / np.log(2), index=state.columns, name="bits")

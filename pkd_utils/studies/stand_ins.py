@@ -1,0 +1,373 @@
+"""Pretrain the same small vision transformer by each of the three objectives of Figure 2 of Bergström et al.
+
+- "image_ssl": a masked autoencoder (He et al., 2022; as Medical MAE): three quarters of the patches are hidden and
+  their pixels predicted from the rest.
+- "alignment": image and report are drawn together and apart from all others in the batch (CLIP; as BiomedCLIP).
+- "masked": hidden patches and hidden words of the report are predicted from what is left of both (as MRM).
+
+Backbone, images, number of steps and optimizer are the same, so that the objective is all that differs. The results
+are stand-ins for the seven published encoders where those cannot be had; on simulated images they are simulated too.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
+from tqdm import tqdm
+
+from pkd_utils.distillation.student_training import learning_rate_at
+from pkd_utils.distillation.students import autocast, resolve_precision
+from pkd_utils.images.augment import AugmentationDraw, apply_augmentation, draw_augmentation
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import atomic_path, hash_params
+from pkd_utils.runs.seeds import stream
+
+OBJECTIVES = ("image_ssl", "alignment", "masked")
+STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))  # mean and standard deviation of the stand-ins' input
+CHECKPOINT = "pretraining.safetensors"
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """Everything that decides a pretraining; none of it is stated in the paper, which takes finished encoders.
+
+    Attributes
+    ----------
+    objective : {"image_ssl", "alignment", "masked"}
+    image_size, patch_size, width, depth, heads : int
+        The backbone, a timm VisionTransformer with class token and three (equal) input channels.
+    epochs, batch_size : int
+    learning_rate, weight_decay : float
+        AdamW, one epoch of linear warm-up, cosine to zero.
+    mask_ratio : float
+        Share of patches hidden ("image_ssl" and "masked"; 0.75 in MAE and MRM).
+    word_mask_ratio : float
+        Share of a report's words hidden ("masked"; 0.5 in MRM).
+    word_weight : float
+        Weight of the loss on words beside the loss on pixels ("masked").
+    joint_width : int
+        Numbers of the joint space ("alignment"; 128 in BioViL-T).
+    precision : {"fp32", "bf16", "auto"}
+    """
+
+    objective: str
+    image_size: int = 64
+    patch_size: int = 8
+    width: int = 96
+    depth: int = 4
+    heads: int = 3
+    epochs: int = 30
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    mask_ratio: float = 0.75
+    word_mask_ratio: float = 0.5
+    word_weight: float = 1.0
+    joint_width: int = 128
+    degrees: float = 5.0
+    translate: float = 0.05
+    scale: tuple[float, float] = (0.9, 1.2)
+    precision: str = "auto"
+    device: str = "cpu"
+
+
+class Words(NamedTuple):
+    """Reports as numbers of a closed vocabulary, and as one vector each.
+
+    `ids` (N, L) int64, 0 = padding, 1 = hidden word, others from 2; `size` words in all; `pooled` (N, T) float32 what
+    a frozen text encoder makes of each report.
+    """
+
+    ids: torch.Tensor
+    size: int
+    pooled: torch.Tensor
+
+
+class PretrainingResult(NamedTuple):
+    """The backbone in evaluation mode, the loss by epoch, and where the training stood in `folder`."""
+
+    backbone: VisionTransformer
+    history: pd.DataFrame
+    folder: Path
+
+
+def words_of(texts: Sequence[str], pooled: np.ndarray, longest: int = 128) -> Words:
+    """Reports as word numbers: lower case, split at anything but letters and digits, each distinct word a number.
+
+    Parameters
+    ----------
+    texts : N strings
+    pooled : (N, T) array, one vector a report
+    longest : int
+        Words a report at most; a longer report is an error, because nothing is dropped silently.
+
+    Raises
+    ------
+    DataError
+        If a report is empty or too long (by position, never by its words).
+    """
+    split = [pd.Series([text]).str.lower().str.findall(r"[a-z0-9]+").iloc[0] for text in texts]
+    lengths = np.array([len(words) for words in split])
+    if len(lengths) == 0 or lengths.min() == 0:
+        raise DataError(f"Report {int(lengths.argmin()) if len(lengths) else 0} has no words; leave the study out.")
+    if lengths.max() > longest:
+        raise DataError(f"Report {int(lengths.argmax())} has {lengths.max()} words, more than longest = {longest}.")
+    vocabulary = {word: number for number, word in enumerate(sorted({w for words in split for w in words}), start=2)}
+    ids = torch.zeros(len(split), int(lengths.max()), dtype=torch.int64)
+    for row, words in enumerate(split):
+        ids[row, : len(words)] = torch.tensor([vocabulary[word] for word in words])
+    return Words(ids, len(vocabulary) + 2, torch.as_tensor(np.asarray(pooled), dtype=torch.float32))
+
+
+def report_vectors(encoder, texts: Sequence[str], batch_size: int = 64, progress: bool = True) -> np.ndarray:
+    """One vector a report: the mean of its tokens, from a frozen `encoders.TextEncoder`; (N, T) float32."""
+    order = np.argsort([len(text) for text in texts], kind="stable")  # batches of similar length waste little padding
+    out = np.empty((len(texts), encoder.width), dtype=np.float32)
+    for start in tqdm(range(0, len(order), batch_size), desc="reports", unit="batch", disable=not progress):
+        rows = order[start : start + batch_size]
+        tokens, mask = encoder.tokens([texts[row] for row in rows])
+        out[rows] = ((tokens * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
+    return out
+
+
+def pretrain(
+    pixels: np.ndarray,
+    words: Words | None,
+    config: PretrainingConfig,
+    folder: str | Path,
+    seed: int = 0,
+    progress: bool = True,
+) -> PretrainingResult:
+    """Train a backbone by one objective; continues to the same result where it was interrupted.
+
+    Parameters
+    ----------
+    pixels : (N, S, S) uint8
+    words : Words of the same N images' reports, or None for "image_ssl"
+    config : PretrainingConfig
+    folder : path
+        Holds `pretraining.safetensors`, written whole after every epoch.
+    seed : int
+
+    Raises
+    ------
+    DataError
+        For an unknown objective, arrays that do not fit, a loss that is not finite, or another training's folder.
+    """
+    _check(pixels, words, config)
+    content = hash_params({"config": dataclasses.asdict(config), "seed": seed, "pixels": _digest(pixels),
+                           "words": None if words is None else [_digest(words.ids.numpy()), words.size,
+                                                                _digest(words.pooled.numpy())]})  # fmt: skip
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device(config.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(stream(seed, 0, 0))
+        learner = _Learner(config, words).to(device)
+        groups = [{"params": [p for p in learner.parameters() if (p.ndim >= 2) == matrix],
+                   "weight_decay": config.weight_decay * matrix} for matrix in (True, False)]  # fmt: skip
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+        history = _restore(folder / CHECKPOINT, learner, optimizer, content)
+        data = torch.as_tensor(np.ascontiguousarray(pixels))
+        bar = tqdm(total=config.epochs, initial=len(history), desc=config.objective, unit="epoch", disable=not progress)
+        with bar:
+            for epoch in range(len(history) + 1, config.epochs + 1):
+                history.append(_epoch(learner, optimizer, data, words, config, seed, epoch, device))
+                _store(folder / CHECKPOINT, learner, optimizer, content, history)
+                bar.set_postfix_str(f"loss {history[-1]['loss']:.3f}")
+                bar.update()
+    return PretrainingResult(learner.backbone.eval().requires_grad_(False), pd.DataFrame(history), folder)
+
+
+def _epoch(learner, optimizer, data, words, config, seed, epoch, device) -> dict:
+    """Every image once, in batches of nearly equal size."""
+    started = time.perf_counter()
+    generator = torch.Generator().manual_seed(stream(seed, epoch, 1))
+    rows = torch.randperm(len(data), generator=generator)
+    draw = draw_augmentation(len(rows), generator, config.degrees, config.translate, config.scale,
+                             brightness=0.1, contrast=0.1)  # fmt: skip
+    steps = math.ceil(len(rows) / config.batch_size)
+    precision = resolve_precision(config.precision, device)
+    sums: dict[str, float] = {}
+    pieces = zip(rows.tensor_split(steps), *(part.tensor_split(steps) for part in draw), strict=True)
+    for step, (batch, *parts) in enumerate(pieces, start=(epoch - 1) * steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, config.epochs * steps, steps, config.learning_rate)
+        images = apply_augmentation(data[batch].to(device), AugmentationDraw(*(p.to(device) for p in parts)),
+                                    *STATISTICS).images  # fmt: skip
+        with autocast(device, precision):
+            losses = learner(images, words, batch, generator)
+        loss = sum(losses.values())
+        if not math.isfinite(loss.item()):
+            raise DataError(f"The {config.objective} loss became {loss.item()} in epoch {epoch}: lower learning_rate.")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimizer.step()
+        for name, value in {"loss": loss, **losses}.items():
+            sums[name] = sums.get(name, 0.0) + value.item() * len(batch) / len(rows)
+    return {"epoch": epoch, **sums, "seconds": time.perf_counter() - started}
+
+
+class _Learner(nn.Module):
+    """The backbone with the heads of its objective; the heads are thrown away afterwards."""
+
+    def __init__(self, config: PretrainingConfig, words: Words | None):
+        super().__init__()
+        self.config = config
+        self.backbone = build_stand_in(config.image_size, config.patch_size, config.width, config.depth, config.heads)
+        for block in self.backbone.blocks:
+            block.attn.fused_attn = config.device != "cpu"  # plain products are faster on a CPU in bf16
+        width, patches = config.width, self.backbone.patch_embed.num_patches
+        if config.objective == "alignment":
+            self.image_projection = nn.Linear(width, config.joint_width, bias=False)
+            self.text_projection = nn.Linear(words.pooled.shape[1], config.joint_width, bias=False)
+            self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+            return
+        self.to_decoder = nn.Linear(width, width)
+        self.hidden_patch = nn.Parameter(torch.zeros(1, 1, width))
+        self.decoder_position = nn.Parameter(torch.randn(1, patches, width) * 0.02)
+        self.decoder = nn.Sequential(*(_plain_block(width, config.heads) for _ in range(2)), nn.LayerNorm(width))
+        self.to_pixels = nn.Linear(width, config.patch_size**2)
+        if config.objective == "masked":
+            self.word = nn.Embedding(words.size, width, padding_idx=0)
+            self.word_position = nn.Parameter(torch.randn(1, words.ids.shape[1], width) * 0.02)
+            self.reader = nn.ModuleList(_plain_block(width, config.heads) for _ in range(2))
+            self.to_words = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, words.size))
+
+    def forward(self, images, words, rows, generator) -> dict[str, torch.Tensor]:
+        if self.config.objective == "alignment":
+            return {"contrast": self._contrast(images, words.pooled[rows].to(images.device))}
+        order = torch.rand(len(images), self.backbone.patch_embed.num_patches, generator=generator).argsort(1)
+        order = order.to(images.device)
+        kept = order[:, : round(order.shape[1] * (1 - self.config.mask_ratio))]
+        visible = self._visible_tokens(images, kept)
+        losses = {"pixels": self._hidden_pixels(images, visible, kept, order)}
+        if self.config.objective == "masked":
+            ids = words.ids[rows]
+            ids = ids[:, : int((ids > 0).sum(1).max())]  # no longer than the batch's longest report
+            hide = (torch.rand(ids.shape, generator=generator) < self.config.word_mask_ratio) & (ids > 0)
+            losses["words"] = self.config.word_weight * self._hidden_words(visible, ids.to(images.device),
+                                                                           hide.to(images.device))  # fmt: skip
+        return losses
+
+    def _contrast(self, images, pooled) -> torch.Tensor:
+        """Symmetric InfoNCE between the class tokens and the reports of a batch (Radford et al., 2021)."""
+        image = F.normalize(self.image_projection(self.backbone.forward_features(images)[:, 0]).float(), dim=1)
+        text = F.normalize(self.text_projection(pooled).float(), dim=1)
+        logits = self.log_scale.exp().clamp(max=100) * image @ text.T
+        own = torch.arange(len(images), device=images.device)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+    def _visible_tokens(self, images, kept) -> torch.Tensor:
+        """(B, 1 + visible, D): the blocks see the class token and the patches that are not hidden."""
+        net = self.backbone
+        tokens = net.patch_embed(images) + net.pos_embed[:, 1:]
+        tokens = tokens.gather(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]))
+        first = (net.cls_token + net.pos_embed[:, :1]).expand(len(tokens), -1, -1).to(tokens.dtype)
+        return net.norm(net.blocks(torch.cat([first, tokens], 1)))
+
+    def _hidden_pixels(self, images, visible, kept, order) -> torch.Tensor:
+        """Mean squared error of the hidden patches, each scaled to mean 0 and variance 1 (He et al., 2022)."""
+        tokens = self.to_decoder(visible[:, 1:])
+        full = self.hidden_patch.expand(len(tokens), order.shape[1], -1).to(tokens.dtype)
+        full = full.scatter(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]), tokens) + self.decoder_position
+        predicted = self.to_pixels(self.decoder(full)).float()
+        side = self.config.patch_size
+        target = F.unfold(images[:, :1], side, stride=side).transpose(1, 2)
+        mean, variance = target.mean(2, keepdim=True), target.var(2, keepdim=True)
+        error = ((predicted - (target - mean) / (variance + 1e-6).sqrt()) ** 2).mean(2)
+        return error.gather(1, order[:, kept.shape[1] :]).mean()
+
+    def _hidden_words(self, visible, ids, hide) -> torch.Tensor:
+        """Cross-entropy of the hidden words, read with the mean of the visible patches added (MRM's equation 3)."""
+        tokens = (
+            self.word(ids.masked_fill(hide, 1))
+            + self.word_position[:, : ids.shape[1]]
+            + visible[:, 1:].mean(1, keepdim=True)
+        )
+        present = (ids > 0)[:, None, None, :]
+        for block in self.reader:
+            tokens = block(tokens, attn_mask=present)
+        return F.cross_entropy(self.to_words(tokens[hide]).float(), ids[hide])
+
+
+def build_stand_in(image_size: int, patch_size: int, width: int, depth: int, heads: int) -> VisionTransformer:
+    """The backbone that all three objectives share; random parts come from torch's global generator."""
+    return VisionTransformer(
+        img_size=image_size, patch_size=patch_size, embed_dim=width, depth=depth, num_heads=heads, num_classes=0
+    )
+
+
+def _plain_block(width: int, heads: int) -> Block:
+    block = Block(width, heads, mlp_ratio=2.0, qkv_bias=True)
+    block.attn.fused_attn = False
+    return block
+
+
+def _store(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, content: str, history: list) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in learner.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": state[name] for name in ("step", "exp_avg", "exp_avg_sq")}
+    facts = {"content": content, "history": json.dumps(history)}
+    with atomic_path(path) as temporary:
+        save_file({n: t.detach().cpu().clone() for n, t in tensors.items()}, temporary, metadata=facts)
+
+
+def _restore(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, content: str) -> list[dict]:
+    """Put learner and optimizer where the file left them; the history so far, empty without a file."""
+    if not path.exists():
+        return []
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+    if facts["content"] != content:
+        raise DataError(
+            f"{path} belongs to a pretraining with other images, reports or settings; choose another folder."
+        )
+    tensors = load_file(path)
+    learner.load_state_dict(
+        {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    )
+    saved = optimizer.state_dict()
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, moment = name.split(".")
+            saved["state"].setdefault(int(index), {})[moment] = tensor.clone()
+    optimizer.load_state_dict(saved)
+    return json.loads(facts["history"])
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8)).hexdigest()
+
+
+def _check(pixels: np.ndarray, words: Words | None, config: PretrainingConfig) -> None:
+    if config.objective not in OBJECTIVES:
+        raise DataError(f"objective must be one of {', '.join(OBJECTIVES)}, not {config.objective!r}.")
+    side = config.image_size
+    if pixels.ndim != 3 or pixels.shape[1:] != (side, side) or pixels.dtype != np.uint8:
+        raise DataError(f"pixels must be uint8 (N, {side}, {side}), not {pixels.dtype} {pixels.shape}.")
+    if config.objective != "image_ssl":
+        if words is None:
+            raise DataError(f"The objective {config.objective} needs the reports.")
+        if len(words.ids) != len(pixels) or len(words.pooled) != len(pixels):
+            raise DataError(f"There are {len(pixels)} images, but {len(words.ids)} reports.")
+    if (
+        config.objective != "alignment"
+        and not 0 < round((side // config.patch_size) ** 2 * (1 - config.mask_ratio)) < (side // config.patch_size) ** 2
+    ):
+        raise DataError(f"mask_ratio {config.mask_ratio} hides all patches or none.")

@@ -1,0 +1,472 @@
+"""INSPECT's loader on tiny made-up trees in both published layouts: what it reads, counts, and refuses."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pkd_utils.cohorts import load_cohort
+from pkd_utils.cohorts.inspect import studies
+from pkd_utils.cohorts.inspect.tables import read_table
+from pkd_utils.cohorts.tasks import build
+from pkd_utils.cohorts.tasks.inspect import OUTCOMES, read_labels
+from pkd_utils.runs.errors import DataError
+
+STUDIES = 10
+MAPPING, LABELS, SPLITS = "study_mapping_20250611.tsv", "labels_20250611.tsv", "splits_20250611.tsv"
+IMPRESSIONS = "impressions_20250611.tsv"
+PH = ["True", "False", "Censored", "False", "True", "False", "False", "Censored", "False", "True"]
+READMITTED = ["False"] * 5 + ["True"] * 3 + ["Censored"] * 2
+EMBOLISM = ["True", "False"] * 5
+
+
+def content() -> dict[str, pd.DataFrame]:
+    """Ten studies of seven persons; the last one has no time, the last but one only the note's."""
+    ids = [str(2_000_100 + k) for k in range(STUDIES)]
+    persons = [str(700_000 + k // 2 if k < 6 else 700_000 + k) for k in range(STUDIES)]
+    split = ["train"] * 4 + ["valid"] * 2 + ["test"] * 4
+    times = [f"2015-03-{k + 1:02d} 10:30:00" for k in range(STUDIES - 2)]
+    mapping = pd.DataFrame({"impression_id": ids, "person_id": persons})
+    mapping["image_id"] = [f"PE{0x452890E + k:07x}" for k in range(STUDIES)]
+    mapping["procedure_DATETIME"] = [*times, None, None]
+    mapping["note_DATETIME"] = [*times, "2016-01-01 00:00:00", None]
+    mapping["procedure_occurrence_id"] = [*map(str, range(STUDIES - 2)), None, None]
+    labels = pd.DataFrame({"impression_id": ids, "pe_positive_nlp": EMBOLISM, "pe_acute": EMBOLISM})
+    labels["12_month_PH"], labels["12_month_readmission"] = PH, READMITTED
+    return {
+        "mapping": mapping,
+        "labels": labels,
+        "splits": pd.DataFrame({"impression_id": ids, "split": split}),
+        "impressions": pd.DataFrame({"impression_id": ids, "impressions": [f'1. Made up "{i}",\nno. 2' for i in ids]}),
+    }
+
+
+def write(root, release="2025", tables=None, volumes=True, radiographs=True):
+    """Write a tree; volumes are empty files, since the loader never opens them."""
+    tables = tables or content()
+    root.mkdir(parents=True, exist_ok=True)
+    if release == "2025":
+        for name, table in tables.items():
+            name = "study_mapping" if name == "mapping" else name
+            table.to_csv(root / f"{name}_20250611.tsv", sep="\t", index=False)
+    else:
+        metadata = tables["mapping"].drop(columns=["note_DATETIME"]).rename(columns={"procedure_DATETIME": "StudyTime"})
+        metadata["image_id"] = metadata["image_id"] + ".nii.gz"
+        metadata.to_csv(root / "Final_metadata.csv", index=False)
+        tables["labels"].replace("Censored", "Censor").to_csv(root / "Final_labels_v2.csv", index=False)
+        tables["splits"].to_csv(root / "Final_splits.csv", index=False)
+        tables["impressions"].to_csv(root / "Final_Impressions.csv", index=False)
+    for image_id in tables["mapping"]["image_id"].dropna().unique():
+        if volumes:
+            (root / "CTPA").mkdir(exist_ok=True)
+            (root / "CTPA" / f"{image_id}.nii.gz").touch()
+        if radiographs:
+            (root / "radiographs").mkdir(exist_ok=True)
+            Image.fromarray(np.full((8, 6), 9, np.uint8)).save(root / "radiographs" / f"{image_id}.jpg")
+    return root
+
+
+def edit(file, change):
+    """Rewrite a table: `change` takes it with text fields and returns the new one."""
+    separator = "\t" if file.suffix == ".tsv" else ","
+    table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False)
+    change(table).to_csv(file, sep=separator, index=False)
+
+
+def steps(cohort) -> pd.DataFrame:
+    return cohort.funnel.set_index("step")
+
+
+def repeat(row, **changes):
+    """A change that lists a row once more, with other values in some columns."""
+    return lambda table: pd.concat([table, table.iloc[[row]].assign(**changes)], ignore_index=True)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write(tmp_path / "inspect")
+
+
+# --- what is read
+
+
+@pytest.mark.parametrize("release", ["2025", "2023"])
+def test_both_releases_give_the_same_tables(tmp_path, release):
+    cohort = load_cohort("inspect", write(tmp_path, release))
+    images = cohort.images
+    assert list(images.columns[:6]) == ["image_id", "patient_id", "study_id", "path", "split", "view"]
+    assert images["image_id"].iloc[0] == "PE452890e" and images["path"].iloc[0] == "radiographs/PE452890e.jpg"
+    assert images["ct_path"].iloc[0] == "CTPA/PE452890e.nii.gz" and images["patient_id"].nunique() == 7
+    assert images["split"].value_counts().to_dict() == {"train": 4, "validate": 2, "test": 4}
+    assert set(images["view"]) == {"AP"} and cohort.has_images and cohort.image_size("PE452890e") == (6, 8)
+    np.testing.assert_array_equal(images["12_month_PH"], [1, 0, np.nan, 0, 1, 0, 0, np.nan, 0, 1])
+    assert images["study_datetime"].iloc[0] == pd.Timestamp("2015-03-01 10:30")
+    assert images["study_datetime"].isna().sum() == (1 if release == "2025" else 2)  # the note's time stands in
+    assert cohort.privileged.loc["2000100", "text"] == '1. Made up "2000100",\nno. 2'
+    assert release in cohort.info.title and not cohort.info.shareable_text and not cohort.info.shareable_images
+
+
+def test_labels_are_chosen_and_censored_ones_counted(root):
+    cohort = load_cohort("inspect", root, labels=("12_month_readmission", "pe_acute"))
+    assert cohort.labels == ["12_month_readmission", "pe_acute"] and "12_month_PH" not in cohort.images
+    row = steps(cohort).loc["label known: 12_month_readmission"]
+    assert row["rows"] == 8 and row["note"] == "2 censored"
+    assert steps(cohort).loc["positive: 12_month_readmission", "rows"] == 3
+    assert steps(cohort).loc["balanced: 12_month_readmission", "rows"] == 6
+    assert "balanced: pe_acute" not in steps(cohort).index  # the paper has no such task
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("true", 1), ("TRUE", 1), ("1", 1), ("0", 0), ("Censor", np.nan), (" censored ", np.nan)]
+)
+def test_spellings_of_an_outcome(root, written, value):
+    edit(root / LABELS, lambda t: t.assign(pe_positive_nlp=[written, *t["pe_positive_nlp"][1:]]))
+    found = load_cohort("inspect", root).images["pe_positive_nlp"].iloc[0]
+    assert found == value or (np.isnan(value) and np.isnan(found))
+
+
+@pytest.mark.parametrize("written", ["", "maybe", "-1"])
+def test_an_outcome_nobody_recorded_is_not_censored(root, written):
+    edit(root / LABELS, lambda t: t.assign(**{"12_month_PH": [written, *t["12_month_PH"][1:]]}))
+    with pytest.raises(DataError, match=r"12_month_PH: 1 value.*not True, False or Censored"):
+        load_cohort("inspect", root)
+
+
+def test_numbers_that_became_floats_are_the_same_identifiers(root):
+    edit(root / MAPPING, lambda t: t.assign(impression_id=t["impression_id"] + ".0", person_id=t["person_id"] + ".0"))
+    cohort = load_cohort("inspect", root)
+    assert cohort.images["study_id"].iloc[0] == "2000100" and cohort.images["patient_id"].iloc[0] == "700000"
+
+
+def test_images_with_and_without_extension_are_the_same(root):
+    edit(root / MAPPING, lambda t: t.assign(image_id=t["image_id"] + ".nii.gz"))
+    assert load_cohort("inspect", root).images["image_id"].iloc[0] == "PE452890e"
+
+
+def test_persons_come_from_the_crosswalk_where_the_metadata_has_none(tmp_path):
+    root = write(tmp_path, "2023")
+    edit(root / "Final_metadata.csv", lambda t: t.drop(columns="person_id"))
+    with pytest.raises(DataError, match=r"has no patients \(person_id or .*image_ehr_crosswalk_20250418.csv"):
+        load_cohort("inspect", root)
+    known = content()["mapping"][["person_id", "image_id"]]
+    known.to_csv(root / "image_ehr_crosswalk_20250418.csv", index=False)
+    cohort = load_cohort("inspect", root)
+    assert cohort.images["patient_id"].nunique() == 7
+    assert root / "image_ehr_crosswalk_20250418.csv" in cohort.tables
+    known.iloc[1:].to_csv(root / "image_ehr_crosswalk_20250418.csv", index=False)
+    with pytest.raises(DataError, match="no patient id"):
+        load_cohort("inspect", root)
+    pd.concat([known, known.assign(person_id="7")]).to_csv(root / "image_ehr_crosswalk_20250418.csv", index=False)
+    with pytest.raises(DataError, match="one image to several persons"):
+        load_cohort("inspect", root)
+
+
+# --- which files
+
+
+def test_newest_complete_release_is_taken(tmp_path):
+    write(tmp_path)
+    write(tmp_path, "2023")
+    assert "2025" in load_cohort("inspect", tmp_path).info.title
+    assert "2023" in load_cohort("inspect", tmp_path, release="2023").info.title
+    (tmp_path / LABELS).unlink()
+    assert "2023" in load_cohort("inspect", tmp_path).info.title
+
+
+def test_accepted_names(tmp_path):
+    root = write(tmp_path / "i")
+    (root / LABELS).rename(root / "Labels_20260101.TSV".lower())
+    (root / IMPRESSIONS).unlink()
+    content()["impressions"].to_csv(root / "Final_impressions.csv", index=False)  # case as third parties write it
+    assert len(load_cohort("inspect", root).privileged) == STUDIES
+    (root / "labels_20260202.tsv").write_bytes((root / "labels_20260101.tsv").read_bytes())
+    with pytest.raises(DataError, match="has 2 tables labels_"):
+        load_cohort("inspect", root)
+
+
+def test_tables_may_lie_elsewhere(tmp_path):
+    root = write(tmp_path / "pixels")
+    (tmp_path / "tables").mkdir()
+    for file in root.glob("*.tsv"):
+        file.rename(tmp_path / "tables" / file.name)
+    assert len(load_cohort("inspect", root, tables_root=tmp_path / "tables").images) == STUDIES
+
+
+@pytest.mark.parametrize("release", ["2025", "2023"])
+def test_missing_files_are_named_with_what_is_accepted(tmp_path, release):
+    root = write(tmp_path, release)
+    next(root.glob("*splits*")).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"release {release} \(splits: .*plits.* or .*stanfordaimi") as error:
+        load_cohort("inspect", root)
+    assert "labels" not in str(error.value)
+    with pytest.raises(DataError, match="release must be auto or one of 2025, 2023"):
+        load_cohort("inspect", root, release="2024")
+
+
+@pytest.mark.parametrize("folder", ["empty", "absent"])
+def test_nothing_there(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"study_mapping_20250611\.tsv .* or give the folder of release 2023"):
+        load_cohort("inspect", tmp_path / folder)
+
+
+# --- duplicates, times, pixels
+
+
+@pytest.mark.parametrize("file", [MAPPING, LABELS, SPLITS, IMPRESSIONS])
+def test_rows_that_agree_collapse_and_are_counted(root, file):
+    edit(root / file, repeat(3))
+    cohort = load_cohort("inspect", root)
+    assert len(cohort.images) == STUDIES and len(cohort.privileged) == STUDIES
+    note = steps(cohort).loc["one row an impression", "note"]
+    assert note.startswith("repeated ids: 1 in") and note.endswith("; collapse")
+    cohort = load_cohort("inspect", root, duplicates="drop")
+    assert len(cohort.images) == STUDIES - 1 and "2000103" not in set(cohort.images["study_id"])
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        (MAPPING, {"image_id": "PE0000001"}),
+        (MAPPING, {"person_id": "1"}),
+        (LABELS, {"12_month_PH": "True"}),
+        (SPLITS, {"split": "test"}),
+        (IMPRESSIONS, {"impressions": "1. Otherwise."}),
+    ],
+)
+def test_rows_that_differ_are_refused_unless_a_policy_says_what_to_do(root, file, change):
+    edit(root / file, repeat(3, **change))
+    with pytest.raises(DataError, match=r"1 study_id\(s\) have rows that differ.*'2000103'.*duplicates='all', 'first'"):
+        load_cohort("inspect", root)
+    first = load_cohort("inspect", root, duplicates="first")
+    assert len(first.images) == STUDIES and first.images["split"].iloc[3] == "train"
+    assert first.images["12_month_PH"].iloc[3] == 0 and "Made up" in first.privileged["text"].iloc[3]
+    assert len(load_cohort("inspect", root, duplicates="drop").images) == STUDIES - 1
+
+
+def test_two_volumes_of_one_impression_can_be_images_of_one_study(root):
+    edit(root / MAPPING, repeat(3, image_id="PE0000001"))
+    edit(root / MAPPING, repeat(5))
+    (root / "radiographs" / "PE0000001.jpg").write_bytes((root / "radiographs" / "PE452890e.jpg").read_bytes())
+    cohort = load_cohort("inspect", root, duplicates="all")
+    assert len(cohort.images) == STUDIES + 1 and cohort.images["study_id"].nunique() == STUDIES
+    assert len(cohort.privileged) == STUDIES and len(cohort.data_hash()) == 64
+    both = cohort.images[cohort.images["study_id"] == "2000103"]
+    assert both["split"].nunique() == both["12_month_PH"].nunique() == 1 and both["image_id"].is_unique
+    assert steps(cohort).loc["one row an image", "note"] == "repeated ids: 2 in studies; all"
+    assert build.build_task("pulmonary_embolism", cohort, one_per="study").funnel["rows"].iloc[1] == STUDIES
+    edit(root / MAPPING, repeat(3, person_id="1", image_id="PE0000002"))
+    with pytest.raises(DataError, match="one impression to two persons"):
+        load_cohort("inspect", root, duplicates="all")
+
+
+def test_one_image_under_two_impressions(root):
+    edit(root / MAPPING, lambda t: t.assign(image_id=[*t["image_id"][:9], t["image_id"][0]]))
+    with pytest.raises(DataError, match=r"1 image_id\(s\) have rows that differ"):
+        load_cohort("inspect", root)
+    with pytest.raises(DataError, match="'all'"):
+        load_cohort("inspect", root, duplicates="all")
+    first = load_cohort("inspect", root, duplicates="first")
+    assert "2000109" not in set(first.images["study_id"]) and "2000100" in set(first.images["study_id"])
+    assert "1 shared images" in steps(first).loc["one row an impression", "note"]
+    assert len(load_cohort("inspect", root, duplicates="drop").images) == STUDIES - 2
+
+
+def test_studies_without_a_time_are_kept_or_dropped(root):
+    kept = load_cohort("inspect", root)
+    row = steps(kept).loc["time known (others kept)"]
+    assert row["rows"] == STUDIES - 1 and row["note"] == "1 without; 779 in the release" and len(kept.images) == STUDIES
+    dropped = load_cohort("inspect", root, time_missing="drop")
+    assert len(dropped.images) == STUDIES - 1 and dropped.images["study_datetime"].notna().all()
+    edit(root / MAPPING, lambda t: t.assign(procedure_DATETIME="yesterday"))
+    with pytest.raises(DataError, match="time of a study cannot be read"):
+        load_cohort("inspect", root)
+
+
+def test_studies_without_pixels_are_counted(root):
+    (root / "CTPA" / "PE452890e.nii.gz").unlink()
+    (root / "radiographs" / "PE452890f.jpg").unlink()
+    cohort = load_cohort("inspect", root)
+    table = steps(cohort)
+    assert table.loc["CT volume there (others kept)", ["rows", "note"]].tolist() == [9, "1 without; 8 in the release"]
+    assert table.loc["reconstructed radiograph there", ["rows", "note"]].tolist() == [9, "1 without"]
+    assert "PE452890f" not in set(cohort.images["image_id"]) and pd.isna(cohort.images["ct_path"].iloc[0])
+    volumes = load_cohort("inspect", root, pixels="ct")
+    assert "PE452890e" not in set(volumes.images["image_id"]) and set(volumes.images["view"]) == {"CT"}
+    assert (volumes.images["path"] == volumes.images["ct_path"]).all() and len(volumes.data_hash()) == 64
+    tables = load_cohort("inspect", root, pixels="none")
+    assert len(tables.images) == STUDIES and not tables.has_images and tables.images["view"].isna().all()
+
+
+def test_no_pixels_at_all_says_how_to_get_them(tmp_path):
+    root = write(tmp_path, volumes=False, radiographs=False)
+    with pytest.raises(FileNotFoundError, match=r"no reconstructed radiograph of the 10 .*reports/00-reconstruct"):
+        load_cohort("inspect", root)
+    with pytest.raises(FileNotFoundError, match=r"no CT volume of the 10 studies .*stanfordaimi"):
+        load_cohort("inspect", root, pixels="ct")
+
+
+def test_radiographs_elsewhere_are_relative_to_the_root(tmp_path):
+    root = write(tmp_path / "inspect", volumes=False)
+    (tmp_path / "made").mkdir()
+    (root / "radiographs").rename(tmp_path / "made" / "jpg")
+    linked = tmp_path / "deep" / "er" / "linked"
+    linked.parent.mkdir(parents=True)
+    linked.symlink_to(root)
+    for folder in (root, linked):
+        cohort = load_cohort("inspect", folder, radiographs_root=tmp_path / "made" / "jpg")
+        assert cohort.images["path"].iloc[0] == "../made/jpg/PE452890e.jpg"
+        assert cohort.image_size("PE452890e") == (6, 8)
+        assert steps(cohort).loc["CT volume there (others kept)", "note"] == "no folder of volumes here"
+
+
+def test_data_hash_follows_labels_and_radiographs(root):
+    before = load_cohort("inspect", root).data_hash()
+    assert load_cohort("inspect", root).data_hash() == before
+    edit(root / LABELS, lambda t: t.assign(**{"12_month_PH": t["12_month_PH"][::-1].to_numpy()}))
+    changed = load_cohort("inspect", root).data_hash()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(root / "radiographs" / "PE452890e.jpg")
+    assert len({before, changed, load_cohort("inspect", root).data_hash()}) == 3
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (LABELS, lambda t: t.drop(columns="12_month_PH"), r"no column '12_month_PH' \(it has"),
+        (MAPPING, lambda t: t.drop(columns="image_id"), "no column 'image_id'"),
+        (SPLITS, lambda t: t.assign(split="validation"), "split 'validation' is not one of train, valid, test"),
+        (LABELS, lambda t: t.assign(impression_id=["", *t["impression_id"][1:]]), "data row 1 has no impression_id"),
+        (LABELS, lambda t: t.assign(impression_id="9" + t["impression_id"]), "use files of one release"),
+        (IMPRESSIONS, lambda t: t.assign(impressions=["  ", *t["impressions"][1:]]), "1 report.*have no text"),
+        (IMPRESSIONS, lambda t: t[1:], "1 report.*have no text"),
+        (MAPPING, lambda t: t.assign(person_id=["", *t["person_id"][1:]]), "no patient id"),
+        (SPLITS, lambda t: t.assign(split=["test", *t["split"][1:]]), "patient '700000' is in splits"),
+    ],
+)
+def test_refusals(root, file, change, message):
+    edit(root / file, change)
+    with pytest.raises(DataError, match=message):
+        load_cohort("inspect", root)
+
+
+def test_a_damaged_table(root):
+    (root / LABELS).write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be read as TSV"):
+        load_cohort("inspect", root)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": ("12_month_ph",)}, "no label 12_month_ph; choose from 12_month_PH"),
+        ({"labels": ()}, "choose from"),
+        ({"pixels": "full"}, "pixels must be one of radiograph, ct, none"),
+        ({"duplicates": "keep"}, "duplicates must be one of collapse, all, first, drop"),
+        ({"time_missing": "raise"}, "time_missing must be one of keep, drop"),
+        ({"report_missing": "fill"}, "report_missing must be one of"),
+    ],
+)
+def test_options_are_checked(root, options, message):
+    with pytest.raises(DataError, match=message):
+        load_cohort("inspect", root, **options)
+
+
+def test_what_is_missing_is_counted_not_hidden(root):
+    edit(root / IMPRESSIONS, lambda t: t.assign(impressions=["", *t["impressions"][1:]]))
+    kept = load_cohort("inspect", root, report_missing="keep")
+    assert len(kept.images) == STUDIES and len(kept.privileged) == STUDIES - 1
+    assert steps(kept).loc["has an impression (others kept)", ["rows", "note"]].tolist() == [9, "1 without"]
+    assert len(load_cohort("inspect", root, report_missing="drop").images) == STUDIES - 1
+    edit(root / SPLITS, lambda t: t[:-1])
+    edit(root / LABELS, lambda t: t[1:])
+    edit(root / MAPPING, lambda t: t.assign(image_id=[*t["image_id"][:-2], "", t["image_id"].iloc[-1]]))
+    cohort = load_cohort("inspect", root, report_missing="keep")
+    table = steps(cohort)
+    assert table.loc["has an image_id", "rows"] == 9 and table.loc["has a row of labels", "rows"] == 8
+    assert table.loc["without a split (kept)", "rows"] == 1 and cohort.images["split"].isna().sum() == 1
+
+
+def test_simulated_data_is_marked_and_not_mixed(root, tmp_path):
+    (root / "SIMULATED.txt").write_text("Simulated.\n")
+    cohort = load_cohort("inspect", root)
+    assert cohort.info.simulated and cohort.info.shareable_text and cohort.info.shareable_images
+    assert cohort.funnel["paper"].isna().all()
+    real = tmp_path / "elsewhere" / "radiographs"
+    real.mkdir(parents=True)
+    (root / "radiographs").rename(real.parent / "moved")
+    with pytest.raises(DataError, match="some are simulated"):
+        load_cohort("inspect", root, radiographs_root=real)
+
+
+# --- the paper's counts and tasks
+
+
+def release_tables() -> dict[str, pd.DataFrame]:
+    """Tables with as many rows, positives and censored outcomes as third parties count in the release."""
+    n = 23_236
+    ids = pd.Series(range(n)).astype(str)
+    mapping = pd.DataFrame({"impression_id": ids, "person_id": "p" + ids, "image_id": [f"PE{k:07x}" for k in range(n)]})
+    mapping["procedure_DATETIME"] = mapping["note_DATETIME"] = "2015-01-01"
+    mapping.loc[: 779 - 1, ["procedure_DATETIME", "note_DATETIME"]] = None
+
+    def column(positive, censored):
+        return ["True"] * positive + ["Censored"] * censored + ["False"] * (n - positive - censored)
+
+    labels = pd.DataFrame({"impression_id": ids, "12_month_PH": column(2_724, 4_015)})
+    labels["12_month_readmission"] = column(2_825, 4_164)
+    labels["pe_positive_nlp"] = column(4_684, 0)
+    splits = pd.DataFrame({"impression_id": ids, "split": "train"})
+    impressions = pd.DataFrame({"impression_id": ids, "impressions": "Made up."})
+    mapping = pd.concat([mapping, mapping[:12]])
+    return {"mapping": mapping, "labels": labels, "splits": splits, "impressions": impressions}
+
+
+def test_counts_stand_beside_those_of_the_release_and_the_paper(tmp_path):
+    cohort = load_cohort(
+        "inspect", write(tmp_path, tables=release_tables(), volumes=False, radiographs=False), pixels="none"
+    )
+    table = steps(cohort)
+    assert table.iloc[0][["rows", "paper"]].tolist() == [23_248, 23_248]
+    assert table.loc["one row an impression", "note"] == "repeated ids: 12 in studies; collapse"
+    assert table.loc["time known (others kept)", "note"] == "779 without; 779 in the release"
+    for label, balanced, paper in (("12_month_PH", 5_448, 5_449), ("12_month_readmission", 5_650, 5_651)):
+        assert table.loc[f"positive: {label}", "rows"] == table.loc[f"positive: {label}", "paper"]
+        assert table.loc[f"balanced: {label}", ["rows", "paper"]].tolist() == [balanced, paper]
+    assert table.loc["balanced: pe_positive_nlp", ["rows", "paper"]].tolist() == [9_368, 9_375]
+    assert table.loc["label known: 12_month_PH", "note"] == "4015 censored"
+
+
+def test_counts_are_those_of_the_tasks():
+    names = {name: usual for name, (_, _, _, usual) in OUTCOMES.items()}
+    assert {names[name]: build.PAPER_COUNTS[name] for name in build.INSPECT_TASKS} == studies.BALANCED
+    assert set(studies.LABELS) == set(names.values())
+
+
+def test_tasks_take_the_cohorts_own_outcomes(root):
+    cohort = load_cohort("inspect", root)
+    task = build.build_task("ph_12_month", cohort)
+    assert task.table["target"].tolist() == [1, 0, 0, 1, 0, 0, 0, 1] and task.split.balance
+    assert task.funnel["rows"].tolist() == [10, 10, 8, 6] and task.funnel["paper"].iloc[-1] == 5_449
+    labels = read_labels(root / LABELS)  # keyed by impression_id, which the cohort calls study_id
+    given = build.build_task("ph_12_month", cohort, labels=labels)
+    pd.testing.assert_frame_equal(task.table, given.table)
+    acute = load_cohort("inspect", root, labels=("pe_acute",))
+    assert build.build_task("pulmonary_embolism", acute, column="pe_acute").counts["pulmonary embolism"] == 5
+    with pytest.raises(DataError, match="needs `labels`"):
+        build.build_task("pulmonary_embolism", acute)
+
+
+def test_balance_draws_by_seed_and_keeps_the_smaller_class():
+    images = pd.DataFrame({"label": [1.0] * 4 + [0.0] * 40 + [np.nan] * 6})
+    one, again, other = (studies.balance(images, "label", seed) for seed in (0, 0, 1))
+    assert one.index.equals(again.index) and not one.index.equals(other.index)
+    assert one["label"].value_counts().to_dict() == {0.0: 4, 1.0: 4} and one.index.is_monotonic_increasing
+    assert len(studies.balance(images.assign(label=1 - images["label"]), "label")) == 8
+
+
+def test_reading_a_table_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"labels.tsv is missing; get it from .*INSPECT"):
+        read_table(tmp_path / "labels.tsv")

@@ -1,0 +1,80 @@
+"""Loaders on real open data: counts that the published tables fix. Skipped with a message where the data are absent."""
+
+import pytest
+
+from pkd_utils.cohorts import checks, load_cohort
+from pkd_utils.cohorts.cbis.cases import shared_patients
+from pkd_utils.cohorts.folds import patient_folds
+from pkd_utils.cohorts.label_terms import remove_label_terms, surviving_terms
+from pkd_utils.runs import paths
+
+
+@pytest.mark.shared
+def test_covid_chestxray(shared_data):
+    cohort = load_cohort("covid_chestxray", shared_data / "covid-chestxray", report_missing="keep")
+    assert (len(cohort.images), cohort.images["patient_id"].nunique()) == (280, 169)
+    assert len(cohort.privileged) == 202
+    assert len(cohort.boxes) == 560
+    steps = cohort.funnel.set_index("step")
+    assert steps.loc["label known: went_icu", "rows"] == 151
+    assert steps.loc["label known: went_icu", "note"] == "missing: empty 113, Would have been stated 15, ? 1"
+    assert cohort.images["licence"].str.startswith("CC BY").all()
+    checks.check_images_readable(cohort.select(cohort.images["image_id"].iloc[::40]))
+    mask = cohort.mask(cohort.images["image_id"].iloc[0])
+    assert 0.2 < mask.mean() < 0.95
+    folds = patient_folds(cohort.images, "went_icu", n_folds=5, seed=0)
+    assert len(folds) == 5 * 151
+    texts = [remove_label_terms(text, cohort.labels) for text in cohort.privileged["text"]]
+    assert not any(surviving_terms(text, cohort.labels) for text in texts)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "train", "test", "patients"), [("cbis_mass", 1318, 378, 892), ("cbis_calc", 1546, 326, 753)]
+)
+def test_cbis(shared_data, name, train, test, patients):
+    cohort = load_cohort(name, shared_data / "cbis-ddsm")
+    assert cohort.images["split"].value_counts().to_dict() == {"train": train, "test": test}
+    assert cohort.images["patient_id"].nunique() == patients
+    assert (cohort.funnel["rows"][:3] == cohort.funnel["paper"][:3]).all()
+    assert cohort.privileged.notna().all().all()
+    assert not cohort.images["cropped_dicom_path"].str.contains("\n").any()
+
+
+@pytest.mark.shared
+def test_cbis_shared_patients(shared_data):
+    shared = shared_patients(shared_data / "cbis-ddsm")
+    assert shared.loc["mass train", "mass test"] == shared.loc["calc train", "calc test"] == 0
+    assert shared.loc["mass train", "calc test"] == 13
+    assert shared.loc["mass test", "calc train"] == 18
+
+
+@pytest.mark.shared
+def test_openi():
+    root = paths.data_dir() / "assets" / "openi_reports"
+    if not (root / "NLMCXR_reports.tgz").is_file():
+        pytest.skip("the Open-i reports are not here: python -m pkd_utils fetch openi_reports")
+    cohort = load_cohort("openi", root)
+    steps = cohort.funnel.set_index("step")["rows"]
+    assert steps["reports in the archive"] == 3955
+    assert steps["with text in findings or impression"] == 3927
+    assert cohort.images["Cardiomegaly"].sum() == 395
+    texts = [remove_label_terms(text, cohort.labels) for text in cohort.privileged["text"]]
+    assert not any(surviving_terms(text, cohort.labels) for text in texts)
+
+
+def test_further_roots_are_relative_to_the_project(monkeypatch, tmp_path):
+    """`reports_root: data/reports` in a parameter file must not depend on the current folder."""
+    from pkd_utils.cohorts import mimic_cxr
+
+    class Stop(Exception):
+        pass
+
+    def load(root, reports_root=None, views=None):
+        raise Stop(root, reports_root, views)
+
+    monkeypatch.setattr(mimic_cxr, "load", load)
+    monkeypatch.setenv("PKD_DATA", str(tmp_path))
+    with pytest.raises(Stop) as stopped:
+        load_cohort("mimic_cxr", "data/jpg", reports_root="data/reports", views=["PA"])
+    assert stopped.value.args == (tmp_path / "jpg", tmp_path / "reports", ["PA"])

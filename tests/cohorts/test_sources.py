@@ -1,0 +1,571 @@
+"""Loaders on tiny trees in the published layouts: what they read, and each refusal."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pkd_utils.cohorts import checks, load_cohort
+from pkd_utils.cohorts.cbis.cases import shared_patients
+from pkd_utils.cohorts.folds import patient_folds
+from pkd_utils.cohorts.openi import label_table
+from pkd_utils.runs.errors import DataError
+from tests.cohorts import fixtures
+
+METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
+SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
+CHEXPERT = "mimic-cxr-2.0.0-chexpert.csv.gz"
+MS_CXR = "ms-cxr/MS_CXR_Local_Alignment_v1.1.0.csv"
+
+
+@pytest.fixture
+def mimic(tmp_path):
+    return fixtures.write_mimic(tmp_path)
+
+
+@pytest.fixture
+def covid(tmp_path):
+    return fixtures.write_covid(tmp_path)
+
+
+@pytest.fixture
+def cbis(tmp_path):
+    return fixtures.write_cbis(tmp_path)
+
+
+@pytest.fixture
+def openi(tmp_path):
+    return fixtures.write_openi(tmp_path)
+
+
+# All sources
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("mimic_cxr", fixtures.write_mimic),
+        ("covid_chestxray", fixtures.write_covid),
+        ("cbis_mass", fixtures.write_cbis),
+        ("cbis_calc", fixtures.write_cbis),
+        ("openi", fixtures.write_openi),
+    ],
+)
+def test_every_source_gives_the_same_tables(name, write, tmp_path):
+    cohort = load_cohort(name, write(tmp_path))
+    assert cohort.info.name == name
+    assert not cohort.info.simulated
+    expected = ["image_id", "patient_id", "study_id", "path", "split", "view", *cohort.labels]
+    assert list(cohort.images.columns[: len(expected)]) == expected
+    assert all(cohort.images[label].dtype == "float64" for label in cohort.labels)
+    assert all(isinstance(value, str) for key in expected[:3] for value in cohort.images[key])
+    assert cohort.privileged.index.name in ("image_id", "study_id")
+    assert cohort.privileged.index.isin(cohort.images[cohort.privileged.index.name]).all()
+    assert list(cohort.funnel.columns) == ["step", "rows", "patients", "paper", "note"]
+    assert cohort.images["image_id"].iloc[0] not in repr(cohort)
+    assert cohort.data_hash() == load_cohort(name, tmp_path).data_hash()
+
+
+@pytest.mark.parametrize("name", ["mimic_cxr", "covid_chestxray", "cbis_mass", "cbis_calc", "openi"])
+def test_missing_files_are_named_with_their_source(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is missing; get it from .*http"):
+        load_cohort(name, tmp_path)
+
+
+def test_unknown_cohort(tmp_path):
+    with pytest.raises(DataError, match="no cohort named 'chexpert'; choose one of mimic_cxr"):
+        load_cohort("chexpert", tmp_path)
+
+
+def test_data_hash_follows_tables_images_and_text(mimic):
+    before = load_cohort("mimic_cxr", mimic).data_hash()
+    report = next(mimic.glob("files/*/*/*.txt"))
+    report.write_text(report.read_text().replace("clear", "cleared"))
+    after = load_cohort("mimic_cxr", mimic)
+    text_changed = after.data_hash()
+    assert text_changed != before
+    image = after.image_path(after.images["image_id"].iloc[0])
+    image.write_bytes(image.read_bytes() + b"\0")
+    assert load_cohort("mimic_cxr", mimic).data_hash() != text_changed
+    image.unlink()
+    with pytest.raises(FileNotFoundError, match="missing; cohort mimic_cxr lists it"):
+        after.data_hash()
+
+
+def test_select_keeps_order_and_counts(mimic):
+    cohort = load_cohort("mimic_cxr", mimic)
+    ids = cohort.images["image_id"].tolist()
+    part = cohort.select([ids[4], ids[1]], step="two of six")
+    assert part.images["image_id"].tolist() == [ids[1], ids[4]]
+    assert part.boxes["image_id"].tolist() == [ids[4]]
+    assert part.privileged.index.tolist() == part.images["study_id"].tolist()
+    assert part.funnel.iloc[-1][["step", "rows"]].tolist() == ["two of six", 2]
+    with pytest.raises(DataError, match="not in cohort mimic_cxr, the first is 'nowhere'"):
+        cohort.select(["nowhere"])
+    with pytest.raises(DataError, match="no image 'nowhere'"):
+        cohort.image_path("nowhere")
+
+
+# MIMIC-CXR
+
+
+def test_mimic_index(mimic):
+    cohort = load_cohort("mimic_cxr", mimic)
+    images = cohort.images.set_index("image_id")
+    subject, study, dicom = fixtures.mimic_ids(3, 0)
+    row = images.loc[dicom]
+    assert (row["patient_id"], row["study_id"], row["split"], row["view"]) == (subject, study, "validate", "PA")
+    assert row["path"] == f"files/p10/p{subject}/s{study}/{dicom}.jpg"
+    assert cohort.image_path(dicom).is_file()
+    assert row["study_datetime"] == pd.Timestamp("2180-05-06 09:30:14.531")
+    assert row["age"] == 53 + 2
+    assert len(images) == 6  # frontal only
+    assert len(load_cohort("mimic_cxr", mimic, views=None).images) == 12
+    steps = cohort.funnel.set_index("step")["rows"]
+    assert steps[["images with metadata", "view AP, PA", "with MS-CXR boxes"]].tolist() == [12, 6, 3]
+    assert cohort.funnel.loc[0, "paper"] == 377_110
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"Atelectasis": np.nan, "Cardiomegaly": 0.0, "Consolidation": 0.0, "Edema": 1.0}),
+        ({"uncertain": "zero"}, {"Atelectasis": 0.0}),
+        ({"uncertain": "one"}, {"Atelectasis": 1.0}),
+        ({"uncertain": "ones-zeros"}, {"Atelectasis": 1.0}),
+        (
+            {"uncertain": {"Atelectasis": "zero", "Edema": "one"}, "labels": ("Atelectasis", "Edema")},
+            {"Atelectasis": 0.0},
+        ),
+        ({"blank": "ignore"}, {"Consolidation": np.nan, "Cardiomegaly": 0.0, "Edema": 1.0}),
+        ({"labeller": "negbio"}, {"Edema": 1.0}),
+    ],
+)
+def test_label_policies(mimic, options, expected):
+    images = load_cohort("mimic_cxr", mimic, **options).images
+    for label, value in expected.items():
+        np.testing.assert_array_equal(images[label], np.full(len(images), value))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"uncertain": "maybe"}, "uncertain gives 'maybe' for label 'Atelectasis'"),
+        ({"uncertain": {"Edema": "one"}}, "uncertain gives None for label 'Atelectasis'"),
+        ({"blank": "one"}, "blank must be one of ignore, zero, not 'one'"),
+        ({"labeller": "radiologist"}, "labeller must be one of chexpert, negbio"),
+        ({"labels": ("Oedema",)}, "no label Oedema"),
+        ({"report_missing": "ignore"}, "report_missing must be one of"),
+        ({"views": ("XX",)}, "no image is left after the filters"),
+    ],
+)
+def test_mimic_options_are_checked(mimic, options, message):
+    with pytest.raises(DataError, match=message):
+        load_cohort("mimic_cxr", mimic, **options)
+
+
+def test_reports_are_read_late_and_only_for_the_selected_studies(mimic):
+    cohort = load_cohort("mimic_cxr", mimic)
+    for file in mimic.glob("files/*/*/*.txt"):
+        if fixtures.mimic_ids(0, 0)[1] not in file.name:
+            file.unlink()
+    part = cohort.select(cohort.images["image_id"].iloc[:1])
+    assert part.privileged["text"].tolist() == [
+        "Made-up finding number 0. Lungs are clear.\nNo acute cardiopulmonary process."
+    ]
+    assert part.privileged["sections"].tolist() == ["findings+impression"]
+    with pytest.raises(FileNotFoundError, match=r"s50414268\.txt is missing .*physionet"):
+        _ = cohort.privileged
+
+
+def test_reports_out_of_the_zip(mimic, tmp_path_factory):
+    other = tmp_path_factory.mktemp("reports")
+    shutil.make_archive(str(other / "mimic-cxr-reports"), "zip", mimic, "files")
+    expected = load_cohort("mimic_cxr", mimic).privileged
+    found = load_cohort("mimic_cxr", mimic, reports_root=other).privileged
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_report_without_text(mimic):
+    empty = mimic / "files/p10/p10000032/s50414267.txt"
+    empty.write_text("                                 FINAL REPORT\n")
+    with pytest.raises(DataError, match=r"1 report\(s\) have no text, the first is '50414267'"):
+        _ = load_cohort("mimic_cxr", mimic).privileged
+    dropped = load_cohort("mimic_cxr", mimic, report_missing="drop")
+    assert len(dropped.images) == 5
+    assert (dropped.funnel["step"].str.startswith("report has text") & (dropped.funnel["rows"] == 5)).any()
+    kept = load_cohort("mimic_cxr", mimic, report_missing="keep")
+    assert len(kept.images) == 6
+    assert len(kept.privileged) == 5
+
+
+def test_boxes_follow_the_stored_size(mimic):
+    table, coco = load_cohort("mimic_cxr", mimic), mimic / MS_CXR
+    box = table.boxes.iloc[0]
+    assert box[["x", "y", "width", "height"]].tolist() == [4, 8, 20, 16]  # declared 80x64, stored 40x32
+    assert "3 images rescaled" in table.funnel["note"].iloc[-1]
+    mask = table.mask(box["image_id"], "Edema")
+    assert mask.shape == (32, 40)
+    assert mask[8:24, 4:24].all()
+    assert mask.sum() == 20 * 16
+    coco.unlink()  # then the json is read
+    pd.testing.assert_frame_equal(load_cohort("mimic_cxr", mimic).boxes, table.boxes)
+    coco.with_suffix(".json").unlink()
+    with pytest.raises(FileNotFoundError, match="or pass boxes=False"):
+        load_cohort("mimic_cxr", mimic)
+    assert load_cohort("mimic_cxr", mimic, boxes=False).boxes.empty
+
+
+def test_masks_come_before_boxes(mimic):
+    dicom = fixtures.mimic_ids(3, 0)[2]
+    folder = mimic / "masks" / dicom
+    folder.mkdir(parents=True)
+    pixels = np.zeros((32, 40), np.uint8)
+    pixels[1, 2] = 255
+    Image.fromarray(pixels).save(folder / "Pleural_Effusion.png")
+    cohort = load_cohort("mimic_cxr", mimic)
+    assert np.argwhere(cohort.mask(dicom, "Pleural Effusion")).tolist() == [[1, 2]]
+    assert cohort.mask(dicom).sum() == 1
+    assert cohort.mask(dicom, "Edema").sum() == 20 * 16  # no mask of this label, so its box
+    with pytest.raises(DataError, match="no region labelled 'Pneumonia'"):
+        cohort.mask(dicom, "Pneumonia")
+    with pytest.raises(DataError, match="has no region; ask only"):
+        cohort.mask(fixtures.mimic_ids(0, 0)[2])
+    Image.fromarray(pixels[:10]).save(folder / "Pleural_Effusion.png")
+    with pytest.raises(DataError, match="is 40x10 but its image is 40x32 pixels"):
+        cohort.mask(dicom)
+    assert load_cohort("mimic_cxr", mimic, masks=False).mask(dicom).sum() == 20 * 16
+
+
+def test_simulated_data_is_marked(tmp_path):
+    root = fixtures.write_mimic(tmp_path, simulated=True)
+    cohort = load_cohort("mimic_cxr", root)
+    assert cohort.info.simulated and cohort.info.shareable_text and cohort.info.shareable_images
+    assert "SIMULATED" in repr(cohort)
+    assert cohort.funnel["paper"].isna().all()
+
+
+def test_real_and_simulated_folders_do_not_mix(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    real, simulated = fixtures.write_mimic(tmp_path / "a"), fixtures.write_mimic(tmp_path / "b", simulated=True)
+    with pytest.raises(DataError, match="some are simulated"):
+        load_cohort("mimic_cxr", simulated, reports_root=real)
+    with pytest.raises(DataError, match="some are simulated"):
+        load_cohort("mimic_cxr", real, ms_cxr_root=simulated / "ms-cxr")
+    assert not load_cohort("mimic_cxr", real).info.shareable_text
+
+
+def _set(column, value, row=0):
+    def change(table):
+        table.loc[row, column] = value
+        return table
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (METADATA, lambda t: t.drop(columns="ViewPosition"), "metadata.csv.gz has no column 'ViewPosition'"),
+        (METADATA, lambda t: pd.concat([t, t.tail(1)]), "dicom_id '.*' occurs more than once"),
+        (METADATA, _set("subject_id", "", 2), "data row 3 has no patient id"),
+        (METADATA, _set("StudyDate", "2180-05-06"), "StudyDate '2180-05-06' is not a date"),
+        (METADATA, _set("StudyTime", "250000"), "StudyTime '250000' is not a date or time"),
+        (SPLIT, lambda t: t.iloc[1:], r"no row for 1 image\(s\)"),
+        (SPLIT, _set("split", "validation"), "split 'validation' is not one of train, validate, test"),
+        (CHEXPERT, lambda t: pd.concat([t, t.head(1)]), "study_id '50414267' occurs more than once"),
+        (CHEXPERT, _set("Edema", "2.0"), "label 'Edema' is '2.0' in study 50414267"),
+        (CHEXPERT, lambda t: t.rename(columns={"Edema": "Oedema"}), "has no column 'Edema'"),
+        (MS_CXR, _set("w", "400"), "box 'Edema' of image '.*' .* lies outside its image of 40x32 pixels"),
+        (MS_CXR, _set("x", "-4"), "lies outside its image"),
+        (MS_CXR, _set("h", "0"), "has no area"),
+        (MS_CXR, _set("w", "wide"), "a box is not numeric"),
+        (MS_CXR, _set("image_width", "0"), "declares no image size"),
+    ],
+)
+def test_mimic_refusals(mimic, file, change, message):
+    fixtures.edit_csv(mimic / file, change)
+    with pytest.raises(DataError, match=message):
+        load_cohort("mimic_cxr", mimic)
+
+
+def test_patient_in_two_splits(mimic):
+    fixtures.edit_csv(mimic / METADATA, _set("subject_id", fixtures.mimic_ids(0, 0)[0], 8))
+    with pytest.raises(DataError, match="patient '10000032' is in splits test and train"):
+        load_cohort("mimic_cxr", mimic, boxes=False)
+
+
+def test_negative_age_is_unknown(mimic):
+    fixtures.edit_csv(mimic / "hosp/patients.csv.gz", _set("anchor_year", "2300"))
+    ages = load_cohort("mimic_cxr", mimic).images["age"]
+    assert ages.isna().tolist() == [True] + [False] * 5
+
+
+def test_unreadable_images(mimic):
+    cohort = load_cohort("mimic_cxr", mimic)
+    boxed = cohort.image_path(cohort.boxes["image_id"].iloc[0])
+    whole = boxed.read_bytes()
+    boxed.write_bytes(whole[:-30])  # the header is whole, the pixels are not
+    load_cohort("mimic_cxr", mimic)
+    with pytest.raises(DataError, match="is damaged"):
+        checks.check_images_readable(cohort)
+    boxed.write_bytes(b"no image")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_cohort("mimic_cxr", mimic)
+    boxed.unlink()
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        load_cohort("mimic_cxr", mimic)
+
+
+def test_damaged_table(mimic):
+    (mimic / SPLIT).write_bytes((mimic / SPLIT).read_bytes()[:60])
+    with pytest.raises(DataError, match=r"split\.csv\.gz cannot be read"):
+        load_cohort("mimic_cxr", mimic)
+
+
+# covid-chestxray
+
+
+@pytest.mark.parametrize("old_spelling", [False, True])
+def test_covid_both_spellings(tmp_path, old_spelling):
+    cohort = load_cohort("covid_chestxray", fixtures.write_covid(tmp_path, old_spelling), other_notes=True)
+    images = cohort.images.set_index("image_id")
+    assert cohort.privileged.loc["film-0.png", "text"] == "Made-up note 0.\ncredit"
+    assert images.loc["film-0.png", ["patient_id", "path", "licence", "age"]].tolist() == [
+        *("p0", "images/film-0.png", "CC BY"),
+        40.0,
+    ]
+    # the CT, the lateral film and the film without a note are left out
+    assert not {"film-9.png", "film-10.png", "film-11.png"} & set(images.index)
+    assert images["COVID-19"].tolist()[:6] == pytest.approx([1, 1, np.nan, 0, 1, np.nan], nan_ok=True)
+    assert images["went_icu"].tolist()[:4] == pytest.approx([1, 0, np.nan, np.nan], nan_ok=True)
+    assert images["death"].tolist()[:4] == pytest.approx([0, 1, np.nan, np.nan], nan_ok=True)
+    note = cohort.funnel.set_index("step")["note"]["label known: went_icu"]
+    assert "? 2" in note and "empty 2" in note
+    assert cohort.boxes.iloc[1].tolist() == ["film-0.png", "Left Lung", 22, 4, 16, 20]
+
+
+def test_covid_options(covid):
+    assert len(load_cohort("covid_chestxray", covid, report_missing="keep").images) == 10
+    assert len(load_cohort("covid_chestxray", covid, view_missing="drop").images) == 7
+    assert len(load_cohort("covid_chestxray", covid, views=None).images) == 10
+    assert "film-9.png" in set(load_cohort("covid_chestxray", covid, views=("L",)).images["image_id"])
+    (covid / "annotations/annotations.json").rename(covid / "annotations/imageannotation_ai_lung_bounding_boxes.json")
+    assert len(load_cohort("covid_chestxray", covid).boxes) == 18
+    with pytest.raises(DataError, match=r"1 image\(s\) have no clinical note, the first is 'film-11.png'"):
+        load_cohort("covid_chestxray", covid, report_missing="raise")
+    for options in ({"labels": ("cured",)}, {"view_missing": "maybe"}, {"report_missing": "maybe"}):
+        with pytest.raises(DataError, match=r"cured|must be"):
+            load_cohort("covid_chestxray", covid, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="finding"), "metadata.csv has no column 'finding'"),
+        (lambda t: t.drop(columns="went_icu"), "has no column 'went_icu'"),
+        (_set("patientid", " "), "no patient id, the first is image 'film-0.png'"),
+        (_set("filename", "film-1.png"), "image_id 'film-1.png' occurs more than once"),
+        (_set("filename", ""), "data row 1 has no filename"),
+    ],
+)
+def test_covid_refusals(covid, change, message):
+    fixtures.edit_csv(covid / "metadata.csv", change)
+    with pytest.raises(DataError, match=message):
+        load_cohort("covid_chestxray", covid)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not a COCO annotation file"), ('{"images": []}', "lacks the COCO entry 'categories'")],
+)
+def test_broken_annotations(covid, text, message):
+    (covid / "annotations/annotations.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_cohort("covid_chestxray", covid)
+
+
+def test_covid_box_outside_and_unreadable_image(covid):
+    file = covid / "annotations/annotations.json"
+    coco = json.loads(file.read_text())
+    coco["annotations"][0]["bbox"] = [70, 8, 32, 40]
+    file.write_text(json.dumps(coco))
+    with pytest.raises(DataError, match=r"box 'Right Lung' of image 'film-0\.png' .* lies outside"):
+        load_cohort("covid_chestxray", covid)
+    (covid / "images/film-0.png").write_text("no image")
+    with pytest.raises(DataError, match=r"film-0\.png cannot be read"):
+        load_cohort("covid_chestxray", covid)
+
+
+# CBIS-DDSM
+
+
+def test_cbis_features_and_paths(cbis):
+    cohort = load_cohort("cbis_mass", cbis)
+    first = cohort.images.iloc[0]
+    assert first["image_id"] == "mass_P_00000_LEFT_CC_1"
+    assert first["roi_dicom_path"] == "Mass-Train_P_00000_LEFT_CC_1/1.2/1.4/000001.dcm"  # without the line break
+    features = cohort.privileged.loc[first["image_id"]]
+    assert features["mass_shape=IRREGULAR"] == features["mass_shape=ARCHITECTURAL_DISTORTION"] == 1
+    assert features["mass_shape=OVAL"] == features["mass_shape=missing"] == 0
+    assert features["breast_density"] == 1
+    assert cohort.privileged["mass_shape=missing"].sum() == 8  # empty and "N/A"
+    assert cohort.images["malignant"].tolist()[:3] == [1, 0, 0]
+    assert cohort.images["split"].value_counts().to_dict() == {"train": 8, "test": 8}
+    three = load_cohort("cbis_calc", cbis, target="pathology")
+    assert three.labels == ["malignant", "benign", "benign_without_callback"]
+    assert (three.images[three.labels].sum(axis=1) == 1).all()
+    assert "breast_density" in three.privileged.columns
+
+
+def test_cbis_counts_patients_shared_between_tables(cbis):
+    shared = shared_patients(cbis)
+    assert shared.loc["mass train", "calc test"] == 1
+    assert shared.loc["mass train", "mass test"] == 0
+    notes = load_cohort("cbis_mass", cbis).funnel.set_index("step")["note"]
+    assert notes["train table"] == "1 patients are also in the calc test table"
+    for file in cbis.glob("calc*"):
+        file.unlink()
+    assert load_cohort("cbis_mass", cbis).funnel.set_index("step")["note"]["train table"] == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop(columns="mass margins"), "has no column 'mass margins'"),
+        (lambda t: pd.concat([t, t.head(1)]), "image_id 'mass_P_00000_LEFT_CC_1' occurs more than once"),
+        (_set("patient_id", ""), "data row 1 has no 'patient_id'"),
+        (_set("pathology", "UNPROVEN"), "pathology is 'UNPROVEN' for patient P_00000"),
+        (_set("left or right breast", "Left"), "side is 'Left'"),
+        (_set("assessment", "4A"), "assessment is '4A'"),
+        (_set("patient_id", "P_00100", 1), "patient 'P_00100' is in splits test and train"),
+    ],
+)
+def test_cbis_refusals(cbis, change, message):
+    fixtures.edit_csv(cbis / "mass_case_description_train_set.csv", change)
+    if "splits" in message:  # else this row would be a duplicate of the test table's
+        fixtures.edit_csv(cbis / "mass_case_description_train_set.csv", _set("abnormality id", "9", 1))
+    with pytest.raises(DataError, match=message):
+        load_cohort("cbis_mass", cbis)
+
+
+def test_cbis_options(cbis):
+    with pytest.raises(DataError, match="target must be"):
+        load_cohort("cbis_mass", cbis, target="benign")
+
+
+# Open-i
+
+
+def test_openi_labels_and_text(openi):
+    cohort = load_cohort("openi", openi)
+    assert cohort.images["image_id"].tolist() == ["CXR1", "CXR2", "CXR3", "CXR10"]  # by number
+    values = cohort.images.set_index("image_id")[cohort.labels]
+    assert values.loc["CXR1"].tolist() == [0, 0, 0, 0, 0]
+    assert values.loc["CXR10"].tolist() == [1, 0, 0, 1, 1]
+    assert values.loc["CXR2"].tolist() == [0, 1, 1, 0, 1]
+    assert values.loc["CXR3"].tolist() == [0, 0, 0, 0, 1]
+    assert cohort.privileged.loc["CXR1", "text"] == "Made up.\nNormal chest."
+    assert cohort.funnel["rows"].tolist()[:3] == [6, 5, 4]
+    assert not cohort.info.shareable_text
+    assert load_cohort("openi", openi, sections=("impression",)).privileged.index.tolist() == ["CXR1", "CXR2", "CXR3"]
+    with pytest.raises(DataError, match=r"1 report\(s\) have no text, the first is 'CXR5'"):
+        load_cohort("openi", openi, report_missing="raise")
+
+
+def test_openi_heading_rules():
+    headings = pd.Series(
+        [["effusion"], ["pericardial effusion"], ["hydropneumothorax/left"], ["density/lung"], ["normal"]]
+    )
+    table = label_table(headings)
+    assert table["Pleural Effusion"].tolist() == [0, 0, 1, 0, 0]
+    assert table["Opacity"].sum() == 0
+    assert table["Abnormal"].tolist() == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("options", [{"labels": ("Edema",)}, {"sections": ("history",)}, {"report_missing": "keep"}])
+def test_openi_options(openi, options):
+    with pytest.raises(DataError):
+        load_cohort("openi", openi, **options)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"../escape.xml": "x"}, "is not a report file"),
+        ({"ecgen-radiology/1.xml": "<a>"}, "is not valid XML"),
+        ({"ecgen-radiology/1.xml": "<!DOCTYPE a><a/>"}, "declares a document type"),
+        ({"ecgen-radiology/1.xml": "<a/>"}, "has no identifier"),
+        (
+            {f"ecgen-radiology/{n}.xml": fixtures.openi_report(1, "a", "b", ["normal"]) for n in (1, 2)},
+            "image_id 'CXR1' occurs more than once",
+        ),
+        ({}, "holds no report"),
+    ],
+)
+def test_openi_refusals(tmp_path, members, message):
+    with pytest.raises(DataError, match=message):
+        load_cohort("openi", fixtures.write_openi(tmp_path, members))
+
+
+@pytest.mark.parametrize("content", [b"no archive", gzip.compress(b"no tar")])
+def test_openi_damaged_archive(tmp_path, content):
+    (tmp_path / "NLMCXR_reports.tgz").write_bytes(content)
+    with pytest.raises(DataError, match=r"not a readable \.tgz"):
+        load_cohort("openi", tmp_path)
+
+
+# Folds
+
+
+def _folds_table(n_patients=40, images_each=3):
+    patient = np.repeat(np.arange(n_patients), images_each)
+    table = pd.DataFrame({"image_id": np.arange(len(patient)).astype(str), "patient_id": patient.astype(str)})
+    return table.assign(a=(patient % 3 == 0).astype(float), b=(patient % 2).astype(float))
+
+
+@pytest.mark.parametrize("label", ["a", ["a", "b"]])
+def test_folds_keep_patients_together(label):
+    images = _folds_table()
+    images.loc[:2, "a"] = np.nan
+    folds = patient_folds(images, label, n_folds=4, seed=1)
+    pd.testing.assert_frame_equal(folds, patient_folds(images, label, n_folds=4, seed=1))
+    assert not folds.equals(patient_folds(images, label, n_folds=4, seed=2))
+    merged = folds.merge(images, on="image_id")
+    assert set(merged["image_id"]) == set(images["image_id"][3:])
+    assert (merged.groupby(["fold", "patient_id"])["split"].nunique() == 1).all()
+    assert (merged[merged["split"] == "test"].groupby("image_id").size() == 1).all()
+    assert (merged[merged["split"] == "validate"].groupby("image_id").size() == 1).all()
+    assert (merged.groupby(["fold", "split"])["a"].nunique() == 2).all()
+
+
+def test_folds_refusals():
+    images = _folds_table()
+    with pytest.raises(DataError, match="at least 3 folds"):
+        patient_folds(images, "a", n_folds=2)
+    with pytest.raises(DataError, match=r"column\(s\) c"):
+        patient_folds(images, "c")
+    with pytest.raises(DataError, match=r"'a' has 3 patient\(s\) with value 1, too few for 5 folds"):
+        patient_folds(images[images["patient_id"].astype(int) < 8], "a")
+
+
+# The embedded cohort
+
+
+def test_embedded_cohort_is_read_as_it_is(tmp_path):
+    from pkd_utils import demo
+
+    cohort = load_cohort("mimic_cxr", demo.ensure(tmp_path / "embedded", patients=4, seed=0, train_box_share=1.0))
+    assert cohort.info.simulated
+    assert cohort.images["age"].notna().any()
+    assert len(cohort.boxes)
+    part = cohort.select(cohort.boxes["image_id"].unique()[:3])
+    assert part.privileged["text"].str.len().gt(0).all()
+    assert all(part.mask(box.image_id, box.label).any() for box in part.boxes.itertuples())
+    assert isinstance(cohort.root, Path)

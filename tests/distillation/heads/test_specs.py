@@ -1,0 +1,82 @@
+"""Specs of heads: refused with one clear sentence, and sorted into groups."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pkd_utils.distillation.heads import training
+from pkd_utils.distillation.heads.training import HeadSpec, MemoryTokens, fit_heads
+from pkd_utils.runs.errors import DataError
+from tests.distillation.heads.test_training import CONFIG, TRAIN, VALIDATION, C, make_data, make_specs
+
+
+def test_groups_share_minibatches_and_fit_the_memory():
+    specs = training.check_specs([*make_specs(), HeadSpec("other seed", "image_only", 2, TRAIN, VALIDATION, 3)],
+                                      make_data()[2], C, True)  # fmt: skip
+    names = [[spec.name for spec in group] for group in training.group_specs(specs, dict.fromkeys(
+        [spec.name for spec in specs], 10), 1000)]  # fmt: skip
+    assert names == [["image", "teacher", "text", "mean", "class token"], ["other seed"],
+                     ["student", "sharp student", "own student"]]  # fmt: skip
+    small = training.group_specs(specs, dict.fromkeys([spec.name for spec in specs], 10), 20)
+    assert [len(group) for group in small] == [2, 2, 1, 1, 2, 1]
+    assert [part.stop - part.start for part in training._parts(10, 100, 450)] == [4, 4, 2]
+    assert len(training._parts(3, 100, 1)) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "nonsense"}, "method must be one of"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"weight": 1.5}, r"weight \(lambda\) must lie in"),
+        ({"temperature": 0.0}, r"temperature \(tau\) must be above 0"),
+        ({"learning_rate": 0.0}, "learning rate must be above 0"),
+        ({"teacher": "image"}, "only distilled heads have a teacher"),
+        ({"method": "self_distilled"}, "needs as teacher the name of a head with method image_only, not None"),
+        ({"method": "report_distilled", "teacher": "image"}, "a head with method teacher, not 'image'"),
+        ({"train_rows": [0, 1, 36]}, "validation rows repeat, or are in another part"),
+        ({"train_rows": [0, 0]}, "train rows repeat"),
+        ({"train_rows": []}, "train rows must be one or more numbers from 0 to 59"),
+        ({"test_rows": [60]}, "test rows must be one or more numbers from 0 to 59"),
+        ({"train_rows": [2, 3, 4]}, r"train rows hold 1 without a class from 0 to 2 \(first: row 3\)"),
+        ({"validation_rows": [36, 39, 42]}, "validation rows are all of one class"),
+    ],
+)
+def test_bad_specs_are_named(changes, message):
+    tokens, text, targets = make_data()
+    targets = targets.copy()
+    image = make_specs(1)[3]
+    if changes.get("train_rows") == [2, 3, 4]:
+        targets[3] = -1
+        image = dataclasses.replace(image, train_rows=[1, 2])
+    specs = [image, dataclasses.replace(image, name="changed", **changes)]
+    with pytest.raises(DataError, match=f"Head 'changed'.* {message}"):
+        fit_heads(specs, tokens, text, targets, CONFIG, progress=False)
+
+
+def test_other_bad_input_is_named():
+    tokens, text, targets = make_data()
+    specs = make_specs(1)
+    cases = [
+        ([], text, targets, CONFIG, "no heads to train"),
+        ([specs[3], specs[3]], text, targets, CONFIG, "same name"),
+        (specs, None, targets, CONFIG, "'teacher': it reads report tokens"),
+        (specs, text, targets[:-1], CONFIG, "targets must be 60 whole numbers"),
+        (specs, text, targets.astype(float), CONFIG, "targets must be 60 whole numbers"),
+        (specs, dataclasses.replace(text, offsets=text.offsets[:-1]), targets, CONFIG, "59 reports for 60 rows"),
+        (specs, text, targets, dataclasses.replace(CONFIG, precision="float16"), "precision must be"),
+        (specs, text, targets, dataclasses.replace(CONFIG, dropout=1.0), "dropout must lie in"),
+    ]
+    for bad_specs, bad_text, bad_targets, config, message in cases:
+        with pytest.raises(DataError, match=message):
+            fit_heads(bad_specs, tokens, bad_text, bad_targets, config, progress=False)
+    leaking = dataclasses.replace(specs[4], train_rows=np.arange(40), validation_rows=np.arange(40, 50))
+    with pytest.raises(DataError, match="its teacher 'teacher' was trained on rows that it is evaluated on"):
+        fit_heads([specs[0], leaking], tokens, text, targets, CONFIG, progress=False)
+    offsets = text.offsets.copy()
+    offsets[5] = offsets[4]
+    with pytest.raises(DataError, match="report of row 4 has no tokens"):
+        fit_heads(specs, tokens, dataclasses.replace(text, offsets=offsets), targets, CONFIG, progress=False)
+    with pytest.raises(DataError, match="no class tokens"):
+        fit_heads(specs[-1:], MemoryTokens(tokens.tokens), text, targets, CONFIG, progress=False)

@@ -1,0 +1,391 @@
+"""Training many heads at once: each as if trained alone by the textbook, resumable, and strict about its rows."""
+
+import dataclasses
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.metrics import roc_auc_score
+
+from pkd_utils.distillation.heads import training
+from pkd_utils.distillation.heads.modules import build_head, dropout_keep
+from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, fit_heads, micro_auc
+from pkd_utils.distillation.loss import distillation_loss, soft_labels
+from pkd_utils.encoders.texts import EncodedTexts
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.paths import PROJECT_ROOT
+
+ROWS, N, D, DT, C, VIEWS = 60, 7, 16, 12, 3, 2
+TRAIN, VALIDATION, TEST = np.arange(36), np.arange(36, 50), np.arange(50, 60)
+
+
+def make_data(views=VIEWS, dtype=torch.float16):
+    """Simulated tokens and reports that carry the class."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(ROWS) % C
+    signal = torch.nn.functional.one_hot(targets, D).float()
+    tokens = torch.randn(1 + views, ROWS, N, D, generator=generator) + 0.7 * signal[None, :, None]
+    lengths = torch.arange(ROWS) % 5 + 1
+    offsets = np.concatenate([[0], lengths.cumsum(0).numpy()])
+    hidden = torch.randn(offsets[-1], DT, generator=generator)
+    hidden += 2 * torch.nn.functional.one_hot(targets, DT).float().repeat_interleave(lengths, 0)
+    text = EncodedTexts(torch.zeros(offsets[-1], dtype=torch.int32), offsets, hidden.to(dtype), 0, 0, "text")
+    return MemoryTokens(tokens.to(dtype), tokens[:, :, 0].to(dtype)), text, targets.numpy()
+
+
+def make_specs(epochs=3, seed=1, **changes):
+    common = {"seed": seed, "train_rows": TRAIN, "validation_rows": VALIDATION, "test_rows": TEST, "epochs": epochs,
+              "learning_rate": 3e-3, **changes}  # fmt: skip
+    return [
+        HeadSpec("student", "report_distilled", teacher="teacher", temperature=2.5, **common),
+        HeadSpec("sharp student", "report_distilled", teacher="teacher", weight=0.5, **common),
+        HeadSpec("own student", "self_distilled", teacher="image", **common),
+        HeadSpec("image", "image_only", **common),
+        HeadSpec("teacher", "teacher", **common),
+        HeadSpec("text", "text_only", **common),
+        HeadSpec("mean", "mean_probe", **common),
+        HeadSpec("class token", "cls_probe", **common),
+    ]
+
+
+CONFIG = HeadConfig(n_classes=C, batch_size=16, keep_weights="all")
+
+
+class Textbook:
+    """Heads one after the other, in a plain loop over the textbook modules and torch's Adam."""
+
+    def __init__(self, data, specs, config, dtype):
+        (self.tokens, self.text, targets), self.config, self.dtype = data, config, dtype
+        self.targets = torch.from_numpy(targets)
+        self.specs = {spec.name: spec for spec in specs}
+        self.best, self.last = {}, {}
+
+    def forward(self, head, spec, rows, views, *key):
+        tokens = self.tokens.batch(rows, views).to(self.dtype)
+        text, mask = self.text.batch(rows.numpy(), torch.device("cpu"))
+        padding = -text.shape[1] % 16
+        text = torch.nn.functional.pad(text, (0, 0, 0, padding)).to(self.dtype)
+        mask = torch.nn.functional.pad(mask, (0, padding))
+        keep = text_keep = None
+        if key:
+            keep = dropout_keep((len(rows), N, N), 0.2, *key, 0)
+            text_keep = dropout_keep((len(rows), text.shape[1], text.shape[1]), 0.2, *key, 1)
+        if spec.method == "teacher":
+            return head(tokens, text, mask, keep, text_keep)
+        if spec.method == "text_only":
+            return head(text, mask, text_keep)
+        if spec.method == "mean_probe":
+            return head(tokens)
+        if spec.method == "cls_probe":
+            return head(self.tokens.class_tokens(rows, views)[:, None].to(self.dtype))
+        return head(tokens, keep=keep)
+
+    def train(self, spec):
+        head = build_head(spec.method, C, D, DT, spec.seed).to(self.dtype)
+        optimizer = torch.optim.Adam(head.parameters(), lr=spec.rate)
+        loader = training.HeadData(self.tokens, self.text, self.targets.numpy(), True, "cpu", self.dtype)
+        history, top = [], -1.0
+        for epoch in range(1, spec.epochs + 1):
+            head.train()
+            for step in loader.steps(spec.train_rows, self.config.batch_size, spec.seed, epoch):
+                soft = None
+                if spec.teacher:
+                    views = step.views if self.config.teacher_view == "same" else torch.zeros_like(step.views)
+                    with torch.no_grad():
+                        logits = self.forward(
+                            self.best[spec.teacher].eval(), self.specs[spec.teacher], step.rows, views
+                        )
+                    soft = soft_labels(logits, spec.temperature, "softmax")
+                out = self.forward(head, spec, step.rows, step.views, spec.seed, epoch, step.number)
+                weight = spec.weight if spec.teacher else 0.0
+                loss = distillation_loss(out, self.targets[step.rows], soft, weight, "softmax")
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            head.eval()
+            rows = torch.from_numpy(np.concatenate([VALIDATION, TEST]))
+            with torch.no_grad():
+                history.append(self.forward(head, spec, rows, torch.zeros_like(rows)))
+            split = len(VALIDATION)
+            auc = micro_auc(self.targets[VALIDATION].numpy(), history[-1][:split])
+            if auc > top:
+                top, self.best[spec.name] = auc, build_head(spec.method, C, D, DT).to(self.dtype)
+                self.best[spec.name].load_state_dict(head.state_dict())
+        return history
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance", "changes"),
+    [
+        ("float64", 1e-9, {}),
+        ("float32", 1e-4, {}),
+        ("float64", 1e-9, {"teacher_view": "clean"}),
+        ("float64", 1e-9, {"memory_bytes": 60_000}),
+    ],
+)
+def test_heads_trained_together_equal_textbook_heads_trained_alone(precision, tolerance, changes):
+    """Parameters and logits after epochs of Adam, with the same masks; also in small parts and small groups."""
+    data, specs = make_data(), make_specs()
+    config = dataclasses.replace(CONFIG, precision=precision, **changes)
+    results = fit_heads(specs, *data, config, progress=False)
+    textbook = Textbook(data, specs, config, getattr(torch, precision))
+    for spec in sorted(specs, key=lambda spec: spec.teacher is not None):
+        expected = textbook.train(spec)
+        for epoch, logits in enumerate(expected, 1):
+            found = torch.cat([results.logits(spec.name, part, epoch) for part in ("validation", "test")])
+            torch.testing.assert_close(found.to(logits.dtype), logits, rtol=0, atol=max(tolerance, 1e-6))
+        for (name, value), found in zip(
+            textbook.best[spec.name].named_parameters(), results.head(spec.name).parameters(), strict=True
+        ):
+            if not name.endswith("key.bias"):  # has no effect on any output
+                torch.testing.assert_close(found, value, rtol=0, atol=tolerance)
+
+
+def tensors_of(results, specs):
+    """Every number a run ends in."""
+    found = {}
+    for spec in specs:
+        found |= {f"{spec.name}.{name}": value for name, value in results.head(spec.name).state_dict().items()}
+        for epoch in range(1, spec.epochs + 1):
+            found[f"{spec.name}.{epoch}"] = results.logits(spec.name, "test", epoch)
+    return found
+
+
+def assert_same_bits(one, other, specs):
+    first, second = tensors_of(one, specs), tensors_of(other, specs)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    columns = [column for column in one.history if column != "seconds"]
+    pd.testing.assert_frame_equal(one.history[columns], other.history[columns])
+
+
+@pytest.mark.parametrize("stop_at", [(1, "image"), (2, "image"), (2, "student")])
+def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, stop_at):
+    data, specs = make_data(), make_specs()
+    whole = fit_heads(specs, *data, CONFIG, tmp_path / "whole", progress=False)
+    evaluate = training._Fit._evaluate
+
+    def stop(fit, losses):
+        if fit.epoch == stop_at[0] and any(spec.name == stop_at[1] for spec in fit.specs):
+            raise KeyboardInterrupt
+        evaluate(fit, losses)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Fit, "_evaluate", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit_heads(specs, *data, CONFIG, tmp_path / "stopped", progress=False)
+    epochs = []
+    train = training._Fit._train
+    monkeypatch.setattr(training._Fit, "_train", lambda fit: (epochs.append(fit.epoch), train(fit))[1])
+    continued = fit_heads(specs, *data, CONFIG, tmp_path / "stopped", progress=False)
+    done = (stop_at[0] - 1) + (3 if stop_at[1] == "student" else 0)
+    assert len(epochs) == 6 - done  # at most the epoch that was stopped is trained again
+    assert_same_bits(whole, continued, specs)
+    assert not list((tmp_path / "stopped").glob("*.checkpoint"))
+
+
+KILLED = """
+import sys
+import numpy as np, torch
+from safetensors.torch import load_file
+from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, fit_heads
+
+def run(folder, tokens):
+    spec = HeadSpec("image", "image_only", 1, np.arange(36), np.arange(36, 50), 30, np.arange(50, 60))
+    config = HeadConfig(n_classes=3, batch_size=16, keep_weights="all")
+    return [spec], fit_heads([spec], MemoryTokens(tokens), None, np.arange(60) % 3, config, folder, progress=False)
+"""
+
+
+def test_a_killed_process_loses_at_most_an_epoch(tmp_path):
+    tokens = make_data()[0].tokens
+    save_file({"tokens": tokens}, tmp_path / "tokens.safetensors")
+    script = KILLED + (
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        "run(sys.argv[1], load_file(sys.argv[1] + '/tokens.safetensors')['tokens'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=PROJECT_ROOT)
+    try:
+        deadline = time.monotonic() + 60
+        while not (saved := list(tmp_path.glob("group-*.checkpoint"))) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.kill()
+    finally:
+        process.wait()
+    assert saved, "the process ended, or took a minute, before its first checkpoint"
+    exec(KILLED, here := {})
+    specs, continued = here["run"](tmp_path, tokens)
+    assert_same_bits(here["run"](None, tokens)[1], continued, specs)
+
+
+def test_a_finished_run_is_read_and_a_changed_one_trained(tmp_path, monkeypatch):
+    data, specs = make_data(), make_specs(1)[3:5]
+    first = fit_heads(specs, *data, CONFIG, tmp_path, progress=False)
+    assert list(pd.read_parquet(tmp_path / "history.parquet")["name"]) == ["image", "teacher"]
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Fit, "run", None)
+        assert_same_bits(first, fit_heads(specs, *data, CONFIG, tmp_path, progress=False), specs)
+    for other_specs, other_config in (
+        ([dataclasses.replace(spec, learning_rate=1e-2) for spec in specs], CONFIG),
+        (specs, dataclasses.replace(CONFIG, batch_size=8)),
+    ):
+        other = fit_heads(other_specs, *data, other_config, tmp_path, progress=False)
+        assert not torch.equal(other.logits("image"), first.logits("image"))
+
+
+def test_a_student_is_another_when_its_teacher_is(tmp_path):
+    data, specs = make_data(), make_specs(1)
+    first = fit_heads([specs[0], specs[4]], *data, CONFIG, tmp_path, progress=False)
+    slower = dataclasses.replace(specs[4], learning_rate=1e-5)
+    second = fit_heads([specs[0], slower], *data, CONFIG, tmp_path, progress=False)
+    assert not torch.equal(first.logits("student"), second.logits("student"))
+
+
+def test_teachers_are_asked_for_the_view_that_the_student_sees():
+    """A table of all views, or a pass for every minibatch where that is less work: the same student."""
+    data, specs = make_data(views=4), make_specs(epochs=3)  # more views than epochs: minibatch by minibatch
+    assert data[0].views > specs[0].epochs
+    config = dataclasses.replace(CONFIG, precision="float64")
+    live = fit_heads(specs, *data, config, progress=False)
+    textbook = Textbook(data, specs, config, torch.float64)
+    textbook.train(specs[4])
+    expected = textbook.train(specs[0])
+    found = live.logits("student", "validation", "last").double()
+    torch.testing.assert_close(found, expected[-1][: len(VALIDATION)], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("probe", [True, False])
+def test_kept_normalised_tokens_change_no_bit_and_are_asked_for_once(monkeypatch, probe):
+    specs, asked = make_specs(), []
+    config = dataclasses.replace(CONFIG, normalise_probe=probe, cache_bytes=1 << 20)
+    batch = MemoryTokens.batch
+    monkeypatch.setattr(
+        MemoryTokens, "batch", lambda self, rows, views: asked.append(len(rows)) or batch(self, rows, views)
+    )
+    kept = fit_heads(specs, *make_data(), config, progress=False)
+    if probe:  # else the raw tokens are read for the probe as well
+        assert sum(asked) <= ROWS * (1 + VIEWS)
+    asked.clear()
+    plain = fit_heads(specs, *make_data(), dataclasses.replace(config, cache_bytes=0), progress=False)
+    assert sum(asked) > ROWS * (1 + VIEWS)
+    assert_same_bits(kept, plain, specs)
+
+
+def test_only_clean_images():
+    data, specs = make_data(views=0), make_specs(2)
+    steps = training.HeadData(*data, True, torch.device("cpu"), torch.float32).steps(TRAIN, 16, 1, 1)
+    assert all((step.views == 0).all() for step in steps)
+    results = fit_heads(specs, *data, CONFIG, progress=False)
+    assert len(results.history) == 2 * len(specs)
+
+
+def test_steps_hold_every_row_once_in_an_order_of_seed_and_epoch():
+    data = training.HeadData(*make_data(), True, torch.device("cpu"), torch.float32)
+    rows = np.arange(5, 45)
+    steps = data.steps(rows, 16, seed=1, epoch=1)
+    assert [len(step.rows) for step in steps] == [16, 16, 8]
+    assert sorted(torch.cat([step.rows for step in steps]).tolist()) == rows.tolist()
+    assert all((torch.from_numpy(rows)[step.positions] == step.rows).all() for step in steps)
+    assert set(torch.cat([step.views for step in steps]).tolist()) == {1, 2}
+    again, other = data.steps(rows, 16, 1, 1), data.steps(rows, 16, 1, 2)
+    assert torch.equal(steps[0].rows, again[0].rows)
+    assert torch.equal(steps[0].views, again[0].views)
+    assert not torch.equal(steps[0].rows, other[0].rows)
+
+
+def test_best_epochs_follow_from_the_history_and_ties_go_to_the_first():
+    data, specs = make_data(), make_specs(epochs=6)
+    results = fit_heads(specs, *data, CONFIG, progress=False)
+    targets = data[2]
+    summary = results.summary().set_index("name")
+    for spec in specs:
+        history = results.history.query("name == @spec.name")
+        assert results.best_epoch(spec.name) == history["validation_auc"].argmax() + 1
+        assert results.best_epoch(spec.name, "test") == history["test_auc"].argmax() + 1
+        for epoch in range(1, 7):
+            for part, rows in (("validation", VALIDATION), ("test", TEST)):
+                auc = micro_auc(targets[rows], results.logits(spec.name, part, epoch))
+                assert auc == history[f"{part}_auc"].iloc[epoch - 1]
+        best = results.best_epoch(spec.name)
+        assert torch.equal(results.logits(spec.name), results.logits(spec.name, "validation", best))
+        assert summary.loc[spec.name, "test_auc"] == history["test_auc"].iloc[best - 1]
+        assert summary.loc[spec.name, "best_test_auc"] == history["test_auc"].max()
+    tied = [{"epoch": epoch, "validation_auc": auc} for epoch, auc in enumerate([0.5, 0.9, 0.8, 0.9], 1)]
+    assert training.best_epoch(tied) == 2
+
+
+def test_weights_of_the_best_epoch_are_kept(monkeypatch):
+    """With an AUC that peaks in the second of four epochs."""
+    scripted = iter([0.5, 0.6, 0.9, 0.7, 0.8, 0.6, 0.9, 0.7])  # validation and test in turn
+    monkeypatch.setattr(training, "micro_auc", lambda targets, logits: next(scripted))
+    tokens, text, targets = make_data()
+    results = fit_heads(make_specs(4)[3:4], tokens, text, targets, CONFIG, progress=False)
+    assert results.best_epoch("image") == 2
+    rows = torch.from_numpy(VALIDATION)
+    with torch.no_grad():
+        found = results.head("image")(tokens.batch(rows, torch.zeros_like(rows)).float())
+    torch.testing.assert_close(found, results.logits("image"), rtol=1e-4, atol=1e-5)
+    assert (found - results.logits("image", "validation", "last")).abs().max() > 1e-2
+
+
+def test_only_chosen_logits_are_kept():
+    data, specs = make_data(), make_specs(epochs=6)[3:4]
+    everything = fit_heads(specs, *data, CONFIG, progress=False)
+    chosen = fit_heads(specs, *data, dataclasses.replace(CONFIG, keep_logits="chosen", keep_weights="teachers"),
+                       progress=False)  # fmt: skip
+    kept = {everything.best_epoch("image"), everything.best_epoch("image", "test"), 6}
+    for epoch in range(1, 7):
+        if epoch in kept:
+            assert torch.equal(chosen.logits("image", "test", epoch), everything.logits("image", "test", epoch))
+        else:
+            with pytest.raises(DataError, match=f"after epoch {epoch} were not kept"):
+                chosen.logits("image", "test", epoch)
+
+
+def test_weights_are_kept_of_heads_that_may_teach():
+    data, (spec,) = make_data(), make_specs(epochs=1)[3:4]
+    probe = dataclasses.replace(spec, name="probe", method="mean_probe")
+    results = fit_heads([spec, probe], *data, dataclasses.replace(CONFIG, keep_weights="teachers"), progress=False)
+    assert results.head("image")
+    with pytest.raises(DataError, match="weights of head 'probe' were not kept"):
+        results.head("probe")
+
+
+def test_teachers_are_the_same_heads_whether_or_not_somebody_learns_from_them(tmp_path):
+    """04-distil-students takes over the groups that 03-train-teachers wrote."""
+    data, specs = make_data(), make_specs(epochs=2)
+    taught = [spec for spec in specs if spec.teacher is None]
+    fit_heads(taught, *data, CONFIG, tmp_path, progress=False)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("group-*")}
+    fit_heads(specs, *data, dataclasses.replace(CONFIG, teacher_view="clean"), tmp_path, progress=False)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("group-*")}
+    assert before.items() <= after.items() and len(after) > len(before)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_auc_is_scikit_learns(classes):
+    rng = np.random.default_rng(classes)
+    targets = rng.integers(0, classes, 200)
+    logits = torch.from_numpy(rng.normal(size=(200, classes)).round(1)) + torch.nn.functional.one_hot(
+        torch.from_numpy(targets), classes
+    )
+    probabilities = torch.softmax(logits, 1).numpy()
+    if classes == 2:
+        expected = roc_auc_score(targets, probabilities[:, 1])
+    else:
+        expected = roc_auc_score(targets, probabilities, multi_class="ovr", average="micro")
+    assert micro_auc(targets, logits) == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(micro_auc(np.zeros(4, int), torch.zeros(4, 2)))
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    tokens, text, targets = make_data()
+    tokens.tokens[:, 5] = torch.inf
+    with pytest.raises(DataError, match="training loss of head 'image' is not finite in epoch 1"):
+        fit_heads(make_specs(1)[3:4], tokens, text, targets, CONFIG, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())

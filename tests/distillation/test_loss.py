@@ -1,0 +1,217 @@
+"""The loss against hand-computed numbers, autograd and the plain losses it must reduce to."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pkd_utils.distillation.loss import check_targets, distillation_loss, soft_labels
+from pkd_utils.runs.errors import DataError
+
+NAN = float("nan")
+
+
+def case(n=7, k=5, seed=0, dtype=torch.float64, missing=0.3):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, k, generator=g, dtype=dtype) * 3
+    targets = (torch.rand(n, k, generator=g) < 0.4).to(dtype)
+    targets[torch.rand(n, k, generator=g) < missing] = NAN
+    soft = torch.rand(n, k, generator=g, dtype=dtype)
+    return logits, targets, soft
+
+
+def bce(target, logit):
+    p = 1 / (1 + math.exp(-logit))
+    return -(target * math.log(p) + (1 - target) * math.log(1 - p))
+
+
+def test_soft_labels_by_hand():
+    got = soft_labels(torch.tensor([[2.0, -1.0]], dtype=torch.float64), 2.5)
+    np.testing.assert_allclose(got, [[1 / (1 + math.exp(-0.8)), 1 / (1 + math.exp(0.4))]], rtol=1e-14)
+    got = soft_labels(np.array([[1.0, 2.0, 3.0]]), 0.5, "softmax")
+    e = np.exp([2.0, 4.0, 6.0])
+    np.testing.assert_allclose(got, [e / e.sum()], rtol=1e-14)
+
+
+def test_temperature_sharpens_below_one_and_softens_above():
+    logits = torch.tensor([1.0])
+    sharp, plain, soft = (soft_labels(logits, t).item() for t in (0.25, 1.0, 2.5))
+    assert sharp > plain > soft > 0.5
+
+
+def test_soft_labels_carry_no_gradient_and_survive_extreme_logits():
+    logits = torch.tensor([[1e30, -1e30, 0.0]], requires_grad=True)
+    assert not soft_labels(logits, 1.0).requires_grad
+    assert soft_labels(logits, 0.25).tolist() == [[1.0, 0.0, 0.5]]
+    assert soft_labels(logits, 0.25, "softmax").tolist() == [[1.0, 0.0, 0.0]]
+
+
+def test_equation_1_by_hand_with_missing_targets():
+    logits = torch.tensor([[0.3, -1.2], [2.0, 0.7]], dtype=torch.float64)
+    targets = torch.tensor([[1.0, 0.0], [NAN, 1.0]], dtype=torch.float64)
+    soft = torch.tensor([[0.8, 0.1], [0.6, 0.4]], dtype=torch.float64)
+    seen = [(0, 0), (0, 1), (1, 1)]
+    hard = sum(bce(targets[i].item(), logits[i].item()) for i in seen) / 3
+    soft_seen = sum(bce(soft[i].item(), logits[i].item()) for i in seen) / 3
+    soft_all = (3 * soft_seen + bce(0.6, 2.0)) / 4
+    got = distillation_loss(logits, targets, soft, 0.3)
+    assert got.item() == pytest.approx(0.7 * hard + 0.3 * soft_seen, rel=1e-14)
+    got = distillation_loss(logits, targets, soft, 0.3, soft_on_missing=True)
+    assert got.item() == pytest.approx(0.7 * hard + 0.3 * soft_all, rel=1e-14)
+
+
+def test_equation_1_by_hand_softmax():
+    logits = torch.tensor([[0.3, -1.2, 0.5]], dtype=torch.float64)
+    log_p = np.log(np.exp(logits[0]) / np.exp(logits[0]).sum())
+    soft = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
+    want = 0.4 * -log_p[2] + 0.6 * -(soft[0] * log_p).sum()
+    assert distillation_loss(logits, torch.tensor([2]), soft, 0.6, "softmax").item() == pytest.approx(float(want))
+    one_hot = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
+    assert distillation_loss(logits, one_hot, soft, 0.6, "softmax").item() == pytest.approx(float(want))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weight_zero_is_bit_for_bit_plain_bce(dtype):
+    for seed in range(20):
+        logits, targets, soft = case(33, 5, seed, dtype, missing=0.0)
+        a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        got, want = distillation_loss(a, targets, soft, 0.0), F.binary_cross_entropy_with_logits(b, targets)
+        assert torch.equal(got, want)
+        got.backward()
+        want.backward()
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=0)
+        assert torch.equal(distillation_loss(a, targets, None, 0), want)  # the soft labels do not enter at all
+
+
+def test_weight_zero_softmax_and_weight_one():
+    logits, _, soft = case(9, 4, missing=0)
+    classes = torch.arange(9) % 4
+    soft = soft / soft.sum(1, keepdim=True)
+    assert torch.equal(distillation_loss(logits, classes, None, 0, "softmax"), F.cross_entropy(logits, classes))
+    assert torch.equal(distillation_loss(logits, classes, soft, 1, "softmax"), F.cross_entropy(logits, soft))
+
+
+def test_linear_in_weight():
+    logits, targets, soft = case()
+    at = [distillation_loss(logits, targets, soft, w).item() for w in (0.0, 0.25, 1.0)]
+    assert at[1] == pytest.approx(0.75 * at[0] + 0.25 * at[2], rel=1e-14)
+
+
+@pytest.mark.parametrize("options", [{}, {"soft_on_missing": True}, {"student_temperature": 2.5}])
+def test_gradcheck_and_closed_form_gradient(options):
+    logits, targets, soft = case(4, 3)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: distillation_loss(x, targets, soft, 0.4, **options), logits)
+    if (
+        not options
+    ):  # d/dlogit = (sigmoid - mixed target) / number observed, and exactly 0 where the target is not known
+        distillation_loss(logits, targets, soft, 0.4).backward()
+        seen = ~targets.isnan()
+        want = (torch.sigmoid(logits) - 0.6 * targets - 0.4 * soft) / seen.sum()
+        torch.testing.assert_close(logits.grad[seen], want[seen].detach(), rtol=1e-12, atol=1e-15)
+        assert (logits.grad[~seen] == 0).all()
+
+
+def test_mixed_target_shortcut_equals_the_two_terms():
+    """Where nothing else is asked for, one binary cross entropy does for both terms of equation (1)."""
+    for seed in range(10):
+        logits, targets, soft = case(50, 5, seed)
+        two = [distillation_loss(logits, targets, soft, w) for w in (0.0, 1.0)]
+        got = distillation_loss(logits, targets, soft, 0.35)
+        torch.testing.assert_close(got, 0.65 * two[0] + 0.35 * two[1], rtol=1e-13, atol=0)
+    # student_temperature just off 1 takes the long way
+    near = distillation_loss(logits, targets, soft, 0.35, student_temperature=1 + 1e-12)
+    torch.testing.assert_close(near, got, rtol=1e-10, atol=0)
+
+
+def test_gradcheck_softmax():
+    logits, _, soft = case(4, 3)
+    soft = soft / soft.sum(1, keepdim=True)
+    f = lambda x: distillation_loss(x, torch.tensor([0, 2, 1, 1]), soft, 0.4, "softmax")  # noqa: E731
+    assert torch.autograd.gradcheck(f, logits.requires_grad_())
+
+
+def test_hinton_variant_scales_the_soft_term_only():
+    logits, targets, soft = case()
+    hard = distillation_loss(logits, targets, None, 0.0)
+    soft_term = distillation_loss(logits / 2.5, targets, soft, 1.0)
+    got = distillation_loss(logits, targets, soft, 0.4, student_temperature=2.5, temperature_squared=True)
+    torch.testing.assert_close(got, 0.6 * hard + 0.4 * 2.5**2 * soft_term)
+
+
+def test_extreme_logits_stay_finite():
+    logits = torch.tensor([[1e4, -1e4], [-1e4, 1e4]], requires_grad=True)
+    targets = torch.tensor([[1.0, 0.0], [1.0, NAN]])
+    loss = distillation_loss(logits, targets, torch.full((2, 2), 0.5), 0.5)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+    classes = torch.tensor([0, 0])
+    assert torch.isfinite(distillation_loss(logits, classes, torch.full((2, 2), 0.5), 0.5, "softmax"))
+
+
+def test_nothing_observed_gives_zero_loss_and_zero_gradient():
+    logits = torch.randn(3, 2, requires_grad=True)
+    loss = distillation_loss(logits, torch.full((3, 2), NAN), torch.full((3, 2), 0.5), 0.5)
+    loss.backward()
+    assert loss.item() == 0 and (logits.grad == 0).all()
+
+
+def test_same_minimum_as_equation_says():
+    """Gradient descent on one logit ends where sigmoid = (1 - lambda) y + lambda s."""
+    logit = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
+    step = torch.optim.LBFGS([logit], max_iter=100, tolerance_grad=1e-12)
+    one, soft = torch.ones(1, 1, dtype=torch.float64), torch.tensor([[0.2]], dtype=torch.float64)
+
+    def closure():
+        step.zero_grad()
+        loss = distillation_loss(logit, one, soft, 0.75)
+        loss.backward()
+        return loss
+
+    step.step(closure)
+    assert torch.sigmoid(logit).item() == pytest.approx(0.25 * 1 + 0.75 * 0.2, abs=1e-6)
+
+
+X = torch.zeros(2, 3)
+HALF = torch.full((2, 3), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: soft_labels(X, 0.0), "temperature must be"),
+        (lambda: soft_labels(X, -1.0), "temperature must be"),
+        (lambda: soft_labels(X, NAN), "temperature must be"),
+        (lambda: soft_labels(X, 1.0, "tanh"), "activation must be one of"),
+        (lambda: soft_labels(torch.tensor([[1.0], [NAN]])), "first: row 1"),
+        (lambda: soft_labels(torch.tensor([1, 2])), "floating point"),
+        (lambda: distillation_loss(X, HALF, HALF, 1.2), r"must lie in \[0, 1\]"),
+        (lambda: distillation_loss(X, HALF, HALF, -0.1), r"must lie in \[0, 1\]"),
+        (lambda: distillation_loss(X, HALF, HALF, NAN), r"must lie in \[0, 1\]"),
+        (lambda: distillation_loss(X, HALF, HALF, 0.5, student_temperature=0), "student_temperature must be"),
+        (lambda: distillation_loss(X, HALF, HALF, 0.5, "relu"), "activation must be one of"),
+        (lambda: distillation_loss(X, HALF[:1], HALF, 0.5), "targets have the shape"),
+        (lambda: distillation_loss(X, HALF, HALF[:, :1], 0.5), "soft targets have the shape"),
+        (lambda: distillation_loss(X, HALF, None, 0.5), "there are no soft targets"),
+        (lambda: distillation_loss(X, HALF, HALF * NAN, 0.5), "soft targets are not in"),
+        (lambda: distillation_loss(X, HALF, HALF * 4, 0.5), "not logits"),
+        (lambda: distillation_loss(X, HALF * 4, HALF, 0.5), "targets are not in"),
+        (lambda: distillation_loss(X, HALF * float("inf"), HALF, 0.5), "targets are not in"),
+        (lambda: distillation_loss(X, HALF.long(), HALF, 0.5), "floating point"),
+        (lambda: distillation_loss(X, HALF * NAN, HALF / 1.5, 0.5, "softmax"), "must be left out"),
+        (
+            lambda: distillation_loss(X, torch.tensor([0, -100]), HALF / 1.5, 0.5, "softmax"),
+            "must be left out",
+        ),
+        (lambda: distillation_loss(X, torch.tensor([0, 3]), HALF / 1.5, 0.5, "softmax"), "Class numbers"),
+        (lambda: distillation_loss(X, torch.tensor([0, 1]), HALF, 0.5, "softmax"), "sum to 1"),
+        (lambda: distillation_loss(X[0], torch.tensor([0]), HALF[0], 0.5, "softmax"), "shape"),
+        (lambda: check_targets(HALF, None, "x"), "activation"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(call, message):
+    with pytest.raises(DataError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)

@@ -1,0 +1,345 @@
+"""The training loop: baseline and student see the same, kills change nothing, bad input is refused."""
+
+import dataclasses
+import json
+import multiprocessing
+import signal
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from pkd_utils.distillation import student_training, students
+from pkd_utils.distillation.student_data import check_student_data
+from pkd_utils.distillation.student_training import StudentConfig, fit_student
+from pkd_utils.runs import seeds
+from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.metrics import macro_auroc
+
+LABELS = ["a", "b"]
+TINY = StudentConfig(image_size=32, width=32, depth=2, heads=2, epochs=4, batch_size=32, precision="fp32",
+                     drop_path_rate=0.2, drop_rate=0.1)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def data(n=160, seed=0):
+    """Label a: a bright upper half; label b: a bright left half; noise, missing targets, a teacher that knows more."""
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((n, 2)) < 0.5).astype(float)
+    pixels = rng.normal(100, 30, (n, 32, 32))
+    pixels[:, :16] += 50 * truth[:, :1, None]
+    pixels[:, :, :16] += 50 * truth[:, 1:, None]
+    targets = np.where(rng.random(truth.shape) < 0.2, np.nan, truth)
+    soft = 0.1 + 0.8 * truth
+    splits = np.array(["train"] * (n - 70) + ["validate"] * 40 + ["test"] * 30, dtype=object)
+    return pixels.clip(0, 255).astype(np.uint8), targets, soft, splits
+
+
+def fit(folder, config=TINY, seed=0, **options):
+    return fit_student(*data(), config, folder, seed, labels=LABELS, progress=False, **options)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_student_learns_and_leaves_a_complete_folder(tmp_path):
+    config = dataclasses.replace(TINY, epochs=12, learning_rate=3e-3, drop_rate=0.0, drop_path_rate=0.0)
+    result = fit(tmp_path / "s", config, image_ids=[f"id{i}" for i in range(160)])
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [
+        "history.csv", "metrics.json", "model.safetensors", "predictions.parquet"]  # fmt: skip
+    assert result.metrics["macro_auroc"]["test"] > 0.75
+    history = result.history
+    assert history.columns.tolist() == ["epoch", "train_loss", "validate_loss", "validate_auroc", "learning_rate",
+                                        "seconds"]  # fmt: skip
+    assert history.epoch.tolist() == list(range(1, 13))
+    assert result.best_epoch == history.validate_auroc.idxmax() + 1  # the first of equals
+    pixels, targets, _, splits = data()
+    table = result.predictions
+    assert table.columns.tolist() == ["image_id", "split", *LABELS] and len(table) == 160
+    assert table.image_id.tolist() == [f"id{i}" for i in range(160)] and table.split.tolist() == splits.tolist()
+    # the stored model is the best epoch's, and gives the stored predictions
+    model, facts = students.load_student(tmp_path / "s")
+    logits = students.predict_logits(model, pixels, facts["mean"], facts["std"])
+    np.testing.assert_allclose(logits, table[LABELS], atol=1e-5)
+    chosen = splits == "validate"
+    assert macro_auroc(targets[chosen], logits[chosen]) == pytest.approx(history.validate_auroc.max())
+    assert facts["labels"] == LABELS and facts["best_epoch"] == result.best_epoch
+
+
+def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
+    config = dataclasses.replace(TINY, epochs=2)
+    fit(tmp_path / "a", config)
+    torch.rand(3)  # the caller's random state must not matter ...
+    before = torch.get_rng_state()
+    fit(tmp_path / "b", config)
+    assert torch.equal(before, torch.get_rng_state())  # ... nor be changed
+    fit(tmp_path / "c", config, seed=1)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_baseline_differs_in_the_loss_alone(tmp_path, monkeypatch):
+    """Same initial weights, same batches, same augmented images for weight 0 and weight 0.7."""
+    seen = {}
+    real = student_training.class_token_logits
+
+    def spy(model, images):
+        seen.setdefault(current, []).append((images.clone(), model.head.weight.detach().clone()))
+        return real(model, images)
+
+    monkeypatch.setattr(student_training, "class_token_logits", spy)
+    for current in (0.0, 0.7):
+        config = dataclasses.replace(TINY, epochs=2, weight=current, drop_rate=0.0, drop_path_rate=0.0)
+        fit(tmp_path / str(current), config)
+    baseline, student = seen[0.0], seen[0.7]
+    assert torch.equal(baseline[0][1], student[0][1])
+    assert len(baseline) == len(student) and all(torch.equal(a, b) for (a, _), (b, _) in zip(baseline, student))  # noqa: B905
+    assert not torch.equal(baseline[0][0], baseline[3][0])
+    assert not torch.equal(baseline[-1][1], student[-1][1])
+
+
+def test_baseline_ignores_the_teacher(tmp_path):
+    pixels, targets, soft, splits = data()
+    config = dataclasses.replace(TINY, epochs=1, weight=0.0)
+    fit_student(pixels, targets, None, splits, config, tmp_path / "a", 0, progress=False)
+    fit_student(pixels, targets, soft, splits, config, tmp_path / "b", 0, progress=False)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_one_step_is_equation_1_and_adamw(tmp_path):
+    """One epoch of one batch without augmentation against plain torch."""
+    pixels, targets, soft, _ = data()
+    config = dataclasses.replace(
+        TINY, epochs=1, batch_size=1000, warmup_epochs=1, drop_rate=0.0, drop_path_rate=0.0, weight=0.3, degrees=0.0,
+        translate=0.0, scale=(1.0, 1.0), brightness=0.0, contrast=0.0, gradient_clip=None, learning_rate=1e-2,
+        weight_decay=1.0,
+    )  # fmt: skip
+    fit(tmp_path, config, seed=5)
+    torch.manual_seed(seeds.stream(5, 0, 0))
+    model = students.build_student("vit", 32, 8, 2, 32, 2, 2)
+    x = (torch.from_numpy(pixels[:90])[:, None] / 255 - 0.5) / 0.25
+    y, s = torch.tensor(targets[:90]), torch.tensor(soft[:90])
+    z = model(x).double()
+    seen = ~y.isnan()
+    log_p, log_q = torch.nn.functional.logsigmoid(z), torch.nn.functional.logsigmoid(-z)
+    mixed = 0.7 * y.nan_to_num() + 0.3 * s
+    loss = -(mixed * log_p + (1 - mixed) * log_q)[seen].mean()
+    loss.backward()
+    got, checked = weights(tmp_path), 0
+    for name, p in model.named_parameters():
+        decay = 1.0 if p.ndim >= 2 and name not in ("cls_token", "pos_embed") else 0.0
+        # Adam's first step is the learning rate times the gradient's sign: noise where the gradient is noise
+        want = p.detach() * (1 - 1e-2 * decay) - 1e-2 * p.grad / (p.grad.abs() + 1e-8)
+        sure = p.grad.abs() > 1e-5
+        torch.testing.assert_close(got[name][sure], want[sure], rtol=1e-3, atol=2e-5)
+        checked += int(sure.sum())
+    assert checked > 0.8 * sum(p.numel() for p in model.parameters())
+
+
+def test_learning_rate_schedule():
+    rates = [student_training.learning_rate_at(i, 100, 10, 2.0) for i in range(100)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == 2.0
+    assert rates[55] == pytest.approx(1.0) and 0 < rates[99] < 0.002
+    assert student_training.learning_rate_at(0, 10, 0, 1.0) == 1.0
+
+
+def test_finished_folder_is_returned_and_foreign_folder_refused(tmp_path, monkeypatch):
+    config = dataclasses.replace(TINY, epochs=1)
+    first = fit(tmp_path, config)
+    monkeypatch.setattr(student_training, "_Fit", None)
+    again = fit(tmp_path, config)
+    assert again.best_epoch == first.best_epoch and again.predictions.equals(first.predictions)
+    for other in ({"config": dataclasses.replace(config, weight=0.25)}, {"config": config, "seed": 1}):
+        with pytest.raises(DataError, match="other data, configuration or seed"):
+            fit(tmp_path, **other)
+
+
+def test_patience_stops_early(tmp_path, monkeypatch):
+    scores = iter([0.6, 0.7, 0.65, 0.7, 0.9])
+    monkeypatch.setattr(student_training, "macro_auroc", lambda *a: next(scores, 0.5))
+    result = fit(tmp_path, dataclasses.replace(TINY, epochs=10, patience=2))
+    assert result.best_epoch == 2 and result.metrics["epochs"] == 4
+
+
+def test_the_best_epoch_is_what_is_kept(tmp_path, monkeypatch):
+    scores, after = iter([0.6, 0.9, 0.7, 0.5]), []
+    monkeypatch.setattr(student_training, "macro_auroc", lambda *a: next(scores, 0.5))
+    save = student_training._Fit._save_checkpoint
+
+    def spy(fit):
+        after.append({n: t.clone() for n, t in fit.model.state_dict().items()})
+        save(fit)
+
+    monkeypatch.setattr(student_training._Fit, "_save_checkpoint", spy)
+    result = fit(tmp_path)
+    assert result.best_epoch == 2 and len(after) == 4
+    assert same(weights(tmp_path), after[1]) and not same(weights(tmp_path), after[3])
+
+
+def test_loss_that_is_not_finite_stops_with_one_sentence(tmp_path):
+    config = dataclasses.replace(TINY, learning_rate=1e30, gradient_clip=None, warmup_epochs=0)
+    with pytest.raises(DataError, match=r"loss became nan in epoch \d.*lower the learning rate") as error:
+        fit(tmp_path, config)
+    assert "\n" not in str(error.value) and not (tmp_path / "metrics.json").exists()
+
+
+def train_in_child(folder, epochs, precision):
+    torch.set_num_threads(1)
+    config = dataclasses.replace(TINY, epochs=epochs, precision=precision)
+    fit_student(*data(), config, folder, 3, labels=LABELS, progress=False)
+
+
+# A server that has imported torch and timm once, and forks a fresh process for every child that will be killed.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pkd_utils.distillation.student_training", __name__])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_sigkill_at_any_time_ends_in_the_same_bits(tmp_path, precision):
+    """A real process is killed several times, at epochs' ends and in between; the last one finishes."""
+    epochs = 20
+    folder = tmp_path / "killed"
+    reached, sessions = -1, 0
+
+    def epoch_now():
+        try:
+            with safe_open(folder / "checkpoint.safetensors", "pt") as file:
+                return json.loads(file.metadata()["state"])["epoch"]
+        except (FileNotFoundError, OSError):
+            return 0
+
+    for goal, pause in ((1, 0.0), (4, 0.03), (7, 0.05)):
+        child = PROCESSES.Process(target=train_in_child, args=(folder, epochs, precision))
+        child.start()
+        while child.is_alive() and epoch_now() < goal:
+            time.sleep(0.002)
+        time.sleep(pause)
+        child.kill()  # SIGKILL
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        sessions += 1
+        assert epoch_now() >= max(goal, reached), "a kill may cost one epoch, never what a checkpoint holds"
+        reached = epoch_now()
+    assert reached < epochs and not (folder / "metrics.json").exists()
+    config = dataclasses.replace(TINY, epochs=epochs, precision=precision)
+    resumed = fit_student(*data(), config, folder, 3, labels=LABELS, progress=False)
+    whole = fit_student(*data(), config, tmp_path / "whole", 3, labels=LABELS, progress=False)
+    assert resumed.metrics["sessions"] == sessions + 1 and whole.metrics["sessions"] == 1
+    assert same(weights(folder), weights(tmp_path / "whole"))
+    assert resumed.predictions.equals(whole.predictions)
+    pd.testing.assert_frame_equal(resumed.history.drop(columns="seconds"), whole.history.drop(columns="seconds"),
+                                  check_exact=True)  # fmt: skip
+
+
+def test_kill_while_finishing_is_repaired(tmp_path, monkeypatch):
+    config = dataclasses.replace(TINY, epochs=2)
+    real = student_training.write_json
+    monkeypatch.setattr(student_training, "write_json", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "a", config)
+    monkeypatch.setattr(student_training, "write_json", real)
+    fit(tmp_path / "a", config)
+    fit(tmp_path / "b", config)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_softmax_and_three_channels(tmp_path):
+    pixels, _, soft, splits = data()
+    truth = (soft > 0.5).astype(int)
+    classes = truth[:, 0] + truth[:, 1]
+    teacher = np.eye(3)[classes] * 0.7 + 0.1
+    config = dataclasses.replace(TINY, activation="softmax", channels=3, epochs=2)
+    result = fit_student(pixels, classes, teacher, splits, config, tmp_path, 0, progress=False)
+    assert result.predictions.columns.tolist() == ["image_id", "split", "label_0", "label_1", "label_2"]
+    assert 0 <= result.metrics["macro_auroc"]["test"] <= 1
+
+
+def test_unused_rows_are_counted_and_soft_labels_of_other_splits_may_be_missing(tmp_path):
+    pixels, targets, soft, splits = data()
+    splits[[0, 5]] = [None, np.nan]
+    soft[splits == "test"] = np.nan
+    soft[0] = np.nan
+    result = fit_student(
+        pixels, targets, soft, splits, dataclasses.replace(TINY, epochs=1), tmp_path, 0, progress=False
+    )
+    assert result.metrics["rows_unused"] == 2 and len(result.predictions) == 158
+
+
+def test_precision():
+    assert student_training.resolve_precision("auto", "cpu") in ("fp32", "bf16")
+    assert student_training.resolve_precision("bf16", "cpu") == "bf16"
+    with pytest.raises(DataError, match="precision"):
+        student_training.resolve_precision("fp16", "cpu")
+
+
+def test_bf16_logits_are_not_rounded_to_ties(tmp_path):
+    result = fit(tmp_path, dataclasses.replace(TINY, precision="bf16", epochs=1))
+    assert result.predictions["a"].nunique() > 150
+
+
+def edit(**changes):
+    names = ("pixels", "targets", "soft_targets", "splits")
+    return {**dict(zip(names, data(), strict=True)), "image_size": 32, "activation": "sigmoid", "weight": 0.5} | changes
+
+
+PIXELS, TARGETS, SOFT, SPLITS_ = data()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pixels": PIXELS.astype(float)}, "must be uint8"),
+        ({"image_size": 64}, "pack the images at the student's image_size"),
+        ({"targets": TARGETS[:-1]}, "targets must be"),
+        ({"targets": TARGETS * 2}, "targets are not in"),
+        ({"targets": TARGETS * np.nan}, "nothing to learn from"),
+        ({"targets": np.where((SPLITS_ == "validate")[:, None], 1.0, TARGETS)}, "both 1 and 0"),
+        ({"soft_targets": None}, "no soft targets"),
+        ({"soft_targets": SOFT[:, :1]}, "1 columns, but there are 2"),
+        ({"soft_targets": SOFT[:-1]}, "soft_targets must be"),
+        ({"soft_targets": np.where(np.arange(160)[:, None] == 7, np.nan, SOFT)}, r"1 of 90 .*first: 7\)"),
+        ({"soft_targets": SOFT * 9}, "soft targets are not in"),
+        ({"splits": SPLITS_[:-1]}, "159 splits"),
+        ({"splits": ["val"] * 160}, "not 'val'"),
+        ({"splits": ["train"] * 160}, "split 'validate'"),
+        ({"image_ids": ["x"] * 160}, "1 different"),
+        ({"labels": ["a"]}, "2 different names"),
+        ({"labels": ["a", "split"]}, "2 different names"),
+    ],
+)
+def test_bad_data_is_refused(changes, message):
+    with pytest.raises(DataError, match=message) as error:
+        check_student_data(**edit(**changes))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": 1.5},
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"gradient_clip": 0.0},
+        {"patience": 0},
+        {"device": "tpu"},
+    ],
+)
+def test_bad_configuration_is_refused(tmp_path, change):
+    with pytest.raises(DataError, match="StudentConfig"):
+        fit(tmp_path, dataclasses.replace(TINY, **change))

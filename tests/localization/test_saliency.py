@@ -1,0 +1,447 @@
+"""Maps of every method equal the textbook: a forward pass written out here, whole matrices, autograd."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+# isort: split
+from pkd_utils.localization.attention import attention_maps  # before timm: see pkd_utils.runs.torchvision_cpu
+from pkd_utils.localization.saliency import METHODS, predicted_positives, saliency_maps, several_maps
+from pkd_utils.runs.errors import DataError
+
+# isort: split
+import timm
+from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer
+
+SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
+SHAPES = {
+    "plain": {},
+    "registers": {"reg_tokens": 4, "no_embed_class": True},
+    "norms": {"qk_norm": True, "init_values": 0.3, "pre_norm": True, "scale_attn_norm": True},
+    "oblong": {"img_size": (32, 48), "qkv_bias": False},
+    "dropout": {"attn_drop_rate": 0.5, "proj_drop_rate": 0.5, "drop_path_rate": 0.5, "drop_rate": 0.5},
+}
+
+
+def build(**options):
+    torch.manual_seed(0)
+    model = VisionTransformer(**(SMALL | options))
+    with torch.no_grad():  # fresh weights give nearly flat attention, which would hide mistakes
+        for block in model.blocks:
+            block.attn.qkv.weight.mul_(15)
+            if block.attn.qkv.bias is not None:
+                block.attn.qkv.bias.normal_()
+        model.cls_token.normal_()
+        model.head.weight.normal_()
+    return model
+
+
+def images_for(model, n=5, seed=1):
+    height, width = model.patch_embed.img_size
+    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+TARGETS = np.array([[1, 0, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, -0.5, 0, 2], [0, 0, 0, 1, 0], [1, 1, 1, 1, 1]], np.float32)
+
+
+def naive_forward(model, images):
+    """Logits, attention matrices and normalised tokens of every block, written from the equations, with their graph."""
+    x = model.patch_embed(images)
+    prefix = [model.cls_token.expand(len(x), -1, -1)]
+    if model.reg_token is not None:
+        prefix.append(model.reg_token.expand(len(x), -1, -1))
+    if model.no_embed_class:
+        x = torch.cat([*prefix, x + model.pos_embed], 1)
+    else:
+        x = torch.cat([*prefix, x], 1) + model.pos_embed
+    x = model.norm_pre(x)
+    attentions, normed = [], []
+    for block in model.blocks:
+        attn = block.attn
+        y = block.norm1(x)
+        normed.append(y)
+        batch, tokens, width = y.shape
+        parts = (y @ attn.qkv.weight.T).split(width, dim=-1)
+        if attn.qkv.bias is not None:
+            parts = [p + b for p, b in zip(parts, attn.qkv.bias.split(width), strict=True)]
+        q, k, v = (p.reshape(batch, tokens, attn.num_heads, -1).transpose(1, 2) for p in parts)
+        q, k = attn.q_norm(q), attn.k_norm(k)
+        scores = torch.exp(q @ k.transpose(2, 3) / math.sqrt(width // attn.num_heads))
+        weights = scores / scores.sum(-1, keepdim=True)
+        attentions.append(weights)
+        out = attn.proj(attn.norm((weights @ v).transpose(1, 2).reshape(batch, tokens, width)))
+        x = x + block.ls1(out)
+        x = x + block.ls2(block.mlp(block.norm2(x)))
+    return model.head(model.norm(x)[:, 0]), attentions, normed
+
+
+def naive_rollout(attentions, heads="mean", discard=0.0):
+    """Whole matrices, image by image."""
+    rows = []
+    for image in range(len(attentions[0])):
+        product = np.eye(attentions[0].shape[-1])
+        for layer in attentions:
+            a = getattr(layer[image].detach().double().numpy(), heads)(0)
+            order = np.argsort(a, axis=None, kind="stable")[: int(discard * a.size)]
+            a[np.unravel_index(order, a.shape)] = 0
+            a = a + np.eye(len(a))
+            product = a / a.sum(1, keepdims=True) @ product
+        rows.append(product[0])
+    return np.stack(rows)
+
+
+def naive_chefer(logits, attentions, targets):
+    """Rule R <- R + mean_h((grad A * A)^+) R on whole matrices."""
+    gradients = torch.autograd.grad((logits * torch.from_numpy(targets)).sum(), attentions, retain_graph=True)
+    tokens = attentions[0].shape[-1]
+    relevance = torch.eye(tokens).repeat(len(logits), 1, 1)
+    for weights, gradient in zip(attentions, gradients, strict=True):
+        relevance = relevance + torch.bmm((gradient * weights).clamp(min=0).mean(1), relevance)
+    return relevance[:, 0].detach().numpy()
+
+
+def naive_grad_cam(logits, tokens, targets, n_prefix):
+    """Gradient averaged over the patches, times the tokens, summed over channels."""
+    (gradient,) = torch.autograd.grad((logits * torch.from_numpy(targets)).sum(), tokens, retain_graph=True)
+    channel = gradient[:, n_prefix:].mean(1, keepdim=True)
+    return (channel * tokens[:, n_prefix:]).sum(-1).detach().numpy()
+
+
+def patches(model, rows):
+    return np.asarray(rows)[..., model.num_prefix_tokens :].reshape(*rows.shape[:-1], *model.patch_embed.grid_size)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_method_equals_the_textbook(shape):
+    model = build(**SHAPES[shape])
+    images = images_for(model)
+    logits, attentions, normed = naive_forward(model.eval(), images)
+    model.train()
+    for layer in (-1, 0, 1):
+        upto = layer % 3 + 1
+        rows = attentions[layer][:, :, 0].detach().numpy()
+        expected = {
+            "mean": patches(model, rows.mean(1)),
+            "max": patches(model, rows.max(1)),
+            "each": patches(model, rows),
+            "rollout": patches(model, naive_rollout(attentions[:upto])),
+            "rollout max": patches(model, naive_rollout(attentions[:upto], "max")),
+            "rollout min": patches(model, naive_rollout(attentions[:upto], "min")),
+            "rollout discard": patches(model, naive_rollout(attentions[:upto], "mean", 0.6)),
+            "chefer": patches(model, naive_chefer(logits, attentions[:upto], TARGETS)),
+            "cam": naive_grad_cam(logits, normed[layer], TARGETS, model.num_prefix_tokens).reshape(
+                5, *model.patch_embed.grid_size
+            ),
+        }
+        expected["cam relu"] = expected["cam"].clip(0)
+        methods = {
+            "mean": {"method": "attention"},
+            "max": {"method": "attention", "heads": "max"},
+            "each": {"method": "attention", "heads": "each"},
+            "rollout": {},
+            "rollout max": {"method": "rollout", "heads": "max"},
+            "rollout min": {"method": "rollout", "heads": "min"},
+            "rollout discard": {"method": "rollout", "discard": 0.6},
+            "chefer": {},
+            "cam": {"method": "grad_cam", "relu": False},
+            "cam relu": {"method": "grad_cam"},
+        }
+        assert methods.keys() == expected.keys()
+        methods = {name: {**options, "layer": layer} for name, options in methods.items()}
+        together, got = several_maps(model, images, methods, targets=TARGETS, batch_size=2)
+        np.testing.assert_allclose(got, logits.detach().numpy(), rtol=1e-4, atol=2e-5)
+        for name, value in expected.items():
+            size = np.abs(value).max()
+            assert np.ptp(value) > 1e-3, name  # the case can tell right from wrong
+            assert together[name].dtype == np.float32
+            np.testing.assert_allclose(together[name], value, rtol=1e-4, atol=1e-4 * size, err_msg=name)
+            options = {"method": name, **methods[name]}
+            alone, got = saliency_maps(model, images, **options, targets=TARGETS)
+            np.testing.assert_allclose(alone, value, rtol=1e-4, atol=1e-4 * size, err_msg=name)
+            np.testing.assert_allclose(got, logits.detach().numpy(), rtol=1e-4, atol=2e-5)
+
+
+def test_attention_is_that_of_attention_maps():
+    model = build(reg_tokens=2)
+    images = images_for(model)
+    for layer in (-1, 1):
+        for heads in ("mean", "max", "each"):
+            maps, logits = saliency_maps(model, images, "attention", layer=layer, heads=heads)
+            expected, expected_logits = attention_maps(model, images, layer, heads)
+            np.testing.assert_array_equal(maps, expected)
+            np.testing.assert_array_equal(logits, expected_logits)
+
+
+def test_rollout_of_one_layer_and_its_sums():
+    model = build()
+    images = images_for(model)
+    one, _ = saliency_maps(model, images, "rollout", layer=0)
+    attention, _ = saliency_maps(model, images, "attention", layer=0)
+    np.testing.assert_allclose(one, 0.5 * attention, rtol=1e-5)  # the identity adds nothing to the patches
+    for heads in ("mean", "max", "min"):
+        maps, _ = saliency_maps(model, images, "rollout", heads=heads, discard=0.5)
+        assert (maps >= 0).all() and (maps.sum((1, 2)) < 1).all()
+    rows = naive_rollout(naive_forward(model.eval(), images)[1])
+    maps, _ = saliency_maps(model, images, "rollout")
+    np.testing.assert_allclose(maps.sum((1, 2)) + rows[:, 0], 1, rtol=1e-5)  # with the class token: 1
+    assert len(np.unique(saliency_maps(model, images, "rollout", discard=0.9999)[0])) <= 1 + 3 * len(images)
+
+
+def test_layers_share_a_pass():
+    model = build()
+    images = images_for(model)
+    methods = {f"{m} {layer}": {"method": m, "layer": layer} for m in METHODS for layer in range(3)}
+    for name, value in several_maps(model, images, methods)[0].items():
+        alone, _ = saliency_maps(model, images, **methods[name])
+        np.testing.assert_allclose(value, alone, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_do_not_matter(method):
+    model = build()
+    images = images_for(model, 7)
+    targets = np.eye(5, dtype=np.float32)[[0, 1, 2, 3, 4, 0, 1]]
+    whole, logits = saliency_maps(model, images, method, targets=targets)
+    assert whole.shape == (7, 4, 4) and logits.shape == (7, 5)
+    for size in (1, 3):
+        again, logits_again = saliency_maps(model, images, method, targets=targets, batch_size=size)
+        np.testing.assert_allclose(again, whole, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(logits_again, logits, rtol=1e-5, atol=1e-5)
+    streamed, _ = saliency_maps(model, iter(images.split([2, 4, 1])), method, targets=torch.from_numpy(targets))
+    np.testing.assert_allclose(streamed, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_default_targets_are_the_predicted_positives():
+    logits = torch.tensor([[1.0, -1, 2], [-3, -1, -2], [0, 0, 0.1], [-1, -1, -1]])
+    assert predicted_positives(logits).tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    model = build()
+    images = images_for(model)
+    targets = predicted_positives(torch.from_numpy(saliency_maps(model, images, "attention")[1]))
+    assert set(targets.sum(1).tolist()) - {1.0}  # some image has several
+    for method in ("chefer", "grad_cam"):
+        np.testing.assert_allclose(
+            saliency_maps(model, images, method)[0],
+            saliency_maps(model, images, method, targets=targets)[0],
+            rtol=1e-5,
+            atol=1e-7,
+        )
+
+
+def test_gradient_maps_are_linear_in_the_target_where_they_should_be():
+    model = build()
+    images = images_for(model)
+    twice, _ = saliency_maps(model, images, "grad_cam", targets=2 * TARGETS, relu=False)
+    once, _ = saliency_maps(model, images, "grad_cam", targets=TARGETS, relu=False)
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-4, atol=1e-5)
+    first, second = np.zeros_like(TARGETS), TARGETS.copy()
+    first[:, 0] = 0.5
+    sums = [saliency_maps(model, images, "grad_cam", targets=t, relu=False)[0] for t in (first, second, first + second)]
+    np.testing.assert_allclose(sums[0] + sums[1], sums[2], rtol=1e-3, atol=1e-4)
+
+
+def state_of(model):
+    return (
+        [module.training for module in model.modules()],
+        [p.requires_grad for p in model.parameters()],
+        [p.grad for p in model.parameters()],
+        [block.attn.fused_attn for block in model.blocks],
+        [len(module._forward_hooks) for module in model.modules()],
+        model.grad_checkpointing,
+    )
+
+
+EVERYTHING = {
+    "attention": {},
+    "rollout": {},
+    "chefer": {},
+    "grad_cam": {},
+    "early cam": {"method": "grad_cam", "layer": 0},
+}
+
+
+def test_the_model_comes_back_as_it_was():
+    model = build(drop_rate=0.5).train()
+    model.blocks[0].eval()
+    model.blocks[1].attn.fused_attn = False
+    model.set_grad_checkpointing(True)
+    model.pos_embed.requires_grad_(False)
+    images = images_for(model)
+    before, weights = state_of(model), {k: v.clone() for k, v in model.state_dict().items()}
+    maps, _ = several_maps(model, images, EVERYTHING, batch_size=2)
+    assert state_of(model) == before
+    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
+    assert torch.is_grad_enabled()
+    with pytest.raises(AssertionError):
+        several_maps(model, torch.randn(5, 3, 40, 40), EVERYTHING)
+    assert state_of(model) == before
+
+    def breaks():
+        yield images
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="disk"):
+        several_maps(model, breaks(), EVERYTHING)
+    assert state_of(model) == before
+    model.set_grad_checkpointing(False)
+    for name, value in several_maps(model, images, EVERYTHING)[0].items():
+        np.testing.assert_allclose(maps[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_what_surrounds_the_call_does_not_matter():
+    model = build()
+    images = images_for(model)
+    expected, logits = several_maps(model, images, EVERYTHING)
+    model.requires_grad_(False)
+    surroundings = [
+        torch.no_grad(),
+        torch.inference_mode(),
+        torch.autocast("cpu", torch.bfloat16),
+        torch.enable_grad(),
+    ]
+    for surrounding in surroundings:
+        with surrounding:
+            maps, got = several_maps(model, images.clone(), EVERYTHING)
+        np.testing.assert_array_equal(got, logits)
+        for name in EVERYTHING:
+            assert maps[name].dtype == np.float32
+            np.testing.assert_array_equal(maps[name], expected[name])
+    needy = images.clone().requires_grad_()
+    several_maps(model, needy, EVERYTHING)
+    assert needy.grad is None
+
+
+def test_half_precision_models():
+    model = build()
+    images = images_for(model)
+    expected, _ = several_maps(model, images, EVERYTHING, targets=TARGETS)
+    maps, logits = several_maps(model.bfloat16(), images.bfloat16(), EVERYTHING, targets=TARGETS)
+    assert logits.dtype == np.float32
+    for name, values in maps.items():
+        assert values.dtype == np.float32
+        assert np.corrcoef(values.ravel(), expected[name].ravel())[0, 1] > 0.9
+
+
+def test_one_forward_pass_for_all():
+    model = build()
+    passes = []
+    model.patch_embed.register_forward_hook(lambda *_: passes.append(1))
+    images = images_for(model)
+    four = {name: EVERYTHING[name] for name in METHODS}
+    several_maps(model, images, four)
+    assert len(passes) == 1
+    several_maps(model, images, EVERYTHING)  # a second Grad-CAM costs a pass of its own
+    assert len(passes) == 3
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"])
+def test_named_timm_models(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, num_classes=5, img_size=64)
+    images = torch.randn(2, 3, 64, 64)
+    maps, logits = several_maps(model, images, {name: {} for name in METHODS})
+    with torch.no_grad():
+        np.testing.assert_allclose(model.eval()(images), logits, atol=1e-5)
+    for values in maps.values():
+        assert values.shape == (2, 4, 4) and np.isfinite(values).all() and values.max() > 0
+
+
+def test_dynamic_image_size():
+    model = build(dynamic_img_size=True)
+    maps, _ = several_maps(model, torch.randn(3, 3, 40, 64), EVERYTHING)
+    assert {values.shape for values in maps.values()} == {(3, 5, 8)}
+
+
+def test_the_map_finds_the_patch_that_decides():
+    """A model whose last block alone moves one patch's content to the class token, and whose logit reads it."""
+    model = build(depth=1, num_heads=1, embed_dim=24)
+    images = images_for(model, 1)
+    with torch.no_grad():
+        model.patch_embed.proj.weight.zero_()
+        model.patch_embed.proj.bias.zero_()
+        model.pos_embed.zero_()
+        model.pos_embed[0, 1 + 6] = torch.eye(24)[3] * 20
+        model.cls_token.copy_(torch.eye(24)[5].view(1, 1, -1))
+        model.blocks[0].attn.qkv.weight.zero_()
+        model.blocks[0].attn.qkv.bias.zero_()
+        model.blocks[0].attn.qkv.weight[48:] = torch.eye(24)  # values are the tokens, attention is even
+        model.blocks[0].attn.proj.weight.copy_(torch.eye(24))
+        model.head.weight.zero_()
+        model.head.weight[0, 3] = 1
+    targets = np.eye(5, dtype=np.float32)[:1]
+    for method in ("chefer", "grad_cam"):
+        maps, _ = saliency_maps(model, images, method, targets=targets)
+        assert maps[0].argmax() == 6, method
+    even, _ = saliency_maps(model, images, "attention")
+    np.testing.assert_allclose(even, 1 / 17, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "words"),
+    [
+        ({"class_token": False, "global_pool": "avg"}, {}, "no class token"),
+        ({"global_pool": "avg"}, {}, "pooled by 'avg'"),
+        ({}, {"method": "lime"}, "'lime' is not a method"),
+        ({}, {"layer": 3}, "layer=3 does not exist"),
+        ({}, {"layer": -4, "method": "chefer"}, "layer=-4 does not exist"),
+        ({}, {"heads": "median"}, "heads='median'"),
+        ({}, {"heads": "min"}, "heads='min'"),
+        ({}, {"heads": "each", "method": "rollout"}, "heads='each'"),
+        ({}, {"heads": "max", "method": "chefer"}, "chefer has no option heads='max'"),
+        ({}, {"discard": 0.1}, "attention has no option discard=0.1"),
+        ({}, {"discard": 1.0, "method": "rollout"}, "discard=1.0"),
+        ({}, {"discard": float("nan"), "method": "rollout"}, "discard=nan"),
+        ({}, {"relu": False, "method": "rollout"}, "no option relu=False"),
+        ({}, {"batch_size": 0}, "batch_size=0"),
+        ({"attn_layer": "diff", "num_heads": 2, "embed_dim": 32}, {"method": "rollout"}, "DiffAttention"),
+        ({"block_fn": ParallelScalingBlock}, {}, "NoneType|ParallelScalingBlock"),
+        ({"block_fn": ResPostBlock}, {"method": "grad_cam"}, "ResPostBlock"),
+        ({"num_classes": 0}, {"method": "chefer"}, "no head"),
+        ({}, {"targets": TARGETS[0], "method": "chefer"}, r"targets has shape \(5,\)"),
+        ({}, {"targets": TARGETS[:4], "method": "chefer"}, "targets has 4 rows"),
+        ({}, {"targets": np.concatenate([TARGETS, TARGETS]), "method": "chefer"}, "10 rows for 5 images"),
+        ({}, {"targets": TARGETS[:, :4], "method": "grad_cam"}, "4 columns, but the model has 5 logits"),
+        ({}, {"targets": TARGETS * np.nan, "method": "grad_cam"}, "targets of image 0"),
+        ({}, {"targets": np.eye(5)[[0, 1, 2, 3, 4]] * [1, 1, 0, 1, 1], "method": "chefer"}, "image 2 are all 0"),
+    ],
+)
+def test_refusals(options, call, words):
+    torch.manual_seed(0)
+    model = VisionTransformer(**(SMALL | options))
+    images = torch.randn(5, 3, 32, 32)
+    with pytest.raises(DataError, match=words) as caught:
+        saliency_maps(model, images, **{"method": "attention", **call})
+    assert "\n" not in str(caught.value)
+
+
+def test_more_refusals():
+    model = build()
+    images = images_for(model)
+    with pytest.raises(DataError, match="no images"):
+        saliency_maps(model, images[:0], "rollout")
+    with pytest.raises(DataError, match="no map"):
+        several_maps(model, images, {})
+    with pytest.raises(DataError, match="early: rollout has no option start=1"):
+        several_maps(model, images, {"early": {"method": "rollout", "start": 1}})
+    with pytest.raises(DataError, match="must be Tensors"):
+        saliency_maps(model, [[images]], "rollout")
+    with pytest.raises(DataError, match="no transformer blocks"):
+        saliency_maps(torch.nn.Linear(2, 2), images, "grad_cam")
+    broken = images.clone()
+    broken[3, 0, 0, 0] = float("nan")
+    for method in METHODS:
+        with pytest.raises(DataError, match="not finite"):
+            saliency_maps(model, broken, method)
+
+
+def test_captum_sees_the_patches_not_the_channels():
+    """Why the tokens go through a grid: captum on (B, tokens, D) averages over D and sums over tokens."""
+    from captum.attr import LayerGradCam
+
+    model = build().eval()
+    images = images_for(model)
+    direct = LayerGradCam(model, model.blocks[-1].norm1).attribute(images, target=0)
+    assert direct.shape == (5, 1, 24)
+    targets = np.tile(np.eye(5, dtype=np.float32)[0], (5, 1))
+    assert saliency_maps(model, images, "grad_cam", targets=targets)[0].shape == (5, 4, 4)

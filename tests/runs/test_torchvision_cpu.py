@@ -1,0 +1,36 @@
+"""torchvision, timm and transformers import beside a CPU-only torch."""
+
+import subprocess
+import sys
+
+import torch
+
+from pkd_utils.runs import torchvision_cpu
+
+
+def test_imports_work_in_a_fresh_interpreter():
+    code = (
+        "import pkd_utils, torchvision.transforms, timm; from transformers import BertModel;"
+        "print(timm.create_model('vit_tiny_patch16_224').num_classes)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr[-500:]
+    assert answer.stdout.strip() == "1000"
+
+
+def test_torch_is_imported_only_by_what_needs_it():
+    code = "import sys, pkd_utils.runs.notebooks, workflow.publish.gate as _; "
+    code += "print('torch' in sys.modules, 'torchvision' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "False False", answer.stderr[-500:]
+
+
+def test_nothing_is_declared_where_torch_has_cuda(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert torchvision_cpu.declare_missing_operators() is None
+
+
+def test_nothing_is_declared_where_the_library_loads(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torchvision_cpu, "_compiled_operators_load", lambda: True)
+    assert torchvision_cpu.declare_missing_operators() is None

@@ -1,0 +1,320 @@
+"""Comparison of maps on synthetic runs of 08: differences, families, reference maps, verdicts in words."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from pkd_utils.runs import run
+from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics import comparisons, intervals
+from pkd_utils.statistics.comparisons import AWAY, ONE_STUDENT, TOWARDS, UNSURE, judge
+from pkd_utils.statistics.intervals import training_interval
+from pkd_utils.studies.maps import comparison
+from pkd_utils.studies.maps.comparison import compare_maps
+from pkd_utils.studies.maps.verdicts import (
+    BEATS,
+    LOSES,
+    UNDECIDED,
+    beaten_table,
+    cohort_verdict,
+    compare_stability,
+    compare_student_values,
+    compare_with_references,
+    levels_table,
+)
+from tests.studies.maps.run_fixtures import METRICS, write_map_run
+
+FEW = {"resamples": 300}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("PKD_RUNS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def moved(root):
+    return comparison.read_map_runs([write_map_run(root)])
+
+
+def test_a_shift_of_every_seed_is_found_on_its_own_side(moved):
+    got = compare_maps(moved, **FEW).set_index(["map", "metric"])
+    assert len(got) == 2 * len(METRICS)
+    row = got.loc["attention_mean", "pixel_auroc"]
+    assert row["estimate"] == pytest.approx(0.1, abs=0.04) == row["mmpkd"] - row["baseline"]
+    assert row["low"] < row["low_students"] < row["estimate"] < row["high_students"] < row["high"]
+    assert row["low_family"] < row["low"] and row["high_family"] > row["high"]
+    assert (row["cliffs_delta"], row["mwu_p"]) == (1, pytest.approx(2 / 252)) and row["smallest_p"] == row["mwu_p"]
+    assert (row["seeds"], row["images"], row["patients"], row["images_left_out"]) == (5, 24, 12, 0)
+    assert row["verdict"] == TOWARDS
+    lower = got.loc["attention_mean", "fpr"]
+    assert lower["estimate"] < 0 and lower["verdict"] == TOWARDS, "a lower false positive rate is a move towards"
+
+
+def test_estimate_is_that_of_the_images_every_student_has(moved):
+    row = compare_maps(moved, **FEW).set_index(["map", "metric"]).loc["attention_mean", "fpr"]
+    table = moved.per_image
+    table = table[table["map"] == "attention_mean"]
+    undefined = table.loc[table["fpr"].isna(), "image_id"].unique()
+    assert row["images_left_out"] == len(undefined) == 1 and row["images"] == 23
+    means = table[~table["image_id"].isin(undefined)].groupby("weight")["fpr"].mean()
+    assert row["estimate"] == pytest.approx(means[0.5] - means[0.0])
+    by_seed = table[~table["image_id"].isin(undefined)].groupby(["weight", "seed"])["fpr"].mean()
+    assert row["sd_baseline"] == pytest.approx(by_seed[0.0].std(ddof=1))
+
+
+def test_an_image_that_one_distilled_student_lacks_is_left_out_for_all(moved):
+    table = moved.per_image
+    one = (table["map"] == "rollout") & (table["weight"] == 0.5) & (table["seed"] == 2)
+    table.loc[table.index[one][4], "iou"] = np.nan
+    row = compare_maps(moved, resamples=100).set_index(["map", "metric"]).loc["rollout", "iou"]
+    assert (row["images"], row["images_left_out"]) == (23, 1) and np.isfinite(row["estimate"])
+
+
+def test_families_are_corrected_apart(root):
+    references = [write_map_run(root), write_map_run(root, "cbis_mass", effect=0.0)]
+    got = compare_maps(comparison.read_map_runs(references), **FEW)
+    for _, part in got.groupby(["cohort", "family"]):
+        np.testing.assert_allclose(part["holm_p"], comparisons.holm(part["mwu_p"]))
+    paper = got[got["family"] == "paper"]
+    assert paper.groupby("cohort").size().to_dict() == {"cbis_mass": 3, "embedded": 3}
+    assert set(paper["map"]) == {"attention_mean"} and set(paper["metric"]) == {"pixel_auroc", "iou", "fpr"}
+    assert got.loc[got["family"] == "exploratory", "low_family"].isna().all()
+    verdicts = got.groupby("cohort")["verdict"].agg(lambda v: (v == UNSURE).mean())
+    assert verdicts["cbis_mass"] > 0.7 and verdicts["embedded"] < 0.2
+
+
+def test_one_seed_gives_no_interval_over_trainings(root):
+    runs_of = comparison.read_map_runs([write_map_run(root, seeds=(0,))])
+    got = compare_maps(runs_of, **FEW)
+    assert (got["verdict"] == ONE_STUDENT).all() and got[["low", "high", "mwu_p", "holm_p"]].isna().all(axis=None)
+    assert got["low_students"].notna().all() and (got["seeds"] == 1).all()
+    answer = cohort_verdict(got, "embedded", runs_of.facts["embedded"])
+    assert answer["answer"] == "cannot tell" and "one student a method" in answer["sentence"]
+
+
+def test_one_arm_has_levels_and_no_differences(root):
+    runs_of = comparison.read_map_runs([write_map_run(root, weights=(0.0,))])
+    got = compare_maps(runs_of, **FEW)
+    assert len(got) == 0
+    answer = cohort_verdict(got, "embedded", runs_of.facts["embedded"])
+    assert answer["answer"] == "nothing to compare" and "nothing is compared" in answer["sentence"]
+    levels = levels_table(runs_of)
+    assert set(levels["method"]) == {"baseline", "reference"}
+    against = compare_with_references(runs_of, resamples=100)
+    assert set(against["method"]) == {"baseline"}
+
+
+def test_folds_that_share_no_image_and_folds_that_do(root):
+    apart = comparison.read_map_runs([write_map_run(root, folds=2)])
+    assert comparison.seeds_by_images(apart.per_image, "embedded", "rollout", "mmpkd")["iou"].shape == (5, 24)
+    twice = apart.per_image.copy()
+    again = twice[~twice["map"].str.startswith("reference")].assign(fold=lambda t: 1 - t["fold"])
+    both = pd.concat([twice, again])
+    assert comparison.seeds_by_images(both, "embedded", "rollout", "mmpkd")["iou"].shape == (10, 24)
+    with pytest.raises(DataError, match="two values of one student"):
+        comparison.seeds_by_images(pd.concat([both, again]), "embedded", "rollout", "mmpkd")
+
+
+def test_two_runs_of_a_cohort_are_told_apart_and_bad_runs_refused(root):
+    first, second = write_map_run(root), write_map_run(root, label="other", effect=0.0)
+    both = comparison.read_map_runs([first, second])
+    assert list(both.facts) == ["embedded/smoke", "embedded/other"] and both.per_image["cohort"].nunique() == 2
+    with pytest.raises(DataError, match="each once"):
+        comparison.read_map_runs([first, first])
+    with pytest.raises(DataError, match="at least one run"):
+        comparison.read_map_runs([])
+    with pytest.raises(FileNotFoundError, match="08-score-all-maps"):
+        comparison.read_map_runs(["mmpkd/embedded/08-score-all-maps/absent"])
+    file = run.find_run(first) / "per_image.parquet"
+    pd.read_parquet(file).drop(columns="patient_id").to_parquet(file)
+    with pytest.raises(DataError, match="no column patient_id"):
+        comparison.read_map_runs([first])
+
+
+def test_two_distilled_settings_are_refused(root):
+    runs_of = comparison.read_map_runs([write_map_run(root, weights=(0.0, 0.5, 0.9))])
+    with pytest.raises(DataError, match="2 settings"):
+        compare_maps(runs_of, **FEW)
+
+
+def test_a_page_shows_what_all_cohorts_permit(root):
+    references = [write_map_run(root), write_map_run(root, "mimic_cxr", simulated=False)]
+    facts = comparison.read_map_runs(references).facts
+    joint = comparison.joint_cohort(facts)
+    assert (joint["simulated"], joint["shareable_images"], joint["shareable_text"]) == (False, False, False)
+    assert joint["title"] == "Pictures of embedded; Pictures of mimic_cxr" and joint["licence"] == "CC0"
+    alone = comparison.joint_cohort({"embedded": facts["embedded"]})
+    assert alone["simulated"] is True and alone["shareable_images"] is True
+    assert comparison.joint_cohort({"x": {}})["shareable_images"] is False, "what is not said is not allowed"
+
+
+def test_training_interval_widens_as_its_formula_says():
+    rng = np.random.default_rng(0)
+    who = np.arange(400)
+    seeds_alone = [rng.normal(size=(5, 1)) + np.zeros(400) for _ in range(2)]
+    plain = intervals.hierarchical_bootstrap(*seeds_alone, who, 2000)
+    wide = training_interval(*seeds_alone, who, 2000)
+    variances = np.array([v.mean(1).var(ddof=1) for v in seeds_alone]) / 5
+    t = stats.t.ppf(0.975, variances.sum() ** 2 / (variances**2 / 4).sum())
+    ratio = (wide.high - wide.low) / (plain.high - plain.low)
+    assert ratio == pytest.approx(t / stats.norm.ppf(0.975) * np.sqrt(5 / 4))
+    patients_alone = [np.zeros((5, 400)), np.tile(rng.normal(size=400), (5, 1))]
+    plain, wide = (f(*patients_alone, who, 2000) for f in (intervals.hierarchical_bootstrap, training_interval))
+    assert (wide.high - wide.low) / (plain.high - plain.low) == pytest.approx(1, abs=0.01)
+    assert wide.estimate == plain.estimate and "widened" in wide.method
+    nothing = training_interval(np.zeros((3, 8)), np.ones((3, 8)), np.arange(8), 100)
+    assert (nothing.low, nothing.high) == (1, 1)
+
+
+def test_training_interval_weighs_seeds_against_patients():
+    rng = np.random.default_rng(4)
+    who = np.arange(50)
+    baseline = rng.normal(size=(5, 1)) + np.zeros(50)
+    treatment = rng.normal(size=(4, 1)) + 7 * rng.normal(size=50)
+    z, options = stats.norm.ppf(0.975), {"resamples": 3000}
+    alone = intervals.bootstrap_interval((treatment.mean(0) - baseline.mean(0)), who, method="percentile", **options)
+    seen = np.array([((alone.high - alone.low) / 2 / z) ** 2, baseline.mean(1).var() / 5, treatment.mean(1).var() / 4])
+    size = np.array([50, 5, 4])
+    true = seen * size / (size - 1)
+    factor = stats.t.ppf(0.975, true.sum() ** 2 / (true**2 / (size - 1)).sum()) / z * np.sqrt(true.sum() / seen.sum())
+    plain, wide = (
+        f(baseline, treatment, who, **options) for f in (intervals.hierarchical_bootstrap, training_interval)
+    )
+    assert 1.05 < factor < 1.6 and wide.high - wide.estimate == pytest.approx(factor * (plain.high - plain.estimate))
+
+
+def test_training_interval_of_a_reference_map_draws_patients_and_the_students_seeds():
+    rng = np.random.default_rng(2)
+    who, reference = np.arange(30), np.full((1, 30), 0.5)
+    students = 0.6 + rng.normal(0, 0.05, (5, 1)) + rng.normal(0, 0.01, (5, 30))
+    many = training_interval(reference, students, who, 1000)
+    one = training_interval(reference, students[:1], who, 1000)
+    assert "patients and seeds" in many.method and "seeds" not in one.method
+    assert many.high - many.low > 3 * (one.high - one.low)
+
+
+def test_widened_interval_holds_its_level_where_the_plain_one_does_not():
+    got = intervals.interval_coverage(seeds=5, patients=30, seed_share=0.9, studies=150, resamples=300)
+    assert got["widened"] >= 0.91 > 0.88 + 0.05 * (got["plain"] > 0.91)
+    assert got["plain"] < got["widened"]
+
+
+def test_judge():
+    assert judge(0.1, 0.2) == TOWARDS and judge(-0.2, -0.1) == AWAY and judge(-0.1, 0.1) == UNSURE
+    assert judge(0.1, 0.2, larger_is_better=False) == AWAY and judge(-0.2, -0.1, False) == TOWARDS
+    assert judge(0.0, 0.2) == UNSURE and judge(np.nan, np.nan) == ONE_STUDENT
+
+
+def test_reference_maps_have_to_be_beaten_all(moved):
+    against = compare_with_references(moved, resamples=200)
+    assert len(against) == 2 * 2 * 2 * 5
+    row = against.set_index(["method", "map", "metric", "reference"]).loc["mmpkd", "rollout", "pixel_auroc", "uniform"]
+    assert row["estimate"] == pytest.approx(0.25, abs=0.05) and row["verdict"] == BEATS
+    table = beaten_table(against)
+    assert list(table.columns)[-1] == "beats all" and (table["beats all"] == "yes").all()
+    moved.per_image.loc[moved.per_image["map"] == "reference: body mask", "pixel_auroc"] = 0.9
+    table = beaten_table(compare_with_references(moved, ["pixel_auroc"], resamples=200))
+    assert (table["beats all"] == "no").all() and (table["body mask"] == LOSES).all()
+    with pytest.raises(DataError, match="is no metric"):
+        compare_with_references(moved, ["dice"])
+
+
+def test_undefined_reference_values_are_not_decided(moved):
+    table = compare_with_references(moved, ["fpr"], resamples=100)
+    uniform = table[table["reference"] == "uniform"]
+    assert (uniform["verdict"] == UNDECIDED).all() and (uniform["images"] == 0).all()
+
+
+def test_levels(moved):
+    levels = levels_table(moved).set_index(["map", "method", "metric"])
+    table = moved.per_image
+    part = table[(table["map"] == "rollout") & (table["weight"] == 0.5)].groupby("seed")["iou"].mean()
+    row = levels.loc["rollout", "mmpkd", "iou"]
+    assert (row["mean"], row["sd"], row["seeds"]) == (pytest.approx(part.mean()), pytest.approx(part.std(ddof=1)), 5)
+    assert levels.loc["reference: centre prior", "reference", "iou"]["mean"] == pytest.approx(0.37)
+    assert np.isnan(levels.loc["reference: uniform", "reference", "fpr"]["mean"])
+
+
+@pytest.mark.parametrize(
+    ("effect", "answer", "words"),
+    [
+        (0.1, "towards the region", "moves the attention towards the region"),
+        (-0.1, "away from it", "moves the attention away"),
+        (0.0, "cannot tell", "cannot tell whether"),
+    ],
+)
+def test_verdict_in_words(root, effect, answer, words):
+    runs_of = comparison.read_map_runs([write_map_run(root, effect=effect)])
+    differences = compare_maps(runs_of, **FEW)
+    beaten = beaten_table(compare_with_references(runs_of, resamples=200))
+    got = cohort_verdict(differences, "embedded", runs_of.facts["embedded"], beaten)
+    assert got["answer"] == answer and words in got["sentence"] and "(simulated)" in got["sentence"]
+    assert len(got["findings"]) == 3 + 4 and got["findings"][0].startswith("Obj. AUROC: ")
+    assert "lower is better" in got["findings"][2]
+
+
+def test_verdict_where_metrics_disagree(moved):
+    table = moved.per_image
+    distilled = table["weight"] == 0.5
+    table.loc[distilled, "iou"] -= 0.3
+    got = cohort_verdict(compare_maps(moved, **FEW), "embedded", moved.facts["embedded"])
+    assert got["answer"] == "in both directions" and "2 of 3 metrics towards, 1 away" in got["sentence"]
+
+
+def test_values_of_students(root, moved):
+    table = moved.per_student
+    table.loc[(table["metric"] == "box_ap") & (table["weight"] > 0), "value"] = 0.4
+    rising = table["metric"] == "auroc"
+    table.loc[rising, "value"] += table.loc[rising, "seed"] / 100 + table.loc[rising, "weight"] / 10
+    got = compare_student_values(moved, ["box_ap", "auroc", "absent"]).set_index(["map", "metric"])
+    row = got.loc["rollout", "box_ap"]
+    assert (row["estimate"], row["low"], row["high"], row["seeds"]) == pytest.approx((0.1, 0.1, 0.1, 5))
+    row = got.loc["rollout", "auroc"]
+    assert row["estimate"] == pytest.approx(0.05) and row["cliffs_delta"] == 1
+    half = stats.t.ppf(0.975, 8) * np.sqrt(2 * np.var(np.arange(5) / 100, ddof=1) / 5)
+    assert row["high"] - row["estimate"] == pytest.approx(half)
+    table.loc[rising & (table["weight"] > 0), "value"] *= 3
+    part = table[(table["map"] == "rollout") & rising]
+    sides = [part.loc[side, "value"] for side in (part["weight"] > 0, part["weight"] == 0)]
+    ends = stats.ttest_ind(*sides, equal_var=False).confidence_interval(0.95)
+    row = compare_student_values(moved, ["auroc"]).set_index("map").loc["rollout"]
+    assert (row["low"], row["high"]) == pytest.approx((ends.low, ends.high)), "Welch: spreads may differ"
+    one = comparison.read_map_runs([write_map_run(root, "mass", seeds=(0,))])
+    assert compare_student_values(one)["low"].isna().all()
+    alone = comparison.read_map_runs([write_map_run(root, "calc", weights=(0.5,))])
+    assert len(compare_student_values(alone)) == 0
+
+
+def test_stability_is_compared_with_a_jackknife_over_seeds(root, moved):
+    table = moved.stability
+    rng = np.random.default_rng(3)
+    rows = [
+        {"cohort": "embedded", "weight": w, "map": "rollout", "seed_a": a, "seed_b": b, "rank_correlation": v}
+        for w, level in ((0.0, 0.4), (0.5, 0.7))
+        for a in range(5)
+        for b in range(a)
+        for v in [level + rng.normal(0, 0.05)]
+    ]
+    pairs = pd.DataFrame(rows)
+    runs_of = comparison.MapRuns(moved.per_image, moved.per_student, moved.sanity, pairs, moved.facts)
+    got = compare_stability(runs_of).iloc[0]
+    means = pairs.groupby("weight")["rank_correlation"].mean()
+    assert got["estimate"] == pytest.approx(means[0.5] - means[0.0]) and got["seeds"] == 5
+    variance = 0
+    for _, part in pairs.groupby("weight"):
+        out = [part[(part["seed_a"] != s) & (part["seed_b"] != s)]["rank_correlation"].mean() for s in range(5)]
+        variance += 4 / 5 * ((np.array(out) - np.mean(out)) ** 2).sum()
+    assert got["high"] - got["estimate"] == pytest.approx(stats.t.ppf(0.975, 8) * np.sqrt(variance))
+    few = comparison.MapRuns(*[moved.per_image] * 3, table[table["seed_b"] < 2], moved.facts)
+    assert compare_stability(few)[["low", "high"]].isna().all(axis=None)
+    none = comparison.MapRuns(*[moved.per_image] * 3, table[:0], moved.facts)
+    assert len(compare_stability(none)) == 0
+
+
+def test_verdict_tells_what_the_seeds_could_have_found(moved):
+    rows = compare_maps(moved, resamples=100).assign(detectable=0.1234)
+    got = cohort_verdict(rows, "embedded", moved.facts["embedded"])
+    assert "5 seeds a method are likely to find 0.123" in got["findings"][0]

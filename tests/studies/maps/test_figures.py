@@ -1,0 +1,126 @@
+"""Figures of the comparison of maps: what they draw, and what they refuse."""
+
+import matplotlib
+import numpy as np
+import pytest
+
+from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics import power
+from pkd_utils.studies.maps import comparison, figures, verdicts
+from tests.studies.maps.run_fixtures import METRICS, write_map_run
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def two_cohorts(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PKD_RUNS", str(root))
+        references = [write_map_run(root), write_map_run(root, "cbis_mass", effect=0.0)]
+        return comparison.read_map_runs(references)
+
+
+@pytest.fixture(scope="module")
+def differences(two_cohorts):
+    return comparison.compare_maps(two_cohorts, resamples=100)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    matplotlib.pyplot.close("all")
+
+
+def points(ax):
+    return [line for line in ax.lines if line.get_marker() not in ("None", "", None)]
+
+
+def test_forest_has_a_panel_a_metric_and_a_mark_a_row(differences):
+    figure = figures.map_forest(differences)
+    assert len(figure.axes) == len(METRICS)
+    assert all(len(points(ax)) == 4 for ax in figure.axes)
+    iou = figure.axes[3]
+    assert iou.get_title().startswith("IoU\n(higher")
+    drawn = {round(float(line.get_xdata()[0]), 9) for line in points(iou)}
+    assert drawn == {round(v, 9) for v in differences.loc[differences["metric"] == "iou", "estimate"]}
+    assert len({line.get_marker() for line in points(iou)}) == 2, "cohorts differ in more than colour"
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["attention mean", "rollout"]
+    figure.canvas.draw()
+
+
+def test_open_marks_hold_zero(differences):
+    part = differences[differences["metric"] == "iou"]
+    ax = figures.map_forest(part).axes[0]
+    filled = [line.get_markerfacecolor() != "white" for line in points(ax)]
+    assert filled == (~part["low"].le(0) | ~part["high"].ge(0)).tolist() and True in filled
+
+
+def test_forest_without_intervals_and_without_rows(differences):
+    bare = differences.assign(low=np.nan, high=np.nan)
+    figure = figures.map_forest(bare[bare["metric"] == "iou"])
+    assert len(figure.axes) == 1 and all(line.get_markerfacecolor() == "white" for line in points(figure.axes[0]))
+    with pytest.raises(DataError, match="no cohort has both"):
+        figures.map_forest(differences[:0])
+
+
+def test_shaded_side_is_where_the_metric_improves(differences):
+    figure = figures.map_forest(differences)
+    by_title = {ax.get_title().split("\n")[0]: ax for ax in figure.axes}
+    assert by_title["IoU"].patches[0].get_x() == 0 and by_title["FPR"].patches[0].get_x() < 0
+
+
+def test_levels_show_reference_maps_as_lines(two_cohorts):
+    levels = verdicts.levels_table(two_cohorts)
+    figure = figures.map_levels(levels, "embedded")
+    ax = figure.axes[0]
+    upright = [line for line in ax.lines if list(line.get_ydata()) == [0, 1]]
+    assert len(upright) == 5 and len({str(line._dash_pattern) for line in upright}) == 5
+    assert len(points(ax)) == 4
+    with pytest.raises(DataError, match="no map of cohort 'absent'"):
+        figures.map_levels(levels, "absent")
+
+
+def test_detectable_curves_leave_out_the_impossible():
+    table = power.detectable_table(sizes=(5, 6), tests=(1, 9), simulations=200)
+    figure = figures.detectable_curves(table)
+    lengths = [len(line.get_xdata()) for line in figure.axes[0].lines]
+    assert len(figure.axes) == 2 and lengths == [2, 1]
+    with pytest.raises(DataError, match="empty"):
+        figures.detectable_curves(table[:0])
+
+
+def test_randomisation_curves(two_cohorts):
+    figure = figures.randomisation_curves(two_cohorts.sanity)
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([1, 0.6, 0.2])
+    with pytest.raises(DataError, match="rank_correlation"):
+        figures.randomisation_curves(two_cohorts.sanity.drop(columns="rank_correlation"))
+
+
+def test_cases_are_chosen_over_all_students(two_cohorts):
+    table = two_cohorts.per_image
+    part = table[(table["cohort"] == "embedded") & (table["map"] == "rollout")]
+    mean = part.groupby("image_id")["iou"].mean()
+    got = figures.choose_cases(table, "embedded", "rollout", "iou")
+    assert (got["best"], got["worst"]) == (mean.idxmax(), mean.idxmin())
+    assert (mean < mean[got["median"]]).sum() == len(mean) // 2
+    lower = figures.choose_cases(table, "embedded", "rollout", "fpr")
+    assert lower["best"] == part.groupby("image_id")["fpr"].mean().idxmin()
+    with pytest.raises(DataError, match="need three"):
+        figures.choose_cases(table[table["image_id"].str.endswith("01")], "embedded", "rollout")
+
+
+def test_gallery():
+    cases = {"best": "a", "worst": "b"}
+    images = dict.fromkeys("ab", np.zeros((16, 16), np.uint8))
+    boxes = dict.fromkeys("ab", np.array([[2.0, 2, 8, 8]]))
+    maps = {m: dict.fromkeys("ab", np.eye(4)) for m in ("baseline", "mmpkd")}
+    values = {"baseline": {"a": 0.5, "b": 0.25}, "mmpkd": {"a": 0.75, "b": 0.125}}
+    figure = figures.case_gallery(cases, images, boxes, maps, values)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["best, baseline 0.50", "worst, baseline 0.25", "best, distilled 0.75", "worst, distilled 0.12"]
+
+
+def test_names():
+    assert figures.map_label("grad_cam") == "Grad-CAM" and figures.map_label("reference: uniform") == "uniform"
+    assert figures.metric_title("fpr") == "FPR (lower is better)"

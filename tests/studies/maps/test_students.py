@@ -1,0 +1,103 @@
+"""What notebook 08 reads: images with regions of the right split, draws that repeat, maps of one pass."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pkd_utils.distillation.students import random_student
+from pkd_utils.images.augment import normalise
+from pkd_utils.localization import attention, metrics
+from pkd_utils.localization.suite import score_maps
+from pkd_utils.runs import files
+from pkd_utils.runs.errors import DataError
+from pkd_utils.studies.maps import students
+
+SIDE = 16
+IDS = [f"i{k}" for k in range(8)]
+BUILD = {"name": "vit", "image_size": SIDE, "patch_size": 4, "n_labels": 2, "width": 16, "depth": 2, "heads": 2}
+FACTS = {"mean": (0.5,), "std": (0.25,)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight images: regions on all but i7 (and i6 loses its box in packing), i1 without a positive label."""
+    rng = np.random.default_rng(0)
+    labels = pd.DataFrame({"a": [1, 0, 1, np.nan, 1, 1, 1, 1], "b": [0, 0, 1, 1, 0, 0, 0, 0]}, dtype=float)
+    patients = [f"p{k // 2}" for k in range(8)]
+    pd.DataFrame({"image_id": IDS, "patient_id": patients}).join(labels).to_parquet(tmp_path / "images.parquet")
+    split = ["train", "test", "test", "validate", "validate", "test", "test", "test"]
+    pd.DataFrame({"image_id": IDS, "split": split, "fold": 0}).to_parquet(tmp_path / "splits.parquet")
+    rows = [(i, 2.0, 3.0, 8.0, 9.0, "a") for i in IDS[:6]] + [
+        ("i2", 9.0, 9.0, 12.0, 12.0, "b"),
+        ("i6", 0, 4, 0, 8, "a"),
+    ]
+    pd.DataFrame(rows, columns=["image_id", "x0", "y0", "x1", "y1", "label"]).to_parquet(tmp_path / "boxes.parquet")
+    np.save(tmp_path / "pixels.npy", rng.integers(0, 256, (8, SIDE, SIDE), dtype=np.uint8))
+    with_mask = [IDS[k] for k in (5, 4, 3, 2, 1, 0, 6)]  # not in the order of the images
+    masks = np.zeros((7, SIDE, SIDE), bool)
+    masks[:, 3:9, 2:8] = True
+    masks[3, 9:12, 9:12] = True
+    np.save(tmp_path / "masks.npy", masks)
+    files.write_json(tmp_path / "mask_ids.json", with_mask)
+    return tmp_path
+
+
+def test_images_with_regions(folder):
+    prepared = students.Prepared(folder, ["a", "b"])
+    assert prepared.with_regions(0, "test") == ["i2", "i5"]  # i1 has no positive label, i6 no box, i7 no region
+    assert prepared.with_regions(0, "validate") == ["i3", "i4"]
+    assert prepared.with_regions(1, "test") == []
+    assert students.Prepared(folder, ["a", "b"], positives_only=False).with_regions(0, "test") == ["i1", "i2", "i5"]
+    assert prepared.cut_off == 1 and prepared.box_labels == ["a", "b"]
+    assert prepared.splits_of(0, ["i5", "i0"]) == ["test", "train"]
+
+
+def test_rows_belong_to_their_ids(folder):
+    prepared = students.Prepared(folder, ["a", "b"])
+    pixels = np.load(folder / "pixels.npy")
+    np.testing.assert_array_equal(prepared.pixels_of(["i5", "i2"]), pixels[[5, 2]])
+    assert [m.sum() for m in prepared.masks_of(["i2", "i0"])] == [45, 36]
+    assert [len(b) for b in prepared.boxes_of(["i2", "i0"])] == [2, 1]
+
+
+def test_draw():
+    assert students.draw(IDS, 0, 0) == IDS and students.draw(IDS, 8, 0) == IDS
+    some = students.draw(IDS, 4, 1)
+    assert len(set(some)) == 4 and some == sorted(some) and some == students.draw(IDS, 4, 1)
+    assert any(students.draw(IDS, 4, seed) != some for seed in range(2, 6))
+    with pytest.raises(DataError, match="-1 images"):
+        students.draw(IDS, -1, 0)
+
+
+def test_student_maps_are_those_of_their_names(folder):
+    prepared, model = students.Prepared(folder, ["a", "b"]), random_student(BUILD, 0)
+    pixels = prepared.pixels_of(IDS)
+    maps, logits = students.student_maps(model, FACTS, pixels, list(students.MAPS), batch_size=3)
+    batch = normalise(torch.from_numpy(pixels), FACTS["mean"], FACTS["std"])
+    for heads in ("mean", "max"):
+        expected, expected_logits = attention.attention_maps(model, batch, heads=heads)
+        np.testing.assert_allclose(maps[f"attention_{heads}"], expected, atol=1e-6)
+        np.testing.assert_allclose(logits, expected_logits, atol=1e-5)
+    assert {m.shape for m in maps.values()} == {(8, 4, 4)} and all((m >= 0).all() for m in maps.values())
+    first, _ = students.student_maps(model, FACTS, pixels, ["attention_mean"], layer=0)
+    np.testing.assert_allclose(first["attention_mean"], attention.attention_maps(model, batch, layer=0)[0], atol=1e-6)
+    with pytest.raises(DataError, match="'gradcam' is no map"):
+        students.student_maps(model, FACTS, pixels, ["gradcam"])
+
+
+def test_choose_on_validation_and_score_on_test(folder):
+    prepared = students.Prepared(folder, ["a", "b"])
+    rng = np.random.default_rng(1)
+    validation, test = (["i3", "i4"], rng.random((2, 4, 4))), (["i2", "i5"], rng.random((2, 4, 4)))
+    levels = (0.2, 0.5, 0.8)
+    threshold, suite = students.choose_and_score(prepared, validation, test, levels, tolerance=1)
+    large = [attention.upsample_maps(maps, (SIDE, SIDE)) for _, maps in (validation, test)]
+    assert threshold == metrics.choose_threshold(large[0], prepared.boxes_of(validation[0]), levels)[0]
+    expected = score_maps(
+        large[1], prepared.masks_of(test[0]), prepared.boxes_of(test[0]), threshold, levels, tolerance=1
+    )
+    pd.testing.assert_frame_equal(suite.per_image, expected.per_image)
+    ones = np.ones((2, SIDE, SIDE), np.float32)
+    _, uniform = students.choose_and_score(prepared, (validation[0], ones), (test[0], ones), levels, normalize=False)
+    np.testing.assert_allclose(uniform.per_image["iou"], 36 / SIDE**2)

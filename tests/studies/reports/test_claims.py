@@ -1,0 +1,171 @@
+"""Statistics over seeds, and the findings of the reports paper as contrasts of scores."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.metrics import micro_average_precision
+from pkd_utils.statistics.paired_seeds import paired_seeds, seed_interval
+from pkd_utils.studies.reports import claims
+from pkd_utils.studies.reports.claims import CLAIMS, Claim, compare_methods, contrast, encoder_group, judge, verdicts
+
+SHARES = {"age": 0.1, "readmission_12_month": 0.25, "mimic_5x1200": 0.17, "discharge_3_day": 0.1, "ph_12_month": 0.25}
+
+
+def scores_of(values, task="readmission_12_month", size=200):
+    """One row a head from {(encoder, method): AUC of every seed}."""
+    return pd.DataFrame(
+        [
+            {"encoder": encoder, "task": task, "method": method, "seed": seed, "size": size, "auc": auc}
+            for (encoder, method), aucs in values.items()
+            for seed, auc in enumerate(aucs)
+        ]
+    )
+
+
+def test_the_interval_over_seeds_is_students():
+    values = np.array([0.70, 0.72, 0.69, 0.75, 0.71])
+    found = seed_interval(values, 0.90)
+    low, high = stats.t.interval(0.90, 4, values.mean(), stats.sem(values))
+    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high))
+    assert np.isnan(seed_interval([0.7]).low)
+
+
+def test_paired_seeds_agree_with_scipy_and_the_correction_widens():
+    a, b = np.array([0.70, 0.72, 0.69, 0.75, 0.71]), np.array([0.72, 0.73, 0.72, 0.76, 0.74])
+    found = paired_seeds(a, b, evaluation_share=0.25)
+    assert found.p == pytest.approx(stats.ttest_rel(b, a).pvalue)
+    # Nadeau and Bengio, 2003: 1/5 + (1/4)/(3/4) in the place of 1/5.
+    t = (b - a).mean() / np.sqrt((1 / 5 + 1 / 3) * (b - a).var(ddof=1))
+    assert found.p_corrected == pytest.approx(2 * stats.t.sf(t, 4))
+    assert found.low_corrected < found.low < found.difference < found.high < found.high_corrected
+    assert found.wins == 5
+    assert np.isnan(paired_seeds(a, b).p_corrected)
+
+
+def test_equal_methods_differ_by_nothing():
+    found = paired_seeds([0.7, 0.8], [0.7, 0.8], 0.1)
+    assert (found.difference, found.p, found.wins) == (0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "share", "sentence"),
+    [([0.1], [0.2], None, "two or more seeds"), ([0.1, 0.2], [0.1], None, "two or more seeds"),
+     ([0.1, np.nan], [0.1, 0.2], None, "finite"), ([0.1, 0.2], [0.1, 0.3], 1.0, "between 0 and 1")],
+)  # fmt: skip
+def test_bad_seeds_are_refused(a, b, share, sentence):
+    with pytest.raises(DataError, match=sentence):
+        paired_seeds(a, b, share)
+
+
+def test_encoders_are_sorted_as_in_figure_2():
+    found = {name: encoder_group(name) for name in claims.IMAGE_ENCODERS}
+    ssl, aligned, masked = claims.GROUPS
+    assert {n for n, g in found.items() if g == aligned} >= {"biovil_t", "gloria", "biomedclip"}
+    assert {n for n, g in found.items() if g == ssl} >= {"rad_dino", "c2l", "medical_mae"}
+    assert found["mrm"] == masked and found["efficientnet_lite0"] == ""
+
+
+def test_a_contrast_of_methods_stays_within_seed_and_encoder():
+    scores = scores_of(
+        {
+            ("rad_dino", "image_only"): [0.60, 0.70],
+            ("rad_dino", "report_distilled"): [0.65, 0.72],
+            ("mrm", "image_only"): [0.50, 0.90],
+            ("mrm", "report_distilled"): [0.53, 0.94],
+        }
+    )
+    claim = Claim("", "", "readmission_12_month", "smallest", "report_distilled", "image_only", "positive")
+    values, basis = contrast(scores, claim)
+    np.testing.assert_allclose(values, [0.04, 0.03])
+    assert basis == "2 encoders, 200 training images"
+
+
+def test_only_the_smallest_size_where_the_finding_says_so():
+    methods = ("image_only", "report_distilled")
+    scores = pd.concat([scores_of({("mrm", m): [0.5 + gain * (m != "image_only")] * 2 for m in methods}, size=size)
+                        for size, gain in ((100, 0.1), (400, 0.3))])  # fmt: skip
+    for sizes, expected in (("smallest", 0.1), ("all", 0.2)):
+        claim = Claim("", "", "readmission_12_month", sizes, "report_distilled", "image_only", "positive")
+        np.testing.assert_allclose(contrast(scores, claim)[0], expected)
+
+
+def test_a_contrast_of_kinds_compares_image_only_heads():
+    scores = scores_of(
+        {
+            ("rad_dino", "image_only"): [0.9, 0.8],
+            ("c2l", "image_only"): [0.7, 0.6],
+            ("gloria", "image_only"): [0.5, 0.5],
+            ("gloria", "teacher"): [1.0, 1.0],
+        },
+        task="age",
+    )
+    claim = next(c for c in CLAIMS if c.name == "Alignment costs what reports leave out")
+    np.testing.assert_allclose(contrast(scores, claim)[0], [-0.3, -0.2])
+
+
+def test_what_was_not_run_cannot_be_told():
+    scores = scores_of({("efficientnet_lite0", "image_only"): [0.6, 0.7]}, task="age")
+    table = verdicts(scores, SHARES).set_index("claim")
+    assert set(table["verdict"]) == {"cannot tell"}
+    assert table.loc["Age is in the image", "basis"] == "method teacher was not run"
+    assert table.loc["Masked modelling avoids that cost", "basis"].startswith("no encoder of the kind")
+    assert table.loc["A student passes its teacher", "basis"] == "task discharge_3_day was not run"
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected", "verdict"),
+    [
+        ([0.05, 0.06, 0.05, 0.055, 0.052], "positive", "holds here"),
+        ([-0.05, -0.06, -0.05, -0.055, -0.052], "positive", "does not hold here"),
+        ([-0.05, -0.06, -0.05, -0.055, -0.052], "negative", "holds here"),
+        ([0.05, -0.06, 0.02, -0.03, 0.01], "positive", "cannot tell"),
+        ([0.001, 0.0, -0.001, 0.0005, 0.0], "not positive", "holds here"),
+        ([0.05, 0.06, 0.05, 0.055, 0.052], "not positive", "does not hold here"),
+        ([0.012, 0.006, 0.02, -0.003, 0.01], "not positive", "cannot tell"),
+    ],
+)
+def test_verdicts_follow_the_interval(gains, expected, verdict):
+    assert judge(paired_seeds(np.zeros(5), gains, 0.25), expected, margin=0.01) == verdict
+
+
+def test_holm_runs_over_all_that_was_tested():
+    rng = np.random.default_rng(0)
+    scores = pd.concat(
+        [scores_of({(e, m): 0.6 + 0.05 * (m != "image_only") + rng.normal(0, 0.01, 5)
+                    for e in ("mrm", "rad_dino", "gloria")
+                    for m in ("image_only", "self_distilled", "report_distilled", "teacher")}, task)
+         for task in SHARES]
+    )  # fmt: skip
+    table = verdicts(scores, SHARES)
+    assert table["p"].notna().all() and (table["p_holm"] >= table["p"] - 1e-12).all()
+    differences = compare_methods(scores, SHARES)
+    assert len(differences) == 5 * 3 * 3
+    assert (differences["p_holm"] >= differences["p_corrected"]).all()
+    assert (differences["p_corrected"] >= differences["p"]).all()
+
+
+def test_several_temperatures_at_once_are_refused():
+    scores = scores_of({("mrm", "image_only"): [0.6, 0.7], ("mrm", "report_distilled"): [0.6, 0.7]})
+    twice = pd.concat([scores, scores[scores["method"] == "report_distilled"]])
+    claim = next(c for c in CLAIMS if c.name == "Distillation helps a prognosis")
+    with pytest.raises(DataError, match="one temperature"):
+        contrast(twice, claim)
+
+
+def test_average_precision_of_two_and_of_many_classes():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(0)
+    targets, probabilities = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
+    assert micro_average_precision(targets, probabilities) == pytest.approx(
+        average_precision_score(np.eye(3)[targets], probabilities, average="micro")
+    )
+    two = probabilities[:, :2] / probabilities[:, :2].sum(1, keepdims=True)
+    binary = targets % 2
+    assert micro_average_precision(binary, two) == pytest.approx(average_precision_score(binary, two[:, 1]))
+    assert np.isnan(micro_average_precision(np.zeros(50, int), two))
+    with pytest.raises(DataError, match="finite"):
+        micro_average_precision(binary, np.full((50, 2), np.nan))

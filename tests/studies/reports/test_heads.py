@@ -1,0 +1,164 @@
+"""Which heads a study gives rise to, and how they are scored."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pkd_utils.cohorts.tasks.splits import subset
+from pkd_utils.distillation.heads.training import MemoryTokens, micro_auc
+from pkd_utils.runs import files
+from pkd_utils.runs.errors import DataError
+from pkd_utils.studies.reports import heads
+from pkd_utils.studies.reports.heads import Study, fit_task, head_specs, predictions, score_heads, task_targets
+
+
+class Memory(MemoryTokens):
+    """Tokens in memory that know their images, as a TokenStore does."""
+
+    def __init__(self, tokens, image_ids):
+        super().__init__(tokens)
+        self.image_ids = image_ids
+
+    def subset(self, image_ids):
+        rows = [self.image_ids.index(i) for i in image_ids]
+        return Memory(self.tokens[:, rows], list(image_ids))
+
+
+def tiny_study(n=48, seeds=(0, 1)):
+    """Two classes, told by the first four numbers of the tokens; every image has a patient of its own."""
+    rng = np.random.default_rng(0)
+    ids = [f"i{k:03d}" for k in range(n)]
+    target = rng.permutation(n) % 2
+    tokens = torch.from_numpy(rng.normal(0, 1, (2, n, 5, 8))).float()
+    tokens[..., :4] += torch.from_numpy(2.0 * target - 1)[
+        None, :, None, None
+    ]  # not all eight: layer norm takes the mean
+    splits = []
+    for seed in seeds:
+        order = np.random.default_rng(seed).permutation(n)
+        held = np.isin(np.arange(n), order[: n // 3])
+        rank = np.full(n, -1)
+        rank[order[n // 3 :]] = np.arange(n - n // 3)
+        half = np.where(held, np.arange(n) // 2 % 2, -1)
+        columns = {"image_id": ids, "part": np.where(held, "evaluate", "train"), "target": target, "rank": rank}
+        splits.append(pd.DataFrame({"task": "age", "seed": seed, **columns, "inner": False, "half": half}))
+    sizes = pd.DataFrame({"task": "age", "fraction": [0.25, 1.0], "samples": [8, 32], "epochs": [2, 3]})
+    tasks = {"age": {"title": "Age", "kind": "auxiliary", "classes": ["young", "old"]}}
+    shuffled = rng.permutation(n)  # the store's order is not the task's
+    store = Memory(tokens[:, shuffled], [ids[k] for k in shuffled])
+    return Study("mrm", store, None, tasks, pd.concat(splits, ignore_index=True), sizes, pd.Series(ids, index=ids))
+
+
+def test_heads_are_methods_times_sizes_times_seeds_and_teachers_are_added():
+    study = tiny_study()
+    specs = head_specs(study, "age", ["self_distilled"], temperatures=[0.25, 2.5], weights=[0.5, 0.75])
+    methods = pd.Series([s.method for s in specs]).value_counts()
+    assert methods.to_dict() == {"self_distilled": 2 * 2 * 2 * 2, "image_only": 2 * 2}
+    by_name = {s.name: s for s in specs}
+    for spec in specs:
+        assert len(spec.train_rows) in (8, 32)
+        if spec.teacher:
+            assert by_name[spec.teacher].method == "image_only"
+            assert by_name[spec.teacher].seed == spec.seed
+            np.testing.assert_array_equal(by_name[spec.teacher].train_rows, spec.train_rows)
+    assert {s.epochs for s in specs if len(s.train_rows) == 32} == {3}
+
+
+def test_rows_are_the_splits_rows_and_subsets_are_nested():
+    study = tiny_study()
+    ids, split = study.rows_of("age"), study.splits[study.splits["seed"] == 1]
+    small, large = (s for s in head_specs(study, "age", ["image_only"], seeds=[1]))
+    assert [ids[r] for r in small.train_rows] == subset(split, 8)["image_id"].tolist()
+    assert set(small.train_rows) < set(large.train_rows)
+    assert {ids[r] for r in small.validation_rows} == set(split.loc[split["part"] == "evaluate", "image_id"])
+
+
+def test_nested_selection_chooses_on_other_patients():
+    study = tiny_study()
+    for spec in head_specs(study, "age", ["image_only"], selection="nested"):
+        assert not set(spec.validation_rows) & set(spec.test_rows)
+        whole = head_specs(study, "age", ["image_only"], seeds=[spec.seed])[0].validation_rows
+        assert set(spec.validation_rows) | set(spec.test_rows) == set(whole)
+
+
+def test_scores_are_those_of_the_images_by_name():
+    """The store's order differs from the task's: a mix-up of rows would give chance."""
+    study = tiny_study()
+    specs = head_specs(study, "age", ["image_only"], epochs=30, learning_rate=1e-2)
+    results = fit_task(study, "age", specs, None, progress=False)
+    scores = score_heads(study, "age", results, [s.name for s in specs])
+    assert scores.groupby("size")["auc"].mean().loc[32] > 0.9
+    tables = predictions(study, "age", results, [s.name for s in specs])
+    truth = study.splits.drop_duplicates("image_id").set_index("image_id")["target"]
+    assert (tables["target"] == tables["image_id"].map(truth)).all()
+    for head, table in tables.groupby("head"):
+        auc = micro_auc(table["target"].to_numpy(), torch.from_numpy(table[["class_0", "class_1"]].to_numpy(copy=True)))
+        assert auc == pytest.approx(scores.set_index("head").loc[head, "auc"])
+
+
+def test_three_choices_of_the_epoch():
+    study = tiny_study()
+    specs = head_specs(study, "age", ["image_only"], epochs=6, learning_rate=1e-3)
+    results = fit_task(study, "age", specs, None, progress=False)
+    scores = score_heads(study, "age", results, [s.name for s in specs]).set_index("head")
+    targets = task_targets(study, "age")
+    for spec in specs:
+        row, truth = scores.loc[spec.name], targets[spec.validation_rows]
+        every = [results.logits(spec.name, "validation", e) for e in range(1, 7)]
+        aucs = [micro_auc(truth, logits) for logits in every]
+        assert row["auc"] == pytest.approx(max(aucs)) and row["auc_last"] == pytest.approx(aucs[-1])
+        half = study.splits[study.splits["seed"] == spec.seed].set_index("image_id")["half"]
+        half = half.loc[[study.rows_of("age")[r] for r in spec.validation_rows]].to_numpy()
+        expected = []
+        for side in (0, 1):
+            by_other = np.argmax([micro_auc(truth[half != side], e[half != side]) for e in every])
+            expected.append(micro_auc(truth[half == side], every[by_other][half == side]))
+        assert row["auc_other_half"] == pytest.approx(np.mean(expected))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"methods": ["guess"]}, "guess"), ({"selection": "best"}, "selection 'best'"), ({"seeds": [7]}, "seed or size 7"),
+     ({"sizes": [9]}, "seed or size 9")],
+)  # fmt: skip
+def test_what_was_not_prepared_is_refused(change, sentence):
+    with pytest.raises(DataError, match=sentence):
+        head_specs(tiny_study(), "age", **{"methods": ["image_only"], **change})
+    with pytest.raises(DataError, match="task 'sex'"):
+        head_specs(tiny_study(), "sex", ["image_only"])
+
+
+def test_names_of_heads_tell_them_apart():
+    assert heads.head_name("image_only", 100, 3) == "image_only.n100.seed3"
+    assert heads.head_name("self_distilled", 100, 3, 0.75, 2.5) == "self_distilled.n100.seed3.lambda0.75.tau2.5"
+
+
+def finished_runs(folder, monkeypatch):
+    """Two runs of 02-encode of the same tasks, one more of others; only what `load_study` reads of them."""
+    monkeypatch.setenv("PKD_RUNS", str(folder))
+    study = tiny_study()
+    prepared = folder / "reports/a/01-prepare-tasks/t"
+    files.write_parquet(prepared / "images.parquet", pd.DataFrame({"image_id": study.study_of}))
+    privileged = pd.DataFrame({"text": ""}, index=pd.Index(study.study_of, name="image_id"))
+    files.write_parquet(prepared / "privileged.parquet", privileged)
+    files.write_parquet(prepared / "splits.parquet", study.splits)
+    files.write_csv(prepared / "sizes.csv", study.sizes)
+    files.write_json(prepared / "tasks.json", study.tasks)
+    files.write_json(prepared / "run.json", {})
+    for name, tasks in (("mrm", "1"), ("other_text", "1"), ("other_tasks", "2")):
+        run = folder / "reports/a/02-encode" / name
+        (run / "text").mkdir(parents=True)
+        parameters = {"tasks_run": "reports/a/01-prepare-tasks/t", "image_encoder": "mrm"}
+        upstream = {"reports/a/01-prepare-tasks/t": tasks}
+        files.write_json(run / "run.json", {"parameters": parameters, "upstream": upstream})
+    monkeypatch.setattr(heads.TextStore, "open", lambda folder: folder.parent.name)
+    return "reports/a/02-encode/mrm"
+
+
+def test_reports_can_come_from_another_run_of_the_same_tasks(tmp_path, monkeypatch):
+    encode_run = finished_runs(tmp_path, monkeypatch)
+    assert heads.load_study(encode_run)[0].text == "mrm"
+    assert heads.load_study(encode_run, text_run="reports/a/02-encode/other_text")[0].text == "other_text"
+    with pytest.raises(DataError, match="are of different tasks: encode the reports of reports/a/01-prepare-tasks/t"):
+        heads.load_study(encode_run, text_run="reports/a/02-encode/other_tasks")

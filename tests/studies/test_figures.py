@@ -1,0 +1,198 @@
+"""The shared figures draw what they are given, in the colour and line style of its role, or refuse it."""
+
+import colorsys
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+
+from pkd_utils.runs.errors import DataError
+from pkd_utils.studies import figures
+
+
+@pytest.fixture(autouse=True)
+def clean_matplotlib():
+    with matplotlib.rc_context():
+        yield
+    plt.close("all")
+
+
+def texts(figure):
+    found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
+    return [t.get_text() for t in found if t.get_text()]
+
+
+def rectangles(ax):
+    return [p for p in ax.patches if isinstance(p, Rectangle)]
+
+
+IMAGE = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
+
+
+def test_style_uses_the_okabe_ito_cycle_on_white():
+    figures.use_style()
+    colours = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    assert set(colours) == set(figures.OKABE_ITO.values())
+    assert matplotlib.rcParams["figure.facecolor"] == "white"
+    assert matplotlib.rcParams["figure.dpi"] <= 100
+
+
+def test_reference_and_predicted_boxes_differ_in_colour_and_line_and_are_not_red_and_green():
+    reference, predicted = figures.PALETTE["reference"], figures.PALETTE["predicted"]
+    assert reference != predicted
+    assert figures.BOX_STYLES["reference"] != figures.BOX_STYLES["predicted"]
+    hues = [colorsys.rgb_to_hsv(*to_rgb(c))[0] * 360 for c in (reference, predicted)]
+    assert not any(80 < hue < 180 for hue in hues)  # no green in the pair
+    assert set(figures.PALETTE.values()) <= set(figures.OKABE_ITO.values())
+
+
+def test_grid_draws_every_image_title_and_box():
+    figure = figures.show_radiograph_grid(
+        [IMAGE] * 5,
+        titles=[f"case {i}" for i in range(5)],
+        reference=[np.array([[2, 3, 10, 12], [11, 3, 15, 12]]), None, None, None, None],
+        predicted=[None, np.array([[0, 0, 30, 20]]), np.empty((0, 4)), None, None],
+        maps=[np.ones((2, 3)), None, None, None, None],
+        columns=2,
+    )
+    assert len(figure.axes) == 5
+    assert [len(ax.images) for ax in figure.axes] == [2, 1, 1, 1, 1]
+    assert [len(rectangles(ax)) for ax in figure.axes] == [2, 1, 0, 0, 0]
+    box = rectangles(figure.axes[0])[0]
+    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (1.5, 2.5, 8, 9)
+    assert {"case 0", "case 4", "reference box", "predicted box"} <= set(texts(figure))
+
+
+def test_uint8_images_share_one_grey_scale():
+    figure = figures.show_radiograph_grid([np.full((4, 4), 10, np.uint8), np.full((4, 4), 200, np.uint8)])
+    assert [ax.images[0].get_clim() for ax in figure.axes] == [(0, 255), (0, 255)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": []}, "no image"),
+        ({"titles": ["one", "two"]}, "titles has 2 entries for 1 images"),
+        ({"images": [np.zeros((4, 4, 3))]}, "grey"),
+        ({"reference": [np.zeros(4)]}, r"\(K, 4\)"),
+        ({"reference": [np.array([[0, 0, 40, 10]])]}, "outside its 20 x 30 image"),
+        ({"predicted": [np.array([[5, 5, 5, 10]])]}, "is empty"),
+        ({"predicted": [np.array([[0, 0, np.nan, 10]])]}, "is empty"),
+    ],
+)
+def test_grid_refuses(change, message):
+    with pytest.raises(DataError, match=message):
+        figures.show_radiograph_grid(**({"images": [IMAGE]} | change))
+
+
+def test_unknown_box_role_is_refused():
+    with pytest.raises(DataError, match="'truth' is unknown"):
+        figures.draw_boxes(plt.figure().add_subplot(), np.array([[0, 0, 1, 1]]), "truth", (20, 30))
+
+
+def test_overlay_stretches_the_map_over_the_image():
+    ax = plt.figure().add_subplot()
+    layer = figures.attention_overlay(
+        ax, IMAGE, np.array([[0.0, 1.0]]), reference=[[1, 1, 5, 5]], predicted=[[2, 2, 6, 6], [7, 7, 9, 9]]
+    )
+    assert layer.get_extent() == [-0.5, 29.5, 19.5, -0.5]
+    assert layer.get_cmap().name == figures.ATTENTION_MAP
+    assert layer.get_clim() == (0, 1)
+    assert len(rectangles(ax)) == 3
+
+
+@pytest.mark.parametrize("bad", [np.zeros((3, 4, 4)), np.zeros((0, 2)), np.array([[np.nan, 1.0]])])
+def test_overlay_refuses_bad_maps(bad):
+    with pytest.raises(DataError, match="attention map"):
+        figures.attention_overlay(plt.figure().add_subplot(), IMAGE, bad)
+
+
+def test_learning_curves_mean_over_seeds_in_role_colour():
+    history = pd.DataFrame({"epoch": [0, 1, 0, 1], "seed": [0, 0, 1, 1], "val_auroc": [0.5, 0.6, 0.7, 0.8]})
+    figure = figures.learning_curves({"baseline": history, "mmpkd": history.assign(val_auroc=0.9)})
+    (ax,) = figure.axes
+    assert len(ax.lines) == 6  # two seeds and a mean, twice
+    mean = next(line for line in ax.lines if line.get_label() == "baseline")
+    np.testing.assert_allclose(mean.get_ydata(), [0.6, 0.7])
+    assert mean.get_color() == figures.PALETTE["baseline"]
+    assert ax.get_ylabel() == "val auroc"
+
+
+def test_learning_curves_of_one_table_draws_a_panel_a_column():
+    history = pd.DataFrame({"epoch": [0], "loss": [1.0], "val_auroc": [0.5]})
+    assert [ax.get_ylabel() for ax in figures.learning_curves(history).axes] == ["loss", "val auroc"]
+
+
+@pytest.mark.parametrize(
+    ("history", "columns", "message"),
+    [
+        (pd.DataFrame({"epoch": []}), None, "empty"),
+        (pd.DataFrame({"loss": [1.0]}), None, "no column epoch"),
+        (pd.DataFrame({"epoch": [0], "loss": [1.0]}), ["val_auroc"], "no column val_auroc"),
+        (pd.DataFrame({"epoch": [0]}), None, "no numeric column"),
+    ],
+)
+def test_learning_curves_refuses(history, columns, message):
+    with pytest.raises(DataError, match=message):
+        figures.learning_curves(history, columns)
+
+
+FOREST = pd.DataFrame(
+    {
+        "label": ["a", "b"],
+        "estimate": [0.1, 0.4],
+        "low": [0.0, 0.3],
+        "high": [0.2, 0.5],
+        "paper": [0.3, np.nan],
+    }
+)
+
+
+def test_forest_draws_rows_from_the_top_with_intervals_and_published_values():
+    ax = figures.forest(FOREST, paper="paper", xlabel="difference")
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+    intervals = [line.get_xdata() for line in ax.lines if list(line.get_ydata()) in ([0, 0], [1, 1])]
+    np.testing.assert_allclose(sorted(map(list, intervals)), [[0.0, 0.2], [0.3, 0.5]])
+    diamonds = [line for line in ax.lines if line.get_marker() == "D"]
+    assert [line.get_xdata()[0] for line in diamonds] == [0.3]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (FOREST.drop(columns="low"), "column low"),
+        (FOREST.iloc[:0], "empty"),
+        (FOREST.assign(high=0.3), "'b' does not hold its estimate"),
+        (FOREST.assign(low=np.nan), "'a' does not hold its estimate"),
+    ],
+)
+def test_forest_refuses(table, message):
+    with pytest.raises(DataError, match=message):
+        figures.forest(table)
+
+
+def test_heat_table_writes_every_number_and_marks_a_cell():
+    grid = pd.DataFrame([[0.5, 0.75], [np.nan, 1.0]], index=[0.0, 0.5], columns=[1, 2])
+    ax = figures.heat_table(grid, value_format="{:.2f}", mark=(0.5, 2))
+    assert [t.get_text() for t in ax.texts] == ["0.50", "0.75", "–", "1.00"]
+    assert ax.texts[0].get_color() == "white" and ax.texts[3].get_color() == "black"
+    (frame,) = rectangles(ax)
+    assert (frame.get_x(), frame.get_y()) == (0.5, 0.5)
+    with pytest.raises(DataError, match="cannot mark"):
+        figures.heat_table(grid, mark=(0.9, 2))
+    with pytest.raises(DataError, match="without a finite number"):
+        figures.heat_table(grid * np.nan)
+
+
+def test_simulated_mark_is_written_on_the_figure():
+    figure = plt.figure()
+    assert figures.simulated_mark(figure) is figure
+    assert "simulated data" in texts(figure)

@@ -1,0 +1,385 @@
+"""The gate must bite: every leak and every half-finished run that is planted here has to be found."""
+
+import base64
+import json
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from pkd_utils.runs import files, paths
+from workflow.publish import gate, leaks, site
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+# Made up for this test; none of them is an identifier of a real image, study or patient.
+IMAGE_ID = "0a1b2c3d-11112222-33334444-55556666-77778888"
+REPORT = "Small left pleural effusion is new. The cardiomediastinal silhouette is unchanged."
+SIMULATED = {"title": "Embedded cohort", "simulated": True, "shareable_text": True, "shareable_images": True}
+CREDENTIALED = {"title": "MIMIC-CXR", "simulated": False, "shareable_text": False, "shareable_images": False}
+
+
+def stream(text):
+    return nbformat.v4.new_output("stream", name="stdout", text=text)
+
+
+def display(**data):
+    return nbformat.v4.new_output("display_data", data={k.replace("_", "/"): v for k, v in data.items()})
+
+
+def code(source, *outputs, count=1, alt=None):
+    cell = nbformat.v4.new_code_cell(source, execution_count=count, outputs=list(outputs))
+    if alt:
+        cell.metadata["mystnb"] = {"image": {"alt": alt}}
+    return cell
+
+
+def make_run(folder: Path, cells, cohort=SIMULATED, title="# Prepare simulated data"):
+    """A finished run folder as `run.Run.finish` and `notebooks.execute` leave it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(title), *cells])
+    notebook.metadata["papermill"] = {"output_path": "/somewhere/else.ipynb"}
+    nbformat.write(notebook, folder / "notebook.ipynb")
+    files.write_csv(folder / "table.csv", pd.DataFrame({"rows": [3]}))
+    facts = {"bytes": (folder / "table.csv").stat().st_size, "sha256": files.file_sha256(folder / "table.csv")}
+    files.write_json(
+        folder / "run.json",
+        {
+            "reference": "mmpkd/embedded/01-prepare-data/demo",
+            "notebook": "mmpkd/01-prepare-data",
+            "artefacts": {"table.csv": facts},
+            "cohort": cohort,
+            "upstream": {},
+            "seconds": 3.2,
+            "device": "2 cores",
+            "commit": "0123456789abcdef",
+        },
+    )
+    return folder
+
+
+def findings(tmp_path, *cells, cohort=CREDENTIALED, **options):
+    return gate.run_findings(make_run(tmp_path / "run", cells, cohort, **options))
+
+
+# --- runs that are not whole -------------------------------------------------------------------------------------
+
+
+def test_a_whole_run_passes(tmp_path):
+    image = display(image_png=base64.b64encode(PNG).decode())
+    assert findings(tmp_path, code("show()", image, alt="A dot."), cohort=SIMULATED) == []
+
+
+def test_killed_kernel_is_refused_although_papermill_says_completed(tmp_path):
+    killed = code("train()", count=None)
+    killed.metadata["papermill"] = {"status": "completed", "exception": None}
+    assert any("was not run" in line for line in findings(tmp_path, code("load()"), killed, cohort=SIMULATED))
+
+
+def test_sys_exit_zero_halfway_is_refused(tmp_path):
+    cells = [code("load()"), code("import sys; sys.exit(0)", count=2), code("run.finish(['table.csv'])", count=None)]
+    assert any("was not run" in line for line in findings(tmp_path, *cells, cohort=SIMULATED))
+
+
+def test_missing_run_json_is_refused(tmp_path):
+    folder = make_run(tmp_path / "run", [code("load()")])
+    (folder / "run.json").unlink()
+    assert any("run.json" in line for line in gate.run_findings(folder))
+
+
+@pytest.mark.parametrize("damage", ["delete", "other bytes", "other length"])
+def test_missing_or_changed_artefact_is_refused(tmp_path, damage):
+    folder = make_run(tmp_path / "run", [code("load()")])
+    table = folder / "table.csv"
+    if damage == "delete":
+        table.unlink()
+    else:
+        table.write_text(table.read_text().replace("3", "4") if damage == "other bytes" else "rows\n12345\n")
+    assert any("table.csv" in line for line in gate.run_findings(folder))
+
+
+def test_error_output_is_refused(tmp_path):
+    error = nbformat.v4.new_output("error", ename="ValueError", evalue="bad", traceback=["ValueError: bad"])
+    assert any("ValueError" in line for line in findings(tmp_path, code("fail()", error), cohort=SIMULATED))
+
+
+def test_cells_run_out_of_order_are_refused(tmp_path):
+    cells = [code("a = 1", count=2), code("b = 2", count=1)]
+    assert any("first to last" in line for line in findings(tmp_path, *cells, cohort=SIMULATED))
+
+
+def test_image_without_alt_text_is_refused(tmp_path):
+    cell = code("show()", display(image_png=base64.b64encode(PNG).decode()))
+    assert any("alt text" in line for line in findings(tmp_path, cell, cohort=SIMULATED))
+
+
+# --- credentialed content ----------------------------------------------------------------------------------------
+
+
+def test_counts_and_tables_of_a_credentialed_run_pass(tmp_path):
+    table = "<table><tr><th>label</th><th>AUROC</th></tr><tr><td>Pleural Effusion</td><td>0.81 ± 0.02</td></tr></table>"
+    cells = [
+        code(
+            "print(len(images))", stream("368960 images of 65379 patients\nepoch 1: 100%|####| 10/10 [00:03<00:00]\n")
+        ),
+        code("table", display(text_html=table, text_plain="Pleural Effusion 0.81"), count=2),
+    ]
+    assert findings(tmp_path, *cells) == []
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [IMAGE_ID, IMAGE_ID.upper(), "p12345678/s51234567", "12345678", "51234567", "[['12345678', 3]]", "s51234567.txt"],
+)
+@pytest.mark.parametrize("place", ["stdout", "html", "source"])
+def test_planted_identifier_is_refused_and_not_repeated(tmp_path, leak, place):
+    if place == "html":
+        cell = code("table", display(text_html=f"<table><tr><td>{leak}</td></tr></table>"))
+    else:
+        cell = code(f"x = '{leak}'" if place == "source" else "x", *([stream(leak)] if place == "stdout" else []))
+    found = findings(tmp_path, cell)
+    assert any("identifiers" in line for line in found)
+    assert leak.lower() not in " ".join(found).lower()
+
+
+def test_identifiers_of_the_embedded_cohort_pass_only_when_marked_simulated(tmp_path):
+    cell = code("x", stream(IMAGE_ID))
+    assert findings(tmp_path, cell, cohort=SIMULATED) == []
+    assert findings(tmp_path, cell, cohort={**SIMULATED, "simulated": False})
+    assert findings(tmp_path, cell, cohort={**SIMULATED, "simulated": "yes"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        REPORT,
+        "FINDINGS: as above, see prior",
+        "['IMPRESSION:  Clear lungs bilaterally']",
+        "study 3 | patient came back after the fall with worse pain today | yes",
+    ],
+)
+@pytest.mark.parametrize("kind", ["stdout", "html"])
+def test_planted_report_text_is_refused_and_not_repeated(tmp_path, text, kind):
+    shown = stream(text) if kind == "stdout" else display(text_html=f"<td>{text}</td>")
+    found = findings(tmp_path, code("reports.head()", shown))
+    assert any("shareable_text" in line for line in found)
+    assert text not in " ".join(found)
+
+
+def test_text_that_the_project_itself_wrote_passes(tmp_path):
+    sentence = "the student never sees the report that its teacher has read before training"
+    assert findings(tmp_path, code(f'print("{sentence}")', stream(sentence))) == []
+
+
+def test_own_sentence_with_a_value_filled_in_passes(tmp_path):
+    source = 'print(f"imitation {verdict} and makes no difference that anybody can tell in {name}")'
+    shown = "imitation agrees well and makes no difference that anybody can tell in consolidation"
+    assert findings(tmp_path, code(source, stream(shown))) == []
+
+
+def test_phrases_of_the_simulator_do_not_excuse_a_report(tmp_path):
+    text = "Heart size is normal. The lungs are clear. There is no pleural effusion or pneumothorax."
+    assert findings(tmp_path, code("x", stream(text)))
+
+
+def test_words_of_the_runs_own_reports_are_refused(tmp_path):
+    folder = make_run(tmp_path / "run", [code("x", stream("bony thorax grossly intact today"))], CREDENTIALED)
+    assert gate.run_findings(folder) == []  # five words: no other net is fine enough
+    files.write_parquet(folder / "privileged.parquet", pd.DataFrame({"text": ["Bony thorax grossly intact today."]}))
+    assert any("own run" in line for line in gate.run_findings(folder))
+
+
+def images_of(kind):
+    if kind == "html":
+        return code("x", display(text_html="<img src='data:image/png;base64,AAAA'>"))
+    if kind == "widget":
+        return code("x", nbformat.v4.new_output("display_data", data={"application/vnd.x+json": {}}))
+    if kind == "markdown":
+        return nbformat.v4.new_markdown_cell("![x](attachment:x.png)", attachments={"x.png": {"image/png": "AAAA"}})
+    value = "<svg></svg>" if kind == "image/svg+xml" else base64.b64encode(PNG).decode()
+    return code("x", nbformat.v4.new_output("display_data", data={kind: value}), alt="A film.")
+
+
+@pytest.mark.parametrize("kind", ["image/png", "image/svg+xml", "image/jpeg", "html", "widget", "markdown"])
+def test_images_of_a_credentialed_run_are_refused(tmp_path, kind):
+    cells = [images_of(kind), code("run.finish([])", count=1 + (kind != "markdown"))]
+    assert any("shareable_images" in line for line in findings(tmp_path, *cells))
+
+
+@pytest.mark.parametrize("cohort", [None, {}, {"title": "unknown"}])
+def test_what_is_not_said_is_not_allowed(tmp_path, cohort):
+    assert findings(tmp_path, images_of("image/png"), cohort=cohort)
+    assert findings(tmp_path, code("x", stream(REPORT)), cohort=cohort)
+
+
+def test_simulated_run_must_say_so(tmp_path):
+    assert findings(tmp_path, code("x"), cohort=SIMULATED, title="# Results") == [
+        'it shows simulated data and never says "simulated"'
+    ]
+
+
+# --- copying into the book ---------------------------------------------------------------------------------------
+
+
+def test_nothing_is_copied_if_one_run_fails(tmp_path):
+    good = make_run(tmp_path / "good", [code("x")])
+    bad = make_run(tmp_path / "bad", [code("x", count=None)])
+    found = gate.collect({"mmpkd/01-prepare-data": good, "mmpkd/02-train-teacher": bad}, tmp_path / "book")
+    assert found and all(line.startswith("mmpkd/02-train-teacher: ") for line in found)
+    assert not (tmp_path / "book").exists()
+
+
+def test_copies_are_clean_say_which_run_they_show_and_replace_old_ones(tmp_path):
+    folder, generated = make_run(tmp_path / "run", [code("x")]), tmp_path / "book"
+    assert gate.collect({"mmpkd/03-distil-student.grid": folder}, generated) == []
+    assert gate.collect({"mmpkd/03-distil-student.baseline": folder}, generated) == []
+    assert [p.name for p in generated.rglob("*.ipynb")] == ["03-distil-student.baseline.ipynb"]
+    page = nbformat.read(generated / "mmpkd/03-distil-student.baseline.ipynb", as_version=4)
+    assert "papermill" not in page.metadata
+    assert "mmpkd/embedded/01-prepare-data/demo" in page.cells[1].source and "Simulated" in page.cells[1].source
+    entry = json.loads((generated / gate.MANIFEST).read_text())[0]
+    assert entry["page"] == "mmpkd/03-distil-student.baseline" and entry["simulated"] is True
+    before = (generated / "mmpkd/03-distil-student.baseline.ipynb").stat().st_mtime_ns
+    gate.collect({"mmpkd/03-distil-student.baseline": folder}, generated)
+    assert (generated / "mmpkd/03-distil-student.baseline.ipynb").stat().st_mtime_ns == before
+
+
+def test_no_runs_is_an_error(tmp_path):
+    assert gate.collect({}, tmp_path / "book")
+
+
+# --- the built book ----------------------------------------------------------------------------------------------
+
+
+def make_site(tmp_path, body="", allowed=SIMULATED, other=""):
+    """The smallest built book: a home page and one notebook page with one image."""
+    html, generated = tmp_path / "html", tmp_path / "book" / "_generated"
+    (html / "book" / "_generated" / "mmpkd").mkdir(parents=True)
+    (html / "_images").mkdir()
+    generated.mkdir(parents=True)
+    image = display(image_png=base64.b64encode(PNG).decode())
+    cells = [code("show()", image, alt="A dot.")] if allowed["shareable_images"] else [code("x")]
+    gate.collect({"mmpkd/01-prepare-data": make_run(tmp_path / "run", cells, allowed)}, generated)
+    (html / "index.html").write_text(f"<html><body><p>Home</p>{other}</body></html>")
+    if allowed["shareable_images"]:
+        (html / "_images" / "dot.png").write_bytes(PNG)
+        body = '<p>Simulated</p><img src="../../../_images/dot.png" alt="A dot.">' + body
+    (html / "book/_generated/mmpkd/01-prepare-data.html").write_text(f"<html><body>{body}</body></html>")
+    return html, generated
+
+
+def test_clean_site_passes(tmp_path):
+    assert site.site_findings(*make_site(tmp_path, body=f"<p>{IMAGE_ID}</p>")) == []
+    assert site.site_findings(*make_site(tmp_path / "credentialed", allowed=CREDENTIALED)) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "word"),
+    [
+        ("<img src='x.png'>", "alt text"),
+        ("<img src='x.png' alt=' '>", "alt text"),
+        ("<img src='_images/x.png' alt='x.png'>", "file name"),
+        ("<script src='https://cdn.example/x.js'></script>", "another site"),
+        ("<link rel='stylesheet' href='//fonts.example/a.css'>", "another site"),
+        ("<a class='download' href='_downloads/a.ipynb'>x</a>", "download"),
+        (f"<p>{IMAGE_ID}</p>", "identifiers"),
+        ("<pre><span>'p12345678'</span></pre>", "identifiers"),
+        ("<script>const URL = 'https://unpkg.com/x'</script>", "CDN"),
+    ],
+)
+def test_planted_faults_of_a_page_are_found(tmp_path, other, word):
+    found = site.site_findings(*make_site(tmp_path, other=other))
+    assert any(word in line for line in found) and IMAGE_ID not in " ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("_sources/book/index.md", b"x"),
+        ("_downloads/a/x.ipynb", b"x"),
+        ("book/x.ipynb", b"x"),
+        ("_images/film.png", PNG + b"other"),
+        ("searchindex.js", b"Search.setIndex({terms:{p12345678:1}})"),
+        ("book/_generated/mmpkd/02.html", b"<div class='cell_output'>x</div>"),
+    ],
+)
+def test_planted_files_of_a_site_are_found(tmp_path, name, content):
+    html, generated = make_site(tmp_path)
+    (html / name).parent.mkdir(parents=True, exist_ok=True)
+    (html / name).write_bytes(content)
+    assert site.site_findings(html, generated)
+
+
+@pytest.mark.parametrize(
+    "body", ["<img src='../_images/dot.png' alt='x'>", "<p>IMPRESSION: No acute process seen.</p>"]
+)
+def test_credentialed_page_shows_neither_image_nor_report(tmp_path, body):
+    assert site.site_findings(*make_site(tmp_path, body=body.replace("'", '"'), allowed=CREDENTIALED))
+
+
+def test_simulated_page_must_say_so_in_the_html(tmp_path):
+    html, generated = make_site(tmp_path)
+    page = html / "book/_generated/mmpkd/01-prepare-data.html"
+    page.write_text(page.read_text().replace("Simulated", ""))
+    assert any("simulated" in line for line in site.site_findings(html, generated))
+
+
+def test_site_without_manifest_is_refused(tmp_path):
+    html, generated = make_site(tmp_path)
+    (generated / gate.MANIFEST).unlink()
+    assert site.site_findings(html, generated)
+
+
+# --- committed files ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "bad"),
+    [
+        ("notes.md", "nothing", False),
+        ("notes.md", f"see {IMAGE_ID}", True),
+        ("tests/test_x.py", f"x = '{IMAGE_ID}'", False),
+        ("notebooks/a.ipynb", f'"{IMAGE_ID}"', True),
+        ("notebooks/a.ipynb", f'"{IMAGE_ID}" of the simulated cohort', False),
+        ("book/results/a.csv", "subject\n12345678\n", True),
+        ("book/results/a.csv", "label,auroc\nEdema,0.8\n", False),
+        ("book/results/a.json", '{"x": "FINDINGS: clear lungs and normal heart"}', True),
+        ("a.jpg", "pixels", True),
+        ("docs.md", "doi:10.6084/m9.figshare.12275009 and p10/p10000032/s50414267", False),
+    ],
+)
+def test_committed_files_are_checked(tmp_path, name, content, bad):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(content)
+    subprocess.run(["git", "add", name], cwd=tmp_path, check=True)
+    assert bool(site.committed_findings(tmp_path)) is bad
+
+
+def test_this_repository_commits_nothing_of_the_kind():
+    if not (paths.PROJECT_ROOT / ".git").exists():
+        pytest.skip("not a git work tree: committed files cannot be listed")
+    assert site.committed_findings(paths.PROJECT_ROOT) == []
+
+
+def test_command_line_says_what_is_wrong(tmp_path, capsys):
+    html, generated = make_site(tmp_path, other="<img src='x.png'>")
+    assert gate.main(["--html", str(html), "--generated", str(generated)]) == 1
+    assert "alt text" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        gate.main([])
+
+
+def test_identifier_pattern_leaves_ordinary_numbers_alone():
+    ordinary = "0.12345678 123456789 1234567 2026-11-21 5.12345678 sha 0123456789abcdef 12345678.5 20261121"
+    assert leaks.identifiers(ordinary) == set()
+
+
+def test_image_ids_of_inspect_are_identifiers_and_its_public_example_is_none():
+    named = "PE" + "1234abc"
+    assert leaks.identifiers(f"CTPA/{named}.nii.gz") == {named.lower()}
+    assert leaks.identifiers(f"CTPA/{named}.nii.gz", prefixed_only=True) == {named.lower()}
+    assert not leaks.identifiers("PE452890e, PE0000001, COPE1234abc, PE1234abcd, a PE of 1234567")

@@ -1,0 +1,99 @@
+"""The commands around the notebooks: the environment, the order of runs, the counting of tests."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pkd_utils.runs import notebooks, paths
+
+
+def load(name):
+    """A script of `workflow/` as a module."""
+    spec = importlib.util.spec_from_file_location(name, paths.PROJECT_ROOT / "workflow" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def setup_env():
+    return load("setup_env")
+
+
+def test_uv_gets_the_sources_that_pip_is_configured_with(setup_env, monkeypatch):
+    listing = (
+        ":env:.find-links='/wheels'\nglobal.cert='/c.crt'\nglobal.find-links='/wheels'\n"
+        "global.extra-index-url='file:///one file:///two'\nuser.index-url='https://example.org/simple'\n"
+    )
+    answer = subprocess.CompletedProcess([], 0, stdout=listing)
+    monkeypatch.setattr(setup_env.subprocess, "run", lambda *a, **k: answer)
+    assert setup_env.pip_sources() == {
+        "index-url": ["https://example.org/simple"],
+        "extra-index-url": ["file:///one", "file:///two"],
+        "find-links": ["/wheels"],
+    }
+
+
+def test_the_environment_is_installed_again_when_a_pin_changes(setup_env, monkeypatch, tmp_path):
+    (tmp_path / "pyproject.toml").write_text("a")
+    (tmp_path / "constraints.txt").write_text("x==1")
+    monkeypatch.setattr(setup_env, "ROOT", tmp_path)
+    before = setup_env.fingerprint(["book"])
+    assert setup_env.fingerprint(["book"]) == before
+    (tmp_path / "constraints.txt").write_text("x==2")
+    assert setup_env.fingerprint(["book"]) != before
+
+
+def test_other_pythons_are_refused_with_one_sentence(setup_env, monkeypatch):
+    monkeypatch.setattr(setup_env.sys, "version_info", (3, 9, 0))
+    with pytest.raises(SystemExit, match=r"Python 3.11 or 3.12 is needed"):
+        setup_env.main()
+
+
+@pytest.mark.parametrize("profile", ["demo", "open-data", "paper"])
+def test_every_profile_can_be_planned(profile, tmp_path, monkeypatch):
+    monkeypatch.setenv("PKD_RUNS", str(tmp_path))
+    if profile == "open-data":  # reads the demo's baseline, which only a finished demo has
+        monkeypatch.setattr(notebooks.run, "find_run", lambda reference: tmp_path)
+        monkeypatch.setattr(notebooks.run, "run_identity", lambda folder: "0")
+    jobs = notebooks.plan(profile)
+    place = {job.name: number for number, job in enumerate(jobs)}
+    assert all(place[name] < place[job.name] for job in jobs for name in job.upstream)
+    assert len({job.folder for job in jobs}) == len(jobs)
+
+
+def test_snakemake_takes_the_plan(tmp_path):
+    command = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile", "--workflow-profile"]
+    command += ["workflow/profiles/local", "-n", "--config", "profile=demo"]
+    environment = {**os.environ, "PKD_RUNS": str(tmp_path / "runs")}
+    answer = subprocess.run(command, cwd=paths.PROJECT_ROOT, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr[-500:]
+    said = answer.stdout + answer.stderr
+    for name in ("mmpkd_01_prepare_data", "mmpkd_03_distil_student_grid", "mmpkd_05_compare"):
+        assert name in said
+
+
+def test_failures_of_any_part_fail_make_test(tmp_path):
+    run_tests = load("run_tests")
+    report = tmp_path / "pytest.xml"
+    report.write_text('<testsuites><testsuite tests="5" failures="1" errors="1" skipped="1"/></testsuites>')
+    report.with_suffix(".log").write_text("said")
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+    assert run_tests.finish("pytest", process, report) == {"passed": 2, "failed": 2, "skipped": 1}
+    crashed = tmp_path / "crashed.xml"
+    crashed.with_suffix(".log").write_text("killed")
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(137)"])
+    assert run_tests.finish("nbval", process, crashed)["failed"] == 1
+
+
+def test_pictures_of_earlier_builds_go(tmp_path):
+    (tmp_path / "_images").mkdir()
+    for name in ("shown.png", "stale.png"):
+        (tmp_path / "_images" / name).write_bytes(b"x")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "page.html").write_text('<img src="../_images/shown.png" alt="a">')
+    assert load("prune_images").prune(tmp_path) == ["stale.png"]
+    assert [file.name for file in (tmp_path / "_images").iterdir()] == ["shown.png"]

@@ -1,0 +1,1 @@
+"""What may leave the house: the gate, the search for leaks, the written pages."""
