@@ -84,3 +84,47 @@ def hash_params(parameters: Any) -> str:
     """SHA-256 of parameters, independent of the order of names."""
     text = json.dumps(parameters, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Parts:
+    """Named parts of a long piece of work, each written whole, so that a killed run continues where it was.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where the parts lie until the work is done; made when the first part is written.
+    identity : JSON-like
+        What the work is made of: sizes, hashes, options. Parts that another identity left are thrown away.
+    """
+
+    def __init__(self, folder: str | Path, identity: Any):
+        self.folder = Path(folder)
+        self.identity = json.loads(json.dumps(_plain(identity)))
+        mark = self.folder / "identity.json"
+        if self.folder.exists() and not (mark.exists() and read_json(mark) == self.identity):
+            shutil.rmtree(self.folder)
+
+    def path(self, name: str) -> Path:
+        """Where the part of this name lies, or would lie."""
+        return self.folder / name
+
+    def __contains__(self, name: str) -> bool:
+        return self.path(name).exists()
+
+    def names(self) -> list[str]:
+        """Names of the parts that are whole, sorted."""
+        if not self.folder.exists():
+            return []
+        return sorted(p.name for p in self.folder.iterdir() if p.name != "identity.json" and p.name[0] != ".")
+
+    @contextlib.contextmanager
+    def write(self, name: str) -> Iterator[Path]:
+        """Yield a temporary path that becomes the part, whole, when the block ends without an error."""
+        if not (self.folder / "identity.json").exists():
+            write_json(self.folder / "identity.json", self.identity)
+        with atomic_path(self.path(name)) as temporary:
+            yield temporary
+
+    def remove(self) -> None:
+        """Throw all parts away: the work is done and its result lies elsewhere."""
+        shutil.rmtree(self.folder, ignore_errors=True)

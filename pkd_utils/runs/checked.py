@@ -1,0 +1,68 @@
+"""Options and arguments checked by their types: a wrong value is one sentence that names it, not a dump of fields.
+
+`config` makes a frozen dataclass of a class, `checked` checks a function's arguments; both through pydantic, so that
+`int`, `Literal["a", "b"]` or `Annotated[float, Field(gt=0)]` say what is allowed where a reader looks for it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from pkd_utils.runs.errors import DataError
+
+T = TypeVar("T")
+SETTINGS = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False)
+
+
+def sentence(owner: str, error: pydantic.ValidationError) -> DataError:
+    """The first violation as one sentence: `StudentConfig: epochs = 0: input should be greater than or equal to 1.`"""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "value"
+    message = first["msg"][:1].lower() + first["msg"][1:]
+    given = "" if first["type"] in ("missing", "missing_argument") else f" = {first['input']!r}"
+    return DataError(f"{owner}: {place}{given}: {message}.")
+
+
+def config(cls: type[T]) -> type[T]:
+    """A frozen dataclass whose fields are checked when it is made.
+
+    Raises
+    ------
+    DataError
+        When an instance is made with an unknown name or a value that its field's type does not allow.
+    """
+    made = dataclass(frozen=True, config=SETTINGS)(cls)
+    construct = made.__init__
+
+    @functools.wraps(construct)
+    def init(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            construct(self, *args, **kwargs)
+        except pydantic.ValidationError as error:
+            raise sentence(cls.__name__, error) from None
+
+    made.__init__ = init
+    return made
+
+
+def checked(function: Callable[..., T]) -> Callable[..., T]:
+    """The function with its arguments checked against their annotations at every call; not for hot inner functions.
+
+    Raises
+    ------
+    DataError
+        When it is called with a value that the annotation does not allow.
+    """
+    call = pydantic.validate_call(config=SETTINGS)(function)
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> T:
+        try:
+            return call(*args, **kwargs)
+        except pydantic.ValidationError as error:
+            raise sentence(function.__name__, error) from None
+
+    return wrapped
