@@ -13,7 +13,6 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.metrics import weighted_auroc
 
 MISSING = "missing"
 
@@ -191,44 +190,6 @@ def fit_tabular_teacher(
         forest=forest,
         clipped=int((clipped != values).sum()),
     )
-
-
-def class_aurocs(probabilities: pd.DataFrame, truth: pd.Series, weights: np.ndarray | None = None) -> pd.DataFrame:
-    """AUROC of a class-probability table in the readings that a paper may mean by "AUROC".
-
-    Parameters
-    ----------
-    probabilities : pd.DataFrame
-        (N, classes), one column a class.
-    truth : pd.Series
-        Same index, class names.
-    weights : (B, N), optional
-        Case weights, such as a bootstrap's counts: all samples at once, see `intervals.bootstrap_interval`.
-
-    Returns
-    -------
-    pd.DataFrame
-        B rows (one without weights); a column "<class> vs rest" for every class, "macro": their mean, "weighted": their
-        mean weighted by the share of rows of each class (scikit-learn's `multi_class="ovr"`).
-    """
-    if not probabilities.index.equals(truth.index):
-        raise DataError("probabilities and truth must have the same index in the same order; align them first.")
-    unknown = sorted(set(truth) - set(probabilities.columns))
-    if unknown:
-        raise DataError(f"truth holds the class {unknown[0]!r}, for which there is no column of probabilities.")
-    weights = np.ones((1, len(truth))) if weights is None else weights
-    each, share = {}, {}
-    for name in probabilities.columns:
-        member = (truth == name).to_numpy()
-        each[f"{name} vs rest"] = weighted_auroc(member, probabilities[name].to_numpy(), weights)
-        share[name] = weights @ member
-    table = pd.DataFrame(each)
-    shares = np.column_stack(list(share.values()))
-    shares /= shares.sum(1, keepdims=True)
-    values = table.to_numpy()
-    table["macro"] = values.mean(1)
-    table["weighted"] = (values * shares).sum(1)
-    return table
 
 
 def _check_inputs(

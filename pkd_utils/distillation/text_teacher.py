@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
 from pkd_utils.cohorts.label_terms import surviving_terms
 from pkd_utils.distillation.text_training import TextTeacherConfig, TextTraining
 from pkd_utils.encoders.texts import EncodedTexts, encode_texts
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.metrics import auroc
 
 SPLITS = ("train", "validate", "test")
 
@@ -87,10 +88,8 @@ def label_metrics(logits: pd.DataFrame, targets: pd.DataFrame, split: pd.Series)
         for label in targets.columns:
             chosen = (split == name) & targets[label].notna()
             truth, score = targets.loc[chosen, label], logits.loc[chosen, label]
-            both = truth.nunique() == 2
-            auroc = roc_auc_score(truth, score) if both else np.nan
-            auprc = average_precision_score(truth, score) if both else np.nan
-            part.append((name, label, int(chosen.sum()), int(truth.sum()), auroc, auprc))
+            auprc = average_precision_score(truth, score) if truth.nunique() == 2 else np.nan
+            part.append((name, label, int(chosen.sum()), int(truth.sum()), auroc(truth, score), auprc))
         table = pd.DataFrame(part, columns=["split", "label", "rows", "positives", "auroc", "auprc"])
         macro = table[["auroc", "auprc"]].mean()
         rows += [table, pd.DataFrame([{"split": name, "label": "macro", "rows": int((split == name).sum()), **macro}])]
@@ -169,8 +168,8 @@ def fit_text_teacher(
             targets.iloc[validate],
             split.iloc[validate],
         )
-        auroc = scores.query("split == 'validate' and label == 'macro'")["auroc"].item()
-        training.end_epoch(epoch, loss, auroc)
+        macro = scores.query("split == 'validate' and label == 'macro'")["auroc"].item()
+        training.end_epoch(epoch, loss, macro)
     training.restore_best()
     logits = pd.DataFrame(training.predict(np.arange(len(texts))), columns=targets.columns, index=texts.index)
     result = TextTeacherResult(

@@ -1,16 +1,130 @@
-"""How well scores predict labels: AUROC and AUPRC per label and their macro mean, with unknown targets left out.
+"""How well scores predict labels: one family of AUROCs on one kernel, and tables of scores per label.
 
-AUROC is the area under the receiver operating characteristic, AUPRC the average precision, sum over thresholds of
-(recall_n - recall_{n-1}) precision_n, both as scikit-learn computes them. A label is undefined where its known targets
-hold one class only: its scores are NaN, its `note` says why, and nothing warns. That the paper's "AUROC" of several
-labels is their macro mean is not stated in the paper.
+AUROC is the area under the receiver operating characteristic: the share of pairs of a positive and a negative in which
+the positive has the higher score, ties half (the ranks of tied scores are averaged). It is counted, so without weights,
+or with whole ones, it is the exact share rounded once. Unknown targets (NaN) are left out. AUPRC is the average
+precision, sum over thresholds of (recall_n - recall_{n-1}) precision_n, as scikit-learn computes it. A label is
+undefined where its known targets hold one class only: its scores are NaN, its `note` says why, and nothing warns. That
+the paper's "AUROC" of several labels is their macro mean is not stated in the paper.
 """
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score
 
 from pkd_utils.runs.errors import DataError
+
+
+def auroc(targets, scores) -> float:
+    """AUROC of one label; NaN where its known targets hold one class only.
+
+    Parameters
+    ----------
+    targets : (N,), 1, 0 or NaN (unknown: left out)
+    scores : (N,), finite; any number that grows with the probability
+    """
+    return float(weighted_auroc(targets, scores, np.ones((1, len(targets))))[0])
+
+
+def macro_auroc(targets, scores) -> float:
+    """Mean AUROC over the labels that are defined; NaN where none is. See `prediction_scores`."""
+    targets, scores = _check(targets, scores)
+    each = np.array([auroc(y, s) for y, s in zip(targets.T, scores.T, strict=True)])
+    return float(each[~np.isnan(each)].mean()) if not np.isnan(each).all() else float("nan")
+
+
+def micro_auroc(targets, probabilities, weights=None) -> float | np.ndarray:
+    """AUROC of class numbers over all pairs of case and class, one class against the rest (micro-averaged).
+
+    With two classes it is the plain AUROC of the second class. NaN where a binary target holds one class only.
+
+    Parameters
+    ----------
+    targets : (N,), class numbers from 0
+    probabilities : (N, C), finite
+    weights : (B, N), optional; see `weighted_auroc`
+
+    Returns
+    -------
+    float, or float64 (B,) with weights
+    """
+    targets, probabilities = np.asarray(targets), np.asarray(probabilities)
+    classes = probabilities.shape[1]
+    if classes == 2:
+        hit, scores, each = targets == 1, probabilities[:, 1], 1
+    else:
+        hit, scores, each = (targets[:, None] == np.arange(classes)).ravel(), probabilities.ravel(), classes
+    if weights is None:
+        return auroc(hit, scores)
+    return weighted_auroc(hit, scores, np.repeat(weights, each, axis=1))
+
+
+def weighted_auroc(targets, scores, weights) -> np.ndarray:
+    """Exact AUROC of one label under many sets of case weights at once; the statistic of a bootstrap.
+
+    With w the weights (a bootstrap's counts), AUROC = sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (W+ W-) over
+    positives i and negatives j. The scores are sorted once for all sets.
+
+    Parameters
+    ----------
+    targets : (N,), 1, 0 or NaN (unknown: left out, with its weights)
+    scores : (N,), finite
+    weights : (B, N), not negative
+
+    Returns
+    -------
+    float64 (B,)
+        NaN for a set without weight on positives or on negatives.
+    """
+    y, s = np.asarray(targets, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    weights = np.asarray(weights, dtype=np.float64)
+    known = ~np.isnan(y)
+    if not known.all():
+        y, s, weights = y[known], s[known], weights[:, known]
+    if not np.isfinite(s).all():
+        raise DataError(f"The score of case {int(np.argmin(np.isfinite(s)))} is not finite: look at its model.")
+    order = np.argsort(s)
+    ordered, positive = s[order], y[order] == 1
+    # Where each group of tied scores begins; without a case there is none, and both sums are 0.
+    groups = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(s)])
+    sorted_weights = weights[:, order]
+    in_positive = np.add.reduceat(sorted_weights * positive, groups, axis=1)
+    in_negative = np.add.reduceat(sorted_weights * ~positive, groups, axis=1)
+    below = np.cumsum(in_negative, axis=1) - in_negative / 2
+    with np.errstate(invalid="ignore"):
+        return (in_positive * below).sum(1) / (in_positive.sum(1) * in_negative.sum(1))
+
+
+def class_aurocs(probabilities: pd.DataFrame, truth: pd.Series, weights: np.ndarray | None = None) -> pd.DataFrame:
+    """AUROC of a class-probability table in the readings that a paper may mean by "AUROC".
+
+    Parameters
+    ----------
+    probabilities : pd.DataFrame
+        (N, classes), one column a class.
+    truth : pd.Series
+        Same index, class names.
+    weights : (B, N), optional
+        Case weights, such as a bootstrap's counts: all samples at once, see `intervals.bootstrap_interval`.
+
+    Returns
+    -------
+    pd.DataFrame
+        B rows (one without weights); a column "<class> vs rest" for every class, "macro": their mean, "weighted": their
+        mean weighted by the share of rows of each class (scikit-learn's `multi_class="ovr"`).
+    """
+    if not probabilities.index.equals(truth.index):
+        raise DataError("probabilities and truth must have the same index in the same order; align them first.")
+    unknown = sorted(set(truth) - set(probabilities.columns))
+    if unknown:
+        raise DataError(f"truth holds the class {unknown[0]!r}, for which there is no column of probabilities.")
+    weights = np.ones((1, len(truth))) if weights is None else weights
+    members = np.column_stack([(truth == name).to_numpy() for name in probabilities.columns])
+    each = [weighted_auroc(m, s, weights) for m, s in zip(members.T, probabilities.to_numpy().T, strict=True)]
+    values, shares = np.column_stack(each), weights @ members
+    shares = shares / shares.sum(1, keepdims=True)
+    table = pd.DataFrame(values, columns=[f"{name} vs rest" for name in probabilities.columns])
+    return table.assign(macro=values.mean(1), weighted=(values * shares).sum(1))
 
 
 def prediction_scores(targets, scores, labels: list[str] | None = None) -> pd.DataFrame:
@@ -32,19 +146,20 @@ def prediction_scores(targets, scores, labels: list[str] | None = None) -> pd.Da
     Raises
     ------
     DataError
-        If shapes differ, a score is not finite, a target is none of 1, 0, NaN, or the names do not fit.
+        If shapes differ, a score is not finite, or a target is none of 1, 0, NaN.
     """
-    targets, scores, labels = _check(targets, scores, labels)
+    targets, scores = _check(targets, scores)
+    labels = [f"label {i}" for i in range(targets.shape[1])] if labels is None else list(labels)
     rows = []
     for column, label in enumerate(labels):
         known = ~np.isnan(targets[:, column])
         y, s = targets[known, column], scores[known, column]
         positives, negatives = int((y == 1).sum()), int((y == 0).sum())
-        auroc = auprc = np.nan
+        auprc = np.nan
         note = "no known targets" if not len(y) else "only negatives" if not positives else "only positives"
         if positives and negatives:
-            auroc, auprc, note = roc_auc_score(y, s), average_precision_score(y, s), ""
-        rows.append((label, auroc, auprc, positives, negatives, int((~known).sum()), note))
+            auprc, note = average_precision_score(y, s), ""
+        rows.append((label, auroc(y, s), auprc, positives, negatives, int((~known).sum()), note))
     table = pd.DataFrame(rows, columns=["label", "auroc", "auprc", "positives", "negatives", "unknown", "note"])
     defined = table[table["note"] == ""]
     macro = {
@@ -56,58 +171,12 @@ def prediction_scores(targets, scores, labels: list[str] | None = None) -> pd.Da
     return pd.concat([table, pd.DataFrame([macro])[list(table)]], ignore_index=True)
 
 
-def macro_auroc(targets, scores) -> float:
-    """Mean AUROC over the labels that are defined; NaN where none is. See `prediction_scores`."""
-    return float(prediction_scores(targets, scores)["auroc"].iloc[-1])
-
-
-def weighted_auroc(targets, scores, weights) -> np.ndarray:
-    """Exact AUROC of one label under many sets of case weights at once; the statistic of a bootstrap.
-
-    With w the weights (a bootstrap's counts), AUROC = sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (W+ W-) over
-    positives i and negatives j. The scores are sorted once for all sets.
-
-    Parameters
-    ----------
-    targets : (N,), 1 or 0 (no NaN: take the known cases first, of the weights too)
-    scores : (N,), finite
-    weights : (B, N), not negative
-
-    Returns
-    -------
-    float64 (B,)
-        NaN for a set without weight on positives or on negatives.
-    """
-    y, s, _ = _check(targets, scores, None)
-    if y.shape[1] != 1 or np.isnan(y).any():
-        raise DataError(
-            "weighted_auroc takes one label with targets 1 and 0: select the known cases of one label first."
-        )
-    weights = np.asarray(weights, dtype=np.float64)
-    if weights.ndim != 2 or weights.shape[1] != len(y):
-        raise DataError(f"Weights have shape {weights.shape}: give (sets, {len(y)}).")
-    order = np.argsort(s[:, 0], kind="stable")
-    ordered = s[order, 0]
-    groups = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))  # where each group of tied scores begins
-    positive = y[order, 0] == 1
-    sorted_weights = weights[:, order]
-    in_positive = np.add.reduceat(sorted_weights * positive, groups, axis=1)
-    in_negative = np.add.reduceat(sorted_weights * ~positive, groups, axis=1)
-    below = np.cumsum(in_negative, axis=1) - in_negative / 2
-    with np.errstate(invalid="ignore"):
-        return (in_positive * below).sum(1) / (in_positive.sum(1) * in_negative.sum(1))
-
-
 def micro_average_precision(targets, probabilities) -> float:
     """AUPRC of class numbers (N,) and class probabilities (N, C), one class against the rest, micro-averaged.
 
     With two classes it is the plain average precision of the second class. NaN where the targets hold one class only.
     """
     targets, probabilities = np.asarray(targets), np.asarray(probabilities, dtype=np.float64)
-    if probabilities.ndim != 2 or len(targets) != len(probabilities) or not np.isfinite(probabilities).all():
-        raise DataError(
-            f"Give (N,) classes and finite (N, C) probabilities, not {targets.shape}, {probabilities.shape}."
-        )
     if len(np.unique(targets)) < 2:
         return float("nan")
     if probabilities.shape[1] == 2:
@@ -116,24 +185,17 @@ def micro_average_precision(targets, probabilities) -> float:
     return float(average_precision_score(one_versus_rest.reshape(-1), probabilities.reshape(-1)))
 
 
-def _check(targets, scores, labels) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _check(targets, scores) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 (N, L)."""
     targets, scores = np.asarray(targets, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if targets.shape != scores.shape or targets.ndim not in (1, 2) or 0 in targets.shape:
         raise DataError(f"Targets {targets.shape} and scores {scores.shape} must both be (cases, labels), not empty.")
     targets, scores = targets.reshape(len(targets), -1), scores.reshape(len(scores), -1)
-    labels = [f"label {i}" for i in range(targets.shape[1])] if labels is None else list(labels)
-    if len(labels) != targets.shape[1] or len(set(labels)) != len(labels):
-        raise DataError(
-            f"{len(labels)} label names {labels} for {targets.shape[1]} columns: give one a column, all different."
-        )
-    bad = ~np.isfinite(scores)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise DataError(
-            f"The score of case {row} for {labels[column]!r} is {scores[row, column]}: scores must be finite."
-        )
-    bad = ~(np.isnan(targets) | (targets == 0) | (targets == 1))
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise DataError(f"The target of case {row} for {labels[column]!r} is {targets[row, column]}: use 1, 0 or NaN.")
-    return targets, scores, labels
+    for name, table, good, rule in (
+        ("score", scores, np.isfinite(scores), "scores must be finite"),
+        ("target", targets, np.isnan(targets) | (targets == 0) | (targets == 1), "use 1, 0 or NaN"),
+    ):
+        if not good.all():
+            row, column = np.argwhere(~good)[0]
+            raise DataError(f"The {name} of case {row}, column {column}, is {table[row, column]}: {rule}.")
+    return targets, scores

@@ -685,19 +685,6 @@ def test_information_and_entropy_of_known_cases():
     assert relations.entropy([0, 0, 0]) == 0
 
 
-def test_micro_auc_is_that_of_all_pairs_of_image_and_class():
-    from sklearn.metrics import roc_auc_score
-
-    rng = np.random.default_rng(0)
-    target, scores = rng.integers(3, size=50), rng.dirichlet(np.ones(3), 50)
-    ones = np.ones((1, 50))
-    expected = roc_auc_score(np.eye(3)[target].ravel(), scores.ravel())
-    assert relations.micro_auc_of_weights(target, scores)(ones)[0] == pytest.approx(expected)
-    binary = (target > 0).astype(int)
-    expected = roc_auc_score(binary, scores[:, 1])
-    assert relations.micro_auc_of_weights(binary, scores[:, :2])(ones)[0] == pytest.approx(expected)
-
-
 def test_relations_find_what_is_there_and_nothing_else():
     rng = np.random.default_rng(0)
     task = many_per_patient(count=300, patients=100, classes=3, evaluate=0.2)

@@ -6,8 +6,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pkd_utils.cohorts import load_cohort
-from pkd_utils.distillation.tabular_teacher import class_aurocs, drop_features, encode_features, fit_tabular_teacher
+from pkd_utils.distillation.tabular_teacher import drop_features, encode_features, fit_tabular_teacher
 from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.metrics import class_aurocs
 
 
 @pytest.fixture
@@ -108,27 +109,6 @@ def test_drop_features_takes_all_columns_of_a_feature():
         drop_features(features, ["margin"])
     with pytest.raises(DataError, match="no column"):
         drop_features(features, ["shape", "side", "score"])
-
-
-def test_aurocs_equal_scikit_learn_under_any_weights(lesions):
-    features, pathology, split, _ = lesions
-    test = split == "test"
-    truth = pathology[test]
-    probabilities = fit_tabular_teacher(features, pathology, split, seed=0, trees=20).probabilities[test]
-    ours = class_aurocs(probabilities, truth).iloc[0]
-    for average in ("macro", "weighted"):
-        theirs = roc_auc_score(truth, probabilities, multi_class="ovr", average=average)
-        assert ours[average] == pytest.approx(theirs)
-    counts = np.random.default_rng(5).integers(0, 3, (4, test.sum()))
-    drawn = class_aurocs(probabilities, truth, counts.astype(float))
-    for count, row in zip(counts, drawn.itertuples(index=False), strict=True):
-        rows = np.repeat(np.arange(len(count)), count)
-        p, y = probabilities.iloc[rows], truth.iloc[rows]
-        assert row[2] == pytest.approx(roc_auc_score(y == "M", p["M"]))
-        assert row[3] == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="macro"))
-        assert row[4] == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="weighted"))
-    with pytest.raises(DataError, match="no column of probabilities"):
-        class_aurocs(probabilities.drop(columns="B"), truth)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,23 @@
-"""Prediction scores equal scikit-learn on the known targets; undefined labels are named, never warned about."""
+"""AUROCs are the exact share of pairs and scikit-learn's; undefined labels are named, never warned about."""
 
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.special import softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.metrics import macro_auroc, prediction_scores, weighted_auroc
+from pkd_utils.statistics.metrics import (
+    auroc,
+    class_aurocs,
+    macro_auroc,
+    micro_auroc,
+    micro_average_precision,
+    prediction_scores,
+    weighted_auroc,
+)
 
 
 @pytest.fixture
@@ -24,7 +34,10 @@ def test_equals_scikit_learn_on_known_targets(data):
     table = prediction_scores(targets, scores, list("abcde"))
     for column, row in enumerate(table.iloc[:5].itertuples()):
         known = ~np.isnan(targets[:, column])
-        assert row.auroc == roc_auc_score(targets[known, column], scores[known, column])
+        y, s = targets[known, column], scores[known, column]
+        pairs = np.sign(np.subtract.outer(s[y == 1], s[y == 0])) + 1
+        assert row.auroc == pairs.sum() / 2 / pairs.size == auroc(targets[:, column], scores[:, column])
+        assert row.auroc == pytest.approx(roc_auc_score(y, s), rel=0, abs=1e-15)  # it sums rounded trapezia
         assert row.auprc == average_precision_score(targets[known, column], scores[known, column])
         assert (row.positives, row.negatives) == ((targets[:, column] == 1).sum(), (targets[:, column] == 0).sum())
         assert row.unknown == 80 - known.sum()
@@ -70,6 +83,57 @@ def test_weighted_auroc_is_the_auroc_of_repeated_cases(data):
     expected = [roc_auc_score(np.repeat(y, w), np.repeat(s, w)) for w in weights[:-2]]
     np.testing.assert_allclose(got[:-2], expected, rtol=0, atol=1e-12)
     assert np.isnan(got[-2:]).all()
+    unknown = np.repeat([1, 0, np.nan], [2, 2, 3])
+    ones = np.ones((2, 7))
+    np.testing.assert_array_equal(
+        weighted_auroc(unknown, np.arange(7), ones), weighted_auroc([1, 1, 0, 0], np.arange(4), ones[:, :4])
+    )
+    assert np.isnan(auroc(np.full(3, np.nan), np.zeros(3)))
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_micro_auroc_is_scikit_learns(classes):
+    rng = np.random.default_rng(classes)
+    targets = rng.integers(0, classes, 200)
+    probabilities = softmax(rng.normal(size=(200, classes)).round(1) + np.eye(classes)[targets], axis=1)
+
+    def theirs(y, p):
+        return roc_auc_score(y, p[:, 1]) if classes == 2 else roc_auc_score(y, p, multi_class="ovr", average="micro")
+
+    assert micro_auroc(targets, probabilities) == pytest.approx(theirs(targets, probabilities), abs=1e-12)
+    counts = rng.integers(0, 3, (4, 200))
+    for value, count in zip(micro_auroc(targets, probabilities, counts), counts, strict=True):
+        repeated = theirs(np.repeat(targets, count), np.repeat(probabilities, count, axis=0))
+        assert value == pytest.approx(repeated, abs=1e-12)
+    assert np.isnan(micro_auroc(np.zeros(4, int), np.full((4, 2), 0.5)))
+
+
+def test_aurocs_of_classes_equal_scikit_learn_under_any_weights():
+    rng = np.random.default_rng(5)
+    truth = pd.Series(rng.choice(["B", "M", "W"], 60))
+    probabilities = pd.DataFrame(rng.dirichlet(np.ones(3), 60).round(1) + 0.1, columns=["B", "M", "W"])
+    probabilities = probabilities.div(probabilities.sum(1), axis=0)
+    counts = np.concatenate([np.ones((1, 60), int), rng.integers(0, 3, (4, 60))])
+    drawn = class_aurocs(probabilities, truth, counts)
+    pd.testing.assert_frame_equal(class_aurocs(probabilities, truth), drawn.iloc[:1])
+    for count, row in zip(counts, drawn.itertuples(index=False), strict=True):
+        rows = np.repeat(np.arange(60), count)
+        p, y = probabilities.iloc[rows], truth.iloc[rows]
+        assert row[1] == pytest.approx(roc_auc_score(y == "M", p["M"]))
+        assert row.macro == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="macro"))
+        assert row.weighted == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="weighted"))
+
+
+def test_average_precision_of_two_and_of_many_classes():
+    rng = np.random.default_rng(0)
+    targets, probabilities = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
+    assert micro_average_precision(targets, probabilities) == pytest.approx(
+        average_precision_score(np.eye(3)[targets], probabilities, average="micro")
+    )
+    two = probabilities[:, :2] / probabilities[:, :2].sum(1, keepdims=True)
+    binary = targets % 2
+    assert micro_average_precision(binary, two) == pytest.approx(average_precision_score(binary, two[:, 1]))
+    assert np.isnan(micro_average_precision(np.zeros(50, int), two))
 
 
 @pytest.mark.parametrize(
@@ -77,12 +141,11 @@ def test_weighted_auroc_is_the_auroc_of_repeated_cases(data):
     [
         (lambda: prediction_scores([[1, 0]], [[1]]), "must both be"),
         (lambda: prediction_scores([], []), "not empty"),
-        (lambda: prediction_scores([1, 0], [1, np.nan]), "score of case 1 for 'label 0' is nan"),
-        (lambda: prediction_scores([[1, 0], [0, -1]], np.ones((2, 2)), ["a", "b"]), "target of case 1 for 'b' is -1"),
-        (lambda: prediction_scores([1, 0], [1, 2], ["a", "b"]), "2 label names"),
-        (lambda: prediction_scores([[1, 0]], [[1, 2]], ["a", "a"]), "all different"),
-        (lambda: weighted_auroc([1, np.nan], [1, 2], np.ones((1, 2))), "known cases"),
-        (lambda: weighted_auroc([1, 0], [1, 2], np.ones(2)), r"shape \(2,\)"),
+        (lambda: prediction_scores([1, 0], [1, np.nan]), "score of case 1, column 0, is nan"),
+        (lambda: macro_auroc([[1, 0], [0, -1]], np.ones((2, 2))), "target of case 1, column 1, is -1"),
+        (lambda: weighted_auroc([1, 0], [1, np.inf], np.ones((1, 2))), "score of case 1 is not finite"),
+        (lambda: class_aurocs(pd.DataFrame({"B": [0.5]}), pd.Series(["M"])), "no column of probabilities"),
+        (lambda: class_aurocs(pd.DataFrame({"B": [0.5]}, index=["a"]), pd.Series(["B"])), "same index"),
     ],
 )
 def test_refusals(call, words):

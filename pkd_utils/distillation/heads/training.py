@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -35,6 +34,7 @@ from pkd_utils.distillation.heads.specs import HeadSpec, check_specs, group_spec
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import hash_params, write_parquet
+from pkd_utils.statistics.metrics import micro_auroc
 
 __all__ = ["HeadConfig", "HeadResults", "HeadSpec", "MemoryTokens", "TokenSource", "fit_heads", "micro_auc"]
 
@@ -145,20 +145,8 @@ def fit_heads(
 
 
 def micro_auc(targets: np.ndarray, logits: torch.Tensor) -> float:
-    """AUC of class numbers (n,) and logits (n, C): section 3.2's, one class against the rest, micro-averaged.
-
-    With two classes it is the plain AUC of the second class's probability. Ties count one half. NaN for one class only.
-    """
-    probabilities = torch.softmax(logits.double(), 1).numpy()
-    if probabilities.shape[1] == 2:
-        scores, positive = probabilities[:, 1], targets == 1
-    else:
-        scores = probabilities.reshape(-1)
-        positive = (targets[:, None] == np.arange(probabilities.shape[1])).reshape(-1)
-    n = int(positive.sum())
-    if n in (0, len(positive)):
-        return math.nan
-    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n)))
+    """AUC of class numbers (n,) and logits (n, C), section 3.2's: `statistics.metrics.micro_auroc` of the softmax."""
+    return micro_auroc(targets, torch.softmax(logits.double(), 1).numpy())
 
 
 class _Fit:

@@ -7,6 +7,7 @@ where the model found nothing and erred. The state is known for the simulated co
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from pkd_utils.cohorts.tasks.base import Task
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import bootstrap_interval
-from pkd_utils.statistics.metrics import weighted_auroc
+from pkd_utils.statistics.metrics import micro_auroc
 
 STATE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 STATE += ("heart_failure", "infection", "immobility", "heart_disease", "age")
@@ -94,17 +95,6 @@ def held_out_probabilities(features, target, patients, model, folds: int = 5, se
     return out
 
 
-def micro_auc_of_weights(target, probabilities):
-    """AUC as a function of case weights, for `intervals.bootstrap_interval`: of class 1 for two classes, else
-    one-versus-rest and micro-averaged over all pairs of image and class, as in the paper."""
-    target, probabilities = np.asarray(target), np.asarray(probabilities)
-    classes = probabilities.shape[1]
-    if classes == 2:
-        return lambda weights: weighted_auroc(target, probabilities[:, 1], weights)
-    hit = np.eye(classes)[target].ravel()
-    return lambda weights: weighted_auroc(hit, probabilities.ravel(), np.repeat(weights, classes, axis=1))
-
-
 def information(target, probabilities) -> np.ndarray:
     """log2 p(y | x) / p(y) of each image in bits (N,), with p(y) the shares of the classes in these images."""
     target = np.asarray(target)
@@ -159,13 +149,13 @@ def relate(
     target, patients = table["target"].to_numpy(), table["patient_id"].to_numpy()
     options = {"resamples": resamples, "level": level, "seed": seed, "method": "percentile"}
     share = np.bincount(target, minlength=len(task.classes)) / len(target)
-    chance = micro_auc_of_weights(target, np.tile(share, (len(target), 1)))(np.ones((1, len(target))))[0]
+    chance = micro_auroc(target, np.tile(share, (len(target), 1)))
     found = []
     for source, matrix in features.items():
         if source not in MODELS:
             raise DataError(f"There is no model for the source {source!r}; use one of {', '.join(MODELS)}.")
         predicted = held_out_probabilities(matrix[rows], target, patients, MODELS[source], folds, seed)
-        auc = bootstrap_interval(micro_auc_of_weights(target, predicted), clusters=patients, **options)
+        auc = bootstrap_interval(partial(micro_auroc, target, predicted), clusters=patients, **options)
         bits = bootstrap_interval(information(target, predicted), clusters=patients, **options)
         counts = (len(table), table["patient_id"].nunique())
         numbers = (auc.estimate, auc.low, auc.high, chance, bits.estimate, bits.low, bits.high, entropy(target))

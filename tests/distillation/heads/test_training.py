@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
-from sklearn.metrics import roc_auc_score
 
 from pkd_utils.distillation.heads import training
 from pkd_utils.distillation.heads.modules import build_head, dropout_keep
@@ -365,22 +364,6 @@ def test_teachers_are_the_same_heads_whether_or_not_somebody_learns_from_them(tm
     fit_heads(specs, *data, dataclasses.replace(CONFIG, teacher_view="clean"), tmp_path, progress=False)
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("group-*")}
     assert before.items() <= after.items() and len(after) > len(before)
-
-
-@pytest.mark.parametrize("classes", [2, 5])
-def test_auc_is_scikit_learns(classes):
-    rng = np.random.default_rng(classes)
-    targets = rng.integers(0, classes, 200)
-    logits = torch.from_numpy(rng.normal(size=(200, classes)).round(1)) + torch.nn.functional.one_hot(
-        torch.from_numpy(targets), classes
-    )
-    probabilities = torch.softmax(logits, 1).numpy()
-    if classes == 2:
-        expected = roc_auc_score(targets, probabilities[:, 1])
-    else:
-        expected = roc_auc_score(targets, probabilities, multi_class="ovr", average="micro")
-    assert micro_auc(targets, logits) == pytest.approx(expected, abs=1e-12)
-    assert np.isnan(micro_auc(np.zeros(4, int), torch.zeros(4, 2)))
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):

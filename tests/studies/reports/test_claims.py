@@ -6,7 +6,6 @@ import pytest
 from scipy import stats
 
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.metrics import micro_average_precision
 from pkd_utils.statistics.paired_seeds import paired_seeds, seed_interval
 from pkd_utils.studies.reports import claims
 from pkd_utils.studies.reports.claims import CLAIMS, Claim, compare_methods, contrast, encoder_group, judge, verdicts
@@ -153,19 +152,3 @@ def test_several_temperatures_at_once_are_refused():
     claim = next(c for c in CLAIMS if c.name == "Distillation helps a prognosis")
     with pytest.raises(DataError, match="one temperature"):
         contrast(twice, claim)
-
-
-def test_average_precision_of_two_and_of_many_classes():
-    from sklearn.metrics import average_precision_score
-
-    rng = np.random.default_rng(0)
-    targets, probabilities = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
-    assert micro_average_precision(targets, probabilities) == pytest.approx(
-        average_precision_score(np.eye(3)[targets], probabilities, average="micro")
-    )
-    two = probabilities[:, :2] / probabilities[:, :2].sum(1, keepdims=True)
-    binary = targets % 2
-    assert micro_average_precision(binary, two) == pytest.approx(average_precision_score(binary, two[:, 1]))
-    assert np.isnan(micro_average_precision(np.zeros(50, int), two))
-    with pytest.raises(DataError, match="finite"):
-        micro_average_precision(binary, np.full((50, 2), np.nan))
