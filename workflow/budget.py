@@ -1,6 +1,6 @@
 """What a profile's runs of the reports study will cost, before any of them starts: heads, hours and disk.
 
-`python -m workflow.budget paper [--rates FOLDER] [--report-tokens 128] [--json]`
+`python -m workflow.budget paper [--rates FOLDER]`
 
 Rates are those that `make bench` measured (`book/results/benchmark-{encoders,heads,tokens}.json`, or with --rates the
 same three files of another machine). The model:
@@ -25,29 +25,132 @@ import inspect
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from pkd_utils.cohorts.tasks import age, mimic
 from pkd_utils.cohorts.tasks.build import INSPECT_TASKS, PAPER_COUNTS
+from pkd_utils.cohorts.tasks.inspect import outcome
 from pkd_utils.cohorts.tasks.splits import training_sizes
 from pkd_utils.distillation.heads.modules import DISTILLED, PROBES, TEACHES
 from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.text_facts import TEXT_ENCODERS
 from pkd_utils.runs import files, notebooks, paths, run
 from pkd_utils.runs.errors import DataError
-from workflow.report_counts import TaskCount, pool_of
-from workflow.report_rates import RATES, Rates, operations
+from pkd_utils.studies.reports.heads import TEACHER_OF
 
+RATES = "book/results"
 REPORT_TOKENS = 128  # as long as the texts of benchmarks/encoders.py; MIMIC's reports were not measured
 _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
-_TEACHER_OF = {"self_distilled": "image_only", "report_distilled": "teacher"}
+_KINDS = {"float32": "fp32", "float64": "fp32", "bfloat16": "bf16"}
+_BUILDERS = {"mimic_5x1200": mimic.five_findings, "discharge_3_day": mimic.discharge, "age": age.age}
+_BUILDERS |= dict.fromkeys(INSPECT_TASKS, outcome)
+
+Seconds = tuple[float, float]  # of the GPU, and of one CPU core
+
+
+def operations(n_tokens: float, width: int) -> float:
+    """Least operations of one attention head for one training image, forward and back: 4 N D^2 + 4 N^2 D."""
+    return 4 * n_tokens * width**2 + 4 * n_tokens**2 * width
+
+
+class Rates:
+    """Measured rates, read from a folder that holds the three benchmark files."""
+
+    def __init__(self, folder: str | Path = RATES):
+        self.folder = paths.resolve(str(folder))
+        self.encoders, self.heads, self.tokens = (self._read(name) for name in ("encoders", "heads", "tokens"))
+        self.gpu = self.encoders["machine"].get("gpu", "")  # its name, "" where none was measured
+
+    def _read(self, name: str) -> dict[str, Any]:
+        file = self.folder / f"benchmark-{name}.json"
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is missing: measure the rates with `make bench` (or --rates FOLDER).")
+        return files.read_json(file)
+
+    def _fastest(self, kind: str, encoders: Sequence[str], precision: str, rate: str) -> Seconds | None:
+        """Seconds of one unit; "auto" is the faster of the measured precisions; None: no rate."""
+        rows = [row for row in self.encoders[kind] if row["encoder"] in encoders]
+        rows = [row for row in rows if precision in ("auto", row["precision"])]
+        return (0.0, self.encoders["machine"]["threads"] / max(row[rate] for row in rows)) if rows else None
+
+    def view(self, encoder: str, precision: str, device: str) -> Seconds | None:
+        """One pass of an image encoder for one view."""
+        on_gpu = [row for row in self.encoders.get("gpu", []) if row and row["encoder"] == encoder]
+        if device.startswith("cuda") and on_gpu:
+            return 1 / on_gpu[0]["images_per_s"], 0.0
+        return self._fastest("rows", [encoder], precision, "images_per_s")
+
+    def report_token(self, encoder: str, precision: str) -> Seconds | None:
+        """One token of a report through a text encoder, or through a measured one of the same depth and width."""
+        size = TEXT_ENCODERS[encoder].layers, TEXT_ENCODERS[encoder].width
+        alike = [name for name, facts in TEXT_ENCODERS.items() if (facts.layers, facts.width) == size]
+        return self._fastest("text_rows", alike, precision, "tokens_per_s")
+
+    def preparation(self, encoder: str) -> float:
+        """Seconds of a CPU core to crop, resize and normalise one view."""
+        return {row["encoder"]: row["ms_per_image"] for row in self.encoders["preprocessing"]}[encoder] / 1e3
+
+    def decoding(self) -> float:
+        """Seconds of a CPU core to decode one radiograph: what benchmark-tokens.json needs beyond the bare encoder
+        (C2L) and preprocessing."""
+        rows = [row for row in self.tokens["rows"] if row["what"].endswith("bare encoder, inputs ready")]
+        row = next(row for row in rows if row["ours"] == "one thread for all")
+        reading = 1 / row["ours_images_per_s"] - 1 / row["reference_images_per_s"]
+        return max(0.0, reading - (self.tokens["settings"]["views"] + 1) * self.preparation("c2l"))
+
+    def operation(self, together: int, shape: tuple[int, int], precision: str, device: str) -> Seconds:
+        """One operation of the least work, of `together` heads on `shape` (N, D) tokens."""
+        settings = self.heads["settings"]
+        on_gpu = settings["device"].startswith("cuda")
+        if on_gpu and not device.startswith("cuda"):
+            file = f"{self.folder}/benchmark-heads.json"
+            raise DataError(f"{file} was measured on a GPU, and heads train on the CPU here.")
+        shapes = {tuple(map(int, name.split("x"))): times for name, times in self.heads["seconds"].items()}
+        nearest = min(shapes, key=lambda known: abs(math.log(operations(*known) / operations(*shape))))
+        counts = sorted(settings["heads"])
+        count = max([n for n in counts if n <= together] or counts[:1])
+        best = min(shapes[nearest][f"{count} heads, {_KINDS[precision]}"])
+        seconds = best / (count * settings["batch"] * operations(*nearest))
+        return (seconds, 0.0) if on_gpu else (0.0, seconds * settings["threads"])
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TaskCount:
+    """Images of one task: classes, seeds, evaluation images a seed, and (training images, epochs) of each size.
+
+    `pool` is the number of images that every seed draws its own from; None where all draws are counted as different.
+    """
+
+    classes: int
+    seeds: tuple[int, ...]
+    evaluation: int
+    sizes: tuple[tuple[int, int], ...]
+    pool: float | None = None
+
+    def together(self, images: int, seeds: float) -> float:
+        """Different images, as expected, where each of some seeds has so many."""
+        if self.pool is None:
+            return seeds * images
+        return self.pool * (1 - max(0.0, 1 - images / self.pool) ** seeds)
+
+    def fresh_passes(self, sizes: Sequence[tuple[int, int]], seeds: int, waves: int) -> float:
+        """Training images that are encoded in all epochs: in each, those of the largest subset still in training.
+
+        Subsets of a seed are nested. The seeds are spread over the waves, of which each has passes of its own.
+        """
+        passes, done = 0.0, 0
+        for epochs in sorted({epochs for _, epochs in sizes}):
+            largest = max(samples for samples, longer in sizes if longer >= epochs)
+            passes += (epochs - done) * waves * self.together(largest, max(1.0, seeds / waves))
+            done = epochs
+        return passes
+
+
+class Prepared(NamedTuple):
     """What a run of 01-prepare-tasks gives, or will give, to the others; `images` are those to encode."""
 
     tasks: dict[str, TaskCount]
@@ -55,57 +158,24 @@ class Prepared:
     source: str
 
 
-@dataclass
-class Cost:
-    """What one run costs; `unknown` says which rate was not measured."""
-
-    name: str
-    heads: int = 0
-    image_steps: int = 0  # training images x epochs x heads
-    gpu_hours: float = 0.0
-    cpu_hours: float = 0.0
-    gib: float = 0.0
-    note: str = ""
-    unknown: str = ""
-
-    def spend(self, times: float, seconds: tuple[float, float]) -> None:
-        """Add `times` x (GPU, CPU) seconds."""
-        self.gpu_hours += times * seconds[0] / 3600
-        self.cpu_hours += times * seconds[1] / 3600
-
-
 def count_tasks(reference: str, parameters: dict[str, Any]) -> Prepared:
     """Images of every task: of the finished run, or, for MIMIC-CXR and INSPECT, as the paper counts them.
 
     Without a run, images to encode are what the seeds' draws are expected to cover; MIMIC 5x1200 draws its images anew
     for every seed from all that qualify, so there it is the most that they can be. Images of two tasks count twice.
-
-    Raises
-    ------
-    DataError
-        If the run is not there and the paper counts no such tasks.
     """
-    try:
+    if (paths.runs_dir() / reference / "run.json").exists():
         return _count_finished(run.find_run(reference))
-    except FileNotFoundError:
-        pass
     counted = set(parameters["tasks"]) <= set(PAPER_COUNTS) and parameters["source"] in ("mimic_cxr", "inspect")
     if parameters["simulate_patients"] or not counted:
         raise DataError(f"The images of {reference} are not known before it has run: run it first.")
-    tasks, images = {}, 0.0
-    for name in parameters["tasks"]:
-        tasks[name] = task = _count_as_paper(name, parameters)
-        images += task.together(task.evaluation + max(samples for samples, _ in task.sizes), len(task.seeds))
+    tasks = {name: _count_as_paper(name, parameters) for name in parameters["tasks"]}
+    images = sum(t.together(t.evaluation + max(n for n, _ in t.sizes), len(t.seeds)) for t in tasks.values())
     return Prepared(tasks, round(images), "the paper's counts")
 
 
 def _count_as_paper(name: str, parameters: dict[str, Any]) -> TaskCount:
-    from pkd_utils.cohorts.tasks import age, mimic
-    from pkd_utils.cohorts.tasks.inspect import outcome
-
-    build = {"mimic_5x1200": mimic.five_findings, "discharge_3_day": mimic.discharge, "age": age.age}
-    build = outcome if name in INSPECT_TASKS else build[name]
-    options = {n: p.default for n, p in inspect.signature(build).parameters.items()}
+    options = {n: p.default for n, p in inspect.signature(_BUILDERS[name]).parameters.items()}
     options |= parameters["task_options"].get(name, {})
     if "train_per_class" in options:
         pool, classes = None, len(options["findings"])
@@ -115,12 +185,9 @@ def _count_as_paper(name: str, parameters: dict[str, Any]) -> TaskCount:
         evaluation = round(pool * options["evaluate"])
         train = pool - evaluation
     chosen = parameters["sizes"].get(name, parameters["sizes"].get("*", []))
-    if chosen:
-        sizes = [(int(size * train) if size <= 1 else int(size), parameters["epochs"]) for size in chosen]
-    else:
-        sizes = training_sizes(name)[["samples", "epochs"]].itertuples(index=False, name=None)
-    sizes = tuple((int(samples), int(epochs)) for samples, epochs in sizes)
-    return TaskCount(classes, tuple(parameters["seeds"]), evaluation, sizes, pool)
+    sizes = [(int(size * train) if size <= 1 else int(size), parameters["epochs"]) for size in chosen]
+    sizes = sizes or [(int(row.samples), int(row.epochs)) for row in training_sizes(name).itertuples()]
+    return TaskCount(classes, tuple(parameters["seeds"]), evaluation, tuple(sizes), pool)
 
 
 def _count_finished(folder: Path) -> Prepared:
@@ -129,31 +196,53 @@ def _count_finished(folder: Path) -> Prepared:
     tasks = {}
     for name, rows in splits.groupby("task", sort=False):
         seeds = tuple(int(seed) for seed in rows["seed"].unique())
-        mine = sizes[sizes["task"] == name]
-        pairs = tuple((int(row.samples), int(row.epochs)) for row in mine.itertuples())
+        pairs = tuple((int(row.samples), int(row.epochs)) for row in sizes[sizes["task"] == name].itertuples())
         evaluation = round((rows["part"] == "evaluate").sum() / len(seeds))
-        pool = pool_of(rows["image_id"].nunique(), len(rows) / len(seeds), len(seeds))
+        different = rows["image_id"].nunique()  # the pool, as far as the seeds have drawn from it
+        pool = different if different < len(rows) else None
         tasks[name] = TaskCount(len(facts[name]["classes"]), seeds, evaluation, pairs, pool)
     return Prepared(tasks, len(pd.read_parquet(folder / "images.parquet", columns=["image_id"])), "a finished run")
 
 
+@dataclass
+class Cost:
+    """What one run costs; `unknown` says which rate was not measured."""
+
+    name: str
+    heads: int = 0
+    gpu_hours: float = 0.0
+    cpu_hours: float = 0.0
+    gib: float = 0.0
+    note: str = ""
+    unknown: str = ""
+
+    def spend(self, times: float, seconds: Seconds) -> None:
+        """Add `times` x (GPU, CPU) seconds."""
+        self.gpu_hours += times * seconds[0] / 3600
+        self.cpu_hours += times * seconds[1] / 3600
+
+    def row(self, gpu: bool) -> str:
+        """One line of the table; "+?" marks hours that lack a rate."""
+        hours = (self.gpu_hours, self.cpu_hours) if gpu else (self.cpu_hours,)
+        numbers = "".join(f"{value:>10,.2f}{'+?' if self.unknown else '  '}" for value in hours)
+        return f"{self.name:56}{self.heads or '':>7}{numbers}{self.gib:>9,.1f}  {self.note}".rstrip()
+
+
 class Budget:
-    """Costs of all runs of the reports study in a profile.
+    """Costs of all runs of the reports study in a profile's plan; other studies' runs are left out."""
 
-    Parameters
-    ----------
-    jobs : list of notebooks.Job
-        A profile's plan; other studies' runs are left out.
-    rates : Rates
-    report_tokens : tokens of a mean report
-    """
-
-    def __init__(self, jobs: Sequence[notebooks.Job], rates: Rates, report_tokens: float = REPORT_TOKENS):
-        self.rates, self.report_tokens = rates, report_tokens
-        self.jobs = [job for job in jobs if job.notebook.startswith("reports/")]
-        self.known = {_reference(job): job.parameters for job in jobs}
+    def __init__(self, jobs: Sequence[notebooks.Job], rates: Rates):
+        self.rates = rates
+        plan = [(*job.notebook.split("/"), job.parameters) for job in jobs]
+        self.known = {f"{study}/{p['cohort']}/{step}/{p['run']}": p for study, step, p in plan}
         self.prepared: dict[str, Prepared] = {}
-        self.costs = [self._cost(job) for job in self.jobs]
+        self.costs = []
+        for job in [job for job in jobs if job.notebook.startswith("reports/")]:
+            self.costs.append(Cost(job.name.removeprefix("reports/")))
+            if job.notebook == "reports/02-encode":
+                self._encode(job.parameters, self.costs[-1])
+            elif job.notebook in ("reports/03-train-teachers", "reports/04-distil-students"):
+                self._train(job.parameters, self.costs[-1])
 
     def _parameters(self, reference: str) -> dict[str, Any]:
         """Parameters of a run that is planned, or was finished before."""
@@ -165,15 +254,6 @@ class Budget:
         if reference not in self.prepared:
             self.prepared[reference] = count_tasks(reference, self._parameters(reference))
         return self.prepared[reference]
-
-    def _cost(self, job: notebooks.Job) -> Cost:
-        cost = Cost(job.name.removeprefix("reports/"))
-        step = job.notebook.split("/")[1]
-        if step == "02-encode":
-            self._encode(job, cost)
-        elif step in ("03-train-teachers", "04-distil-students"):
-            self._train(job, cost)
-        return cost
 
     def _store(self, encode: dict[str, Any]) -> tuple[tuple[int, int], int, bool, bool]:
         """(N, D), bytes of one view of all images, whether crops are fresh, whether clean views are kept."""
@@ -188,7 +268,7 @@ class Budget:
         fresh = one_view * (encode["views"] + 1) > limit
         return (count, feature.width), one_view, fresh, not fresh or one_view <= limit
 
-    def _image(self, encode: dict[str, Any], views: int, cost: Cost) -> tuple[float, float]:
+    def _image(self, encode: dict[str, Any], views: int, cost: Cost) -> Seconds:
         """Decoding one image, and preprocessing and encoding some views of it."""
         name = encode["image_encoder"]
         seen = self.rates.view(name, encode["precision"], encode["device"])
@@ -198,43 +278,40 @@ class Budget:
             return 0.0, views / rate if rate else 0.0
         (tokens, _), *_ = self._store(encode)
         (usual, _), *_ = self._store({**encode, "input_size": 0})
-        parts = zip(seen, self.rates.preparation(name), self.rates.decoding(), strict=True)
-        return tuple(views * (a * tokens / usual + b) + c for a, b, c in parts)
+        gpu, cpu = (views * seconds * tokens / usual for seconds in seen)
+        return gpu, cpu + views * self.rates.preparation(name) + self.rates.decoding()
 
-    def _tokens_a_report(self, encode: dict[str, Any]) -> float:
+    def _report_tokens(self, encode: dict[str, Any]) -> float:
         """Mean tokens of a report where a run has read them, else what was assumed."""
         read = self._parameters(encode["text_run"]) if encode["text_run"] else encode
         kept = [row["tokens"] for row in _encoded(read).get("kept", []) if row["what"] == "reports"]
-        return kept[0] if kept else self.report_tokens
+        return kept[0] if kept else REPORT_TOKENS
 
-    def _encode(self, job: notebooks.Job, cost: Cost) -> None:
-        p = job.parameters
-        images = self._tasks(p["tasks_run"]).images
+    def _encode(self, p: dict[str, Any], cost: Cost) -> None:
+        images, notes = self._tasks(p["tasks_run"]).images, []
         if p["image_encoder"]:
             _, one_view, fresh, clean = self._store(p)
             views = clean * (1 if fresh else p["views"] + 1)
             gib = (p["views"] + 1) * one_view / 2**30
-            how = f"fresh crops ({p['views'] + 1} views would take {gib:,.0f} GiB)" if fresh else f"{views} views"
-            cost.note = f"{images:,} images, {how}"
+            notes = [f"fresh crops ({p['views'] + 1} views would take {gib:,.0f} GiB)" if fresh else f"{views} views"]
             cost.spend(images if views else 0, self._image(p, views, cost))
             cost.gib += views * one_view / 2**30
         if p["text_encoder"] and not p["text_run"]:
-            tokens = self._tokens_a_report(p)
-            read = self.rates.report(p["text_encoder"], p["precision"], tokens)
+            tokens = self._report_tokens(p)
+            read = self.rates.report_token(p["text_encoder"], p["precision"])
             cost.unknown = cost.unknown if read else f"text encoder {p['text_encoder']}"
-            cost.spend(images, read or (0.0, 0.0))
+            cost.spend(images * tokens, read or (0.0, 0.0))
             cost.gib += images * tokens * TEXT_ENCODERS[p["text_encoder"]].width * 2 / 2**30
-            cost.note += (", " if cost.note else f"{images:,} images, ") + "reports"
+            notes.append("reports")
+        cost.note = ", ".join([f"{images:,} images", *notes] if notes else [])
 
-    def _train(self, job: notebooks.Job, cost: Cost) -> None:
-        p = job.parameters
+    def _train(self, p: dict[str, Any], cost: Cost) -> None:
         first = self._parameters(p["teachers_run"]) if "teachers_run" in p else p
         encode = self._parameters(first["encode_run"])
         if first.get("text_run"):  # reports as another text encoder reads them
             other = self._parameters(first["text_run"])
             encode = {**encode, "text_encoder": other["text_encoder"], "text_run": first["text_run"]}
-        prepared, (shape, _, fresh, clean) = self._tasks(encode["tasks_run"]), self._store(encode)
-        how = first["precision"], p["device"]
+        prepared, (_, _, fresh, clean) = self._tasks(encode["tasks_run"]), self._store(encode)
         for name in first["tasks"] or prepared.tasks:
             task = prepared.tasks[name]
             methods = [m for m in p["methods"] if m not in DISTILLED]
@@ -243,9 +320,8 @@ class Budget:
                 methods = [m for m in p["methods"] for _ in p["weights"] for _ in taus]
             seeds = len([seed for seed in task.seeds if not first["seeds"] or seed in first["seeds"]])
             sizes = [(n, first["epochs"] or own) for n, own in task.sizes if not first["sizes"] or n in first["sizes"]]
-            for samples, epochs in sizes:
-                work = _Work(samples, epochs, task, seeds)
-                self._train_together(methods, work, encode, (shape, fresh), how, cost)
+            for size in sizes:
+                self._train_together(methods, size, task, seeds, encode, (first["precision"], p["device"]), cost)
             if fresh and sizes and set(methods) - {"text_only"}:
                 waves = seeds * len(sizes) * self._head_bytes(methods, encode) / (p["memory_gib"] * 2**30 / 2)
                 passes = task.fresh_passes(sizes, seeds, max(1, math.ceil(waves)))
@@ -255,43 +331,33 @@ class Budget:
 
     def _head_bytes(self, methods: Sequence[str], encode: dict[str, Any]) -> int:
         """Memory of these heads in training, in float32 (as `heads.training.fit_heads` counts it)."""
-        (_, image), *_ = self._store(encode)
-        text = TEXT_ENCODERS[encode["text_encoder"]].width if encode["text_encoder"] else 0
+        ((_, image), *_), text = self._store(encode), _text_width(encode)
         squares = {"text_only": text**2, "teacher": image**2 + text**2, **dict.fromkeys(PROBES, 0)}
         return 4 * 17 * sum(squares.get(method, image**2) for method in methods)
 
-    def _train_together(self, methods, work: "_Work", encode, store, how: tuple[str, str], cost: Cost) -> None:
+    def _train_together(self, methods, size, task: TaskCount, seeds: int, encode, how: tuple[str, str], cost: Cost):
         """The heads of one task and size: those of a seed share their minibatches."""
-        (shape, fresh), (precision, device) = store, how
-        width = TEXT_ENCODERS[encode["text_encoder"]].width if encode["text_encoder"] else 0
-        a_step = {"text_only": operations(self._tokens_a_report(encode), width), **dict.fromkeys(PROBES, 0.0)}
+        (samples, epochs), (shape, _, fresh, _), text = size, self._store(encode), _text_width(encode)
+        a_step = {"text_only": operations(self._report_tokens(encode), text), **dict.fromkeys(PROBES, 0.0)}
         image = operations(*shape)
         a_step["teacher"] = image + a_step["text_only"]
-        per_operation = self.rates.operation(len(methods), shape, precision, device)
-        seen = work.samples * work.epochs + 0.5 * work.task.evaluation * work.epochs
-        spent = sum(a_step.get(method, image) for method in methods) * seen
-        heard = work.samples * min(work.epochs, work.epochs if fresh else max(1, encode["views"]))
-        spent += sum(a_step.get(t, image) for t in {_TEACHER_OF[m] for m in methods if m in DISTILLED}) * 0.5 * heard
-        cost.spend(work.seeds * spent, per_operation)
-        cost.heads += len(methods) * work.seeds
-        cost.image_steps += len(methods) * work.seeds * work.samples * work.epochs
-        logits = len(methods) * work.epochs * work.task.evaluation * work.task.classes * 4
-        weights = sum(12 * (shape[1] ** 2 + (m == "teacher") * width**2) for m in methods if m in TEACHES)
-        cost.gib += work.seeds * (logits + weights) / 2**30
-
-    def totals(self) -> dict[str, Any]:
-        """Sums over all runs."""
-        names = ("heads", "image_steps", "gpu_hours", "cpu_hours", "gib")
-        return {"runs": len(self.costs), **{name: sum(getattr(cost, name) for cost in self.costs) for name in names}}
+        spent = sum(a_step.get(method, image) for method in methods) * (samples + 0.5 * task.evaluation) * epochs
+        heard = samples * min(epochs, epochs if fresh else max(1, encode["views"]))
+        spent += sum(a_step.get(t, image) for t in {TEACHER_OF[m] for m in methods if m in DISTILLED}) * 0.5 * heard
+        cost.spend(seeds * spent, self.rates.operation(len(methods), shape, *how))
+        cost.heads += len(methods) * seeds
+        logits = len(methods) * epochs * task.evaluation * task.classes * 4
+        weights = sum(12 * (shape[1] ** 2 + (m == "teacher") * text**2) for m in methods if m in TEACHES)
+        cost.gib += seeds * (logits + weights) / 2**30
 
     def assumptions(self) -> list[str]:
         """What the numbers stand on, and what is not in them."""
-        cpu, threads = self.rates.encoders["machine"]["cpu"], self.rates.encoders["machine"]["threads"]
-        said = [f"Rates: measured on {cpu}, {threads} threads" + (f", and {self.rates.gpu}" if self.rates.gpu else "")]
+        machine, gpu = self.rates.encoders["machine"], f", and {self.rates.gpu}" if self.rates.gpu else ""
+        said = [f"Rates: measured on {machine['cpu']}, {machine['threads']} threads{gpu}"]
         said += [f"Images of {name}: {p.images:,} to encode, by {p.source}" for name, p in self.prepared.items()]
-        said.append(f"Every image has a report, of {self.report_tokens:g} tokens (assumed) unless a run has read them.")
-        size = "2,000 x 2,500 pixels; smaller films cost less"
-        said.append(f"Decoding and preprocessing are those of the benchmarks' radiographs of {size}.")
+        said.append(f"Every image has a report, of {REPORT_TOKENS} tokens (assumed) unless a run has read them.")
+        said.append("Decoding and preprocessing are those of the benchmarks' radiographs of 2,000 x 2,500 pixels; "
+                    "smaller films cost less.")  # fmt: skip
         if any("mimic_5x1200" in p.tasks and p.source.startswith("the paper") for p in self.prepared.values()):
             said.append("MIMIC 5x1200 draws its images anew for every seed, here counted as all different: at most.")
         without = sorted({cost.unknown for cost in self.costs if cost.unknown})
@@ -300,36 +366,17 @@ class Budget:
         return said
 
     def __str__(self) -> str:
-        gpu, total = self.rates.gpu or self.totals()["gpu_hours"], self.totals()
+        sums = {name: sum(getattr(c, name) for c in self.costs) for name in ("heads", "gpu_hours", "cpu_hours", "gib")}
+        total = Cost(f"all {len(self.costs)} runs", **sums, unknown="".join(cost.unknown for cost in self.costs))
+        gpu = bool(self.rates.gpu or total.gpu_hours)
         lines = [] if gpu else ["no GPU was measured; CPU-hours:"]
         hours = ("GPU-hours", "CPU-hours") if gpu else ("CPU-hours",)
         lines.append(f"{'run':56}{'heads':>7}" + "".join(f"{name:>12}" for name in hours) + f"{'GiB':>9}  what")
-        rows = [*self.costs, Cost(f"all {total.pop('runs')} runs", **total)]
-        rows[-1].unknown = "".join(cost.unknown for cost in self.costs)
-        for cost in rows:
-            values = (cost.gpu_hours, cost.cpu_hours) if gpu else (cost.cpu_hours,)
-            mark = "+?" if cost.unknown else "  "  # more than that: a rate is missing
-            numbers = "".join(f"{value:>10,.2f}{mark}" for value in values)
-            lines.append(f"{cost.name:56}{cost.heads or '':>7}{numbers}{cost.gib:>9,.1f}  {cost.note}".rstrip())
-        return "\n".join([*lines, "", *self.assumptions()])
-
-    def record(self) -> dict[str, Any]:
-        """Everything as plain values."""
-        rows = [asdict(cost) for cost in self.costs]
-        return {"totals": self.totals(), "gpu": self.rates.gpu, "runs": rows, "assumptions": self.assumptions()}
+        return "\n".join([*lines, *(cost.row(gpu) for cost in [*self.costs, total]), "", *self.assumptions()])
 
 
-@dataclass(frozen=True)
-class _Work:
-    samples: int
-    epochs: int
-    task: TaskCount
-    seeds: int
-
-
-def _reference(job: notebooks.Job) -> str:
-    study, step = job.notebook.split("/")
-    return f"{study}/{job.parameters['cohort']}/{step}/{job.parameters['run']}"
+def _text_width(encode: dict[str, Any]) -> int:
+    return TEXT_ENCODERS[encode["text_encoder"]].width if encode["text_encoder"] else 0
 
 
 def _encoded(encode: dict[str, Any]) -> dict[str, Any]:
@@ -342,19 +389,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m workflow.budget", description=__doc__.splitlines()[0])
     parser.add_argument("profile", help="a folder of params/, such as paper or demo")
     parser.add_argument("--rates", default=RATES, help="folder of the three benchmark files")
-    parser.add_argument("--report-tokens", type=float, default=REPORT_TOKENS, help="tokens of a mean report")
-    parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(arguments)
     try:
-        budget = Budget(notebooks.plan(args.profile), Rates(args.rates), args.report_tokens)
+        print(Budget(notebooks.plan(args.profile), Rates(args.rates)))
     except (DataError, FileNotFoundError) as error:
         sys.exit(str(error))
-    if args.json:
-        import json
-
-        print(json.dumps(budget.record(), indent=1))
-    else:
-        print(budget)
 
 
 if __name__ == "__main__":
