@@ -31,10 +31,10 @@ from pkd_utils.distillation import student_training
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
 from pkd_utils.distillation.student_data import check_student_data
 from pkd_utils.distillation.student_training import StudentConfig
-from pkd_utils.distillation.students import autocast, build_student, class_token_logits, resolve_precision
+from pkd_utils.distillation.students import build_student, class_token_logits
 from pkd_utils.images.augment import normalise
 from pkd_utils.runs import files
-from pkd_utils.runs.machine import device_name
+from pkd_utils.runs.machine import autocast, device_name, resolve_precision
 
 N_LABELS, TEMPERATURE = 5, 2.0
 

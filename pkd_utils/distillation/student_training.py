@@ -26,17 +26,16 @@ from tqdm import tqdm
 from pkd_utils.distillation.loss import distillation_loss
 from pkd_utils.distillation.student_data import SPLITS, StudentData, check_student_data
 from pkd_utils.distillation.students import (
-    autocast,
     build_student,
     class_token_logits,
     input_statistics,
     predict_logits,
-    resolve_precision,
     save_student,
 )
 from pkd_utils.images.augment import AugmentationDraw, apply_augmentation, draw_augmentation
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import atomic_path, file_sha256, hash_params, read_json, write_csv, write_json, write_parquet
+from pkd_utils.runs.machine import autocast, resolve_precision
 from pkd_utils.runs.seeds import stream
 from pkd_utils.statistics.metrics import macro_auroc
 

@@ -20,6 +20,7 @@ from torch import nn
 from pkd_utils.images.augment import normalise
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import atomic_path
+from pkd_utils.runs.machine import autocast, resolve_precision
 
 SCRATCH = "vit"  # the name of a vision transformer of any size with random weights
 SCRATCH_STATISTICS = ((0.5,), (0.25,))
@@ -285,23 +286,6 @@ def predict_logits(
             for batch in pixels.split(batch_size)
         ]
     return torch.cat(out).numpy()
-
-
-def resolve_precision(precision: str, device: str | torch.device) -> str:
-    """ "fp32" or "bf16"; "auto" is bf16 where the device multiplies it natively (AVX512-BF16, AMX, Ampere or later)."""
-    if precision not in ("fp32", "bf16", "auto"):
-        raise DataError(f"precision must be fp32, bf16 or auto, not {precision!r}.")
-    if precision != "auto":
-        return precision
-    if torch.device(device).type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    able = torch.cpu.get_capabilities()
-    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
-
-
-def autocast(device: torch.device, precision: str):
-    """The context in which a student computes: bf16 autocast, or nothing for fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def _class_attention(attn: Attention, y: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pkd_utils.distillation.students import resolve_precision
 from pkd_utils.encoders import transforms
 from pkd_utils.encoders.backbones import (
     STRIDES,
@@ -29,6 +28,7 @@ from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.layouts import KeyReport, load_state
 from pkd_utils.images.depth import check_depth
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.machine import resolve_precision
 
 RANDOM = "random"  # instead of a path: seeded random weights
 

@@ -10,7 +10,6 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig
 
-from pkd_utils.distillation.students import resolve_precision
 from pkd_utils.encoders.backbones import to_bf16
 from pkd_utils.encoders.bert import build_encoder, load_bert, load_tokenizer, longest_text, read_config
 from pkd_utils.encoders.checkpoints import Weights
@@ -28,6 +27,7 @@ from pkd_utils.encoders.packed_texts import (
 from pkd_utils.encoders.text_facts import TEXT_ENCODERS
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.machine import resolve_precision
 
 RANDOM = "random"  # instead of a folder: seeded random weights
 SUM_LAST_4 = "sum_last_4"

@@ -7,9 +7,13 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pkd_utils.runs import paths
+from pkd_utils.runs.errors import DataError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and what only runs notebooks needs none of it
+    import torch
 
 PACKAGES = ("torch", "timm", "transformers", "scikit-learn", "numpy", "pandas", "pillow", "scipy")
 
@@ -57,3 +61,24 @@ def environment() -> dict[str, Any]:
         "device": device_name(),
         "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
     }
+
+
+def resolve_precision(precision: str, device: "str | torch.device") -> str:
+    """ "fp32" or "bf16"; "auto" is bf16 where the device multiplies it natively (AVX512-BF16, AMX, Ampere or later)."""
+    import torch
+
+    if precision not in ("fp32", "bf16", "auto"):
+        raise DataError(f"precision must be fp32, bf16 or auto, not {precision!r}.")
+    if precision != "auto":
+        return precision
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    able = torch.cpu.get_capabilities()
+    return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
+
+
+def autocast(device: "torch.device", precision: str):
+    """The context in which a network computes: bf16 autocast, or nothing for fp32."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -30,10 +30,10 @@ from torch import nn
 from tqdm import tqdm
 
 from pkd_utils.distillation.student_training import learning_rate_at
-from pkd_utils.distillation.students import autocast, resolve_precision
 from pkd_utils.images.augment import AugmentationDraw, apply_augmentation, draw_augmentation
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import atomic_path, hash_params
+from pkd_utils.runs.machine import autocast, resolve_precision
 from pkd_utils.runs.seeds import stream
 
 OBJECTIVES = ("image_ssl", "alignment", "masked")
