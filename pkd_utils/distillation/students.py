@@ -1,7 +1,6 @@
 """Students: timm vision transformers, from scratch or from a local weight file, and a forward pass without waste."""
 
 import json
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm import create_model, list_models
 from timm.layers import resample_abs_pos_embed
@@ -17,6 +16,7 @@ from timm.models import get_pretrained_cfg
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import nn
 
+from pkd_utils.encoders.weights import read_weights
 from pkd_utils.images.augment import normalise
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import atomic_path
@@ -24,7 +24,6 @@ from pkd_utils.runs.machine import autocast, resolve_precision
 
 SCRATCH = "vit"  # the name of a vision transformer of any size with random weights
 SCRATCH_STATISTICS = ((0.5,), (0.25,))
-WRAPPERS = ("state_dict", "model", "model_ema", "teacher")
 NOT_ENCODER = ("head.", "head_dist.", "dist_token", "fc_norm.", "mask_token", "decoder", "pre_logits.")
 
 
@@ -115,9 +114,8 @@ def load_weights(model: VisionTransformer, path: str | Path, name: str = SCRATCH
     Parameters
     ----------
     model : VisionTransformer, changed in place
-    path : path of .safetensors, or .pth/.pt/.bin (read with weights_only=True)
-        A raw dictionary, or one under "state_dict", "model", "model_ema" or "teacher"; `module.` is stripped. A student
-        that `save_student` wrote is one such file, and then its head is taken too if it fits.
+    path : path of a weight file as `encoders.weights.read_weights` reads it
+        A student that `save_student` wrote is one such file, and then its head is taken too if it fits.
     name : str
         The model's name, for the pixel statistics of a conversion from 3 channels to 1.
 
@@ -317,23 +315,11 @@ def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
             f"{path} is missing: download it where the network allows, for example model.safetensors of "
             "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k, and name the local file."
         )
-    ours = False
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
-                ours = "pkd_student" in (file.metadata() or {})
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise DataError(
-            f"{path} cannot be read safely ({str(error).splitlines()[0]}); convert it to .safetensors first."
-        ) from error
-    for wrapper in WRAPPERS:
-        if isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-            break
-    return {k.removeprefix("module."): v for k, v in state.items() if isinstance(v, torch.Tensor)}, ours
+    state = read_weights(path).state
+    if path.suffix != ".safetensors":
+        return state, False
+    with safe_open(path, "pt") as file:
+        return state, "pkd_student" in (file.metadata() or {})
 
 
 def _convert(state: dict, own: dict, model: VisionTransformer, name: str, sentences: list[str]) -> None:

@@ -15,9 +15,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from transformers.initialization import no_init_weights
 
-from pkd_utils.encoders.checkpoints import Weights, read_weights
 from pkd_utils.encoders.facts import TextFacts
 from pkd_utils.encoders.layouts import KeyReport, load_state
+from pkd_utils.encoders.weights import Weights, read_weights
 from pkd_utils.runs.errors import DataError
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -136,7 +136,7 @@ def load_bert(folder: str | Path, facts: TextFacts | None = None) -> tuple[nn.Mo
     FileNotFoundError
         If config.json or the weights are missing.
     DataError
-        As `read_config`, `checkpoints.read_weights` and `layouts.load_state`.
+        As `read_config`, `weights.read_weights` and `layouts.load_state`.
     """
     config = read_config(folder)
     module = build_encoder(config)

@@ -22,10 +22,10 @@ from pkd_utils.encoders.backbones import (
     use_fused_attention,
     vision_transformer,
 )
-from pkd_utils.encoders.checkpoints import Weights, read_weights
 from pkd_utils.encoders.facts import Feature, ImageFacts, Preprocessing
 from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.layouts import KeyReport, load_state
+from pkd_utils.encoders.weights import Weights, read_weights
 from pkd_utils.images.depth import check_depth
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.machine import resolve_precision
@@ -59,7 +59,7 @@ class ImageEncoder(nn.Module):
     depth : how images of more than 8 bits become 8, see `transforms.eight_bit`
     upsample : bool, GLoRIA only
     precision : "fp32" or "bf16"
-    weights : checkpoints.Weights without its tensors, or None for random weights
+    weights : weights.Weights without its tensors, or None for random weights
     keys : layouts.KeyReport, or None for random weights
     """
 

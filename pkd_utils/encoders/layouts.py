@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pkd_utils.encoders.checkpoints import Weights
 from pkd_utils.encoders.facts import ImageFacts, TextFacts
+from pkd_utils.encoders.weights import Weights
 from pkd_utils.runs.errors import DataError
 
 Sources = dict[str, tuple[str, ...]]  # name in the network -> names in the file

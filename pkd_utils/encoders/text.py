@@ -12,7 +12,6 @@ from transformers import AutoConfig
 
 from pkd_utils.encoders.backbones import to_bf16
 from pkd_utils.encoders.bert import build_encoder, load_bert, load_tokenizer, longest_text, read_config
-from pkd_utils.encoders.checkpoints import Weights
 from pkd_utils.encoders.facts import TextFacts
 from pkd_utils.encoders.layouts import KeyReport
 from pkd_utils.encoders.packed_texts import (
@@ -25,6 +24,7 @@ from pkd_utils.encoders.packed_texts import (
     write_cache,
 )
 from pkd_utils.encoders.text_facts import TEXT_ENCODERS
+from pkd_utils.encoders.weights import Weights
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.machine import resolve_precision
@@ -54,7 +54,7 @@ class TextEncoder(nn.Module):
     layer : str or int
         Where states are read.
     precision : "fp32" or "bf16"
-    weights : checkpoints.Weights without its tensors, or None for random weights
+    weights : weights.Weights without its tensors, or None for random weights
     keys : layouts.KeyReport, or None for random weights
     identity : str
         Hash of weights, vocabulary and every option that changes tokens; not of paths.

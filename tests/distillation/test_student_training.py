@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from pkd_utils.distillation import student_training, students
 from pkd_utils.distillation.student_data import check_student_data
 from pkd_utils.distillation.student_training import StudentConfig, fit_student
-from pkd_utils.runs import seeds
+from pkd_utils.runs import machine, seeds
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import macro_auroc
 
@@ -282,10 +282,10 @@ def test_unused_rows_are_counted_and_soft_labels_of_other_splits_may_be_missing(
 
 
 def test_precision():
-    assert student_training.resolve_precision("auto", "cpu") in ("fp32", "bf16")
-    assert student_training.resolve_precision("bf16", "cpu") == "bf16"
+    assert machine.resolve_precision("auto", "cpu") in ("fp32", "bf16")
+    assert machine.resolve_precision("bf16", "cpu") == "bf16"
     with pytest.raises(DataError, match="precision"):
-        student_training.resolve_precision("fp16", "cpu")
+        machine.resolve_precision("fp16", "cpu")
 
 
 def test_bf16_logits_are_not_rounded_to_ties(tmp_path):

@@ -1,10 +1,25 @@
-"""Weights out of a file or folder as downloaded: every usual kind, read safely; what else it held is named."""
+"""Weights out of a file or folder as downloaded: every usual kind, read safely; what else it held is named.
+
+safetensors and ONNX hold no program. A torch file is a pickle, and `torch.load(weights_only=True)` reads it (torch 2.6
+or later: before, such a file could still execute, CVE-2025-32434). That reader stops at the first class that is no
+tensor and no plain container. Training scripts save such classes beside their weights (argparse.Namespace, omegaconf,
+Lightning, NumPy scalars), so each is given an inert class of its name through `torch.serialization.safe_globals`:
+nothing that a file names is ever imported or called. Refused, with the file named:
+
+- a global of Python itself outside `HARMLESS`: no training script saves one, an attack does;
+- what torch's safe reader has no opcodes for: pickle protocols 4 and 5, bytes of protocol 3, frozen sets;
+- list classes of other projects, and objects that mix items and attributes in ways it does not know;
+- TorchScript, archives, cut or damaged files, and what a failed download leaves in a file's place.
+"""
 
 import fnmatch
 import hashlib
 import json
+import re
+import sys
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +30,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pkd_utils.encoders.torch_pickles import Inert, read_pickled
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import file_sha256
 
@@ -34,6 +48,45 @@ FOLDER_FILES = (
 
 WRAPPERS = ("model", "state_dict", "model_ema", "teacher")
 """Entries that hold the weights, the first that is there: the trained network before its moving average."""
+
+# Of the standard library only these are expected in checkpoints; they are read as inert objects too.
+HARMLESS = {
+    f"{module}.{name}"
+    for module, names in {
+        "argparse": "Namespace",
+        "types": "SimpleNamespace",
+        "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+        "pathlib._local": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+        "datetime": "date datetime time timedelta timezone",
+        "decimal": "Decimal",
+        "uuid": "UUID",
+        "collections": "defaultdict",
+        "copyreg": "_reconstructor __newobj__",
+        "typing": "Any Union Optional List Dict Tuple Set Sequence Mapping Literal",
+        "builtins": "object int float str bool bytes slice range dict list tuple frozenset NoneType type",
+    }.items()
+    for name in names.split()
+}
+
+
+class Inert:
+    """Stands for an object of a class that is neither imported nor executed; keeps nothing."""
+
+    def __init__(self, *_args: Any, **_named: Any) -> None:
+        pass
+
+    def __new__(cls, *_args: Any, **_named: Any) -> "Inert":
+        return object.__new__(cls)
+
+    def __setstate__(self, _state: Any) -> None:
+        """The state that the real class would have taken is not looked at."""
+
+
+class InertMapping:
+    """Stands for a dictionary class of another project, which may hold its weights: makes a plain dictionary."""
+
+    def __new__(cls, *_args: Any, **_named: Any) -> OrderedDict:
+        return OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -156,32 +209,64 @@ def _read_file(file: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
             raise DataError(
                 f"{file} cannot be read as safetensors ({error}): cut off or damaged; download it again."
             ) from error
-    return _read_torch(file, start)
-
-
-def _read_torch(file: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
-    """A torch file: by torch itself if it holds tensors only, else object by inert object."""
     zipped = zipfile.is_zipfile(file)
     if zipped:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                records = archive.namelist()
-        except Exception as error:  # names, sizes and offsets in a damaged table of contents fail in many ways
-            raise DataError(f"{file} has a damaged table of contents: download it again.") from error
-        if any(name.endswith("/constants.pkl") for name in records):
-            raise DataError(f"{file} is a TorchScript archive: it contains code and is not loaded; give a state dict.")
-        if not any(name.endswith("data.pkl") for name in records):
-            raise DataError(
-                f"{file} is a zip archive without torch weights: unpack it and give the weight file inside."
-            )
+        _refuse_other_archives(file)
     elif start.startswith(b"PK\x03\x04"):
         raise DataError(f"{file} ends too early: the download was cut off, download it again.")
+    return _read_torch(file, zipped)
+
+
+def _refuse_other_archives(file: Path) -> None:
+    """A zip archive is a torch file only if it holds torch's pickle, and TorchScript's code is not wanted."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols, which the second reader knows
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped), ()
-    except Exception:  # an object beside the tensors, or a file broken in any way: the second reader tells which
-        return read_pickled(file)
+        with zipfile.ZipFile(file) as archive:
+            records = archive.namelist()
+    except Exception as error:  # names, sizes and offsets in a damaged table of contents fail in many ways
+        raise DataError(f"{file} has a damaged table of contents: download it again.") from error
+    if any(name.endswith("/constants.pkl") for name in records):
+        raise DataError(f"{file} is a TorchScript archive: it contains code and is not loaded; give a state dict.")
+    if not any(name.endswith("data.pkl") for name in records):
+        raise DataError(f"{file} is a zip archive without torch weights: unpack it and give the weight file inside.")
+
+
+def _read_torch(file: Path, mapped: bool) -> tuple[Any, tuple[str, ...]]:
+    """A torch file by torch's own safe reader; each class that it does not know is read as an inert one.
+
+    torch names one unknown class at a time and stops there, before any tensor is read, so asking again is cheap.
+    """
+    stand_ins: dict[str, type] = {}
+    while True:
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals([(v, k) for k, v in stand_ins.items()]):
+                warnings.simplefilter("ignore")  # about pickle protocols
+                content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+                return content, tuple(sorted(name for name in stand_ins if not name.startswith("builtins.")))
+        except Exception as error:  # a broken file can fail in any way; it must say so in one sentence
+            reason = " ".join(str(error).split()) or type(error).__name__
+            unknown = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", reason)
+            filled = re.search(r"Can only SETITEMS? for .* but got <class '(\S+)'>", reason)
+            if unknown:
+                name = unknown[1] if "." in unknown[1] else f"builtins.{unknown[1]}"
+                if name in stand_ins or (name.split(".")[0] in sys.stdlib_module_names and name not in HARMLESS):
+                    raise DataError(
+                        f"{file} names the Python function {name}, which no weights need: the file may be malicious; "
+                        "nothing of it was executed, delete it and download it from its authors again."
+                    ) from None
+                stand_ins[name] = _inert(name, Inert)
+            elif filled and issubclass(stand_ins.get(filled[1], dict), Inert):
+                stand_ins[filled[1]] = _inert(filled[1], InertMapping)
+            else:
+                reason = reason.partition("WeightsUnpickler error: ")[2].partition(" Please ")[0] or reason
+                raise DataError(
+                    f"{file} cannot be read as a torch checkpoint ({reason[:200]}): it is cut off, damaged or holds "
+                    "objects that are not read; download it again, or have it saved as .safetensors."
+                ) from error
+
+
+def _inert(name: str, kind: type) -> type:
+    module, short = name.rsplit(".", 1)
+    return type(short, (kind,), {"__module__": module})
 
 
 def _read_index(index: Path) -> Weights:
@@ -222,7 +307,7 @@ def _unwrap(content: Any, file: Path) -> tuple[dict[str, Tensor], str, tuple[str
         skipped += [str(name) for name in content if name != inner]
         wrapper.append(inner)
         content = content[inner]
-    if not isinstance(content, Mapping) or (isinstance(content, Inert) and not content):
+    if not isinstance(content, Mapping):
         kind = f"{type(content).__module__}.{type(content).__name__}"
         raise DataError(f"{file} holds one object of {kind} instead of named weights: save its state dict instead.")
     state: dict[str, Tensor] = {}
