@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pkd_utils.runs.errors import DataError
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -72,6 +74,29 @@ def write_csv(path: str | Path, table: pd.DataFrame, index: bool = False) -> Non
     """Write a table as CSV, whole or not at all."""
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=index)
+
+
+def write(path: str | Path, value: Any) -> None:
+    """Write a value in the format that the file's suffix names, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        `.parquet` or `.csv` for a table (CSV without its index), `.json` for anything plain, `.npy` for an array,
+        `.npz` for a dict of arrays, which are compressed.
+    """
+    path = Path(path)
+    writers = {
+        ".parquet": lambda file: value.to_parquet(file),
+        ".csv": lambda file: value.to_csv(file, index=False),
+        ".json": lambda file: write_json(file, value),
+        ".npy": lambda file: np.save(file, value),
+        ".npz": lambda file: np.savez_compressed(file, **value),
+    }
+    if path.suffix not in writers:
+        raise DataError(f"{path.name}: end the name in one of {', '.join(writers)}, which says how it is written.")
+    with atomic_path(path) as temporary:
+        writers[path.suffix](temporary)
 
 
 def file_sha256(path: str | Path) -> str:

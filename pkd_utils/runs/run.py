@@ -4,17 +4,27 @@ A run lives in `runs/<study>/<cohort>/<step>/<label>-<hash>/`. The hash is taken
 that the notebook uses (`identity.py`) and of the identities of the runs it reads, so nothing that was computed
 differently is ever overwritten or mistaken for it. Work happens in `<label>-<hash>.partial/`; `Run.finish` checks the
 named artefacts, writes `run.json` and renames the folder. `<label>` beside it is a link to the latest finished run.
+
+A notebook uses four calls: `open_notebook` in its second cell, `run.show` for each figure, `run.save` in its last cell,
+and `run.publish` where results go into the repository.
 """
 
 import os
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pkd_utils.runs import files, identity, machine, paths
+from pkd_utils.runs import files, identity, machine, parameters, paths, showing
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def _split_name(notebook: str) -> tuple[str, str]:
@@ -38,15 +48,15 @@ class Run:
         True if an earlier, interrupted or finished, session of the same identity left its work here.
     """
 
-    def __init__(self, notebook: str, parameters: dict[str, Any]):
+    def __init__(self, notebook: str, values: dict[str, Any]):
         study, step = _split_name(notebook)
         self.notebook = notebook
-        self.parameters = parameters
-        self.upstream = {ref: run_identity(find_run(ref)) for ref in identity.references(parameters)}
+        self.parameters = values
+        self.upstream = {ref: run_identity(find_run(ref)) for ref in identity.references(values)}
         self.code_hash = identity.code_hash(notebook)
-        self.identity = identity.run_hash(notebook, parameters, self.code_hash, self.upstream)
-        self.reference = f"{study}/{parameters['cohort']}/{step}/{parameters['run']}"
-        self.final_path = paths.runs_dir() / identity.run_folder(notebook, parameters, self.identity)
+        self.identity = identity.run_hash(notebook, values, self.code_hash, self.upstream)
+        self.reference = f"{study}/{values['cohort']}/{step}/{values['run']}"
+        self.final_path = paths.runs_dir() / identity.run_folder(notebook, values, self.identity)
         partial = self.final_path.with_name(self.final_path.name + ".partial")
         # A workflow may have made the final folder, empty, beforehand: only run.json says finished.
         finished = (self.final_path / "run.json").exists()
@@ -55,6 +65,7 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         self._started = time.time()
         self._notes: dict[str, Any] = {}
+        self._inherited: dict[str, dict[str, Any]] = {}
 
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`: `data_hash=...`, `cohort={...}`, `device=...`."""
@@ -62,15 +73,70 @@ class Run:
 
     def note_cohort(self, cohort: Any) -> None:
         """Record what the gate must know of a `cohorts.Cohort`: its name, licence and what may be shown."""
-        info = cohort.info
-        names = ("name", "title", "licence", "citation", "simulated", "shareable_text", "shareable_images")
-        self.note(cohort={name: getattr(info, name) for name in names}, data_hash=cohort.data_hash())
+        names = ("name", "title", "licence", "citation", *showing.PERMISSIONS)
+        self.note(cohort={name: getattr(cohort.info, name) for name in names}, data_hash=cohort.data_hash())
 
     def inherit(self, reference: str) -> dict[str, Any]:
-        """Take cohort facts and data hash over from an upstream run; returns that run's `run.json`."""
-        upstream = read_json(find_run(reference) / "run.json")
-        self.note(cohort=upstream.get("cohort"), data_hash=upstream.get("data_hash"))
-        return upstream
+        """Take cohort facts and data hash over from an upstream run; returns that run's `run.json`.
+
+        A run that inherits from several shows what every one of their cohorts permits.
+        """
+        record = read_json(find_run(reference) / "run.json")
+        self._inherited[reference] = record
+        cohorts = [one.get("cohort") for one in self._inherited.values()]
+        hashes = {ref: one.get("data_hash") for ref, one in self._inherited.items()}
+        same = all(cohort == cohorts[0] for cohort in cohorts)
+        self.note(
+            cohort=cohorts[0] if same else showing.joint_cohort(cohorts),
+            data_hash=hashes[reference] if len(set(hashes.values())) == 1 else files.hash_params(hashes),
+        )
+        return record
+
+    @property
+    def title(self) -> str:
+        """What the data are, for a reader: the cohort's title, with "(simulated)" where they are."""
+        cohort = self._notes.get("cohort") or {}
+        return f"{cohort.get('title', '')}{' (simulated)' if self._simulated else ''}"
+
+    @property
+    def _simulated(self) -> bool:
+        """Whether any cohort of the run is simulated."""
+        cohorts = [self._notes.get("cohort"), *(one.get("cohort") for one in self._inherited.values())]
+        return any((cohort or {}).get("simulated") for cohort in cohorts)
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether pixels of this run's cohort may be shown; not unless its loader said so."""
+        return (self._notes.get("cohort") or {}).get("shareable_images") is True
+
+    def show(
+        self, figure: "Figure | Axes", *, pixels: bool | None = None, cohort: dict[str, Any] | None = None
+    ) -> None:
+        """Show a figure as far as the run's cohort permits, stamped where the data are simulated.
+
+        Its alt text stands in the metadata of the cell, `mystnb.image.alt`; the gate refuses a page without.
+
+        Parameters
+        ----------
+        figure : Figure, or one of its Axes
+        pixels : bool, optional
+            Whether it shows pixels of patients. By default any array drawn as a picture counts as such; say
+            `pixels=False` of a coloured table of numbers.
+        cohort : dict, optional
+            `cohort` of the `run.json` that the figure shows, where a run shows several.
+        """
+        import matplotlib.pyplot as plt
+        from IPython.display import display
+
+        figure = figure.figure
+        permitted = self.shows_images if cohort is None else cohort.get("shareable_images") is True
+        if (showing.holds_pixels(figure) if pixels is None else pixels) and not permitted:
+            print("this source's images are not shown")
+        else:
+            if self._simulated if cohort is None else cohort.get("simulated"):
+                showing.simulated_mark(figure)
+            display(figure)
+        plt.close(figure)
 
     def provenance(self) -> dict[str, Any]:
         """Everything `run.json` says except the artefacts."""
@@ -122,6 +188,72 @@ class Run:
         point_to(self.final_path, self.parameters["run"])
         return self.path
 
+    def save(self, artefacts: dict[str, Any], *written: str) -> None:
+        """Write the run's artefacts, finish the run, and say what was written.
+
+        Parameters
+        ----------
+        artefacts : dict
+            File name -> value. The name says how: `.parquet` and `.csv` a table (CSV without its index),
+            `.json` anything plain, `.npy` an array, `.npz` a dict of arrays, compressed.
+        written : str
+            Files or folders in `path` that are there already.
+        """
+        for name, value in artefacts.items():
+            path = self.path / name
+            if self.path != self.final_path or not path.exists():  # what a finished run holds stays as it is
+                files.write(path, value)
+        self.finish([*artefacts, *written])
+        print("wrote", ", ".join([*artefacts, *written]))
+
+    def publish(
+        self,
+        name: str,
+        tables: "dict[str, pd.DataFrame]",
+        *,
+        title: str = "",
+        text: str = "",
+        notes: Sequence[str] = (),
+        csv: "pd.DataFrame | None" = None,
+        picture: str | None = None,
+    ) -> None:
+        """Write aggregate results with the finished run's record to `book/results/<name>.json`; nothing without a name.
+
+        The book reads there what a plain `make book` cannot repeat: means, intervals and counts, no row of any patient.
+
+        Parameters
+        ----------
+        name : str
+            File name without suffix; "" publishes nothing.
+        tables : dict
+            Caption -> table of results.
+        title, text, notes
+            Heading (the name by default), one sentence, and what a reader must know.
+        csv : DataFrame, optional
+            A long table, written beside the JSON as `<name>.csv`.
+        picture : str, optional
+            A PNG file in `path`, copied beside the JSON, if the cohort's images may be shown.
+
+        Raises
+        ------
+        DataError
+            If a table has rows of patients, or a picture is given, and the cohort's images may not be shown.
+        """
+        if not name:
+            return
+        if picture and not self.shows_images:
+            raise DataError("The data are not marked shareable_images: set publish to an empty name.")
+        target = paths.resolve("book/results") / name
+        rows = {caption: showing.records(caption, table, self.shows_images) for caption, table in tables.items()}
+        record = {"title": title or name, "text": text, "notes": list(notes), **rows}
+        write_json(target.with_suffix(".json"), {**record, **read_json(self.path / "run.json")})
+        if csv is not None:
+            showing.records("csv", csv, self.shows_images)
+            files.write_csv(target.with_suffix(".csv"), csv)
+        if picture:
+            with files.atomic_path(target.with_suffix(".png")) as temporary:
+                shutil.copyfile(self.path / picture, temporary)
+
 
 def _has_content(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
@@ -148,14 +280,36 @@ def point_to(folder: Path, label: str) -> None:
     os.replace(temporary, link)
 
 
-def open_run(notebook: str, parameters: SimpleNamespace | dict[str, Any]) -> Run:
+def open_notebook(notebook: str, namespace: dict[str, Any]) -> tuple[SimpleNamespace, Run]:
+    """Check a notebook's parameters and open the run that they identify: `P, run = open_notebook(NAME, globals())`.
+
+    Parameters
+    ----------
+    notebook : str
+        `<study>/<NN-verb-noun>`, the file under `notebooks/`.
+    namespace : dict
+        `globals()` of the notebook. The parameter `run`, the label, may be a `Run` there: the cell ran before.
+
+    Returns
+    -------
+    tuple of SimpleNamespace and Run
+        The checked parameters, one attribute each, and the run.
+    """
+    label = namespace.get("run")
+    if isinstance(label, Run):
+        namespace = {**namespace, "run": label.parameters["run"]}
+    values = parameters.check(notebook, namespace)
+    return values, open_run(notebook, values)
+
+
+def open_run(notebook: str, values: SimpleNamespace | dict[str, Any]) -> Run:
     """Open the run that these parameters identify, new, interrupted or finished.
 
     Parameters
     ----------
     notebook : str
         `<study>/<NN-verb-noun>`.
-    parameters : SimpleNamespace or dict
+    values : SimpleNamespace or dict
         What `parameters.check` returned; `cohort` and `run` (the label) are required.
 
     Raises
@@ -163,9 +317,7 @@ def open_run(notebook: str, parameters: SimpleNamespace | dict[str, Any]) -> Run
     FileNotFoundError
         If a run named by a parameter `*_run` or `*_runs` does not exist.
     """
-    if not isinstance(parameters, dict):
-        parameters = vars(parameters)
-    return Run(notebook, dict(parameters))
+    return Run(notebook, dict(values if isinstance(values, dict) else vars(values)))
 
 
 def find_run(reference: str) -> Path:

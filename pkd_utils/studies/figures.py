@@ -16,11 +16,11 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.showing import simulated_mark  # noqa: F401  (until all notebooks say run.show)
 
 OKABE_ITO = {
     "black": "#000000",
@@ -377,17 +377,6 @@ def heat_table(
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     return ax
-
-
-def simulated_mark(figure: Figure) -> Figure:
-    """Stamp "simulated data" on a figure; every figure of simulated data carries it."""
-    layout = figure.get_layout_engine()
-    if isinstance(layout, ConstrainedLayoutEngine):  # keep a strip free, so that the stamp hides no title
-        layout.set(rect=(0, 0, 1, 1 - 0.22 / figure.get_figheight()))
-    box = {"facecolor": "white", "edgecolor": "0.6", "linewidth": 0.6, "pad": 2}
-    place = {"x": 0.99, "y": 1 - 0.06 / figure.get_figheight(), "ha": "right", "va": "top"}
-    figure.text(**place, s="simulated data", fontsize=8.5, color="0.25", style="italic", bbox=box)
-    return figure
 
 
 def _show_image(ax: Axes, image: np.ndarray) -> tuple[int, int]:

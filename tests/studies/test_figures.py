@@ -190,9 +190,3 @@ def test_heat_table_writes_every_number_and_marks_a_cell():
         figures.heat_table(grid, mark=(0.9, 2))
     with pytest.raises(DataError, match="without a finite number"):
         figures.heat_table(grid * np.nan)
-
-
-def test_simulated_mark_is_written_on_the_figure():
-    figure = plt.figure()
-    assert figures.simulated_mark(figure) is figure
-    assert "simulated data" in texts(figure)

@@ -13,7 +13,7 @@ Families of Holm's procedure, per cohort: "paper" holds the map and the metrics 
 chosen before any result was seen; "exploratory" holds all the others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,27 +87,6 @@ def read_map_runs(references: Sequence[str]) -> MapRuns:
                 raise DataError(f"{file} of run {reference} has no column {', '.join(missing)}: run 08 again.")
             parts.append(table.assign(cohort=name))
     return MapRuns(*(pd.concat(parts, ignore_index=True) for parts in tables.values()), facts)
-
-
-def joint_cohort(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Cohort facts of a page that shows several cohorts: it may show what every one of them permits.
-
-    Parameters
-    ----------
-    facts : `run.json` of each cohort
-
-    Returns
-    -------
-    dict: name, title, licence, citation (joined), simulated (all are), shareable_text, shareable_images (all permit)
-    """
-    parts = [record.get("cohort") or {} for record in facts.values()]
-    joined = {
-        key: "; ".join(dict.fromkeys(str(part[key]) for part in parts if part.get(key)))
-        for key in ("name", "title", "licence", "citation")
-    }
-    return joined | {
-        key: all(part.get(key) is True for part in parts) for key in ("simulated", "shareable_text", "shareable_images")
-    }
 
 
 def methods(per_image: pd.DataFrame, cohort: str) -> dict[str, float]:

@@ -140,17 +140,6 @@ def test_two_distilled_settings_are_refused(root):
         compare_maps(runs_of, **FEW)
 
 
-def test_a_page_shows_what_all_cohorts_permit(root):
-    references = [write_map_run(root), write_map_run(root, "mimic_cxr", simulated=False)]
-    facts = comparison.read_map_runs(references).facts
-    joint = comparison.joint_cohort(facts)
-    assert (joint["simulated"], joint["shareable_images"], joint["shareable_text"]) == (False, False, False)
-    assert joint["title"] == "Pictures of embedded; Pictures of mimic_cxr" and joint["licence"] == "CC0"
-    alone = comparison.joint_cohort({"embedded": facts["embedded"]})
-    assert alone["simulated"] is True and alone["shareable_images"] is True
-    assert comparison.joint_cohort({"x": {}})["shareable_images"] is False, "what is not said is not allowed"
-
-
 def test_training_interval_widens_as_its_formula_says():
     rng = np.random.default_rng(0)
     who = np.arange(400)
