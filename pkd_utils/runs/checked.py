@@ -5,6 +5,7 @@
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -17,13 +18,17 @@ T = TypeVar("T")
 SETTINGS = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False)
 
 
-def sentence(owner: str, error: pydantic.ValidationError) -> DataError:
+def sentence(owner: Callable, error: pydantic.ValidationError) -> DataError:
     """The first violation as one sentence: `StudentConfig: epochs = 0: input should be greater than or equal to 1.`"""
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "value"
+    place = list(first["loc"])
+    names = list(inspect.signature(owner).parameters)
+    if place and isinstance(place[0], int) and place[0] < len(names):  # pydantic numbers what was given by position
+        place[0] = names[place[0]]
+    place = ".".join(str(part) for part in place) or "value"
     message = first["msg"][:1].lower() + first["msg"][1:]
     given = "" if first["type"] in ("missing", "missing_argument") else f" = {first['input']!r}"
-    return DataError(f"{owner}: {place}{given}: {message}.")
+    return DataError(f"{owner.__name__}: {place}{given}: {message}.")
 
 
 def config(cls: type[T]) -> type[T]:
@@ -42,7 +47,7 @@ def config(cls: type[T]) -> type[T]:
         try:
             construct(self, *args, **kwargs)
         except pydantic.ValidationError as error:
-            raise sentence(cls.__name__, error) from None
+            raise sentence(cls, error) from None
 
     made.__init__ = init
     return made
@@ -63,6 +68,6 @@ def checked(function: Callable[..., T]) -> Callable[..., T]:
         try:
             return call(*args, **kwargs)
         except pydantic.ValidationError as error:
-            raise sentence(function.__name__, error) from None
+            raise sentence(function, error) from None
 
     return wrapped

@@ -1,13 +1,28 @@
-"""Two methods against each other: rank tests, paired differences, corrections, verdicts."""
+"""Two methods against each other: rank tests, effect sizes, differences paired by image or by seed, verdicts.
+
+The paper reports mean and standard deviation over five seeds and a Mann-Whitney U test between the seeds of two
+methods. With n and m values the exact two-sided p cannot be below 2 / C(n + m, n): 2 / 252 = 0.0079 for five against
+five, however large the difference. Beside it stand Cliff's delta, the comparison per image that many images allow and
+five seeds do not, and paired tests over seeds.
+"""
 
 from dataclasses import dataclass
 from math import comb
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.intervals import Interval, _clusters, _finite, _seeds_by_images, bootstrap_interval
+from pkd_utils.statistics.intervals import (
+    Count,
+    Interval,
+    Level,
+    bootstrap_interval,
+    cluster_index,
+    finite,
+    seeds_by_images,
+)
 
 TOWARDS, AWAY, UNSURE, ONE_STUDENT = "towards the region", "away from it", "cannot tell", "one student a method"
 
@@ -32,11 +47,6 @@ class MannWhitney:
     n: tuple[int, int]
     method: str  # how p was computed: "exact", "exact permutation" (with ties) or "normal approximation"
 
-    @property
-    def rank_biserial(self) -> float:
-        """Rank-biserial correlation of two independent samples: the same number as Cliff's delta."""
-        return self.cliffs_delta
-
 
 @dataclass(frozen=True)
 class PairedComparison:
@@ -45,24 +55,42 @@ class PairedComparison:
     difference: Interval  # mean difference over images
     win_rate: Interval  # share of images in which the treatment is better, ties half
     wilcoxon_p: float  # two-sided, signed ranks of the patients' mean differences
-    rank_biserial: float  # matched pairs, of the patients: (W+ - W-) / (W+ + W-)
     images: int
     patients: int
 
 
-def mean_sd(values, axis: int = 0) -> tuple[np.ndarray | float, np.ndarray | float]:
+@dataclass(frozen=True)
+class PairedSeeds:
+    """Treatment minus baseline over the same seeds.
+
+    `difference` with its t interval; `p` two-sided, plain paired t; `low_corrected`, `high_corrected`, `p_corrected`
+    after Nadeau and Bengio; `wins` seeds in which the treatment is higher, ties half.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    low_corrected: float
+    high_corrected: float
+    p_corrected: float
+    wins: float
+    seeds: int
+    level: float
+
+
+def mean_sd(values) -> tuple[np.ndarray | float, np.ndarray | float]:
     """Mean and standard deviation over seeds, the paper's "mean +- sd".
 
     The standard deviation divides by n - 1 (the paper's divisor is not stated in the paper) and is NaN for one value.
 
     Parameters
     ----------
-    values : array, finite; axis : the axis of the seeds
+    values : (S, ...), finite
     """
-    values = _finite(values, "values", ndim=None)
-    count = values.shape[axis]
-    mean = values.mean(axis)
-    return mean, values.std(axis, ddof=1) if count > 1 else np.full_like(mean, np.nan)[()]
+    values = finite(values, "values")
+    mean = values.mean(0)
+    return mean, values.std(0, ddof=1) if len(values) > 1 else np.full_like(mean, np.nan)[()]
 
 
 def mann_whitney(a, b) -> MannWhitney:
@@ -79,7 +107,7 @@ def mann_whitney(a, b) -> MannWhitney:
     -------
     MannWhitney
     """
-    a, b = _finite(a, "a"), _finite(b, "b")
+    a, b = finite(a, "a"), finite(b, "b")
     n, m = len(a), len(b)
     splits = comb(n + m, n)
     ties = len(np.unique(np.concatenate([a, b]))) < n + m
@@ -96,6 +124,57 @@ def mann_whitney(a, b) -> MannWhitney:
     return MannWhitney(float(u), float(p), min(1.0, 2 / splits), 2 * float(u) / (n * m) - 1, (n, m), how)
 
 
+@checked
+def cliffs_delta(a, b, level: Level = 0.95) -> Interval:
+    """Cliff's delta P(a > b) - P(a < b) of two independent samples, by order alone, with Newcombe's interval.
+
+    Parameters
+    ----------
+    a, b : (n,), (m,) finite; for example one value a seed
+    level : float in (0, 1)
+
+    Returns
+    -------
+    Interval
+        Of delta in [-1, 1]; see `newcombe_interval`.
+    """
+    test = mann_whitney(a, b)
+    dominance = np.sign(np.subtract.outer(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)))
+    delta = float(dominance.mean())
+    low, high = (2 * value - 1 for value in newcombe_interval((delta + 1) / 2, *test.n, level))
+    return Interval(delta, low, high, level, "Newcombe (2006), method 5", sum(test.n))
+
+
+def newcombe_interval(a: float, n: int, m: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of A = P(a > b) + P(a = b) / 2 = U / (n m) = (delta + 1) / 2 from its value and the sample sizes alone.
+
+    Newcombe (2006), Statistics in Medicine 25, 559-573, method 5: the A whose standard error, taken *at that A*, puts
+    the observed one z errors away. It stays an interval where all pairs agree, which five seeds against five often do,
+    and it holds its level there (`tests/statistics/test_comparisons.py` simulates it).
+    The ends solve |a - x| = z sqrt(V(x)) with, for h = (n + m) / 2 - 1,
+    V(x) = x (1 - x) (1 + h (1 - x) / (2 - x) + h x / (1 + x)) / (n m).
+
+    Parameters
+    ----------
+    a : float in [0, 1]
+    n, m : int, sample sizes
+    level : float in (0, 1)
+    """
+    z, h = stats.norm.ppf((1 + level) / 2), (n + m) / 2 - 1
+
+    def excess(x: float, observed: float) -> float:
+        variance = x * (1 - x) * (1 + h * (1 - x) / (2 - x) + h * x / (1 + x)) / (n * m)
+        return observed - x - z * np.sqrt(variance)
+
+    def lower_end(observed: float) -> float:
+        if observed == 0:
+            return 0.0
+        # At an observed 1 the upper bracket would itself be a root: there the variance is 0.
+        return float(optimize.brentq(excess, 0.0, min(observed, 1 - 1e-12), args=(observed,)))
+
+    return lower_end(a), 1 - lower_end(1 - a)  # V is symmetric about 1/2
+
+
 def holm(p_values) -> np.ndarray:
     """Holm's step-down adjusted p-values: p of rank k times (m - k + 1), made monotone, at most 1.
 
@@ -103,9 +182,7 @@ def holm(p_values) -> np.ndarray:
     ----------
     p_values : (m,), each in [0, 1]
     """
-    p = _finite(p_values, "p_values")
-    if ((p < 0) | (p > 1)).any():
-        raise DataError(f"p-values {p.tolist()} must lie between 0 and 1.")
+    p = finite(p_values, "p_values")
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     adjusted = np.empty_like(p)
@@ -113,13 +190,14 @@ def holm(p_values) -> np.ndarray:
     return adjusted
 
 
+@checked
 def paired_comparison(
     baseline,
     treatment,
     patients=None,
     larger_is_better: bool = True,
-    resamples: int = 5000,
-    level: float = 0.95,
+    resamples: Count = 5000,
+    level: Level = 0.95,
     seed: int = 0,
 ) -> PairedComparison:
     """Compare two methods image by image, each image's values averaged over the seeds of its method first.
@@ -141,19 +219,54 @@ def paired_comparison(
     -------
     PairedComparison
     """
-    baseline, treatment = _seeds_by_images(baseline, treatment)
+    baseline, treatment = seeds_by_images(baseline, treatment)
     difference = treatment.mean(0) - baseline.mean(0)
     wins = (np.sign(difference if larger_is_better else -difference) + 1) / 2
     options = {"clusters": patients, "resamples": resamples, "level": level, "seed": seed}
-    index, units = _clusters(patients, len(difference))
+    index, units = cluster_index(patients, len(difference))
     per_patient = np.bincount(index, difference) / np.bincount(index)
-    ranks = stats.rankdata(np.abs(per_patient[per_patient != 0]))
-    signed = (ranks * np.sign(per_patient[per_patient != 0])).sum()
     return PairedComparison(
         difference=bootstrap_interval(difference, **options),
         win_rate=bootstrap_interval(wins, **options),
-        wilcoxon_p=float(stats.wilcoxon(per_patient).pvalue) if len(ranks) else 1.0,
-        rank_biserial=float(signed / ranks.sum()) if len(ranks) else 0.0,
+        wilcoxon_p=float(stats.wilcoxon(per_patient).pvalue) if per_patient.any() else 1.0,
         images=len(difference),
         patients=units,
     )
+
+
+@checked
+def paired_seeds(baseline, treatment, evaluation_share: Level | None = None, level: Level = 0.95) -> PairedSeeds:
+    """Compare two methods seed by seed.
+
+    A seed is a new split, a new training subset and a new initialisation at once. Seeds share most of their images, so
+    their scores are not independent and plain tests over them are too sure of themselves: beside the paired t test
+    stands the corrected resampled one, which widens the variance by the share of images that is evaluated on.
+
+    Parameters
+    ----------
+    baseline, treatment : (S,) finite, the same seeds in the same order, at least two
+    evaluation_share : float in (0, 1), optional
+        Evaluation images over all images of a seed's split. The corrected variance of the mean difference is
+        (1 / S + share / (1 - share)) s^2 in place of s^2 / S: the correction for heads trained on the whole training
+        part, cautious for those trained on a subset. Without it the corrected values are NaN.
+    level : float in (0, 1)
+    """
+    baseline, treatment = finite(baseline, "baseline"), finite(treatment, "treatment")
+    if len(baseline) != len(treatment) or len(baseline) < 2:
+        raise DataError(f"Give the same two or more seeds of both methods, not {len(baseline)} and {len(treatment)}.")
+    difference = treatment - baseline
+    n, mean, variance = len(difference), float(difference.mean()), float(difference.var(ddof=1))
+    quantile = stats.t.ppf((1 + level) / 2, n - 1)
+
+    def judged(factor: float) -> tuple[float, float, float]:
+        error = np.sqrt(factor * variance)
+        if error == 0:
+            return mean, mean, 1.0 if mean == 0 else 0.0
+        return mean - quantile * error, mean + quantile * error, float(2 * stats.t.sf(abs(mean) / error, n - 1))
+
+    plain = judged(1 / n)
+    corrected = (np.nan,) * 3
+    if evaluation_share is not None:
+        corrected = judged(1 / n + evaluation_share / (1 - evaluation_share))
+    wins = float((np.sign(difference) + 1).sum() / 2)
+    return PairedSeeds(mean, *plain, *corrected, wins, n, level)

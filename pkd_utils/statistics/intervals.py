@@ -1,46 +1,49 @@
-"""Statistics of runs and of images: what five seeds can say, and what they cannot.
+"""Intervals: of a mean or any statistic over patients, of the difference of two methods, over seeds.
 
-The paper reports mean and standard deviation over five seeds and a Mann-Whitney U test between the seeds of two
-methods. With n and m values the exact two-sided p cannot be below 2 / C(n + m, n): 2 / 252 = 0.0079 for five against
-five, however large the difference. Beside it stand effect sizes, bootstrap intervals that resample whole patients
-(images of a patient are not independent), and the comparison per image that many images allow and five seeds do not.
-
-A bootstrap statistic here is a function of case weights: it takes weights (B, N), counts of how often each case is
-drawn, and returns (B,) values, so that thousands of resamples are a few matrix products.
+Images of a patient are not independent, so a bootstrap here draws whole patients. `scipy.stats.bootstrap` draws their
+numbers; a statistic given as a function takes case weights (B, N), counts of how often each case is drawn, and returns
+(B,) values, so that thousands of resamples are a few matrix products.
 """
 
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 from scipy import stats
 
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
-_WEIGHT_CELLS = 4_000_000  # largest weight matrix made at once
+Level = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+CELLS = 4_000_000  # largest matrix of draws or weights made at once
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A bootstrap interval."""
+    """An interval; `resamples` and `undefined` are of a bootstrap."""
 
     estimate: float  # the statistic of the data
     low: float
     high: float
     level: float
     method: str
-    resamples: int
-    undefined: int  # resamples in which the statistic was NaN; the interval is that of the others
-    units: int  # what was resampled: patients (clusters), or cases without them
+    units: int  # what varies: patients (clusters) or cases that were resampled, seeds, or values
+    resamples: int = 0
+    undefined: int = 0  # resamples in which the statistic was NaN; the interval is that of the others
 
 
+@checked
 def bootstrap_interval(
     statistic,
     clusters=None,
     n: int | None = None,
-    resamples: int = 5000,
-    level: float = 0.95,
-    method: str = "bca",
+    resamples: Count = 5000,
+    level: Level = 0.95,
+    method: Literal["bca", "percentile"] = "bca",
     seed: int = 0,
 ) -> Interval:
     """Bootstrap interval of a mean, or of any statistic of case weights, resampling cases or whole clusters.
@@ -64,37 +67,57 @@ def bootstrap_interval(
     -------
     Interval
     """
-    if not callable(statistic):
-        values = _finite(statistic, "values")
-        n, statistic = len(values), weighted_mean(values)
-    if not 0 < level < 1 or resamples < 1 or method not in ("bca", "percentile"):
-        raise DataError(
-            f"level={level}, resamples={resamples}, method={method!r}: need 0 < level < 1, 1 or more, bca/percentile."
-        )
-    index, units = _clusters(clusters, n)
+    values = None if callable(statistic) else finite(statistic, "values")
+    index, units = cluster_index(clusters, n if values is None else len(values))
     if units < 2:
         raise DataError("A bootstrap interval needs at least two patients (clusters) or cases to draw from.")
-    rng = np.random.default_rng(seed)
-    estimate = float(statistic(np.ones((1, len(index))))[0])
-    drawn = _batched(statistic, lambda size, _: draw_counts(rng, size, units), index, resamples, units)
+    if values is None:
+
+        def of_patients(drawn, axis=-1):
+            counts = draw_counts(drawn.reshape(-1, drawn.shape[-1]), units)
+            return np.asarray(statistic(counts[:, index]), dtype=np.float64).reshape(drawn.shape[:-1])
+    else:
+        sums, sizes = np.bincount(index, values), np.bincount(index)
+
+        def of_patients(drawn, axis=-1):
+            return sums[drawn].sum(axis) / sizes[drawn].sum(axis)
+
+    def bootstrap(method: str, **options):
+        batch = max(1, CELLS // len(index))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # undefined resamples are counted below
+            return stats.bootstrap(
+                (np.arange(units),),
+                of_patients,
+                method=method,
+                confidence_level=level,
+                vectorized=True,
+                batch=batch,
+                rng=np.random.default_rng(seed),
+                **options,
+            )
+
+    estimate = float(of_patients(np.arange(units)))
+    drawn = bootstrap("percentile", n_resamples=resamples).bootstrap_distribution
     defined = drawn[~np.isnan(drawn)]
     if np.isnan(estimate) or not len(defined):
         raise DataError(
             "The statistic is undefined on these data, so it has no interval: look at it before resampling."
         )
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     used = "percentile"
     if method == "bca":
-        left_out = _batched(statistic, lambda size, start: 1 - np.eye(size, units, start), index, units, units)
-        corrected = _bca_tails(defined, estimate, left_out, tails)
-        if corrected is not None:
-            tails, used = corrected, "bca"
-    low, high = np.quantile(defined, tails)
-    return Interval(estimate, float(low), float(high), level, used, resamples, len(drawn) - len(defined), units)
+        kept = SimpleNamespace(bootstrap_distribution=defined)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            corrected = bootstrap("BCa", n_resamples=0, bootstrap_result=kept).confidence_interval
+        if corrected.low <= corrected.high:  # neither is NaN
+            (low, high), used = corrected, "bca"
+    return Interval(estimate, float(low), float(high), level, used, units, resamples, len(drawn) - len(defined))
 
 
+@checked
 def hierarchical_bootstrap(
-    baseline, treatment, patients=None, resamples: int = 5000, level: float = 0.95, seed: int = 0
+    baseline, treatment, patients=None, resamples: Count = 5000, level: Level = 0.95, seed: int = 0
 ) -> Interval:
     """Percentile interval of the mean difference when seeds and patients are both drawn anew.
 
@@ -107,108 +130,32 @@ def hierarchical_bootstrap(
     baseline, treatment : (S, N), (R, N) finite, at least two seeds each; the same images in the same order
     patients : (N,), optional; resamples, level, seed : see `bootstrap_interval`
     """
-    baseline, treatment = _seeds_by_images(baseline, treatment)
+    baseline, treatment = seeds_by_images(baseline, treatment)
     if min(len(baseline), len(treatment)) < 2:
         raise DataError("hierarchical_bootstrap draws seeds: give at least two seeds of each method.")
+    index, units = cluster_index(patients, baseline.shape[1])
     rng = np.random.default_rng(seed)
-    seeds = [draw_counts(rng, resamples, len(values)) / len(values) for values in (baseline, treatment)]
-    done = 0
-
-    def difference(weights: np.ndarray) -> np.ndarray:
-        nonlocal done
-        part = slice(done, done + len(weights))
-        done = part.stop
-        total = weights.sum(1)
+    seeds = [
+        draw_counts(rng.integers(len(values), size=(resamples, len(values))), len(values)) / len(values)
+        for values in (baseline, treatment)
+    ]
+    drawn = []
+    size = max(1, CELLS // len(index))
+    for start in range(0, resamples, size):
+        part = slice(start, min(start + size, resamples))
+        weights = draw_counts(rng.integers(units, size=(part.stop - start, units)), units)[:, index]
         means = [
-            (weights @ values.T * s[part]).sum(1) / total
-            for values, s in zip((baseline, treatment), seeds, strict=True)
+            (weights @ values.T * shares[part]).sum(1) / weights.sum(1)
+            for values, shares in zip((baseline, treatment), seeds, strict=True)
         ]
-        return means[1] - means[0]
-
-    index, units = _clusters(patients, baseline.shape[1])
-    drawn = _batched(difference, lambda size, _: draw_counts(rng, size, units), index, resamples, units)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        drawn.append(means[1] - means[0])
+    low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
     estimate = float(treatment.mean() - baseline.mean())
-    return Interval(estimate, float(low), float(high), level, "percentile, seeds and patients", resamples, 0, units)
-
-
-def weighted_mean(values) -> Callable[[np.ndarray], np.ndarray]:
-    """The mean of `values` (N,) as a function of case weights (B, N), for `bootstrap_interval`."""
-    values = np.asarray(values, dtype=np.float64)
-    return lambda weights: weights @ values / weights.sum(1)
-
-
-def draw_counts(rng: np.random.Generator, size: int, units: int) -> np.ndarray:
-    """How often each of `units` is drawn in `size` resamples with replacement: float64 (size, units)."""
-    drawn = rng.integers(units, size=(size, units)) + np.arange(size)[:, None] * units
-    return np.bincount(drawn.reshape(-1), minlength=size * units).reshape(size, units).astype(np.float64)
-
-
-def _batched(statistic, make_counts, index, total: int, units: int) -> np.ndarray:
-    """The statistic under `total` sets of cluster counts, as many sets at a time as fit."""
-    size = max(1, _WEIGHT_CELLS // len(index))
-    results = []
-    for start in range(0, total, size):
-        counts = make_counts(min(size, total - start), start)
-        results.append(np.asarray(statistic(counts[:, index]), dtype=np.float64))
-    return np.concatenate(results)
-
-
-def _bca_tails(drawn, estimate, left_out, tails) -> np.ndarray | None:
-    """Tail probabilities of the bias-corrected and accelerated interval, or None where they do not exist."""
-    below = (
-        (drawn < estimate).mean() + (drawn <= estimate).mean()
-    ) / 2  # ties half: statistics of few cases are discrete
-    spread = left_out.mean() - left_out
-    scale = (spread**2).sum()
-    if not 0 < below < 1 or not scale > 0 or np.isnan(scale):
-        return None
-    bias, acceleration = stats.norm.ppf(below), (spread**3).sum() / (6 * scale**1.5)
-    z = bias + stats.norm.ppf(tails)
-    if (acceleration * z >= 1).any():
-        return None
-    return stats.norm.cdf(bias + z / (1 - acceleration * z))
-
-
-def _finite(values, name: str, ndim: int | None = 1) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if (ndim is not None and values.ndim != ndim) or values.size == 0:
-        raise DataError(f"{name} has shape {values.shape}: give {ndim or 'any'} dimension(s), not empty.")
-    if not np.isfinite(values).all():
-        where = np.argwhere(~np.isfinite(values))[0].tolist()
-        raise DataError(
-            f"{name} is {values[tuple(where)]} at position {where}: select the cases where it is defined first."
-        )
-    return values
-
-
-def _seeds_by_images(baseline, treatment) -> tuple[np.ndarray, np.ndarray]:
-    baseline = _finite(np.atleast_2d(baseline), "baseline", 2)
-    treatment = _finite(np.atleast_2d(treatment), "treatment", 2)
-    if baseline.shape[1] != treatment.shape[1]:
-        raise DataError(
-            f"{baseline.shape[1]} images of the baseline, {treatment.shape[1]} of the treatment: pair them first."
-        )
-    return baseline, treatment
-
-
-def _clusters(clusters, n: int | None) -> tuple[np.ndarray, int]:
-    """Index of each case's cluster, and the number of clusters; every case its own where none are given."""
-    if clusters is None:
-        if n is None:
-            raise DataError("A statistic given as a function needs n, the number of cases, or clusters.")
-        return np.arange(n), n
-    clusters = np.asarray(clusters)
-    if clusters.ndim != 1 or (n is not None and len(clusters) != n):
-        raise DataError(f"clusters has shape {clusters.shape}, for {n} cases: give the patient of every case.")
-    if any(c is None or c != c for c in clusters.tolist()):
-        raise DataError("A case has no patient id in clusters: give one for every case.")
-    names, index = np.unique(clusters.astype(str), return_inverse=True)
-    return index, len(names)
+    return Interval(estimate, float(low), float(high), level, "percentile, seeds and patients", units, resamples)
 
 
 def training_interval(
-    baseline, treatment, patients, resamples: int = 5000, level: float = 0.95, seed: int = 0
+    baseline, treatment, patients, resamples: Count = 5000, level: Level = 0.95, seed: int = 0
 ) -> Interval:
     """Interval of treatment minus baseline for new trainings on new patients, widened for few of either.
 
@@ -249,16 +196,17 @@ def training_interval(
         t = stats.t.ppf((1 + level) / 2, true.sum() ** 2 / (true**2 / freedom).sum())
         widened = t / z * np.sqrt(true.sum() / seen.sum())
     low, high = (found.estimate + widened * (end - found.estimate) for end in (found.low, found.high))
-    return Interval(found.estimate, low, high, level, f"percentile, {how}, widened", resamples, 0, count)
+    return Interval(found.estimate, low, high, level, f"percentile, {how}, widened", count, resamples)
 
 
+@checked
 def interval_coverage(
-    seeds: int,
-    patients: int,
-    seed_share: float,
-    studies: int = 200,
-    resamples: int = 500,
-    level: float = 0.95,
+    seeds: Count,
+    patients: Count,
+    seed_share: Annotated[float, Field(ge=0, le=1)],
+    studies: Count = 200,
+    resamples: Count = 500,
+    level: Level = 0.95,
     seed: int = 0,
 ) -> dict[str, float]:
     """How often the plain hierarchical bootstrap and the widened interval hold the truth, in simulated studies.
@@ -287,3 +235,61 @@ def interval_coverage(
             found = interval(baseline, treatment, who, resamples, level, study)
             held[name] += found.low <= 0 <= found.high
     return {name: count / studies for name, count in held.items()}
+
+
+@checked
+def seed_interval(values, level: Level = 0.90) -> Interval:
+    """Mean over seeds with Student's t interval.
+
+    The paper shades 90 % intervals in Figures 4 and 7 and draws 95 % bars in Figures 5, 6 and 8; how they were computed
+    is not stated in the paper.
+
+    Parameters
+    ----------
+    values : (S,) finite, one a seed; with one seed the interval is NaN
+    level : float in (0, 1)
+    """
+    values = finite(values, "values")
+    mean, n = float(values.mean()), len(values)
+    if n < 2:
+        return Interval(mean, np.nan, np.nan, level, "none, one seed", n)
+    half = stats.t.ppf((1 + level) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
+    return Interval(mean, mean - half, mean + half, level, "Student's t over seeds", n)
+
+
+def draw_counts(drawn: np.ndarray, units: int) -> np.ndarray:
+    """How often each of `units` is among the numbers drawn (B, K): float64 (B, units)."""
+    flat = drawn + np.arange(len(drawn))[:, None] * units
+    return np.bincount(flat.reshape(-1), minlength=len(drawn) * units).reshape(-1, units).astype(np.float64)
+
+
+def finite(values, name: str) -> np.ndarray:
+    """`values` as float64, refused where one is not finite or there is none."""
+    values = np.asarray(values, dtype=np.float64)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad) or not values.size:
+        what = f"{values[tuple(bad[0])]} at position {bad[0].tolist()}" if len(bad) else "empty"
+        raise DataError(f"{name} is {what}: select the cases where it is defined first.")
+    return values
+
+
+def seeds_by_images(baseline, treatment) -> tuple[np.ndarray, np.ndarray]:
+    """Both as finite (seeds, images), the images paired."""
+    baseline, treatment = finite(np.atleast_2d(baseline), "baseline"), finite(np.atleast_2d(treatment), "treatment")
+    if baseline.shape[1] != treatment.shape[1]:
+        raise DataError(
+            f"{baseline.shape[1]} images of the baseline, {treatment.shape[1]} of the treatment: pair them first."
+        )
+    return baseline, treatment
+
+
+def cluster_index(clusters, n: int | None) -> tuple[np.ndarray, int]:
+    """Index of each case's cluster, and the number of clusters; every case its own where none are given."""
+    if clusters is None:
+        return np.arange(n), n
+    clusters = np.asarray(clusters)
+    missing = sum(c is None or c != c for c in clusters.tolist())
+    if missing or (n is not None and len(clusters) != n):
+        raise DataError(f"{len(clusters)} patient ids, {missing} of them missing, for {n} cases: give one a case.")
+    names, index = np.unique(clusters.astype(str), return_inverse=True)
+    return index, len(names)

@@ -1,16 +1,30 @@
-"""Tests, intervals and effect sizes against scipy, enumeration, published values and simulation."""
+"""Tests and effect sizes against scipy, enumeration, published values and simulation."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics import intervals
-from pkd_utils.statistics.comparisons import holm, mann_whitney, mean_sd, paired_comparison
-from pkd_utils.statistics.intervals import bootstrap_interval, hierarchical_bootstrap
-from pkd_utils.statistics.metrics import weighted_auroc
+from pkd_utils.statistics.comparisons import (
+    AWAY,
+    ONE_STUDENT,
+    TOWARDS,
+    UNSURE,
+    cliffs_delta,
+    holm,
+    judge,
+    mann_whitney,
+    mean_sd,
+    newcombe_interval,
+    paired_comparison,
+    paired_seeds,
+)
+
+# Example of R's effsize::cliff.delta and of orddom.
+TREATMENT = [10, 10, 20, 20, 20, 30, 30, 30, 40, 50]
+CONTROL = [10, 20, 30, 40, 40, 50]
 
 
 @pytest.fixture
@@ -27,7 +41,7 @@ def test_mean_sd():
 def test_five_against_five_stops_at_0_0079():
     apart = mann_whitney([1e6, 2e6, 3e6, 4e6, 5e6], [1, 2, 3, 4, 5])
     assert apart.p == apart.smallest_p == pytest.approx(2 / 252) and round(apart.p, 4) == 0.0079
-    assert (apart.u, apart.cliffs_delta, apart.rank_biserial, apart.n) == (25, 1, 1, (5, 5))
+    assert (apart.u, apart.cliffs_delta, apart.n) == (25, 1, (5, 5))
     assert mann_whitney([1, 2], [3]).smallest_p == pytest.approx(2 / 3)
     assert mann_whitney([1], [3]).p == mann_whitney([1], [3]).smallest_p == 1
 
@@ -75,77 +89,6 @@ def test_holm():
     np.testing.assert_allclose(holm([0.02]), [0.02])
 
 
-@pytest.mark.parametrize("method", ["bca", "percentile"])
-def test_interval_of_a_mean_agrees_with_scipy(method, rng):
-    values = rng.exponential(size=60)
-    got = bootstrap_interval(values, method=method, resamples=20_000)
-    reference = stats.bootstrap(
-        (values,), np.mean, n_resamples=20_000, method=method, rng=np.random.default_rng(1)
-    ).confidence_interval
-    assert got.estimate == pytest.approx(values.mean()) and got.method == method and got.units == 60
-    np.testing.assert_allclose([got.low, got.high], reference, atol=0.02)
-    # Skewed to the right: BCa reaches further up than down, and the two methods differ visibly.
-    other = bootstrap_interval(values, method="percentile" if method == "bca" else "bca", resamples=20_000)
-    assert (got.high > other.high) == (method == "bca")
-
-
-def test_interval_is_reproducible_and_independent_of_batches(rng, monkeypatch):
-    values, patients = rng.normal(size=50), rng.integers(0, 20, 50)
-    one = bootstrap_interval(values, patients, resamples=500, seed=4)
-    assert one == bootstrap_interval(values, patients, resamples=500, seed=4)
-    assert one != bootstrap_interval(values, patients, resamples=500, seed=5)
-    monkeypatch.setattr(intervals, "_WEIGHT_CELLS", 700)
-    assert one == bootstrap_interval(values, patients, resamples=500, seed=4)
-
-
-def test_clusters_are_drawn_whole(rng):
-    patients = np.repeat([f"p{i:02d}" for i in range(30)], 8)
-    values = np.repeat(rng.normal(size=30), 8)  # a patient's images are copies: 30 observations, not 240
-    clustered, naive = bootstrap_interval(values, patients), bootstrap_interval(values)
-    once = bootstrap_interval(values[::8])
-    assert clustered.units == 30
-    assert (clustered.low, clustered.high) == pytest.approx((once.low, once.high))
-    assert (clustered.high - clustered.low) / (naive.high - naive.low) == pytest.approx(np.sqrt(8), rel=0.1)
-
-
-def test_interval_of_an_auroc(rng):
-    targets = (np.arange(80) < 30).astype(float)
-    scores = rng.normal(size=80) + targets
-    got = bootstrap_interval(lambda w: weighted_auroc(targets, scores, w), n=80, resamples=2000)
-    assert got.method == "bca" and got.low < got.estimate < got.high
-    assert got.estimate == pytest.approx(weighted_auroc(targets, scores, np.ones((1, 80)))[0])
-    few = bootstrap_interval(lambda w: weighted_auroc(targets[:31][::-1], scores[:31], w), n=31, resamples=2000)
-    assert few.undefined == pytest.approx(2000 * (1 - 1 / 31) ** 31, rel=0.15)  # the one negative was not drawn
-    assert few.method == "percentile"  # leaving that negative out leaves no AUROC, so no acceleration
-
-
-def test_constant_values_give_a_point():
-    got = bootstrap_interval(np.full(9, 0.5))
-    assert (got.low, got.high, got.method) == (0.5, 0.5, "percentile")
-
-
-def test_interval_covers():
-    """600 simulated studies of 40 patients with 3 correlated images, against the t interval of the patients' means."""
-    rng = np.random.default_rng(0)
-    patients = np.repeat(np.arange(40), 3)
-    hits = {"bca": 0, "percentile": 0, "t": 0, "images": 0}
-    for study in range(600):
-        values = np.repeat(rng.normal(size=40), 3) + 0.5 * rng.normal(size=120)
-        means = values.reshape(40, 3).mean(1)
-        low, high = stats.t.interval(0.9, 39, means.mean(), stats.sem(means))
-        hits["t"] += low <= 0 <= high
-        for name, clusters in (("bca", patients), ("percentile", patients), ("images", None)):
-            method = "bca" if name == "bca" else "percentile"
-            got = bootstrap_interval(values, clusters, resamples=400, level=0.9, method=method, seed=study)
-            hits[name] += got.low <= 0 <= got.high
-    share = {name: count / 600 for name, count in hits.items()}
-    assert 0.84 < share["bca"] < 0.94 and 0.84 < share["percentile"] < 0.94
-    # On the same data; a bootstrap of 40 patients is a little narrower than t.
-    assert share["t"] - 0.035 < share["bca"] <= share["t"] + 0.01
-    assert share["t"] - 0.035 < share["percentile"] <= share["t"] + 0.01
-    assert share["images"] < 0.75  # what ignoring patients does
-
-
 def test_paired_comparison(rng):
     base = rng.random((5, 90))
     treated = base[:4] + 0.05 + 0.02 * rng.normal(size=(4, 90))
@@ -157,9 +100,6 @@ def test_paired_comparison(rng):
     assert got.difference.low < 0.05 < got.difference.high and got.difference.units == 45
     assert got.win_rate.estimate == (difference > 0).mean()
     assert got.wilcoxon_p == pytest.approx(stats.wilcoxon(per_patient).pvalue)
-    assert got.rank_biserial == pytest.approx(
-        (stats.rankdata(np.abs(per_patient)) * np.sign(per_patient)).sum() / (45 * 46 / 2)
-    )
     assert (got.images, got.patients) == (90, 45)
     worse = paired_comparison(base, treated, patients, larger_is_better=False)
     assert worse.win_rate.estimate == pytest.approx(1 - got.win_rate.estimate)
@@ -169,51 +109,89 @@ def test_paired_comparison(rng):
 def test_paired_comparison_without_any_difference():
     values = np.arange(6.0)
     got = paired_comparison(values, values)
-    assert (got.difference.estimate, got.win_rate.estimate, got.wilcoxon_p, got.rank_biserial) == (0, 0.5, 1, 0)
+    assert (got.difference.estimate, got.win_rate.estimate, got.wilcoxon_p) == (0, 0.5, 1)
 
 
-def test_hierarchical_bootstrap_adds_the_spread_of_seeds(rng):
-    image = rng.normal(size=200)
-    seeds = lambda shift, spread: image + shift + spread * rng.normal(size=(5, 1)) + 0.1 * rng.normal(size=(5, 200))  # noqa: E731
-    quiet, noisy = (hierarchical_bootstrap(seeds(0, s), seeds(0.5, s), resamples=3000) for s in (0.001, 0.4))
-    assert quiet.low < 0.5 < quiet.high
-    assert noisy.high - noisy.low > 10 * (quiet.high - quiet.low)  # 5 seeds, not 200 images, set the width
-    base, treated = seeds(0, 0.4), seeds(0.5, 0.4)
-    got = hierarchical_bootstrap(base, treated, resamples=8000)
-    assert got.estimate == pytest.approx(treated.mean() - base.mean())
-    expected = 2 * 1.96 * np.sqrt((base.mean(1).var() + treated.mean(1).var()) / 5)
-    assert got.high - got.low == pytest.approx(expected, rel=0.12)
+def test_judge():
+    assert judge(0.1, 0.2) == TOWARDS and judge(-0.2, -0.1) == AWAY and judge(-0.1, 0.1) == UNSURE
+    assert judge(0.1, 0.2, larger_is_better=False) == AWAY and judge(-0.2, -0.1, False) == TOWARDS
+    assert judge(0.0, 0.2) == UNSURE and judge(np.nan, np.nan) == ONE_STUDENT
 
 
-def test_hierarchical_bootstrap_resamples_patients(rng):
-    base = np.zeros((2, 60))
-    gain = np.repeat(rng.normal(size=20), 3)
-    treated = np.tile(gain, (2, 1))
-    patients = np.repeat(np.arange(20), 3)
-    got = hierarchical_bootstrap(base, treated, patients, resamples=8000)
-    reference = bootstrap_interval(gain, patients, method="percentile", resamples=8000)
-    np.testing.assert_allclose([got.low, got.high], [reference.low, reference.high], atol=0.03)
+def test_delta_is_the_share_of_pairs():
+    got = cliffs_delta(TREATMENT, CONTROL)
+    pairs = list(product(TREATMENT, CONTROL))
+    assert got.estimate == sum((a > b) - (a < b) for a, b in pairs) / len(pairs) == -0.25
+    assert cliffs_delta([1, 2], [1, 2]).estimate == 0 and cliffs_delta([5, 6, 7], [1, 2]).estimate == 1
+
+
+def test_newcombe_solves_its_equation():
+    a, n, m = 0.76, 5, 7
+    low, high = newcombe_interval(a, n, m, 0.9)
+    h, z = (n + m) / 2 - 1, stats.norm.ppf(0.95)
+    for x in (low, high):
+        variance = x * (1 - x) * (1 + h * (1 - x) / (2 - x) + h * x / (1 + x)) / (n * m)
+        assert abs(a - x) == pytest.approx(z * np.sqrt(variance))
+    assert low < a < high
+    assert newcombe_interval(1 - a, n, m, 0.9) == pytest.approx((1 - high, 1 - low))
+
+
+def test_complete_separation_keeps_an_interval():
+    got = cliffs_delta([6, 7, 8, 9, 10], [1, 2, 3, 4, 5])
+    assert got.estimate == got.high == 1 and 0 < got.low < 0.7
+    mirrored = cliffs_delta([1, 2, 3, 4, 5], [6, 7, 8, 9, 10])
+    assert (mirrored.low, mirrored.high) == pytest.approx((-1, -got.low))
+    one = cliffs_delta([1], [3])
+    assert one.estimate == one.low == -1 and one.high > 0.5
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
+def test_newcombe_holds_its_level_at_five_against_five(shift):
+    """Over 4,000 simulated studies."""
+    rng = np.random.default_rng(3)
+    truth = stats.norm.cdf(shift / np.sqrt(2))
+    a, b = rng.normal(shift, 1, (4000, 5)), rng.normal(size=(4000, 5))
+    u = (a[:, :, None] > b[:, None]).sum((1, 2))
+    ends = np.array([newcombe_interval(k / 25, 5, 5) for k in range(26)])
+    covered = ((ends[u, 0] <= truth) & (truth <= ends[u, 1])).mean()
+    assert 0.93 <= covered <= 0.995
+
+
+def test_paired_seeds_agree_with_scipy_and_the_correction_widens():
+    a, b = np.array([0.70, 0.72, 0.69, 0.75, 0.71]), np.array([0.72, 0.73, 0.72, 0.76, 0.74])
+    found = paired_seeds(a, b, evaluation_share=0.25)
+    assert found.p == pytest.approx(stats.ttest_rel(b, a).pvalue)
+    # Nadeau and Bengio, 2003: 1/5 + (1/4)/(3/4) in the place of 1/5.
+    t = (b - a).mean() / np.sqrt((1 / 5 + 1 / 3) * (b - a).var(ddof=1))
+    assert found.p_corrected == pytest.approx(2 * stats.t.sf(t, 4))
+    assert found.low_corrected < found.low < found.difference < found.high < found.high_corrected
+    assert found.wins == 5
+    assert np.isnan(paired_seeds(a, b).p_corrected)
+
+
+def test_equal_methods_differ_by_nothing():
+    found = paired_seeds([0.7, 0.8], [0.7, 0.8], 0.1)
+    assert (found.difference, found.p, found.wins) == (0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "share", "sentence"),
+    [([0.1], [0.2], None, "two or more seeds"), ([0.1, 0.2], [0.1], None, "two or more seeds"),
+     ([0.1, np.nan], [0.1, 0.2], None, "baseline is nan"), ([0.1, 0.2], [0.1, 0.3], 1.0, "evaluation_share = 1.0")],
+)  # fmt: skip
+def test_bad_seeds_are_refused(a, b, share, sentence):
+    with pytest.raises(DataError, match=sentence):
+        paired_seeds(a, b, share)
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: mean_sd([]), "not empty"),
+        (lambda: mean_sd([]), "values is empty"),
         (lambda: mann_whitney([1, np.nan], [1]), r"a is nan at position \[1\]"),
-        (lambda: mann_whitney([], [1]), "not empty"),
-        (lambda: holm([0.5, 1.5]), "between 0 and 1"),
-        (lambda: bootstrap_interval([1, np.nan, 2]), "values is nan"),
-        (lambda: bootstrap_interval([1.0]), "at least two"),
-        (lambda: bootstrap_interval([1.0, 2.0], clusters=["p", "p"]), "at least two patients"),
-        (lambda: bootstrap_interval([1.0, 2.0], clusters=["p"]), "for 2 cases"),
-        (lambda: bootstrap_interval([1.0, 2.0], clusters=["p", None]), "no patient id"),
-        (lambda: bootstrap_interval([1.0, 2.0], clusters=[1, np.nan]), "no patient id"),
-        (lambda: bootstrap_interval(lambda w: w.sum(1)), "needs n"),
-        (lambda: bootstrap_interval(lambda w: w.sum(1) * np.nan, n=3), "undefined"),
-        (lambda: bootstrap_interval([1, 2], level=95), "level=95"),
-        (lambda: bootstrap_interval([1, 2], method="basic"), "'basic'"),
+        (lambda: mann_whitney([], [1]), "a is empty"),
+        (lambda: cliffs_delta([1, 2], [3, 4], level=1.5), "level = 1.5"),
         (lambda: paired_comparison([1, 2, 3], [1, 2]), "3 images of the baseline, 2"),
-        (lambda: hierarchical_bootstrap([[1, 2]], [[1, 2], [3, 4]]), "at least two seeds"),
     ],
 )
 def test_refusals(call, words):

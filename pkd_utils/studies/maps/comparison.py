@@ -22,8 +22,7 @@ import pandas as pd
 
 from pkd_utils.runs import files, run
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.comparisons import ONE_STUDENT, holm, judge, mann_whitney
-from pkd_utils.statistics.effect_sizes import cliffs_delta
+from pkd_utils.statistics.comparisons import ONE_STUDENT, cliffs_delta, holm, judge, mann_whitney
 from pkd_utils.statistics.intervals import bootstrap_interval, training_interval
 
 REFERENCE = "reference: "
@@ -241,7 +240,7 @@ def _difference(
     return row | {
         "low": found.low,
         "high": found.high,
-        "cliffs_delta": effect.delta,
+        "cliffs_delta": effect.estimate,
         "delta_low": effect.low,
         "delta_high": effect.high,
         "mwu_p": test.p,

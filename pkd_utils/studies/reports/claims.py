@@ -13,8 +13,7 @@ import pandas as pd
 
 from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.comparisons import holm
-from pkd_utils.statistics.paired_seeds import PairedSeeds, paired_seeds
+from pkd_utils.statistics.comparisons import PairedSeeds, holm, paired_seeds
 
 GROUPS = ("image self-supervision", "image-text alignment", "masked image and text")
 VERDICTS = ("holds here", "does not hold here", "cannot tell")
@@ -142,13 +141,13 @@ def contrast(scores: pd.DataFrame, claim: Claim, column: str = "auc") -> tuple[p
     return difference.groupby("seed").mean(), f"{used}{shown} training images"
 
 
-def judge(pair: PairedSeeds, expected: str, margin: float = 0.01, corrected: bool = True) -> str:
-    """One of `VERDICTS`, from the interval over seeds.
+def judge_claim(pair: PairedSeeds, expected: str, margin: float = 0.01) -> str:
+    """One of `VERDICTS`, from the corrected interval over seeds.
 
     "positive": holds where the interval lies above zero, does not where it lies below; "negative" the other way round;
     "not positive": holds where it ends below `margin`, does not where it begins above it.
     """
-    low, high = (pair.low_corrected, pair.high_corrected) if corrected else (pair.low, pair.high)
+    low, high = pair.low_corrected, pair.high_corrected
     yes, no = {
         "positive": (low > 0, high < 0),
         "negative": (high < 0, low > 0),
@@ -189,7 +188,7 @@ def verdicts(
             pair = paired_seeds(np.zeros(len(values)), values.to_numpy(), shares[claim.task], level)
             row |= {"difference": pair.difference, "low": pair.low_corrected, "high": pair.high_corrected,
                     "p": pair.p_corrected, "wins": pair.wins}  # fmt: skip
-            row["verdict"] = judge(pair, claim.expected, margin)
+            row["verdict"] = judge_claim(pair, claim.expected, margin)
         rows.append(row)
     table = pd.DataFrame(rows)
     for name in ("difference", "low", "high", "p", "wins"):

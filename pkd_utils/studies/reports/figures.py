@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator
 
 from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.paired_seeds import seed_interval
+from pkd_utils.statistics.intervals import seed_interval
 from pkd_utils.studies.figures import OKABE_ITO
 from pkd_utils.studies.reports.claims import GROUPS, encoder_group
 
@@ -54,7 +54,7 @@ def sample_efficiency(
             sizes, found = list(points), list(points.values())
             colour = f"C{i % 8}"
             ax.fill_between(sizes, [p.low for p in found], [p.high for p in found], color=colour, alpha=0.15, lw=0)
-            ax.plot(sizes, [p.mean for p in found], _LINES[encoder_group(encoder)], color=colour,
+            ax.plot(sizes, [p.estimate for p in found], _LINES[encoder_group(encoder)], color=colour,
                     marker=_MARKERS[i % len(_MARKERS)], label=IMAGE_ENCODERS[encoder].title)  # fmt: skip
         ax.set(xscale="log", title=titles[task], xlabel="training images")
         ticks = sorted(scores.loc[scores["task"] == task, "size"].unique())
@@ -93,7 +93,7 @@ def methods_by_encoder(
                     continue
                 point = seed_interval(rows[column], level)
                 ax.plot([point.low, point.high], [y + shift] * 2, color=colour, linewidth=1.6)
-                ax.plot(point.mean, y + shift, marker, color=colour, markersize=5, label=label if y == 0 else None)
+                ax.plot(point.estimate, y + shift, marker, color=colour, markersize=5, label=label if y == 0 else None)
         ax.set(title=f"{size} training images", xlabel=column.split("_")[0].upper())
     axes[0].set_yticks(range(len(encoders)), [IMAGE_ENCODERS[e].title for e in encoders])
     axes[0].set_ylim(len(encoders) - 0.5, -0.5)

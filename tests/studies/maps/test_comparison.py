@@ -7,9 +7,8 @@ from scipy import stats
 
 from pkd_utils.runs import run
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics import comparisons, intervals
-from pkd_utils.statistics.comparisons import AWAY, ONE_STUDENT, TOWARDS, UNSURE, judge
-from pkd_utils.statistics.intervals import training_interval
+from pkd_utils.statistics import comparisons
+from pkd_utils.statistics.comparisons import ONE_STUDENT, TOWARDS, UNSURE
 from pkd_utils.studies.maps import comparison
 from pkd_utils.studies.maps.comparison import compare_maps
 from pkd_utils.studies.maps.verdicts import (
@@ -138,63 +137,6 @@ def test_two_distilled_settings_are_refused(root):
     runs_of = comparison.read_map_runs([write_map_run(root, weights=(0.0, 0.5, 0.9))])
     with pytest.raises(DataError, match="2 settings"):
         compare_maps(runs_of, **FEW)
-
-
-def test_training_interval_widens_as_its_formula_says():
-    rng = np.random.default_rng(0)
-    who = np.arange(400)
-    seeds_alone = [rng.normal(size=(5, 1)) + np.zeros(400) for _ in range(2)]
-    plain = intervals.hierarchical_bootstrap(*seeds_alone, who, 2000)
-    wide = training_interval(*seeds_alone, who, 2000)
-    variances = np.array([v.mean(1).var(ddof=1) for v in seeds_alone]) / 5
-    t = stats.t.ppf(0.975, variances.sum() ** 2 / (variances**2 / 4).sum())
-    ratio = (wide.high - wide.low) / (plain.high - plain.low)
-    assert ratio == pytest.approx(t / stats.norm.ppf(0.975) * np.sqrt(5 / 4))
-    patients_alone = [np.zeros((5, 400)), np.tile(rng.normal(size=400), (5, 1))]
-    plain, wide = (f(*patients_alone, who, 2000) for f in (intervals.hierarchical_bootstrap, training_interval))
-    assert (wide.high - wide.low) / (plain.high - plain.low) == pytest.approx(1, abs=0.01)
-    assert wide.estimate == plain.estimate and "widened" in wide.method
-    nothing = training_interval(np.zeros((3, 8)), np.ones((3, 8)), np.arange(8), 100)
-    assert (nothing.low, nothing.high) == (1, 1)
-
-
-def test_training_interval_weighs_seeds_against_patients():
-    rng = np.random.default_rng(4)
-    who = np.arange(50)
-    baseline = rng.normal(size=(5, 1)) + np.zeros(50)
-    treatment = rng.normal(size=(4, 1)) + 7 * rng.normal(size=50)
-    z, options = stats.norm.ppf(0.975), {"resamples": 3000}
-    alone = intervals.bootstrap_interval((treatment.mean(0) - baseline.mean(0)), who, method="percentile", **options)
-    seen = np.array([((alone.high - alone.low) / 2 / z) ** 2, baseline.mean(1).var() / 5, treatment.mean(1).var() / 4])
-    size = np.array([50, 5, 4])
-    true = seen * size / (size - 1)
-    factor = stats.t.ppf(0.975, true.sum() ** 2 / (true**2 / (size - 1)).sum()) / z * np.sqrt(true.sum() / seen.sum())
-    plain, wide = (
-        f(baseline, treatment, who, **options) for f in (intervals.hierarchical_bootstrap, training_interval)
-    )
-    assert 1.05 < factor < 1.6 and wide.high - wide.estimate == pytest.approx(factor * (plain.high - plain.estimate))
-
-
-def test_training_interval_of_a_reference_map_draws_patients_and_the_students_seeds():
-    rng = np.random.default_rng(2)
-    who, reference = np.arange(30), np.full((1, 30), 0.5)
-    students = 0.6 + rng.normal(0, 0.05, (5, 1)) + rng.normal(0, 0.01, (5, 30))
-    many = training_interval(reference, students, who, 1000)
-    one = training_interval(reference, students[:1], who, 1000)
-    assert "patients and seeds" in many.method and "seeds" not in one.method
-    assert many.high - many.low > 3 * (one.high - one.low)
-
-
-def test_widened_interval_holds_its_level_where_the_plain_one_does_not():
-    got = intervals.interval_coverage(seeds=5, patients=30, seed_share=0.9, studies=150, resamples=300)
-    assert got["widened"] >= 0.91 > 0.88 + 0.05 * (got["plain"] > 0.91)
-    assert got["plain"] < got["widened"]
-
-
-def test_judge():
-    assert judge(0.1, 0.2) == TOWARDS and judge(-0.2, -0.1) == AWAY and judge(-0.1, 0.1) == UNSURE
-    assert judge(0.1, 0.2, larger_is_better=False) == AWAY and judge(-0.2, -0.1, False) == TOWARDS
-    assert judge(0.0, 0.2) == UNSURE and judge(np.nan, np.nan) == ONE_STUDENT
 
 
 def test_reference_maps_have_to_be_beaten_all(moved):

@@ -3,12 +3,19 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.paired_seeds import paired_seeds, seed_interval
+from pkd_utils.statistics.comparisons import paired_seeds
 from pkd_utils.studies.reports import claims
-from pkd_utils.studies.reports.claims import CLAIMS, Claim, compare_methods, contrast, encoder_group, judge, verdicts
+from pkd_utils.studies.reports.claims import (
+    CLAIMS,
+    Claim,
+    compare_methods,
+    contrast,
+    encoder_group,
+    judge_claim,
+    verdicts,
+)
 
 SHARES = {"age": 0.1, "readmission_12_month": 0.25, "mimic_5x1200": 0.17, "discharge_3_day": 0.1, "ph_12_month": 0.25}
 
@@ -22,41 +29,6 @@ def scores_of(values, task="readmission_12_month", size=200):
             for seed, auc in enumerate(aucs)
         ]
     )
-
-
-def test_the_interval_over_seeds_is_students():
-    values = np.array([0.70, 0.72, 0.69, 0.75, 0.71])
-    found = seed_interval(values, 0.90)
-    low, high = stats.t.interval(0.90, 4, values.mean(), stats.sem(values))
-    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high))
-    assert np.isnan(seed_interval([0.7]).low)
-
-
-def test_paired_seeds_agree_with_scipy_and_the_correction_widens():
-    a, b = np.array([0.70, 0.72, 0.69, 0.75, 0.71]), np.array([0.72, 0.73, 0.72, 0.76, 0.74])
-    found = paired_seeds(a, b, evaluation_share=0.25)
-    assert found.p == pytest.approx(stats.ttest_rel(b, a).pvalue)
-    # Nadeau and Bengio, 2003: 1/5 + (1/4)/(3/4) in the place of 1/5.
-    t = (b - a).mean() / np.sqrt((1 / 5 + 1 / 3) * (b - a).var(ddof=1))
-    assert found.p_corrected == pytest.approx(2 * stats.t.sf(t, 4))
-    assert found.low_corrected < found.low < found.difference < found.high < found.high_corrected
-    assert found.wins == 5
-    assert np.isnan(paired_seeds(a, b).p_corrected)
-
-
-def test_equal_methods_differ_by_nothing():
-    found = paired_seeds([0.7, 0.8], [0.7, 0.8], 0.1)
-    assert (found.difference, found.p, found.wins) == (0, 1.0, 1.0)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "share", "sentence"),
-    [([0.1], [0.2], None, "two or more seeds"), ([0.1, 0.2], [0.1], None, "two or more seeds"),
-     ([0.1, np.nan], [0.1, 0.2], None, "finite"), ([0.1, 0.2], [0.1, 0.3], 1.0, "between 0 and 1")],
-)  # fmt: skip
-def test_bad_seeds_are_refused(a, b, share, sentence):
-    with pytest.raises(DataError, match=sentence):
-        paired_seeds(a, b, share)
 
 
 def test_encoders_are_sorted_as_in_figure_2():
@@ -127,7 +99,7 @@ def test_what_was_not_run_cannot_be_told():
     ],
 )
 def test_verdicts_follow_the_interval(gains, expected, verdict):
-    assert judge(paired_seeds(np.zeros(5), gains, 0.25), expected, margin=0.01) == verdict
+    assert judge_claim(paired_seeds(np.zeros(5), gains, 0.25), expected, margin=0.01) == verdict
 
 
 def test_holm_runs_over_all_that_was_tested():
