@@ -13,11 +13,11 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from pkd_utils.distillation.student_training import learning_rate_at
 from pkd_utils.images.augment import AugmentationDraw, apply_augmentation, draw_augmentation
+from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import atomic_path, hash_params
 from pkd_utils.runs.machine import autocast, resolve_precision
@@ -39,32 +40,23 @@ from pkd_utils.runs.seeds import stream
 OBJECTIVES = ("image_ssl", "alignment", "masked")
 STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))  # mean and standard deviation of the stand-ins' input
 CHECKPOINT = "pretraining.safetensors"
+MASK_RATIO = 0.75  # share of patches hidden, as in MAE and MRM
+WORD_WEIGHT = 1.0  # of the loss on words beside the loss on pixels
+JOINT_WIDTH = 128  # numbers of the joint space, as in BioViL-T
+WEIGHT_DECAY = 0.05
+AUGMENTATION = {"degrees": 5.0, "translate": 0.05, "scale": (0.9, 1.2), "brightness": 0.1, "contrast": 0.1}
 
 
-@dataclass(frozen=True)
+@config
 class PretrainingConfig:
     """Everything that decides a pretraining; none of it is stated in the paper, which takes finished encoders.
 
-    Attributes
-    ----------
-    objective : {"image_ssl", "alignment", "masked"}
-    image_size, patch_size, width, depth, heads : int
-        The backbone, a timm VisionTransformer with class token and three (equal) input channels.
-    epochs, batch_size : int
-    learning_rate, weight_decay : float
-        AdamW, one epoch of linear warm-up, cosine to zero.
-    mask_ratio : float
-        Share of patches hidden ("image_ssl" and "masked"; 0.75 in MAE and MRM).
-    word_mask_ratio : float
-        Share of a report's words hidden ("masked"; 0.5 in MRM).
-    word_weight : float
-        Weight of the loss on words beside the loss on pixels ("masked").
-    joint_width : int
-        Numbers of the joint space ("alignment"; 128 in BioViL-T).
-    precision : {"fp32", "bf16", "auto"}
+    `image_size` to `heads` are the backbone, a timm VisionTransformer with class token and three equal input channels.
+    AdamW with one epoch of linear warm-up, then a cosine to zero. `word_mask_ratio` is the share of a report's words
+    that "masked" hides, 0.5 in MRM.
     """
 
-    objective: str
+    objective: Literal["image_ssl", "alignment", "masked"]
     image_size: int = 64
     patch_size: int = 8
     width: int = 96
@@ -73,15 +65,8 @@ class PretrainingConfig:
     epochs: int = 30
     batch_size: int = 128
     learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    mask_ratio: float = 0.75
     word_mask_ratio: float = 0.5
-    word_weight: float = 1.0
-    joint_width: int = 128
-    degrees: float = 5.0
-    translate: float = 0.05
-    scale: tuple[float, float] = (0.9, 1.2)
-    precision: str = "auto"
+    precision: Literal["fp32", "bf16", "auto"] = "auto"
     device: str = "cpu"
 
 
@@ -120,10 +105,10 @@ def words_of(texts: Sequence[str], pooled: np.ndarray, longest: int = 128) -> Wo
     DataError
         If a report is empty or too long (by position, never by its words).
     """
-    split = [pd.Series([text]).str.lower().str.findall(r"[a-z0-9]+").iloc[0] for text in texts]
+    split = [re.findall(r"[a-z0-9]+", text.lower()) for text in texts]
     lengths = np.array([len(words) for words in split])
-    if len(lengths) == 0 or lengths.min() == 0:
-        raise DataError(f"Report {int(lengths.argmin()) if len(lengths) else 0} has no words; leave the study out.")
+    if lengths.min() == 0:
+        raise DataError(f"Report {int(lengths.argmin())} has no words; leave the study out.")
     if lengths.max() > longest:
         raise DataError(f"Report {int(lengths.argmax())} has {lengths.max()} words, more than longest = {longest}.")
     vocabulary = {word: number for number, word in enumerate(sorted({w for words in split for w in words}), start=2)}
@@ -166,9 +151,11 @@ def pretrain(
     Raises
     ------
     DataError
-        For an unknown objective, arrays that do not fit, a loss that is not finite, or another training's folder.
+        For images that do not fit, a loss that is not finite, or another training's folder.
     """
-    _check(pixels, words, config)
+    side = config.image_size
+    if pixels.shape[1:] != (side, side) or pixels.dtype != np.uint8:
+        raise DataError(f"pixels must be uint8 (N, {side}, {side}), not {pixels.dtype} {pixels.shape}.")
     content = hash_params({"config": dataclasses.asdict(config), "seed": seed, "pixels": _digest(pixels),
                            "words": None if words is None else [_digest(words.ids.numpy()), words.size,
                                                                 _digest(words.pooled.numpy())]})  # fmt: skip
@@ -177,9 +164,9 @@ def pretrain(
     device = torch.device(config.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(stream(seed, 0, 0))
-        learner = _Learner(config, words).to(device)
+        learner = Learner(config, words).to(device)
         groups = [{"params": [p for p in learner.parameters() if (p.ndim >= 2) == matrix],
-                   "weight_decay": config.weight_decay * matrix} for matrix in (True, False)]  # fmt: skip
+                   "weight_decay": WEIGHT_DECAY * matrix} for matrix in (True, False)]  # fmt: skip
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
         history = _restore(folder / CHECKPOINT, learner, optimizer, content)
         data = torch.as_tensor(np.ascontiguousarray(pixels))
@@ -198,8 +185,7 @@ def _epoch(learner, optimizer, data, words, config, seed, epoch, device) -> dict
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(stream(seed, epoch, 1))
     rows = torch.randperm(len(data), generator=generator)
-    draw = draw_augmentation(len(rows), generator, config.degrees, config.translate, config.scale,
-                             brightness=0.1, contrast=0.1)  # fmt: skip
+    draw = draw_augmentation(len(rows), generator, **AUGMENTATION)
     steps = math.ceil(len(rows) / config.batch_size)
     precision = resolve_precision(config.precision, device)
     sums: dict[str, float] = {}
@@ -223,8 +209,12 @@ def _epoch(learner, optimizer, data, words, config, seed, epoch, device) -> dict
     return {"epoch": epoch, **sums, "seconds": time.perf_counter() - started}
 
 
-class _Learner(nn.Module):
-    """The backbone with the heads of its objective; the heads are thrown away afterwards."""
+class Learner(nn.Module):
+    """The backbone with the heads of its objective; the heads are thrown away afterwards.
+
+    Called with images (B, 3, S, S), all reports, the images' rows among them and a generator of masks, it gives the
+    losses of its objective by name: "contrast", or "pixels" and with "masked" also "words".
+    """
 
     def __init__(self, config: PretrainingConfig, words: Words | None):
         super().__init__()
@@ -234,8 +224,8 @@ class _Learner(nn.Module):
             block.attn.fused_attn = config.device != "cpu"  # plain products are faster on a CPU in bf16
         width, patches = config.width, self.backbone.patch_embed.num_patches
         if config.objective == "alignment":
-            self.image_projection = nn.Linear(width, config.joint_width, bias=False)
-            self.text_projection = nn.Linear(words.pooled.shape[1], config.joint_width, bias=False)
+            self.image_projection = nn.Linear(width, JOINT_WIDTH, bias=False)
+            self.text_projection = nn.Linear(words.pooled.shape[1], JOINT_WIDTH, bias=False)
             self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
             return
         self.to_decoder = nn.Linear(width, width)
@@ -254,15 +244,14 @@ class _Learner(nn.Module):
             return {"contrast": self._contrast(images, words.pooled[rows].to(images.device))}
         order = torch.rand(len(images), self.backbone.patch_embed.num_patches, generator=generator).argsort(1)
         order = order.to(images.device)
-        kept = order[:, : round(order.shape[1] * (1 - self.config.mask_ratio))]
-        visible = self._visible_tokens(images, kept)
+        kept = order[:, : round(order.shape[1] * (1 - MASK_RATIO))]
+        visible = self.visible_tokens(images, kept)
         losses = {"pixels": self._hidden_pixels(images, visible, kept, order)}
         if self.config.objective == "masked":
             ids = words.ids[rows]
             ids = ids[:, : int((ids > 0).sum(1).max())]  # no longer than the batch's longest report
             hide = (torch.rand(ids.shape, generator=generator) < self.config.word_mask_ratio) & (ids > 0)
-            losses["words"] = self.config.word_weight * self._hidden_words(visible, ids.to(images.device),
-                                                                           hide.to(images.device))  # fmt: skip
+            losses["words"] = WORD_WEIGHT * self._hidden_words(visible, ids.to(images.device), hide.to(images.device))
         return losses
 
     def _contrast(self, images, pooled) -> torch.Tensor:
@@ -273,7 +262,7 @@ class _Learner(nn.Module):
         own = torch.arange(len(images), device=images.device)
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
-    def _visible_tokens(self, images, kept) -> torch.Tensor:
+    def visible_tokens(self, images, kept) -> torch.Tensor:
         """(B, 1 + visible, D): the blocks see the class token and the patches that are not hidden."""
         net = self.backbone
         tokens = net.patch_embed(images) + net.pos_embed[:, 1:]
@@ -353,21 +342,3 @@ def _restore(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, c
 
 def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8)).hexdigest()
-
-
-def _check(pixels: np.ndarray, words: Words | None, config: PretrainingConfig) -> None:
-    if config.objective not in OBJECTIVES:
-        raise DataError(f"objective must be one of {', '.join(OBJECTIVES)}, not {config.objective!r}.")
-    side = config.image_size
-    if pixels.ndim != 3 or pixels.shape[1:] != (side, side) or pixels.dtype != np.uint8:
-        raise DataError(f"pixels must be uint8 (N, {side}, {side}), not {pixels.dtype} {pixels.shape}.")
-    if config.objective != "image_ssl":
-        if words is None:
-            raise DataError(f"The objective {config.objective} needs the reports.")
-        if len(words.ids) != len(pixels) or len(words.pooled) != len(pixels):
-            raise DataError(f"There are {len(pixels)} images, but {len(words.ids)} reports.")
-    if (
-        config.objective != "alignment"
-        and not 0 < round((side // config.patch_size) ** 2 * (1 - config.mask_ratio)) < (side // config.patch_size) ** 2
-    ):
-        raise DataError(f"mask_ratio {config.mask_ratio} hides all patches or none.")
