@@ -24,7 +24,7 @@ runs: assets ## run every notebook of PROFILE (default demo) that is not done ye
 
 pages: env ## build the book from the runs that are there
 	@$(PY) -m workflow.publish.gate --profile $(PROFILE)
-	@$(PY) -m workflow.write_pages --profile $(PROFILE)
+	@$(PY) -m workflow.publish.pages --profile $(PROFILE)
 	@.venv/bin/jupyter-book build . --toc book/_toc.yml -W -n --keep-going -q
 	@$(PY) workflow/prune_images.py _build/html
 	@$(PY) -m workflow.publish.gate --html _build/html

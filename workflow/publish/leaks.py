@@ -6,7 +6,8 @@ kind of thing it is and where, so that a log is as safe as a page.
 
 import re
 from collections.abc import Iterable
-from html.parser import HTMLParser
+
+from bs4 import BeautifulSoup
 
 DICOM_ID = re.compile(r"(?<![0-9a-f-])[0-9a-f]{8}(?:-[0-9a-f]{8}){4}(?![0-9a-f-])", re.I)
 # Subjects are 8 digits that start with 1, studies 8 digits that start with 5, in file names as p1... and s5...
@@ -133,60 +134,34 @@ def repeated_from(text: str, corpus: Iterable[str], own: Iterable[str] = ()) -> 
     return sum(not shown.isdisjoint(shingles(report, SHINGLE_WORDS)) for report in corpus)
 
 
-class Page(HTMLParser):
-    """What the gate asks of an HTML page: visible text, images with their alt text, and what it loads.
+INLINE = {"span", "a", "code", "em", "strong", "b", "i", "wbr"}
+LINES = ["p", "div", "tr", "li", "pre", "br", "h1", "h2", "h3"]
+
+
+class Page:
+    """What the gate asks of an HTML page.
 
     Attributes
     ----------
+    text : str
+        What is visible, a space between elements, none between adjacent words of highlighted code.
     images : list of (str, str or None)
         Source and alt text of every `img`.
-    loaded : list of str
-        Addresses of scripts, style sheets, fonts, frames and media.
+    loaded, downloads : list of str
+        Addresses of scripts, style sheets, fonts, frames and media; and of what is offered for download.
+    scripts : list of str
+        Scripts and style sheets that stand in the page.
     """
 
     def __init__(self, html: str):
-        super().__init__(convert_charrefs=True)
-        self._parts: list[str] = []
-        self._hidden = 0
-        self.images: list[tuple[str, str | None]] = []
-        self.loaded: list[str] = []
-        self.scripts: list[str] = []
-        self.downloads: list[str] = []
-        self.feed(html)
-
-    @property
-    def text(self) -> str:
-        """Visible text, a space between elements, none between adjacent words of highlighted code."""
-        return re.sub(r"[ \t]+", " ", "".join(self._parts))
-
-    def handle_starttag(self, tag, attributes):
-        facts = dict(attributes)
-        if tag in ("script", "style"):
-            self._hidden += 1
-        if tag == "img":
-            self.images.append((facts.get("src") or "", facts.get("alt")))
-        if tag in ("script", "iframe", "audio", "video", "source", "embed") and facts.get("src"):
-            self.loaded.append(facts["src"])
-        if tag == "link" and set((facts.get("rel") or "").split()) & {"stylesheet", "preload", "icon", "modulepreload"}:
-            self.loaded.append(facts.get("href") or "")
-        if tag == "a" and ("download" in facts or "_downloads/" in (facts.get("href") or "")):
-            self.downloads.append(facts.get("href") or "")
-        if tag not in ("span", "a", "code", "em", "strong", "b", "i", "wbr"):
-            self._parts.append(" \n" if tag in ("p", "div", "tr", "li", "pre", "br", "h1", "h2", "h3") else " ")
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        if tag in ("script", "style"):
-            self._hidden -= 1
-
-    def handle_endtag(self, tag):
-        if tag in ("script", "style"):
-            self._hidden = max(0, self._hidden - 1)
-        elif tag in ("p", "div", "tr", "td", "th", "li", "pre"):
-            self._parts.append(" ")
-
-    def handle_data(self, data):
-        if self._hidden:
-            self.scripts.append(data)
-        else:
-            self._parts.append(data)
+        page = BeautifulSoup(html, "html.parser")
+        self.images = [(tag.get("src") or "", tag.get("alt")) for tag in page("img")]
+        self.loaded = [tag["src"] for tag in page(["script", "iframe", "audio", "video", "source", "embed"], src=True)]
+        links = page.select('link:is([rel~="stylesheet"], [rel~="preload"], [rel~="icon"], [rel~="modulepreload"])')
+        self.loaded += [tag.get("href") or "" for tag in links]
+        self.downloads = [tag.get("href") or "" for tag in page.select('a:is([download], [href*="_downloads/"])')]
+        self.scripts = [tag.extract().string or "" for tag in page(["script", "style"])]
+        for tag in page(lambda tag: tag.name not in INLINE):
+            tag.insert_before("\n" if tag.name in LINES else " ")
+            tag.insert_after(" ")
+        self.text = re.sub(r"[ \t]+", " ", page.get_text())

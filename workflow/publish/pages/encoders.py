@@ -13,6 +13,7 @@ from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.text_facts import TEXT_ENCODERS
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
+from workflow.publish.pages.markdown import markdown_table
 
 FINGERPRINTS = paths.PROJECT_ROOT / "pkd_utils" / "encoders" / "fingerprints.json"
 
@@ -170,8 +171,6 @@ def _figure(column: str, value: Any) -> Any:
 
 def speed_fragment(file: Path) -> str:
     """The benchmark's tables as Markdown, or one sentence that none is stored."""
-    from workflow.publish.book_pages import markdown_table
-
     if not file.exists():
         return "*No measurement is stored in this copy of the repository. `make bench` makes one.*"
     report = read_json(file)
@@ -195,8 +194,6 @@ def fragments(results: Path) -> dict[str, str]:
     results : Path
         The folder `book/results/`.
     """
-    from workflow.publish.book_pages import markdown_table
-
     recorded = read_json(FINGERPRINTS) if FINGERPRINTS.exists() else {}
     tables = {
         "facts": facts_table(),

@@ -1,10 +1,9 @@
-"""Tables of the book page "When are reports useful?", and the second study's findings for the home page.
+"""Tables of the book page "When are reports useful?".
 
-Tables become fragments `book/_generated/reports-<name>.md` that `book/reports/the-study.md` includes.
+They become fragments `book/_generated/reports-<name>.md` that `book/reports/the-study.md` includes.
 """
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,9 +13,9 @@ from pkd_utils.cohorts.tasks import age, mimic
 from pkd_utils.cohorts.tasks.build import PAPER_COUNTS
 from pkd_utils.cohorts.tasks.inspect import outcome
 from pkd_utils.cohorts.tasks.splits import TRAINING_SIZES
-from pkd_utils.runs import files, paths
-from pkd_utils.studies.reports.claims import CLAIMS, VERDICTS, Claim
-from workflow.publish import gate
+from pkd_utils.runs import paths
+from pkd_utils.studies.reports.claims import CLAIMS, Claim
+from workflow.publish.pages.markdown import markdown_table
 
 DEMONSTRATION = "params/demo/reports/01-prepare-tasks.yml"
 
@@ -45,9 +44,6 @@ HOLDS = {
     "negative": "below 0",
     "not positive": "below the margin",
 }
-ABSENT = (
-    "*The second study has not been run in this copy of the book: `make book` runs it and writes its findings here.*"
-)
 
 
 def held_out(build: Any) -> str:
@@ -111,38 +107,5 @@ def claim_row(claim: Claim) -> dict[str, str]:
 
 def fragments() -> dict[str, str]:
     """Every fragment of the page, by file name without suffix."""
-    from workflow.publish.book_pages import markdown_table
-
     tables = {"tasks": tasks_table(), "sizes": sizes_table(), "claims": pd.DataFrame([claim_row(c) for c in CLAIMS])}
     return {f"reports-{name}": markdown_table(table) for name, table in tables.items()}
-
-
-def findings_page(folder: Path | None, page: str | None) -> str:
-    """The home page's findings of the second study.
-
-    Parameters
-    ----------
-    folder : Path or None
-        Finished run of reports/06-distillation-effect with `verdict.json` (`headline`: str, `findings`: list of str)
-        and, optional, `verdicts.csv` (columns `claim` and `verdict`).
-    page : str or None
-        Where the reader finds the whole comparison, relative to `book/_generated`.
-    """
-    if folder is None or not (folder / "verdict.json").exists():
-        return ABSENT
-    found = files.read_json(folder / "verdict.json")
-    record = files.read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    sentences = "\n".join(f"- {sentence}" for sentence in found["findings"])
-    kind = "simulated data" if gate.Permission.of(record).simulated else "data under the cohort's own licence"
-    names = []
-    if (folder / "verdicts.csv").exists():
-        table = pd.read_csv(folder / "verdicts.csv")
-        groups = [(verdict, table.loc[table["verdict"] == verdict, "claim"]) for verdict in VERDICTS]
-        names = [f"- *{verdict}*: {'; '.join(claims)}" for verdict, claims in groups if len(claims)]
-    return "\n\n".join([
-        f"**{found['headline']}**",
-        *(["\n".join(names)] if names else []),
-        f":::{{dropdown}} Finding by finding\n\n{sentences}\n\n:::",
-        f"Ours: {kind}; differences in AUC with corrected intervals over seeds. "
-        f"[The whole comparison](_generated/{page}), and [how verdicts are reached](reports/the-study.md).",
-    ])  # fmt: skip

@@ -1,0 +1,229 @@
+"""Computed pages: what runs wrote appears, what is missing is said, and the table of contents is whole."""
+
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+
+from pkd_utils.runs import files, paths
+from workflow.publish import pages
+from workflow.publish.pages import home, markdown, results
+
+BOOK = paths.PROJECT_ROOT / "book"
+
+
+def prose_pages():
+    """Committed pages, relative to book/."""
+    names = (page.relative_to(BOOK).as_posix() for page in BOOK.rglob("*.md"))
+    return sorted(name for name in names if not name.startswith(("_", "results/", "reported/")))
+
+
+RECORD = {
+    "reference": "mmpkd/embedded/05-compare/demo",
+    "seconds": 12.34,
+    "started": "2026-11-21T18:00:00Z",
+    "commit": "0123456789abcdef",
+    "uncommitted_changes": True,
+    "identity": "f" * 64,
+    "device": "2 cores",
+    "threads": 1,
+    "python": "3.11.7",
+    "versions": {"torch": "2.13.0"},
+    "cohort": {"title": "Embedded cohort", "simulated": True},
+}
+
+
+def test_table_joins_means_with_spreads_and_escapes_bars():
+    table = pd.DataFrame(
+        {"method": ["a|b", "c"], "iou_mean": [0.154, float("nan")], "iou_sd": [0.04, 0.1], "n": [5, 5]}
+    )
+    text = re.sub(" {2,}", " ", markdown.markdown_table(table))
+    assert re.sub("-+", "-", text).splitlines() == [
+        "| method | IoU | n |",
+        "|:-|:-|-:|",
+        "| a\\|b | 0.15\u00a0±\u00a00.04 | 5 |",
+        "| c | – | 5 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (True, "yes"),
+        (0.12345, "0.123"),
+        (0.0000123, "1.23e-05"),
+        (3.0, "3"),
+        ("a\nb", "a b"),
+    ],
+)
+def test_cells(value, text):
+    assert markdown.cell(value) == text
+
+
+def test_findings_show_what_the_compare_run_wrote(tmp_path):
+    files.write_json(tmp_path / "run.json", RECORD)
+    files.write_json(tmp_path / "verdict.json", {"headline": "No difference.", "findings": ["IoU 0.10 against 0.11."]})
+    files.write_csv(tmp_path / "table1.csv", pd.DataFrame({"method": ["MMPKD"], "iou_mean": [0.11], "iou_sd": [0.02]}))
+    page = home.attention_findings(tmp_path)
+    assert "**No difference.**" in page and "- IoU 0.10 against 0.11." in page and "0.11\u00a0±\u00a00.02" in page
+    assert "simulated" in page and "_generated/mmpkd/05-compare" in page
+
+
+def test_findings_of_nothing_say_so(tmp_path):
+    for folder in (None, tmp_path / "absent"):
+        assert "No run has been compared yet" in home.attention_findings(folder)
+    assert "whole comparison" in home.attention_findings(tmp_path)  # a run without the optional files
+
+
+def test_status_lists_every_run():
+    entry = {"page": "mmpkd/05-compare", "simulated": True, "run": RECORD}
+    page = results.status_page([entry, {**entry, "run": {**RECORD, "versions": {"torch": "2.14.0"}, "commit": None}}])
+    for text in (
+        "[mmpkd/05-compare](mmpkd/05-compare)",
+        "`0123456789`+",
+        "12.3",
+        "2 cores",
+        "2.13.0, 2.14.0",
+        "`none`",
+    ):
+        assert text in page
+    assert "No run has passed the gate yet" in results.status_page([])
+
+
+def test_results_pages_read_csv_and_json_with_provenance(tmp_path):
+    files.write_csv(tmp_path / "icu.csv", pd.DataFrame({"label": ["went icu"], "auroc_mean": [0.6], "auroc_sd": [0.1]}))
+    files.write_json(
+        tmp_path / "icu.json", {"title": "ICU", "reference": "a/b/c/d", "by_fold": [{"fold": 1}], "commit": "abc"}
+    )
+    files.write_json(
+        tmp_path / "rf.json",
+        {
+            "title": "Forests",
+            "text": "Five seeds.",
+            "by_set": [{"set": "mass", "auroc": 0.86}],
+            "n": 3,
+            "provenance": {"x": 1},
+        },
+    )
+    files.write_json(tmp_path / "rows.json", [{"a": 1}])
+    page = results.results_page("T", "Intro.", sorted(tmp_path.iterdir()), "nothing")
+    for text in (
+        "## ICU",
+        "0.60\u00a0±\u00a00.10",
+        "## Forests",
+        "**By set**",
+        "0.860",
+        "- n: 3",
+        "## Rows",
+        "Provenance",
+        "| commit | abc |",
+        "**By fold**",
+    ):
+        assert text in page
+    assert "nothing" not in page and page.count("## ") == 3
+    assert "nothing" in results.results_page("T", "Intro.", [], "nothing")
+
+
+def test_links_to_notebooks_lead_to_executed_pages():
+    readme = "[x](mmpkd/03-distil-student.ipynb) [y](mmpkd/09-absent.ipynb) [z](other.md)"
+    page = pages.notebooks_page(readme, ["mmpkd/03-distil-student.mmpkd", "mmpkd/03-distil-student.baseline"])
+    assert page == "[x](mmpkd/03-distil-student.baseline) y [z](other.md)"
+
+
+ROOMS = sorted(folder.parent.name for folder in (paths.PROJECT_ROOT / "pkd_utils").glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_module_stands_on_its_rooms_page(room):
+    root = paths.PROJECT_ROOT / "pkd_utils"
+    files = [file.relative_to(root.parent).with_suffix("") for file in (root / room).rglob("*.py")]
+    names = {".".join(file.parts).removesuffix(".__init__") for file in files if file.name != "__main__"}
+    listed = re.findall(r"^\.\. automodule:: (\S+)$", (BOOK / "api" / f"{room}.md").read_text(), re.M)
+    assert listed == sorted(names), f"book/api/{room}.md must have one automodule a module of pkd_utils/{room}, sorted"
+    assert f"]({room}.md)" in (BOOK / "api" / "index.md").read_text()
+
+
+def test_contents_name_each_page_once_and_every_prose_page_exists():
+    listed = pages.toc_files(BOOK / "_toc.yml")
+    assert len(listed) == len(set(listed))
+    for name in listed:
+        if not name.startswith("book/_generated/"):
+            assert (paths.PROJECT_ROOT / f"{name}.md").exists(), name
+    prose = {f"book/{name.removesuffix('.md')}" for name in prose_pages()}
+    assert prose <= set(listed), "a page in book/ is missing from book/_toc.yml"
+
+
+def test_every_run_of_the_demo_profile_is_in_the_contents():
+    listed = set(pages.toc_files(BOOK / "_toc.yml"))
+    for file in (paths.PROJECT_ROOT / "params" / "demo").glob("*/*.yml"):
+        assert f"book/_generated/{file.parent.name}/{file.name.removesuffix('.yml')}" in listed
+
+
+def test_every_notebook_has_a_row():
+    readme = (paths.PROJECT_ROOT / "notebooks" / "README.md").read_text()
+    for file in (paths.PROJECT_ROOT / "notebooks").glob("*/*.ipynb"):
+        assert f"]({file.parent.name}/{file.name})" in readme, f"notebooks/README.md has no row for {file.name}"
+
+
+def test_every_citation_is_in_the_bibliography():
+    keys = set(re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(), re.M))
+    sources = [(BOOK / name).read_text() for name in prose_pages()]
+    sources += [file.read_text() for file in (paths.PROJECT_ROOT / "notebooks").glob("*/*.ipynb")]
+    cited = {
+        key.strip()
+        for text in sources
+        for group in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", text)
+        for key in group.split(",")
+    }
+    assert cited and cited <= keys
+
+
+def test_missing_runs_become_pages_that_say_so(tmp_path):
+    book = tmp_path / "book"
+    (book / "results").mkdir(parents=True)
+    (book / "_toc.yml").write_text(
+        yaml.safe_dump({"root": "book/index", "chapters": [{"file": "book/_generated/mmpkd/03-distil-student.grid"}]})
+    )
+    assert pages.write_all("demo", book) == ["mmpkd/03-distil-student.grid"]
+    placeholder = book / "_generated/mmpkd/03-distil-student.grid.md"
+    assert "holds no run" in placeholder.read_text()
+    assert "No such result" in (book / "_generated/open-data.md").read_text()
+    (book / "_generated/mmpkd/03-distil-student.grid.ipynb").write_text("{}")
+    assert pages.write_all("demo", book) == [] and not placeholder.exists()
+
+
+def test_unchanged_pages_keep_their_date(tmp_path):
+    page = tmp_path / "page.md"
+    markdown.write_text(page, "a")
+    before = page.stat().st_mtime_ns
+    markdown.write_text(page, "a\n")
+    assert page.stat().st_mtime_ns == before
+    markdown.write_text(page, "b")
+    assert page.read_text() == "b\n"
+
+
+def test_conda_environment_is_the_pinned_set():
+    script = paths.PROJECT_ROOT / "workflow" / "write_environment.py"
+    answer = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    environment = yaml.safe_load((paths.PROJECT_ROOT / "environment.yml").read_text())
+    pins = environment["dependencies"][-1]["pip"]
+    assert "torch==2.13.0" in pins and "-e ." in pins and "-c constraints.txt" in pins
+    pinned = set((paths.PROJECT_ROOT / "constraints.txt").read_text().split())
+    assert all(pin in pinned for pin in pins if not pin.startswith("-"))
+    assert not [pin for pin in pins if pin.startswith(("nvidia", "cuda", "triton"))]
+
+
+def test_the_home_page_says_a_sentence_a_cohort_of_all_maps(tmp_path):
+    assert home.all_maps_findings(None, None) == ""
+    assert home.all_maps_findings(tmp_path, "mmpkd/09-compare-all-maps") == ""
+    cohorts = [{"sentence": "Masses (simulated): cannot tell."}, {"sentence": "Radiographs: it moves."}]
+    files.write_json(tmp_path / "verdict.json", {"headline": "?", "cohorts": cohorts})
+    text = home.all_maps_findings(tmp_path, "mmpkd/09-compare-all-maps")
+    assert "(_generated/mmpkd/09-compare-all-maps)" in text
+    assert "- Masses (simulated): cannot tell.\n- Radiographs: it moves." in text

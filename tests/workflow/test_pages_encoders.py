@@ -1,0 +1,197 @@
+"""The page "The encoders": tables agree with the paper and the code, commands and arguments exist, the example runs."""
+
+import inspect
+import re
+import runpy
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+
+from pkd_utils.encoders import IMAGE_ENCODERS, TEXT_ENCODERS, load_image_encoder
+from pkd_utils.encoders.facts import IMAGENET, Feature, ImageFacts, Preprocessing, Pretraining
+from pkd_utils.runs import assets, files, paths
+from pkd_utils.runs.errors import DataError
+from workflow.publish.pages import encoders, markdown
+
+BOOK = paths.PROJECT_ROOT / "book"
+PAGE = (BOOK / "reports" / "the-encoders.md").read_text()
+EXAMPLE = BOOK / "reports" / "add_an_encoder.py"
+
+# Bergström et al., Table 1 (image SSL, text: "+" aligned) and Table 8 (MIMIC, CheXpert, NIH, other), read by hand.
+TABLES_1_AND_8 = {
+    "RAD-DINO": ("✓", "✗", "✓✓✓✓"),
+    "C2L": ("✓", "✗", "✓✓✓✓"),
+    "Medical MAE": ("✓", "✗", "✓✓✓✗"),
+    "MRM": ("✓", "✓", "✓✗✗✗"),
+    "BioViL-T": ("✗", "✓+", "✓✗✗✗"),
+    "GLoRIA": ("✗", "✓+", "✗✓✗✗"),
+    "BiomedCLIP": ("✗", "✓+", "✗✗✗✓"),
+}
+
+
+@pytest.fixture(scope="module")
+def fragments(tmp_path_factory):
+    return encoders.fragments(tmp_path_factory.mktemp("results"))
+
+
+def test_pretraining_is_tables_1_and_8_in_words():
+    table = encoders.pretraining_table().set_index("encoder")
+    word = {"✓": "yes", "✗": "no", "✓+": "yes, aligned"}
+    assert set(table.index) == set(TABLES_1_AND_8)
+    for title, (images, text, seen) in TABLES_1_AND_8.items():
+        row = table.loc[title]
+        assert (row["image self-supervision"], row["reports or captions"]) == (word[images], word[text]), title
+        assert [row[name] for name in ("MIMIC-CXR", "CheXpert", "NIH", "other")] == [word[tick] for tick in seen], title
+
+
+def test_every_table_has_every_encoder_and_whole_rows(fragments):
+    images = {facts.title for facts in IMAGE_ENCODERS.values()}
+    texts = {facts.title for facts in TEXT_ENCODERS.values()}
+    expected = {"facts": images, "preprocessing": images, "features": images, "text": texts, "files": images | texts}
+    for name, titles in expected.items():
+        rows = [line for line in fragments[f"encoders-{name}"].splitlines() if line.startswith("|")]
+        cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
+        assert len({len(row) for row in cells}) == 1 and all(c.strip() for row in cells for c in row), name
+        first = [re.sub(r"\[(.+)\]\(https://.+\)", r"\1", row[0]).split(" {cite}")[0].strip() for row in cells[2:]]
+        assert {title.removesuffix(", not in the paper") for title in first} == titles, name
+
+
+def test_facts_table_counts_tokens():
+    table = encoders.facts_table().set_index("in code")
+    assert table.loc["`rad_dino`", "tokens"].replace("\u00a0", " ") == "1369 × 768"
+    assert table.loc["`rad_dino`", "size"] == "86.6\u00a0M" and table.loc["`c2l`", "class token"] == "no"
+    assert sum("not in the paper" not in title for title in table["encoder"]) == 7
+
+
+def test_what_is_too_long_for_a_table_stands_below_it(fragments):
+    for facts in TEXT_ENCODERS.values():
+        assert f"- **{facts.title}** has read: {facts.seen}." in fragments["encoders-text"]
+    for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()):
+        assert facts.notes in fragments["encoders-files"]
+
+
+def test_the_first_feature_is_the_default():
+    rows = encoders.features_table()
+    defaults = rows[rows["feature"].str.contains("default")]
+    assert len(defaults) == len(IMAGE_ENCODERS)
+    encoder = load_image_encoder("c2l", "random")
+    row = defaults[defaults["encoder"] == "C2L"].iloc[0]
+    assert row["feature"].startswith(f"`{encoder.feature_name}`") and row["width"] == encoder.width
+
+
+def test_the_page_includes_every_fragment_once(fragments):
+    included = re.findall(r"```\{include\} \.\./_generated/(\S+)\.md", PAGE)
+    assert sorted(included) == sorted(fragments)
+    assert "{literalinclude} add_an_encoder.py" in PAGE
+
+
+def test_everything_cited_is_in_the_bibliography():
+    known = set(re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(), re.M))
+    assert {facts.cite for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values())} <= known
+
+
+def test_commands_and_arguments_on_the_page_exist():
+    fetched = re.search(r"pkd_utils fetch ([\w ]+)", PAGE).group(1).split()
+    assert fetched and set(fetched) <= set(assets.ASSETS)
+    verified = re.findall(r"pkd_utils encoders verify (\w+) (\S+)", PAGE)
+    assert verified and all(file.split("/")[-1] in IMAGE_ENCODERS[name].files for name, file in verified)
+    arguments = inspect.signature(load_image_encoder).parameters
+    open_table = PAGE.split("## What the paper leaves open")[1].split("```")[0]
+    named = dict.fromkeys(re.findall(r"`(\w+)(?:=[^`]+)?` \|", open_table))
+    assert {"feature", "include_cls", "upsample", "preprocessing"} <= set(named) <= set(arguments)
+    for name, value in re.findall(r'`(feature|preprocessing)="(\w+)"`', open_table):
+        assert any(value in getattr(f, "features" if name == "feature" else name) for f in IMAGE_ENCODERS.values())
+
+
+def test_sources_become_links():
+    for source in ("a.org/b (python -m c)", "a.org/b"):
+        assert encoders.link("B", source) == "[B](https://a.org/b)"
+    assert encoders.link("B", "the package: pkd_utils/b") == "B"
+    assert encoders.yes(None) == "not stated" and encoders.millions(0) == "not counted"
+
+
+def test_fingerprints_are_shown_as_recorded():
+    entry = {"file": "f.pth", "sha256": "ab" * 32, "fingerprint": {"tokens": "2 x 3", "mean": -0.12345, "sd": 1.0}}
+    text = markdown.markdown_table(encoders.fingerprint_table({"c2l feature=layer4 preprocessing=paper": entry}))
+    for part in ("`c2l`", "layer4, paper", "`abababab`", "2\u00a0×\u00a03", "-0.1235"):
+        assert part in text
+
+
+def test_speed_is_shown_where_it_was_measured(tmp_path):
+    assert "No measurement" in encoders.speed_fragment(tmp_path / "absent.json")
+    row = {"encoder": "c2l", "precision": "bf16", "batch": 4, "tokens_per_s": 12345.678, "images_per_s": 12.34567,
+           "reference": "autocast", "ratio": 0.9914, "share_of_peak": 0.456}  # fmt: skip
+    machine = {"cpu": "A processor", "threads": 2, "torch": "2", "peak": [{"precision": "fp32", "gflop_per_s": 99.0}]}
+    report = {"name": "encoders", "machine": machine, "rows": [row], "text_rows": [], "preprocessing": [], "gpu": []}
+    files.write_json(tmp_path / "benchmark-encoders.json", report)
+    text = re.sub(" {2,}", " ", encoders.fragments(tmp_path)["encoders-speed"])
+    for part in ("A processor, 2 threads", "12,300", "| 12.3 |", "0.991", "46%", "99 GFLOP/s in fp32"):
+        assert part in text
+    assert "On the GPU" not in text and "Text encoders" not in text
+
+
+# --- how to add an encoder ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def same_table():
+    """IMAGE_ENCODERS is left as it was found."""
+    before = dict(IMAGE_ENCODERS)
+    yield
+    IMAGE_ENCODERS.clear()
+    IMAGE_ENCODERS.update(before)
+
+
+def grey_image() -> Image.Image:
+    y, x = np.mgrid[:300, :260]
+    return Image.fromarray(((x * 3 + y * 5) % 256).astype(np.uint8))
+
+
+def test_the_example_runs_as_it_stands(tmp_path, monkeypatch, capsys, same_table):
+    assert len(EXAMPLE.read_text().splitlines()) < 40
+    torch.manual_seed(3)
+    network = timm.create_model("vit_tiny_patch16_224", pretrained=False).eval()  # with its classifier, as published
+    save_file(network.state_dict(), tmp_path / "vit_tiny.safetensors")
+    grey_image().save(tmp_path / "radiograph.png")
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path / "vit_tiny.safetensors"), str(tmp_path / "radiograph.png")])
+    found = runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert capsys.readouterr().out == "150 tensors found, 2 dropped; tokens (1, 196, 192)\n"
+
+    facts, encoder = IMAGE_ENCODERS["vit_tiny"], found["encoder"]
+    assert sum(p.numel() for p in encoder.parameters()) == facts.parameters
+    with torch.inference_mode():
+        expected = network.forward_features(encoder.preprocess(grey_image())[None])
+    torch.testing.assert_close(encoder.tokens(encoder.preprocess(grey_image())[None]), expected[:, 1:])
+
+    state = network.state_dict()
+    del state["blocks.3.mlp.fc1.weight"]
+    save_file(state, tmp_path / "vit_tiny.safetensors")
+    with pytest.raises(DataError, match=r"blocks\.3\.mlp\.fc1\.weight"):
+        load_image_encoder("vit_tiny", tmp_path / "vit_tiny.safetensors")
+
+
+def test_a_resnet_of_torchvision_needs_nothing_more(tmp_path, same_table):
+    IMAGE_ENCODERS["resnet34"] = ImageFacts(
+        name="resnet34", title="ResNet-34", architecture="ResNet-34", backbone="torchvision:resnet34",
+        files=("resnet34.pth",), source="pytorch.org", licence="BSD-3-Clause", cite="dosovitskiy2021",
+        preprocessing={"native": Preprocessing(256, 224, IMAGENET)},
+        features={"layer4": Feature((7, 7), 512, "last residual stage")}, class_token=False, parameters=21_284_672,
+        prefixes=("",), dropped=("fc.",),
+        pretraining=Pretraining("ImageNet labels", False, False, False, False, False, False, True),
+    )  # fmt: skip
+    network = torchvision.models.resnet34(weights=None).eval()
+    torch.save(network.state_dict(), tmp_path / "resnet34.pth")
+    encoder = load_image_encoder("resnet34", tmp_path / "resnet34.pth")
+    assert sum(p.numel() for p in encoder.parameters()) == IMAGE_ENCODERS["resnet34"].parameters
+    batch = encoder.preprocess(grey_image())[None]
+    with torch.inference_mode():
+        expected = torch.nn.Sequential(*list(network.children())[:-2])(batch)
+    expected = expected.flatten(2).transpose(1, 2)
+    atol = 1e-4 * expected.abs().max().item()  # without training, activations grow from stage to stage
+    torch.testing.assert_close(encoder.tokens(batch), expected, rtol=0, atol=atol)

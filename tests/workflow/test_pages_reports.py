@@ -1,0 +1,128 @@
+"""The page "When are reports useful?": its tables agree with the code, its parameters exist, findings appear."""
+
+import inspect
+import re
+
+import pandas as pd
+import pytest
+
+from pkd_utils.cohorts.tasks import age, build, mimic, splits
+from pkd_utils.cohorts.tasks.inspect import outcome
+from pkd_utils.demo.chest import outcomes
+from pkd_utils.distillation.heads import training
+from pkd_utils.distillation.heads.modules import METHODS
+from pkd_utils.runs import files, identity, paths
+from pkd_utils.studies.reports import heads
+from pkd_utils.studies.reports.claims import CLAIMS, VERDICTS
+from workflow.publish import pages
+from workflow.publish.pages import home, reports
+
+BOOK = paths.PROJECT_ROOT / "book"
+PAGE = (BOOK / "reports" / "the-study.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def fragments():
+    return reports.fragments()
+
+
+def test_the_page_includes_every_fragment_once(fragments):
+    assert sorted(re.findall(r"```\{include\} \.\./_generated/(\S+)\.md", PAGE)) == sorted(fragments)
+
+
+def test_tasks_are_the_papers():
+    table = reports.tasks_table()
+    assert list(reports.TASKS) == [*build.MIMIC_TASKS, *build.INSPECT_TASKS]
+    assert table["images"].tolist() == ["6,000", "35,242", "18,490", "5,449", "5,651", "9,375"]
+    assert table["held out"].tolist() == ["200 of each class", "10%", "10%", "25%", "25%", "25%"]
+
+
+def test_sizes_show_every_row_of_the_papers_tables():
+    table = reports.sizes_table().set_index("task")
+    assert table.loc["Age", "the paper's"] == "317 (150); 792, 1,585 (100); 3,171 (50)"
+    shown = sum(len(re.findall(r"\d[\d,]*\d(?=, |\b \()", text)) for text in table["the paper's"])
+    assert shown == len(pd.read_csv(paths.resolve(splits.TRAINING_SIZES)))
+    assert all(re.fullmatch(r"[\d,]+(, [\d,]+)* \(\d+\)", text) for text in table["the demonstration's"])
+
+
+def test_every_claim_has_a_row_in_words(fragments):
+    rows = fragments["reports-claims"].splitlines()[2:]
+    assert len(rows) == len(CLAIMS)
+    for row, claim in zip(rows, CLAIMS, strict=True):
+        assert claim.sentence in row and "group:" not in row and "_" not in row.replace(claim.sentence, "")
+
+
+def test_methods_scores_and_verdicts_on_the_page_are_the_codes():
+    named = re.findall(r"`(\w+)`", PAGE.split("| method | in the code")[1].split("\n\n")[0])
+    assert sorted(named) == sorted(METHODS)
+    source = inspect.getsource(heads.score_heads)
+    for column in re.findall(r"^\| `(auc\w*)`", PAGE, re.M):
+        assert f'"{column}"' in source
+    assert all(f"**{verdict}**" in PAGE for verdict in VERDICTS)
+
+
+def test_parameters_on_the_page_exist():
+    functions = (
+        splits.split_task, build.build_task, age.age, mimic.five_findings, mimic.discharge,
+        outcome, heads.load_study, training.HeadConfig,
+    )  # fmt: skip
+    known = {name for function in functions for name in inspect.signature(function).parameters}
+    for notebook in (paths.PROJECT_ROOT / "notebooks" / "reports").glob("*.ipynb"):
+        cells = identity.code_cells(notebook)
+        known |= set(
+            re.findall(r"^(\w+): ", next(c["source"] for c in cells if "parameters" in c["metadata"]["tags"]), re.M)
+        )
+    table = PAGE.split("## What the paper leaves open")[1].split("## Limits")[0]
+    named = {
+        name for row in table.splitlines() if row.startswith("| ") for name in re.findall(r"`(\w+)`", row.split("|")[2])
+    }
+    assert {"co_labels", "deaths", "group", "teacher_view", "selection"} <= named <= known
+
+
+def test_code_named_on_the_page_exists():
+    named = re.findall(r"`((?:distillation|studies|statistics)(?:\.\w+)+)\.(\w+)`", PAGE)
+    assert len(named) > 5
+    for module, name in named:
+        source = (paths.PROJECT_ROOT / "pkd_utils" / f"{module.replace('.', '/')}.py").read_text()
+        assert re.search(rf"^(def|class) {name}\b", source, re.M), name
+
+
+def test_equations_of_the_outcomes_are_the_codes():
+    page = (BOOK / "data" / "embedded-cohort.md").read_text()
+    letters = {"h": "heart_failure", "i": "infection", "m": "immobility", "d": "heart_disease"}
+    lines = re.findall(r"\\log r_\\text\{.+?\} &= (-[\d.]+)((?: \+ [\d.]+\\,\w)+)", page)
+    for (constant, terms), weights in zip(lines, (outcomes.READMISSION, outcomes.HYPERTENSION), strict=True):
+        written = dict.fromkeys(weights, 0.0) | {"constant": float(constant)}
+        written |= {letters[letter]: float(value) for value, letter in re.findall(r"([\d.]+)\\,(\w)", terms)}
+        assert written == weights
+    assert f"a mean of {outcomes.FOLLOW_UP:,.0f} days" in " ".join(page.split())
+
+
+def test_findings_of_the_second_study(tmp_path):
+    files.write_json(tmp_path / "run.json", {"cohort": {"simulated": True}})
+    files.write_json(
+        tmp_path / "verdict.json", {"headline": "Of 2 findings 1 holds here.", "findings": ["A: yes.", "B: no."]}
+    )
+    table = pd.DataFrame({"claim": ["A", "B", "C"], "verdict": ["cannot tell", "holds here", "cannot tell"]})
+    files.write_csv(tmp_path / "verdicts.csv", table)
+    text = home.reports_findings(tmp_path, "reports/06-distillation-effect")
+    assert "- *holds here*: B\n- *cannot tell*: A; C\n" in text and "*does not hold here*" not in text
+    for part in (
+        "**Of 2 findings",
+        "- A: yes.\n- B: no.",
+        "simulated data",
+        "(_generated/reports/06-distillation-effect)",
+    ):
+        assert part in text
+
+
+def test_without_a_run_the_home_page_says_so(tmp_path):
+    for folder in (None, tmp_path, tmp_path / "absent"):
+        assert "has not been run" in home.reports_findings(folder, None)
+    front = (BOOK / "index.md").read_text()
+    assert front.index("{include} _generated/findings.md") < front.index("{include} _generated/findings-reports.md")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "_toc.yml").write_text("root: book/index\n")
+    pages.write_all("demo", tmp_path)
+    assert "has not been run" in (tmp_path / "_generated/findings-reports.md").read_text()
+    assert (tmp_path / "_generated/reports-claims.md").exists()

@@ -1,0 +1,64 @@
+"""Values and tables as Markdown, and pages written only where they changed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pkd_utils.runs.files import atomic_path
+
+
+def cell(value: Any) -> str:
+    """One value as the text of a Markdown table cell."""
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        text = f"{value:.3g}" if abs(value) < 0.001 and value else f"{value:.3f}"
+        return f"{int(value)}" if value.is_integer() and abs(value) >= 1 else text
+    if isinstance(value, dict | list):
+        value = json.dumps(value)
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+ABBREVIATIONS = {"auroc": "AUROC", "auprc": "AUPRC", "iou": "IoU", "fpr": "FPR", "mmpkd": "MMPKD", "csv": "CSV"}
+
+
+def heading(name: Any) -> str:
+    """A column's name as people write it: `pixel_auroc` becomes `pixel AUROC`."""
+    return " ".join(ABBREVIATIONS.get(word, word) for word in str(name).split("_"))
+
+
+def merge_spread(table: pd.DataFrame) -> pd.DataFrame:
+    """Join columns `<name>_mean` and `<name>_sd` into one column `<name>` that reads `0.72 ± 0.04`."""
+    table = table.copy()
+    for column in [name for name in table.columns if str(name).endswith("_mean")]:
+        name = column.removesuffix("_mean")
+        spread = next((f"{name}{end}" for end in ("_sd", "_std") if f"{name}{end}" in table), None)
+        if spread is None or name in table:
+            continue
+        both = [
+            "–" if pd.isna(mean) else f"{mean:.2f}" + ("" if pd.isna(sd) else f"\u00a0±\u00a0{sd:.2f}")
+            for mean, sd in zip(table[column], table[spread], strict=True)
+        ]
+        table.insert(table.columns.get_loc(column), name, both)
+        table = table.drop(columns=[column, spread])
+    return table
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A data frame as a Markdown table; names lose their underscores, means and spreads are joined."""
+    table = merge_spread(table)
+    align = ["right" if pd.api.types.is_numeric_dtype(table[name]) else "left" for name in table.columns]
+    headers = [cell(heading(name)) for name in table.columns]
+    return table.map(cell).to_markdown(index=False, headers=headers, colalign=align, disable_numparse=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a page, and leave an unchanged one alone, so that Sphinx does not render it again."""
+    text = text.rstrip() + "\n"
+    if not path.exists() or path.read_text() != text:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
