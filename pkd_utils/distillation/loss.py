@@ -28,7 +28,7 @@ def soft_labels(logits, temperature: float = 1.0, activation: str = "sigmoid") -
 
     Parameters
     ----------
-    logits : tensor or array, float, any shape; for "softmax" classes lie along the last axis
+    logits : tensor or array, any shape; for "softmax" classes lie along the last axis
         Teacher outputs f_t(x*), before any activation. Finite.
     temperature : float
         T > 0. Below 1 sharpens, above 1 softens.
@@ -43,16 +43,14 @@ def soft_labels(logits, temperature: float = 1.0, activation: str = "sigmoid") -
     DataError
         Temperature not a finite number above 0, an unknown activation, or a logit that is NaN or infinite.
     """
-    _check_activation(activation)
-    _check_temperature(temperature, "temperature")
+    _check_options(activation, temperature=temperature)
     logits = torch.as_tensor(logits).detach()
-    if not logits.is_floating_point():
-        raise DataError(f"Teacher logits must be floating point numbers, not {logits.dtype}.")
-    if not torch.isfinite(logits).all():
-        rows = (~torch.isfinite(logits)).reshape(logits.shape[0] if logits.ndim else 1, -1).any(1)
+    finite = torch.isfinite(logits)
+    if not finite.all():
+        wrong = ~finite.reshape(logits.shape[0] if logits.ndim else 1, -1).all(1)
         raise DataError(
-            f"{int(rows.sum())} of {len(rows)} rows of teacher logits hold NaN or infinity (first: row "
-            f"{int(rows.nonzero()[0, 0])}); train the teacher again or leave those rows out."
+            f"{int(wrong.sum())} of {len(wrong)} rows of teacher logits hold NaN or infinity (first: row "
+            f"{int(wrong.nonzero()[0, 0])}); train the teacher again or leave those rows out."
         )
     scaled = logits / temperature
     return torch.sigmoid(scaled) if activation == "sigmoid" else torch.softmax(scaled, dim=-1)
@@ -74,9 +72,9 @@ def distillation_loss(
     Parameters
     ----------
     student_logits : float tensor, (N, K)
-        f_s(x), before the activation. K labels ("sigmoid") or K classes ("softmax"). (N,) is allowed for "sigmoid".
+        f_s(x), before the activation. K labels ("sigmoid") or K classes ("softmax"). Any shape for "sigmoid".
     targets : tensor
-        "sigmoid": float, same shape as `student_logits`, 1, 0 or anything between; NaN = not known.
+        "sigmoid": same shape as `student_logits`, 1, 0 or anything between; NaN = not known.
         "softmax": int64 class numbers (N,), or float class probabilities (N, K). NaN is refused.
     soft_targets : float tensor of the shape of `student_logits`, or None
         `soft_labels(...)`. None is allowed when `weight` is 0 (the baseline).
@@ -108,33 +106,41 @@ def distillation_loss(
         weight outside [0, 1], temperature not above 0, shapes that differ, soft targets missing or outside [0, 1],
         targets outside [0, 1], NaN with "softmax".
     """
-    _check_activation(activation)
-    _check_temperature(student_temperature, "student_temperature")
-    if not 0.0 <= weight <= 1.0:  # also refuses NaN
-        raise DataError(f"weight (lambda) must lie in [0, 1], not {weight}.")
-    _check_shapes(student_logits.shape, targets, soft_targets, weight, activation)
+    _check_options(activation, weight, student_temperature=student_temperature)
+    _check_shapes(student_logits, targets, soft_targets, weight, activation)
     if validate:
         check_targets(targets, soft_targets if weight > 0 else None, activation, student_logits.shape[-1])
 
+    loss = masked_bce if activation == "sigmoid" else F.cross_entropy
     if weight == 0:
-        return _hard_loss(student_logits, targets, activation)
-    plain_soft = student_temperature == 1 and not temperature_squared and not soft_on_missing
-    if activation == "sigmoid" and plain_soft and weight < 1:
-        # Binary cross entropy is linear in its target: both terms are one, with the mixed target (NaN stays NaN).
-        return _hard_loss(student_logits, (1 - weight) * targets + weight * soft_targets, activation)
-
-    scaled = student_logits / student_temperature
-    if activation == "softmax":
-        soft = F.cross_entropy(scaled, soft_targets)
-    elif soft_on_missing:
-        soft = F.binary_cross_entropy_with_logits(scaled, soft_targets)
-    else:
-        soft = _mean_over(scaled, soft_targets, ~torch.isnan(targets))
+        return loss(student_logits, targets)
+    if activation == "sigmoid" and not soft_on_missing:
+        if weight < 1 and student_temperature == 1 and not temperature_squared:
+            # Binary cross entropy is linear in its target: both terms are one, with the mixed target (NaN stays NaN).
+            return loss(student_logits, (1 - weight) * targets + weight * soft_targets)
+        soft_targets = soft_targets.where(~torch.isnan(targets), torch.nan)
+    soft = loss(student_logits / student_temperature, soft_targets)
     if temperature_squared:
         soft = soft * student_temperature**2
     if weight == 1:
         return soft
-    return (1 - weight) * _hard_loss(student_logits, targets, activation) + weight * soft
+    return (1 - weight) * loss(student_logits, targets) + weight * soft
+
+
+def masked_bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Binary cross entropy, mean over the known targets; NaN targets carry no loss, and 0 is the mean of none.
+
+    No shape depends on the data, so a GPU need not wait.
+
+    Parameters
+    ----------
+    logits : float tensor, any shape
+    targets : tensor of the same shape, in [0, 1] or NaN
+    """
+    known = ~torch.isnan(targets)
+    filled = torch.where(known, targets, 0).to(logits.dtype)  # NaN times a zero weight would still be NaN
+    total = F.binary_cross_entropy_with_logits(logits, filled, weight=known.to(logits.dtype), reduction="sum")
+    return total / known.sum().clamp(min=1)
 
 
 def check_targets(targets, soft_targets, activation: str = "sigmoid", n_classes: int | None = None) -> None:
@@ -151,64 +157,43 @@ def check_targets(targets, soft_targets, activation: str = "sigmoid", n_classes:
     ------
     DataError
     """
-    _check_activation(activation)
     if activation == "sigmoid":
-        _check_range(torch.nan_to_num(targets, nan=0.0, posinf=2.0, neginf=-1.0), "targets")
+        _check_range(torch.nan_to_num(targets, nan=0.0, posinf=2.0, neginf=-1.0), "targets", activation)
     elif targets.is_floating_point():
-        _check_range(targets, "targets (a row whose class is not known must be left out)")
-        _check_rows_sum_to_one(targets, "targets")
+        _check_range(targets, "targets (a row whose class is not known must be left out)", activation)
     elif targets.numel() and (targets.min() < 0 or (n_classes and targets.max() >= n_classes)):
         raise DataError(
             f"Class numbers must lie in 0 ... {(n_classes or 0) - 1}, found {int(targets.min())} ... "
             f"{int(targets.max())}; a row whose class is not known must be left out."
         )
     if soft_targets is not None:
-        _check_range(soft_targets, "soft targets")
-        if activation == "softmax":
-            _check_rows_sum_to_one(soft_targets, "soft targets")
+        _check_range(soft_targets, "soft targets", activation)
 
 
-def _hard_loss(logits, targets, activation):
-    if activation == "softmax":
-        return F.cross_entropy(logits, targets)
-    return _mean_over(logits, targets, ~torch.isnan(targets))
-
-
-def _mean_over(logits, targets, observed):
-    """Mean binary cross entropy where `observed`; no data-dependent shape, so no GPU synchronisation."""
-    filled = torch.where(observed, targets, 0).to(logits.dtype)  # NaN times a zero weight would still be NaN
-    total = F.binary_cross_entropy_with_logits(logits, filled, weight=observed.to(logits.dtype), reduction="sum")
-    return total / observed.sum().clamp(min=1)
-
-
-def _check_activation(activation):
+def _check_options(activation: str, weight: float = 0.0, **temperature: float) -> None:
     if activation not in ACTIVATIONS:
         raise DataError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}.")
+    if not 0.0 <= weight <= 1.0:  # also refuses NaN
+        raise DataError(f"weight (lambda) must lie in [0, 1], not {weight}.")
+    for name, value in temperature.items():
+        if not (math.isfinite(value) and value > 0):
+            raise DataError(f"{name} must be a finite number above 0, not {value}.")
 
 
-def _check_temperature(temperature, name):
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise DataError(f"{name} must be a finite number above 0, not {temperature}.")
-
-
-def _check_shapes(shape, targets, soft_targets, weight, activation):
-    if activation == "softmax" and len(shape) != 2:
-        raise DataError(f"With softmax student_logits must have the shape (N, K), not {tuple(shape)}.")
-    class_numbers = activation == "softmax" and not targets.is_floating_point()
-    expected = shape[:1] if class_numbers else shape
-    if targets.shape != expected:
-        raise DataError(f"targets have the shape {tuple(targets.shape)}, but the logits need {tuple(expected)}.")
-    if activation == "sigmoid" and not targets.is_floating_point():
-        raise DataError(f"With sigmoid targets must be floating point (NaN = not known), not {targets.dtype}.")
+def _check_shapes(logits, targets, soft_targets, weight, activation) -> None:
     if weight > 0 and soft_targets is None:
         raise DataError(
             f"weight (lambda) is {weight}, but there are no soft targets: give them or set the weight to 0."
         )
-    if soft_targets is not None and soft_targets.shape != shape:
-        raise DataError(f"soft targets have the shape {tuple(soft_targets.shape)}, but the logits have {tuple(shape)}.")
+    classes = activation == "softmax" and not targets.is_floating_point()
+    needed = {"targets": (targets, logits.shape[:1] if classes else logits.shape)}
+    needed |= {} if soft_targets is None else {"soft targets": (soft_targets, logits.shape)}
+    for name, (values, shape) in needed.items():
+        if values.shape != shape:
+            raise DataError(f"{name} have the shape {tuple(values.shape)}, but the logits need {tuple(shape)}.")
 
 
-def _check_range(values, name):
+def _check_range(values: torch.Tensor, name: str, activation: str) -> None:
     bad = ~((values >= 0) & (values <= 1))  # also true for NaN
     if bad.any():
         first = tuple(bad.nonzero()[0].tolist())
@@ -216,13 +201,6 @@ def _check_range(values, name):
             f"{int(bad.sum())} {name} are not in [0, 1] (first: {float(values[first])} at {first}); "
             "give probabilities, not logits."
         )
-
-
-def _check_rows_sum_to_one(values, name):
-    wrong = (values.sum(-1) - 1).abs() > 1e-3
-    if wrong.any():
-        row = int(wrong.nonzero()[0, 0])
-        raise DataError(
-            f"Class probabilities must sum to 1 in each row: row {row} of the {name} sums to "
-            f"{float(values[row].sum()):.4f}."
-        )
+    if activation == "softmax" and ((values.sum(-1) - 1).abs() > 1e-3).any():
+        row = int(((values.sum(-1) - 1).abs() > 1e-3).nonzero()[0, 0])
+        raise DataError(f"Class probabilities must sum to 1: row {row} of the {name} sums to {values[row].sum():.4f}.")

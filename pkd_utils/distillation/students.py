@@ -204,10 +204,9 @@ def load_student(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
 def class_token_logits(model: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
     """`model(x)`, exact up to rounding, without the work in the last block that cannot reach the class token.
 
-    The head reads the class token only. So in the last block one query is enough, the projection and the MLP act on
-    one token, and with a single query the key and value projections move to the other side of the softmax:
-    q.(Wk y_j) = (Wk' q).y_j (the key bias cancels), sum_j a_j (Wv y_j + b) = Wv (sum_j a_j y_j) + b sum_j a_j. One
-    block of the model's `depth` becomes nearly free. Models of another make run as they are.
+    The head reads the class token only. So in the last block one query is enough (`one_query`), and the projection and
+    the MLP act on one token. One block of the model's `depth` becomes nearly free. Models of another make run as they
+    are.
 
     Parameters
     ----------
@@ -286,18 +285,51 @@ def predict_logits(
     return torch.cat(out).numpy()
 
 
+def one_query(
+    query: torch.Tensor,
+    tokens: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    value_bias: torch.Tensor | None,
+    mask: torch.Tensor | None = None,
+    dropout: nn.Module | None = None,
+) -> torch.Tensor:
+    """Attention of one query a sequence, exactly, without the projections of all its tokens.
+
+    q . (Wk y_j + bk) = (Wk' q) . y_j + a constant that cancels in the softmax, and averaging before the value
+    projection gives sum_j a_j (Wv y_j + bv) = Wv (sum_j a_j y_j) + bv sum_j a_j (1 unless dropout acts on a).
+
+    Parameters
+    ----------
+    query : (B, H, d) float tensor, already divided by sqrt(d)
+    tokens : (B, N, D)
+    key, value : (H, d, D), the projections of each head
+    value_bias : (H, d) or None
+    mask : (B, N) bool, optional; False for padding
+    dropout : module, optional, on the attention weights
+
+    Returns
+    -------
+    (B, H, d) float tensor
+    """
+    scores = torch.einsum("bhd,hdc->bhc", query, key) @ tokens.transpose(1, 2)  # (B, H, N)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, :], -torch.inf)
+    weights = scores.softmax(-1)
+    weights = weights if dropout is None else dropout(weights)
+    out = torch.einsum("bhc,hdc->bhd", weights @ tokens, value)
+    return out if value_bias is None else out + value_bias * weights.sum(-1, keepdim=True)
+
+
 def _class_attention(attn: Attention, y: torch.Tensor) -> torch.Tensor:
     """Attention of token 0 to all tokens: (B, N, D) -> (B, 1, D)."""
     batch, _, dim = y.shape
     heads, size = attn.num_heads, attn.head_dim
     w_query, w_key, w_value = attn.qkv.weight.view(3, heads, size, dim).unbind(0)
-    b_query, _, b_value = (None, None, None) if attn.qkv.bias is None else attn.qkv.bias.view(3, -1).unbind(0)
-    query = F.linear(y[:, 0], w_query.reshape(-1, dim), b_query).view(batch, heads, size) * attn.scale
-    query = torch.einsum("bhs,hsd->bhd", query, w_key)
-    weights = attn.attn_drop((query @ y.transpose(1, 2)).softmax(dim=-1))  # (B, heads, N)
-    out = torch.einsum("bhd,hsd->bhs", weights @ y, w_value)
-    if b_value is not None:
-        out = out + b_value.view(heads, size) * weights.sum(-1, keepdim=True)  # the sum is 1 unless dropout acts
+    b_query, _, b_value = (None, None, None) if attn.qkv.bias is None else attn.qkv.bias.view(3, heads, size).unbind(0)
+    query = F.linear(y[:, 0], w_query.reshape(-1, dim), None if b_query is None else b_query.flatten())
+    query = query.view(batch, heads, size) * attn.scale
+    out = one_query(query, y, w_key, w_value, b_value, dropout=attn.attn_drop)
     return attn.proj_drop(attn.proj(attn.norm(out.reshape(batch, 1, -1))))
 
 

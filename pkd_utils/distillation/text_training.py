@@ -14,9 +14,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
+from pkd_utils.distillation.loss import masked_bce
+from pkd_utils.distillation.students import one_query
 from pkd_utils.encoders.texts import EncodedTexts, load_encoder, split_encoder
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
@@ -139,11 +140,7 @@ class TextTeacher(nn.Module):
 
 
 def first_token_block(block: nn.Module, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Output of a BERT block at the first token alone, exactly, at a fraction of the block's cost.
-
-    One query makes the projections of all L tokens unnecessary: q . (Wk x + bk) = (Wk^T q) . x + constant, the constant
-    cancels in the softmax, and averaging before the value projection gives sum_l p_l (Wv x_l + bv) =
-    Wv (sum_l p_l x_l) + bv sum_l p_l (dropout makes the last sum differ from 1).
+    """Output of a BERT block at the first token alone, exactly, at a fraction of the block's cost: `one_query`.
 
     Parameters
     ----------
@@ -160,31 +157,13 @@ def first_token_block(block: nn.Module, states: torch.Tensor, mask: torch.Tensor
         (B, D).
     """
     attention = block.attention.self
-    heads, size = attention.num_attention_heads, attention.attention_head_size
+    split = (attention.num_attention_heads, attention.attention_head_size)
     first = states[:, :1]
-    query = attention.query(first).unflatten(-1, (heads, size))[:, 0]  # (B, H, d)
-    query = torch.einsum("bhd,hdc->bhc", query, attention.key.weight.unflatten(0, (heads, size)))
-    scores = torch.einsum("bhc,blc->bhl", query, states) / size**0.5
-    weights = scores.float().masked_fill(~mask[:, None, :], float("-inf")).softmax(-1)
-    weights = attention.dropout(weights)
-    mean = torch.einsum("bhl,blc->bhc", weights, states)
-    value = torch.einsum("bhc,hdc->bhd", mean, attention.value.weight.unflatten(0, (heads, size)))
-    value = value + weights.sum(-1, keepdim=True) * attention.value.bias.unflatten(0, (heads, size))
-    context = block.attention.output(value.flatten(1)[:, None].to(first.dtype), first)
+    query = attention.query(first)[:, 0].unflatten(-1, split) / split[1] ** 0.5
+    key, value = (part.weight.unflatten(0, split) for part in (attention.key, attention.value))
+    mixed = one_query(query, states, key, value, attention.value.bias.unflatten(0, split), mask, attention.dropout)
+    context = block.attention.output(mixed.flatten(1)[:, None].to(first.dtype), first)
     return block.feed_forward_chunk(context)[:, 0]
-
-
-def masked_bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy, mean over the known targets; NaN targets carry no loss.
-
-    Parameters
-    ----------
-    logits, targets : torch.Tensor
-        (B, labels) float; targets 1, 0 or NaN.
-    """
-    known = ~torch.isnan(targets)
-    losses = F.binary_cross_entropy_with_logits(logits, torch.where(known, targets, 0.0), reduction="none")
-    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 def length_bucketed_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:

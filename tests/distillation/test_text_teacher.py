@@ -9,7 +9,6 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from torch.nn import functional as F
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from pkd_utils.distillation import text_training
@@ -241,16 +240,6 @@ def test_cache_file_is_read_only_for_the_same_reports(encoder, reports, tmp_path
     changed.iloc[5] = "fluid"
     other = encode_teacher_texts(changed, config, tmp_path / "encoded.safetensors")
     assert other.identity != kept.identity and other.lengths[5] == 3
-
-
-def test_masked_bce_ignores_unknown_targets():
-    logits = torch.tensor([[2.0, -1.0], [0.5, 3.0]], requires_grad=True)
-    targets = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
-    loss = text_training.masked_bce(logits, targets)
-    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(logits[:, 0], targets[:, 0]))
-    loss.backward()
-    assert torch.equal(logits.grad[:, 1], torch.zeros(2))
-    assert text_training.masked_bce(logits, torch.full((2, 2), float("nan"))).item() == 0
 
 
 def test_batches_hold_every_report_once_and_similar_lengths():
