@@ -26,11 +26,25 @@ def auroc(targets, scores) -> float:
     return float(weighted_auroc(targets, scores, np.ones((1, len(targets))))[0])
 
 
-def macro_auroc(targets, scores) -> float:
-    """Mean AUROC over the labels that are defined; NaN where none is. See `prediction_scores`."""
+def macro_auroc(targets, scores, weights=None) -> float | np.ndarray:
+    """Mean AUROC over the labels that are defined; NaN where none is. See `prediction_scores`.
+
+    Parameters
+    ----------
+    targets, scores : (N, L)
+    weights : (B, N), optional; see `weighted_auroc`
+
+    Returns
+    -------
+    float, or float64 (B,) with weights
+    """
     targets, scores = _check(targets, scores)
-    each = np.array([auroc(y, s) for y, s in zip(targets.T, scores.T, strict=True)])
-    return float(each[~np.isnan(each)].mean()) if not np.isnan(each).all() else float("nan")
+    sets = np.ones((1, len(targets))) if weights is None else weights
+    each = np.array([weighted_auroc(y, s, sets) for y, s in zip(targets.T, scores.T, strict=True)])
+    defined = ~np.isnan(each)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(defined, each, 0).sum(0) / defined.sum(0)
+    return float(mean[0]) if weights is None else mean
 
 
 def micro_auroc(targets, probabilities, weights=None) -> float | np.ndarray:

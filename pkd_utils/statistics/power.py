@@ -8,20 +8,29 @@ counting (no normal approximation). Only the draws are random; they are seeded, 
 
 A rejection on the wrong side is no detection and is not counted. Shifts are in units of the values: give standard
 deviations of 1 for standardised differences. Among m tests, Holm's procedure asks alpha / m of a difference that
-stands alone; where all differences are real the bar falls, up to alpha for the last (`holm_power` simulates this).
+stands alone; where all differences are real the bar falls, up to alpha for the last.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 from scipy import stats
 
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.comparisons import holm
+from pkd_utils.statistics.intervals import Count, Level
 
+Size = Annotated[int, Field(ge=1, le=30)]  # values a method; the exact distribution of U is counted up to 30
+Tails = Annotated[float, Field(gt=2)] | None  # degrees of freedom of Student's t, above 2 (variance); None: normal
+
+FAMILIES = (1, 3, 9)  # tests that Holm's procedure corrects together: one alone, a table's metrics, all of Table 1
+HEAVY = 3.0  # degrees of freedom, for trainings of which one in a while fails
+RUNS = 5  # seeds a method of Table 1
 _CELLS = 4_000_000  # pairwise differences held at once
 
 
@@ -32,9 +41,6 @@ class Detectable:
     difference: float  # infinite where the smallest possible p-value is above alpha
     low: float
     high: float
-    power: float
-    alpha: float
-    n: tuple[int, int]
 
 
 def u_distribution(n: int, m: int) -> np.ndarray:
@@ -44,8 +50,6 @@ def u_distribution(n: int, m: int) -> np.ndarray:
     ----------
     n, m : int, 1 to 30
     """
-    if not (1 <= n <= 30 and 1 <= m <= 30):
-        raise DataError(f"{n} and {m} values: the exact distribution of U is counted for 1 to 30 of each.")
     counts = np.zeros(n * m + 1, dtype=np.int64)
     counts[0] = 1
     for i in range(1, m + 1):  # Gaussian binomial: times (1 - x^(n+i)), divided by (1 - x^i)
@@ -64,20 +68,19 @@ def critical_u(n: int, m: int, alpha: float = 0.05) -> int | None:
     n, m : int, 1 to 30
     alpha : float in (0, 1)
     """
-    if not 0 < alpha < 1:
-        raise DataError(f"alpha is {alpha}: give a number between 0 and 1.")
     upper = np.cumsum(u_distribution(n, m)[::-1])[::-1]  # rankings with U or more
     enough = np.flatnonzero(2 * upper <= alpha * comb(n + m, n) * (1 + 1e-12))
     return int(enough[0]) if len(enough) else None
 
 
+@checked
 def rejection_shifts(
-    n: int,
-    m: int,
-    alphas: Sequence[float] = (0.05,),
-    sd: tuple[float, float] = (1.0, 1.0),
-    tail_df: float | None = None,
-    simulations: int = 10_000,
+    n: Size,
+    m: Size,
+    alphas: Sequence[Level] = (0.05,),
+    sd: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.0),
+    tail_df: Tails = None,
+    simulations: Count = 10_000,
     seed: int = 0,
 ) -> np.ndarray:
     """Shift of the treatment from which on a simulated study is significant, float64 (alphas, simulations).
@@ -90,11 +93,6 @@ def rejection_shifts(
     tail_df : degrees of freedom of Student's t, above 2, scaled to those standard deviations; None: normal
     simulations, seed : int
     """
-    if min(sd) <= 0 or simulations < 1 or (tail_df is not None and tail_df <= 2):
-        raise DataError(
-            f"sd={sd}, tail_df={tail_df}, simulations={simulations}: deviations must be above 0, degrees of freedom "
-            "above 2 (the variance is infinite below), simulations at least 1."
-        )
     critical = [critical_u(n, m, alpha) for alpha in alphas]
     ranks = sorted({u - 1 for u in critical if u is not None})
     shifts = np.full((len(alphas), simulations), np.inf)
@@ -104,7 +102,7 @@ def rejection_shifts(
     size = max(1, _CELLS // (n * m))
     for start in range(0, simulations, size):
         part = slice(start, min(start + size, simulations))
-        a, b = (_draw(rng, (part.stop - start, k), tail_df) * s for k, s in ((n, sd[0]), (m, sd[1])))
+        a, b = (draws(rng, (part.stop - start, k), tail_df) * s for k, s in ((n, sd[0]), (m, sd[1])))
         differences = np.partition((a[:, :, None] - b[:, None]).reshape(len(a), -1), ranks, axis=1)
         for row, u in enumerate(critical):
             if u is not None:
@@ -123,7 +121,8 @@ def power_at(difference: float, n: int, m: int, alpha: float = 0.05, **options) 
     return float((rejection_shifts(n, m, (alpha,), **options)[0] < abs(difference)).mean())
 
 
-def detectable(n: int, m: int, alpha: float = 0.05, power: float = 0.8, **options) -> Detectable:
+@checked
+def detectable(n: Size, m: Size, alpha: Level = 0.05, power: Level = 0.8, **options) -> Detectable:
     """Smallest true difference that is found with the wanted power.
 
     Parameters
@@ -131,58 +130,19 @@ def detectable(n: int, m: int, alpha: float = 0.05, power: float = 0.8, **option
     n, m, alpha : see `rejection_shifts`; options : its `sd`, `tail_df`, `simulations`, `seed`
     power : float in (0, 1)
     """
-    return _quantile(rejection_shifts(n, m, (alpha,), **options)[0], power, alpha, (n, m))
+    return _quantile(rejection_shifts(n, m, (alpha,), **options)[0], power)
 
 
-def holm_power(
-    difference: float,
-    n: int,
-    tests: int,
-    real: int,
-    alpha: float = 0.05,
-    tail_df: float | None = None,
-    simulations: int = 4000,
-    seed: int = 0,
-) -> float:
-    """Share of the real differences that Holm's procedure finds among several independent tests of n against n.
-
-    Parameters
-    ----------
-    difference : float, standardised (standard deviations of 1), the same for each real one
-    n : int, values a method
-    tests, real : int, tests of the family, and how many of them have the difference (1 to tests)
-    alpha, tail_df, simulations, seed : see `rejection_shifts`
-    """
-    if not 1 <= real <= tests:
-        raise DataError(f"{real} real differences among {tests} tests: give 1 to all of them.")
-    rng = np.random.default_rng(seed)
-    counts, middle = u_distribution(n, n), n * n / 2
-    upper = np.cumsum(counts[::-1])[::-1] / counts.sum()
-    found = 0
-    for _ in range(simulations):
-        a, b = _draw(rng, (tests, n), tail_df), _draw(rng, (tests, n), tail_df)
-        b[:real] += abs(difference)
-        u = (b[:, :, None] > a[:, None]).sum((1, 2))
-        p = np.minimum(1, 2 * upper[np.maximum(u, n * n - u)])
-        found += ((holm(p) <= alpha) & (u > middle))[:real].sum()
-    return float(found / (real * simulations))
-
-
+@checked
 def detectable_table(
-    sizes: Iterable[int] = range(5, 21),
-    tests: Sequence[int] = (1, 3, 9),
-    tail_dfs: Sequence[float | None] = (None, 3.0),
-    alpha: float = 0.05,
-    power: float = 0.8,
-    simulations: int = 10_000,
-    seed: int = 0,
+    sizes: Sequence[Size], alpha: Level = 0.05, power: Level = 0.8, simulations: Count = 10_000
 ) -> pd.DataFrame:
     """Smallest standardised difference found with the wanted power, by seeds a method, family and distribution.
 
     Parameters
     ----------
-    sizes : seeds a method, n against n; tests : sizes of the family, the level is alpha / tests
-    tail_dfs : distributions, see `rejection_shifts`; alpha, power, simulations, seed : as there
+    sizes : seeds a method, n against n; alpha : of the family, of k tests each has alpha / k (k of `FAMILIES`)
+    power, simulations : see `detectable`
 
     Returns
     -------
@@ -190,71 +150,66 @@ def detectable_table(
     """
     rows = []
     for n in sizes:
-        for tail_df in tail_dfs:
-            levels = [alpha / k for k in tests]
-            shifts = rejection_shifts(n, n, levels, tail_df=tail_df, simulations=simulations, seed=seed)
-            for k, level, values in zip(tests, levels, shifts, strict=True):
-                found = _quantile(values, power, level, (n, n))
-                facts = {"seeds": n, "tests": k, "distribution": distribution_name(tail_df)}
-                bounds = {"detectable": found.difference, "low": found.low, "high": found.high}
-                rows.append({**facts, "smallest_p": 2 / comb(2 * n, n), **bounds})
+        for tail_df, name in ((None, "normal"), (HEAVY, f"t with {HEAVY:g} degrees of freedom")):
+            levels = [alpha / k for k in FAMILIES]
+            shifts = rejection_shifts(n, n, levels, tail_df=tail_df, simulations=simulations)
+            for k, values in zip(FAMILIES, shifts, strict=True):
+                found = _quantile(values, power)
+                facts = {"seeds": n, "tests": k, "distribution": name, "smallest_p": 2 / comb(2 * n, n)}
+                rows.append({**facts, "detectable": found.difference, "low": found.low, "high": found.high})
     return pd.DataFrame(rows)
 
 
-def seeds_needed(difference: float, alpha: float = 0.05, power: float = 0.8, most: int = 30, **options) -> int | None:
-    """Fewest seeds a method (2 to `most`, n against n) that find a difference with the wanted power; None: more.
+def seeds_needed(difference: float, alpha: float = 0.05, power: float = 0.8, **options) -> int | None:
+    """Fewest seeds a method (2 to 30, n against n) that find a difference with the wanted power; None: more.
 
     Parameters
     ----------
-    difference : float, in the units of `sd`; most : int, at most 30
+    difference : float, in the units of `sd`
     alpha, power : float; options : `sd`, `tail_df`, `simulations`, `seed` of `rejection_shifts`
     """
-    low, high = 1, most + 1  # low is known not to do, high is taken to do
+    low, high = 1, 31  # low is known not to do, high is taken to do
     while high - low > 1:
         n = (low + high) // 2
         if power_at(difference, n, n, alpha, **options) >= power:
             high = n
         else:
             low = n
-    return high if high <= most else None
+    return high if high <= 30 else None
 
 
+@checked
 def reported_differences(
     table: pd.DataFrame,
-    n: int = 5,
-    tests: Sequence[int] = (1, 3, 9),
-    alpha: float = 0.05,
-    power: float = 0.8,
-    tail_df: float | None = None,
-    simulations: int = 10_000,
-    seed: int = 0,
+    alpha: Level = 0.05,
+    power: Level = 0.8,
+    tail_df: Tails = None,
+    simulations: Count = 10_000,
 ) -> pd.DataFrame:
-    """Which differences of a published table n runs a method could have detected, taking its standard deviations.
+    """Which differences of a published table five runs a method could have detected, taking its standard deviations.
 
     The question is what the design could find, not what the result "would have had as power": the power at the observed
     difference repeats its p-value (Hoenig and Heisey, 2001), so the smallest detectable difference is the answer, and
     the power at the reported difference is shown for reading only. A standard deviation of few values is itself
-    uncertain: `detectable_low` and `detectable_high` follow it over its 95 % interval (chi-squared, 2 n - 2 degrees).
+    uncertain: `detectable_low` and `detectable_high` follow it over its 95 % interval (chi-squared, 8 degrees).
 
     Parameters
     ----------
     table : DataFrame with columns dataset, method ("Baseline", "MMPKD"), metric, mean, sd, marks
         As book/reported/mmpkd-table1.csv (Table 1 of the paper).
-    n : int, runs a method; tests : sizes of Holm's family, the first is that of the columns without a number
-    alpha, power, tail_df, simulations, seed : see `rejection_shifts`
+    alpha, power, tail_df, simulations : see `detectable`
 
     Returns
     -------
     DataFrame, a row a dataset and metric
         dataset, metric, difference, sd_baseline, sd_mmpkd, standardised (difference over the root mean square of both
         sd), marked (the paper's "**"), power, detectable, detectable_low, detectable_high, seeds_needed, and for each
-        size k of the family detectable_k and found_k (|difference| >= detectable_k).
+        size k of the family (`FAMILIES`) detectable_k and found_k (|difference| >= detectable_k).
     """
     missing = [c for c in ("dataset", "method", "metric", "mean", "sd") if c not in table.columns]
     if missing:
         raise DataError(f"The published table has no column {', '.join(missing)}; see book/reported/README.md.")
-    factors = np.sqrt((2 * n - 2) / stats.chi2.ppf([0.975, 0.025], 2 * n - 2))
-    options = {"tail_df": tail_df, "simulations": simulations, "seed": seed}
+    factors = np.sqrt((2 * RUNS - 2) / stats.chi2.ppf([0.975, 0.025], 2 * RUNS - 2))
     rows = []
     for (dataset, metric), part in table.groupby(["dataset", "metric"], sort=False):
         methods = part.set_index("method")
@@ -262,9 +217,9 @@ def reported_differences(
             raise DataError(f"{dataset}, {metric}: give one row Baseline and one row MMPKD, not {list(methods.index)}.")
         base, ours = methods.loc["Baseline"], methods.loc["MMPKD"]
         sd, difference = (float(base["sd"]), float(ours["sd"])), float(ours["mean"] - base["mean"])
-        levels = [alpha / k for k in tests]
-        shifts = rejection_shifts(n, n, levels, sd, **options)
-        found = [_quantile(values, power, level, (n, n)) for values, level in zip(shifts, levels, strict=True)]
+        levels = [alpha / k for k in FAMILIES]
+        shifts = rejection_shifts(RUNS, RUNS, levels, sd, tail_df, simulations)
+        found = [_quantile(values, power) for values in shifts]
         row = {
             "dataset": dataset,
             "metric": metric,
@@ -277,57 +232,44 @@ def reported_differences(
             "detectable": found[0].difference,
             "detectable_low": found[0].difference * factors[0],
             "detectable_high": found[0].difference * factors[1],
-            "seeds_needed": seeds_needed(difference, levels[0], power, sd=sd, **{**options, "simulations": 4000}),
+            "seeds_needed": seeds_needed(difference, alpha, power, sd=sd, tail_df=tail_df, simulations=4000),
         }
-        for k, one in zip(tests, found, strict=True):
+        for k, one in zip(FAMILIES, found, strict=True):
             row |= {f"detectable_{k}": one.difference, f"found_{k}": abs(difference) >= one.difference}
         rows.append(row)
     return pd.DataFrame(rows).astype({"seeds_needed": "Int64"})
 
 
 def detectable_differences(
-    table: pd.DataFrame,
-    alpha: float = 0.05,
-    power: float = 0.8,
-    tail_df: float | None = None,
-    simulations: int = 10_000,
-    seed: int = 0,
+    table: pd.DataFrame, alpha: float = 0.05, power: float = 0.8, simulations: int = 10_000
 ) -> np.ndarray:
     """Smallest difference that each row's number of seeds detects, given the row's standard deviations over seeds.
 
     Parameters
     ----------
     table : DataFrame with columns seeds, sd_baseline, sd_mmpkd, as `maps.comparison.compare_maps` gives it
-    alpha, power, tail_df, simulations, seed : see `rejection_shifts`
+    alpha, power, simulations : see `detectable`
 
     Returns
     -------
     float64 (rows,): NaN without two positive standard deviations, infinite where so few seeds reach no p <= alpha
     """
     found = np.full(len(table), np.nan)
-    options = {"tail_df": tail_df, "simulations": simulations, "seed": seed}
     for k, (n, *sd) in enumerate(table[["seeds", "sd_baseline", "sd_mmpkd"]].to_numpy()):
         if min(sd) > 0:
-            found[k] = detectable(int(n), int(n), alpha, power, sd=tuple(sd), **options).difference
+            found[k] = detectable(int(n), int(n), alpha, power, sd=tuple(sd), simulations=simulations).difference
     return found
 
 
-def distribution_name(tail_df: float | None) -> str:
-    """ "normal", or "t with 3 degrees of freedom"."""
-    return "normal" if tail_df is None else f"t with {tail_df:g} degrees of freedom"
-
-
-def _quantile(shifts: np.ndarray, power: float, alpha: float, n: tuple[int, int]) -> Detectable:
-    """The wanted quantile of rejection shifts, with the bounds that the number of simulations allows."""
-    if not 0 < power < 1:
-        raise DataError(f"power is {power}: give a number between 0 and 1.")
-    error = 1.96 * np.sqrt(power * (1 - power) / len(shifts))
-    tails = np.clip([power, power - error, power + error], 0, 1)
-    return Detectable(*(float(v) for v in np.quantile(shifts, tails, method="higher")), power, alpha, n)
-
-
-def _draw(rng: np.random.Generator, shape: tuple[int, int], tail_df: float | None) -> np.ndarray:
-    """Values of mean 0 and standard deviation 1."""
+def draws(rng: np.random.Generator, shape: tuple[int, ...], tail_df: float | None) -> np.ndarray:
+    """Values of mean 0 and standard deviation 1, normal or of a scaled Student's t."""
     if tail_df is None:
         return rng.standard_normal(shape)
     return rng.standard_t(tail_df, shape) * np.sqrt((tail_df - 2) / tail_df)
+
+
+def _quantile(shifts: np.ndarray, power: float) -> Detectable:
+    """The wanted quantile of rejection shifts, with the bounds that the number of simulations allows."""
+    error = 1.96 * np.sqrt(power * (1 - power) / len(shifts))
+    tails = np.clip([power, power - error, power + error], 0, 1)
+    return Detectable(*(float(v) for v in np.quantile(shifts, tails, method="higher")))

@@ -68,6 +68,14 @@ def test_undefined_labels_are_named_without_a_warning(data):
     assert np.isnan(nothing["auroc"]).all() and nothing["note"].iloc[-1] == "mean of 0 of 2 labels"
 
 
+def test_macro_auroc_under_weights_is_that_of_repeated_cases(data):
+    targets, scores = data
+    targets[:, 4] = 0
+    weights = np.random.default_rng(1).integers(0, 3, (5, 80))
+    expected = [macro_auroc(np.repeat(targets, w, axis=0), np.repeat(scores, w, axis=0)) for w in weights]
+    np.testing.assert_allclose(macro_auroc(targets, scores, weights), expected, rtol=0, atol=1e-15)
+
+
 def test_one_label_as_a_vector():
     assert prediction_scores([1, 0, 1], [0.2, 0.1, 0.3])["auroc"].tolist() == [1, 1]
 

@@ -82,10 +82,10 @@ def test_levels_show_reference_maps_as_lines(two_cohorts):
 
 
 def test_detectable_curves_leave_out_the_impossible():
-    table = power.detectable_table(sizes=(5, 6), tests=(1, 9), simulations=200)
+    table = power.detectable_table((5, 6), simulations=200)
     figure = figures.detectable_curves(table)
     lengths = [len(line.get_xdata()) for line in figure.axes[0].lines]
-    assert len(figure.axes) == 2 and lengths == [2, 1]
+    assert len(figure.axes) == 2 and lengths == [2, 2, 1]
     with pytest.raises(DataError, match="empty"):
         figures.detectable_curves(table[:0])
 
