@@ -1,13 +1,26 @@
 """The embedded cohorts: simulated images on disk, each in the layout of the real source that its loader reads."""
 
+import argparse
 import importlib
-import sys
 from pathlib import Path
 
-from pkd_utils.demo.chest.cohort import ensure, verify
+from pkd_utils.demo import build
+from pkd_utils.demo.build import verify
 from pkd_utils.runs.errors import DataError
 
 __all__ = ["ensure", "ensure_source", "main", "verify"]
+KINDS = {"chest": "ChestCohort", "breast": "BreastCohort", "ct": "CTCohort"}
+SOURCES = {"mimic_cxr": "chest", "cbis_mass": "breast", "cbis_calc": "breast", "inspect": "ct"}  # read by which loader
+
+
+def cohort_class(kind: str) -> type[build.Cohort]:
+    """The cohort of a kind; imported by name, so that no cohort's code decides another's bytes."""
+    return getattr(importlib.import_module(f"pkd_utils.demo.{kind}.cohort"), KINDS[kind])
+
+
+def ensure(root: str | Path, patients: int = 860, seed: int = 0, workers: int = 1, **options) -> Path:
+    """Write the embedded radiographs, unless they are there: `ensure_source` of `mimic_cxr`."""
+    return ensure_source("mimic_cxr", root, patients, seed, workers, **options)
 
 
 def ensure_source(source: str, root: str | Path, size: int, seed: int = 0, workers: int = 1, **options) -> Path:
@@ -16,36 +29,46 @@ def ensure_source(source: str, root: str | Path, size: int, seed: int = 0, worke
     Parameters
     ----------
     source : str
-        A loader: `mimic_cxr` gives chest radiographs (`ensure`), `cbis_mass` and `cbis_calc` the mammograms of both
-        kinds (`breast.cohort.ensure`), `inspect` CT volumes (`ct.cohort.ensure`).
+        A loader: `mimic_cxr` gives chest radiographs, `cbis_mass` and `cbis_calc` the mammograms of both kinds,
+        `inspect` CT volumes.
     root : str or Path
+        Folder of the cohort; relative paths are relative to the project root.
     size : int
-        Patients; of the mammograms, masses.
-    seed, workers : int
+        Patients; of the mammograms, rows of the BI-RADS table (0: all).
+    seed : int
+        Seed of everything. With the same code, sources and libraries the same seed gives the same bytes.
+    workers : int
+        Processes; changes nothing but time.
     **options
-        Further arguments of the cohort's own function.
+        Further fields of `ChestCohort`, `BreastCohort` or `CTCohort`.
+
+    Returns
+    -------
+    Path
+        The cohort's folder.
 
     Raises
     ------
     DataError
-        If there is no embedded cohort for the source.
+        There is no embedded cohort for the source, an option is unknown or out of range, or `root` holds something
+        that is not a simulated cohort.
+    FileNotFoundError
+        The real files behind the cohort have not been fetched.
     """
-    if source == "mimic_cxr":
-        return ensure(root, size, seed, workers=workers, **options)
-    if source in ("cbis_mass", "cbis_calc"):
-        from pkd_utils.demo.breast import cohort
-
-        return cohort.ensure(root, seed, workers=workers, mass_rows=size, **options)
-    if source == "inspect":
-        from pkd_utils.demo.ct import cohort as inspect_cohort
-
-        return inspect_cohort.ensure(root, size, seed, workers=workers, **options)
-    raise DataError(f"There is no embedded cohort for the source {source!r}: set simulate_patients to 0 and data_root.")
+    if source not in SOURCES:
+        raise DataError(
+            f"There is no embedded cohort for the source {source!r}: set simulate_patients to 0 and data_root."
+        )
+    kind = cohort_class(SOURCES[source])
+    return build.ensure(kind(**{kind.size: size, "seed": seed, **options}), root, workers)
 
 
 def main(arguments: list[str]) -> None:
     """`demo chest | breast | ct [options]`: write an embedded cohort unless it is there, and say what it holds."""
-    kinds = ("chest", "breast", "ct")
-    if len(arguments) < 2 or arguments[1] not in kinds:
-        sys.exit(f"Use: python -m pkd_utils demo {' | '.join(kinds)} [--help]")
-    importlib.import_module(f"pkd_utils.demo.{arguments[1]}.cohort").main(arguments[2:])
+    parser = argparse.ArgumentParser(prog="python -m pkd_utils demo", description=main.__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar=" | ".join(KINDS))
+    for kind in KINDS:
+        cohort = cohort_class(kind)
+        build.add_options(kinds.add_parser(kind, description=cohort.__doc__), cohort)
+    given = vars(parser.parse_args(arguments[1:]))
+    build.from_command_line(cohort_class(given.pop("kind")), **given)

@@ -1,103 +1,142 @@
-"""What every embedded cohort is built with: in a folder beside its own, resumable, whole or not at all.
+"""The builder of every embedded cohort: in parallel, resumable, whole or not at all, the same bytes for a seed.
 
-Work happens in `<root>.partial/`; a part file in `parts/`, written last, says that a patient is whole. A killed build
-continues there, and the finished folder is renamed to `<root>` last.
+Work happens in `<root>.partial/`, one part a patient (`runs.files.Parts`); a killed build continues there, and the
+finished folder is renamed to `<root>` last. Neither the number of workers nor an interruption changes a byte.
 """
 
-import ast
+import abc
+import argparse
+import dataclasses
+import functools
 import hashlib
 import json
+import multiprocessing
 import platform
 import shutil
-from collections.abc import Callable, Iterable
+import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any, ClassVar, get_args
 
-from pkd_utils.runs import files, paths
+from tqdm import tqdm
+
+from pkd_utils.runs import files, identity, paths
 from pkd_utils.runs.errors import DataError
 
 
-def code_sha256(modules: Iterable[str]) -> str:
-    """Hash of the syntax trees of modules of this folder: comments and formatting do not change it."""
-    digest = hashlib.sha256()
-    for name in modules:
-        source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
-        digest.update(f"{name}\n{ast.dump(ast.parse(source))}\n".encode())
-    return digest.hexdigest()
+class Cohort(abc.ABC):
+    """What the builder asks of an embedded cohort.
+
+    A cohort is a `runs.checked.config` whose fields are its size, `seed` and parameters, with default, range and
+    description; together with code and sources they decide every byte.
+
+    Attributes
+    ----------
+    root : str
+        Folder that the command line writes.
+    size : str
+        The field that says how many patients there are.
+    notice : str
+        Text of SIMULATED.txt.
+    folders : tuple of str
+        Top folders of many files, which get one hash each.
+    libraries : tuple of str
+        Whose versions shape the bytes.
+    """
+
+    root: ClassVar[str]
+    size: ClassVar[str] = "patients"
+    notice: ClassVar[str]
+    folders: ClassVar[tuple[str, ...]]
+    libraries: ClassVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def sources(self) -> dict[str, Any]:
+        """Hashes of the real files behind the simulation; FileNotFoundError names the command that fetches them."""
+
+    @functools.cached_property
+    @abc.abstractmethod
+    def patients_drawn(self) -> list:
+        """What is drawn of each patient before anything is rendered."""
+
+    @functools.cached_property
+    def scene(self) -> Any:
+        """What rendering needs once a process."""
+        return None
+
+    @abc.abstractmethod
+    def render(self, i: int, root: Path) -> dict:
+        """Write all files of patient `i` below `root`; what the tables need of them comes back, fit for JSON."""
+
+    @abc.abstractmethod
+    def tables(self, root: Path, parts: list[dict]) -> dict[str, int]:
+        """Write every table, given what `render` returned for each patient; counts of rows come back."""
 
 
-def versions(libraries: Iterable[str]) -> dict[str, str]:
-    """Versions of Python and of the libraries that shape the bytes."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in libraries}}
+def code_sha256(module: str) -> str:
+    """Hash of the code that decides what `module` makes: itself, and what it imports from the cohorts' folders."""
+    reached = identity.modules_used(f"import {module}")
+    return identity.hash_modules(name for name in reached if name.startswith("pkd_utils.demo.") and name.count(".") > 2)
 
 
-def tree_hashes(root: Path, bulk: tuple[str, ...]) -> dict[str, str]:
-    """SHA-256 of each file, and one over the names and hashes of all files below the folders `bulk` ("files/")."""
-    out, digest = {}, hashlib.sha256()
-    for file in sorted(p for p in root.rglob("*") if p.is_file()):
-        name = file.relative_to(root).as_posix()
-        if name == "cohort.json" or name.startswith("parts/"):
-            continue
-        sha = files.file_sha256(file)
-        if name.startswith(bulk):
-            digest.update(f"{name} {sha}\n".encode())
-        else:
-            out[name] = sha
-    return out | {" and ".join(bulk): digest.hexdigest()}
+def describe(cohort: Cohort) -> dict[str, Any]:
+    """What decides every byte of a cohort on one machine: seed, parameters, code and sources."""
+    module = type(cohort).__module__
+    parameters = {field.name: getattr(cohort, field.name) for field in dataclasses.fields(cohort)}
+    return {
+        "simulated": True,
+        "generator": f"pkd_utils demo {module.split('.')[-2]}",
+        "seed": parameters.pop("seed"),
+        "parameters": parameters,
+        "code_sha256": code_sha256(module),
+        **cohort.sources(),
+    }
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Never touch a folder that holds anything but a simulated cohort."""
-    simulated = (folder / "SIMULATED.txt").is_file()
-    if folder.exists() and not (folder.is_dir() and (simulated or not any(folder.iterdir()))):
-        raise DataError(f"{folder} exists and is not a simulated cohort (no SIMULATED.txt): choose another root.")
-
-
-def build(root: Path, wanted: dict, notice: str, make: Callable[[Path], dict]) -> Path:
-    """Make sure that `root` holds exactly the cohort of the identity `wanted`.
+def ensure(cohort: Cohort, root: str | Path, workers: int = 1) -> Path:
+    """Make sure that `root` holds exactly this cohort; build it if it does not.
 
     Parameters
     ----------
-    root : Path
-    wanted : dict
-        What decides every byte; it stands in `cohort.json`.
-    notice : str
-        Text of SIMULATED.txt.
-    make : callable
-        Given the partial folder, writes what is not there yet and returns what else `cohort.json` says (counts,
-        versions, sha256).
+    cohort : Cohort
+    root : str or Path
+        Folder of the cohort; relative paths are relative to the project root.
+    workers : int
+        Processes; changes nothing but time.
 
     Returns
     -------
     Path
-        `root`.
+        The cohort's folder.
 
     Raises
     ------
     DataError
         `root`, or a folder of the build beside it, holds something that is not a simulated cohort.
+    FileNotFoundError
+        The real files behind the cohort have not been fetched.
     """
-    partial_root, old = root.with_name(root.name + ".partial"), root.with_name(root.name + ".old")
-    for folder in (root, partial_root, old):
+    root, wanted = paths.resolve(root), describe(cohort)
+    partial, old = root.with_name(root.name + ".partial"), root.with_name(root.name + ".old")
+    for folder in (root, partial, old):
         refuse_foreign(folder)
-    if _is_of(root, wanted):
-        for leftover in (partial_root, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        return root
-    _start(partial_root, wanted, notice)
-    if not (partial_root / "cohort.json").exists():
-        files.write_json(partial_root / "cohort.json", wanted | make(partial_root))
-    shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(partial_root / "parts", ignore_errors=True)
-    if root.exists():
-        root.rename(old)
-    partial_root.rename(root)
-    shutil.rmtree(old, ignore_errors=True)
+    if not _is_of(root, wanted):
+        if not _is_of(partial, wanted):
+            _build(cohort, partial, wanted, workers)
+        shutil.rmtree(partial / "parts", ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if root.exists():
+            root.rename(old)
+        partial.rename(root)
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     return root
 
 
-def changed_files(root, hashes: Callable[[Path], dict[str, str]], generator: str) -> list[str]:
-    """Names whose bytes are not those that were written; empty if the cohort is whole.
+def verify(root: str | Path) -> list[str]:
+    """Names of tables, or of folders of many files ("files/"), whose bytes are not those written; empty if whole.
+
+    What was made of the cohort later is no part of it.
 
     Raises
     ------
@@ -107,9 +146,100 @@ def changed_files(root, hashes: Callable[[Path], dict[str, str]], generator: str
     root = paths.resolve(root)
     described = _description(root)
     if described is None:
-        raise FileNotFoundError(f"{root / 'cohort.json'} is missing: build the cohort with `python -m {generator}`.")
-    then, now = described["sha256"], hashes(root)
-    return sorted(name for name in {*now, *then} if now.get(name) != then.get(name))
+        raise FileNotFoundError(f"{root / 'cohort.json'} is missing: build the cohort with `python -m pkd_utils demo`.")
+    return sorted(name for name, sha in described["sha256"].items() if _hash(root / name) != sha)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Never touch a folder that holds anything but a simulated cohort."""
+    simulated = (folder / "SIMULATED.txt").is_file()
+    if folder.exists() and not (folder.is_dir() and (simulated or not any(folder.iterdir()))):
+        raise DataError(f"{folder} exists and is not a simulated cohort (no SIMULATED.txt): choose another root.")
+
+
+def add_options(parser: argparse.ArgumentParser, kind: type[Cohort]) -> None:
+    """Give the command line of a cohort an option for each of its fields."""
+    parser.add_argument("--root", default=kind.root, help="folder to write (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes; changes only the time (default %(default)s)")
+    for name, field in kind.__pydantic_fields__.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(field.default),
+            default=field.default,
+            choices=get_args(field.annotation) or None,
+            help=f"{field.description} (default %(default)s)",
+        )
+
+
+def from_command_line(kind: type[Cohort], root: str, workers: int, **options: Any) -> None:
+    """Write a cohort unless it is there, and say what it holds."""
+    start = time.perf_counter()
+    folder = ensure(kind(**options), root, workers)
+    counts = files.read_json(folder / "cohort.json")["counts"]
+    print(f"Simulated cohort in {folder}, {time.perf_counter() - start:.1f} s:", end=" ")
+    print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
+
+
+def _build(cohort: Cohort, root: Path, wanted: dict, workers: int) -> None:
+    """Write the whole cohort below `root`, continuing what a killed build of the same identity left there."""
+    parts = files.Parts(root / "parts", wanted)
+    if not parts.names():
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
+        (root / "SIMULATED.txt").write_text(cohort.notice)
+    names = [f"{i}.json" for i in range(len(cohort.patients_drawn))]
+    _render_all(cohort, [i for i, name in enumerate(names) if name not in parts], root, parts, workers)
+    counts = cohort.tables(root, [files.read_json(parts.path(name)) for name in names])
+    versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in cohort.libraries}}
+    found = {"counts": counts, "versions": versions, "sha256": _hashes(root, cohort.folders)}
+    files.write_json(root / "cohort.json", wanted | found)
+
+
+def _render_all(cohort: Cohort, todo: list[int], root: Path, parts: files.Parts, workers: int) -> None:
+    if not todo:
+        return
+    _start_worker(cohort, root, parts)
+    _ = cohort.scene  # before the workers start, so that they find it instead of each making it
+    with tqdm(total=len(todo), desc="simulated patients", unit="patient", disable=len(todo) < 20) as progress:
+        if workers == 1 or len(todo) < 2:
+            for i in todo:
+                _render(i)
+                progress.update()
+            return
+        with multiprocessing.Pool(workers, initializer=_start_worker, initargs=(cohort, root, parts)) as pool:
+            for _ in pool.imap_unordered(_render, todo, chunksize=2):
+                progress.update()
+
+
+_work: dict[str, Any] = {}  # of this process: the cohort, its folder and its parts
+
+
+def _start_worker(cohort: Cohort, root: Path, parts: files.Parts) -> None:
+    _work.update(cohort=cohort, root=root, parts=parts)
+
+
+def _render(i: int) -> None:
+    """Render one patient; the part, written last, says that its files are whole."""
+    part = _work["cohort"].render(i, _work["root"])
+    with _work["parts"].write(f"{i}.json") as path:
+        files.write_json(path, part)
+
+
+def _hash(path: Path) -> str | None:
+    """SHA-256 of a file, or over the names and hashes of all files below a folder; None if there is nothing."""
+    if not path.is_dir():
+        return files.file_sha256(path) if path.is_file() else None
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()} {files.file_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _hashes(root: Path, folders: tuple[str, ...]) -> dict[str, str | None]:
+    """Hash of each table, and of each of the folders of many files ("files/")."""
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    tables = [name for name in names if not name.startswith((*folders, "parts/"))]
+    return {name: _hash(root / name) for name in (*tables, *folders)}
 
 
 def _description(root: Path) -> dict | None:
@@ -124,16 +254,3 @@ def _is_of(root: Path, wanted: dict) -> bool:
     """Whether a finished cohort of this identity lies there."""
     described = _description(root)
     return described is not None and all(described.get(key) == value for key, value in wanted.items())
-
-
-def _start(partial_root: Path, wanted: dict, notice: str) -> None:
-    """Open the partial folder of this identity; one of another identity is thrown away."""
-    file = partial_root / "parts" / "identity.json"
-    finished = _is_of(partial_root, wanted)
-    if not finished:
-        begun = not (partial_root / "cohort.json").exists() and file.is_file() and files.read_json(file) == wanted
-        if not begun:
-            shutil.rmtree(partial_root, ignore_errors=True)
-        partial_root.mkdir(parents=True, exist_ok=True)
-        (partial_root / "SIMULATED.txt").write_text(notice)
-        files.write_json(file, wanted)

@@ -8,6 +8,7 @@ import ast
 import functools
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,21 @@ def _tree_of(path: Path, mtime_ns: int) -> str:
     return _without_docstrings(path.read_text())
 
 
+def hash_modules(modules: Iterable[str], start: str = "") -> str:
+    """SHA-256 of library modules as syntax trees without docstrings, after the text `start`."""
+    digest = hashlib.sha256(start.encode())
+    for module in modules:
+        path = _module_file(module)
+        digest.update(f"\n{module}\n{_tree_of(path, path.stat().st_mtime_ns)}".encode())
+    return digest.hexdigest()
+
+
 def code_hash(notebook: str) -> str:
     """SHA-256 of the notebook's code (without its parameters cell) and of the library modules it reaches."""
     cells = code_cells(notebook_path(notebook))
     cells = [cell for cell in cells if "parameters" not in cell.get("metadata", {}).get("tags", [])]
     source = "\n".join(cell["source"] for cell in cells)
-    digest = hashlib.sha256(_without_docstrings(source).encode())
-    for module in modules_used(source):
-        path = _module_file(module)
-        digest.update(f"\n{module}\n{_tree_of(path, path.stat().st_mtime_ns)}".encode())
-    return digest.hexdigest()
+    return hash_modules(modules_used(source), _without_docstrings(source))
 
 
 def references(parameters: dict[str, Any]) -> list[str]:

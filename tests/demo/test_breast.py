@@ -1,8 +1,6 @@
 """The simulated mammography cohort: the real table behind it, its pictures, its layout, and that all says simulated."""
 
-import filecmp
 import json
-import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -13,37 +11,26 @@ from scipy import ndimage
 
 from pkd_utils.cohorts import load_cohort
 from pkd_utils.demo.breast import anatomy, birads, cbis_layout, lesions
-from pkd_utils.demo.breast import cohort as mammography
 from pkd_utils.demo.breast.cases import CALC_SHARES, PATHOLOGY, USUAL_MASS, calc_cases, mass_cases
-from pkd_utils.runs import assets
+from pkd_utils.demo.breast.cohort import BreastCohort, draw, write_tables
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import write_json
+from tests.demo.conftest import SMALL
 
-SMALL = {"mass_rows": 8, "calc_cases": 5, "seed": 3, "image_height": 128}
 HEADER = "@relation mammographic\n" + "".join(f"@attribute {name} integer [0,9]\n" for name in birads.COLUMNS)
 
 
-@pytest.fixture(scope="session")
-def table():
-    try:
-        assets.path("birads_table")
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
-    return birads.read()
+@pytest.fixture
+def table(birads_table):
+    return birads_table
 
 
 @pytest.fixture(scope="module")
-def cohort(table, tmp_path_factory):
-    return mammography.ensure(tmp_path_factory.mktemp("mm") / "one", **SMALL)
+def cohort(small):
+    return small("breast")
 
 
 def tree(root):
     return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-
-
-def same_bytes(one, two):
-    names = tree(one)
-    return names == tree(two) and filecmp.cmpfiles(one, two, names, shallow=False)[0] == names
 
 
 # The real table
@@ -125,8 +112,6 @@ def test_fewer_rows_are_some_of_the_same_persons(table):
     assert len(few) == 30 and {case.split for case in few} == {"train", "test"}
     for case in few:
         assert {**vars(case), "split": ""} == {**vars(whole[case.number]), "split": ""}
-    with pytest.raises(DataError, match="give 0"):
-        mass_cases(table, 0, 831)
 
 
 def test_calcification_patients_keep_their_words_on_both_views():
@@ -303,103 +288,13 @@ def test_distributions_differ_in_extent():
     assert long > 2 * wide
 
 
-def test_unknown_words_are_refused():
+def test_a_lesion_that_finds_no_place_is_refused():
     made, rng = body()
-    with pytest.raises(DataError, match="no mass of shape 'SQUARE'"):
-        lesions.mass(made, "SQUARE", "SPICULATED", 3, 8, 1, rng)
-    with pytest.raises(DataError, match="no calcifications of type 'PUNCTATE-STAR'"):
-        lesions.calcifications(made, "PUNCTATE-STAR", "", 8, 1, rng)
     with pytest.raises(DataError, match="finds no place"):
         lesions.place(made, 500, rng)
 
 
 # On disk
-
-
-def test_two_workers_write_the_same_bytes(cohort, tmp_path):
-    assert same_bytes(cohort, mammography.ensure(tmp_path / "two", workers=2, **SMALL))
-
-
-def test_ensure_builds_only_once_and_verify_names_what_changed(cohort, tmp_path):
-    before = (cohort / "cohort.json").stat().st_mtime_ns
-    assert mammography.ensure(cohort, **SMALL) == cohort and mammography.verify(cohort) == []
-    assert (cohort / "cohort.json").stat().st_mtime_ns == before
-    copy = tmp_path / "copy"
-    shutil.copytree(cohort, copy)
-    next(copy.glob("CBIS-DDSM/*/*/*/1-1.dcm")).write_bytes(b"changed")
-    (copy / "truth.csv").unlink()
-    assert mammography.verify(copy) == ["CBIS-DDSM/", "truth.csv"]
-    with pytest.raises(FileNotFoundError, match=r"cohort\.json is missing"):
-        mammography.verify(tmp_path)
-
-
-def test_a_killed_build_continues_to_the_same_bytes(cohort, tmp_path, monkeypatch):
-    root, real, made = tmp_path / "killed", mammography._make_patient, []
-
-    def dies(cases, **kwargs):
-        if len(made) == 4:
-            (kwargs["root"] / "CBIS-DDSM" / cases[0].name).mkdir(parents=True)  # half a patient, and no part file
-            raise KeyboardInterrupt
-        made.append(cases[0].number)
-        return real(cases, **kwargs)
-
-    monkeypatch.setattr(mammography, "_make_patient", dies)
-    with pytest.raises(KeyboardInterrupt):
-        mammography.ensure(root, **SMALL)
-    assert not root.exists() and (tmp_path / "killed.partial" / "SIMULATED.txt").exists()
-    again = []
-    monkeypatch.setattr(mammography, "_make_patient", lambda c, **kw: (again.append(c[0].number), real(c, **kw))[1])
-    mammography.ensure(root, **SMALL)
-    assert not set(again) & set(made) and again
-    assert same_bytes(cohort, root) and [p.name for p in tmp_path.iterdir()] == ["killed"]
-
-
-def test_killed_just_before_the_renames(cohort, tmp_path):
-    root = tmp_path / "c"
-    shutil.copytree(cohort, tmp_path / "c.partial")
-    (tmp_path / "c.partial" / "parts").mkdir()
-    write_json(tmp_path / "c.partial" / "parts" / "mass-1.json", {})
-    (tmp_path / "c.old").mkdir()
-    (tmp_path / "c.old" / "SIMULATED.txt").write_text("old")
-    mammography.ensure(root, **SMALL)
-    assert same_bytes(cohort, root) and [p.name for p in tmp_path.iterdir()] == ["c"]
-
-
-def test_other_parameters_replace_a_simulated_cohort(table, tmp_path):
-    size = {"mass_rows": 1, "calc_cases": 1, "image_height": 96}
-    root = mammography.ensure(tmp_path / "c", **size)
-    first = json.loads((root / "cohort.json").read_text())["sha256"]
-    mammography.ensure(root, contrast=0.5, **size)
-    found = json.loads((root / "cohort.json").read_text())
-    assert found["parameters"]["contrast"] == 0.5 and found["sha256"] != first and mammography.verify(root) == []
-
-
-@pytest.mark.parametrize("where", ["", ".partial", ".old"])
-def test_refuses_a_folder_that_is_not_simulated(table, tmp_path, where):
-    foreign = tmp_path / f"cbis{where}"
-    foreign.mkdir()
-    (foreign / "metadata.csv").write_bytes(b"real")
-    with pytest.raises(DataError, match="not a simulated cohort"):
-        mammography.ensure(tmp_path / "cbis", mass_rows=1, calc_cases=0)
-    assert (foreign / "metadata.csv").read_bytes() == b"real"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"seed": -1}, "seed of 0 or more"),
-        ({"mass_rows": -1}, "give 0"),
-        ({"calc_cases": -1}, "give 0 or more"),
-        ({"informativeness": 1}, "no parameter 'informativeness'"),
-        ({"contrast": -1.0}, "outside 0 to 10"),
-        ({"noise": float("nan")}, "outside 0 to 20"),
-        ({"image_height": 8}, "outside 96 to 2048"),
-    ],
-)
-def test_bad_parameters(table, tmp_path, arguments, message):
-    with pytest.raises(DataError, match=message):
-        mammography.ensure(tmp_path / "c", **arguments)
-    assert not list(tmp_path.iterdir())
 
 
 def cases_of(root):
@@ -478,15 +373,14 @@ def test_everything_says_simulated(cohort):
 
 
 def test_views_of_a_patient_show_the_lesion_at_the_same_depth():
-    pairs = {}
+    pairs, cohort = {}, BreastCohort(seed=2, image_height=128)
     for case in calc_cases(2, 24):
         pairs.setdefault(case.number, []).append(case)
     gaps, other = [], []
     for first, second in (pair for pair in pairs.values() if len(pair) == 2):
-        params = {**mammography.DEFAULTS, "image_height": 128}
-        depth = mammography.render(first, 2, params)[2]
-        gaps.append(abs(mammography.render(second, 2, params, depth)[2] - depth))
-        other.append(abs(mammography.render(second, 2, params)[2] - depth))
+        depth = draw(first, cohort)[2]
+        gaps.append(abs(draw(second, cohort, depth)[2] - depth))
+        other.append(abs(draw(second, cohort)[2] - depth))
     assert np.mean(gaps) < 9 and np.mean(gaps) < 0.6 * np.mean(other)
 
 
@@ -495,19 +389,19 @@ def test_views_of_a_patient_show_the_lesion_at_the_same_depth():
 
 @pytest.mark.parametrize("kind", ["mass", "calc"])
 def test_tables_alone_are_those_of_the_cohort_and_are_read(cohort, tmp_path, kind):
-    size = {name: SMALL[name] for name in ("seed", "mass_rows", "calc_cases")}
-    root = mammography.write_tables(tmp_path / "tables", **size)
+    size = {name: SMALL["breast"][name] for name in ("seed", "mass_rows", "calc_cases")}
+    root = write_tables(tmp_path / "tables", **size)
     for file in cohort.glob("*_set.csv"):
         assert (root / file.name).read_bytes() == file.read_bytes()
     assert sorted(tree(root)) == sorted([*(p.name for p in cohort.glob("*_set.csv")), "SIMULATED.txt"])
     read = load_cohort(f"cbis_{kind}", root)
     assert read.info.simulated and len(read.images) == (8 if kind == "mass" else 5)
     with pytest.raises(DataError, match="whole cohort"):
-        mammography.write_tables(cohort, **size)
+        write_tables(cohort, **size)
 
 
 def test_tables_have_all_kinds_of_rows(table, tmp_path):
-    root = mammography.write_tables(tmp_path, seed=0)
+    root = write_tables(tmp_path, seed=0)
     for kind in ("mass", "calc"):
         read = load_cohort(f"cbis_{kind}", root)
         assert set(read.images["pathology"]) == set(PATHOLOGY)
@@ -520,15 +414,10 @@ def test_tables_have_all_kinds_of_rows(table, tmp_path):
 
 @pytest.mark.shared
 def test_columns_are_those_of_the_real_tables(shared_data, table, tmp_path):
-    for file in sorted(mammography.write_tables(tmp_path, mass_rows=20, calc_cases=20).glob("*_set.csv")):
+    for file in sorted(write_tables(tmp_path, mass_rows=20, calc_cases=20).glob("*_set.csv")):
         real = list(pd.read_csv(shared_data / "cbis-ddsm" / file.name, nrows=1).columns)
         extra = ["age", "mass density"] if file.name.startswith("mass") else []
         assert list(pd.read_csv(file).columns) == real + extra
-
-
-def test_command_line(table, tmp_path, capsys):
-    mammography.main(["--root", str(tmp_path / "c"), "--mass-rows", "2", "--calc-cases", "1", "--image-height", "96"])
-    assert "3 mammograms" in capsys.readouterr().out and mammography.verify(tmp_path / "c") == []
 
 
 @pytest.mark.parametrize("kind", ["mass", "calc"])

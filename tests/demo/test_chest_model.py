@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pkd_utils.demo.chest import anatomy, causal, cohort, film, findings, reports
-from pkd_utils.runs import assets, paths
+from pkd_utils.demo.chest import anatomy, causal, film, findings, reports
+from pkd_utils.demo.chest.cohort import ChestCohort
+from pkd_utils.runs import paths
 
 BODY = film.Body(sex="M", habitus=1.0, width=1.0, height=1.0, seed=(5,))
 NAMED = {  # words of which at least one is in any report that calls or denies the finding
@@ -23,11 +24,8 @@ NAMED = {  # words of which at least one is in any report that calls or denies t
 
 
 @pytest.fixture(scope="module")
-def scene():
-    try:
-        ct = anatomy.load(assets.path("chest_ct"))
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+def scene(chest_ct):
+    ct = anatomy.load(chest_ct)
     return ct, {name: findings.Field(view.points) for name, view in ct.views.items()}
 
 
@@ -283,13 +281,14 @@ def test_most_visible_findings_are_called(people):
 
 def test_the_page_counts_what_the_default_cohort_holds():
     """`book/data/embedded-cohort.md` states counts; they are those of the default cohort."""
-    people = causal.simulate(cohort.DEFAULT_PATIENTS, 0)
+    cohort = ChestCohort()
+    people = cohort.patients_drawn
     films = [(p.split, f.position in ("AP", "PA")) for p in people for s in p.studies for f in s.films]
     frontal = [split for split, is_frontal in films if is_frontal]
     page = (paths.PROJECT_ROOT / "book" / "data" / "embedded-cohort.md").read_text()
     parts = " / ".join(f"{frontal.count(split):,}" for split in ("train", "validate", "test"))
     assert f"| all | {len(films):,} |" in page and f"| frontal (AP, PA) | {len(frontal):,} |" in page
     assert f"| train / validate / test, frontal | {parts} |" in page
-    assert f"{cohort.DEFAULT_PATIENTS} patients" in page and len(films) >= 3000 and len(frontal) >= 2400
-    for name, value in cohort.DEFAULTS.items():
-        assert f"| `{name}` | {value} |" in page
+    assert f"{cohort.patients} patients" in page and len(films) >= 3000 and len(frontal) >= 2400
+    for name in ("report_informativeness", "noise", "label_noise", "train_box_share"):
+        assert f"| `{name}` | {getattr(cohort, name)} |" in page

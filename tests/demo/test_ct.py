@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pkd_utils import demo
 from pkd_utils.cohorts import load_cohort
 from pkd_utils.cohorts.inspect import studies, tables
 from pkd_utils.cohorts.tasks.build import INSPECT_TASKS, build_task
+from pkd_utils.demo import build
 from pkd_utils.demo.chest import causal, findings
-from pkd_utils.demo.ct import cohort as inspect_cohort
+from pkd_utils.demo.ct.cohort import CTCohort, embolism, plan
 from pkd_utils.demo.ct.tables import FINDING_COLUMNS, MONTHS, STRAIN, SUBSEGMENTAL, impression, label_rows, write_tables
 from pkd_utils.demo.ct.volumes import (
     ORIENTATIONS,
@@ -28,21 +30,13 @@ from pkd_utils.demo.ct.volumes import (
     orient,
 )
 from pkd_utils.images.ct import radiograph
-from pkd_utils.runs import assets, paths
-from pkd_utils.runs.errors import DataError
+from pkd_utils.runs import paths
 from pkd_utils.studies.reports import relations
+from tests.demo.conftest import SMALL
 
-VOXEL = 6.0  # mm; coarser than the default, so that the tests are quick
+VOXEL = SMALL["ct"]["voxel"]  # mm; coarser than the default, so that the tests are quick
 BODY = causal.Body("M", 1.0, 1.0, 1.0, (0, 4, 0))
 STRAIGHT = VolumeGeometry("LAS", (0.0, 0.0, 0.0), ((0.0, 0.0),) * 3)
-
-
-@pytest.fixture(scope="session")
-def chest_ct():
-    try:
-        return assets.path("chest_ct")
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -56,13 +50,8 @@ def points(torso):
 
 
 @pytest.fixture(scope="module")
-def root(chest_ct, tmp_path_factory):
-    return inspect_cohort.ensure(tmp_path_factory.mktemp("inspect") / "one", patients=7, seed=3, voxel=VOXEL)
-
-
-def same_bytes(one, two):
-    names = [sorted(p.relative_to(r).as_posix() for p in r.rglob("*") if p.is_file()) for r in (one, two)]
-    return names[0] == names[1] and filecmp.cmpfiles(one, two, names[0], shallow=False)[0] == names[0]
+def root(small):
+    return small("ct")
 
 
 def table(root, name, **options):
@@ -79,85 +68,8 @@ def scan(torso, points, **changes):
 # --- on disk
 
 
-def test_two_workers_write_the_same_bytes(root, tmp_path):
-    assert same_bytes(root, inspect_cohort.ensure(tmp_path / "two", patients=7, seed=3, workers=2, voxel=VOXEL))
-
-
-def test_ensure_builds_once_and_keeps_what_was_made_of_it(root):
-    before = (root / "cohort.json").stat().st_mtime_ns
-    (root / "radiographs").mkdir()
-    assert inspect_cohort.ensure(root, patients=7, seed=3, voxel=VOXEL) == root
-    assert (root / "cohort.json").stat().st_mtime_ns == before and (root / "radiographs").is_dir()
-    assert inspect_cohort.verify(root) == []
-    (root / "radiographs").rmdir()
-
-
-def test_command_line_says_what_it_made(root, capsys):
-    inspect_cohort.main(["--root", str(root), "--patients", "7", "--seed", "3", "--voxel", str(VOXEL)])
-    assert "Simulated cohort in" in (said := capsys.readouterr().out) and "7 patients" in said and "volumes" in said
-
-
-def test_verify_names_what_changed(root, tmp_path):
-    copy = inspect_cohort.ensure(tmp_path / "copy", patients=1, seed=0, voxel=VOXEL)
-    next((copy / "CTPA").iterdir()).unlink()
-    (copy / "labels_20250611.tsv").write_text("changed")
-    assert inspect_cohort.verify(copy) == ["CTPA/", "labels_20250611.tsv"]
-    with pytest.raises(FileNotFoundError, match=r"cohort\.json is missing"):
-        inspect_cohort.verify(tmp_path)
-
-
-def test_a_killed_build_continues_to_the_same_bytes(root, tmp_path, monkeypatch):
-    real, made = inspect_cohort._make_patient, []
-
-    def dies(exams, **options):
-        if len(made) == 3:
-            (options["root"] / "CTPA" / f"{exams[0].image_id}.nii.gz").write_bytes(b"half a volume")
-            raise KeyboardInterrupt
-        made.append(exams[0].patient.index)
-        return real(exams, **options)
-
-    monkeypatch.setattr(inspect_cohort, "_make_patient", dies)
-    with pytest.raises(KeyboardInterrupt):
-        inspect_cohort.ensure(tmp_path / "killed", patients=7, seed=3, voxel=VOXEL)
-    assert not (tmp_path / "killed").exists()
-    notice = (tmp_path / "killed.partial" / "SIMULATED.txt").read_text()
-    assert notice.startswith("SIMULATED DATA") and "INSPECT" in notice
-    again = []
-    monkeypatch.setattr(
-        inspect_cohort, "_make_patient", lambda e, **o: (again.append(e[0].patient.index), real(e, **o))[1]
-    )
-    inspect_cohort.ensure(tmp_path / "killed", patients=7, seed=3, voxel=VOXEL)
-    assert sorted(again) == sorted(set(range(7)) - set(made))
-    assert same_bytes(root, tmp_path / "killed") and [p.name for p in tmp_path.iterdir()] == ["killed"]
-
-
-@pytest.mark.parametrize("where", ["", ".partial", ".old"])
-def test_a_folder_that_is_not_simulated_is_never_touched(chest_ct, tmp_path, where):
-    foreign = tmp_path / f"inspect{where}"
-    foreign.mkdir()
-    (foreign / "labels_20250611.tsv").write_text("real")
-    with pytest.raises(DataError, match="not a simulated cohort"):
-        inspect_cohort.ensure(tmp_path / "inspect", patients=1, voxel=VOXEL)
-    assert (foreign / "labels_20250611.tsv").read_text() == "real"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"voxel": 1.0}, "voxel = 1.0 is outside 2.5 to 8"),
-        ({"colour": 1}, "no parameter 'colour'; it knows voxel"),
-        ({"release": "2024"}, "release must be one of 2025, 2023"),
-        ({"patients": 0}, "at least 1 patient"),
-        ({"seed": -1}, "seed of 0 or more"),
-    ],
-)
-def test_parameters_are_checked(chest_ct, tmp_path, options, message):
-    with pytest.raises(DataError, match=message):
-        inspect_cohort.ensure(tmp_path / "c", **{"patients": 1} | options)
-
-
 def test_the_2023_layout_has_the_same_content(root, tmp_path):
-    other = inspect_cohort.ensure(tmp_path / "csv", patients=7, seed=3, release="2023", voxel=VOXEL)
+    other = build.ensure(CTCohort(release="2023", **SMALL["ct"]), tmp_path / "csv")
     assert {file.name for file in other.glob("Final_*")} == {
         *("Final_metadata.csv", "Final_labels.csv", "Final_splits.csv", "Final_Impressions.csv")
     }
@@ -191,7 +103,7 @@ def test_the_releases_defects_are_there_and_can_be_left_out(root, tmp_path):
     assert steps.loc["CT volume there", "rows"] == counts["volumes"] == counts["studies"] - 1
     assert steps.loc["time known (others kept)", "rows"] == counts["studies"] - counts["without time"]
     assert counts["without time"] >= 1
-    clean = inspect_cohort.ensure(tmp_path / "clean", patients=7, seed=3, voxel=VOXEL, faults=0)
+    clean = build.ensure(CTCohort(faults=0, **SMALL["ct"]), tmp_path / "clean")
     steps = load_cohort("inspect", clean, pixels="ct").funnel
     assert set(steps.loc[:2, "rows"]) == {counts["studies"]} and set(steps.loc[8:9, "rows"]) == {counts["studies"]}
 
@@ -270,7 +182,7 @@ def test_an_embolism_takes_contrast_from_its_side_and_widens_the_heart(torso, po
         at = torso.arteries == code
         lost = healthy[at].astype(float) - clotted[at]
         assert (lost.mean() > 60) == filled and (filled or abs(lost.mean()) < 10)
-    exams = [e for mine in inspect_cohort.plan(80, 0) for e in mine]
+    exams = [e for mine in plan(80, 0) for e in mine]
     burdens = np.array([e.burden for e in exams])
     assert 0.1 < (burdens > 0).mean() < 0.35 and burdens.max() <= 1 and burdens[burdens > 0].min() >= 0.15
     wider = np.array([e.scan.heart_scale - e.study.heart_scale for e in exams])
@@ -295,7 +207,7 @@ def test_noise_is_what_it_is_said_to_be(torso, points):
 
 @pytest.fixture(scope="module")
 def exams():
-    return [exam for mine in inspect_cohort.plan(150, 1) for exam in mine]
+    return [exam for mine in plan(150, 1) for exam in mine]
 
 
 def test_impressions_assert_the_embolism_and_labels_repeat_it(exams):
@@ -345,9 +257,8 @@ def test_outcomes_agree_with_their_times(exams):
 
 
 def test_the_three_tasks_can_be_built(exams, tmp_path):
-    params = {name: default for name, (default, _, _) in inspect_cohort.DEFAULTS.items()}
     (tmp_path / "SIMULATED.txt").write_text("simulated")
-    write_tables(tmp_path, exams, 1, "2025", params)
+    write_tables(tmp_path, CTCohort(patients=150, seed=1))
     cohort = load_cohort("inspect", tmp_path, pixels="none")
     for name in INSPECT_TASKS:
         task = build_task(name, cohort)
@@ -376,7 +287,7 @@ def test_volumes_become_radiographs_that_the_loader_finds(root):
     assert cohort.images["image_id"].tolist() == volumes.images["image_id"].tolist()
     assert cohort.has_images and min(cohort.image_size(cohort.images["image_id"].iloc[0])) > 100
     assert cohort.funnel.set_index("step").loc["reconstructed radiograph there", "note"] == "1 without"
-    assert inspect_cohort.verify(root) == []  # what was made of the cohort is no part of it
+    assert demo.verify(root) == []  # what was made of the cohort is no part of it
 
 
 def test_six_ways_to_store_a_scan_give_one_radiograph(torso, points, tmp_path):
@@ -400,8 +311,8 @@ def test_six_ways_to_store_a_scan_give_one_radiograph(torso, points, tmp_path):
 
 def test_the_page_says_what_the_code_does():
     page = " ".join((paths.PROJECT_ROOT / "book" / "data" / "inspect.md").read_text().split())
-    exams = sum(map(len, inspect_cohort.plan(inspect_cohort.DEFAULT_PATIENTS, 0)))
-    assert f"{inspect_cohort.DEFAULT_PATIENTS} patients with {exams} scans" in page
+    exams = sum(map(len, plan(CTCohort().patients, 0)))
+    assert f"{CTCohort().patients} patients with {exams} scans" in page
     for name, paper in studies.BALANCED.items():
         positive = studies.POSITIVE[name]
         assert f"| {positive:,} | {2 * positive:,} | {paper:,} |" in page
@@ -416,11 +327,11 @@ def test_the_page_says_what_the_code_does():
     study = causal.simulate(1, 0)[0].studies[0]
     for state, weight in (((0, 0, 0), 0.0), *zip(np.eye(3), weights, strict=True)):
         named = dict(zip(("immobility", "infection", "heart_failure"), state, strict=True))
-        drawn = [inspect_cohort._embolism(np.random.default_rng(k), replace(study, **named))[0] for k in range(4000)]
+        drawn = [embolism(np.random.default_rng(k), replace(study, **named))[0] for k in range(4000)]
         assert abs(np.mean(np.array(drawn) > 0) - 1 / (1 + np.exp(-constant - weight))) < 0.03
     assert f"h + {STRAIN:g}\\,b" in page
-    assert f"errs in {100 * inspect_cohort.DEFAULTS['label_noise'][0]:.0f} %" in page
-    assert f"voxels of {inspect_cohort.DEFAULTS['voxel'][0]:.0f} mm" in page
+    assert f"errs in {100 * CTCohort().label_noise:.0f} %" in page
+    assert f"voxels of {CTCohort().voxel:.0f} mm" in page
 
 
 def test_outcomes_are_commoner_than_in_inspect(exams):

@@ -36,7 +36,7 @@ _ASPECT_TOLERANCE = 0.02  # a mask resized by more than this along one side than
 
 
 def _info(root: Path, kind: str, pixels: str) -> CohortInfo:
-    """Describe the source; the mammograms of `demo.mammography` are not CBIS-DDSM's and are not called so."""
+    """Describe the source; the mammograms of `demo.breast` are not CBIS-DDSM's and are not called so."""
     what = f"{BOX_LABELS[kind]} {_TITLES[pixels]}"
     simulated = (root / "SIMULATED.txt").is_file()
     title, licence = f"CBIS-DDSM {what}", "CC BY 3.0"

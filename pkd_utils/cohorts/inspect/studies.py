@@ -2,7 +2,7 @@
 
 The radiographs that the second paper learns from are reconstructed from the volumes by notebook
 `reports/00-reconstruct-radiographs`; this loader joins the tables and says which studies have which pixels. The
-embedded simulated cohort (`demo.inspect_cohort`) is written in the same layouts; `SIMULATED.txt` marks it.
+embedded simulated cohort (`demo.ct`) is written in the same layouts; `SIMULATED.txt` marks it.
 """
 
 import os

@@ -1,7 +1,7 @@
 """INSPECT's tasks: 12-month pulmonary hypertension, 12-month readmission, and pulmonary embolism.
 
 A cohort that `cohorts.inspect` read brings its outcomes along. For any other they come in a table with INSPECT's
-columns, "True", "False" or "Censored"; that of the embedded radiographs is made by `demo.outcomes`.
+columns, "True", "False" or "Censored"; that of the embedded radiographs is made by `demo.chest.outcomes`.
 """
 
 from collections.abc import Sequence

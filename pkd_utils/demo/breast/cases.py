@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pkd_utils.runs.errors import DataError
-
 PATHOLOGY = ("MALIGNANT", "BENIGN", "BENIGN_WITHOUT_CALLBACK")
 TRAIN_SHARE = 0.78  # of patients; CBIS-DDSM's official tables: 78 % of mass rows, 83 % of calcification rows
 MLO_SHARE = 0.54  # of masses, as in CBIS-DDSM
@@ -141,14 +139,7 @@ def mass_cases(table: pd.DataFrame, seed: int, rows: int = 0) -> list[Case]:
     rows : int
         How many rows, chosen at random by the seed; 0 for all. The chosen rows' patients are the same persons as in the
         whole cohort of the same seed, but the split is drawn anew.
-
-    Raises
-    ------
-    DataError
-        More rows are asked for than the table has, or fewer than 0.
     """
-    if not 0 <= rows <= len(table):
-        raise DataError(f"mass_rows = {rows}: the BI-RADS table has {len(table)} rows; give 0 (all) to {len(table)}.")
     order = np.random.default_rng([seed, _STREAM_ORDER]).permutation(len(table))
     chosen = table.iloc[np.sort(order[: rows or len(table)])]
     # A biopsy is benign or malignant; without callback are those that the assessment would not have called back.
@@ -217,15 +208,7 @@ def _calc_patient(number: int, seed: int) -> list[Case]:
 
 
 def calc_cases(seed: int, cases: int) -> list[Case]:
-    """Draw `cases` calcification cases (rows) of as many patients as that takes.
-
-    Raises
-    ------
-    DataError
-        The number is negative.
-    """
-    if cases < 0:
-        raise DataError(f"calc_cases = {cases}: give 0 or more.")
+    """Draw `cases` calcification cases (rows) of as many patients as that takes."""
     drawn, number = [], FIRST_CALC_PATIENT
     while len(drawn) < cases:
         drawn += _calc_patient(number, seed)

@@ -15,7 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pkd_utils.demo.breast.cases import Case
 from pkd_utils.runs import files
 
-COMMENT = "SIMULATED mammogram, not a patient. Made by pkd_utils.demo.breast.cohort."
+# The cohort's bytes are older than the name of the room that writes them.
+COMMENT = "SIMULATED mammogram, not a patient. Made by pkd_utils.demo.mammography."
 SPLITS = ("train", "test")
 SWAPPED_SHARE = 0.15  # share of cases whose crop and mask lie in each other's file
 DATE = "01-01-2000"  # of every simulated study; the real ones' dates are those of the submission

@@ -1,44 +1,25 @@
-"""The embedded mammography cohort: simulated mammograms of a real BI-RADS table, in CBIS-DDSM's layout.
+"""The embedded mammograms: simulated pictures of a real BI-RADS table, in CBIS-DDSM's layout."""
 
-`python -m pkd_utils demo breast --root data/embedded-mammography --workers 2`.
-Work happens in `<root>.partial/`,
-one finished patient at a time; a killed build continues there, and the finished folder is renamed last. Neither the
-number of workers nor an interruption changes a byte.
-"""
-
-import argparse
-import multiprocessing
-import time
-from functools import partial
+import functools
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
+from pydantic import Field
 
 from pkd_utils.demo import build
 from pkd_utils.demo.breast import anatomy, birads, cbis_layout, lesions
-from pkd_utils.demo.breast import cases as mammogram_cases
-from pkd_utils.demo.breast.cases import Case
+from pkd_utils.demo.breast.cases import Case, calc_cases, mass_cases
 from pkd_utils.runs import files, paths
+from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 
-GENERATOR = "pkd_utils demo breast"
-DEFAULTS = {  # parameters of the cohort beyond its size and seed
-    "contrast": 1.0,  # multiple of the lesions' attenuation
-    "noise": 1.0,  # multiple of the usual quantum noise and film grain
-    "image_height": 320,  # pixels; the width is 0.8 of it, and the film is 256 mm high
-}
-_LIMITS = {"contrast": (0.0, 10.0), "noise": (0.0, 20.0), "image_height": (96, 2048)}
-DEFAULT_CALC_CASES = 400
-_MODULES = tuple(f"breast/{name}" for name in ("birads", "anatomy", "lesions", "cbis_layout", "cases", "cohort"))
-_BULK = ("CBIS-DDSM/",)  # one hash over all files below
 _STREAM_WOMAN, _STREAM_VIEW = 41, 42
 _NOTICE = """\
 SIMULATED DATA. No picture in this folder is of a patient.
 
-Every mammogram and mask here was drawn by pkd_utils.demo.breast.cohort, as were all identifiers, sides, views, breast
+Every mammogram and mask here was drawn by pkd_utils.demo.mammography, as were all identifiers, sides, views, breast
 densities and subtleties. Real are, for masses only, the words behind the picture: shape, margin, mass density, age,
 BI-RADS assessment and benign or malignant are those of one row of the Mammographic Mass data set (Elter,
 Schulz-Wendtland and Wittenberg 2007), de-identified and public. The calcifications' words are drawn. The files have
@@ -47,37 +28,58 @@ truth.csv holds what was drawn, for tests only. Parameters, versions and hashes:
 """
 
 
-def _checked(seed: int, params: dict) -> dict:
-    unknown = sorted(set(params) - set(DEFAULTS))
-    if unknown:
-        raise DataError(f"The mammography cohort has no parameter {unknown[0]!r}; it knows {', '.join(DEFAULTS)}.")
-    if seed < 0:
-        raise DataError(f"seed = {seed}: give a seed of 0 or more.")
-    values = {name: type(default)(params.get(name, default)) for name, default in DEFAULTS.items()}
-    for name, (low, high) in _LIMITS.items():
-        if not low <= values[name] <= high:
-            raise DataError(f"Parameter {name} = {values[name]} is outside {low:g} to {high:g}; choose a value inside.")
-    return values
+@config
+class BreastCohort(build.Cohort):
+    """Mammograms with masses and with calcifications; what they show is in `cases`."""
 
+    mass_rows: int = Field(0, ge=0, le=birads.ROWS, description="rows of the BI-RADS table, 0: all")
+    calc_cases: int = Field(400, ge=0, description="mammograms with calcifications; most patients have two")
+    seed: int = Field(0, ge=0, description="seed of everything")
+    contrast: float = Field(1.0, ge=0, le=10, description="multiple of the lesions' attenuation")
+    noise: float = Field(1.0, ge=0, le=20, description="multiple of the usual quantum noise and film grain")
+    image_height: int = Field(320, ge=96, le=2048, description="pixels; the film is 256 mm high, 0.8 of it wide")
 
-def cohort_identity(seed: int, mass_rows: int, calc_cases: int, **params) -> dict:
-    """What decides every byte of a cohort on one machine: size, seed, parameters, code and the BI-RADS table."""
-    return {
-        "simulated": True,
-        "generator": GENERATOR,
-        "mass_rows": int(mass_rows),
-        "calc_cases": int(calc_cases),
-        "seed": int(seed),
-        "parameters": _checked(seed, params),
-        "code_sha256": build.code_sha256(_MODULES),
-        "table_sha256": files.file_sha256(birads.table_file()),
-    }
+    root = "data/embedded-mammography"
+    size = "mass_rows"
+    notice = _NOTICE
+    folders = ("CBIS-DDSM/",)
+    libraries = ("numpy", "scipy", "pandas", "pillow", "pydicom", "scikit-image")
 
+    def sources(self) -> dict[str, str]:
+        return {"table_sha256": files.file_sha256(birads.table_file())}
 
-def draw_cases(seed: int = 0, mass_rows: int = 0, calc_cases: int = DEFAULT_CALC_CASES) -> list[Case]:
-    """All cases of a cohort: masses, then calcifications; see `mammogram_cases`."""
-    masses = mammogram_cases.mass_cases(birads.read(), seed, mass_rows)
-    return masses + mammogram_cases.calc_cases(seed, calc_cases)
+    @functools.cached_property
+    def cases(self) -> list[Case]:
+        """All cases: masses, then calcifications."""
+        masses = mass_cases(birads.read(), self.seed, self.mass_rows)
+        return masses + calc_cases(self.seed, self.calc_cases)
+
+    @functools.cached_property
+    def patients_drawn(self) -> list[list[Case]]:
+        """The cases of each patient."""
+        groups = {}
+        for case in self.cases:
+            groups.setdefault((case.kind, case.number), []).append(case)
+        return list(groups.values())
+
+    def render(self, i: int, root: Path) -> dict:
+        part, depth = {"series": [], "truth": []}, None
+        for case in self.patients_drawn[i]:
+            image, mask, depth = draw(case, self, depth)
+            pixel = anatomy.FILM_HEIGHT / self.image_height
+            part["series"] += cbis_layout.write_case(root, case, self.seed, image, mask, pixel)
+            truth = {name: value for name, value in vars(case).items() if name != "descriptors"}
+            truth |= dict(zip(("shape or type", "margin or distribution"), case.descriptors, strict=True))
+            truth |= {"mask_pixels": int(mask.sum()), "swapped": cbis_layout.swapped(case, self.seed)}
+            part["truth"].append({"case": case.name, "patient_id": case.patient_id, **truth, "simulated": True})
+        return part
+
+    def tables(self, root: Path, parts: list[dict]) -> dict[str, int]:
+        counts = cbis_layout.write_tables(root, self.cases, self.seed)
+        cbis_layout.write_metadata(root, [row for part in parts for row in part["series"]])
+        files.write_csv(root / "truth.csv", pd.DataFrame([row for part in parts for row in part["truth"]]))
+        counts |= {"patients": len(parts), "mammograms": len(self.cases)}
+        return counts | {"BI-RADS read as 5": sum(case.birads in (6, 55) for case in self.cases)}
 
 
 def _stamp(image: np.ndarray, case: Case) -> np.ndarray:
@@ -90,16 +92,14 @@ def _stamp(image: np.ndarray, case: Case) -> np.ndarray:
     return np.maximum(image, np.asarray(canvas).astype(np.uint16) * 130)
 
 
-def render(case: Case, seed: int, params: dict, depth: float | None = None):
+def draw(case: Case, cohort: BreastCohort, depth: float | None = None):
     """Draw one mammogram.
 
     Parameters
     ----------
     case : Case
-    seed : int
-        Of the cohort.
-    params : dict
-        As `DEFAULTS`.
+    cohort : BreastCohort
+        Its seed and parameters.
     depth : float, optional
         Distance of the lesion from the nipple, mm; drawn if not given.
 
@@ -112,19 +112,19 @@ def render(case: Case, seed: int, params: dict, depth: float | None = None):
     depth : float
         Distance of the lesion from the nipple, mm.
     """
-    woman_key, view_key = ([seed, s, case.kind == "mass", case.number] for s in (_STREAM_WOMAN, _STREAM_VIEW))
+    woman_key, view_key = ([cohort.seed, s, case.kind == "mass", case.number] for s in (_STREAM_WOMAN, _STREAM_VIEW))
     woman = anatomy.draw_woman(np.random.default_rng(woman_key), case.breast_density)
     rng = np.random.default_rng([*view_key, case.view == "MLO"])
-    body = anatomy.make(woman, case.view, params["image_height"], rng)
+    body = anatomy.make(woman, case.view, cohort.image_height, rng)
     centre = lesions.place(body, case.radius, rng, depth)
-    contrast = params["contrast"] * case.contrast
+    contrast = cohort.contrast * case.contrast
     if case.kind == "mass":
         shape, margin = case.descriptors
         lesion = lesions.mass(body, shape, margin, case.mass_density, case.radius, contrast, rng, centre)
     else:
         kind, distribution = case.descriptors
         lesion = lesions.calcifications(body, kind, distribution, case.radius, contrast, rng, centre)
-    image = anatomy.develop(np.clip(body.path + lesion.path, 0, None), body.inside, rng, params["noise"])
+    image = anatomy.develop(np.clip(body.path + lesion.path, 0, None), body.inside, rng, cohort.noise)
     depth = float(np.hypot(*(np.array(centre) - body.nipple)) * body.pixel)
     mask = lesion.mask
     if case.side == "RIGHT":
@@ -132,115 +132,17 @@ def render(case: Case, seed: int, params: dict, depth: float | None = None):
     return _stamp(image, case), mask, depth
 
 
-def _make_patient(cases: list[Case], root: Path, seed: int, params: dict) -> str:
-    """Write all files of one patient; the part file, written last, says that they are whole."""
-    part, depth = {"series": [], "truth": []}, None
-    for case in cases:
-        image, mask, depth = render(case, seed, params, depth)
-        pixel = anatomy.FILM_HEIGHT / params["image_height"]
-        part["series"] += cbis_layout.write_case(root, case, seed, image, mask, pixel)
-        truth = {name: value for name, value in vars(case).items() if name != "descriptors"}
-        truth |= dict(zip(("shape or type", "margin or distribution"), case.descriptors, strict=True))
-        extra = {"mask_pixels": int(mask.sum()), "swapped": cbis_layout.swapped(case, seed), "simulated": True}
-        part["truth"].append({"case": case.name, "patient_id": case.patient_id, **truth, **extra})
-    files.write_json(root / "parts" / f"{_part_name(cases)}.json", part)
-    return _part_name(cases)
+def write_tables(root, **options) -> Path:
+    """Write the four case-description tables of a cohort alone, without pixels, and SIMULATED.txt.
 
-
-def _part_name(cases: list[Case]) -> str:
-    return f"{cases[0].kind}-{cases[0].number}"
-
-
-def _render_all(todo: list[list[Case]], root: Path, seed: int, params: dict, workers: int) -> None:
-    work = partial(_make_patient, root=root, seed=seed, params=params)
-    with tqdm(total=len(todo), desc="simulated patients", unit="patient", disable=len(todo) < 60) as progress:
-        if workers == 1 or len(todo) < 2:
-            for cases in todo:
-                work(cases)
-                progress.update()
-            return
-        with multiprocessing.Pool(workers) as pool:
-            for _ in pool.imap_unordered(work, todo, chunksize=4):
-                progress.update()
-
-
-def _describe(root: Path, cases: list[Case], patients: list[list[Case]], seed: int) -> dict:
-    """Write the tables, and return what `cohort.json` says of them beside the identity."""
-    parts = [files.read_json(root / "parts" / f"{_part_name(cases)}.json") for cases in patients]
-    counts = cbis_layout.write_tables(root, cases, seed)
-    cbis_layout.write_metadata(root, [row for part in parts for row in part["series"]])
-    files.write_csv(root / "truth.csv", pd.DataFrame([row for part in parts for row in part["truth"]]))
-    counts |= {"patients": len(patients), "mammograms": len(cases)}
-    counts["BI-RADS read as 5"] = sum(case.birads in (6, 55) for case in cases)
-    libraries = build.versions(("numpy", "scipy", "pandas", "pillow", "pydicom", "scikit-image"))
-    return {"counts": counts, "versions": libraries, "sha256": build.tree_hashes(root, _BULK)}
-
-
-def ensure(
-    root, seed: int = 0, workers: int = 1, mass_rows: int = 0, calc_cases: int = DEFAULT_CALC_CASES, **params
-) -> Path:
-    """Make sure that `root` holds exactly this simulated cohort; build it if it does not.
-
-    Parameters
-    ----------
-    root : str or Path
-        Folder of the cohort; relative paths are relative to the project root.
-    seed : int
-        Seed of everything. With the same code, table and libraries the same seed gives the same bytes.
-    workers : int
-        Processes; changes nothing but time.
-    mass_rows : int
-        Rows of the BI-RADS table that get a mammogram, chosen by the seed; 0 for all 830.
-    calc_cases : int
-        Mammograms with calcifications; most patients have two.
-    **params
-        `contrast`, `noise`, `image_height`: see `DEFAULTS`.
-
-    Returns
-    -------
-    Path
-        The cohort's folder.
-
-    Raises
-    ------
-    DataError
-        `root` holds something that is not a simulated cohort, or a parameter is unknown or out of range.
-    FileNotFoundError
-        The BI-RADS table has not been fetched.
-    """
-    root = paths.resolve(root)
-    wanted = cohort_identity(seed, mass_rows, calc_cases, **params)
-    cases = draw_cases(seed, mass_rows, calc_cases)
-
-    def make(partial_root: Path) -> dict:
-        groups = {}
-        for case in cases:
-            groups.setdefault((case.kind, case.number), []).append(case)
-        patients = list(groups.values())
-        done = {file.stem for file in (partial_root / "parts").glob("*-*.json")}
-        todo = [group for group in patients if _part_name(group) not in done]
-        _render_all(todo, partial_root, seed, wanted["parameters"], workers)
-        return _describe(partial_root, cases, patients, seed)
-
-    return build.build(root, wanted, _NOTICE, make)
-
-
-def write_tables(root, seed: int = 0, mass_rows: int = 0, calc_cases: int = DEFAULT_CALC_CASES) -> Path:
-    """Write the four case-description tables of the cohort alone, without pixels, and SIMULATED.txt.
-
-    The rows are those of `ensure` with the same arguments; the files that their paths name do not exist.
+    The rows are those of the whole cohort with the same options; the files that their paths name do not exist.
 
     Parameters
     ----------
     root : str or Path
         Made if missing.
-    seed, mass_rows, calc_cases
-        As in `ensure`.
-
-    Returns
-    -------
-    Path
-        `root`.
+    **options
+        `seed`, `mass_rows`, `calc_cases`: see `BreastCohort`.
 
     Raises
     ------
@@ -249,41 +151,11 @@ def write_tables(root, seed: int = 0, mass_rows: int = 0, calc_cases: int = DEFA
     FileNotFoundError
         The BI-RADS table has not been fetched.
     """
-    root = paths.resolve(root)
+    root, cohort = paths.resolve(root), BreastCohort(**options)
     build.refuse_foreign(root)
     if (root / "cohort.json").exists():
         raise DataError(f"{root} is a whole cohort: its tables are there already; choose another root.")
-    cases = draw_cases(seed, mass_rows, calc_cases)
     with files.atomic_path(root / "SIMULATED.txt") as temporary:
         temporary.write_text(_NOTICE)
-    cbis_layout.write_tables(root, cases, seed)
+    cbis_layout.write_tables(root, cohort.cases, cohort.seed)
     return root
-
-
-def verify(root) -> list[str]:
-    """Names of tables (or `CBIS-DDSM/`) of a cohort whose bytes are not those that were written; empty if whole.
-
-    Raises
-    ------
-    FileNotFoundError
-        `root` has no cohort.json.
-    """
-    return build.changed_files(root, lambda folder: build.tree_hashes(folder, _BULK), GENERATOR)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Build the simulated mammography cohort if it is not there, and say what it holds."""
-    parser = argparse.ArgumentParser(prog=f"python -m {GENERATOR}", description=main.__doc__)
-    parser.add_argument("--root", default="data/embedded-mammography", help="folder to write (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
-    parser.add_argument("--workers", type=int, default=2, help="processes; changes only the time (default %(default)s)")
-    parser.add_argument("--mass-rows", type=int, default=0, help="rows of the BI-RADS table, 0: all")
-    parser.add_argument("--calc-cases", type=int, default=DEFAULT_CALC_CASES, help="default %(default)s")
-    for name, value in DEFAULTS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default %(default)s")
-    given = vars(parser.parse_args(arguments))
-    start = time.perf_counter()
-    root = ensure(**given)
-    counts = files.read_json(root / "cohort.json")["counts"]
-    print(f"Simulated mammography cohort in {root}, {time.perf_counter() - start:.1f} s:", end=" ")
-    print(", ".join(f"{count:,} {name}" for name, count in counts.items()))

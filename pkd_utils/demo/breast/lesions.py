@@ -138,14 +138,7 @@ def mass(
     rng : numpy.random.Generator
     centre : (row, column), optional
         In pixels; drawn with `place` if not given.
-
-    Raises
-    ------
-    DataError
-        The shape, margin or density is unknown, or the mass has no place.
     """
-    if shape not in SHAPES or margin not in MARGINS or density not in MASS_ATTENUATION:
-        raise DataError(f"There is no mass of shape {shape!r}, margin {margin!r} and density {density!r}.")
     row0, col0 = place(breast, radius, rng) if centre is None else centre
     row, col = np.indices(breast.path.shape, dtype=np.float32)
     dr, dc = (row - row0) * breast.pixel, (col - col0) * breast.pixel
@@ -298,16 +291,8 @@ def calcifications(
     rng : numpy.random.Generator
     centre : (row, column), optional
         In pixels; drawn with `place` if not given.
-
-    Raises
-    ------
-    DataError
-        The type or distribution is unknown.
     """
     kinds = kind.split("-")
-    unknown = [word for word in kinds if word not in TYPES]
-    if unknown or distribution not in DISTRIBUTIONS:
-        raise DataError(f"There are no calcifications of type {kind!r} and distribution {distribution!r}.")
     centre = place(breast, size, rng) if centre is None else centre
     canvas = np.zeros(breast.path.shape)
     if "VASCULAR" in kinds:

@@ -10,8 +10,7 @@ patient's left on the viewer's right; lateral images show the front on the viewe
 """
 
 import functools
-import hashlib
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from pkd_utils.runs import paths
-from pkd_utils.runs.errors import DataError
+from pkd_utils.demo import build
+from pkd_utils.runs import files, paths
 
 MU_WATER = 0.02  # attenuation of water, 1/mm, at about 70 keV
 MU_LUNG = 0.0052
@@ -35,9 +34,9 @@ VIEWS = ("AP", "PA", "LATERAL")
 # source to detector in mm; detector side of the patient; gap between the skin and the detector
 GEOMETRY = {"AP": (1100.0, "back", 25.0), "PA": (1830.0, "front", 15.0), "LATERAL": (1830.0, "left", 20.0)}
 HEART_SCALES = np.arange(1.70, 0.59, -0.025)
+_PICTURES = ("soft", "bone", "aorta", "frame")  # of a view, beside its points
 _FILES = ("cxr.nii.gz", "mask.nii.gz", "structures.csv")
-_CACHE_VERSION = "1"
-_LUNGS = (
+LUNGS = (
     "lung_upper_lobe_left",
     "lung_lower_lobe_left",
     "lung_upper_lobe_right",
@@ -102,16 +101,10 @@ class View:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """All views of the one CT, plus landmarks (mm from the carina) and the SHA-256 of the files it came from."""
+    """All views of the one CT, and landmarks (mm from the carina)."""
 
     views: dict[str, View]
     landmarks: dict[str, tuple]
-    sha256: dict[str, str]
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def ct_hashes(folder: Path) -> dict[str, str]:
@@ -121,16 +114,12 @@ def ct_hashes(folder: Path) -> dict[str, str]:
             raise FileNotFoundError(
                 f"{Path(folder) / name} is missing: get it with `python -m pkd_utils fetch chest_ct`."
             )
-    return {name: _sha256(Path(folder) / name) for name in _FILES}
+    return {name: files.file_sha256(Path(folder) / name) for name in _FILES}
 
 
-def _read(folder: Path):
+def read(folder: Path):
     """Attenuation (1/mm), bone share of it and labels on a 1.4 x 1.4 x 2.5 mm grid in x-left, y-front, z-up order."""
     image, mask = nibabel.load(folder / "cxr.nii.gz"), nibabel.load(folder / "mask.nii.gz")
-    if nibabel.aff2axcodes(image.affine) != ("L", "A", "S") or image.shape != mask.shape:
-        raise DataError(
-            f"{folder}: the CT must be stored in L-A-S order with a mask of its shape; fetch the asset chest_ct again."
-        )
     hu = np.asanyarray(image.dataobj).astype(np.float32)
     labels = np.asanyarray(mask.dataobj).astype(np.uint8)
     step = np.abs(np.diag(image.affine)[:3])
@@ -150,7 +139,7 @@ def _read(folder: Path):
     # Contrast medium in vessels would show on no plain film: outside bone, anything brighter than muscle is muscle.
     hu = np.where(~near_bone & (hu > 90), 50, np.minimum(hu, 1100)).astype(np.float32)
     mu = np.clip(1 + hu / 1000, 0, None) * MU_WATER
-    mu = _without_nodule(mu, np.isin(labels, [names[name] for name in _LUNGS]))
+    mu = _without_nodule(mu, np.isin(labels, [names[name] for name in LUNGS]))
     mineral = np.where(near_bone, np.clip(mu - 1.05 * MU_WATER, 0, None), 0).astype(np.float32)
     return mu.astype(np.float32), mineral, labels, names, step * (2, 2, 1)
 
@@ -237,7 +226,7 @@ def _project_view(name, mu, mineral, wall_aorta, fields, step, origin) -> View:
     return View(name=name, points=points, frame=np.array([distance, plane, sign, cu, cv]), **scaled)
 
 
-def _heart_scale(heart, grown, step) -> np.ndarray:
+def heart_scale(heart, grown) -> np.ndarray:
     """Smallest scale about a point at the heart's right lower side at which the heart covers each voxel of `grown`."""
     cells = np.argwhere(heart)
     low, high = cells.min(0), cells.max(0)
@@ -255,10 +244,11 @@ def _heart_scale(heart, grown, step) -> np.ndarray:
     return out
 
 
-def _prepare(folder: Path) -> tuple[dict[str, View], dict[str, tuple]]:
-    mu, mineral, labels, names, step = _read(folder)
+def _prepare(folder: Path) -> dict[str, np.ndarray]:
+    """Everything of `Anatomy` as arrays."""
+    mu, mineral, labels, names, step = read(folder)
     tissue = np.zeros(labels.shape, np.uint8)
-    for code, structure in enumerate(_LUNGS, start=1):
+    for code, structure in enumerate(LUNGS, start=1):
         tissue[labels == names[structure]] = code
     lung = tissue > 0
     heart = np.isin(labels, [names["heart"], names["atrial_appendage_left"]])
@@ -269,7 +259,7 @@ def _prepare(folder: Path) -> tuple[dict[str, View], dict[str, tuple]]:
     chest_wall = ndimage.binary_dilation(np.isin(labels, [*range(92, 119)]), iterations=4)
     tissue[fat & ~chest_wall & (tissue == 0)] = FAT
     wall = ndimage.distance_transform_edt(lung, sampling=step).astype(np.float32)
-    fields = {"tissue": tissue, "wall": wall, "heart_scale": _heart_scale(heart, tissue > 0, step)}
+    fields = {"tissue": tissue, "wall": wall, "heart_scale": heart_scale(heart, tissue > 0)}
     aorta = labels == names["aorta"]
     aorta_wall = (ndimage.binary_dilation(aorta) & ~ndimage.binary_erosion(aorta)).astype(np.float32)
     trachea = np.argwhere(labels == names["trachea"])
@@ -283,53 +273,47 @@ def _prepare(folder: Path) -> tuple[dict[str, View], dict[str, tuple]]:
         column = np.rint(np.array([x, 0, -55]) / step + origin).astype(int)
         front = np.flatnonzero(mu[column[0], :, column[2]] > 0.5 * MU_WATER)[-1]
         landmarks[f"breast_{side}"] = (float(x), round(float((front - origin[1]) * step[1]), 3), -55.0)
-    return views, landmarks
-
-
-def _store(path: Path, views, landmarks) -> None:
-    arrays = {}
+    arrays = {f"landmarks/{key}": np.array(value) for key, value in landmarks.items()}
     for name, view in views.items():
-        for key in ("soft", "bone", "aorta", "frame"):
-            arrays[f"{name}/{key}"] = getattr(view, key)
-        for key in Points.__dataclass_fields__:
-            arrays[f"{name}/points/{key}"] = getattr(view.points, key)
-    arrays |= {f"landmarks/{key}": np.array(value) for key, value in landmarks.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.tmp-{os.getpid()}.npz")
-    np.savez(partial, **arrays)
-    os.replace(partial, path)
+        arrays |= {f"{name}/{key}": getattr(view, key) for key in _PICTURES}
+        arrays |= {f"{name}/points/{key}": getattr(view.points, key) for key in Points.__dataclass_fields__}
+    return arrays
+
+
+def kept(
+    name: str, folder: Path, module: str, *key, make: Callable[..., dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays that `make(folder, *key)` gives, made once and kept in `<data>/derived/chest_ct/<name>-<hash>.npz`.
+
+    The hash is over the CT, the key, and the code of `module`.
+    """
+    digest = files.hash_params([ct_hashes(folder), build.code_sha256(module), key])[:16]
+    file = paths.data_dir() / "derived" / "chest_ct" / f"{name}-{digest}.npz"
+    if not file.exists():
+        with files.atomic_path(file) as temporary:
+            np.savez(temporary, **make(Path(folder), *key))
+    with np.load(file, allow_pickle=False) as data:
+        return {array: data[array] for array in data.files}
 
 
 @functools.lru_cache(maxsize=1)
-def load(folder: Path, cache: Path | None = None) -> Anatomy:
+def load(folder: Path) -> Anatomy:
     """Projections and points of the CT in `folder`, prepared once (about 20 s) and kept in a cache file.
 
     Parameters
     ----------
     folder : Path
         Folder with `cxr.nii.gz`, `mask.nii.gz` and `structures.csv` (the asset `chest_ct`).
-    cache : Path, optional
-        Folder of the cache; default `<data>/derived/chest_ct`. The file's name carries the hash of CT and code.
 
     Raises
     ------
     FileNotFoundError
         A file of the CT is missing.
-    DataError
-        The CT is not in the orientation the simulator was written for.
     """
-    hashes = ct_hashes(folder)
-    source = Path(__file__).read_bytes() + _CACHE_VERSION.encode()
-    key = hashlib.sha256(source + "".join(hashes.values()).encode()).hexdigest()[:16]
-    cache = Path(cache) if cache else paths.data_dir() / "derived" / "chest_ct"
-    file = cache / f"anatomy-{key}.npz"
-    if not file.exists():
-        _store(file, *_prepare(Path(folder)))
-    with np.load(file, allow_pickle=False) as data:
-        views = {}
-        for name in VIEWS:
-            points = Points(**{k: data[f"{name}/points/{k}"] for k in Points.__dataclass_fields__})
-            rest = {k: data[f"{name}/{k}"] for k in ("soft", "bone", "aorta", "frame")}
-            views[name] = View(name=name, points=points, **rest)
-        marks = {k.split("/")[1]: tuple(data[k].tolist()) for k in data.files if k.startswith("landmarks/")}
-    return Anatomy(views=views, landmarks=marks, sha256=hashes)
+    data = kept("anatomy", folder, __name__, make=_prepare)
+    views = {}
+    for name in VIEWS:
+        points = Points(**{k: data[f"{name}/points/{k}"] for k in Points.__dataclass_fields__})
+        views[name] = View(name=name, points=points, **{k: data[f"{name}/{k}"] for k in _PICTURES})
+    marks = {k.split("/")[1]: tuple(v.tolist()) for k, v in data.items() if k.startswith("landmarks/")}
+    return Anatomy(views=views, landmarks=marks)

@@ -93,7 +93,7 @@ def _clip(x):
     return x if x >= 0.08 else 0.0
 
 
-def _unique_numbers(rng, low, high, count):
+def unique_numbers(rng, low, high, count):
     """`count` different integers of [low, high), in random order."""
     numbers = np.unique(rng.integers(low, high, count + count // 8 + 64))
     while len(numbers) < count:
@@ -327,9 +327,9 @@ def simulate(patients: int, seed: int) -> list[Patient]:
         In the order of their random streams; identifiers are unique and carry no order.
     """
     rng = np.random.default_rng([seed, _STREAM_IDS])
-    subject_ids = _unique_numbers(rng, 10_000_000, 20_000_000, patients)
-    study_ids = _unique_numbers(rng, 50_000_000, 60_000_000, 16 * patients)
-    stay_ids = _unique_numbers(rng, 20_000_000, 30_000_000, 4 * patients)
+    subject_ids = unique_numbers(rng, 10_000_000, 20_000_000, patients)
+    study_ids = unique_numbers(rng, 50_000_000, 60_000_000, 16 * patients)
+    stay_ids = unique_numbers(rng, 20_000_000, 30_000_000, 4 * patients)
     splits = split_names(patients, seed)
     return [
         simulate_patient(i, subject_ids[i], splits[i], study_ids[16 * i :][:16], stay_ids[4 * i :][:4], seed)

@@ -80,7 +80,7 @@ class Film:
     seed: tuple = (0,)
 
 
-def _spline(n, size):
+def spline(n, size):
     """Weights (size, n) of a quadratic B-spline with n control points over `size` pixels."""
     x = np.linspace(0.5, n - 1.5, size)[:, None] - np.arange(n)[None]
     a = np.abs(x)
@@ -90,7 +90,7 @@ def _spline(n, size):
 def elastic(rng, shape, amplitude) -> np.ndarray:
     """Smooth random displacement (2, rows, columns) in pixels; `amplitude` is the standard deviation at the knots."""
     knots = rng.standard_normal((2, _GRID, _GRID)) * amplitude
-    rows, cols = _spline(_GRID, shape[0]), _spline(_GRID, shape[1])
+    rows, cols = spline(_GRID, shape[0]), spline(_GRID, shape[1])
     # einsum without BLAS: the same bytes whatever the number of threads.
     half = np.einsum("ri,kij->krj", rows, knots)
     return np.einsum("krj,cj->krc", half, cols)

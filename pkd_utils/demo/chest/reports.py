@@ -191,7 +191,8 @@ def assertions(study: Study, seed: int) -> dict[str, float]:
     return said
 
 
-def _tidy(sentence: str) -> str:
+def tidy(sentence: str) -> str:
+    """One space between words, a capital first, and the plural where both sides are meant."""
     sentence = re.sub(r"\s+", " ", sentence).replace(" .", ".").strip()
     for one, both in _BOTH.items():
         sentence = sentence.replace(one, both)
@@ -231,7 +232,7 @@ def _change(study: Study, previous: Study | None, finding: str) -> str:
     return f", {word} since ___"
 
 
-def _finding_sentences(study, previous, said, tell, rng):
+def finding_sentences(study, previous, said, tell, rng):
     """Sentences on the five findings, in a random order; and the asserted phrase and short form of each call."""
     sentences, phrases, short = [], {}, []
     opacity_for = next((f for f in _OPACITY if said.get(f) == 1.0), None) if "Lung Opacity" in said else None
@@ -242,21 +243,21 @@ def _finding_sentences(study, previous, said, tell, rng):
             noun = _OPACITY[finding] if finding == opacity_for else str(rng.choice(_NOUNS[finding]))
             if call == -1.0:
                 words["sev"] = ""
-            noun = _tidy(noun.format(**words))
+            noun = tidy(noun.format(**words))
             frame = str(rng.choice(_POSITIVE if call == 1.0 else _UNCERTAIN))
             start = frame.startswith("{np}")
-            sentence = _tidy(frame.format(np=noun if start else noun[0].lower() + noun[1:]))
+            sentence = tidy(frame.format(np=noun if start else noun[0].lower() + noun[1:]))
             phrases[finding] = sentence.rstrip(".")
             if call == 1.0 and previous is not None and tell():
                 sentence = sentence.rstrip(".") + _change(study, previous, finding) + "."
             sentences.append(sentence)
             short.append(sentence if call == -1.0 else f"{noun}.")
             if visible(study, finding) and tell():
-                sentences.append(_tidy(str(rng.choice(_SIGNS[finding])).format(**words)))
+                sentences.append(tidy(str(rng.choice(_SIGNS[finding])).format(**words)))
         elif call == 0.0 and finding in _DENIED:
             sentences.append(str(rng.choice(_DENIED[finding])))
         elif study.severity[finding] > 0 and not visible(study, finding) and call is None and tell():
-            sentences.append(_tidy(_TRACES[finding].format(**words)))
+            sentences.append(tidy(_TRACES[finding].format(**words)))
     return sentences, phrases, short
 
 
@@ -324,7 +325,7 @@ def compose(patient: Patient, study: Study, previous: Study | None, informativen
         rng.choice(("evaluate for acute process", "interval change?", "please evaluate", "rule out acute disease"))
     )
     indication = f"___ year old {who} with {', '.join(history)} // {question}"
-    sentences, phrases, short = _finding_sentences(study, previous, said, tell, rng)
+    sentences, phrases, short = finding_sentences(study, previous, said, tell, rng)
     others = _other_sentences(study, said, rng)
     sentences = sentences + others if rng.random() < 0.5 else others + sentences
     pneumonia = {

@@ -86,7 +86,8 @@ def _metadata(patient, study, film, shape) -> dict:
     }
 
 
-def _truth(patient, study) -> dict:
+def truth_row(patient, study) -> dict:
+    """The latent state of a study."""
     fluid = {lesion.side: lesion.severity for lesion in study.lesions if lesion.finding == "Pleural Effusion"}
     row = {"study_id": study.study_id, "subject_id": patient.subject_id, "simulated": True}
     row |= {name: round(study.severity[name], 4) for name in FINDINGS}
@@ -140,7 +141,7 @@ def write_tables(root: Path, patients: list[Patient], parts: list[dict]) -> dict
         rows["hosp"] += [_admission(patient, stay) for stay in patient.stays]
         for study in patient.studies:
             ids = {"subject_id": patient.subject_id, "study_id": study.study_id}
-            rows["truth"].append(_truth(patient, study))
+            rows["truth"].append(truth_row(patient, study))
             folder = patient_folder(patient.subject_id)
             rows["studies"].append(ids | {"path": f"{folder}/s{study.study_id}.txt"})
             for labeller in ("chexpert", "negbio"):

@@ -1,4 +1,4 @@
-"""Impressions, labels and tables of the simulated cohort in INSPECT's layout; `inspect_cohort` draws what they say."""
+"""Impressions, labels and tables of the simulated cohort in INSPECT's layout; `cohort` draws what they say."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -56,10 +56,10 @@ def impression(exam, informativeness: float, seed: int) -> str:
         plural = "branches of both lungs" if exam.side == "bilateral" else f"branches of the {exam.side} lung"
         where = f"in the {level} {plural}" if level != "main" else f"in the main and lobar {plural}"
     said = reports.assertions(exam.study, seed)
-    statements = [reports._tidy(str(rng.choice(_CLOT[called])).format(where=where).replace(" ,", ","))]
+    statements = [reports.tidy(str(rng.choice(_CLOT[called])).format(where=where).replace(" ,", ","))]
     if called and exam.burden > 0.45 and tell():
         statements.append(str(rng.choice(_STRAIN_TEXT)))
-    sentences, phrases, short = reports._finding_sentences(exam.study, exam.previous, said, tell, rng)
+    sentences, phrases, short = reports.finding_sentences(exam.study, exam.previous, said, tell, rng)
     statements += short or [str(rng.choice(_CHEST))]
     # An impression states what is there once; a talkative one adds the signs of it.
     signs = [sentence for sentence in sentences if not sentence.startswith((*phrases.values(), *short))]
@@ -140,7 +140,7 @@ def _seen_again(exam, finding: str, seen: int) -> tuple[bool, int]:
 
 def truth_row(exam, seed: int) -> dict:
     """The latent state of a study, for tests and for what only a simulation can measure."""
-    row = tables._truth(exam.patient, exam.study)
+    row = tables.truth_row(exam.patient, exam.study)
     row |= {"study_id": exam.impression_id, "subject_id": exam.person_id, "image_id": exam.image_id}
     row |= {"embolism": round(exam.burden, 4), "embolism_side": exam.side, "called": asserted_embolism(exam, seed)}
     row |= {"scan_heart_scale": round(exam.scan.heart_scale, 4), "codes": exam.geometry.codes}
@@ -148,26 +148,23 @@ def truth_row(exam, seed: int) -> dict:
     return row
 
 
-def write_tables(root: Path, exams, seed: int, release: str, params: dict) -> dict[str, int]:
+def write_tables(root: Path, cohort) -> dict[str, int]:
     """Write every table of the cohort below `root`.
 
     Parameters
     ----------
     root : Path
-    exams : list of inspect_cohort.Exam
-    seed : int
-    release : {"2025", "2023"}
-    params : dict
-        `report_informativeness`, `label_noise`, `faults`.
+    cohort : ct.cohort.CTCohort
+        Its exams and parameters.
 
     Returns
     -------
     dict of str to int
         Counts: patients, studies, and studies without a time.
     """
-    exams = sorted(exams, key=lambda exam: exam.impression_id)
+    exams, seed = sorted(cohort.exams, key=lambda exam: exam.impression_id), cohort.seed
     rng = np.random.default_rng([seed, _STREAM_FAULTS])
-    faults = params["faults"] > 0
+    faults = cohort.faults > 0
     timeless = rng.random(len(exams)) < NO_TIME * faults
     if faults and len(exams) >= 8 and not timeless.any():
         timeless[rng.integers(len(exams))] = True
@@ -185,15 +182,15 @@ def write_tables(root: Path, exams, seed: int, release: str, params: dict) -> di
     )
     split = {"train": "train", "validate": "valid", "test": "test"}
     splits = studies[["impression_id"]].assign(split=[split[exam.patient.split] for exam in exams])
-    texts = [impression(exam, params["report_informativeness"], seed) for exam in exams]
+    texts = [impression(exam, cohort.report_informativeness, seed) for exam in exams]
     impressions = studies[["impression_id"]].assign(impressions=texts)
-    labels = label_rows(exams, seed, params["label_noise"])
+    labels = label_rows(exams, seed, cohort.label_noise)
     if faults and len(exams) >= 8:
         # A study that is listed twice, alike, in two tables.
         twice = int(rng.integers(len(exams)))
         studies = pd.concat([studies, studies.iloc[[twice]]], ignore_index=True)
         splits = pd.concat([splits, splits.iloc[[twice]]], ignore_index=True)
-    _write(root, release, studies, labels, splits, impressions)
+    _write(root, cohort.release, studies, labels, splits, impressions)
     truth = [truth_row(exam, seed) for exam in exams]
     tables.write_table(root / "truth.csv.gz", truth, list(truth[0]), ["study_id"])
     people = len({exam.person_id for exam in exams})

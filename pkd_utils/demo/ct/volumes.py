@@ -10,8 +10,6 @@ that order (L, A, S) until `orient` stores them as a scanner might.
 
 import functools
 import gzip
-import hashlib
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,9 +20,8 @@ from scipy import ndimage
 
 from pkd_utils.demo.chest import anatomy
 from pkd_utils.demo.chest.anatomy import FAT, HEART, MU_WATER, Points
-from pkd_utils.demo.chest.film import Body, _spline
+from pkd_utils.demo.chest.film import Body, spline
 from pkd_utils.demo.chest.findings import Field, Lesion, heart_delta, lesion_fill
-from pkd_utils.runs import paths
 
 SUPINE = 1.2  # radians that fluid runs to the back: CT is taken lying down
 # Direction of the voxel axes in the file and how often: readers that ignore the affine get most of them wrong.
@@ -33,7 +30,6 @@ DESCRIPTION = b"SIMULATED CT, not a patient; pkd_utils.demo"
 _GRID = 4  # control points of the elastic warp along each axis
 _CONTRAST = 420.0  # HU; streaks in the vein that carries the contrast medium are cut here
 _ARTERY_REACH = 70.0  # mm from the carina within which unlabelled bright vessels count as pulmonary arteries
-_CACHE_VERSION = "1"
 
 
 @dataclass(frozen=True)
@@ -117,12 +113,12 @@ def _resample(volume, step, voxel, shape, order):
 
 def _prepare(folder: Path, voxel: float) -> dict[str, np.ndarray]:
     """Everything of `Torso` as arrays; about 20 s."""
-    mu, mineral, labels, names, step = anatomy._read(folder)
+    mu, mineral, labels, names, step = anatomy.read(folder)
     shape = tuple((np.array(mu.shape) * step / voxel).astype(int))
     raw = np.asanyarray(nibabel.load(folder / "cxr.nii.gz").dataobj)[::2, ::2].astype(np.float32)
-    # What `_read` took for contrast medium: brighter than muscle outside bone, in the chest's vessels and heart.
+    # What `anatomy.read` took for contrast medium: brighter than muscle outside bone, in the chest's vessels and heart.
     vessels = np.isin(labels, [names[name] for name in names.index if 51 <= names[name] <= 63])
-    lung = np.isin(labels, [names[name] for name in anatomy._LUNGS])
+    lung = np.isin(labels, [names[name] for name in anatomy.LUNGS])
     trachea = np.argwhere(labels == names["trachea"])
     origin = trachea[trachea[:, 2] <= trachea[:, 2].min() + 3].mean(0)
     offsets = np.ogrid[tuple(slice(n) for n in labels.shape)]
@@ -141,7 +137,7 @@ def _prepare(folder: Path, voxel: float) -> dict[str, np.ndarray]:
     names_of = {name: coarse(labels, order=0) == names[name] for name in ("liver", "stomach", "spleen", "heart")}
     lobes = coarse(labels, order=0)
     tissue = np.zeros(shape, np.uint8)
-    for code, structure in enumerate(anatomy._LUNGS, start=1):
+    for code, structure in enumerate(anatomy.LUNGS, start=1):
         tissue[lobes == names[structure]] = code
     lung = tissue > 0
     heart = np.isin(lobes, [names["heart"], names["atrial_appendage_left"]])
@@ -152,8 +148,7 @@ def _prepare(folder: Path, voxel: float) -> dict[str, np.ndarray]:
     tissue[fat & ~ndimage.binary_dilation(np.isin(lobes, range(92, 119))) & (tissue == 0)] = FAT
     mu = coarse(mu, order=1)
     mineral = coarse(mineral, order=1)
-    spacing = np.full(3, voxel)
-    scale = anatomy._heart_scale(heart, tissue > 0, spacing)
+    scale = anatomy.heart_scale(heart, tissue > 0)
     at = np.flatnonzero(tissue)
     index = np.stack(np.unravel_index(at, shape), axis=1)
     distance = ndimage.distance_transform_edt(lung, sampling=voxel).astype(np.float32)
@@ -182,26 +177,9 @@ def _prepare(folder: Path, voxel: float) -> dict[str, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=1)
-def load(folder: Path, voxel: float = 4.0, cache: Path | None = None) -> Torso:
-    """The CT in `folder` on a grid of `voxel` mm, prepared once and kept in a cache file beside that of `anatomy`.
-
-    Raises
-    ------
-    FileNotFoundError
-        A file of the CT is missing.
-    """
-    hashes = anatomy.ct_hashes(folder)
-    source = Path(__file__).read_bytes() + Path(anatomy.__file__).read_bytes() + _CACHE_VERSION.encode()
-    key = hashlib.sha256(source + f"{voxel} {sorted(hashes.items())}".encode()).hexdigest()[:16]
-    cache = Path(cache) if cache else paths.data_dir() / "derived" / "chest_ct"
-    file = cache / f"torso-{key}.npz"
-    if not file.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.stem}.tmp-{os.getpid()}.npz")
-        np.savez(partial, **_prepare(Path(folder), voxel))
-        os.replace(partial, file)
-    with np.load(file, allow_pickle=False) as data:
-        arrays = {name: data[name] for name in data.files}
+def load(folder: Path, voxel: float = 4.0) -> Torso:
+    """The CT in `folder` on a grid of `voxel` mm, prepared once and kept in a cache file beside that of `anatomy`."""
+    arrays = anatomy.kept("torso", folder, __name__, voxel, make=_prepare)
     points = Points(**{name: arrays.pop(f"points/{name}") for name in Points.__dataclass_fields__})
     return Torso(points=points, voxel=voxel, **arrays)
 
@@ -230,7 +208,7 @@ def _coordinates(torso: Torso, scan: Scan, rng) -> np.ndarray:
     moved = knots / torso.voxel
     for axis, size in enumerate(shape, start=1):
         # Multiply and add, not BLAS: the same bytes whatever the number of threads.
-        moved = np.moveaxis(np.einsum("sk,kabc->sabc", _spline(_GRID, size), np.moveaxis(moved, axis, 0)), 0, axis)
+        moved = np.moveaxis(np.einsum("sk,kabc->sabc", spline(_GRID, size), np.moveaxis(moved, axis, 0)), 0, axis)
     where = np.indices(shape, dtype=np.float32) + moved.astype(np.float32)
     x, _, z = ((np.arange(n) - o) * torso.voxel for n, o in zip(shape, torso.origin, strict=True))
     for dome, side, centre in zip(torso.domes, ("right", "left"), (-70.0, 70.0), strict=True):
