@@ -15,15 +15,14 @@ import os
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import PIL
 from PIL import Image
 
-from pkd_utils.images import filling
 from pkd_utils.images.pack import pack_images
+from pkd_utils.images.workers import results_of
 from pkd_utils.runs import files
 from pkd_utils.runs.machine import device_name
 
@@ -53,9 +52,8 @@ def plain(paths: list[Path], size: int, resample: Image.Resampling, mode: str = 
     return np.stack([np.asarray(Image.open(p).convert(mode).resize((size, size), resample)) for p in paths])
 
 
-def decode(task: tuple[Path, int | None]) -> None:
+def decode(path: Path, size: int | None) -> None:
     """What libjpeg must do: all pixels, or at the smallest of its sizes that still has `size` pixels a side."""
-    path, size = task
     with Image.open(path) as image:
         if size:
             image.draft("L", (size, size))
@@ -63,13 +61,7 @@ def decode(task: tuple[Path, int | None]) -> None:
 
 
 def decode_all(paths: list[Path], size: int | None, workers: int) -> None:
-    tasks = [(path, size) for path in paths]
-    if workers == 1:
-        for task in tasks:
-            decode(task)
-    else:
-        with ProcessPoolExecutor(workers, filling._context()) as pool:
-            list(pool.map(decode, tasks))
+    list(results_of(decode, [(path, size) for path in paths], workers))
 
 
 def main() -> None:
@@ -86,10 +78,9 @@ def main() -> None:
         paths = simulate(folder, args.images)
         megabytes = sum(p.stat().st_size for p in paths) / 1e6
 
-        def pack(workers: int, detail: float = 1.0):
+        def pack(workers: int) -> np.ndarray:
             (folder / "packed.npy").unlink(missing_ok=True)
-            return np.array(pack_images(paths, args.size, folder / "packed.npy", workers, detail=detail,
-                                               progress=False)[0])  # fmt: skip
+            return np.array(pack_images(paths, args.size, folder / "packed.npy", workers, progress=False)[0])
 
         contestants = {
             "libjpeg, whole, 1 process": lambda: decode_all(paths, None, 1),
@@ -99,7 +90,6 @@ def main() -> None:
             "plain PIL, bilinear": lambda: plain(paths, args.size, Image.Resampling.BILINEAR),
             "plain PIL, RGB, bilinear": lambda: plain(paths, args.size, Image.Resampling.BILINEAR, "RGB"),
             "ours, 1 process": lambda: pack(1),
-            "ours, 1 process, detail 2": lambda: pack(1, 2.0),
             f"ours, {args.workers} processes": lambda: pack(args.workers),
         }
         seconds = {name: [] for name in contestants}
@@ -110,10 +100,8 @@ def main() -> None:
                 if turn:  # the first round warms up
                     seconds[name].append(clock() - start)
         reference = plain(paths, args.size, Image.Resampling.BILINEAR).astype(int)
-        difference = {}
-        for label, detail in (("detail 1", 1.0), ("detail 2", 2.0)):
-            d = np.abs(pack(1, detail) - reference)
-            difference[label] = {"mean": float(d.mean()), "largest": int(d.max())}
+        apart = np.abs(pack(1) - reference)
+        difference = {"mean": float(apart.mean()), "largest": int(apart.max())}
     rate = {name: args.images / statistics.median(times) for name, times in seconds.items()}
 
     # CPU seconds are those of all cores together.
@@ -135,8 +123,7 @@ def main() -> None:
     print(f"{'libjpeg, whole, 1 process':35s} {whole * WIDTH * HEIGHT / 1e6:8.0f} megapixels/s")
     for row in rows:
         print(f"{row['ours']:18s} {row['ratio']:6.2f} times {row['what'].removeprefix('packing against ')}")
-    for name, value in difference.items():
-        print(f"difference, {name}: mean {value['mean']:.2f}, largest {value['largest']} of 255 grey levels")
+    print(f"difference: mean {difference['mean']:.2f}, largest {difference['largest']} of 255 grey levels")
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"} | {"megabytes": megabytes / args.images}
         cpu = device_name()

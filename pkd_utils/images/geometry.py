@@ -1,13 +1,14 @@
 """Where a pixel goes when an image is resized to a packed square: boxes and masks move with it."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
 
 from pkd_utils.runs.errors import DataError
 
-ASPECTS = ("squash", "pad", "crop")
+Aspect = Literal["squash", "pad", "crop"]
+ASPECTS = get_args(Aspect)
 
 
 class Geometry(NamedTuple):
@@ -19,7 +20,7 @@ class Geometry(NamedTuple):
     offset_y: float
 
 
-def packed_geometry(width: int, height: int, size: int, aspect: str = "squash") -> Geometry:
+def packed_geometry(width: int, height: int, size: int, aspect: Aspect = "squash") -> Geometry:
     """How a stored image of `width` x `height` pixels lands in `size` x `size` packed pixels.
 
     Parameters
@@ -67,40 +68,37 @@ def transform_boxes(boxes, geometry: Geometry, size: int) -> np.ndarray:
     return np.clip(boxes * scale + offset, 0, size)
 
 
-def transform_mask(mask, size: int, aspect: str = "squash", coverage: float = 0.5) -> np.ndarray:
+def transform_mask(mask, size: int, aspect: Aspect = "squash") -> np.ndarray:
     """Mask of the stored image in packed pixels.
 
     Parameters
     ----------
     mask : (H, W) bool array, of the stored image
     size, aspect : as given to `pack_images`
-    coverage : float
-        A packed pixel belongs to the region if at least this share of it is covered. A region so small that no pixel
-        reaches it keeps its best covered pixel(s): a lesion never vanishes by resizing (but "crop" may cut it off).
 
     Returns
     -------
     (size, size) bool array
+        A packed pixel belongs to the region if at least half of it is covered. A region so small that no pixel reaches
+        that keeps its best covered pixel(s): a lesion never vanishes by resizing (but "crop" may cut it off).
     """
     mask = np.asarray(mask, dtype=bool)
-    if mask.ndim != 2:
-        raise DataError(f"A mask must have the shape (height, width), not {mask.shape}.")
     share = resize(Image.fromarray(mask.astype(np.float32)), mask.shape[::-1], size, aspect, Image.Resampling.BOX)
     share = np.asarray(share)
     top = share.max()
-    return share >= min(coverage, top) if top > 0 else np.zeros((size, size), dtype=bool)
+    return share >= min(0.5, top) if top > 0 else np.zeros((size, size), dtype=bool)
 
 
-def inner_part(stored: tuple[int, int], size: int) -> tuple[slice, slice]:
+def _inner_part(stored: tuple[int, int], size: int) -> tuple[slice, slice]:
     g = packed_geometry(*stored, size, "pad")
     x, y, w, h = int(g.offset_x), int(g.offset_y), round(g.scale_x * stored[0]), round(g.scale_y * stored[1])
     return slice(y, y + h), slice(x, x + w)
 
 
-def resize(image: Image.Image, stored: tuple[int, int], size: int, aspect: str, resample) -> Image.Image:
+def resize(image: Image.Image, stored: tuple[int, int], size: int, aspect: Aspect, resample) -> Image.Image:
     """One resize of what was decoded, possibly at reduced size, to the packed size."""
     # libjpeg rounds a reduced size up; the picture itself ends at stored / reduction.
-    shrink_x, shrink_y = (reduction(stored[i], image.size[i]) for i in (0, 1))
+    shrink_x, shrink_y = (_reduction(stored[i], image.size[i]) for i in (0, 1))
     width, height = stored[0] / shrink_x, stored[1] / shrink_y
     if aspect == "crop":
         g = packed_geometry(*stored, size, aspect)
@@ -109,12 +107,12 @@ def resize(image: Image.Image, stored: tuple[int, int], size: int, aspect: str, 
         return image.resize((size, size), resample, box=box)
     if aspect == "squash":
         return image.resize((size, size), resample, box=(0, 0, width, height))
-    rows, columns = inner_part(stored, size)
+    rows, columns = _inner_part(stored, size)
     inner = image.resize((columns.stop - columns.start, rows.stop - rows.start), resample, box=(0, 0, width, height))
     canvas = Image.new(image.mode, (size, size))
     canvas.paste(inner, (columns.start, rows.start))
     return canvas
 
 
-def reduction(stored: int, decoded: int) -> int:
+def _reduction(stored: int, decoded: int) -> int:
     return next(r for r in (1, 2, 4, 8) if -(-stored // r) == decoded)

@@ -1,52 +1,47 @@
-"""Images decoded and resized once, into one packed uint8 array."""
+"""Images decoded and resized once, into one packed uint8 array, so that a kill costs little.
 
+While it is filled, the array lies in the folder `<stem>.parts`, beside marks, one every few seconds: a JSON file with a
+row for each image whose pixels are on disk. A row carries the stamp of its file (name, bytes, time of change), so that
+another call reads what is in no mark, what has changed since, and what could not be read; no more.
+"""
+
+import contextlib
 import hashlib
 import json
 import math
 import os
-import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, BinaryIO, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
+from tqdm import tqdm
 
-from pkd_utils.images import filling
-from pkd_utils.images.decode import RESAMPLING, read_image
-from pkd_utils.images.geometry import ASPECTS, Geometry, packed_geometry
+from pkd_utils.images.decode import read_image
+from pkd_utils.images.geometry import Aspect, Geometry, packed_geometry
+from pkd_utils.images.workers import results_of
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import write_csv, write_parquet
+from pkd_utils.runs.files import Parts, hash_params, read_json, write_csv, write_parquet
 
-FORMAT = 2  # of index and marks: a change packs anew
-
-
-def _pack_one(task) -> tuple[np.ndarray | None, dict]:
-    """Read, hash, decode and resize one file; a failure is returned, not raised, so that all can be listed."""
-    path, size, options = task
-    row = {"path": str(path), "sha256": "", "bytes": 0, "width": 0, "height": 0, **Geometry(*[math.nan] * 4)._asdict()}
-    try:
-        data = Path(path).read_bytes()
-        row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        pixels, (width, height) = read_image(data, size, **options)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return None, {**row, "readable": False, "error": reason}
-    geometry = packed_geometry(width, height, size, options["aspect"])._asdict()
-    return pixels, {**row, "width": width, "height": height, **geometry, "readable": True, "error": ""}
+FORMAT = 3  # of index and marks: a change packs anew
+BATCH = 16  # files that a worker takes at once, at most
+MARK_SECONDS = 5.0  # between two marks: with the batches under way, what a kill can cost
+ARRAY = "pixels.npy"
 
 
+@checked
 def pack_images(
-    paths: Sequence[str | Path],
-    size: int,
+    paths: Annotated[Sequence[str | Path], Field(min_length=1)],
+    size: Annotated[int, Field(ge=1)],
     target: str | Path,
-    workers: int = 1,
-    aspect: str = "squash",
-    invert: bool | Sequence[bool] = False,
-    resample: str = "bilinear",
-    detail: float = 1.0,
-    depth: str = "full",
-    chunk: int = 256,
-    max_unreadable: int | float = 0,
+    workers: Annotated[int, Field(ge=1)] = 1,
+    aspect: Aspect = "squash",
+    depth: Literal["full", "minmax"] = "full",
+    max_unreadable: Annotated[int, Field(ge=0)] = 0,
     progress: bool = True,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Decode, resize and pack images into one uint8 array on disk; continues where an earlier call was killed.
@@ -58,15 +53,12 @@ def pack_images(
     target : path of the `.npy` file; the index lies beside it as `<stem>.index.parquet`
     workers : int
         Processes; 1 works in this process. The result does not depend on it.
-    aspect, invert, resample, detail, depth : see `read_image`; `invert` may be one flag an image
-    chunk : int
-        Images between two marks of progress: what a kill can cost, see `filling.fill_array`.
-    max_unreadable : int or float
-        How many files may be missing or no images: a number (int), or a share of all (float, 0.0 ... 1.0). They are
-        black in `pixels`, not `readable` in `index`, and listed in `<stem>.unreadable.csv`; leaving them out is the
-        caller's to do. 0: none.
+    aspect, depth : see `read_image`
+    max_unreadable : int
+        How many files may be missing or no images. They are black in `pixels`, not `readable` in `index`, and listed in
+        `<stem>.unreadable.csv`; leaving them out is the caller's to do.
     progress : bool
-        Show a tqdm bar: images done, images a second, time left.
+        Show a tqdm bar: images done, images a second in this call, time left.
 
     Returns
     -------
@@ -81,43 +73,32 @@ def pack_images(
         readable ones are kept, and after some files were mended, another call reads those alone.
     FileNotFoundError
         More missing files than `max_unreadable`.
+    RuntimeError
+        A worker was ended from outside; what was marked is kept.
     """
-    paths, target = [Path(p) for p in paths], Path(target)
-    inverts = [bool(invert)] * len(paths) if isinstance(invert, bool | np.bool_) else [bool(i) for i in invert]
-    _check_request(paths, size, target, aspect, resample, depth, inverts)
-    allowed = filling.allowed_count(max_unreadable, len(paths))
-    stamps = filling.file_stamps(paths, inverts, allowed)
-    options = {"aspect": aspect, "resample": resample, "detail": float(detail), "depth": depth}
-    key = hashlib.sha256(json.dumps([FORMAT, int(size), options, stamps], default=str).encode()).hexdigest()
+    paths, target = [Path(path) for path in paths], Path(target)
+    stamps = _file_stamps(paths, max_unreadable)
+    options = {"size": size, "aspect": aspect, "depth": depth}
+    key = hash_params([FORMAT, options, stamps])
     index_path, listing = target.with_suffix(".index.parquet"), target.with_suffix(".unreadable.csv")
-    parts = target.with_suffix(".parts")
+    parts = Parts(target.with_suffix(".parts"), [FORMAT, options, len(paths)])
     index = pd.read_parquet(index_path) if target.exists() and index_path.exists() else pd.DataFrame()
     fresh = index.attrs.get("key") != key
     if fresh:
-        index = filling.fill_array(
-            _pack_one,
-            lambda i: (paths[i], size, {**options, "invert": inverts[i]}),
-            stamps,
-            int(size),
-            parts,
-            json.dumps([FORMAT, options]),
-            workers,
-            chunk,
-            progress,
-        )
+        index = _fill(parts, paths, stamps, options, workers, progress)
         index.attrs["key"] = key
     unreadable = index[~index["readable"]]
     if len(unreadable):
         write_csv(listing, unreadable[["path", "error"]])
     else:
         listing.unlink(missing_ok=True)
-    if len(unreadable) > allowed:
-        raise DataError(_unreadable_sentence(unreadable, len(paths), allowed, listing))
+    if len(unreadable) > max_unreadable:
+        raise DataError(_unreadable_sentence(unreadable, len(paths), max_unreadable, listing))
     if fresh:
         target.unlink(missing_ok=True)  # never an old array beside a new index
         write_parquet(index_path, index)
-        os.replace(parts / filling.ARRAY, target)
-    shutil.rmtree(parts, ignore_errors=True)
+        os.replace(parts.path(ARRAY), target)
+    parts.remove()
     return open_packed(target)
 
 
@@ -130,22 +111,101 @@ def open_packed(target: str | Path) -> tuple[np.ndarray, pd.DataFrame]:
     return np.load(target, mmap_mode="r"), pd.read_parquet(target.with_suffix(".index.parquet"))
 
 
-def _check_request(paths, size, target, aspect, resample, depth, inverts):
-    if not paths:
-        raise DataError("There are no images to pack: the list of paths is empty.")
-    if size < 1 or int(size) != size:
-        raise DataError(f"size must be a whole number of pixels above 0, not {size}.")
-    if target.suffix != ".npy":
-        raise DataError(f"The packed array is a .npy file, but the target is named {target.name}.")
-    for value, known, name in (
-        (aspect, ASPECTS, "aspect"),
-        (resample, tuple(RESAMPLING), "resample"),
-        (depth, ("full", "minmax"), "depth"),
-    ):
-        if value not in known:
-            raise DataError(f"{name} must be one of {', '.join(known)}, not {value!r}.")
-    if len(inverts) != len(paths):
-        raise DataError(f"invert has {len(inverts)} flags for {len(paths)} images.")
+def _file_stamps(paths: Sequence[Path], allowed: int) -> list[str]:
+    """Identity of every file as it is on disk: name, bytes, time of change; at most `allowed` may be missing."""
+    stamps, missing = [], []
+    for path in paths:
+        try:
+            stat = os.stat(path)
+            stamps.append(f"{path}|{stat.st_size}|{stat.st_mtime_ns}")
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(str(path))
+            stamps.append(f"{path}|missing")
+    if len(missing) > allowed:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(paths)} image files do not exist: {', '.join(missing[:5])}{more}; "
+            "check the data root."
+        )
+    return stamps
+
+
+def _fill(
+    parts: Parts, paths: Sequence[Path], stamps: Sequence[str], options: dict, workers: int, progress: bool
+) -> pd.DataFrame:
+    """Fill the array of `parts` with every image that no mark vouches for; the index of all."""
+    if ARRAY not in parts:
+        parts.remove()
+        with parts.write(ARRAY) as file:
+            shape = (len(paths), options["size"], options["size"])
+            np.lib.format.open_memmap(file, "w+", np.uint8, shape).flush()
+    rows: list[dict | None] = [None] * len(paths)
+    marks = [name for name in parts.names() if name != ARRAY]
+    for mark in marks:  # in the order of the calls that wrote them: the last word on a file counts
+        for row in read_json(parts.path(mark)):
+            i = row["position"]
+            rows[i] = row if row["stamp"] == stamps[i] and row["readable"] else None
+
+    todo = [i for i, row in enumerate(rows) if row is None]
+    step = max(1, min(BATCH, len(todo) // (4 * workers)))  # of few files, some for every core
+    files = [(i, str(paths[i]), stamps[i]) for i in todo]
+    jobs = [(parts.path(ARRAY), files[start : start + step], options) for start in range(0, len(files), step)]
+    mark = int(Path(marks[-1]).stem) + 1 if marks else 0
+    unmarked: list[dict] = []
+    last = time.monotonic()
+    with (
+        open(parts.path(ARRAY), "r+b") as array,
+        # A long average: batches arrive in bursts, and the time left should not jump with them.
+        tqdm(total=len(paths), initial=len(paths) - len(todo), desc="packing", unit="img", smoothing=0.02,
+             disable=not progress) as bar,
+        contextlib.closing(results_of(_pack_batch, jobs, workers)) as batches,
+    ):  # fmt: skip
+        try:
+            for batch in batches:
+                unmarked += batch
+                bar.update(len(batch))
+                if time.monotonic() - last > MARK_SECONDS:
+                    _mark(parts, mark, array, unmarked)
+                    mark, unmarked, last = mark + 1, [], time.monotonic()
+                for row in batch:
+                    rows[row["position"]] = row
+        finally:
+            _mark(parts, mark, array, unmarked)
+    return pd.DataFrame(rows).drop(columns=["position", "stamp"])
+
+
+def _mark(parts: Parts, number: int, array: BinaryIO, rows: list[dict]) -> None:
+    """Write down what is done: pixels first, then the mark that says they are there."""
+    if rows:
+        os.fsync(array.fileno())
+        with parts.write(f"{number:08d}.json") as file:
+            file.write_text(json.dumps(rows))
+
+
+def _pack_batch(array: Path, files: Sequence[tuple[int, str, str]], options: dict) -> list[dict]:
+    """Put the pixels of some files where they belong; only the rows travel between processes."""
+    offset, length, rows = np.load(array, mmap_mode="r").offset, options["size"] ** 2, []
+    # Written, not mapped: on a full disk a write is an error that can be told, a map's page ends the process.
+    with open(array, "r+b") as stream:
+        for position, path, stamp in files:
+            pixels, row = _pack_one(path, **options)
+            stream.seek(offset + position * length)
+            stream.write(bytes(length) if pixels is None else pixels.tobytes())
+            rows.append({"position": position, "stamp": stamp, **row})
+    return rows
+
+
+def _pack_one(path: str, size: int, aspect: Aspect, depth: str) -> tuple[np.ndarray | None, dict]:
+    """Read, hash, decode and resize one file; a failure is returned, not raised, so that all can be listed."""
+    row = {"path": path, "sha256": "", "bytes": 0, "width": 0, "height": 0, **Geometry(*[math.nan] * 4)._asdict()}
+    try:
+        data = Path(path).read_bytes()
+        row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        pixels, (width, height) = read_image(data, size, aspect, depth)
+    except Exception as error:  # a file that is no image fails in many ways
+        return None, row | {"readable": False, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
+    geometry = packed_geometry(width, height, size, aspect)._asdict()
+    return pixels, {**row, "width": width, "height": height, **geometry, "readable": True, "error": ""}
 
 
 def _unreadable_sentence(unreadable: pd.DataFrame, total: int, allowed: int, listing: Path) -> str:

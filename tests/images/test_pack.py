@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from PIL import Image
 
-from pkd_utils.images import decode, filling, pack
+from pkd_utils.images import decode, pack
 from pkd_utils.images import geometry as images
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import read_json
 
 SIZES = [(200, 160), (90, 130), (64, 64), (331, 517)]
 
@@ -52,11 +55,11 @@ def test_packs_every_image_and_describes_it(files, tmp_path):
     assert not (tmp_path / "p.parts").exists()
 
 
-def test_full_detail_equals_plain_pil_exactly(files):
+def test_what_is_not_reduced_equals_plain_pil_exactly(files):
     for path in files:
-        want = np.asarray(Image.open(path).convert("L").resize((32, 32), Image.Resampling.LANCZOS))
-        got, _ = decode.read_image(path, 32, resample="lanczos", detail=float("inf"))
-        np.testing.assert_array_equal(got, want)
+        size = 32 if path.suffix == ".png" else 200
+        want = np.asarray(Image.open(path).convert("L").resize((size, size), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(decode.read_image(path, size)[0], want)
 
 
 def test_jpeg_is_decoded_small(tmp_path, monkeypatch):
@@ -66,18 +69,26 @@ def test_jpeg_is_decoded_small(tmp_path, monkeypatch):
     resize = Image.Image.resize
     monkeypatch.setattr(Image.Image, "resize", lambda self, *a, **k: (seen.append(self.size), resize(self, *a, **k))[1])
     decode.read_image(path, 64)
-    decode.read_image(path, 64, detail=2.0)
-    decode.read_image(path, 64, detail=float("inf"))
-    assert seen == [(101, 126), (201, 251), (801, 1003)]
+    decode.read_image(path, 600)
+    assert seen == [(101, 126), (801, 1003)]
+
+
+@pytest.fixture
+def read_files(monkeypatch):
+    """Images that are read, as long as it is done in this process."""
+    read, real = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (read.append(self), real(self))[1])
+    return read
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_result_does_not_depend_on_workers_and_second_call_does_nothing(files, tmp_path, workers, monkeypatch):
-    first, _ = pack.pack_images(files, 24, tmp_path / "a.npy", progress=False, chunk=3)
-    second, index = pack.pack_images(files, 24, tmp_path / "b.npy", workers, progress=False, chunk=3)
+def test_result_does_not_depend_on_workers_and_second_call_does_nothing(files, tmp_path, workers, read_files):
+    first, _ = pack.pack_images(files, 24, tmp_path / "a.npy", progress=False)
+    second, index = pack.pack_images(files, 24, tmp_path / "b.npy", workers, progress=False)
     np.testing.assert_array_equal(first, second)
-    monkeypatch.setattr(pack, "_pack_one", None)  # a second call must not read any image
-    again, index_again = pack.pack_images(files, 24, tmp_path / "b.npy", workers, progress=False, chunk=3)
+    read_files.clear()
+    again, index_again = pack.pack_images(files, 24, tmp_path / "b.npy", progress=False)
+    assert not read_files
     np.testing.assert_array_equal(second, again)
     assert index.equals(index_again)
 
@@ -88,9 +99,8 @@ def test_changed_file_or_option_packs_anew(files, tmp_path):
     picture(64, 64, seed=99).save(files[2], quality=95)
     after = np.array(pack.pack_images(files, 16, target, progress=False)[0])
     assert (before[2] != after[2]).any() and (before[[0, 1, 3]] == after[[0, 1, 3]]).all()
-    inverted = np.array(pack.pack_images(files, 16, target, invert=[False, True, False, False], progress=False)[0])
-    np.testing.assert_array_equal(inverted[1], 255 - after[1])
-    np.testing.assert_array_equal(inverted[[0, 2, 3]], after[[0, 2, 3]])
+    padded, _ = pack.pack_images(files, 16, target, aspect="pad", progress=False)
+    np.testing.assert_array_equal(padded[0], decode.read_image(files[0], 16, "pad")[0])
 
 
 @pytest.mark.parametrize("aspect", images.ASPECTS)
@@ -115,12 +125,10 @@ def test_box_and_mask_follow_the_pixels(tmp_path, aspect, size):
     assert mask.sum() == pytest.approx((bx1 - bx0) * (by1 - by0), rel=0.12)
 
 
-def test_pad_is_black_even_when_inverted(tmp_path):
+def test_pad_is_black(tmp_path):
     Image.new("L", (100, 50), 10).save(tmp_path / "w.png")
     plain, _ = decode.read_image(tmp_path / "w.png", 40, "pad")
-    inverted, _ = decode.read_image(tmp_path / "w.png", 40, "pad", invert=True)
     assert (plain[10:30] == 10).all() and (plain[:10] == 0).all() and (plain[30:] == 0).all()
-    assert (inverted[10:30] == 245).all() and (inverted[:10] == 0).all() and (inverted[30:] == 0).all()
 
 
 def test_box_that_crop_cuts_off_has_no_area():
@@ -161,58 +169,49 @@ def break_two(files):
     return before
 
 
-@pytest.fixture
-def read_files(monkeypatch):
-    """Paths of the images that are read, as long as it is done in this process."""
-    read, real = [], pack._pack_one
-    monkeypatch.setattr(pack, "_pack_one", lambda task: (read.append(task[0]), real(task))[1])
-    return read
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_unreadable_images_are_all_named_and_the_rest_is_kept(files, tmp_path, workers):
     break_two(files)
     with pytest.raises(DataError, match="2 of 4 images cannot be read") as error:
-        pack.pack_images(files, 16, tmp_path / "p.npy", workers, chunk=3, progress=False)
+        pack.pack_images(files, 16, tmp_path / "p.npy", workers, progress=False)
     assert str(files[0]) in str(error.value) and str(files[3]) in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "p.npy").exists()
     listed = pd.read_csv(tmp_path / "p.unreadable.csv")
     assert listed["path"].tolist() == [str(files[0]), str(files[3])] and listed["error"].notna().all()
 
 
-@pytest.mark.parametrize("detail", [1.0, float("inf")])
-def test_after_mending_only_the_mended_are_read(files, tmp_path, read_files, detail):
-    options = {"chunk": 3, "progress": False, "detail": detail}
+def test_after_mending_only_the_mended_are_read(files, tmp_path, read_files):
     first, last = break_two(files)
+    read_files.clear()
     with pytest.raises(DataError):
-        pack.pack_images(files, 16, tmp_path / "p.npy", **options)
+        pack.pack_images(files, 16, tmp_path / "p.npy", progress=False)
     assert read_files == files
     read_files.clear()
     files[3].write_bytes(last)
     with pytest.raises(DataError, match="1 of 4"):
-        pack.pack_images(files, 16, tmp_path / "p.npy", **options)
+        pack.pack_images(files, 16, tmp_path / "p.npy", progress=False)
     assert read_files == [files[0], files[3]]  # the broken one is tried again: a drive may have been away
     read_files.clear()
     files[0].write_bytes(first)
-    mended, index = pack.pack_images(files, 16, tmp_path / "p.npy", **options)
+    mended, index = pack.pack_images(files, 16, tmp_path / "p.npy", progress=False)
     assert read_files == [files[0]] and index["readable"].all() and (index["error"] == "").all()
     assert not (tmp_path / "p.unreadable.csv").exists() and not (tmp_path / "p.parts").exists()
-    np.testing.assert_array_equal(mended, pack.pack_images(files, 16, tmp_path / "q.npy", **options)[0])
+    np.testing.assert_array_equal(mended, pack.pack_images(files, 16, tmp_path / "q.npy", progress=False)[0])
 
 
 def test_a_file_that_changes_between_calls_is_read_again(files, tmp_path, read_files):
     _, last = break_two(files)
     with pytest.raises(DataError):
-        pack.pack_images(files, 16, tmp_path / "p.npy", chunk=1, progress=False, max_unreadable=1)
+        pack.pack_images(files, 16, tmp_path / "p.npy", progress=False, max_unreadable=1)
     read_files.clear()
     files[3].write_bytes(last)
     picture(64, 64, seed=99).save(files[2], quality=95)  # was marked already
-    pixels, _ = pack.pack_images(files, 16, tmp_path / "p.npy", chunk=1, progress=False, max_unreadable=1)
+    pixels, _ = pack.pack_images(files, 16, tmp_path / "p.npy", progress=False, max_unreadable=1)
     assert read_files == [files[0], files[2], files[3]]
     np.testing.assert_array_equal(pixels[2], decode.read_image(files[2], 16)[0])
 
 
-@pytest.mark.parametrize("allowed", [2, 0.5, 4, 1.0])
+@pytest.mark.parametrize("allowed", [2, 4])
 def test_tolerated_unreadable_images_are_marked_and_black(files, tmp_path, allowed):
     whole = np.array(pack.pack_images(files, 16, tmp_path / "w.npy", progress=False)[0])
     break_two(files)
@@ -225,8 +224,6 @@ def test_tolerated_unreadable_images_are_marked_and_black(files, tmp_path, allow
     assert pd.read_csv(tmp_path / "p.unreadable.csv")["path"].tolist() == [str(files[0]), str(files[3])]
     with pytest.raises(DataError, match="max_unreadable allows 1"):  # a stricter call may not get it
         pack.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
-    with pytest.raises(DataError, match="max_unreadable allows 1"):
-        pack.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=0.49, progress=False)
 
 
 def test_tolerated_missing_image(files, tmp_path, read_files):
@@ -254,33 +251,19 @@ def test_a_call_that_ended_while_tidying_is_whole(files, tmp_path, read_files):
     target = tmp_path / "p.npy"
     pack.pack_images(files, 16, target, progress=False)
     (tmp_path / "p.parts").mkdir()
-    (tmp_path / "p.parts" / "key.json").write_text("{}")
+    (tmp_path / "p.parts" / "identity.json").write_text("{}")
     read_files.clear()
     pack.pack_images(files, 16, target, progress=False)
     assert not read_files and not (tmp_path / "p.parts").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"paths": []}, "no images"),
-        ({"size": 0}, "size must be"),
-        ({"target": "p.npz"}, "is a .npy file"),
-        ({"aspect": "fit"}, "aspect must be"),
-        ({"resample": "nearest"}, "resample must be"),
-        ({"depth": "auto"}, "depth must be"),
-        ({"invert": [True]}, "1 flags for 4"),
-        ({"max_unreadable": -1}, "max_unreadable must be"),
-        ({"max_unreadable": 1.5}, "max_unreadable must be"),
-        ({"max_unreadable": True}, "max_unreadable must be"),
-        ({"max_unreadable": float("nan")}, "max_unreadable must be"),
-    ],
+    "change",
+    [{"paths": []}, {"size": 0}, {"workers": 0}, {"aspect": "fit"}, {"depth": "auto"}, {"max_unreadable": -1}],
 )
-def test_bad_requests(files, tmp_path, change, message):
-    arguments = {"paths": files, "size": 16, "target": "p.npy", **change}
-    arguments["target"] = tmp_path / arguments["target"]
-    with pytest.raises(DataError, match=message):
-        pack.pack_images(progress=False, **arguments)
+def test_bad_requests(files, tmp_path, change):
+    with pytest.raises(DataError, match=f"^pack_images: {next(iter(change))} = "):
+        pack.pack_images(**({"paths": files, "size": 16, "target": tmp_path / "p.npy", "progress": False} | change))
 
 
 def test_missing_file_is_named(files, tmp_path):
@@ -293,37 +276,41 @@ def test_missing_file_is_named(files, tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from pkd_utils.images import pack as images
-real = images._pack_one
-def slow(task):
+from pkd_utils.images import pack
+pack.MARK_SECONDS = 0
+real = pack.read_image
+def slow(*arguments):
     time.sleep(0.05)
-    return real(task)
-images._pack_one = slow
+    return real(*arguments)
+pack.read_image = slow
 folder = Path(sys.argv[1])
-images.pack_images(sorted(folder.glob("k*.png")), 16, folder / "p.npy", chunk=2, progress=False)
+pack.pack_images(sorted(folder.glob("k*.png")), 16, folder / "p.npy", int(sys.argv[2]), progress=False)
 """
 
 
-def test_kill_9_continues_where_it_was(tmp_path, monkeypatch):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kill_9_continues_where_it_was(tmp_path, read_files, workers):
     for i in range(20):
         picture(50, 40, seed=i).save(tmp_path / f"k{i:02d}.png")
     paths = sorted(tmp_path.glob("k*.png"))
-    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), str(workers)])
     deadline = time.time() + 60
-    while len(list((tmp_path / "p.parts").glob("0*.json"))) < 3 and time.time() < deadline:
+    while not list((tmp_path / "p.parts").glob("0*.json")) and time.time() < deadline:
         time.sleep(0.005)
+    family = psutil.Process(child.pid).children(recursive=True)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
+    assert not psutil.wait_procs(family, timeout=20)[1], "workers must not outlive their parent"
     assert not (tmp_path / "p.npy").exists()
-    done = len(list((tmp_path / "p.parts").glob("0*.json")))
-    assert 3 <= done < 10
-    read = []
-    real = pack._pack_one
-    monkeypatch.setattr(pack, "_pack_one", lambda task: (read.append(task[0]), real(task))[1])
-    resumed, _ = pack.pack_images(paths, 16, tmp_path / "p.npy", chunk=2, progress=False)
-    assert read == paths[2 * done :]
-    whole, _ = pack.pack_images(paths, 16, tmp_path / "q.npy", chunk=2, progress=False)
+    marks = [read_json(mark) for mark in sorted((tmp_path / "p.parts").glob("0*.json"))]
+    done = {row["path"] for mark in marks for row in mark}
+    assert 0 < len(done) < 20
+    read_files.clear()
+    resumed, index = pack.pack_images(paths, 16, tmp_path / "p.npy", progress=False)
+    assert read_files == [path for path in paths if str(path) not in done]
+    whole, index_of_whole = pack.pack_images(paths, 16, tmp_path / "q.npy", progress=False)
     np.testing.assert_array_equal(resumed, whole)
+    assert index.equals(index_of_whole)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -336,12 +323,12 @@ def test_bar_counts_what_was_there_but_not_as_speed(files, tmp_path, monkeypatch
     for path in paths[36:]:
         path.write_text("not an image")
     with pytest.raises(DataError):
-        pack.pack_images(paths, 16, tmp_path / "p.npy", workers, chunk=4)
+        pack.pack_images(paths, 16, tmp_path / "p.npy", workers)
     assert "100%" in capsys.readouterr().err
     for path in paths[36:]:
         path.write_bytes(good)
     monkeypatch.setattr(pack, "read_image", lambda *a, real=pack.read_image, **k: (time.sleep(0.2), real(*a, **k))[1])
-    pack.pack_images(paths, 16, tmp_path / "p.npy", workers, chunk=4)
+    pack.pack_images(paths, 16, tmp_path / "p.npy", workers)
     shown = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()
     assert "36/40" in shown[0] and "40/40" in shown[-1]
     speed = re.search(r"([\d.]+)(img/s|s/img)", shown[-1])
@@ -349,63 +336,48 @@ def test_bar_counts_what_was_there_but_not_as_speed(files, tmp_path, monkeypatch
     assert rate <= 5.5 * workers  # 4 images of 0.2 s; all 40 in that time would be 50 a second and worker
 
 
-def test_no_core_waits_for_a_chunk_to_end(tmp_path):
-    """While the first image of the first chunk is still being read, images of later chunks are."""
-    jobs = [(_wait_for, [(tmp_path, i)], [i], tmp_path / "array", 0, 1) for i in range(8)]
-    (tmp_path / "array").write_bytes(bytes(8))
-    rows = [row for batch in filling._in_order(iter(jobs), 2) for row in batch]
-    assert [row["position"] for row in rows] == list(range(8))
-    assert rows[0]["seen"], "job 0 waited for job 7, which never began"
+@pytest.fixture
+def small_files(tmp_path):
+    """Eight images, of 1 to 8 pixels a side."""
+    paths = [tmp_path / f"s{side}.png" for side in range(1, 9)]
+    for side, path in enumerate(paths, start=1):
+        picture(side, side).save(path)
+    return paths
 
 
-def test_few_files_are_spread_over_the_workers(tmp_path):
-    rows = filling.fill_array(
-        _wait_for, lambda i: (tmp_path, i), list("abcdefgh"), 1, tmp_path / "parts", "key", workers=2, progress=False
-    )
-    assert rows["position"].tolist() == list(range(8)) and rows["seen"][0]
-    assert (np.load(tmp_path / "parts" / filling.ARRAY) == 1).all()
+def test_few_files_are_spread_over_the_workers(small_files, tmp_path, monkeypatch):
+    """While the first image is still being read, all others are."""
+
+    def waiting(data, size, *options, real=pack.read_image):
+        pixels, stored = real(data, size, *options)
+        (tmp_path / f"began{stored[0]}").touch()
+        deadline = time.time() + 20
+        while stored[0] == 1 and not (tmp_path / "began8").exists() and time.time() < deadline:
+            time.sleep(0.01)
+        assert stored[0] > 1 or (tmp_path / "began8").exists(), "image 1 waited for image 8, which never began"
+        return pixels, stored
+
+    monkeypatch.setattr(pack, "read_image", waiting)
+    _, index = pack.pack_images(small_files, 8, tmp_path / "p.npy", 2, progress=False)
+    assert index["width"].tolist() == list(range(1, 9))
 
 
-def test_other_chunks_or_options_begin_anew(tmp_path):
-    def fill(key, chunk):
-        read = []
-        task = lambda i: read.append(i) or i  # noqa: E731
-        result = lambda i: (np.full((1, 1), i, np.uint8), {"i": i, "error": ""})  # noqa: E731
-        table = filling.fill_array(result, task, list("abcde"), 1, tmp_path / "p", key, chunk=chunk, progress=False)
-        assert table["i"].tolist() == list(range(5))
-        return read
+def test_a_worker_that_is_killed_is_told_in_one_sentence_and_costs_little(small_files, tmp_path, monkeypatch):
+    def dying(data, size, *options, real=pack.read_image):
+        pixels, stored = real(data, size, *options)
+        if stored[0] == 8:
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pixels, stored
 
-    assert fill("one", 2) == list(range(5)) and fill("one", 2) == []
-    assert fill("one", 3) == list(range(5)) and fill("two", 3) == list(range(5))
-
-
-def _wait_for(task):
-    """Job 0 ends when job 7 has begun."""
-    folder, position = task
-    (folder / f"began{position}").touch()
-    deadline = time.time() + 20
-    while position == 0 and not (folder / "began7").exists() and time.time() < deadline:
-        time.sleep(0.01)
-    return np.ones((1, 1), np.uint8), {"position": position, "seen": (folder / "began7").exists(), "error": ""}
-
-
-def _die(task):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_worker_that_is_killed_is_told_in_one_sentence(tmp_path):
-    (tmp_path / "array").write_bytes(bytes(8))
-    with pytest.raises(RuntimeError, match=r"ended from outside.*it continues where it was"):
-        list(filling._in_order([(_die, [0], [0], tmp_path / "array", 0, 1)], 2))
-
-
-def test_workers_hold_no_pixels(tmp_path):
-    """Rows travel, pixels do not: they are in the file when the batch is done."""
-    (tmp_path / "array").write_bytes(bytes(12))
-    read = lambda task: (np.full((2, 2), task, np.uint8), {"task": task})  # noqa: E731
-    rows = filling._fill_batch(read, [7, 9], [1, 0], tmp_path / "array", 4, 4)
-    assert rows == [{"task": 7}, {"task": 9}]
-    assert (tmp_path / "array").read_bytes() == bytes([0] * 4 + [9] * 4 + [7] * 4)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RuntimeError, match=r"ended from outside.*continues where it was"),
+    ):
+        patch.setattr(pack, "read_image", dying)
+        pack.pack_images(small_files, 8, tmp_path / "p.npy", 2, progress=False)
+    assert len(read_json(tmp_path / "p.parts" / "00000000.json")) == 7
+    assert pack.pack_images(small_files, 8, tmp_path / "p.npy", progress=False)[1]["readable"].all()
 
 
 def write_dicom(path, pixels, photometric="MONOCHROME2", bits=16):
@@ -460,5 +432,3 @@ def test_open_grey_is_the_whole_image_in_eight_bits(files, tmp_path):
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "sixteen.png")
     assert abs(np.asarray(decode.open_grey(tmp_path / "sixteen.png")) - ramp / 257).max() <= 0.51
-    Image.fromarray(ramp // 16).save(tmp_path / "twelve.png")
-    assert np.asarray(decode.open_grey(tmp_path / "twelve.png", depth="minmax")).max() == 255
