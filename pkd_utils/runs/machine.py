@@ -63,6 +63,15 @@ def environment() -> dict[str, Any]:
     }
 
 
+def resolve_device(device: str) -> str:
+    """ "auto" is "cuda" where there is a GPU, else "cpu"; anything else stays as it is."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def resolve_precision(precision: str, device: "str | torch.device") -> str:
     """ "fp32" or "bf16"; "auto" is bf16 where the device multiplies it natively (AVX512-BF16, AMX, Ampere or later)."""
     import torch
