@@ -71,11 +71,10 @@ class StudentConfig:
     warmup_epochs: float = 1.0
     gradient_clip: float | None = 1.0  # largest norm of the gradient
     patience: int | None = None  # stop after so many epochs without a better validation AUROC
-    # augmentation, see augmentation.draw_augmentation
+    # augmentation, see augment.draw_augmentation
     degrees: float = 10.0
     translate: float = 0.05
     scale: tuple[float, float] = (0.9, 1.1)
-    flip: bool = False
     brightness: float = 0.1
     contrast: float = 0.1
     # machine
@@ -205,7 +204,7 @@ class _Fit:
         rows = self.data.rows["train"]
         rows = rows[torch.randperm(len(rows), generator=generator)]
         # One draw for the whole epoch: on a GPU one transfer, on a CPU no small-tensor overhead in each step.
-        draw = draw_augmentation(len(rows), generator, config.degrees, config.translate, config.scale, config.flip,
+        draw = draw_augmentation(len(rows), generator, config.degrees, config.translate, config.scale,
                                  config.brightness, config.contrast)  # fmt: skip
         torch.manual_seed(stream(self.seed, epoch, 2))  # dropout and stochastic depth
         steps = math.ceil(len(rows) / config.batch_size)  # of nearly equal size: no image is left out
@@ -238,7 +237,7 @@ class _Fit:
         """One step of the optimizer; returns the batch's loss without waiting for the device."""
         config = self.config
         pixels = self.pixels.index_select(0, rows.to(self.pixels.device)).to(self.device, non_blocking=True)
-        images = apply_augmentation(pixels, draw, self.mean, self.std).images
+        images = apply_augmentation(pixels, draw, self.mean, self.std)
         rows = rows.to(self.device, non_blocking=True)
         with autocast(self.device, self.state["precision"]):
             logits = self.forward(self.model, images)

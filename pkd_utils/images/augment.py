@@ -1,20 +1,17 @@
-"""Batched augmentation on the device: one affine resampling a batch that takes masks and boxes along."""
+"""Batched augmentation on the device: one affine resampling a batch, drawn so that a resumed training sees the same."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
-
-class Augmented(NamedTuple):
-    """What `augment` returns; `masks` and `boxes` are None where none were given."""
-
-    images: torch.Tensor
-    masks: torch.Tensor | None
-    boxes: list[torch.Tensor] | None
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 class AugmentationDraw(NamedTuple):
@@ -26,15 +23,15 @@ class AugmentationDraw(NamedTuple):
     bias: torch.Tensor
 
 
+@checked
 def draw_augmentation(
     n: int,
     generator: torch.Generator,
-    degrees: float = 0.0,
-    translate: float = 0.0,
-    scale: tuple[float, float] = (1.0, 1.0),
-    flip: bool = False,
-    brightness: float = 0.0,
-    contrast: float = 0.0,
+    degrees: NotNegative = 0.0,
+    translate: NotNegative = 0.0,
+    scale: tuple[Positive, Positive] = (1.0, 1.0),
+    brightness: NotNegative = 0.0,
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> AugmentationDraw:
     """Draw `n` augmentations; always the same number of random numbers, so that settings do not shift the stream.
 
@@ -48,9 +45,7 @@ def draw_augmentation(
     translate : float
         Shift along each axis, uniform in +-translate of the image side.
     scale : (low, high)
-        Zoom factor, uniform; above 1 enlarges.
-    flip : bool
-        Mirror left and right with probability 0.5. False by default: a chest is not symmetric (heart, side markers).
+        Zoom factor, uniform; above 1 enlarges. Nothing is mirrored: a chest is not symmetric.
     brightness : float
         Added to pixel values in 0 ... 1, uniform in +-brightness.
     contrast : float
@@ -60,20 +55,16 @@ def draw_augmentation(
     -------
     AugmentationDraw, float32 on the CPU
     """
-    if degrees < 0 or translate < 0 or brightness < 0 or not 0 <= contrast < 1:
-        raise DataError("degrees, translate, brightness must not be negative and contrast must lie in [0, 1).")
-    if not 0 < scale[0] <= scale[1]:
-        raise DataError(f"scale must be (low, high) with 0 < low <= high, not {tuple(scale)}.")
-    u = torch.rand(7, n, generator=generator)
+    if scale[0] > scale[1]:
+        raise DataError(f"scale must be (low, high) with low <= high, not {scale}.")
+    u = torch.rand(7, n, generator=generator)  # the fifth is free; it stays, so that streams are what they were
     sign = 2 * u - 1
     angle = torch.deg2rad(degrees * sign[0])
     zoom = scale[0] + (scale[1] - scale[0]) * u[1]
     shift = 2 * translate * sign[2:4]  # the image spans 2 units
-    mirror = torch.where(u[4] < 0.5, -1.0, 1.0) if flip else torch.ones(n)
-    # Forward: p' = zoom R(angle) M p + shift. Inverse: p = M R(-angle) (p' - shift) / zoom.
+    # Forward: p' = zoom R(angle) p + shift. Inverse: p = R(-angle) (p' - shift) / zoom.
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    row_x, row_y = torch.stack([mirror * cos, mirror * sin], 1), torch.stack([-sin, cos], 1)
-    linear = torch.stack([row_x, row_y], 1)
+    linear = torch.stack([torch.stack([cos, sin], 1), torch.stack([-sin, cos], 1)], 1)
     matrix = torch.cat([linear, -linear @ shift.T[:, :, None]], 2)
     return AugmentationDraw(matrix, 1 + contrast * sign[5], brightness * sign[6])
 
@@ -83,9 +74,7 @@ def apply_augmentation(
     draw: AugmentationDraw,
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.25,),
-    masks: torch.Tensor | None = None,
-    boxes: Sequence[torch.Tensor] | None = None,
-) -> Augmented:
+) -> torch.Tensor:
     """Apply a draw to a batch and normalise it.
 
     Parameters
@@ -95,50 +84,18 @@ def apply_augmentation(
     mean, std : one value, or one a channel
         The result is `(value / 255 - mean) / std`; with several values the grey image is repeated along channels.
         Contrast turns around the first mean. What moves in from outside is black.
-    masks : (B, S, S) bool tensor, optional
-        Moved with the image (bilinear, at least half covered).
-    boxes : sequence of B tensors (K_i, 4), optional
-        x0, y0, x1, y1 in packed pixels, x1 and y1 exclusive. Each becomes the upright hull of its moved corners,
-        clipped to the image; a box that left it has no area.
 
     Returns
     -------
-    Augmented: images (B, C, S, S) float32; masks (B, S, S) bool; boxes list of (K_i, 4) float32
+    (B, C, S, S) float32 tensor
     """
-    _check_batch(images, masks, boxes)
     grid = _sampling_grid(draw.matrix, images.shape[-1])
     values = F.grid_sample(images[:, None].float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    values = _scale_shift(values, draw.gain[:, None], draw.bias[:, None], mean, std)
-    if masks is not None:
-        moved = F.grid_sample(masks[:, None].float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        masks = moved[:, 0] >= 0.5
-    if boxes is not None:
-        boxes = [_move_boxes(b, m, images.shape[-1]) for b, m in zip(boxes, draw.matrix, strict=True)]
-    return Augmented(values, masks, boxes)
-
-
-def augment(
-    images: torch.Tensor,
-    generator: torch.Generator,
-    degrees: float = 0.0,
-    translate: float = 0.0,
-    scale: tuple[float, float] = (1.0, 1.0),
-    flip: bool = False,
-    brightness: float = 0.0,
-    contrast: float = 0.0,
-    masks: torch.Tensor | None = None,
-    boxes: Sequence[torch.Tensor] | None = None,
-    mean: Sequence[float] = (0.5,),
-    std: Sequence[float] = (0.25,),
-) -> Augmented:
-    """Draw and apply in one call; see `draw_augmentation` and `apply_augmentation` for every argument."""
-    draw = draw_augmentation(len(images), generator, degrees, translate, scale, flip, brightness, contrast)
-    draw = AugmentationDraw(*(part.to(images.device) for part in draw))
-    return apply_augmentation(images, draw, mean, std, masks, boxes)
+    return _scale_shift(values, draw.gain[:, None], draw.bias[:, None], mean, std)
 
 
 def normalise(images: torch.Tensor, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.25,)) -> torch.Tensor:
-    """(B, S, S) uint8 to (B, C, S, S) float32, `(value / 255 - mean) / std`: what `augment` gives without changes."""
+    """(B, S, S) uint8 to (B, C, S, S) float32, `(value / 255 - mean) / std`: an augmentation that changes nothing."""
     one, zero = torch.ones(1, 1, device=images.device), torch.zeros(1, 1, device=images.device)
     return _scale_shift(images[:, None].float(), one, zero, mean, std)
 
@@ -161,20 +118,3 @@ def _scale_shift(values, gain, bias, mean, std):
     factor = gain / (255 * std)
     shift = (mean[:1] * (1 - gain) + bias - mean) / std
     return torch.addcmul(shift[:, :, None, None], values, factor[:, :, None, None])
-
-
-def _move_boxes(boxes: torch.Tensor, matrix: torch.Tensor, size: int) -> torch.Tensor:
-    linear, offset = matrix[:, :2], matrix[:, 2]
-    x0, y0, x1, y1 = boxes.to(matrix).unbind(1)
-    corners = torch.stack([x0, y0, x1, y0, x1, y1, x0, y1], 1).view(-1, 4, 2) * (2 / size) - 1
-    moved = (torch.linalg.solve(linear, (corners - offset).transpose(1, 2)).transpose(1, 2) + 1) * (size / 2)
-    return torch.cat([moved.amin(1), moved.amax(1)], 1).clamp(0, size)
-
-
-def _check_batch(images, masks, boxes):
-    if images.ndim != 3 or images.shape[1] != images.shape[2] or images.dtype != torch.uint8:
-        raise DataError(f"images must be uint8 (B, S, S), not {images.dtype} {tuple(images.shape)}.")
-    if masks is not None and masks.shape != images.shape:
-        raise DataError(f"masks have the shape {tuple(masks.shape)}, the images {tuple(images.shape)}.")
-    if boxes is not None and len(boxes) != len(images):
-        raise DataError(f"There are boxes for {len(boxes)} images in a batch of {len(images)}.")

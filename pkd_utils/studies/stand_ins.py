@@ -194,7 +194,7 @@ def _epoch(learner, optimizer, data, words, config, seed, epoch, device) -> dict
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, config.epochs * steps, steps, config.learning_rate)
         images = apply_augmentation(data[batch].to(device), AugmentationDraw(*(p.to(device) for p in parts)),
-                                    *STATISTICS).images  # fmt: skip
+                                    *STATISTICS)  # fmt: skip
         with autocast(device, precision):
             losses = learner(images, words, batch, generator)
         loss = sum(losses.values())
