@@ -28,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 # isort: split
 from pkd_utils.distillation.heads import fused
 from pkd_utils.encoders.image import load_image_encoder
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.text import load_text_encoder
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs import assets, files
 from pkd_utils.runs.machine import device_name
 
@@ -77,10 +77,9 @@ def bare(name: str) -> tuple[nn.Module, int]:
     """The reference network of an encoder and the side of its input in pixels."""
     facts = IMAGE_ENCODERS[name]
     side = next(iter(facts.preprocessing.values())).crop
-    library, architecture = facts.backbone.split(":")
-    if library == "torchvision":
-        return Trunk(architecture, STAGES[name]).eval(), ENLARGED.get(name, side)
-    return Features(architecture, side).eval(), side
+    if name in STAGES:
+        return Trunk(facts.backbone, STAGES[name]).eval(), ENLARGED.get(name, side)
+    return Features(facts.backbone, side).eval(), side
 
 
 def gflop(name: str) -> float:

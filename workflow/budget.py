@@ -36,8 +36,7 @@ from pkd_utils.cohorts.tasks.build import INSPECT_TASKS, PAPER_COUNTS
 from pkd_utils.cohorts.tasks.inspect import outcome
 from pkd_utils.cohorts.tasks.splits import training_sizes
 from pkd_utils.distillation.heads.modules import DISTILLED, PROBES, TEACHES
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
-from pkd_utils.encoders.text_facts import TEXT_ENCODERS
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.runs import files, notebooks, paths, run
 from pkd_utils.runs.errors import DataError
 from pkd_utils.studies.reports.heads import TEACHER_OF

@@ -1,24 +1,21 @@
-"""Add an encoder: python add_an_encoder.py vit_tiny.safetensors radiograph.png"""
+"""ViT-Tiny, pretrained on ImageNet: this file is pkd_utils/encoders/zoo/vit_tiny.py."""
 
-import sys
+from pkd_utils.encoders.facts import HALF, ImageFacts, Preprocessing, Pretraining
+from pkd_utils.encoders.zoo import vits
 
-from PIL import Image
-
-from pkd_utils.encoders import load_image_encoder
-from pkd_utils.encoders.facts import HALF, Feature, ImageFacts, Preprocessing, Pretraining
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
-
-IMAGE_ENCODERS["vit_tiny"] = ImageFacts(
+VIT_TINY = ImageFacts(
     name="vit_tiny",
     title="ViT-Tiny",
     architecture="ViT-Ti/16",
-    backbone="timm:vit_tiny_patch16_224",  # or "torchvision:resnet34"
+    backbone="vit_tiny_patch16_224",  # its name in timm
+    network=vits.network,
+    tokens=vits.tokens,
     files=("vit_tiny.safetensors",),
     source="huggingface.co/timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k",
     licence="Apache-2.0",
-    cite="dosovitskiy2021",
+    cite="dosovitskiy2021",  # a key of book/references.bib
     preprocessing={"native": Preprocessing(248, 224, HALF, "bicubic")},
-    features={"norm": Feature((14, 14), 192, "patch tokens after the final layer norm")},
+    features=vits.features(14, 192),  # 14 x 14 tokens of 192 numbers
     class_token=True,
     parameters=5_524_416,
     prefixes=("",),  # names in the file have no prefix ...
@@ -26,8 +23,5 @@ IMAGE_ENCODERS["vit_tiny"] = ImageFacts(
     pretraining=Pretraining("ImageNet labels", False, False, False, False, False, False, True),
 )
 
-if __name__ == "__main__":
-    weights, picture = sys.argv[1:]
-    encoder = load_image_encoder("vit_tiny", weights)
-    tokens = encoder.tokens(encoder.preprocess(Image.open(picture))[None])
-    print(f"{len(encoder.keys.found)} tensors found, {len(encoder.keys.dropped)} dropped; tokens {tuple(tokens.shape)}")
+# And one line in pkd_utils/encoders/zoo/__init__.py, among the image encoders:
+#        vit_tiny.VIT_TINY,

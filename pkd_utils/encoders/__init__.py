@@ -4,8 +4,7 @@
 torch, timm and transformers, are imported when they are first asked for.
 """
 
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
-from pkd_utils.encoders.text_facts import TEXT_ENCODERS
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 
 __all__ = ["IMAGE_ENCODERS", "TEXT_ENCODERS", "load_image_encoder", "load_text_encoder"]
 

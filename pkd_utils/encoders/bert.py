@@ -1,7 +1,7 @@
 """BERT-type encoders out of local Hugging Face folders: architecture, weights and tokenizer, with nothing executed.
 
 One way for every text encoder here, frozen or trained: the architecture from config.json into transformers' own
-classes, the weights by the strict key account of `layouts.load_state`, the tokenizer from the local vocabulary. A
+classes, the weights by the strict key account of `keys.load_state`, the tokenizer from the local vocabulary. A
 folder that wants code of its own (CXR-BERT's asks for trust_remote_code) is read as the plain BERT that it holds.
 """
 
@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from pkd_utils.encoders.facts import TextFacts
-from pkd_utils.encoders.layouts import KeyReport, load_state
+from pkd_utils.encoders.keys import KeyReport, load_state
 from pkd_utils.encoders.weights import Weights, read_weights
+from pkd_utils.encoders.zoo.berts import LAYOUTS
 from pkd_utils.runs.errors import DataError
 
 MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -136,7 +137,7 @@ def load_bert(folder: str | Path, facts: TextFacts | None = None) -> tuple[nn.Mo
     FileNotFoundError
         If config.json or the weights are missing.
     DataError
-        As `read_config`, `weights.read_weights` and `layouts.load_state`.
+        As `read_config`, `weights.read_weights` and `keys.load_state`.
     """
     config = read_config(folder)
     module = build_encoder(config)
@@ -165,6 +166,7 @@ def _any_encoder(folder: str | Path, config: PretrainedConfig, module: nn.Module
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         seen="",
         prefixes=(prefix, ""),
+        layouts=LAYOUTS,
         dropped=heads + tuple(prefix + start for start in heads),
     )
 

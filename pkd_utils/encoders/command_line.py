@@ -8,8 +8,7 @@ import textwrap
 import warnings
 
 from pkd_utils.encoders.facts import ImageFacts
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
-from pkd_utils.encoders.text_facts import TEXT_ENCODERS
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.runs.errors import DataError
 
 
@@ -34,6 +33,12 @@ def row(facts) -> dict[str, str]:
     files = ["Hugging Face folder" if file == "folder" else file for file in facts.files]
     return {"name": facts.name, **shape, "params": parameters, "licence": facts.licence, "file": " or ".join(files),
             "where": facts.source}  # fmt: skip
+
+
+def _data(facts) -> dict:
+    """An encoder's facts without the functions that build and read it."""
+    code = ("network", "tokens", "layouts")
+    return {name: value for name, value in dataclasses.asdict(facts).items() if name not in code}
 
 
 def table(width: int = 120) -> str:
@@ -73,7 +78,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments[1:])
     if options.command == "list":
         facts = {"image": IMAGE_ENCODERS, "text": TEXT_ENCODERS}
-        plain = {kind: [dataclasses.asdict(entry) for entry in group.values()] for kind, group in facts.items()}
+        plain = {kind: [_data(entry) for entry in group.values()] for kind, group in facts.items()}
         print(json.dumps(plain, indent=1) if options.json else table())
         return 0
 

@@ -1,12 +1,22 @@
-"""What there is to know of a frozen encoder, and how it is written down; the tables are image_facts.py, text_facts.py.
+"""What there is to know of a frozen encoder, and how it is written down; the encoders themselves are in zoo/.
 
-They are read by the loaders, the tests and the book page alike. Sources are the encoders' own papers and repositories.
+The loaders, the tests and the book page read them alike. Sources are the encoders' own papers and repositories.
 "paper" preprocessing is what Bergström et al. state in their appendix A; "native" is what the encoder's authors
 evaluate with. What Bergström et al. do not state (token layer, class token, channels, upsampling) is an argument of
 `load_image_encoder` whose default stands in the table.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the table is read without torch
+    from torch import Tensor, nn
+
+Sources = dict[str, tuple[str, ...]]
+"""Name in the network -> names in the file; several are joined along the first dimension (query, key, value)."""
+Layout = Callable[[list[str], str], Sources]
+"""(names in the network, prefix in the file) -> Sources."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -17,6 +27,19 @@ UNIT_RANGE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # pixel values stay in 0 ... 1
 def grey(mean: float, std: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """One mean and standard deviation for all three channels."""
     return (mean,) * 3, (std,) * 3
+
+
+def same_names(names: list[str], prefix: str) -> Sources:
+    """The network's own names behind a prefix: timm, torchvision and BERT as most projects save them."""
+    return {name: (prefix + name,) for name in names}
+
+
+def replace_start(name: str, table: dict[str, str]) -> str:
+    """`name` with the first entry of `table` that it starts with replaced."""
+    for ours, theirs in table.items():
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return name
 
 
 @dataclass(frozen=True)
@@ -67,11 +90,15 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Feature:
-    """One place where tokens can be read: its grid (rows, columns), its width and what it is."""
+    """One place where tokens can be read: its grid (rows, columns), its width and what it is.
+
+    `stride`, in pixels of the network's input, is stated where an encoder enlarges its input and may be kept from it.
+    """
 
     grid: tuple[int, int]
     width: int
     what: str
+    stride: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +126,14 @@ class ImageFacts:
     architecture : str
         In words.
     backbone : str
-        Name of the model in timm ("timm:...") or torchvision ("torchvision:...") that the weights are loaded into.
+        Name of the model in timm or torchvision that the weights are loaded into.
+    network : function
+        (facts, feature) -> torch module of exactly the encoder's parameters; a projection only where the feature asks.
+    tokens : function
+        (network, feature, x, enlarge) -> (B, N, D) tokens of x (B, 3, S, S), row-major, nothing behind the feature
+        computed; with a class token (B, 1 + N, D), that one first.
+    layouts : tuple of functions
+        Names under which its files occur, see `Layout`; the one that finds most of them is taken.
     files : tuple of str
         File names as downloaded; "folder" stands for a Hugging Face folder.
     source, hub, licence, cite : str
@@ -122,12 +156,16 @@ class ImageFacts:
         Of the hub's files, where one is published; "" is the newest.
     options : dict
         Arguments of the backbone's constructor beyond its name, such as another width.
+    enlarges : int
+        Side in pixels that the encoder enlarges its input to, unless it is kept from it; 0: it never does.
     """
 
     name: str
     title: str
     architecture: str
     backbone: str
+    network: Callable[["ImageFacts", str], "nn.Module"]
+    tokens: Callable[["nn.Module", str, "Tensor", bool], "Tensor"]
     files: tuple[str, ...]
     source: str
     licence: str
@@ -143,7 +181,9 @@ class ImageFacts:
     notes: str = ""
     md5: dict[str, str] = field(default_factory=dict)
     revision: str = ""
-    options: dict[str, int] = field(default_factory=dict)
+    options: dict[str, float] = field(default_factory=dict)
+    layouts: tuple[Layout, ...] = (same_names,)
+    enlarges: int = 0
 
 
 @dataclass(frozen=True)
@@ -160,7 +200,7 @@ class TextFacts:
         Of the BERT as loaded, without pooler and heads.
     seen : str
         Texts it was trained on before.
-    prefixes, dropped : as in ImageFacts
+    prefixes, dropped, layouts : as in ImageFacts
     """
 
     name: str
@@ -188,3 +228,4 @@ class TextFacts:
     )
     heads: int = 12
     notes: str = ""
+    layouts: tuple[Layout, ...] = (same_names,)

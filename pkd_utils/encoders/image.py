@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,18 +13,17 @@ from torch import nn
 
 from pkd_utils.encoders import transforms
 from pkd_utils.encoders.backbones import (
-    STRIDES,
     build_backbone,
     fit_position_embeddings,
-    forward_tokens,
     to_bf16,
     use_fused_attention,
     vision_transformer,
 )
+from pkd_utils.encoders.downloads import find_weights
 from pkd_utils.encoders.facts import Feature, ImageFacts, Preprocessing
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
-from pkd_utils.encoders.layouts import KeyReport, load_state
+from pkd_utils.encoders.keys import KeyReport, load_state
 from pkd_utils.encoders.weights import Weights, read_weights
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.images.depth import check_depth
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.machine import resolve_precision
@@ -60,7 +58,7 @@ class ImageEncoder(nn.Module):
     upsample : bool, GLoRIA only
     precision : "fp32" or "bf16"
     weights : weights.Weights without its tensors, or None for random weights
-    keys : layouts.KeyReport, or None for random weights
+    keys : keys.KeyReport, or None for random weights
     """
 
     def __init__(self, network, facts, feature_name, feature, preprocessing, **options):
@@ -141,7 +139,7 @@ class ImageEncoder(nn.Module):
         x = batch.to(device, torch.float32, memory_format=self._format)
         # no_grad, not inference_mode: an inference tensor could not feed a head that is trained.
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return forward_tokens(self.facts, self.feature_name, self.network, x, self.upsample).float()
+            return self.facts.tokens(self.network, self.feature_name, x, self.upsample).float()
 
     def extra_repr(self) -> str:
         """What is loaded, in one line."""
@@ -197,7 +195,7 @@ def load_image_encoder(
     Raises
     ------
     DataError
-        For unknown names and for weights that are not exactly this encoder's, see `layouts.load_state`.
+        For unknown names and for weights that are not exactly this encoder's, see `keys.load_state`.
     FileNotFoundError
         Where `weights` does not exist: says what to get where.
     """
@@ -208,12 +206,17 @@ def load_image_encoder(
     steps = _known(facts.preprocessing, preprocessing, f"preprocessing of {facts.title}", facts.preprocessing)
     if include_cls and not facts.class_token:
         raise DataError(f"{facts.title} ({facts.architecture}) has no class token: leave include_cls out.")
-    if not upsample and facts.name != "gloria":
-        raise DataError(f"upsample=False is for GLoRIA alone: {facts.title} never enlarges its input.")
-    read_as = _feature(facts, feature, upsample, steps)
+    if not upsample and not facts.enlarges:
+        raise DataError(f"upsample=False is not for {facts.title}, which never enlarges its input.")
+    read_as = facts.features[feature]
+    if not upsample:
+        side = steps.crop // read_as.stride
+        read_as = dataclasses.replace(read_as, grid=(side, side))
     if input_size is not None:
-        if facts.name == "gloria" and upsample:
-            raise DataError("GLoRIA enlarges every input to 299 pixels: give upsample=False with input_size.")
+        if facts.enlarges and upsample:
+            raise DataError(
+                f"{facts.title} enlarges every input to {facts.enlarges} pixels: give upsample=False with input_size."
+            )
         read_as, steps = _resized(facts, read_as, steps, input_size)
     check_depth(depth)
     device, precision = torch.device(device), resolve_precision(precision, device)
@@ -233,53 +236,6 @@ def load_image_encoder(
     network.to(device, memory_format=torch.channels_last if convolutional else torch.preserve_format)
     return ImageEncoder(network, facts, feature, read_as, steps, include_cls=include_cls, depth=depth,
                         upsample=upsample, precision=precision, seed=seed, weights=read, keys=keys)  # fmt: skip
-
-
-def find_weights(facts: ImageFacts, weights: str | Path | None, allow_download: bool = False) -> Path:
-    """The file or folder that holds an encoder's weights; fetched from the hub only with consent.
-
-    Raises
-    ------
-    FileNotFoundError
-        One sentence: which file to get, where, and under which licence.
-    DataError
-        Where a download was allowed and the encoder is on no hub, or the hub does not answer.
-    """
-    files = [file for file in facts.files if file != "folder"]
-    if weights is not None and Path(weights).exists() and str(weights) != facts.hub:
-        return Path(weights)
-    if weights is None or str(weights) == facts.hub:
-        if allow_download and facts.hub:
-            return _download(facts, files[0])
-        if allow_download:
-            raise DataError(f"{facts.title} is on no hub: get {files[0]} from {facts.source} and give its path.")
-    consent = f', or give weights="{facts.hub}" and allow_download=True' if facts.hub else ""
-    what = "No weights were given" if weights is None else f"{weights} does not exist"
-    raise FileNotFoundError(
-        f"{what}: get {files[0]} of {facts.title} from {facts.source} (licence: {facts.licence}) and give its "
-        f'path{consent}; weights="random" needs no file.'
-    )
-
-
-def _download(facts: ImageFacts, file: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(facts.hub, file, revision=facts.revision or None))
-    except Exception as error:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        raise DataError(
-            f"{file} could not be fetched from {facts.hub}{offline}, {type(error).__name__}: get it from "
-            f"{facts.source} and give its path."
-        ) from error
-
-
-def _feature(facts: ImageFacts, feature: str, upsample: bool, steps: Preprocessing) -> Feature:
-    read_as = facts.features[feature]
-    if upsample:
-        return read_as
-    side = steps.crop // STRIDES[feature]
-    return dataclasses.replace(read_as, grid=(side, side))
 
 
 def _resized(facts: ImageFacts, read_as: Feature, steps: Preprocessing, side: int) -> tuple[Feature, Preprocessing]:

@@ -1,6 +1,5 @@
 """Frozen text encoders: token states of reports, from a local folder that was loaded exactly or not at all."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,9 @@ from transformers import AutoConfig
 
 from pkd_utils.encoders.backbones import to_bf16
 from pkd_utils.encoders.bert import build_encoder, load_bert, load_tokenizer, longest_text, read_config
+from pkd_utils.encoders.downloads import find_weights
 from pkd_utils.encoders.facts import TextFacts
-from pkd_utils.encoders.layouts import KeyReport
+from pkd_utils.encoders.keys import KeyReport
 from pkd_utils.encoders.packed_texts import (
     EncodedTexts,
     check_texts,
@@ -23,15 +23,14 @@ from pkd_utils.encoders.packed_texts import (
     texts_sha256,
     write_cache,
 )
-from pkd_utils.encoders.text_facts import TEXT_ENCODERS
 from pkd_utils.encoders.weights import Weights
+from pkd_utils.encoders.zoo import TEXT_ENCODERS
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.machine import resolve_precision
 
 RANDOM = "random"  # instead of a folder: seeded random weights
 SUM_LAST_4 = "sum_last_4"
-_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "*.safetensors", "pytorch_model*")
 
 
 class TextTokens(NamedTuple):
@@ -55,7 +54,7 @@ class TextEncoder(nn.Module):
         Where states are read.
     precision : "fp32" or "bf16"
     weights : weights.Weights without its tensors, or None for random weights
-    keys : layouts.KeyReport, or None for random weights
+    keys : keys.KeyReport, or None for random weights
     identity : str
         Hash of weights, vocabulary and every option that changes tokens; not of paths.
     """
@@ -265,7 +264,11 @@ def load_text_encoder(
     else:
         if vocabulary is not None:
             raise DataError("vocabulary is for random weights alone: a folder with weights has its own.")
-        folder = _find_folder(facts, weights, allow_download)
+        folder = find_weights(facts, weights, allow_download)
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder} is a file: give the folder that it is in, with config.json, the vocabulary and the weights."
+            )
         _check_config(facts, folder)
         tokenizer = load_tokenizer(folder, facts)
         network, read, keys = load_bert(folder, facts)
@@ -324,37 +327,3 @@ def _check_config(facts: TextFacts, folder: Path) -> None:
         wrong.append(f"it reads {longest_text(config)} tokens, {facts.title} {facts.longest}")
     if wrong:
         raise DataError(f"{folder / 'config.json'} is another encoder's: {'; '.join(wrong)}.")
-
-
-def _find_folder(facts: TextFacts, weights: str | Path | None, allow_download: bool) -> Path:
-    """The encoder's folder; fetched from the hub only with consent."""
-    if weights is not None and Path(weights).exists() and str(weights) != facts.hub:
-        if not Path(weights).is_dir():
-            raise DataError(
-                f"{weights} is a file: give the folder that it is in, with config.json, the vocabulary and the weights."
-            )
-        return Path(weights)
-    if weights is None or str(weights) == facts.hub:
-        if allow_download and facts.hub:
-            return _download(facts)
-        if allow_download:
-            raise DataError(f"{facts.title} is on no hub: get its folder from {facts.source} and give its path.")
-    consent = f', or give weights="{facts.hub}" and allow_download=True' if facts.hub else ""
-    what = "No weights were given" if weights is None else f"{weights} does not exist"
-    raise FileNotFoundError(
-        f"{what}: get the folder of {facts.title} from {facts.source} (licence: {facts.licence}) and give its "
-        f'path{consent}; weights="random" needs no file.'
-    )
-
-
-def _download(facts: TextFacts) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(facts.hub, allow_patterns=list(_FILES)))
-    except Exception as error:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        raise DataError(
-            f"{facts.hub} could not be fetched{offline}, {type(error).__name__}: get the folder from {facts.source} "
-            "and give its path."
-        ) from error

@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 
 from pkd_utils.encoders.facts import ImageFacts
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
-from pkd_utils.encoders.text_facts import TEXT_ENCODERS
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 

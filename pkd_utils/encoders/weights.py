@@ -318,7 +318,7 @@ def _unwrap(content: Any, file: Path) -> tuple[dict[str, Tensor], str, tuple[str
         short = name.removeprefix("module.")
         state[name if short in content else short] = value.detach()
     if not state:
-        what = _some(skipped) or "nothing"
+        what = some(skipped) or "nothing"
         raise DataError(f"{file} holds no named tensors (found: {what}): give a file with a state dict.")
     return state, ".".join(wrapper), tuple(skipped)
 
@@ -331,7 +331,7 @@ def _holds_tensors(content: Any) -> bool:
     return any(isinstance(value, Tensor) for each in (content, *inner) for value in each.values())
 
 
-def _some(names: Iterable[str], most: int = 8) -> str:
-    """The first few names in words."""
+def some(names: Iterable[str], separator: str = ", ", most: int = 8) -> str:
+    """The first few names in words, and how many more."""
     names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return separator.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

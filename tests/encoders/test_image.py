@@ -11,16 +11,15 @@ from PIL import Image
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
-from pkd_utils.encoders import IMAGE_ENCODERS, backbones, load_image_encoder
+from pkd_utils.encoders import IMAGE_ENCODERS, load_image_encoder
 from pkd_utils.encoders import image as image_module
 from pkd_utils.encoders.backbones import (
     build_backbone,
     fit_position_embeddings,
-    forward_tokens,
     use_fused_attention,
     vision_transformer,
 )
-from pkd_utils.encoders.image import find_weights
+from pkd_utils.encoders.downloads import find_weights
 from pkd_utils.runs.errors import DataError
 from tests.encoders.fixtures import write_checkpoint
 
@@ -44,7 +43,7 @@ def loaded(name: str, **options):
     """An encoder with random weights that matter, of a ViT two blocks."""
     with pytest.MonkeyPatch.context() as patch:
         if name in VITS:
-            patch.setattr(backbones.timm, "create_model", functools.partial(timm.create_model, depth=DEPTH))
+            patch.setattr(timm, "create_model", functools.partial(timm.create_model, depth=DEPTH))
         encoder = load_image_encoder(name, "random", **options)
     shake(encoder.network)
     return encoder
@@ -122,7 +121,7 @@ def test_vision_transformers_equal_transformers(name):
     encoder.include_cls = False
     assert torch.equal(encoder.tokens(x), ours.patches) and encoder.identity != identity
     with torch.no_grad():
-        before = forward_tokens(encoder.facts, "pre_norm", encoder.network, x)
+        before = encoder.facts.tokens(encoder.network, "pre_norm", x, True)
     close(before, theirs.hidden_states[-1])
     assert (before - together).abs().max() > 0.1  # the norm matters
 
@@ -195,7 +194,7 @@ def test_gloria_equals_a_forward_from_scratch(upsample):
         projected = torch.einsum("oi,bihw->bohw", encoder.network.local_embedder.weight[:, :, 0, 0], layer3)
         close(encoder.tokens(x), row_major(projected))
         for feature, expected in (("local", layer3), ("layer4", layer4)):
-            close(forward_tokens(encoder.facts, feature, encoder.network, x, upsample), row_major(expected))
+            close(encoder.facts.tokens(encoder.network, feature, x, upsample), row_major(expected))
     assert encoder.grid == ((19, 19) if upsample else (14, 14))
 
 
@@ -219,7 +218,7 @@ def test_biovil_t_equals_a_forward_from_scratch():
         hidden = (hidden - by_channel[0]) / (by_channel[1] + 1e-5).sqrt() * by_channel[2] + by_channel[3]
         hidden = torch.einsum("oi,bihw->bohw", last.weight[:, :, 0, 0], hidden.clamp(min=0)) + last.bias[:, None, None]
         for feature, expected in (("resnet", resnet), ("current", current), ("fused", fused), ("projected", hidden)):
-            close(forward_tokens(encoder.facts, feature, network, x), row_major(expected))
+            close(encoder.facts.tokens(network, feature, x, True), row_major(expected))
     assert next(iter(encoder.facts.features)) == "fused"
     assert fused[:, 256:].std((0, 2, 3)).max() == 0  # the prior's channels are constant
 
@@ -285,7 +284,7 @@ def test_grid_and_width_are_as_facts_say(name, feature):
         network = build_backbone(facts, feature)
         fit_position_embeddings(network, said.grid)
         for steps in facts.preprocessing.values():
-            tokens = forward_tokens(facts, feature, network, torch.empty(2, 3, steps.crop, steps.crop))
+            tokens = facts.tokens(network, feature, torch.empty(2, 3, steps.crop, steps.crop), True)
             assert tokens.shape == (2, facts.class_token + said.grid[0] * said.grid[1], said.width)
     if facts.class_token:
         patch = vision_transformer(network).patch_embed.patch_size[0]
@@ -410,7 +409,7 @@ def test_preprocess_and_encode_a_12_bit_image(small):
         ({"feature": "cls"}, "no feature of C2L; there are: layer4 \\(last residual stage\\)"),
         ({"preprocessing": "native"}, "no preprocessing of C2L; there are: paper \\(shorter side 224"),
         ({"include_cls": True}, "C2L \\(ResNet-18\\) has no class token"),
-        ({"upsample": False}, "upsample=False is for GLoRIA alone"),
+        ({"upsample": False}, "upsample=False is not for C2L, which never enlarges"),
         ({"precision": "fp16"}, "precision must be fp32, bf16 or auto"),
         ({"weights": None, "allow_download": True}, "C2L is on no hub: get .* from github.com"),
         ({"depth": "12"}, "depth must be"),
@@ -482,7 +481,7 @@ def test_defaults_are_those_of_the_contract():
 @pytest.mark.parametrize("name", IMAGE_ENCODERS)
 def test_nothing_of_a_network_lies_outside_what_a_file_fills(name):
     """A network for a file is not initialised, so a buffer that is in no state dict would hold garbage."""
-    network = backbones.build_backbone(IMAGE_ENCODERS[name], next(iter(IMAGE_ENCODERS[name].features)), seed=None)
+    network = build_backbone(IMAGE_ENCODERS[name], next(iter(IMAGE_ENCODERS[name].features)), seed=None)
     everything = {n for n, _ in (*network.named_parameters(), *network.named_buffers())}
     assert everything == set(network.state_dict())
     assert not any(tensor.is_meta for tensor in network.state_dict().values())

@@ -17,8 +17,8 @@ from transformers import AutoModel, AutoTokenizer, BertTokenizerFast
 
 from pkd_utils.encoders import bert, packed_texts
 from pkd_utils.encoders.text import _config, load_text_encoder
-from pkd_utils.encoders.text_facts import TEXT_ENCODERS
 from pkd_utils.encoders.texts import encode_texts, load_encoder
+from pkd_utils.encoders.zoo import TEXT_ENCODERS
 from pkd_utils.runs import assets
 from pkd_utils.runs.errors import DataError
 from tests.encoders.fixtures import WRITERS, write_checkpoint

@@ -14,8 +14,8 @@ from transformers import BitImageProcessor
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 from pkd_utils.encoders.facts import IMAGENET, Preprocessing
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
 from pkd_utils.encoders.transforms import eight_bit, preprocess, random_resized_crop
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.images.decode import read_image
 from pkd_utils.images.depth import eight_bit_range
 from pkd_utils.runs.errors import DataError

@@ -19,10 +19,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from transformers import BertConfig, BertModel, Dinov2Model
 
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
-from pkd_utils.encoders.layouts import load_state, looks_like
-from pkd_utils.encoders.text_facts import TEXT_ENCODERS
+from pkd_utils.encoders.keys import load_state
 from pkd_utils.encoders.weights import Weights, read_weights
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
+from pkd_utils.encoders.zoo.whose import looks_like
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import file_sha256
 from tests.encoders.fixtures import RESNET_CUT, WRITERS, foreign_classes, small_resnet, write_checkpoint
@@ -83,7 +83,7 @@ def small_network(name: str) -> nn.Module:
 
 
 def expected(name: str, kind: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What the network must hold, worked out from the file's values with rules written apart from layouts.py."""
+    """What the network must hold, worked out from the file's values with rules written apart from the zoo."""
     if name == "efficientnet_lite0":  # the port and timm define their layers in the same order
         names = list(small_network(name).state_dict())
         return dict(zip(names, list(state.values())[: len(names)], strict=True))
@@ -744,7 +744,7 @@ def test_tensor_counts_are_those_the_references_give(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in IMAGE_ENCODERS if not name.startswith("simulated_")])
+@pytest.mark.parametrize("name", [name for name in WRITERS if name in IMAGE_ENCODERS])
 def test_full_size_image_checkpoints_fill_the_real_networks(tmp_path, name):
     from pkd_utils.encoders.backbones import build_backbone
 
@@ -756,7 +756,7 @@ def test_full_size_image_checkpoints_fill_the_real_networks(tmp_path, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(TEXT_ENCODERS))
+@pytest.mark.parametrize("name", [name for name in WRITERS if name in TEXT_ENCODERS])
 def test_full_size_text_checkpoints_fill_the_real_networks(tmp_path, name):
     facts = TEXT_ENCODERS[name]
     config = BertConfig(

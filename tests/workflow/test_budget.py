@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs import notebooks, paths
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import write_csv, write_json, write_parquet

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.comparisons import PairedSeeds, holm, paired_seeds
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import seed_interval
 from pkd_utils.studies.figures import OKABE_ITO

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pkd_utils.encoders.facts import ImageFacts, TextFacts
-from pkd_utils.encoders.image_facts import IMAGE_ENCODERS
-from pkd_utils.encoders.text_facts import TEXT_ENCODERS
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
 from workflow.publish.pages.markdown import markdown_table

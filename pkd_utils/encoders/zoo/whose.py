@@ -1,0 +1,38 @@
+"""Whose file is this: recognised by the names of its tensors, also files that no encoder here reads."""
+
+from collections.abc import Iterable
+
+SIGNATURES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("BioViL-T", ("encoder.backbone_to_vit.", "encoder.encoder."), ("biovil_t",)),
+    ("BioViL without time (biovil_image_resnet50)", ("encoder.encoder.conv1.",), ()),
+    ("GLoRIA", ("gloria.",), ("gloria",)),
+    ("BiomedCLIP", ("visual.trunk.", "text."), ("biomedclip",)),
+    ("MRM", ("bert_encoder.",), ("mrm",)),
+    ("MRM as BenchX trained it", ("vision_encoder.visual.",), ("mrm",)),
+    ("Medical MAE", ("decoder_blocks.7.", "patch_embed."), ("medical_mae",)),
+    ("DINOv2 with register tokens", ("register_tokens",), ()),
+    ("DINOv2 with register tokens", ("embeddings.register_tokens",), ()),
+    ("DINOv2 in a Hugging Face folder", ("embeddings.patch_embeddings.",), ("rad_dino", "dinov2_s14")),
+    ("DINOv2", ("blocks.0.ls1.gamma", "patch_embed."), ("rad_dino", "dinov2_s14")),
+    ("C2L", ("encoder.module.conv1.",), ("c2l",)),
+    ("CXR-BERT or BioViL-T's BERT", ("cls_projection_head.",), ("biovil_t_bert", "cxr_bert_general")),
+    ("a BERT text encoder", ("bert.",), ("bio_clinicalbert", "pubmedbert", "cxr_bert_general", "biovil_t_bert")),
+    ("a sentence encoder or a bare BERT", ("embeddings.word_embeddings.",), ("minilm",)),
+    ("EfficientNet by its first PyTorch port", ("_conv_stem.",), ("efficientnet_lite0",)),
+    (
+        "a Vision Transformer with timm's names",
+        ("patch_embed.proj.", "blocks.0."),
+        ("medical_mae", "mrm", "biomedclip"),
+    ),
+    ("a ResNet with torchvision's names", ("conv1.", "layer1.0."), ("c2l", "gloria")),
+)
+"""(whose file, beginnings that must all occur, encoders it is right for), the more particular first."""
+
+
+def looks_like(names: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+    """Whose file has such names: in words ("" if unknown), and the encoders of ours that read it."""
+    names = list(names)
+    for title, beginnings, encoders in SIGNATURES:
+        if all(any(name.startswith(start) for name in names) for start in beginnings):
+            return title, encoders
+    return "", ()
