@@ -1,4 +1,4 @@
-"""Grey DICOM pictures as arrays: photometric interpretation, rescale and window applied, bright is high.
+"""Grey DICOM pictures as arrays: rescale and photometric interpretation applied, bright is high.
 
 Radiographs and mammograms of more than 8 bits come as DICOM files. `read_grey` decodes one; `read_header` reads its
 size without its pixels.
@@ -11,22 +11,14 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_modality_lut, apply_windowing
+from pydicom.pixels import apply_modality_lut
 
 from pkd_utils.runs.errors import DataError
 
-WINDOWS = ("full", "header", "minmax")
 GREY = ("MONOCHROME1", "MONOCHROME2")
+_NEEDED = ["Rows", "Columns", "BitsAllocated", "BitsStored"]
 # All that `read_header` needs: pydicom skips every other element.
-_HEADER_TAGS = [
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "PhotometricInterpretation",
-    "SamplesPerPixel",
-    "NumberOfFrames",
-]
+_HEADER_TAGS = [*_NEEDED, "PhotometricInterpretation", "SamplesPerPixel", "NumberOfFrames"]
 
 
 class Header(NamedTuple):
@@ -40,13 +32,7 @@ class Header(NamedTuple):
 
 
 def is_dicom(source: str | Path | bytes) -> bool:
-    """True if the file (or its bytes) has DICOM's preamble: `DICM` after 128 bytes.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    """
+    """True if the file (or its bytes) has DICOM's preamble: `DICM` after 128 bytes."""
     if isinstance(source, bytes):
         return source[128:132] == b"DICM"
     with open(source, "rb") as file:
@@ -89,36 +75,31 @@ def read_header(source: str | Path | bytes) -> Header:
     )
 
 
-def read_grey(source: str | Path | bytes, window: str = "full") -> np.ndarray:
+def read_grey(source: str | Path | bytes) -> np.ndarray:
     """Decode one grey DICOM picture.
 
-    The modality transform (rescale slope and intercept, or its table) comes first, then the window, then the
-    photometric interpretation: MONOCHROME1 is inverted, so bright is high whatever the file.
+    The modality transform (rescale slope and intercept, or its table) comes first, then the photometric interpretation:
+    MONOCHROME1 is inverted, so bright is high whatever the file. Black to white is all that the stored bits can hold,
+    the same for every file of one detector; the header's window is not applied.
 
     Parameters
     ----------
     source : path, or the file's bytes
-    window : {"full", "header", "minmax"}
-        The range of values that becomes black to white. "full": all that the stored bits can hold, the same for every
-        file of one detector. "header": the file's first WindowCenter and WindowWidth, by its VOILUTFunction (linear
-        unless it says otherwise; DICOM PS3.3 C.11.2.1); values outside are clipped. "minmax": the picture's own range.
 
     Returns
     -------
     (H, W) array
         uint8 where at most 8 bits are stored, else uint16; the range spans all of the type (12 bits 0 ... 4095 become
-        0 ... 65535). A picture of one value under "minmax" is black.
+        0 ... 65535).
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     DataError
-        The file is no DICOM, is cut short, is compressed in a way that no installed decoder reads, holds several frames
-        or colours, or has no window where the header's is asked for.
+        The file is no DICOM, is cut short, is compressed in a way that no installed decoder reads, or holds several
+        frames or colours.
     """
-    if window not in WINDOWS:
-        raise DataError(f"window must be one of {', '.join(WINDOWS)}, not {window!r}.")
     with _open(source) as file:
         dataset = _read(file, source)
     _check_grey(dataset, source)
@@ -129,36 +110,23 @@ def read_grey(source: str | Path | bytes, window: str = "full") -> np.ndarray:
             f"{_name(source)}: the pixels ({dataset.file_meta.TransferSyntaxUID.name}) cannot be decoded "
             f"({' '.join(str(error).split())}); fetch the file again, or install a decoder for that compression."
         ) from None
-    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     target = np.uint8 if dataset.BitsStored <= 8 else np.uint16
     top = np.iinfo(target).max
-    if window == "full" and _stored_as_shown(dataset, target):
-        return top - stored if inverted else stored
-    fraction = _fraction(stored, dataset, window, source)
-    grey = np.rint(np.clip(fraction, 0, 1, out=fraction) * top).astype(target)
-    return top - grey if inverted else grey
-
-
-def _fraction(stored: np.ndarray, dataset: pydicom.Dataset, window: str, source) -> np.ndarray:
-    """The stored values as fractions of the range that `window` names, float, not yet clipped or inverted."""
-    try:
-        values = apply_modality_lut(stored, dataset)
-        low, high = _value_range(dataset)
-    except (TypeError, ValueError) as error:  # an empty slope, a table of an odd number of bits
-        raise DataError(f"{_name(source)}: its rescale cannot be applied ({error}); mend its header.") from None
-    if window == "header":
-        if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
-            raise DataError(
-                f"{_name(source)} has no WindowCenter and WindowWidth; pass window='full' or window='minmax'."
-            )
-        try:
-            values = apply_windowing(values, dataset)  # its output runs from `low` to `high`
-        except ValueError as error:
-            raise DataError(f"{_name(source)}: {error}; pass window='full' or window='minmax'.") from None
-    elif window == "minmax":
-        low, high = float(values.min()), float(values.max())
+    if _stored_as_shown(dataset, target):
+        grey = stored
     else:
-        low, high = min(low, high), max(low, high)  # a negative slope turns dark into bright
+        try:
+            fraction = _fraction(stored, dataset)
+        except (TypeError, ValueError) as error:  # an empty slope, a table of an odd number of bits
+            raise DataError(f"{_name(source)}: its rescale cannot be applied ({error}); mend its header.") from None
+        grey = np.rint(np.clip(fraction, 0, 1, out=fraction) * top).astype(target)
+    return top - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
+
+
+def _fraction(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """The stored values after the modality transform, as fractions of what the stored bits can become there; float."""
+    values = apply_modality_lut(stored, dataset)
+    low, high = sorted(_value_range(dataset))  # a negative slope turns dark into bright
     fraction = values.astype(np.float32 if stored.dtype.itemsize <= 2 else np.float64)
     fraction -= low
     fraction /= (high - low) or 1.0
@@ -209,7 +177,7 @@ def _read(file: BinaryIO, source, **options) -> pydicom.Dataset:
 
 
 def _check_grey(dataset: pydicom.Dataset, source) -> None:
-    missing = [name for name in ("Rows", "Columns", "BitsAllocated", "BitsStored") if dataset.get(name) is None]
+    missing = [name for name in _NEEDED if dataset.get(name) is None]
     if missing:
         raise DataError(f"{_name(source)} holds no picture (no {', '.join(missing)}); fetch it again.")
     kind = dataset.get("PhotometricInterpretation")

@@ -18,6 +18,7 @@ from pkd_utils.images import decode, pack
 from pkd_utils.images import geometry as images
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import read_json
+from tests.cohorts.cbis_fixtures import write_dicom
 
 SIZES = [(200, 160), (90, 130), (64, 64), (331, 517)]
 
@@ -380,27 +381,11 @@ def test_a_worker_that_is_killed_is_told_in_one_sentence_and_costs_little(small_
     assert pack.pack_images(small_files, 8, tmp_path / "p.npy", progress=False)[1]["readable"].all()
 
 
-def write_dicom(path, pixels, photometric="MONOCHROME2", bits=16):
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
-
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, "1.2.840.10008.5.1.4.1.1.1"
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    data = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
-    data.Rows, data.Columns = pixels.shape
-    data.SamplesPerPixel, data.PixelRepresentation, data.PhotometricInterpretation = 1, 0, photometric
-    data.BitsAllocated = 8 * pixels.itemsize
-    data.BitsStored, data.HighBit, data.PixelData = bits, bits - 1, pixels.tobytes()
-    data.save_as(path, enforce_file_format=True)
-    return path
-
-
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
 def test_dicom_like_the_same_picture_as_png(tmp_path, photometric):
     ramp = np.linspace(0, 4095, 60 * 80).reshape(60, 80).astype(np.uint16)
     stored = ramp if photometric == "MONOCHROME2" else 4095 - ramp
-    dicom = write_dicom(tmp_path / "a.dcm", stored, photometric, bits=12)
+    dicom = write_dicom(tmp_path / "a.dcm", stored, 12, PhotometricInterpretation=photometric)
     Image.fromarray(np.rint(ramp / 4095 * 65535).astype(np.uint16)).save(tmp_path / "a.png")
     for aspect in images.ASPECTS:
         got, size = decode.read_image(dicom, 32, aspect)
