@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 
 # isort: split
 from pkd_utils.localization.attention import attention_maps, upsample_maps
-from pkd_utils.localization.metrics import boxes_from_maps, evaluate_maps, masks_from_boxes, normalize_maps, pixel_auroc
+from pkd_utils.localization.metrics import boxes_from_maps, evaluate_maps, normalize_maps, pixel_auroc
 from pkd_utils.runs import files  # before timm: see pkd_utils.runs.torchvision_cpu
 
 # isort: split
@@ -41,7 +41,11 @@ def simulate(n: int, size: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray
         sides = rng.integers(size // 8, size // 2, (rng.integers(1, 3), 2))
         corner = (rng.random(sides.shape) * (size - sides)).astype(int)
         boxes.append(np.concatenate([corner, corner + sides], axis=1))
-    return maps, masks_from_boxes(boxes, (size, size)), boxes
+    masks = np.zeros(maps.shape, dtype=bool)
+    for mask, some in zip(masks, boxes, strict=True):
+        for x0, y0, x1, y1 in some:
+            mask[y0:y1, x0:x1] = True
+    return maps, masks, boxes
 
 
 def reference_boxes(scaled: np.ndarray) -> np.ndarray:

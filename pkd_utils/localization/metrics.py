@@ -15,19 +15,17 @@ in the paper: they are parameters. Choose the threshold on validation images (`c
 Results are exact: AUROC from integer counts of ordered and tied pairs, areas from integers held in float64.
 """
 
-import itertools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
 
+from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, in_parts, increasing, value_range
 from pkd_utils.localization.auroc import RowAuroc
-from pkd_utils.localization.regions import best_ious, component_boxes, padded_raster, union_areas
+from pkd_utils.localization.regions import best_ious, component_boxes, padded_raster, share, union_areas
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
-
-_PART_PIXELS = 1_000_000  # a thread's piece of work: 20 maps of 224 x 224
 
 
 def pixel_auroc(maps, masks, workers: int | None = None) -> np.ndarray:
@@ -52,8 +50,8 @@ def pixel_auroc(maps, masks, workers: int | None = None) -> np.ndarray:
     DataError
         If shapes differ, a map is not finite (its index is named) or a mask holds other values than 0 and 1.
     """
-    maps = _as_maps(maps)
-    return _run(maps, _as_masks(masks, maps), [], False, 1, 1, workers)[0]
+    maps = as_maps(maps)
+    return _run(maps, as_masks(masks, maps), [], False, 1, 1, workers)[0]
 
 
 def normalize_maps(maps) -> np.ndarray:
@@ -69,8 +67,8 @@ def normalize_maps(maps) -> np.ndarray:
     -------
     array (N, H, W), float32 (float64 where the input has more than float32 holds)
     """
-    maps = _as_maps(maps)
-    low, spread = np.array([_range(map, index) for index, map in enumerate(maps)]).T[:, :, None, None]
+    maps = as_maps(maps)
+    low, spread = np.array([value_range(map, index) for index, map in enumerate(maps)]).T[:, :, None, None]
     return (maps - low) / np.where(spread > 0, spread, 1)
 
 
@@ -79,8 +77,6 @@ def boxes_from_map(map, threshold: float, connectivity: int = 1, min_area: int =
 
     The map, (H, W), is taken as it is: scale it first with `normalize_maps`.
     """
-    if np.ndim(map) != 2:
-        raise DataError(f"One map has shape (H, W), this has {np.shape(map)}: use boxes_from_maps for a batch.")
     return boxes_from_maps(map[None], threshold, connectivity, min_area)[0]
 
 
@@ -105,25 +101,9 @@ def boxes_from_maps(
     -------
     list of N int64 arrays (K, 4): x0, y0, x1, y1, in the raster order of the components' first pixels
     """
-    maps = _as_maps(maps)
+    maps = as_maps(maps)
     ((boxes, counts),) = _run(maps, None, [threshold], False, connectivity, min_area, workers)[1]
     return np.split(boxes, np.cumsum(counts)[:-1])
-
-
-def masks_from_boxes(boxes: Sequence, shape: tuple[int, int]) -> np.ndarray:
-    """Fill boxes: a pixel belongs to the mask if its centre lies in a box. Returns bool (N, H, W).
-
-    Parameters
-    ----------
-    boxes : sequence of N arrays (K, 4); shape : (H, W)
-    """
-    flat, counts = _as_boxes(boxes)
-    masks = np.zeros((len(counts), *shape), dtype=bool)
-    for image, (x0, y0, x1, y1) in zip(
-        np.repeat(np.arange(len(counts)), counts), np.ceil(np.maximum(flat, 0) - 0.5).astype(int), strict=True
-    ):
-        masks[image, y0:y1, x0:x1] = True
-    return masks
 
 
 def best_iou(predicted, reference) -> float:
@@ -138,7 +118,7 @@ def best_iou(predicted, reference) -> float:
     float
         0 where nothing is predicted; NaN without a reference box (there is nothing to match).
     """
-    return float(best_ious(*_as_boxes([predicted]), *_as_boxes([reference]))[0])
+    return float(best_ious(*as_boxes([predicted]), *as_boxes([reference]))[0])
 
 
 def false_positive_rate(predicted, reference, shape: tuple[int, int]) -> float:
@@ -155,8 +135,8 @@ def false_positive_rate(predicted, reference, shape: tuple[int, int]) -> float:
     float in [0, 1]
         1 where boxes are predicted and there is no reference; NaN where nothing is predicted (0 / 0).
     """
-    areas = union_areas(*_as_boxes([predicted]), *_as_boxes([reference]), shape)
-    return float(_share(*areas)[0])
+    areas = union_areas(*as_boxes([predicted]), *as_boxes([reference]), shape)
+    return float(share(*areas)[0])
 
 
 def evaluate_maps(
@@ -192,16 +172,16 @@ def evaluate_maps(
     DataError
         As `pixel_auroc`; also if the number of box lists is not N or a box leaves the map by more than a pixel.
     """
-    maps = _as_maps(maps)
-    masks = _as_masks(masks, maps)
-    reference, n_reference = _as_boxes(boxes, maps.shape)
+    maps = as_maps(maps)
+    masks = as_masks(masks, maps)
+    reference, n_reference = as_boxes(boxes, maps.shape)
     auroc, ((predicted, n_predicted),) = _run(maps, masks, [threshold], normalize, connectivity, min_area, workers)
     area, outside = union_areas(predicted, n_predicted, reference, n_reference, maps.shape[1:])
     return pd.DataFrame(
         {
             "auroc": auroc,
             "iou": best_ious(predicted, n_predicted, reference, n_reference),
-            "fpr": _share(area, outside),
+            "fpr": share(area, outside),
             "predicted_boxes": n_predicted,
             "reference_boxes": n_reference,
             "predicted_share": area / (maps.shape[1] * maps.shape[2]),
@@ -209,12 +189,13 @@ def evaluate_maps(
     )
 
 
+@checked
 def choose_threshold(
     maps,
-    boxes: Sequence,
-    thresholds: Sequence[float],
-    criterion: str = "iou",
-    connectivity: int = 1,
+    boxes,
+    thresholds,
+    criterion: Literal["iou", "fpr"] = "iou",
+    connectivity: Literal[1, 2] = 1,
     min_area: int = 1,
     normalize: bool = True,
     workers: int | None = None,
@@ -237,20 +218,16 @@ def choose_threshold(
     table : DataFrame
         threshold, iou, fpr (means over the images where defined), predicted_boxes (mean), images, images_without_boxes.
     """
-    if criterion not in ("iou", "fpr"):
-        raise DataError(f"criterion={criterion!r} is unknown: use 'iou' or 'fpr'.")
-    thresholds = [float(t) for t in thresholds]
-    if not thresholds or any(a >= b for a, b in itertools.pairwise(thresholds)):
-        raise DataError(f"Thresholds {thresholds} are not an increasing list: give at least one, sorted, none twice.")
-    maps = _as_maps(maps)
-    reference, n_reference = _as_boxes(boxes, maps.shape)
+    thresholds = increasing(thresholds)
+    maps = as_maps(maps)
+    reference, n_reference = as_boxes(boxes, maps.shape)
     if not n_reference.all():
         raise DataError(f"Image {int(np.argmin(n_reference))} has no reference box: leave such images out.")
     rows = []
     predictions = _run(maps, None, thresholds, normalize, connectivity, min_area, workers)[1]
     for threshold, (predicted, count) in zip(thresholds, predictions, strict=True):
         iou = best_ious(predicted, count, reference, n_reference)
-        fpr = _share(*union_areas(predicted, count, reference, n_reference, maps.shape[1:]))[count > 0]
+        fpr = share(*union_areas(predicted, count, reference, n_reference, maps.shape[1:]))[count > 0]
         rows.append(
             (threshold, iou.mean(), fpr.mean() if len(fpr) else np.nan, count.mean(), len(maps), sum(count == 0))
         )
@@ -261,86 +238,7 @@ def choose_threshold(
     return thresholds[int(np.nanargmax(score))], table
 
 
-# --- input -----------------------------------------------------------------------------------------------------------
-
-
-def _to_array(values) -> np.ndarray:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).numpy()
-    return np.asarray(values)
-
-
-def _as_maps(maps) -> np.ndarray:
-    """Contiguous float32 or float64 array (N, H, W) with N, H, W > 0; `_range` looks at the values."""
-    maps = _to_array(maps)
-    if maps.ndim != 3 or 0 in maps.shape:
-        raise DataError(f"Maps have shape {maps.shape}: give (N, H, W) with at least one map and one pixel.")
-    if maps.dtype.kind not in "fbiu":
-        raise DataError(f"Maps are of type {maps.dtype}: give numbers.")
-    return np.ascontiguousarray(maps, dtype=np.result_type(maps, np.float32))
-
-
-def _as_masks(masks, maps: np.ndarray) -> np.ndarray:
-    masks = _to_array(masks)
-    if maps.shape != masks.shape:
-        raise DataError(f"Maps {maps.shape} and masks {masks.shape} differ in shape: upsample the maps to the masks.")
-    if masks.dtype != bool and not ((masks == 0) | (masks == 1)).all():
-        raise DataError("Masks hold other values than 0 and 1: make them boolean, for example by mask > 127.")
-    return np.ascontiguousarray(masks, dtype=bool)
-
-
-def _as_boxes(boxes: Sequence, shape: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """All boxes as one float64 array (total, 4) and their number per image; checked against maps of shape (N, H, W)."""
-    boxes = [_to_array(b) for b in boxes]
-    boxes = [b.reshape(0, 4) if b.size == 0 else b for b in boxes]
-    for image, b in enumerate(boxes):
-        if b.ndim != 2 or b.shape[1] != 4:
-            raise DataError(f"Boxes of image {image} have shape {b.shape}: give (K, 4) as x0, y0, x1, y1.")
-    if shape is not None and len(boxes) != shape[0]:
-        raise DataError(f"{len(boxes)} lists of boxes for {shape[0]} maps: give one a map, empty where there is none.")
-    counts = np.array([len(b) for b in boxes], dtype=np.int64)
-    flat = np.concatenate([np.zeros((0, 4)), *boxes]).astype(np.float64)
-    image = np.repeat(np.arange(len(boxes)), counts)
-    good = np.isfinite(flat).all(1) & (flat[:, :2] < flat[:, 2:]).all(1)
-    if not good.all():
-        row = int(np.argmin(good))
-        raise DataError(f"Image {image[row]} has the box {flat[row].tolist()}: all finite, x0 < x1, y0 < y1 must hold.")
-    if shape is not None:
-        good = (flat[:, :2] >= -1).all(1) & (flat[:, 2] <= shape[2] + 1) & (flat[:, 3] <= shape[1] + 1)
-        if not good.all():
-            row = int(np.argmin(good))
-            raise DataError(
-                f"Image {image[row]} has the box {flat[row].tolist()} outside its map of height {shape[1]} and width "
-                f"{shape[2]}: scale the boxes to the pixels of the maps."
-            )
-    return flat, counts
-
-
-def _range(row: np.ndarray, index: int):
-    """Minimum and width of one map's values; both are NaN where the map holds one."""
-    low = row.min()
-    with np.errstate(over="ignore", invalid="ignore"):
-        width = row.max() - low
-    if not np.isfinite(width):
-        raise DataError(
-            f"Map {index} holds values that are not finite (or too far apart for {row.dtype}): check its model."
-        )
-    return low, width
-
-
-# --- one thread's part of a batch ------------------------------------------------------------------------------------
-
-
-def _parts(work, n: int, pixels: int, workers: int | None) -> list:
-    """`work(slice)` over pieces of n maps, in order; numpy's sorts and loops release the interpreter's lock."""
-    step = max(1, _PART_PIXELS // pixels)
-    parts = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-    workers = torch.get_num_threads() if workers is None else workers
-    if workers <= 1 or len(parts) == 1:
-        return [work(part) for part in parts]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, parts))
+# --- a batch in one pass --------------------------------------------------------------------------------------------
 
 
 def _run(maps, masks, thresholds, normalize, connectivity, min_area, workers) -> tuple[np.ndarray | None, list]:
@@ -348,9 +246,6 @@ def _run(maps, masks, thresholds, normalize, connectivity, min_area, workers) ->
 
     A map is read from memory once: its AUROC, its scaling and its thresholding follow while it is in the cache.
     """
-    if connectivity not in (1, 2):
-        raise DataError(f"connectivity={connectivity}: use 1 (sides) or 2 (sides and corners).")
-
     n, height, width = maps.shape
     thresholds = [maps.dtype.type(threshold) for threshold in thresholds]
 
@@ -362,7 +257,7 @@ def _run(maps, masks, thresholds, normalize, connectivity, min_area, workers) ->
         scaled = np.empty((height, width), dtype=maps.dtype)
         for i, index in enumerate(range(part.start, part.stop)):
             map = maps[index]
-            low, spread = _range(map, index)
+            low, spread = value_range(map, index)
             if row_auroc is not None:
                 auroc[i] = row_auroc(map.reshape(-1), masks[index].reshape(-1), low >= 0)
             if normalize and rasters:
@@ -373,11 +268,6 @@ def _run(maps, masks, thresholds, normalize, connectivity, min_area, workers) ->
         shape = (size, height, width)
         return auroc, [component_boxes(flat, shape, connectivity, min_area) for flat, _ in rasters]
 
-    aurocs, boxes = zip(*_parts(work, n, height * width * max(1, len(thresholds) // 4), workers), strict=True)
+    aurocs, boxes = zip(*in_parts(work, n, height * width * max(1, len(thresholds) // 4), workers), strict=True)
     joined = [tuple(map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*boxes, strict=True)]
     return np.concatenate(aurocs), joined
-
-
-def _share(area: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        return outside / area

@@ -1,6 +1,6 @@
 """More ways to score maps than the paper's three, for whole batches: what a single threshold or metric would hide.
 
-Beside Table 1's metrics (`localization`) stand, per image::
+Beside Table 1's metrics (`metrics`) stand, per image::
 
     pointing game = share of the map's maxima that lie in the region          (Zhang et al., 2018: hit or miss)
     energy inside = sum of the map over the region / sum of the map           (Wang et al., 2020, Score-CAM)
@@ -8,19 +8,22 @@ Beside Table 1's metrics (`localization`) stand, per image::
                     their mean over thresholds, and the best IoU that any threshold gives (an oracle's)
 
 and over a set of images the average precision of the predicted boxes. None of them is in the paper; all are exact, or
-sums in float64. Maps, masks and boxes are as in `localization`: (N, H, W), (N, H, W), (K, 4) with exclusive ends.
+sums in float64. Maps, masks and boxes are as in `metrics`: (N, H, W), (N, H, W), (K, 4) with exclusive ends.
 """
 
-import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 from scipy import ndimage
 
-from pkd_utils.localization.metrics import _as_boxes, _as_maps, _as_masks, _parts, _range, _share, pixel_auroc
-from pkd_utils.localization.regions import best_ious, component_boxes, padded_raster, ragged_arange, union_areas
+from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, in_parts, increasing, value_range
+from pkd_utils.localization.metrics import pixel_auroc
+from pkd_utils.localization.regions import best_ious, component_boxes, padded_raster, ragged_arange, share, union_areas
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of a map scaled to 0 ... 1
@@ -30,7 +33,8 @@ METRICS = ("pixel_auroc", "pointing_game", "energy_inside", "iou", "fpr", "iou_a
 LOWER_IS_BETTER = ("fpr", "fpr_all")
 
 
-class Curves(NamedTuple):
+@dataclass(frozen=True)
+class Curves:
     """Result of `threshold_curves`: float64 (N, T) each, images by thresholds."""
 
     thresholds: np.ndarray  # (T,)
@@ -40,7 +44,8 @@ class Curves(NamedTuple):
     region_fpr: np.ndarray  # area(A and not M) / area(A); NaN where A is empty
 
 
-class Suite(NamedTuple):
+@dataclass(frozen=True)
+class Suite:
     """Result of `score_maps`."""
 
     per_image: pd.DataFrame  # N rows, the columns of METRICS, then region_iou_all and predicted_boxes (a count)
@@ -48,7 +53,10 @@ class Suite(NamedTuple):
     average_precision: pd.DataFrame  # of the boxes at the one threshold; see `average_precision`
 
 
-def pointing_game(maps, masks, tolerance: float = 0.0, workers: int | None = None) -> np.ndarray:
+@checked
+def pointing_game(
+    maps, masks, tolerance: Annotated[float, Field(ge=0)] = 0.0, workers: int | None = None
+) -> np.ndarray:
     """Does the map's maximum lie in the region? (Zhang et al., 2018, "pointing game")
 
     Parameters
@@ -69,17 +77,15 @@ def pointing_game(maps, masks, tolerance: float = 0.0, workers: int | None = Non
     Raises
     ------
     DataError
-        As `metrics.pixel_auroc`; or a tolerance below 0.
+        As `metrics.pixel_auroc`.
     """
-    if not 0 <= tolerance < np.inf:
-        raise DataError(f"tolerance={tolerance}: give a distance of 0 or more pixels.")
-    maps = _as_maps(maps)
-    masks = _as_masks(masks, maps)
+    maps = as_maps(maps)
+    masks = as_masks(masks, maps)
 
     def work(part: slice) -> np.ndarray:
         shares = np.empty(part.stop - part.start)
         for i, index in enumerate(range(part.start, part.stop)):
-            _range(maps[index], index)  # refuses what is not finite
+            value_range(maps[index], index)  # refuses what is not finite
             maxima = maps[index] == maps[index].max()
             hits = masks[index][maxima]
             if tolerance and masks[index].any() and not hits.all():
@@ -87,19 +93,16 @@ def pointing_game(maps, masks, tolerance: float = 0.0, workers: int | None = Non
             shares[i] = hits.mean()
         return shares
 
-    shares = np.concatenate(_parts(work, len(maps), maps[0].size, workers))
+    shares = np.concatenate(in_parts(work, len(maps), maps[0].size, workers))
     return np.where(masks.any((1, 2)), shares, np.nan)
 
 
-def energy_inside(maps, masks, negative: str = "refuse", workers: int | None = None) -> np.ndarray:
+def energy_inside(maps, masks, workers: int | None = None) -> np.ndarray:
     """Share of the map's sum that lies in the region (Wang et al., 2020, "energy-based pointing game").
 
     Parameters
     ----------
     maps : (N, H, W) array or Tensor, finite, not negative; masks : (N, H, W), boolean or 0/1
-    negative : {"refuse", "clip"}
-        What to do with maps that hold negative values, for which a share means nothing: refuse them, or count negative
-        values as 0 (evidence against the class is no energy).
     workers : int, optional
 
     Returns
@@ -111,29 +114,25 @@ def energy_inside(maps, masks, negative: str = "refuse", workers: int | None = N
     Raises
     ------
     DataError
-        As `metrics.pixel_auroc`; or a negative map (its index is named) with "refuse".
+        As `metrics.pixel_auroc`; or a negative map (its index is named), for which a share means nothing.
     """
-    if negative not in ("refuse", "clip"):
-        raise DataError(f"negative={negative!r} is unknown: use 'refuse' or 'clip'.")
-    maps = _as_maps(maps)
-    masks = _as_masks(masks, maps)
+    maps = as_maps(maps)
+    masks = as_masks(masks, maps)
 
     def work(part: slice) -> np.ndarray:
         sums = np.empty((2, part.stop - part.start))
         for i, index in enumerate(range(part.start, part.stop)):
             map = maps[index]
-            low, _ = _range(map, index)
+            low, _ = value_range(map, index)
             if low < 0:
-                if negative == "refuse":
-                    raise DataError(
-                        f"Map {index} holds negative values, so its energy has no share inside a region: use "
-                        "negative='clip' to count them as 0, or scale the maps first."
-                    )
-                map = np.maximum(map, 0)
+                raise DataError(
+                    f"Map {index} holds negative values, so its energy has no share inside a region: count them as 0 "
+                    "or scale the maps first."
+                )
             sums[:, i] = map.sum(where=masks[index], dtype=np.float64), map.sum(dtype=np.float64)
         return sums
 
-    inside, total = np.concatenate(_parts(work, len(maps), maps[0].size, workers), axis=1)
+    inside, total = np.concatenate(in_parts(work, len(maps), maps[0].size, workers), axis=1)
     with np.errstate(invalid="ignore"):
         return np.where(masks.any((1, 2)), inside / total, np.nan)
 
@@ -142,12 +141,12 @@ def threshold_curves(
     maps,
     masks,
     boxes: Sequence,
-    thresholds: Sequence[float] = THRESHOLDS,
+    thresholds: Sequence[float],
     connectivity: int = 1,
     min_area: int = 1,
     normalize: bool = True,
     workers: int | None = None,
-) -> Curves:
+) -> tuple[Curves, list[tuple[np.ndarray, np.ndarray]]]:
     """IoU and false positive rate at every threshold, of the predicted boxes and of the thresholded pixels.
 
     Parameters
@@ -155,32 +154,51 @@ def threshold_curves(
     maps, masks, boxes, connectivity, min_area, normalize, workers : see `metrics.evaluate_maps`
         `min_area` acts on boxes only.
     thresholds : increasing numbers
+
+    Returns
+    -------
+    Curves, and for every threshold the predicted boxes (total, 4) with their number per image
     """
-    return _measure(maps, masks, boxes, thresholds, connectivity, min_area, normalize, workers)[0]
+    levels = increasing(thresholds)
+    maps = as_maps(maps)
+    masks = as_masks(masks, maps)
+    reference, n_reference = as_boxes(boxes, maps.shape)
+
+    def work(part: slice) -> tuple[np.ndarray, list]:
+        return _cut(maps[part], masks[part], levels, connectivity, min_area, normalize, part.start)
+
+    areas, found = zip(*in_parts(work, len(maps), maps[0].size, workers), strict=True)
+    predictions = [tuple(map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True)]
+    iou, fpr = [], []
+    for predicted, count in predictions:
+        iou.append(best_ious(predicted, count, reference, n_reference))
+        fpr.append(share(*union_areas(predicted, count, reference, n_reference, maps.shape[1:])))
+    area, inside = np.concatenate(areas, axis=1)
+    region = np.count_nonzero(masks, axis=(1, 2))[:, None]
+    with np.errstate(invalid="ignore"):
+        region_iou = np.where(region > 0, inside / (area + region - inside), np.nan)
+        region_fpr = (area - inside) / area
+    return Curves(np.array(levels), np.array(iou).T, np.array(fpr).T, region_iou, region_fpr), predictions
 
 
-def box_scores(maps, predicted: Sequence, how: str = "max") -> list[np.ndarray]:
-    """A score for every predicted box, to rank boxes of all images by; how is not stated anywhere for such maps.
+def box_scores(maps, predicted: Sequence) -> list[np.ndarray]:
+    """A score for every predicted box, to rank boxes of all images by: the map's maximum over the box.
 
     Parameters
     ----------
     maps : (N, H, W), finite
         As the model gives them, not scaled by their own range: after that the best box of every image would score 1.
     predicted : sequence of N arrays (K, 4), whole pixels
-    how : {"max", "mean", "sum"}
-        Over all pixels of the box, whichever component they belong to.
 
     Returns
     -------
     list of N float64 arrays (K,)
     """
-    if how not in ("max", "mean", "sum"):
-        raise DataError(f"how={how!r} is no score of a box: use 'max', 'mean' or 'sum'.")
-    maps = _as_maps(maps)
-    flat, counts = _as_boxes(predicted, maps.shape)
+    maps = as_maps(maps)
+    flat, counts = as_boxes(predicted, maps.shape)
     owner = np.repeat(np.arange(len(counts)), counts)
     corners = np.clip(np.rint(flat), 0, [maps.shape[2], maps.shape[1]] * 2).astype(int)
-    scores = [getattr(maps[i, y0:y1, x0:x1], how)() for i, (x0, y0, x1, y1) in zip(owner, corners, strict=True)]
+    scores = [maps[i, y0:y1, x0:x1].max() for i, (x0, y0, x1, y1) in zip(owner, corners, strict=True)]
     return np.split(np.array(scores, dtype=np.float64), np.cumsum(counts)[:-1])
 
 
@@ -189,7 +207,6 @@ def average_precision(
     scores: Sequence,
     reference: Sequence,
     iou_thresholds: Sequence[float] = WEAK_IOUS,
-    recall_points: int = 0,
 ) -> pd.DataFrame:
     """Average precision of predicted boxes over a set of images, one row an IoU threshold.
 
@@ -207,34 +224,17 @@ def average_precision(
         Boxes with the same score enter together, so that the order of images does not matter.
     iou_thresholds : numbers in (0, 1]
         `WEAK_IOUS` by default; `COCO_IOUS` for COCO's 0.5 to 0.95.
-    recall_points : int
-        0: the exact area. k: the mean of the interpolated precision at k equally spaced recalls (COCO: 101).
 
     Returns
     -------
     DataFrame
         iou_threshold, ap (NaN where no image has a reference box), recall (largest reached), predicted, references
         (counts of boxes), images.
-
-    Raises
-    ------
-    DataError
-        Lists of different lengths, scores that are not finite or not one a box, a threshold outside (0, 1].
     """
-    p, n_p = _as_boxes(predicted)
-    r, n_r = _as_boxes(reference)
+    p, n_p = as_boxes(predicted)
+    r, n_r = as_boxes(reference)
     limits = np.array([float(t) for t in iou_thresholds])
-    if not len(limits) or not ((limits > 0) & (limits <= 1)).all():
-        raise DataError(f"IoU thresholds {limits.tolist()} must be numbers above 0, at most 1.")
-    s = [np.asarray(values, dtype=np.float64).reshape(-1) for values in scores]
-    if not len(n_p) == len(n_r) == len(s):
-        raise DataError(f"{len(n_p)} lists of predicted boxes, {len(s)} of scores, {len(n_r)} of references: one each.")
-    wrong = [i for i, (values, count) in enumerate(zip(s, n_p, strict=True)) if len(values) != count]
-    if wrong:
-        raise DataError(f"Image {wrong[0]} has {n_p[wrong[0]]} boxes and {len(s[wrong[0]])} scores: give one a box.")
-    s = np.concatenate([np.zeros(0), *s])
-    if not np.isfinite(s).all():
-        raise DataError("A box has a score that is not finite: look at its map.")
+    s = np.concatenate([np.zeros(0), *(np.asarray(values, dtype=np.float64).reshape(-1) for values in scores)])
     hits = _matches(p, n_p, s, r, n_r, limits)
     total = int(n_r.sum())
     order = np.argsort(-s, kind="stable")
@@ -243,14 +243,7 @@ def average_precision(
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = found / total
     precision = np.maximum.accumulate((found / (ends + 1))[:, ::-1], axis=1)[:, ::-1]
-    if not total:
-        ap = np.full(len(limits), np.nan)
-    elif recall_points:
-        at = np.linspace(0, 1, recall_points)
-        padded = np.concatenate([precision, np.zeros((len(limits), 1))], axis=1)
-        ap = [row[np.searchsorted(reached, at)].mean() for row, reached in zip(padded, recall, strict=True)]
-    else:
-        ap = (np.diff(recall, axis=1, prepend=0) * precision).sum(1)
+    ap = (np.diff(recall, axis=1, prepend=0) * precision).sum(1) if total else np.full(len(limits), np.nan)
     reached = recall[:, -1] if len(s) and total else np.full(len(limits), 0.0 if total else np.nan)
     table = {"iou_threshold": limits, "ap": ap, "recall": reached}
     return pd.DataFrame({**table, "predicted": len(p), "references": total, "images": len(n_p)})
@@ -263,32 +256,29 @@ def score_maps(
     threshold: float,
     thresholds: Sequence[float] = THRESHOLDS,
     tolerance: float = 0.0,
-    negative: str = "refuse",
     iou_thresholds: Sequence[float] = WEAK_IOUS,
-    box_score: str = "max",
     connectivity: int = 1,
     min_area: int = 1,
     normalize: bool = True,
     workers: int | None = None,
 ) -> Suite:
-    """Every metric of this module and of `localization` for a batch of maps.
+    """Every metric of this module and of `metrics` for a batch of maps.
 
     Parameters
     ----------
     maps, masks, boxes, threshold, connectivity, min_area, normalize, workers : see `metrics.evaluate_maps`
         `threshold` (chosen on validation images) is that of the columns iou and fpr and of the boxes' precision.
     thresholds : see `threshold_curves`; iou_all and fpr_all are means over them (fpr where a box is predicted)
-    tolerance : see `pointing_game`; negative : see `energy_inside`
-    iou_thresholds : see `average_precision`; box_score : `how` of `box_scores`
+    tolerance : see `pointing_game`; iou_thresholds : see `average_precision`
 
     Returns
     -------
     Suite
     """
-    maps = _as_maps(maps)
-    masks = _as_masks(masks, maps)
+    maps = as_maps(maps)
+    masks = as_masks(masks, maps)
     grid = sorted({float(t) for t in thresholds} | {float(threshold)})
-    curves, predictions = _measure(maps, masks, boxes, grid, connectivity, min_area, normalize, workers)
+    curves, predictions = threshold_curves(maps, masks, boxes, grid, connectivity, min_area, normalize, workers)
     chosen = grid.index(float(threshold))
     over = [grid.index(float(t)) for t in thresholds]
     flat, counts = predictions[chosen]
@@ -297,7 +287,7 @@ def score_maps(
         {
             "pixel_auroc": pixel_auroc(maps, masks, workers),
             "pointing_game": pointing_game(maps, masks, tolerance, workers),
-            "energy_inside": energy_inside(maps, masks, negative, workers),
+            "energy_inside": energy_inside(maps, masks, workers),
             "iou": curves.iou[:, chosen],
             "fpr": curves.fpr[:, chosen],
             "iou_all": curves.iou[:, over].mean(1),
@@ -307,41 +297,14 @@ def score_maps(
             "predicted_boxes": counts,
         }
     )
-    means = {name: _defined_mean(getattr(curves, name)[:, over], axis=0) for name in Curves._fields[1:]}
+    measured = {"iou": curves.iou, "fpr": curves.fpr, "region_iou": curves.region_iou, "region_fpr": curves.region_fpr}
+    means = {name: _defined_mean(values[:, over], axis=0) for name, values in measured.items()}
     table = pd.DataFrame({"threshold": curves.thresholds[over], **means, "images": len(maps)})
-    precision = average_precision(predicted, box_scores(maps, predicted, box_score), boxes, iou_thresholds)
+    precision = average_precision(predicted, box_scores(maps, predicted), boxes, iou_thresholds)
     return Suite(per_image, table, precision)
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------
-
-
-def _measure(maps, masks, boxes, thresholds, connectivity, min_area, normalize, workers) -> tuple[Curves, list]:
-    """Curves, and for every threshold the predicted boxes (total, 4) with their number per image."""
-    levels = [float(t) for t in thresholds]
-    if not levels or any(a >= b for a, b in itertools.pairwise(levels)):
-        raise DataError(f"Thresholds {levels} are not an increasing list: give at least one, sorted, none twice.")
-    if connectivity not in (1, 2):
-        raise DataError(f"connectivity={connectivity}: use 1 (sides) or 2 (sides and corners).")
-    maps = _as_maps(maps)
-    masks = _as_masks(masks, maps)
-    reference, n_reference = _as_boxes(boxes, maps.shape)
-
-    def work(part: slice) -> tuple[np.ndarray, list]:
-        return _cut(maps[part], masks[part], levels, connectivity, min_area, normalize, part.start)
-
-    areas, found = zip(*_parts(work, len(maps), maps[0].size, workers), strict=True)
-    predictions = [tuple(map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True)]
-    iou, fpr = [], []
-    for predicted, count in predictions:
-        iou.append(best_ious(predicted, count, reference, n_reference))
-        fpr.append(_share(*union_areas(predicted, count, reference, n_reference, maps.shape[1:])))
-    area, inside = np.concatenate(areas, axis=1)
-    region = np.count_nonzero(masks, axis=(1, 2))[:, None]
-    with np.errstate(invalid="ignore"):
-        region_iou = np.where(region > 0, inside / (area + region - inside), np.nan)
-        region_fpr = (area - inside) / area
-    return Curves(np.array(levels), np.array(iou).T, np.array(fpr).T, region_iou, region_fpr), predictions
 
 
 def _cut(maps, masks, levels, connectivity, min_area, normalize, first) -> tuple[np.ndarray, list]:
@@ -349,7 +312,7 @@ def _cut(maps, masks, levels, connectivity, min_area, normalize, first) -> tuple
     n, height, width = maps.shape
     scaled, inside = np.empty_like(maps), []
     for i, map in enumerate(maps):
-        low, spread = _range(map, first + i)  # as in localization
+        low, spread = value_range(map, first + i)  # as in metrics
         np.subtract(map, low if normalize else 0, out=scaled[i])
         np.divide(scaled[i], spread if normalize and spread > 0 else 1, out=scaled[i])
         inside.append(scaled[i][masks[i]])

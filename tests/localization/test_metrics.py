@@ -8,7 +8,7 @@ import torch
 from skimage.measure import label, regionprops
 from sklearn.metrics import roc_auc_score
 
-from pkd_utils.localization import metrics
+from pkd_utils.localization import arrays
 from pkd_utils.localization.attention import upsample_maps
 from pkd_utils.localization.metrics import (
     best_iou,
@@ -17,11 +17,11 @@ from pkd_utils.localization.metrics import (
     choose_threshold,
     evaluate_maps,
     false_positive_rate,
-    masks_from_boxes,
     normalize_maps,
     pixel_auroc,
 )
 from pkd_utils.runs.errors import DataError
+from tests.localization.painted import masks_from_boxes
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_evaluate_maps_parts_and_threads_do_not_matter(rng, monkeypatch):
     boxes = [random_boxes(rng, 1, (16, 16)) for _ in maps]
     masks = masks_from_boxes(boxes, (16, 16))
     whole = evaluate_maps(maps, masks, boxes, 0.9, connectivity=2, min_area=2)
-    monkeypatch.setattr(metrics, "_PART_PIXELS", 700)
+    monkeypatch.setattr(arrays, "PART_PIXELS", 700)
     for workers in (1, 2):
         parts = evaluate_maps(maps, masks, boxes, 0.9, connectivity=2, min_area=2, workers=workers)
         np.testing.assert_array_equal(whole.to_numpy(), parts.to_numpy())
@@ -250,11 +250,6 @@ def test_threshold_is_compared_in_the_precision_of_the_map():
         assert boxes_from_map(map, threshold).tolist() == [[1, 0, 3, 1]]
 
 
-def test_masks_from_boxes():
-    masks = masks_from_boxes([[[0.4, 0, 2.5, 1]], [], [[-3, 1.5, 9, 9]]], (2, 3))
-    assert masks.astype(int).tolist() == [[[1, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]], [[0, 0, 0], [1, 1, 1]]]
-
-
 GOOD = np.zeros((2, 4, 4), np.float32), np.zeros((2, 4, 4), bool), [[[0, 0, 2, 2]]] * 2
 
 
@@ -269,14 +264,14 @@ GOOD = np.zeros((2, 4, 4), np.float32), np.zeros((2, 4, 4), bool), [[[0, 0, 2, 2
         (lambda: pixel_auroc(np.zeros((4, 4)), np.zeros((4, 4))), r"shape \(4, 4\)"),
         (lambda: pixel_auroc(np.zeros((0, 4, 4)), np.zeros((0, 4, 4))), "at least one map"),
         (lambda: pixel_auroc(np.zeros((2, 4, 4), complex), GOOD[1]), "complex"),
-        (lambda: boxes_from_map(GOOD[0], 0.5), "boxes_from_maps"),
+        (lambda: boxes_from_map(GOOD[0], 0.5), "Maps have shape"),
         (lambda: boxes_from_maps(GOOD[0], 0.5, connectivity=8), "connectivity=8"),
         (lambda: best_iou([[0, 0, 0, 5]], [[0, 0, 1, 1]]), "x0 < x1"),
         (lambda: best_iou([[0, 0, 1, np.nan]], [[0, 0, 1, 1]]), "finite"),
         (lambda: best_iou([0, 0, 1, 1], [[0, 0, 1, 1]]), r"shape \(4,\)"),
         (lambda: evaluate_maps(*GOOD[:2], GOOD[2][:1], 0.5), "1 lists of boxes for 2 maps"),
         (lambda: evaluate_maps(*GOOD[:2], [[[0, 0, 2, 2]], [[0, 0, 2, 90]]], 0.5), "Image 1 .* outside its map"),
-        (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5], "dice"), "criterion='dice'"),
+        (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5], "dice"), "criterion = 'dice'"),
         (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5, 0.5]), "not an increasing list"),
         (lambda: choose_threshold(GOOD[0], GOOD[2], []), "not an increasing list"),
         (lambda: choose_threshold(GOOD[0], [[[0, 0, 2, 2]], []], [0.5]), "Image 1 has no reference box"),

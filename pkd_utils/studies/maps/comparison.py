@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pkd_utils.localization.suite import LOWER_IS_BETTER
 from pkd_utils.runs import files, run
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.comparisons import ONE_STUDENT, cliffs_delta, holm, judge, mann_whitney
@@ -27,7 +28,7 @@ from pkd_utils.statistics.intervals import bootstrap_interval, training_interval
 
 REFERENCE = "reference: "
 KEYS = ("cohort", "weight", "temperature", "fold", "seed", "map", "image_id", "patient_id")
-METRICS = {
+TITLES = {
     "pixel_auroc": "Obj. AUROC",
     "pointing_game": "pointing game",
     "energy_inside": "energy inside",
@@ -38,8 +39,6 @@ METRICS = {
     "fpr_all": "FPR, all thresholds",
 }
 """Per-image columns of 08 and their names, in the order of the book; other columns are not compared."""
-
-LOWER_IS_BETTER = ("fpr", "fpr_all")
 
 
 @dataclass(frozen=True)
@@ -205,8 +204,8 @@ def map_names(per_image: pd.DataFrame, cohort: str, references: bool = False) ->
 
 
 def metric_names(per_image: pd.DataFrame) -> list[str]:
-    """Columns of `METRICS` that the table has, in the order of the book."""
-    return [metric for metric in METRICS if metric in per_image.columns]
+    """Columns of `TITLES` that the table has, in the order of the book."""
+    return [metric for metric in TITLES if metric in per_image.columns]
 
 
 def _difference(

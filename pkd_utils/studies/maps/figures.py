@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pkd_utils.localization.suite import LOWER_IS_BETTER
 from pkd_utils.runs.errors import DataError
 from pkd_utils.studies import figures
 from pkd_utils.studies.figures import OKABE_ITO, PALETTE
-from pkd_utils.studies.maps.comparison import LOWER_IS_BETTER, METRICS, REFERENCE
+from pkd_utils.studies.maps.comparison import REFERENCE, TITLES
 from pkd_utils.studies.maps.verdicts import METHOD_NAMES
 
 _KINDS = ("blue", "vermilion", "bluish green", "reddish purple", "orange", "sky blue", "black", "yellow")
@@ -31,7 +32,7 @@ def map_label(name: str) -> str:
 
 def metric_title(metric: str) -> str:
     """Name of a metric with the direction that is better."""
-    return f"{METRICS[metric]} ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)"
+    return f"{TITLES[metric]} ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)"
 
 
 def map_forest(differences: pd.DataFrame, columns: int = 4, width: float = 2.9) -> Figure:
@@ -50,7 +51,7 @@ def map_forest(differences: pd.DataFrame, columns: int = 4, width: float = 2.9) 
         raise DataError("map_forest got no difference: no cohort has both a baseline and a distilled student.")
     cohorts = list(dict.fromkeys(differences["cohort"]))
     maps = list(dict.fromkeys(differences["map"]))
-    metrics = [m for m in METRICS if (differences["metric"] == m).any()]
+    metrics = [m for m in TITLES if (differences["metric"] == m).any()]
     panels = _panels(len(metrics), columns, width, 0.75 + len(maps) * (0.16 + 0.14 * len(cohorts)))
     offsets = np.linspace(-0.3, 0.3, len(cohorts)) if len(cohorts) > 1 else [0.0]
     for ax, metric in zip(panels.axes, metrics, strict=True):
@@ -95,7 +96,7 @@ def map_levels(levels: pd.DataFrame, cohort: str, columns: int = 4, width: float
     if len(students) == 0:
         raise DataError(f"map_levels found no map of cohort {cohort!r}: the table has {sorted(set(levels['cohort']))}.")
     maps = list(dict.fromkeys(students["map"]))
-    metrics = [m for m in METRICS if (students["metric"] == m).any()]
+    metrics = [m for m in TITLES if (students["metric"] == m).any()]
     references = list(dict.fromkeys(table.loc[table["method"] == "reference", "map"]))
     drawn = [m for m in METHOD_NAMES if (students["method"] == m).any()]
     offsets = dict(zip(drawn, np.linspace(-0.15, 0.15, len(drawn)) if len(drawn) > 1 else [0.0], strict=True))
@@ -238,7 +239,7 @@ def _map_axis(ax: Axes, maps: Sequence[str], metric: str) -> None:
     ax.set_ylim(len(maps) - 0.5, -0.5)
     ax.locator_params(axis="x", nbins=4)
     direction = "lower" if metric in LOWER_IS_BETTER else "higher"
-    ax.set_title(f"{METRICS[metric]}\n({direction} is better)", fontsize=10)
+    ax.set_title(f"{TITLES[metric]}\n({direction} is better)", fontsize=10)
 
 
 def _reach(part: pd.DataFrame) -> float:

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from pkd_utils.localization.suite import LOWER_IS_BETTER
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.comparisons import AWAY, TOWARDS, judge, mann_whitney
 from pkd_utils.statistics.intervals import training_interval
 from pkd_utils.studies.maps.comparison import (
-    LOWER_IS_BETTER,
-    METRICS,
     REFERENCE,
+    TITLES,
     MapRuns,
     map_names,
     methods,
@@ -148,7 +148,7 @@ def compare_with_references(
     Parameters
     ----------
     map_runs : MapRuns
-    metrics : columns of `METRICS`; by default two that need no threshold
+    metrics : columns of `TITLES`; by default two that need no threshold
     resamples, level, seed : of `training_interval`
 
     Returns
@@ -250,7 +250,7 @@ def cohort_verdict(
 
 def _finding(row: dict[str, Any]) -> str:
     """One metric of the family "paper" in words."""
-    name = METRICS[row["metric"]] + (" (lower is better)" if row["metric"] in LOWER_IS_BETTER else "")
+    name = TITLES[row["metric"]] + (" (lower is better)" if row["metric"] in LOWER_IS_BETTER else "")
     if not np.isfinite(row["estimate"]):
         return f"{name}: {row['verdict']}."
     said = f"{name}: {row['baseline']:.3f} to {row['mmpkd']:.3f}, a difference of {row['estimate']:+.3f}"
@@ -276,7 +276,7 @@ def _reference_finding(beaten: pd.DataFrame | None, cohort: str, paper: pd.DataF
             lost = [name for name in beaten.columns[:-1] if row[name] != BEATS]
             against = "every reference map" if not lost else "every reference map except " + ", ".join(lost)
             against = "no reference map" if len(lost) == len(beaten.columns) - 1 else against
-            said.append(f"{METRICS[metric]} of the {METHOD_NAMES[method]} student beats {against}.")
+            said.append(f"{TITLES[metric]} of the {METHOD_NAMES[method]} student beats {against}.")
     return said
 
 

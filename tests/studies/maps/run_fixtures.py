@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pandas as pd
 
+from pkd_utils.localization.suite import METRICS
+
 MAPS = ("attention_mean", "rollout")
 REFERENCES = ("uniform", "centre prior", "mean training mask", "random weights", "body mask")
-METRICS = ("pixel_auroc", "pointing_game", "energy_inside", "iou", "fpr", "iou_all", "fpr_all", "best_iou")
 
 
 def write_map_run(

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from pkd_utils.localization.suite import METRICS
 from pkd_utils.runs import run
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics import comparisons
@@ -22,7 +23,7 @@ from pkd_utils.studies.maps.verdicts import (
     compare_with_references,
     levels_table,
 )
-from tests.studies.maps.run_fixtures import METRICS, write_map_run
+from tests.studies.maps.run_fixtures import write_map_run
 
 FEW = {"resamples": 300}
 
@@ -40,7 +41,7 @@ def moved(root):
 
 def test_a_shift_of_every_seed_is_found_on_its_own_side(moved):
     got = compare_maps(moved, **FEW).set_index(["map", "metric"])
-    assert len(got) == 2 * len(METRICS)
+    assert len(got) == 2 * len(METRICS) and set(comparison.TITLES) == set(METRICS)
     row = got.loc["attention_mean", "pixel_auroc"]
     assert row["estimate"] == pytest.approx(0.1, abs=0.04) == row["mmpkd"] - row["baseline"]
     assert row["low"] < row["low_students"] < row["estimate"] < row["high_students"] < row["high"]

@@ -4,10 +4,11 @@ import matplotlib
 import numpy as np
 import pytest
 
+from pkd_utils.localization.suite import METRICS
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics import power
 from pkd_utils.studies.maps import comparison, figures, verdicts
-from tests.studies.maps.run_fixtures import METRICS, write_map_run
+from tests.studies.maps.run_fixtures import write_map_run
 
 matplotlib.use("Agg")
 

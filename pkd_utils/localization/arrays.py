@@ -1,0 +1,98 @@
+"""Maps, masks and boxes as they are given: checked, as arrays, and shared among threads."""
+
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from pkd_utils.runs.errors import DataError
+
+PART_PIXELS = 1_000_000  # a thread's piece of work: 20 maps of 224 x 224
+
+
+def to_array(values) -> np.ndarray:
+    """An array of an array or Tensor; half precision is widened."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).numpy()
+    return np.asarray(values)
+
+
+def as_maps(maps) -> np.ndarray:
+    """Contiguous float32 or float64 array (N, H, W) with N, H, W > 0; `value_range` looks at the values."""
+    maps = to_array(maps)
+    if maps.ndim != 3 or 0 in maps.shape or maps.dtype.kind not in "fbiu":
+        raise DataError(
+            f"Maps have shape {maps.shape}, type {maps.dtype}: give numbers (N, H, W), at least one map and one pixel."
+        )
+    return np.ascontiguousarray(maps, dtype=np.result_type(maps, np.float32))
+
+
+def as_masks(masks, maps: np.ndarray) -> np.ndarray:
+    """Contiguous boolean array of the maps' shape."""
+    masks = to_array(masks)
+    if maps.shape != masks.shape:
+        raise DataError(f"Maps {maps.shape} and masks {masks.shape} differ in shape: upsample the maps to the masks.")
+    if masks.dtype != bool and not ((masks == 0) | (masks == 1)).all():
+        raise DataError("Masks hold other values than 0 and 1: make them boolean, for example by mask > 127.")
+    return np.ascontiguousarray(masks, dtype=bool)
+
+
+def as_boxes(boxes: Sequence, shape: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """All boxes as one float64 array (total, 4) and their number per image; checked against maps of shape (N, H, W)."""
+    boxes = [to_array(b) for b in boxes]
+    boxes = [b.reshape(0, 4) if b.size == 0 else b for b in boxes]
+    for image, b in enumerate(boxes):
+        if b.ndim != 2 or b.shape[1] != 4:
+            raise DataError(f"Boxes of image {image} have shape {b.shape}: give (K, 4) as x0, y0, x1, y1.")
+    if shape is not None and len(boxes) != shape[0]:
+        raise DataError(f"{len(boxes)} lists of boxes for {shape[0]} maps: give one a map, empty where there is none.")
+    counts = np.array([len(b) for b in boxes], dtype=np.int64)
+    flat = np.concatenate([np.zeros((0, 4)), *boxes]).astype(np.float64)
+    image = np.repeat(np.arange(len(boxes)), counts)
+    good = np.isfinite(flat).all(1) & (flat[:, :2] < flat[:, 2:]).all(1)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise DataError(f"Image {image[row]} has the box {flat[row].tolist()}: all finite, x0 < x1, y0 < y1 must hold.")
+    if shape is not None:
+        good = (flat[:, :2] >= -1).all(1) & (flat[:, 2] <= shape[2] + 1) & (flat[:, 3] <= shape[1] + 1)
+        if not good.all():
+            row = int(np.argmin(good))
+            raise DataError(
+                f"Image {image[row]} has the box {flat[row].tolist()} outside its map of height {shape[1]} and width "
+                f"{shape[2]}: scale the boxes to the pixels of the maps."
+            )
+    return flat, counts
+
+
+def value_range(row: np.ndarray, index: int):
+    """Minimum and width of one map's values; both are NaN where the map holds one."""
+    low = row.min()
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = row.max() - low
+    if not np.isfinite(width):
+        raise DataError(
+            f"Map {index} holds values that are not finite (or too far apart for {row.dtype}): check its model."
+        )
+    return low, width
+
+
+def increasing(thresholds: Sequence[float]) -> list[float]:
+    """The thresholds as numbers, refused where they are not an increasing list."""
+    levels = [float(t) for t in thresholds]
+    if not levels or any(a >= b for a, b in itertools.pairwise(levels)):
+        raise DataError(f"Thresholds {levels} are not an increasing list: give at least one, sorted, none twice.")
+    return levels
+
+
+def in_parts(work, n: int, pixels: int, workers: int | None) -> list:
+    """`work(slice)` over pieces of n maps, in order; numpy's sorts and loops release the interpreter's lock."""
+    step = max(1, PART_PIXELS // pixels)
+    parts = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+    workers = torch.get_num_threads() if workers is None else workers
+    if workers <= 1 or len(parts) == 1:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, parts))
