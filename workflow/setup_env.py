@@ -62,6 +62,28 @@ def install(extras: list[str]) -> None:
         sys.exit("The installation failed; uv says above which package, and `make env` tries again.")
 
 
+def write_import_hook(folder: Path) -> None:
+    """Let `import timm` work before `import pkd_utils`, see pkd_utils/runs/torchvision_cpu.py.
+
+    The module is copied, because the folder of the project may move and because starting Python must stay cheap.
+    """
+    hook = {
+        "pkd_torchvision_cpu.py": (ROOT / "pkd_utils" / "runs" / "torchvision_cpu.py").read_text(),
+        "pkd_torchvision_cpu.pth": "import pkd_torchvision_cpu; pkd_torchvision_cpu.declare_when_needed()\n",
+    }
+    for name, text in hook.items():
+        file = folder / name
+        if not file.exists() or file.read_text() != text:
+            temporary = folder / f".{name}.tmp"
+            temporary.write_text(text)
+            os.replace(temporary, file)
+
+
+def site_packages() -> Path:
+    """Where the environment keeps its packages."""
+    return next((VENV / "lib").glob("python3*/site-packages"))
+
+
 def main() -> None:
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         sys.exit(
@@ -72,10 +94,12 @@ def main() -> None:
     have = stamp.read_text().split() if stamp.exists() else []
     have_extras = have[1].split(",") if len(have) > 1 else []
     if PYTHON.exists() and have and set(extras) <= set(have_extras) and have[0] == fingerprint(have_extras):
+        write_import_hook(site_packages())
         return
     start = time.time()
     extras = sorted(set(extras) | set(have_extras))
     install(extras)
+    write_import_hook(site_packages())
     temporary = stamp.with_suffix(".tmp")
     temporary.write_text(f"{fingerprint(extras)} {','.join(extras)}\n")
     os.replace(temporary, stamp)

@@ -7,21 +7,19 @@ does not exist". Declaring the two operators that the import looks up is enough 
 torch has CUDA or torchvision's own library loads.
 
 The declaration waits until torchvision is looked for: what needs no torch (running notebooks, writing pages) does not
-pay for importing it.
+pay for importing it. In the environment that `make env` makes, Python itself asks for it when it starts (a `.pth` file
+and a copy of this module, written by workflow/setup_env.py), so `import timm` works before anything of ours; this
+module therefore imports nothing at its top but sys. Importing `pkd_utils` asks for it too, for other environments.
 """
 
-import importlib.abc
-import importlib.util
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 
 def _compiled_operators_load() -> bool:
     """True if torchvision's own compiled library can be loaded into this torch."""
+    import importlib.util
+    from pathlib import Path
+
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return True  # nothing to mend: the import of torchvision will say what is missing
@@ -37,8 +35,8 @@ def _compiled_operators_load() -> bool:
     return True
 
 
-def declare_missing_operators() -> "torch.library.Library | None":
-    """Declare `torchvision::nms` and `qnms` where they cannot be loaded; returns the library to keep alive."""
+def declare_missing_operators():
+    """Declare `torchvision::nms` and `qnms` where they cannot be loaded; returns the torch library to keep alive."""
     import torch
 
     if torch.version.cuda is not None or _compiled_operators_load():
@@ -49,13 +47,14 @@ def declare_missing_operators() -> "torch.library.Library | None":
     return library
 
 
-class _BeforeTorchvision(importlib.abc.MetaPathFinder):
-    """Finds nothing; the first search for torchvision declares the operators and keeps the library alive."""
+class BeforeTorchvision:
+    """An import finder that finds nothing; the first search for torchvision declares the operators and keeps them."""
 
     library = None
     asked = False
 
     def find_spec(self, name, path=None, target=None):
+        """None: another finder finds the module."""
         if name == "torchvision" and not self.asked:
             self.asked = True  # before the declaration, which searches for torchvision itself
             self.library = declare_missing_operators()
@@ -64,5 +63,5 @@ class _BeforeTorchvision(importlib.abc.MetaPathFinder):
 
 def declare_when_needed() -> None:
     """Have the operators declared as soon as torchvision is looked for."""
-    if not any(isinstance(finder, _BeforeTorchvision) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _BeforeTorchvision())
+    if not any(type(finder).__name__ == BeforeTorchvision.__name__ for finder in sys.meta_path):
+        sys.meta_path.insert(0, BeforeTorchvision())

@@ -6,6 +6,7 @@ import sys
 import torch
 
 from pkd_utils.runs import torchvision_cpu
+from workflow import setup_env
 
 
 def test_imports_work_in_a_fresh_interpreter():
@@ -16,6 +17,17 @@ def test_imports_work_in_a_fresh_interpreter():
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr[-500:]
     assert answer.stdout.strip() == "1000"
+
+
+def test_timm_imports_before_pkd_utils_in_the_made_environment(tmp_path):
+    """As Python starts there: it reads the .pth file of site-packages, which imports nothing but a tiny module."""
+    setup_env.write_import_hook(tmp_path)
+    code = f"import sys, site; site.addsitedir({str(tmp_path)!r}); before = set(sys.modules);"
+    code += "print('torch' in before, 'pkd_utils' in before, 'pkd_torchvision_cpu' in before);"
+    code += "import timm, torchvision; import pkd_utils, pkd_utils.runs.torchvision_cpu;"
+    code += "print(sum(type(finder).__name__ == 'BeforeTorchvision' for finder in sys.meta_path))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert answer.stdout.split() == ["False", "False", "True", "1"], answer.stderr[-500:]
 
 
 def test_torch_is_imported_only_by_what_needs_it():
