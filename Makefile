@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # Where this is set, every kernel compiles torch's and timm's sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env assets runs pages book test lint notebooks lab bench budget open-data clean
+.PHONY: help env assets runs pages book test lint hooks notebooks lab bench budget open-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,10 @@ lint: env ## ruff check and format check
 
 test: assets lint ## ruff, pytest and nbval
 	@$(PY) workflow/run_tests.py
+
+hooks: env ## check notebooks and style before each commit (pre-commit)
+	@$(PYTHON) workflow/setup_env.py book test dev
+	@.venv/bin/pre-commit install
 
 notebooks: assets ## run the committed notebooks again (smoke profile) and keep their outputs
 	@$(PY) workflow/refresh_notebooks.py

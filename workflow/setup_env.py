@@ -2,11 +2,13 @@
 
 Runs on the system's Python with nothing but the standard library and pip. uv does the installing (minutes faster
 than pip) and is given the same package sources that pip is configured with, because uv does not read pip's
-configuration. Does nothing when the environment already matches pyproject.toml and constraints.txt.
+configuration. On Linux with x86_64 each file is compared with its hash in workflow/pins.lock; elsewhere, where the
+files are others, constraints.txt has the same versions. Does nothing when the environment already matches.
 """
 
 import hashlib
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -18,11 +20,17 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 
 
+def pins() -> Path:
+    """The file of pins for this machine: with hashes where the index that was resolved has its files."""
+    hashed = sys.platform == "linux" and platform.machine() == "x86_64"
+    return ROOT / "workflow" / "pins.lock" if hashed else ROOT / "constraints.txt"
+
+
 def fingerprint(extras: list[str]) -> str:
     """Hash of everything that decides what is installed."""
     digest = hashlib.sha256(repr((extras, sys.version_info[:2], str(ROOT))).encode())
-    for name in ("pyproject.toml", "constraints.txt"):
-        digest.update((ROOT / name).read_bytes())
+    for file in (ROOT / "pyproject.toml", pins()):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -41,7 +49,7 @@ def pip_sources() -> dict[str, list[str]]:
 
 
 def install(extras: list[str]) -> None:
-    """Install the project, editable, with the given extras, under constraints.txt."""
+    """Install the project, editable, with the given extras, at the pinned versions."""
     if not PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     uv_pin = re.search(r"^uv==.*$", (ROOT / "constraints.txt").read_text(), re.M).group(0)
@@ -49,7 +57,7 @@ def install(extras: list[str]) -> None:
 
     # "unsafe-best-match" is what pip does: the best version over all sources, not the first source that has a name.
     command = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON), "--index-strategy"]
-    command += ["unsafe-best-match", "-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}[{','.join(extras)}]"]
+    command += ["unsafe-best-match", "-c", str(pins()), "-e", f"{ROOT}[{','.join(extras)}]"]
     for option, values in pip_sources().items():
         for value in values:
             command += [f"--{option}", value]

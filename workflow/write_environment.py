@@ -1,21 +1,28 @@
-"""Write environment.yml for conda users from pyproject.toml and constraints.txt: the same pins, one source.
+"""One source of pins, `workflow/pins.lock`, and what is written from it: constraints.txt and environment.yml.
 
-`python workflow/write_environment.py` writes; `--check` only compares (the tests call it). It names the direct
-dependencies with their pins; constraints.txt pins the rest. No CUDA package is named: pip brings what torch asks for.
+`python workflow/write_environment.py` writes both; `--check` only compares (the tests and pre-commit call it).
+`--resolve` first lets uv resolve pyproject.toml for Python 3.11 and 3.12 and every platform: pins that still fit stay,
+`--upgrade NAME` moves one. pins.lock holds each file's hash as the package index states it, but for torch, whose CPU
+build comes from another place than its CUDA build. constraints.txt is the same list for pip, without hashes;
+environment.yml, for conda users, names the direct dependencies. No CUDA package is named there: pip brings what torch
+asks for.
 """
 
 import argparse
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+from setup_env import pip_sources
+
 ROOT = Path(__file__).resolve().parents[1]
+LOCK = ROOT / "workflow" / "pins.lock"
 EXTRAS = ("book", "test", "lab")
-HEADER = """\
-# Written by workflow/write_environment.py from pyproject.toml and constraints.txt: change those, then run it again.
-# conda env create -f environment.yml && conda activate pkd-utils
-"""
+WITHOUT_HASH = ("torch",)  # its builds for CPU and for CUDA are different files
+LOCK_HEADER = "# Written by `python workflow/write_environment.py --resolve` from pyproject.toml.\n"
+HEADER = "# Written by workflow/write_environment.py from pyproject.toml and workflow/pins.lock.\n"
 
 
 def normal(name: str) -> str:
@@ -28,26 +35,72 @@ def requirement_name(requirement: str) -> str:
     return normal(re.match(r"[A-Za-z0-9._-]+", requirement).group(0))
 
 
-def environment() -> str:
+def entries(lock: str) -> list[str]:
+    """Text of each pin: a line `name==version ; marker` and the lines of its hashes."""
+    return [entry for entry in re.split(r"^(?=[A-Za-z0-9])", lock, flags=re.M) if "==" in entry]
+
+
+def without_some_hashes(lock: str) -> str:
+    """The lock as uv wrote it, the hashes of `WITHOUT_HASH` taken out."""
+    kept = []
+    for entry in entries(lock):
+        bare = requirement_name(entry) in WITHOUT_HASH
+        kept.append(entry.splitlines()[0].rstrip(" \\") + "\n" if bare else entry)
+    return LOCK_HEADER + "".join(kept)
+
+
+def resolve(upgrade: list[str]) -> None:
+    """Let uv write pins.lock again, from the sources that pip is configured with."""
+    command = [sys.executable, "-m", "uv", "pip", "compile", "-q", str(ROOT / "pyproject.toml"), "--all-extras"]
+    command += ["--universal", "--generate-hashes", "--no-annotate", "--no-header", "-o", str(LOCK)]
+    command += ["--index-strategy", "unsafe-best-match"]
+    command += [word for name in upgrade for word in ("--upgrade-package", name)]
+    command += [word for option, values in pip_sources().items() for v in values for word in (f"--{option}", v)]
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        sys.exit("No resolution: uv says above which requirements contradict each other.")
+    LOCK.write_text(without_some_hashes(LOCK.read_text()))
+
+
+def constraints(lock: str) -> str:
+    """Text of constraints.txt.
+
+    Raises
+    ------
+    ValueError
+        If a package is pinned to two versions.
+    """
+    pins = [re.match(r"[^ ;\\\n]+", entry).group(0) for entry in entries(lock)]
+    names = [requirement_name(pin) for pin in pins]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"pins.lock has two versions of {', '.join(twice)}: bound it in pyproject.toml, resolve again."
+        )
+    return HEADER + "".join(f"{pin}\n" for pin in pins)
+
+
+def environment(lock: str) -> str:
     """Text of environment.yml.
 
     Raises
     ------
     ValueError
-        If a direct dependency has no pin in constraints.txt, or a pin there contradicts pyproject.toml.
+        If a direct dependency has no pin, or a pin contradicts pyproject.toml.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *(r for e in EXTRAS for r in project["optional-dependencies"][e])]
-    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
-    pins = {requirement_name(line): line for line in lines if line}
+    pins = {requirement_name(line): line for line in constraints(lock).splitlines() if not line.startswith("#")}
     for requirement in wanted:
         name = requirement_name(requirement)
         if name not in pins:
-            raise ValueError(f"{name} is in pyproject.toml and has no pin in constraints.txt: add one.")
+            raise ValueError(
+                f"{name} is in pyproject.toml and has no pin: run workflow/write_environment.py --resolve."
+            )
         if "==" in requirement and requirement.split("==")[1] != pins[name].split("==")[1]:
-            raise ValueError(f"pyproject.toml wants {requirement}, constraints.txt says {pins[name]}: make them equal.")
+            raise ValueError(f"pyproject.toml wants {requirement}, pins.lock says {pins[name]}: resolve again.")
     listed = sorted({pins[requirement_name(requirement)] for requirement in wanted})
-    body = ["name: pkd-utils", "channels: [conda-forge, nodefaults]", "dependencies:", "  - python>=3.11,<3.13"]
+    body = ["# conda env create -f environment.yml && conda activate pkd-utils"]
+    body += ["name: pkd-utils", "channels: [conda-forge, nodefaults]", "dependencies:", "  - python>=3.11,<3.13"]
     # The constraints pin what these bring along; pip knows which of it this platform needs.
     body += ["  - pip", "  - make", "  - pip:", "      - -c constraints.txt"]
     body += [f"      - {pin}" for pin in listed]
@@ -56,19 +109,28 @@ def environment() -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare only; exit code 1 if environment.yml is stale")
-    target = ROOT / "environment.yml"
-    text = environment()
-    if parser.parse_args().check:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare only; exit code 1 if a written file is stale")
+    parser.add_argument("--resolve", action="store_true", help="let uv resolve pyproject.toml again")
+    parser.add_argument(
+        "--upgrade", action="append", default=[], metavar="NAME", help="a package to move; with --resolve"
+    )
+    given = parser.parse_args()
+    if given.resolve:
+        resolve(given.upgrade)
+    lock, stale = LOCK.read_text(), False
+    for name, text in (("constraints.txt", constraints(lock)), ("environment.yml", environment(lock))):
+        target = ROOT / name
         if target.exists() and target.read_text() == text:
-            return 0
-        print("environment.yml is stale: run python workflow/write_environment.py", file=sys.stderr)
-        return 1
-    temporary = target.with_name(".tmp-environment.yml")
-    temporary.write_text(text)
-    temporary.replace(target)
-    return 0
+            continue
+        stale = True
+        if given.check:
+            print(f"{name} is stale: run python workflow/write_environment.py", file=sys.stderr)
+            continue
+        temporary = target.with_name(f".tmp-{name}")
+        temporary.write_text(text)
+        temporary.replace(target)
+    return int(stale and given.check)
 
 
 if __name__ == "__main__":

@@ -39,11 +39,12 @@ def test_uv_gets_the_sources_that_pip_is_configured_with(setup_env, monkeypatch)
 
 def test_the_environment_is_installed_again_when_a_pin_changes(setup_env, monkeypatch, tmp_path):
     (tmp_path / "pyproject.toml").write_text("a")
-    (tmp_path / "constraints.txt").write_text("x==1")
     monkeypatch.setattr(setup_env, "ROOT", tmp_path)
+    setup_env.pins().parent.mkdir(exist_ok=True)
+    setup_env.pins().write_text("x==1")
     before = setup_env.fingerprint(["book"])
     assert setup_env.fingerprint(["book"]) == before
-    (tmp_path / "constraints.txt").write_text("x==2")
+    setup_env.pins().write_text("x==2")
     assert setup_env.fingerprint(["book"]) != before
 
 

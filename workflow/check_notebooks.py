@@ -1,0 +1,64 @@
+"""Refuse notebooks that may not be committed: `python workflow/check_notebooks.py [--strict] [FILES]`.
+
+A committed notebook has run: every code cell has a count, some have outputs, none an error. It carries no metadata of
+the run that made it (papermill's). A code cell should have at most 40 lines of at most 88 columns, because the book's
+page cuts longer ones: a warning, an error with `--strict`. pre-commit and the tests run this.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_LINES, MOST_COLUMNS = 40, 88
+
+
+def code_cells(notebook: dict) -> list[tuple[int, dict]]:
+    return [(n, cell) for n, cell in enumerate(notebook["cells"], 1) if cell["cell_type"] == "code"]
+
+
+def faults(notebook: dict) -> list[str]:
+    """Why a notebook may not be committed, a sentence each."""
+    code = code_cells(notebook)
+    found = []
+    if not any(cell["outputs"] for _, cell in code):
+        found.append("has no outputs: run make notebooks")
+    if "papermill" in notebook["metadata"]:
+        found.append("has papermill's metadata: run make notebooks")
+    for number, cell in code:
+        if cell["source"] and cell["execution_count"] is None:
+            found.append(f"cell {number} has no execution count: run make notebooks")
+        if "papermill" in cell["metadata"] or "injected-parameters" in cell["metadata"].get("tags", []):
+            found.append(f"cell {number} was written by papermill: commit the source, not the executed copy")
+        if any(output["output_type"] == "error" for output in cell["outputs"]):
+            found.append(f"cell {number} ends in an error")
+    return found
+
+
+def long_cells(notebook: dict) -> list[str]:
+    """Cells that the book's page would cut or that no reader takes in at once, a sentence each."""
+    found = []
+    for number, cell in code_cells(notebook):
+        lines = "".join(cell["source"]).splitlines()
+        if len(lines) > MOST_LINES:
+            found.append(f"cell {number} has {len(lines)} lines, more than {MOST_LINES}: split it")
+        wide = max(map(len, lines), default=0)
+        if wide > MOST_COLUMNS:
+            found.append(f"cell {number} has a line of {wide} columns, more than {MOST_COLUMNS}")
+    return found
+
+
+def main(names: list[str]) -> int:
+    strict, bad = "--strict" in names, False
+    files = [Path(name) for name in names if name != "--strict"]
+    for path in files or sorted((ROOT / "notebooks").glob("*/*.ipynb")):
+        notebook = json.loads(path.read_text())
+        wrong, long = faults(notebook), long_cells(notebook)
+        for sentence in wrong + long:
+            print(f"{path.parent.name}/{path.name} {sentence}.", file=sys.stderr)
+        bad = bad or bool(wrong) or (strict and bool(long))
+    return int(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
