@@ -11,23 +11,13 @@ from pkd_utils.runs.errors import DataError
 
 
 def read_coco(path: Path, where: str) -> pd.DataFrame:
-    """Read the boxes of a COCO annotation file.
-
-    Parameters
-    ----------
-    path : Path
-    where : str
-        Where to get the file, for the error message.
+    """Read the boxes of a COCO annotation file; `where` says in the error message where to get it.
 
     Returns
     -------
     DataFrame
         One row an annotation: `file_name`, `label` (category name), `x, y, width, height` (float, pixels of the
         declared size), `declared_width, declared_height`.
-
-    Raises
-    ------
-    FileNotFoundError, DataError
     """
     require_file(path, where)
     try:
@@ -63,13 +53,8 @@ def rescale_to_stored(boxes: pd.DataFrame, paths: pd.Series) -> tuple[pd.DataFra
     Returns
     -------
     (DataFrame, int)
-        The boxes with columns `image_id, label, x, y, width, height`, in pixels of the stored image, and the number
-        of images whose declared size differed.
-
-    Raises
-    ------
-    FileNotFoundError, DataError
-        An image is missing or unreadable, or a declared size is not positive.
+        The boxes of the contract (`table.BOX_COLUMNS`), in pixels of the stored image, and the number of images whose
+        declared size differed.
     """
     bad = ~(boxes[["declared_width", "declared_height"]] > 0).all(axis=1)
     if bad.any():
@@ -81,8 +66,9 @@ def rescale_to_stored(boxes: pd.DataFrame, paths: pd.Series) -> tuple[pd.DataFra
     sizes = pd.DataFrame([read_image_size(paths[i]) for i in ids], index=ids, columns=["w", "h"], dtype="float64")
     stored = sizes.loc[boxes["image_id"]].to_numpy().reshape(-1, 2)
     scale = stored / boxes[["declared_width", "declared_height"]].to_numpy()
-    result = boxes[BOX_COLUMNS].copy()
-    for axis, columns in enumerate((["x", "width"], ["y", "height"])):
-        result[columns] = result[columns].to_numpy() * scale[:, [axis]]
+    result = boxes[["image_id", "label"]].copy()
+    for axis, (start, length) in enumerate((("x", "width"), ("y", "height"))):
+        result[f"{start}0"] = boxes[start].to_numpy() * scale[:, axis]
+        result[f"{start}1"] = result[f"{start}0"] + boxes[length].to_numpy() * scale[:, axis]
     differing = boxes.loc[(scale != 1).any(axis=1), "image_id"].nunique()
-    return result.reset_index(drop=True), int(differing)
+    return result[BOX_COLUMNS].reset_index(drop=True), int(differing)

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +11,16 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from pkd_utils.cohorts.table import BOX_COLUMNS, IMAGE_COLUMNS, Cohort
+from pkd_utils.cohorts.table import (
+    BOX_COLUMNS,
+    CORNERS,
+    FUNNEL_COLUMNS,
+    IMAGE_COLUMNS,
+    SPLITS,
+    Cohort,
+    is_text,
+    privileged_problems,
+)
 from pkd_utils.runs.errors import DataError
 
 BOX_TOLERANCE = 1.0  # pixels: annotation tools round outwards
@@ -37,15 +46,8 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], file: Path) -> 
 def read_csv(path: Path, columns: Sequence[str], where: str, usecols: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a CSV (plain or .gz) with every field as a string; empty fields are NaN and 'NA' stays text.
 
-    Parameters
-    ----------
-    path : Path
-    columns : sequence of str
-        Columns that must be there.
-    where : str
-        Where to get the file, for the error message.
-    usecols : sequence of str, optional
-        Read only these columns (those that exist), to save memory on large tables.
+    `columns` must be there; `usecols` are the only ones read (those that exist), to save memory on large tables;
+    `where` says in the error message where to get the file.
     """
     require_file(path, where)
     try:
@@ -88,53 +90,6 @@ def check_patient_ids(images: pd.DataFrame, source: str) -> None:
         )
 
 
-def check_patient_splits(images: pd.DataFrame, source: str) -> None:
-    """Raise DataError if one patient has images in more than one split."""
-    counts = images.dropna(subset=["split"]).groupby("patient_id")["split"].nunique()
-    shared = counts[counts > 1]
-    if len(shared):
-        patient = shared.index[0]
-        splits = sorted(images.loc[images["patient_id"] == patient, "split"].dropna().unique())
-        raise DataError(
-            f"{source}: patient {patient!r} is in splits {' and '.join(splits)} ({len(shared)} such patients); "
-            "move each patient to one split."
-        )
-
-
-def check_boxes(cohort: Cohort) -> None:
-    """Raise DataError if a box has no area, is not finite, or leaves its stored image by more than a pixel.
-
-    Reads the header of every image that carries a box.
-    """
-    boxes = cohort.boxes
-    numbers = boxes[["x", "y", "width", "height"]].to_numpy(dtype=float)
-    bad = ~np.isfinite(numbers).all(axis=1) | ~(numbers[:, 2:] > 0).all(axis=1)
-    if bad.any():
-        raise DataError(
-            f"{cohort.info.name}: a box of image {boxes['image_id'][bad].iloc[0]!r} has no area or is not a number; "
-            "correct it in the annotation file."
-        )
-    # First down to the few boxed images: `isin` takes a long list of strings one by one.
-    known = cohort.images["image_id"]
-    unknown = ~boxes["image_id"].isin(known[known.isin(boxes["image_id"].unique())])
-    if unknown.any():
-        raise DataError(
-            f"{cohort.info.name}: a box names image {boxes['image_id'][unknown].iloc[0]!r}, which is not in the images."
-        )
-    ids = boxes["image_id"].unique()
-    sizes = pd.DataFrame([cohort.image_size(i) for i in ids], index=ids, columns=["w", "h"], dtype=float)
-    sizes = sizes.loc[boxes["image_id"]].to_numpy().reshape(-1, 2)
-    low, high = numbers[:, :2], numbers[:, :2] + numbers[:, 2:]
-    outside = (low < -BOX_TOLERANCE).any(axis=1) | (high > sizes + BOX_TOLERANCE).any(axis=1)
-    if outside.any():
-        box, size = boxes[outside].iloc[0], sizes[outside][0]
-        raise DataError(
-            f"{cohort.info.name}: box {box['label']!r} of image {box['image_id']!r} (x {box['x']:g}, y {box['y']:g}, "
-            f"width {box['width']:g}, height {box['height']:g}) lies outside its image of {size[0]:g}x{size[1]:g} "
-            "pixels; correct it in the annotation file."
-        )
-
-
 def check_text(privileged: pd.DataFrame, source: str) -> None:
     """Raise DataError if a report has no text."""
     empty = privileged["text"].isna() | (privileged["text"].astype("str").str.strip() == "")
@@ -169,20 +124,100 @@ def check_images_readable(cohort: Cohort) -> None:
 
 
 def check_cohort(cohort: Cohort) -> None:
-    """Check what every cohort must satisfy; see `load_cohort` for the errors; reads headers of images with boxes."""
-    name, images = cohort.info.name, cohort.images
-    missing = [column for column in [*IMAGE_COLUMNS, *cohort.labels] if column not in images.columns]
-    if missing or list(cohort.boxes.columns) != BOX_COLUMNS:
-        raise DataError(
-            f"{name}: the loader's tables lack columns {missing or BOX_COLUMNS}; this is a fault of the loader."
-        )
+    """Raise DataError with one sentence if a cohort breaks the contract of `table.Cohort`.
+
+    Reads the header of every image that carries a box.
+    """
+    problem = next(_problems(cohort), None)
+    if problem is not None:
+        raise DataError(f"{cohort.info.name}: {problem}")
+
+
+def _problems(cohort: Cohort) -> Iterator[str]:
+    """What breaks the contract, the most basic first; the later ones rely on the earlier ones being absent."""
+    images, boxes = cohort.images, cohort.boxes
+    wanted = (("images", [*IMAGE_COLUMNS, *cohort.labels]), ("boxes", BOX_COLUMNS), ("funnel", FUNNEL_COLUMNS))
+    for table, columns in wanted:
+        missing = [column for column in columns if column not in getattr(cohort, table).columns]
+        if missing:
+            yield f"the table {table} has no column {', '.join(missing)}; the loader must give it."
     if images.empty:
-        raise DataError(f"{name}: no image is left after the filters; cohort options and the files do not fit.")
-    check_patient_ids(images, name)
-    check_unique(images, "image_id", name)
-    check_patient_splits(images, name)
+        yield "no image is left after the filters; cohort options and the files do not fit."
+    yield from _column_problems(cohort)
+    check_patient_ids(images, cohort.info.name)
+    if images["study_id"].isna().any():
+        yield f"image {images['image_id'][images['study_id'].isna()].iloc[0]!r} has no study_id; give it one."
+    check_unique(images, "image_id", cohort.info.name)
+    yield from _split_problems(images, cohort.info.splits)
+    if isinstance(cohort.privileged_source, pd.DataFrame):  # what is read late is checked when it is read
+        yield from privileged_problems(cohort.privileged_source, images)
+    if len(boxes):
+        yield from _box_problems(cohort)
+
+
+def _column_problems(cohort: Cohort) -> Iterator[str]:
+    """Columns of another type than the contract's."""
+    images, boxes = cohort.images, cohort.boxes
+    for column in ("image_id", "patient_id", "study_id"):
+        if not is_text(images[column]):
+            yield f"{column} holds {images[column].dtype}, not text; read identifiers as strings (dtype=str)."
+    for column in ("path", "split", "view"):
+        if not (images[column].isna().all() or is_text(images[column])):
+            yield f"{column} holds {images[column].dtype}, not text; give text, or NaN where the source has none."
+    if images["path"].isna().any() and not images["path"].isna().all():
+        first = images["image_id"][images["path"].isna()].iloc[0]
+        yield f"image {first!r} has no path while others have one; leave it out and count it in the funnel."
     for label in cohort.labels:
-        if not images[label].isin([0.0, 1.0]).where(images[label].notna(), True).all():
-            raise DataError(f"{name}: label {label!r} has values other than 1, 0 and missing.")
-    if len(cohort.boxes):
-        check_boxes(cohort)
+        if images[label].dtype != "float64" or not (images[label].isna() | images[label].isin([0.0, 1.0])).all():
+            yield f"label {label!r} must be a float column of 1, 0 and NaN (unknown), not {images[label].dtype}."
+    for column in BOX_COLUMNS:
+        if len(boxes) and not (boxes[column].dtype == "float64" if column in CORNERS else is_text(boxes[column])):
+            yield f"column {column} of the boxes holds {boxes[column].dtype}; corners are floats, names are text."
+
+
+def _split_problems(images: pd.DataFrame, splits: Sequence[str]) -> Iterator[str]:
+    """Unknown splits, absent ones, and patients in two of them."""
+    found = set(images["split"].dropna().unique())
+    for name in sorted(found - set(splits) | set(splits) - set(SPLITS)):
+        yield f"split {name!r} is not one of {', '.join(splits) or 'none, as info.splits says'}; rename it."
+    for name in splits:
+        if name not in found:
+            yield f"no image is in split {name}; relax the options, or name in info.splits what the source has."
+    counts = images.dropna(subset=["split"]).groupby("patient_id")["split"].nunique()
+    shared = counts[counts > 1]
+    if len(shared):
+        patient = shared.index[0]
+        both = sorted(images.loc[images["patient_id"] == patient, "split"].dropna().unique())
+        yield (
+            f"patient {patient!r} is in splits {' and '.join(both)} ({len(shared)} such patients); "
+            "move each patient to one split."
+        )
+
+
+def _box_problems(cohort: Cohort) -> Iterator[str]:
+    """Boxes without area, without an image, or that leave their stored image by more than a pixel."""
+    boxes = cohort.boxes
+    low, high = boxes[CORNERS[:2]].to_numpy(), boxes[CORNERS[2:]].to_numpy()
+    bad = ~(np.isfinite(low) & np.isfinite(high) & (high > low)).all(axis=1)
+    if bad.any():
+        yield (
+            f"a box of image {boxes['image_id'][bad].iloc[0]!r} has no area or is not a number; "
+            "correct it in the annotation file."
+        )
+    # First down to the few boxed images: `isin` takes a long list of strings one by one.
+    known = cohort.images["image_id"]
+    unknown = ~boxes["image_id"].isin(known[known.isin(boxes["image_id"].unique())])
+    if unknown.any():
+        yield f"a box names image {boxes['image_id'][unknown].iloc[0]!r}, which is not in the images."
+    if not cohort.has_images:  # no sizes to compare with
+        return
+    ids = boxes["image_id"].unique()
+    sizes = pd.DataFrame([cohort.image_size(i) for i in ids], index=ids, columns=["w", "h"], dtype=float)
+    sizes = sizes.loc[boxes["image_id"]].to_numpy().reshape(-1, 2)
+    outside = (low < -BOX_TOLERANCE).any(axis=1) | (high > sizes + BOX_TOLERANCE).any(axis=1)
+    if outside.any():
+        box, size = boxes[outside].iloc[0], sizes[outside][0]
+        yield (
+            f"box {box['label']!r} of image {box['image_id']!r} ({', '.join(f'{c} {box[c]:g}' for c in CORNERS)}) "
+            f"lies outside its image of {size[0]:g}x{size[1]:g} pixels; correct it in the annotation file."
+        )

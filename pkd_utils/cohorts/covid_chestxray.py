@@ -5,13 +5,15 @@ text and outcomes and support no clinical claim.
 """
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
 from pkd_utils.cohorts.checks import check_patient_ids, check_unique, read_csv, require_columns
-from pkd_utils.cohorts.table import BOX_COLUMNS, Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://github.com/ieee8023/covid-chestxray-dataset"
@@ -20,7 +22,6 @@ ALIASES = {
     "Patientid": "patientid",
     "notes": "clinical_notes",
     "clinical notes": "clinical_notes",
-    "other notes": "other_notes",
     "pO2 saturation": "pO2_saturation",
 }
 YES_NO = (  # columns that hold Y or N, and can be labels under their own names
@@ -34,6 +35,7 @@ YES_NO = (  # columns that hold Y or N, and can be labels under their own names
     "RT_PCR_positive",
 )
 LABELS = (*YES_NO, "death", "COVID-19")
+DEFAULT_LABELS = ("went_icu", "in_icu", "intubated", "death", "COVID-19")
 FRONTAL_VIEWS = ("PA", "AP", "AP Supine", "AP semi erect", "AP Erect")
 UNKNOWN_FINDINGS = {"todo", "unknown"}
 # The same COCO layout under two names: the open-data folder's, and the public repository's.
@@ -46,17 +48,15 @@ INFO = CohortInfo(
     title="covid-chestxray-dataset",
     licence="per image, column `licence`",
     citation="Cohen et al., arXiv 2003.11597 and 2006.11988",
+    splits=(),
 )
 
 
 def load(
     root: Path,
-    labels: tuple[str, ...] = ("went_icu", "in_icu", "intubated", "death", "COVID-19"),
-    modality: str = "X-ray",
+    labels: Annotated[tuple[Literal[LABELS], ...], Field(min_length=1)] = DEFAULT_LABELS,
     views: tuple[str, ...] | None = FRONTAL_VIEWS,
-    view_missing: str = "keep",
-    report_missing: str = "drop",
-    other_notes: bool = False,
+    report_missing: Literal["drop", "keep", "raise"] = "drop",
     boxes: bool = True,
 ) -> Cohort:
     """Read `metadata.csv`, `images/` and the lung boxes of `annotations/`.
@@ -69,17 +69,12 @@ def load(
         Some of `LABELS`. Y is 1 and N is 0; anything else ("?", "Not visible", "Would have been stated", ...) is
         missing, and the funnel counts it by value. `death` is the reverse of `survival`. `COVID-19` is 1 if
         the finding names it, 0 for any other finding ("No Finding" included), missing for "todo" and "Unknown".
-    modality : str
-        Value of the column `modality` to keep (the public table also has CT).
     views : tuple of str, optional
-        Values of `view` to keep; None keeps all.
-    view_missing : {"keep", "drop"}
-        What to do with an empty or "?" view: most of these films are frontal, the rows are just not filled in.
+        Values of `view` to keep; None keeps all. An empty or "?" view is kept too: most of these films are frontal, the
+        rows are just not filled in.
     report_missing : {"drop", "keep", "raise"}
         Images without a note: leave them out; keep them with no row in `privileged` (a student may use them);
         or raise.
-    other_notes : bool
-        Append the column `other_notes` (mostly credits) to the text.
     boxes : bool
         Read the lung boxes ("Right Lung", "Left Lung") and rescale them to the stored images; False where the
         annotation file is not wanted.
@@ -90,12 +85,7 @@ def load(
         `image_id` is the file name, `study_id` equals it (the table numbers no studies), `split` is NaN: see
         `folds.patient_folds`. Further columns of `images`: `age` (years), `sex`, `finding`, `location`, `licence`,
         `url`. `privileged` is indexed by `image_id`, column `text`; a note repeats over one patient's images.
-
-    Raises
-    ------
-    FileNotFoundError, DataError
     """
-    _check_options(labels, view_missing, report_missing)
     file = root / "metadata.csv"
     table = read_csv(file, [], WHERE).rename(columns=str.strip).rename(columns=ALIASES)
     sources = {"death": "survival", "COVID-19": "finding"}
@@ -103,7 +93,7 @@ def load(
     required = ["patientid", "finding", "view", "modality", "filename", "license", "clinical_notes"]
     require_columns(table, list(dict.fromkeys([*required, *needed])), file)
     table = table.rename(columns={"filename": "image_id", "patientid": "patient_id", "license": "licence"})
-    for column in ("folder", "age", "sex", "location", "url", "other_notes"):
+    for column in ("folder", "age", "sex", "location", "url"):
         if column not in table.columns:  # absent from older versions
             table[column] = "images" if column == "folder" else np.nan
     if table["image_id"].isna().any():
@@ -113,18 +103,18 @@ def load(
 
     funnel = Funnel()
     funnel.step("rows of metadata.csv", table)
-    table = table[(table["modality"] == modality) & (table["folder"] == "images")]
-    funnel.step(f"modality {modality}, stored under images/", table)
+    table = table[(table["modality"] == "X-ray") & (table["folder"] == "images")]  # the public table also has CT
+    funnel.step("modality X-ray, stored under images/", table)
     check_unique(table, "image_id", file.name)
     table["view"] = table["view"].mask(table["view"] == "?")
     unknown_view = table["view"].isna()
     if views is not None:
-        keep = table["view"].isin(views) | (unknown_view & (view_missing == "keep"))
-        note = f"{int(unknown_view.sum())} without a view, {'kept' if view_missing == 'keep' else 'dropped'}"
-        table = table[keep]
+        table = table[table["view"].isin(views) | unknown_view]
+        note = f"{int(unknown_view.sum())} without a view, kept"
         funnel.step(f"view {', '.join(views)}", table, note=note)
 
-    table["text"] = _text(table, other_notes)
+    text = table["clinical_notes"].fillna("").str.strip()
+    table["text"] = text.mask(text == "?", "")
     without = table["text"] == ""
     if report_missing == "raise" and without.any():
         raise DataError(
@@ -175,26 +165,6 @@ def load(
     )
 
 
-def _check_options(labels: tuple[str, ...], view_missing: str, report_missing: str) -> None:
-    unknown = set(labels) - set(LABELS)
-    if unknown or not labels:
-        raise DataError(f"covid_chestxray has no label {', '.join(sorted(unknown))}; choose from {', '.join(LABELS)}.")
-    if view_missing not in ("keep", "drop"):
-        raise DataError(f"view_missing must be 'keep' or 'drop', not {view_missing!r}.")
-    if report_missing not in ("drop", "keep", "raise"):
-        raise DataError(f"report_missing must be 'drop', 'keep' or 'raise', not {report_missing!r}.")
-
-
-def _text(table: pd.DataFrame, other_notes: bool) -> pd.Series:
-    """Join the note columns; an image without notes gets an empty string."""
-    text = table["clinical_notes"].fillna("").str.strip()
-    text = text.mask(text == "?", "")
-    if other_notes:
-        # A credit alone is no note.
-        text = text.where(text == "", (text + "\n" + table["other_notes"].fillna("").str.strip()).str.strip())
-    return text
-
-
 def _label_values(table: pd.DataFrame, labels: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, str]]:
     """Return label columns (1, 0, NaN) and, for each label, a note that counts the values treated as missing."""
     columns, notes = {}, {}
@@ -220,4 +190,4 @@ def _lung_boxes(annotation: Path, root: Path, images: pd.DataFrame) -> pd.DataFr
     coco = coco[coco["image_id"].isin(images["image_id"])]
     paths = (str(root) + "/" + images["path"]).map(Path).set_axis(images["image_id"])
     result, _ = rescale_to_stored(coco, paths)
-    return result[BOX_COLUMNS]
+    return result

@@ -6,14 +6,16 @@ root marks it.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
 from pkd_utils.cohorts.checks import check_text, check_unique, read_csv
 from pkd_utils.cohorts.report_sections import read_reports
-from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.cohorts.table import SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, is_simulated
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://physionet.org/content/mimic-cxr-jpg/2.1.0/ (access is by credential)"
@@ -42,21 +44,19 @@ ONES_ZEROS = {
 _POLICY = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
 # Rows of release 2.1.0 (images); the paper states none of its own.
 _PUBLISHED = {"all": 377_110, "AP": 147_169, "PA": 96_155, "train": 368_960, "validate": 2_991, "test": 5_159}
-_SPLITS = ("train", "validate", "test")
 MS_CXR = "MS_CXR_Local_Alignment_v1.1.0"
 
 
 def load(
     root: Path,
     views: tuple[str, ...] | None = ("AP", "PA"),
-    labels: tuple[str, ...] = LABELS,
-    labeller: str = "chexpert",
+    labels: Annotated[tuple[Literal[ALL_LABELS], ...], Field(min_length=1)] = LABELS,
+    labeller: Literal["chexpert", "negbio"] = "chexpert",
     uncertain: str | Mapping[str, str] = "ignore",
-    blank: str = "zero",
+    blank: Literal["zero", "ignore"] = "zero",
     sections: tuple[str, ...] = ("findings", "impression"),
-    report_missing: str = "raise",
+    report_missing: Literal["raise", "drop", "keep"] = "raise",
     boxes: bool = True,
-    masks: bool = True,
     reports_root: Path | str | None = None,
     mimic_iv_root: Path | str | None = None,
     ms_cxr_root: Path | str | None = None,
@@ -81,14 +81,12 @@ def load(
     blank : {"zero", "ignore"}
         What an empty field (not mentioned) becomes: 0 or NaN. Not stated in the paper.
     sections : tuple of str
-        Sections of the report that make the text; see `reports.report_text`.
+        Sections of the report that make the text; see `report_sections.report_text`.
     report_missing : {"raise", "drop", "keep"}
         A report without text: refuse when `privileged` is read; leave the study out and count it in the funnel
         (this reads all selected reports now); or keep the images with no row in `privileged`.
     boxes : bool
         Read MS-CXR 1.1.0 (csv, else json), rescaled to the size of the JPG where the declared size differs.
-    masks : bool
-        Use the folder `masks/` where the root has one (the simulated cohort does).
     reports_root, mimic_iv_root, ms_cxr_root : Path, optional
         Where reports (`files/.../s<study>.txt` or the zip), `hosp/patients.csv.gz` and MS-CXR are, if not in `root`.
 
@@ -98,14 +96,10 @@ def load(
         `image_id` is the dicom_id, `patient_id` the subject_id. Further columns of `images`: `study_datetime` (shifted
         dates), and, where MIMIC-IV's patients are found, `age` (years at the study; 91 stands for all over 89; NaN if
         negative or unknown) and `sex`. `privileged` is indexed by `study_id`: `text`, and `sections` (its origin).
-
-    Raises
-    ------
-    FileNotFoundError, DataError
+        Masks are used where the root has a folder `masks/` (the simulated cohort does).
     """
     roots = [root if other is None else Path(other) for other in (reports_root, mimic_iv_root, ms_cxr_root)]
     reports_root, mimic_iv_root, ms_cxr_root = roots
-    _check_options(labels, labeller, blank, report_missing)
     policies = _uncertain_policies(uncertain, labels)
     info = _info(root, roots)
 
@@ -114,7 +108,7 @@ def load(
     published = {} if info.simulated else _PUBLISHED
     images = _index(files["metadata"], files["split"])
     funnel.step("images with metadata", images, published.get("all", np.nan), note=f"paper = release 2.1.0{_of(info)}")
-    for split in _SPLITS:
+    for split in SPLITS:
         funnel.step(f"official split: {split}", images[images["split"] == split], published.get(split, np.nan))
     if views is not None:
         count = sum(published.get(view, np.nan) for view in views)
@@ -162,26 +156,15 @@ def load(
         funnel=funnel.table(),
         privileged_source=privileged,
         tables=tables,
-        masks_root=masks_root if masks and masks_root.is_dir() else None,
+        masks_root=masks_root if masks_root.is_dir() else None,
     )
-
-
-def _check_options(labels: tuple[str, ...], labeller: str, blank: str, report_missing: str) -> None:
-    unknown = [label for label in labels if label not in ALL_LABELS]
-    if unknown or not labels:
-        raise DataError(f"mimic_cxr has no label {', '.join(unknown)}; choose from {', '.join(ALL_LABELS)}.")
-    allowed = {"chexpert", "negbio"}, {"zero", "ignore"}, {"raise", "drop", "keep"}
-    names = ("labeller", labeller), ("blank", blank), ("report_missing", report_missing)
-    for (name, value), choices in zip(names, allowed, strict=True):
-        if value not in choices:
-            raise DataError(f"{name} must be one of {', '.join(sorted(choices))}, not {value!r}.")
 
 
 def _uncertain_policies(uncertain: str | Mapping[str, str], labels: tuple[str, ...]) -> dict[str, str]:
     """Return the policy of each label."""
     if uncertain == "ones-zeros":
         uncertain = ONES_ZEROS
-    policies = dict.fromkeys(labels, uncertain) if isinstance(uncertain, str) else dict(uncertain)
+    policies = dict.fromkeys(labels, uncertain) if isinstance(uncertain, str) else uncertain
     for label in labels:
         if policies.get(label) not in _POLICY:
             raise DataError(
@@ -192,15 +175,8 @@ def _uncertain_policies(uncertain: str | Mapping[str, str], labels: tuple[str, .
 
 
 def _info(root: Path, roots: list[Path]) -> CohortInfo:
-    """Describe the source; real and simulated folders may not be mixed, since one of them may not be shown."""
-    marks = [(folder / "SIMULATED.txt").is_file() or (folder.parent / "SIMULATED.txt").is_file() for folder in roots]
-    simulated = (root / "SIMULATED.txt").is_file()
-    if any(mark != simulated for mark in marks):
-        raise DataError(
-            f"Of {', '.join(map(str, [root, *roots]))} some are simulated (SIMULATED.txt) and some are not; "
-            "use one kind."
-        )
-    if simulated:
+    """Describe the source."""
+    if is_simulated(root, roots):
         return CohortInfo(
             name="mimic_cxr",
             title="Simulated chest radiographs in the layout of MIMIC-CXR-JPG",
@@ -230,9 +206,9 @@ def _index(metadata: Path, split: Path) -> pd.DataFrame:
     check_unique(table, "dicom_id", metadata.name)
     splits = read_csv(split, ["dicom_id", "split"], WHERE, usecols=["dicom_id", "split"])
     check_unique(splits, "dicom_id", split.name)
-    wrong = ~splits["split"].isin(_SPLITS)
+    wrong = ~splits["split"].isin(SPLITS)
     if wrong.any():
-        raise DataError(f"{split.name}: split {splits['split'][wrong].iloc[0]!r} is not one of {', '.join(_SPLITS)}.")
+        raise DataError(f"{split.name}: split {splits['split'][wrong].iloc[0]!r} is not one of {', '.join(SPLITS)}.")
     table = table.merge(splits, on="dicom_id", how="left")
     if table["split"].isna().any():
         first = table.loc[table["split"].isna(), "dicom_id"].iloc[0]

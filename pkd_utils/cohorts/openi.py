@@ -8,11 +8,13 @@ import re
 import tarfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
-from pkd_utils.cohorts.checks import check_text, check_unique, require_file
+from pkd_utils.cohorts.checks import check_unique, require_file
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
 from pkd_utils.runs.errors import DataError
 
@@ -39,6 +41,7 @@ LABEL_HEADINGS: dict[str, list[tuple[str, str | None]]] = {
 # "Abnormal" is 1 if any heading but these is there, and 0 if the only heading is "normal".
 NOT_A_FINDING = {"normal", "no indexing", "technical quality of image unsatisfactory"}
 LABELS = (*LABEL_HEADINGS, "Abnormal")
+SECTIONS = ("comparison", "indication", "findings", "impression")
 
 _MEMBER = re.compile(r"ecgen-radiology/(\d+)\.xml")
 _MAX_BYTES = 1_000_000  # the longest report of the release has under 10 kB
@@ -50,14 +53,14 @@ INFO = CohortInfo(
     licence="CC BY-NC-ND 4.0",
     citation="Demner-Fushman et al., J Am Med Inform Assoc 23:304-310 (2016), doi 10.1093/jamia/ocv080",
     shareable_images=True,
+    splits=(),
 )
 
 
 def load(
     root: Path,
-    labels: tuple[str, ...] = LABELS,
-    sections: tuple[str, ...] = ("findings", "impression"),
-    report_missing: str = "drop",
+    labels: Annotated[tuple[Literal[LABELS], ...], Field(min_length=1)] = LABELS,
+    sections: Annotated[tuple[Literal[SECTIONS], ...], Field(min_length=1)] = ("findings", "impression"),
 ) -> Cohort:
     """Read the reports archive.
 
@@ -68,10 +71,8 @@ def load(
     labels : tuple of str
         Some of `LABELS`; see `LABEL_HEADINGS` for the MeSH headings behind each.
     sections : tuple of str
-        Sections joined, in this order, to the text: of comparison, indication, findings, impression.
-    report_missing : {"drop", "raise"}
-        What to do with a report that has none of the sections: leave it out and count it, or raise. The release has
-        some, so the default drops.
+        Sections joined, in this order, to the text: of comparison, indication, findings, impression. A report that has
+        none of them, as some in the release, is left out and counted.
 
     Returns
     -------
@@ -79,20 +80,7 @@ def load(
         One row a report (`image_id` = `study_id` = the report's id, `path` NaN, `split` NaN: there is no official
         split). The release gives no patient number and, to our knowledge, has one study a patient, so `patient_id` is
         the report's id too. `privileged` is indexed by study_id with the column `text`.
-
-    Raises
-    ------
-    FileNotFoundError, DataError
     """
-    unknown = set(labels) - set(LABELS)
-    if unknown or not labels:
-        raise DataError(f"openi has no label {', '.join(sorted(unknown))}; choose from {', '.join(LABELS)}.")
-    unknown = set(sections) - {"comparison", "indication", "findings", "impression"}
-    if unknown or not sections:
-        raise DataError(f"openi has no section {', '.join(sorted(unknown))}; choose findings, impression, ...")
-    if report_missing not in ("drop", "raise"):
-        raise DataError(f"report_missing must be 'drop' or 'raise', not {report_missing!r}.")
-
     archive = require_file(root / ARCHIVE, WHERE)
     reports = read_reports(archive)
     check_unique(reports, "image_id", ARCHIVE)
@@ -102,8 +90,6 @@ def load(
     reports["text"] = [
         "\n".join(parts).strip() for parts in zip(*(reports[section].fillna("") for section in sections), strict=True)
     ]
-    if report_missing == "raise":
-        check_text(reports.set_index("study_id"), ARCHIVE)
     reports = reports[reports["text"] != ""]
     funnel.step(f"with text in {' or '.join(sections)}", reports)
 
@@ -152,11 +138,6 @@ def read_reports(archive: Path) -> pd.DataFrame:
     DataFrame
         `image_id, patient_id, study_id` (all the report's id, "CXR1" ...), the sections as text or NaN, `headings`
         (list of lower-case MeSH majors) and `n_images`, in numerical order.
-
-    Raises
-    ------
-    DataError
-        The archive is damaged, or a member is not a report in the expected form.
     """
     rows = []
     try:
@@ -191,7 +172,7 @@ def _read_report(content: bytes, name: str) -> dict:
         raise DataError(f"{ARCHIVE}: {name} has no identifier (uId); use the published archive.")
     identifier = identifier.get("id")
     row = {"image_id": identifier, "patient_id": identifier, "study_id": identifier}
-    row |= dict.fromkeys(("comparison", "indication", "findings", "impression"), np.nan)
+    row |= dict.fromkeys(SECTIONS, np.nan)
     for section in tree.iter("AbstractText"):
         text = (section.text or "").strip()
         if text:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,9 @@ from PIL import Image, UnidentifiedImageError
 from pkd_utils.runs.errors import DataError
 
 IMAGE_COLUMNS = ["image_id", "patient_id", "study_id", "path", "split", "view"]
-BOX_COLUMNS = ["image_id", "label", "x", "y", "width", "height"]
+SPLITS = ("train", "validate", "test")
+CORNERS = ["x0", "y0", "x1", "y1"]
+BOX_COLUMNS = ["image_id", "label", *CORNERS]
 FUNNEL_COLUMNS = ["step", "rows", "patients", "paper", "note"]
 
 
@@ -23,7 +25,8 @@ class CohortInfo:
     """What a data source is, and what of it may be shown.
 
     `shareable_text` and `shareable_images` decide whether a notebook or page may print report text or render pixels
-    and identifiers; they are False unless the source's licence clearly allows it.
+    and identifiers; they are False unless the source's licence clearly allows it. `splits` are the official splits
+    that the source has, of `SPLITS`; a source without any says ().
     """
 
     name: str
@@ -33,18 +36,11 @@ class CohortInfo:
     simulated: bool = False
     shareable_text: bool = False
     shareable_images: bool = False
+    splits: tuple[str, ...] = SPLITS
 
 
 class Funnel:
-    """Collects the rows and patients that are left after each step of a loader.
-
-    Examples
-    --------
-    >>> funnel = Funnel()
-    >>> funnel.step("all images", pd.DataFrame({"patient_id": ["a", "a"]}), paper=377_110)
-    >>> funnel.table().loc[0, ["rows", "patients"]].tolist()
-    [2, 1]
-    """
+    """Collects the rows and patients that are left after each step of a loader."""
 
     def __init__(self) -> None:
         self._steps: list[dict] = []
@@ -75,9 +71,9 @@ class Cohort:
     images : DataFrame
         One row an image: `image_id, patient_id, study_id, path, split, view`, then one float column a label with 1, 0
         or NaN (unknown), then what else the source gives. Identifiers are strings; `path` is relative to `root`;
-        `split` is train, validate, test or NaN where the source has no official split.
+        `split` is one of `info.splits`, or NaN for an image that is in none.
     boxes : DataFrame
-        `image_id, label, x, y, width, height` in float pixels of the stored image, origin top left.
+        `image_id, label, x0, y0, x1, y1` in float pixels of the stored image, origin top left, x1 and y1 exclusive.
     funnel : DataFrame
         `step, rows, patients, paper, note`: what every filter left, beside the paper's count.
     privileged_source : DataFrame or callable
@@ -106,7 +102,11 @@ class Cohort:
         Large sources are read at first access and only for the studies that are selected: call `select` first.
         """
         if callable(self.privileged_source):
-            return self.privileged_source(self.images)
+            table = self.privileged_source(self.images)
+            problem = next(privileged_problems(table, self.images), None)
+            if problem is not None:
+                raise DataError(f"{self.info.name}: {problem}")
+            return table
         keys = self.images[self.privileged_source.index.name].unique()
         return self.privileged_source.loc[self.privileged_source.index.isin(keys)]
 
@@ -115,13 +115,7 @@ class Cohort:
         return self.images.set_index("image_id")["path"]
 
     def select(self, image_ids: Iterable[str], step: str = "selected images") -> "Cohort":
-        """Return the cohort with these images only, in the cohort's own order, and one more funnel row.
-
-        Raises
-        ------
-        DataError
-            An identifier is not in the cohort.
-        """
+        """Return the cohort with these images only, in the cohort's own order, and one more funnel row."""
         wanted = set(image_ids)
         unknown = wanted.difference(self.images["image_id"])
         if unknown:
@@ -145,15 +139,7 @@ class Cohort:
             raise DataError(f"Cohort {self.info.name} has no image {image_id!r}.") from None
 
     def image_size(self, image_id: str) -> tuple[int, int]:
-        """Return (width, height) in pixels of the stored image, from its header.
-
-        Raises
-        ------
-        FileNotFoundError
-            The image file is missing.
-        DataError
-            The file is not an image that Pillow can read.
-        """
+        """Return (width, height) in pixels of the stored image, from its header."""
         return read_image_size(self.image_path(image_id))
 
     def mask(self, image_id: str, label: str | None = None) -> np.ndarray:
@@ -193,8 +179,8 @@ class Cohort:
             raise DataError(f"Image {image_id!r} has no {which}; ask only for images and labels of cohort.boxes.")
         for box in boxes.itertuples():
             # A pixel belongs to the box if its centre does; slices below 0 would count from the far edge.
-            rows = slice(max(round(box.y), 0), max(round(box.y + box.height), 0))
-            columns = slice(max(round(box.x), 0), max(round(box.x + box.width), 0))
+            rows = slice(max(round(box.y0), 0), max(round(box.y1), 0))
+            columns = slice(max(round(box.x0), 0), max(round(box.x1), 0))
             mask[rows, columns] = True
         return mask
 
@@ -202,11 +188,6 @@ class Cohort:
         """Return a SHA-256 over the table files, the names and sizes of the images, and the privileged table.
 
         Looks at every selected image's size on disk and reads the privileged table, so call it once a run.
-
-        Raises
-        ------
-        FileNotFoundError
-            A table or image file is missing.
         """
         digest = hashlib.sha256()
         for table in sorted(self.tables):
@@ -247,10 +228,52 @@ class Cohort:
         return "\n".join(lines)
 
 
+def is_simulated(root: Path, folders: Iterable[Path]) -> bool:
+    """True if `root` is marked as simulated (SIMULATED.txt); the other folders of the source must be of its kind.
+
+    Real and simulated folders may not be mixed, since one of them may not be shown. A mark holds for the folder that it
+    lies in and those right below; a folder that is not there holds nothing that could be mixed in.
+    """
+    simulated = (root / "SIMULATED.txt").is_file()
+    here = [folder for folder in (root, *folders) if folder.is_dir()]
+    marks = [(folder / "SIMULATED.txt").is_file() or (folder.parent / "SIMULATED.txt").is_file() for folder in here]
+    if any(mark != simulated for mark in marks):
+        raise DataError(
+            f"Of {', '.join(map(str, here))} some are simulated (SIMULATED.txt) and some are not; use one kind."
+        )
+    return simulated
+
+
+def is_text(values: pd.Series | pd.Index) -> bool:
+    """True if every value that is there is a string."""
+    text = isinstance(values.dtype, pd.StringDtype)
+    return text or pd.api.types.infer_dtype(values, skipna=True) in ("string", "empty")
+
+
+def privileged_problems(table: pd.DataFrame, images: pd.DataFrame) -> Iterator[str]:
+    """What is wrong with a privileged table: its index, identifiers without image, or columns of another kind."""
+    key = table.index.name
+    if key not in ("study_id", "image_id"):
+        yield f"the privileged table's index is named {key!r}; name it study_id or image_id, whichever it holds."
+        return
+    if not is_text(table.index) or table.index.hasnans or not table.index.is_unique:
+        yield f"the privileged table must have one row a {key}, each a string; drop repeated and empty ones."
+        return
+    unknown = pd.Index(images[key].unique()).get_indexer(table.index) < 0
+    if unknown.any():
+        yield (
+            f"{int(unknown.sum())} of {len(table)} privileged rows belong to no image, the first is {key} "
+            f"{table.index[unknown][0]!r} (images have e.g. {images[key].iloc[0]!r}); leave them out or mend their ids."
+        )
+    for column in [] if "text" in table else table.columns:
+        if not pd.api.types.is_float_dtype(table[column]):
+            yield f"privileged column {column!r} holds {table[column].dtype}; give floats, or one column `text`."
+
+
 def empty_boxes() -> pd.DataFrame:
     """Return a box table without rows, for sources that have none."""
-    return pd.DataFrame({"image_id": [], "label": [], "x": [], "y": [], "width": [], "height": []}).astype(
-        {name: "str" if name in ("image_id", "label") else "float64" for name in BOX_COLUMNS}
+    return pd.DataFrame(columns=BOX_COLUMNS).astype(
+        {name: "float64" if name in CORNERS else "str" for name in BOX_COLUMNS}
     )
 
 

@@ -18,17 +18,22 @@ T = TypeVar("T")
 SETTINGS = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False)
 
 
-def sentence(owner: Callable, error: pydantic.ValidationError) -> DataError:
-    """The first violation as one sentence: `StudentConfig: epochs = 0: input should be greater than or equal to 1.`"""
+def sentence(owner: Callable, error: pydantic.ValidationError, label: str = "") -> DataError:
+    """The first violation as one sentence: `StudentConfig: epochs = 0: input should be greater than or equal to 1.`
+
+    `label` stands in place of the owner's name; an unknown option is then answered with those that it has.
+    """
     first = error.errors(include_url=False)[0]
     place = list(first["loc"])
     names = list(inspect.signature(owner).parameters)
     if place and isinstance(place[0], int) and place[0] < len(names):  # pydantic numbers what was given by position
         place[0] = names[place[0]]
+    if label and first["type"] == "unexpected_keyword_argument":
+        return DataError(f"{label} has no option {place[0]!r}; it has {', '.join(names[1:])}.")
     place = ".".join(str(part) for part in place) or "value"
     message = first["msg"][:1].lower() + first["msg"][1:]
     given = "" if first["type"] in ("missing", "missing_argument") else f" = {first['input']!r}"
-    return DataError(f"{owner.__name__}: {place}{given}: {message}.")
+    return DataError(f"{label or owner.__name__}: {place}{given}: {message}.")
 
 
 def config(cls: type[T]) -> type[T]:
@@ -53,8 +58,10 @@ def config(cls: type[T]) -> type[T]:
     return made
 
 
-def checked(function: Callable[..., T]) -> Callable[..., T]:
+def checked(function: Callable[..., T], label: str = "") -> Callable[..., T]:
     """The function with its arguments checked against their annotations at every call; not for hot inner functions.
+
+    `label` names it in its sentences; see `sentence`.
 
     Raises
     ------
@@ -68,6 +75,6 @@ def checked(function: Callable[..., T]) -> Callable[..., T]:
         try:
             return call(*args, **kwargs)
         except pydantic.ValidationError as error:
-            raise sentence(function, error) from None
+            raise sentence(function, error, label) from None
 
     return wrapped

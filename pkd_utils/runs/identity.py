@@ -8,12 +8,15 @@ import ast
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import hash_params
+
+_ENTRY = re.compile(r"pkd_utils(\.\w+)+:\w+")
 
 
 def notebook_path(notebook: str) -> Path:
@@ -52,13 +55,15 @@ def _module_file(module: str) -> Path | None:
 
 
 def _imports(source: str) -> set[str]:
-    """`pkd_utils` modules that `source` imports, anywhere in it."""
+    """`pkd_utils` modules that `source` imports anywhere in it, or names in a text "module:function" for later."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _ENTRY.fullmatch(node.value):
+            found.add(node.value.split(":")[0])
     return {name for name in found if name.split(".")[0] == "pkd_utils" and _module_file(name)}
 
 

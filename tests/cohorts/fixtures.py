@@ -59,7 +59,7 @@ def mimic_report(patient: int) -> str:
     )
 
 
-def write_mimic(root: Path, simulated: bool = False) -> Path:
+def write_mimic_cxr(root: Path, simulated: bool = False) -> Path:
     """Six patients with one study each, of a PA and a lateral image; boxes on the frontal image of the last three."""
     rows, labels, boxes = [], [], []
     for patient, split in enumerate(SPLITS):
@@ -130,7 +130,7 @@ def write_mimic(root: Path, simulated: bool = False) -> Path:
     return root
 
 
-def write_covid(root: Path, old_spelling: bool = False) -> Path:
+def write_covid_chestxray(root: Path, old_spelling: bool = False) -> Path:
     """Twelve images of eight patients, one of them a CT, one lateral, one without a note."""
     names = "patientid offset sex age finding survival intubated went_icu in_icu view modality date location folder"
     names = [*names.split(), "filename", "doi", "url", "license", "clinical_notes", "other_notes"]
@@ -160,7 +160,7 @@ def write_covid(root: Path, old_spelling: bool = False) -> Path:
     return root
 
 
-def write_cbis(root: Path) -> Path:
+def write_cbis_mass(root: Path) -> Path:
     """Four tables with the published spellings, and the line break at the end of a path field."""
     for kind, density in (("mass", "breast_density"), ("calc", "breast density")):
         first, second = ("mass shape", "mass margins") if kind == "mass" else ("calc type", "calc distribution")
@@ -180,6 +180,9 @@ def write_cbis(root: Path) -> Path:
                 rows.append(row)
             pd.DataFrame(rows).to_csv(root / f"{kind}_case_description_{split}_set.csv", index=False)
     return root
+
+
+write_cbis_calc = write_cbis_mass  # all four tables lie together
 
 
 def openi_report(number: int, findings: str, impression: str, majors: list[str]) -> str:
@@ -218,4 +221,56 @@ def write_openi(root: Path, members: dict[str, str] | None = None) -> Path:
             tar.addfile(member, io.BytesIO(data))
     root.mkdir(parents=True, exist_ok=True)
     (root / "NLMCXR_reports.tgz").write_bytes(gzip.compress(buffer.getvalue()))
+    return root
+
+
+INSPECT_STUDIES = 10
+PH = ["True", "False", "Censored", "False", "True", "False", "False", "Censored", "False", "True"]
+READMITTED = ["False"] * 5 + ["True"] * 3 + ["Censored"] * 2
+EMBOLISM = ["True", "False"] * 5
+
+
+def inspect_tables() -> dict[str, pd.DataFrame]:
+    """Ten studies of seven persons; the last one has no time, the last but one only the note's."""
+    ids = [str(2_000_100 + k) for k in range(INSPECT_STUDIES)]
+    persons = [str(700_000 + k // 2 if k < 6 else 700_000 + k) for k in range(INSPECT_STUDIES)]
+    split = ["train"] * 4 + ["valid"] * 2 + ["test"] * 4
+    times = [f"2015-03-{k + 1:02d} 10:30:00" for k in range(INSPECT_STUDIES - 2)]
+    mapping = pd.DataFrame({"impression_id": ids, "person_id": persons})
+    mapping["image_id"] = [f"PE{0x452890E + k:07x}" for k in range(INSPECT_STUDIES)]
+    mapping["procedure_DATETIME"] = [*times, None, None]
+    mapping["note_DATETIME"] = [*times, "2016-01-01 00:00:00", None]
+    mapping["procedure_occurrence_id"] = [*map(str, range(INSPECT_STUDIES - 2)), None, None]
+    labels = pd.DataFrame({"impression_id": ids, "pe_positive_nlp": EMBOLISM, "pe_acute": EMBOLISM})
+    labels["12_month_PH"], labels["12_month_readmission"] = PH, READMITTED
+    return {
+        "mapping": mapping,
+        "labels": labels,
+        "splits": pd.DataFrame({"impression_id": ids, "split": split}),
+        "impressions": pd.DataFrame({"impression_id": ids, "impressions": [f'1. Made up "{i}",\nno. 2' for i in ids]}),
+    }
+
+
+def write_inspect(root, release="2025", tables=None, volumes=True, radiographs=True):
+    """Write a tree; volumes are empty files, since the loader never opens them."""
+    tables = tables or inspect_tables()
+    root.mkdir(parents=True, exist_ok=True)
+    if release == "2025":
+        for name, table in tables.items():
+            name = "study_mapping" if name == "mapping" else name
+            table.to_csv(root / f"{name}_20250611.tsv", sep="\t", index=False)
+    else:
+        metadata = tables["mapping"].drop(columns=["note_DATETIME"]).rename(columns={"procedure_DATETIME": "StudyTime"})
+        metadata["image_id"] = metadata["image_id"] + ".nii.gz"
+        metadata.to_csv(root / "Final_metadata.csv", index=False)
+        tables["labels"].replace("Censored", "Censor").to_csv(root / "Final_labels_v2.csv", index=False)
+        tables["splits"].to_csv(root / "Final_splits.csv", index=False)
+        tables["impressions"].to_csv(root / "Final_Impressions.csv", index=False)
+    for image_id in tables["mapping"]["image_id"].dropna().unique():
+        if volumes:
+            (root / "CTPA").mkdir(exist_ok=True)
+            (root / "CTPA" / f"{image_id}.nii.gz").touch()
+        if radiographs:
+            (root / "radiographs").mkdir(exist_ok=True)
+            Image.fromarray(np.full((8, 6), 9, np.uint8)).save(root / "radiographs" / f"{image_id}.jpg")
     return root

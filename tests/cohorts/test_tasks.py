@@ -25,7 +25,7 @@ from pkd_utils.demo.chest import outcomes
 from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
 from pkd_utils.studies.reports import relations
-from tests.cohorts.fixtures import write_covid, write_mimic
+from tests.cohorts.fixtures import write_covid_chestxray, write_mimic_cxr
 
 BLANK = np.nan
 DAY = pd.Timestamp("2180-05-06 12:00:00")
@@ -349,7 +349,7 @@ def test_outcome_tables_are_read_as_text(tmp_path):
 
 
 def test_covid_tasks_count_what_is_unknown(tmp_path):
-    cohort = load_cohort("covid_chestxray", write_covid(tmp_path), labels=("went_icu", "death", "COVID-19"))
+    cohort = load_cohort("covid_chestxray", write_covid_chestxray(tmp_path), labels=("went_icu", "death", "COVID-19"))
     task = build_task("went_icu", cohort)
     known = cohort.images["went_icu"].notna()
     assert len(task.table) == known.sum() and f"{(~known).sum()} images unknown" in task.funnel["note"].iloc[-1]
@@ -658,7 +658,7 @@ def test_films_of_one_stay_share_their_fate_and_real_cohorts_are_refused():
 
 
 def test_the_loader_and_the_tasks_fit_together(tmp_path):
-    root = write_mimic(tmp_path)
+    root = write_mimic_cxr(tmp_path)
     write_stays(root / "hosp", [(32 + k, 20 + k, 0, 30 + 39 * k, False) for k in range(6)])
     cohort = load_cohort("mimic_cxr", root, boxes=False)
     # the made-up films are taken on 2180-05-06 at 09:30, so start the stays a day before
@@ -721,7 +721,7 @@ def test_held_out_models_never_see_the_patient():
 
 def test_features_of_text_image_and_state(tmp_path):
     assert relations.report_features(["a small effusion", "no effusion", "clear lungs"]).shape[0] == 3
-    root = write_mimic(tmp_path)
+    root = write_mimic_cxr(tmp_path)
     cohort = load_cohort("mimic_cxr", root, boxes=False)
     features = relations.image_features(root / path for path in cohort.images["path"])
     assert features.shape == (6, 5) and features.dtype == np.float32

@@ -10,7 +10,7 @@ from pkd_utils.runs import assets
 
 SMALL = {
     "chest": {"patients": 6, "seed": 3},
-    "breast": {"mass_rows": 8, "calc_cases": 5, "seed": 3, "image_height": 128},
+    "breast": {"mass_rows": 8, "calc_cases": 7, "seed": 3, "image_height": 128},
     "ct": {"patients": 7, "seed": 3, "voxel": 6.0},
 }
 

@@ -305,7 +305,7 @@ def cases_of(root):
 def test_layout_is_that_of_tcia(cohort):
     metadata = pd.read_csv(cohort / "metadata.csv", dtype=str).set_index("Series UID")
     cases = cases_of(cohort)
-    assert len(cases) == 13 and len(metadata) == 26
+    assert len(cases) == 15 and len(metadata) == 30
     for row in cases.to_dict("records"):
         paths = {name: row[f"{name} file path"] for name in ("image", "cropped image", "ROI mask")}
         broken = "ROI mask" if row["abnormality type"] == "mass" else "cropped image"
@@ -363,7 +363,7 @@ def test_everything_says_simulated(cohort):
     assert pd.read_csv(cohort / "truth.csv")["simulated"].all()
     assert pd.read_csv(cohort / "metadata.csv")["Study Description"].eq("SIMULATED").all()
     files = sorted(cohort.glob("CBIS-DDSM/**/*.dcm"))
-    assert len(files) == 39
+    assert len(files) == 45
     for file in files:
         header = pydicom.dcmread(file)
         assert "SIMULATED" in header.ImageComments and str(header.PatientName) == "SIMULATED"
@@ -395,7 +395,7 @@ def test_tables_alone_are_those_of_the_cohort_and_are_read(cohort, tmp_path, kin
         assert (root / file.name).read_bytes() == file.read_bytes()
     assert sorted(tree(root)) == sorted([*(p.name for p in cohort.glob("*_set.csv")), "SIMULATED.txt"])
     read = load_cohort(f"cbis_{kind}", root)
-    assert read.info.simulated and len(read.images) == (8 if kind == "mass" else 5)
+    assert read.info.simulated and len(read.images) == (8 if kind == "mass" else 7)
     with pytest.raises(DataError, match="whole cohort"):
         write_tables(cohort, **size)
 
@@ -434,7 +434,7 @@ def test_pixels_masks_and_boxes_are_read(cohort, kind):
         sizes[row.image_id] = mask.sum()
         box = read.boxes.set_index("image_id").loc[row.image_id]
         rows, cols = np.nonzero(mask)
-        assert (box["x"], box["y"]) == (cols.min(), rows.min())
+        assert (box["x0"], box["y0"]) == (cols.min(), rows.min())
     crops = load_cohort(f"cbis_{kind}", cohort, pixels="crop")
     for row in crops.images.itertuples():
         assert crops.mask(row.image_id).sum() == sizes[row.image_id]  # the whole lesion lies in the crop

@@ -53,3 +53,8 @@ def test_a_wrong_argument_is_one_sentence_and_options_are_frozen():
         scale()
     with pytest.raises(FrozenInstanceError):
         Options().epochs = 3
+
+
+def test_a_label_names_the_options():
+    with pytest.raises(DataError, match=r"^Scaling has no option 'times'; it has by\.$"):
+        checked(scale, label="Scaling")(np.ones(2), times=3)

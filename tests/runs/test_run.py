@@ -152,6 +152,7 @@ def test_modules_used_follows_imports_of_imports():
         "pkd_utils.runs.paths",
     } <= set(used)
     assert "pkd_utils.runs.notebooks" not in used
+    assert "pkd_utils.cohorts.openi" in identity.modules_used("from pkd_utils.cohorts import load_cohort"), "a SOURCE"
 
 
 def test_paths_follow_the_environment(monkeypatch, tmp_path):

@@ -1,19 +1,21 @@
 """CBIS-DDSM: mammographic masses and calcifications, as described in the case tables, with or without the pictures.
 
 One row is one abnormality on one view. Radiologists' descriptors are the privileged information of the tabular teacher.
-`cbis_files` finds a row's pictures, `cbis_pixels` decides which is the mammogram, the crop and the mask.
+`files` finds a row's pictures, `pixels` decides which is the mammogram, the crop and the mask.
 """
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 from sklearn.model_selection import train_test_split
 
 from pkd_utils.cohorts.cbis import files as cbis_files
 from pkd_utils.cohorts.cbis.pixels import NO_FILE, FileFacts, PictureCohort, assign_roles, place_masks
 from pkd_utils.cohorts.checks import check_unique, read_csv, require_columns
-from pkd_utils.cohorts.table import BOX_COLUMNS, Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.cohorts.table import BOX_COLUMNS, CORNERS, SPLITS, Cohort, CohortInfo, Funnel, empty_boxes
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY (The Cancer Imaging Archive, CBIS-DDSM, csv files)"
@@ -29,13 +31,17 @@ _PATHS = {
     "ROI mask file path": "roi_dicom_path",
 }
 _EXTRA = ("age", "mass density")  # columns the published tables lack and a simulated cohort may add
-PIXELS = {"none": (), "full": ("mammogram", "mask"), "crop": ("crop", "mask")}  # the files each choice needs
+Kind = Literal["mass", "calc"]
+Target = Literal["malignant", "pathology"]
+Pixels = Literal["none", "full", "crop"]
+Share = Annotated[float, Field(ge=0, lt=1)]
+NEEDED = {"full": ("mammogram", "mask"), "crop": ("crop", "mask")}  # the files each choice of pixels needs
 BOX_LABELS = {"mass": "mass", "calc": "calcification"}
 _TITLES = {"none": "descriptions", "full": "mammograms", "crop": "crops"}
 _ASPECT_TOLERANCE = 0.02  # a mask resized by more than this along one side than the other is counted
 
 
-def _info(root: Path, kind: str, pixels: str) -> CohortInfo:
+def _info(root: Path, kind: str, pixels: str, splits: tuple[str, ...]) -> CohortInfo:
     """Describe the source; the mammograms of `demo.breast` are not CBIS-DDSM's and are not called so."""
     what = f"{BOX_LABELS[kind]} {_TITLES[pixels]}"
     simulated = (root / "SIMULATED.txt").is_file()
@@ -45,28 +51,33 @@ def _info(root: Path, kind: str, pixels: str) -> CohortInfo:
         title, licence = f"Simulated {what} in the layout of CBIS-DDSM", "see SIMULATED.txt"
         citation = "made by pkd_utils.demo.breast.cohort"
     shareable = {"shareable_text": True, "shareable_images": True}
-    return CohortInfo(f"cbis_{kind}", title, licence, citation, simulated, **shareable)
+    return CohortInfo(f"cbis_{kind}", title, licence, citation, simulated, **shareable, splits=splits)
 
 
-def load_mass(root: Path, target: str = "malignant", **options) -> Cohort:
+def load_mass(
+    root: Path,
+    target: Target = "malignant",
+    pixels: Pixels = "none",
+    validate_share: Share = 0.0,
+    workers: Annotated[int, Field(ge=0)] = 0,
+) -> Cohort:
     """Read the two mass tables; see `load`."""
-    return load(root, "mass", target, **options)
+    return load(root, "mass", target, pixels, validate_share, workers)
 
 
-def load_calc(root: Path, target: str = "malignant", **options) -> Cohort:
+def load_calc(
+    root: Path,
+    target: Target = "malignant",
+    pixels: Pixels = "none",
+    validate_share: Share = 0.0,
+    workers: Annotated[int, Field(ge=0)] = 0,
+) -> Cohort:
     """Read the two calcification tables; see `load`."""
-    return load(root, "calc", target, **options)
+    return load(root, "calc", target, pixels, validate_share, workers)
 
 
 def load(
-    root: Path,
-    kind: str,
-    target: str = "malignant",
-    pixels: str = "none",
-    missing: str = "raise",
-    validate_share: float = 0.0,
-    validate_seed: int = 0,
-    workers: int = 0,
+    root: Path, kind: Kind, target: Target, pixels: Pixels = "none", validate_share: float = 0.0, workers: int = 0
 ) -> Cohort:
     """Read the official training and test tables of one abnormality type.
 
@@ -83,12 +94,9 @@ def load(
         "none": the tables alone. "full": one mammogram a row, with the row's own mask and box; a mammogram with two
         abnormalities is in two rows. "crop": the published crop; where it lies in the mammogram is not published, the
         lesion's mask is taken to be centred in it. Which of the two the paper trained on is not stated in the paper.
-    missing : {"raise", "drop"}
-        Rows whose files are missing or unusable: refuse, or leave them out and say so in the funnel.
     validate_share : float
         Share of the training table's patients that become split "validate", chosen so that their worst pathology is
         distributed as in all; 0: none, as published. How the paper validated is not stated in the paper.
-    validate_seed : int
     workers : int
         Threads that read pictures' headers and masks; 0: one a core.
 
@@ -111,16 +119,8 @@ def load(
     FileNotFoundError
         A table is missing, or pictures are (all counted in one sentence).
     DataError
-        An option, a table or a picture that cannot be used.
+        A table or a picture that cannot be used.
     """
-    if kind not in DESCRIPTORS:
-        raise DataError(f"CBIS-DDSM has the tables 'mass' and 'calc', not {kind!r}.")
-    if target not in ("malignant", "pathology"):
-        raise DataError(f"target must be 'malignant' or 'pathology', not {target!r}.")
-    if pixels not in PIXELS or missing not in ("raise", "drop"):
-        raise DataError(f"pixels is none, full or crop and missing is raise or drop, not {pixels!r} and {missing!r}.")
-    if not 0 <= validate_share < 1:
-        raise DataError(f"validate_share is a share of the training patients from 0 to below 1, not {validate_share}.")
     folder = cbis_files.table_folder(root)
     files = {split: folder / f"{kind}_case_description_{split}_set.csv" for split in ("train", "test")}
     parts = {split: _read_table(file, kind) for split, file in files.items()}
@@ -138,7 +138,7 @@ def load(
         funnel.step(f"{split} table", part, ROWS_PUBLISHED[kind, split], note=shared_note[split])
 
     if validate_share:
-        table["split"] = _carve_validate(table, validate_share, validate_seed)
+        table["split"] = _carve_validate(table, validate_share)
         part = table[table["split"] == "validate"]
         funnel.step("of the train table, now validate", part, note=f"{validate_share:g} of its patients")
 
@@ -155,12 +155,12 @@ def load(
         images[name] = table[column].str.strip('" \t\r\n')
     boxes, tables, cohort_class = empty_boxes(), list(files.values()), Cohort
     if pixels != "none":
-        images, boxes, listings = _with_pictures(images, root, kind, pixels, missing, workers, funnel)
+        images, boxes, listings = _with_pictures(images, root, kind, pixels, workers, funnel)
         tables, cohort_class = [*tables, *listings], PictureCohort
     for name in PATHOLOGY:
         funnel.step(f"pathology {name}", images[images["pathology"] == name])
     return cohort_class(
-        info=_info(root, kind, pixels),
+        info=_info(root, kind, pixels, SPLITS if validate_share else ("train", "test")),
         root=root,
         labels=[name.lower() for name in names],
         images=images,
@@ -171,12 +171,12 @@ def load(
     )
 
 
-def _carve_validate(table: pd.DataFrame, share: float, seed: int) -> pd.Series:
+def _carve_validate(table: pd.DataFrame, share: float) -> pd.Series:
     """Column `split` with a share of the training patients moved to validate, stratified by their worst pathology."""
     severity = table["pathology"].map({name: rank for rank, name in enumerate(PATHOLOGY)})
     worst = severity[table["split"] == "train"].groupby(table["patient_id"]).min().sort_index()
     try:
-        _, chosen = train_test_split(list(worst.index), test_size=share, stratify=worst, random_state=seed)
+        _, chosen = train_test_split(list(worst.index), test_size=share, stratify=worst, random_state=0)
     except ValueError as error:
         raise DataError(
             f"The {len(worst)} training patients cannot give a validate split of {share:g} with every pathology in it "
@@ -186,34 +186,29 @@ def _carve_validate(table: pd.DataFrame, share: float, seed: int) -> pd.Series:
 
 
 def _with_pictures(
-    images: pd.DataFrame, root: Path, kind: str, pixels: str, missing: str, workers: int, funnel: Funnel
+    images: pd.DataFrame, root: Path, kind: str, pixels: str, workers: int, funnel: Funnel
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[Path]]:
     """Images with their files, sizes and flags; the lesions' boxes; the listings that were read."""
-    needed = PIXELS[pixels]
+    needed = NEEDED[pixels]
     found, listings = cbis_files.find_files(root, images)
     facts = FileFacts(root, workers)
     roles = assign_roles(found, facts)
     problems = roles[[f"{role}_problem" for role in needed]].set_axis(list(needed), axis=1)
     lacking = problems.notna().any(axis=1)
-    note = _problem_counts(problems) if lacking.any() else ""
-    if missing == "raise" and lacking.any():
+    if lacking.any():
         first = problems[lacking].iloc[0].dropna()
         absent = (problems == NO_FILE).any(axis=None)
         raise (FileNotFoundError if absent else DataError)(
-            f"CBIS-DDSM {kind}: {int(lacking.sum())} of {len(images)} rows lack a usable picture ({note}), first "
-            f"{images['image_id'][lacking].iloc[0]!r} ({first.index[0]}: {first.iloc[0]}); get the files from "
-            f"{cbis_files.WHERE}, or pass missing='drop' to leave these rows out."
+            f"CBIS-DDSM {kind}: {int(lacking.sum())} of {len(images)} rows lack a usable picture "
+            f"({_problem_counts(problems)}), first {images['image_id'][lacking].iloc[0]!r} ({first.index[0]}: "
+            f"{first.iloc[0]}); get the files from {cbis_files.WHERE}, or take these rows out of the table."
         )
-    if lacking.all():
-        raise DataError(f"CBIS-DDSM {kind}: no row has its pictures ({note}); get them from {cbis_files.WHERE}.")
-    roles = roles.loc[~lacking, ["mammogram_path", "mask_path", "crop_path"]]
+    roles = roles[["mammogram_path", "mask_path", "crop_path"]]
     placed = place_masks(roles, facts, pixels)
-    images = pd.concat([images[~lacking], roles, placed.drop(columns=placed.filter(like="box_"))], axis=1)
+    images = pd.concat([images, roles, placed.drop(columns=CORNERS)], axis=1)
     images["path"] = images["mammogram_path" if pixels == "full" else "crop_path"]
-    funnel.step(f"with {' and '.join(needed)}", images, note=f"dropped: {note}" if note else "")
-    boxes = placed.filter(like="box_").set_axis(BOX_COLUMNS[2:], axis=1)
-    boxes = boxes.assign(image_id=images["image_id"], label=BOX_LABELS[kind])[BOX_COLUMNS].reset_index(drop=True)
-    images = images.reset_index(drop=True)
+    funnel.step(f"with {' and '.join(needed)}", images)
+    boxes = placed[CORNERS].assign(image_id=images["image_id"], label=BOX_LABELS[kind])[BOX_COLUMNS]
 
     aspect = images["mask_width"] / images["mammogram_width"] * images["mammogram_height"] / images["mask_height"]
     bent = int((np.abs(np.log(aspect)) > _ASPECT_TOLERANCE).sum())

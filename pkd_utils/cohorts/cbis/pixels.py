@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from pkd_utils.cohorts.table import Cohort
+from pkd_utils.cohorts.table import CORNERS, Cohort
 from pkd_utils.images import dicom
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import write_parquet
@@ -252,7 +252,7 @@ def place_masks(roles: pd.DataFrame, facts: FileFacts, pixels: str) -> pd.DataFr
         Indexed as `roles`. `width`, `height`: of the picture; `mammogram_width`, `mammogram_height`: the size the mask
         is brought to (its own where the mammogram is not here); `mask_width`, `mask_height`: as stored; `mask_resized`:
         the two differ; `crop_left`, `crop_top`: where the crop lies in the mammogram (0 for pixels="full");
-        `box_x`, `box_y`, `box_width`, `box_height`: the lesion in the picture, float pixels.
+        `x0`, `y0`, `x1`, `y1`: the lesion in the picture, float pixels.
     """
     rows = []
     for row in roles.itertuples():
@@ -269,11 +269,9 @@ def place_masks(roles: pd.DataFrame, facts: FileFacts, pixels: str) -> pd.DataFr
             corner = [_crop_corner(*edges) for edges in zip(low, high, picture, size, strict=True)]
             low = [max(a - c, 0) for a, c in zip(low, corner, strict=True)]
             high = [min(b - c, n) for b, c, n in zip(high, corner, picture, strict=True)]
-        rows.append(
-            (*picture, *size, *stored, stored != size, *corner, *map(float, low), *map(float, np.subtract(high, low)))
-        )
+        rows.append((*picture, *size, *stored, stored != size, *corner, *map(float, low), *map(float, high)))
     columns = ["width", "height", "mammogram_width", "mammogram_height", "mask_width", "mask_height", "mask_resized"]
-    columns += ["crop_left", "crop_top", "box_x", "box_y", "box_width", "box_height"]
+    columns += ["crop_left", "crop_top", *CORNERS]
     return pd.DataFrame(rows, index=roles.index, columns=columns)
 
 
@@ -307,13 +305,7 @@ class PictureCohort(Cohort):
         return int(row["width"]), int(row["height"])
 
     def mask(self, image_id: str, label: str | None = None) -> np.ndarray:
-        """Return the lesion of this row in its picture, (H, W) bool; other lesions of the mammogram have other rows.
-
-        Raises
-        ------
-        DataError
-            The image or the label is not in the cohort, or the mask file cannot be read.
-        """
+        """Return the lesion of this row in its picture, (H, W) bool; other lesions of the mammogram have other rows."""
         width, height = self.image_size(image_id)
         if label is not None and label not in set(self.boxes.loc[self.boxes["image_id"] == image_id, "label"]):
             raise DataError(f"Image {image_id!r} has no region labelled {label!r}; see cohort.boxes.")

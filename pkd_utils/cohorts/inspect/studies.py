@@ -7,9 +7,11 @@ embedded simulated cohort (`demo.ct`) is written in the same layouts; `SIMULATED
 
 import os
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from pkd_utils.cohorts.checks import check_text
 from pkd_utils.cohorts.inspect.tables import (
@@ -22,7 +24,7 @@ from pkd_utils.cohorts.inspect.tables import (
     read_table,
     unique_rows,
 )
-from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes, is_simulated
 from pkd_utils.runs.errors import DataError
 
 LABELS = ("12_month_PH", "12_month_readmission", "pe_positive_nlp")
@@ -36,23 +38,16 @@ RELEASED = {"studies": 23_248, "volumes": 23_240, "train": 18_937, "validate": 1
 POSITIVE = {"12_month_PH": 2_724, "12_month_readmission": 2_825, "pe_positive_nlp": 4_684}
 BALANCED = {"12_month_PH": 5_449, "12_month_readmission": 5_651, "pe_positive_nlp": 9_375}
 _OF_RELEASE = {False: "paper = the release's count", True: ""}  # whether simulated: then no count stands beside it
-_SPLITS = {"train": "train", "valid": "validate", "test": "test"}
-_CHOICES = {
-    "pixels": ("radiograph", "ct", "none"),
-    "duplicates": ("collapse", "all", "first", "drop"),
-    "time_missing": ("keep", "drop"),
-    "report_missing": ("raise", "drop", "keep"),
-}
+_SPLITS = {"train": "train", "valid": "validate", "test": "test"}  # the release's names to ours
 
 
 def load(
     root: Path,
-    labels: tuple[str, ...] = LABELS,
-    pixels: str = "radiograph",
-    release: str = "auto",
-    duplicates: str = "collapse",
-    time_missing: str = "keep",
-    report_missing: str = "raise",
+    labels: Annotated[tuple[Literal[ALL_LABELS], ...], Field(min_length=1)] = LABELS,
+    pixels: Literal["radiograph", "ct", "none"] = "radiograph",
+    release: Literal["auto", "2025", "2023"] = "auto",
+    duplicates: Literal["collapse", "all", "first", "drop"] = "collapse",
+    report_missing: Literal["raise", "drop", "keep"] = "raise",
     tables_root: Path | str | None = None,
     ct_root: Path | str | None = None,
     radiographs_root: Path | str | None = None,
@@ -74,8 +69,6 @@ def load(
         An impression (or image) that is listed more than once, as twelve are in the release: keep one of rows that
         agree in all that is read, and refuse rows that differ; the same, but keep all volumes of an impression as
         images of one study; keep the first whatever the others say; or leave all of them out. Not stated in the paper.
-    time_missing : {"keep", "drop"}
-        Studies without a time (779 in the release). Their labels are there, so they are kept. Not stated in the paper.
     report_missing : {"raise", "drop", "keep"}
         An impression that is empty or missing: refuse; leave the study out and count it; or keep it with no row in
         `privileged`.
@@ -87,7 +80,8 @@ def load(
     Cohort
         One row a study (with "all", one a volume): `image_id` (without .nii.gz), `patient_id` the person_id,
         `study_id` the impression_id, `split` train, validate (the release's "valid") or test, `view` "AP" for
-        radiographs and "CT" for volumes. Further columns of `images`: `study_datetime` (NaT where unknown) and
+        radiographs and "CT" for volumes. Further columns of `images`: `study_datetime` (NaT where unknown, as in 779
+        rows of the release: their labels are there, so they are kept, which is not stated in the paper) and
         `ct_path`, the volume relative to `root`, NaN where it is not there. `privileged` is indexed by study_id:
         `text`, the impression.
 
@@ -96,10 +90,8 @@ def load(
     FileNotFoundError
         Tables are missing, or no study has the pixels asked for; the message says how to get them.
     DataError
-        Unknown option or label, a missing column, a value or split that the release does not have, rows that differ.
+        A missing column, a value or split that the release does not have, rows that differ.
     """
-    options = {"pixels": pixels, "duplicates": duplicates, "time_missing": time_missing}
-    _check_options(labels, options | {"report_missing": report_missing})
     tables_root = Path(tables_root or root)
     folders = {"ct": Path(ct_root or root / "CTPA"), "radiograph": Path(radiographs_root or root / "radiographs")}
     name, files = find_tables(tables_root, release)
@@ -115,8 +107,7 @@ def load(
         funnel.step("without a split (kept)", images[images["split"].isna()])
     timed = images["study_datetime"].notna()
     note = f"{int((~timed).sum())} without" + ("" if info.simulated else "; 779 in the release")
-    funnel.step(f"time known (others {'kept' if time_missing == 'keep' else 'dropped'})", images[timed], note=note)
-    images = images if time_missing == "keep" else images[timed]
+    funnel.step("time known (others kept)", images[timed], note=note)
     images, privileged = _add_text(images, tables["impressions"], files["impressions"], report_missing, funnel)
     images = _add_paths(images, root, folders, pixels, funnel, published)
     for label in labels:
@@ -128,7 +119,7 @@ def load(
         images=images.reset_index(drop=True),
         boxes=empty_boxes(),
         funnel=funnel.table(),
-        privileged_source=privileged,
+        privileged_source=privileged[privileged.index.isin(images["study_id"])],
         tables=[files["labels"], files["splits"], files["impressions"], *sources],
     )
 
@@ -142,26 +133,9 @@ def balance(images: pd.DataFrame, label: str, seed: int = 0) -> pd.DataFrame:
     return images[images.index.isin(np.concatenate(kept))]
 
 
-def _check_options(labels: tuple[str, ...], options: dict[str, str]) -> None:
-    unknown = [label for label in labels if label not in ALL_LABELS]
-    if unknown or not labels:
-        raise DataError(f"inspect has no label {', '.join(unknown)}; choose from {', '.join(ALL_LABELS)}.")
-    for name, value in options.items():
-        if value not in _CHOICES[name]:
-            raise DataError(f"{name} must be one of {', '.join(_CHOICES[name])}, not {value!r}.")
-
-
 def _info(root: Path, folders: list[Path], release: str) -> CohortInfo:
-    """Describe the source; real and simulated folders may not be mixed, since one of them may not be shown."""
-    # A folder that is not there holds nothing that could be mixed in.
-    here = [folder for folder in (root, *folders) if folder.is_dir()]
-    marks = [(folder / "SIMULATED.txt").is_file() or (folder.parent / "SIMULATED.txt").is_file() for folder in here]
-    simulated = (root / "SIMULATED.txt").is_file()
-    if any(mark != simulated for mark in marks):
-        raise DataError(
-            f"Of {', '.join(map(str, here))} some are simulated (SIMULATED.txt) and some are not; use one kind."
-        )
-    if simulated:
+    """Describe the source."""
+    if is_simulated(root, folders):
         return CohortInfo(
             name="inspect",
             title=f"Simulated CT and radiographs in the layout of INSPECT ({release})",

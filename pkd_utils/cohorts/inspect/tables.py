@@ -58,10 +58,8 @@ def find_tables(root: Path, release: str = "auto") -> tuple[str, dict[str, Path]
     FileNotFoundError
         No release is complete; names what is missing, with the accepted names, for the release that comes nearest.
     DataError
-        Unknown release, or several files fit one table.
+        Several files fit one table.
     """
-    if release != "auto" and release not in RELEASES:
-        raise DataError(f"release must be auto or one of {', '.join(RELEASES)}, not {release!r}.")
     names = sorted(path.name for path in root.iterdir() if path.is_file()) if root.is_dir() else []
     missing = {}
     for candidate in RELEASES if release == "auto" else (release,):
