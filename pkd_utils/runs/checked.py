@@ -24,6 +24,8 @@ def sentence(owner: Callable, error: pydantic.ValidationError, label: str = "") 
     `label` stands in place of the owner's name; an unknown option is then answered with those that it has.
     """
     first = error.errors(include_url=False)[0]
+    if first["type"] == "value_error":  # what a `__post_init__` says in its own words
+        return DataError(str(first["ctx"]["error"]))
     place = list(first["loc"])
     names = list(inspect.signature(owner).parameters)
     if place and isinstance(place[0], int) and place[0] < len(names):  # pydantic numbers what was given by position

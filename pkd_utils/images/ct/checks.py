@@ -16,6 +16,13 @@ from pkd_utils.images.ct.volumes import OBLIQUE_DEGREES, READ_PROBLEMS, Volume
 
 BLOCK_MM = 4.0
 BODY_HU, TABLE_HU, AIR_HU, LUNG_HU, BONE_HU = -400, -700, -700, -600, 150
+# From where on something counts as odd; all are choices of ours, not stated in the paper.
+LEAST_SLICES = 16
+LEAST_BODY_LITRES = 2.0  # of the largest connected thing denser than BODY_HU
+THICK_MM = 5.0  # from slice to slice
+ROTATED_DEGREES = 35.0  # of the spine, seen from the middle of the body, against the back
+CUT_MM = 80.0  # of the body's outline on the edge of the field of view, mean of all slices; cut shoulders stay below
+LUNG_CM2 = 40.0  # of lung in the first or the last slice
 FATAL = {
     "empty": "every value is the same, or nothing as large as a body is in it",
     "not HU": "the values are not Hounsfield units: there is no air, or no soft tissue, where they should be",
@@ -32,35 +39,6 @@ NAMED = {
 }
 PROBLEMS = READ_PROBLEMS | FATAL | NAMED
 """Every name in the table of failures, with what it means. Those of `NAMED` still have a radiograph."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """From where on something counts as odd; all are choices of ours, **not stated in the paper**.
-
-    Attributes
-    ----------
-    slices : int
-        Least number of slices.
-    body_litres : float
-        Least volume of the largest connected thing denser than -400 HU.
-    thick_mm : float
-        Slices further apart than this are thick.
-    rotated_degrees : float
-        Angle of the spine, seen from the middle of the body, against the back.
-    cut_mm : float
-        Length of the body's outline on the edge of the field of view, mean of all slices; cut shoulders alone stay
-        below.
-    lung_cm2 : float
-        Area of lung in the first or the last slice.
-    """
-
-    slices: int = 16
-    body_litres: float = 2.0
-    thick_mm: float = 5.0
-    rotated_degrees: float = 35.0
-    cut_mm: float = 80.0
-    lung_cm2: float = 40.0
 
 
 class Problem(NamedTuple):
@@ -92,12 +70,12 @@ def blocks_of(volume: Volume) -> tuple[np.ndarray, tuple[int, int, int], np.ndar
     return means, block, np.array(block) * volume.spacing
 
 
-def find_body(volume: Volume, blocks=None) -> PatientBody | None:
-    """The largest connected thing denser than -400 HU, holes filled slice by slice; None if there is nothing.
+def find_body(volume: Volume, blocks) -> PatientBody | None:
+    """The largest connected thing in `blocks_of` a volume above -400 HU, holes filled slice by slice; or None.
 
     Tables and blankets touch the patient through foam that is lighter than that, and fall off.
     """
-    means, block, size = blocks or blocks_of(volume)
+    means, block, size = blocks
     parts, count = ndimage.label(ndimage.binary_opening(means > BODY_HU, np.ones((1, 2, 2))))
     if not count:
         return None
@@ -112,14 +90,13 @@ def find_body(volume: Volume, blocks=None) -> PatientBody | None:
     return PatientBody(mask, block, low, high)
 
 
-def inspect(volume: Volume, limits: Limits | None = None) -> tuple[PatientBody | None, list[Problem]]:
+def inspect(volume: Volume) -> tuple[PatientBody | None, list[Problem]]:
     """Find the body, and name what is odd about a volume.
 
     Parameters
     ----------
     volume : Volume
         From `volumes.read_volume`.
-    limits : Limits, optional
 
     Returns
     -------
@@ -128,13 +105,12 @@ def inspect(volume: Volume, limits: Limits | None = None) -> tuple[PatientBody |
     problems : list of Problem
         Empty for an ordinary chest CT. A name of `FATAL` means that no radiograph can be made, and ends the list.
     """
-    limits = limits or Limits()
     facts, shape = volume.facts, volume.hu.shape
     low, high = facts.get("stored_low", float(volume.hu.min())), facts.get("stored_high", float(volume.hu.max()))
     if low == high:
         return None, [Problem("empty", f"every voxel holds {low:g}")]
-    if shape[0] < limits.slices:
-        return None, [Problem("few slices", f"{shape[0]} slices, fewer than {limits.slices}")]
+    if shape[0] < LEAST_SLICES:
+        return None, [Problem("few slices", f"{shape[0]} slices, fewer than {LEAST_SLICES}")]
     blocks = blocks_of(volume)
     means, _, size = blocks
     air, soft = float((means < AIR_HU).mean()), float((np.abs(means) < 200).mean())
@@ -145,16 +121,16 @@ def inspect(volume: Volume, limits: Limits | None = None) -> tuple[PatientBody |
         return None, [Problem("not HU", f"values from {low:g} to {high:g}; {share}")]
     body = find_body(volume, blocks)
     litres = 0.0 if body is None else float(body.mask.sum() * np.prod(size) / 1e6)
-    if litres < limits.body_litres:
-        return None, [Problem("empty", f"its largest part has {litres:.1f} litres, less than {limits.body_litres:g}")]
+    if litres < LEAST_BODY_LITRES:
+        return None, [Problem("empty", f"its largest part has {litres:.1f} litres, less than {LEAST_BODY_LITRES:g}")]
     found = []
     if facts.get("oblique_degrees", 0.0) > OBLIQUE_DEGREES:
         found.append(Problem("oblique", f"stored {facts['oblique_degrees']:.1f} degrees off the patient's axes"))
-    cropped = _cropped(means, body.mask, size, limits)
+    cropped = _cropped(means, body.mask, size)
     # Where the sides are cut, nobody knows the middle of the body, from which the spine is seen.
     whole = all(problem.name != "cropped sides" for problem in cropped)
-    found += _lying(means, body.mask, facts.get("patient_position", ""), limits, whole) + cropped
-    if volume.spacing[0] > limits.thick_mm + 1e-3:
+    found += _lying(means, body.mask, facts.get("patient_position", ""), whole) + cropped
+    if volume.spacing[0] > THICK_MM + 1e-3:
         found.append(Problem("thick slices", f"{volume.spacing[0]:.1f} mm from slice to slice"))
     return body, found
 
@@ -164,7 +140,7 @@ def _angle(towards: np.ndarray) -> float:
     return float(np.degrees(np.arctan2(towards[1], towards[0])))
 
 
-def spine_angle(means: np.ndarray, mask: np.ndarray) -> float | None:
+def _spine_angle(means: np.ndarray, mask: np.ndarray) -> float | None:
     """Where the spine lies, seen from the middle of the body, in degrees from the back; None if no spine is found.
 
     The spine is what is dense in all slices: contrast medium fills the heart in a part of them only, so the least of
@@ -179,7 +155,7 @@ def spine_angle(means: np.ndarray, mask: np.ndarray) -> float | None:
     return _angle(spine - np.array(ndimage.center_of_mass(mask))[1:])
 
 
-def table_angle(means: np.ndarray, mask: np.ndarray) -> float | None:
+def _table_angle(means: np.ndarray, mask: np.ndarray) -> float | None:
     """Where the table lies, in degrees from the back; None if next to nothing is outside the body, or all around it."""
     around = ndimage.binary_dilation(mask, iterations=2)
     outside = (means > TABLE_HU) & ~around
@@ -191,23 +167,23 @@ def table_angle(means: np.ndarray, mask: np.ndarray) -> float | None:
     return _angle(towards) if np.hypot(*towards) > reach / 3 else None
 
 
-def _lying(means, mask, position: str, limits: Limits, whole: bool) -> list[Problem]:
+def _lying(means, mask, position: str, whole: bool) -> list[Problem]:
     """Rotated, decubitus or prone, by the spine (if the body is whole), the header's word and the table."""
-    spine = spine_angle(means, mask) if whole else None
-    if spine is not None and abs(spine) > limits.rotated_degrees:
+    spine = _spine_angle(means, mask) if whole else None
+    if spine is not None and abs(spine) > ROTATED_DEGREES:
         kind = "rotated" if abs(spine) < 60 else "decubitus" if abs(spine) < 120 else "prone"
         return [Problem(kind, f"the spine lies {spine:+.0f} degrees from the header's back: the view is not AP")]
     if position[2:] in ("P", "DL", "DR"):
         kind = "prone" if position[2:] == "P" else "decubitus"
         return [Problem(kind, f"the header says {position}; the view is AP, but organs sag another way")]
-    table = table_angle(means, mask) if whole else None
+    table = _table_angle(means, mask) if whole else None
     if table is not None and abs(table) > 60:
         kind = "decubitus" if abs(table) < 120 else "prone"
         return [Problem(kind, f"the table lies {table:+.0f} degrees from the back; organs sag another way")]
     return []
 
 
-def _cropped(means, mask, size, limits: Limits) -> list[Problem]:
+def _cropped(means, mask, size) -> list[Problem]:
     """The body on the edge of the field of view, square or round; lung in the first or last slice."""
     found = []
     edge = np.zeros(mask.shape[1:], bool)
@@ -222,11 +198,11 @@ def _cropped(means, mask, size, limits: Limits) -> list[Problem]:
         ring = (radius > inner - 2 * BLOCK_MM) & (radius <= inner)
         length += (mask & ring).sum() * size[1] * size[2] / (2 * BLOCK_MM)
     cut = float(length / len(mask))
-    if cut > limits.cut_mm:
+    if cut > CUT_MM:
         found.append(Problem("cropped sides", f"{cut:.0f} mm of its outline lie on the edge of the field of view"))
     lung = [(means[i] < LUNG_HU) & mask[i] for i in (0, -1)]
     areas = [float(plane.sum() * size[1] * size[2] / 100) for plane in lung]
     for area, where in zip(areas, ("first (lowest)", "last (highest)"), strict=True):
-        if area > limits.lung_cm2:
+        if area > LUNG_CM2:
             found.append(Problem("cropped lungs", f"{area:.0f} cm2 of lung in the {where} slice"))
     return found

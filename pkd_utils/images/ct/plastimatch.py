@@ -12,12 +12,12 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import SimpleITK as sitk
 
 from pkd_utils.images.ct.projectors import DrrGeometry, Frame
 from pkd_utils.images.ct.volumes import Volume
-from pkd_utils.runs.errors import DataError
 
 AIR = -800  # HU up to which plastimatch takes a voxel for air
 MU_WATER = 0.022  # its attenuation of water, 1/mm, at 50 keV
@@ -41,23 +41,6 @@ def version() -> str:
         raise FileNotFoundError(MISSING)
     answer = subprocess.run(["plastimatch", "--version"], capture_output=True, text=True, timeout=60)
     return (answer.stdout + answer.stderr).strip().removeprefix("plastimatch version ")
-
-
-def read_pfm(path: str | Path) -> np.ndarray:
-    """A grey PFM file as plastimatch writes it, first row on top: (rows, columns) float32.
-
-    Raises
-    ------
-    DataError
-        The file is not one, or is not whole.
-    """
-    kind, size, scale, values = (Path(path).read_bytes().split(b"\n", 3) + [b""] * 4)[:4]
-    if kind.strip() != b"Pf":
-        raise DataError(f"{Path(path).name} is no grey PFM file.")
-    columns, rows = (int(n) for n in size.split())
-    if len(values) != 4 * rows * columns:
-        raise DataError(f"{Path(path).name} holds {len(values)} bytes for {rows} x {columns} pixels.")
-    return np.frombuffer(values, "<f4" if float(scale) < 0 else ">f4").reshape(rows, columns).astype(np.float32)
 
 
 def arguments(geometry: DrrGeometry, frame: Frame, isocentre: np.ndarray) -> list[str]:
@@ -118,10 +101,11 @@ def drr(volume: Volume, geometry: DrrGeometry, frame: Frame, centre=None, thread
         if answer.returncode or not picture.exists():
             said = (answer.stderr or answer.stdout).strip().splitlines()
             raise RuntimeError(f"plastimatch ended with code {answer.returncode}: {said[-1][:200] if said else ''}")
-        values = read_pfm(picture) * 10
-    if values.shape != (frame.rows, frame.columns):
+        values = cv2.imread(str(picture), cv2.IMREAD_UNCHANGED)  # from below, as PFM is meant
+    drawn = "no whole picture" if values is None else " x ".join(str(n) for n in values.shape)
+    if drawn != f"{frame.rows} x {frame.columns}":
         raise RuntimeError(
-            f"plastimatch {version()} drew {values.shape[0]} rows x {values.shape[1]} columns where "
-            f"{frame.rows} x {frame.columns} were asked for: this version orders its arguments differently"
+            f"plastimatch {version()} drew {drawn} where {frame.rows} x {frame.columns} pixels were asked for: it was "
+            "interrupted, or this version orders its arguments differently"
         )
-    return values
+    return values[::-1] * 10

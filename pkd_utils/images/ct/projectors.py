@@ -7,19 +7,21 @@ The source stands in front of the patient (`sad_mm` from the isocentre, the volu
 the picture rows go from head to feet and columns from the patient's right to the left, as radiographs are shown.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from pkd_utils.images.ct.volumes import Volume
+from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.physics import MU_WATER
 
-MU_WATER = 0.02  # attenuation of water, 1/mm, at about 70 keV
-FRAMES = ("body", "detector")
+Millimetres = Annotated[float, Field(gt=0)]
+Pixels = Annotated[int, Field(ge=8)]
 
 
-@dataclass(frozen=True)
+@config
 class DrrGeometry:
     """How the film is taken; every number is **not stated in the paper**.
 
@@ -37,22 +39,15 @@ class DrrGeometry:
         first or last slice. "detector": all of it, black where nothing is.
     """
 
-    sad_mm: float = 1650.0
-    sid_mm: float = 1800.0
-    detector_mm: tuple[float, float] = (430.0, 430.0)
-    detector_pixels: tuple[int, int] = (512, 512)
-    frame: str = "body"
+    sad_mm: Millimetres = 1650.0
+    sid_mm: Millimetres = 1800.0
+    detector_mm: tuple[Millimetres, Millimetres] = (430.0, 430.0)
+    detector_pixels: tuple[Pixels, Pixels] = (512, 512)
+    frame: Literal["body", "detector"] = "body"
 
     def __post_init__(self):
-        if not 0 < self.sad_mm < self.sid_mm:
-            raise DataError(f"sad_mm must be above 0 and below sid_mm, not {self.sad_mm} and {self.sid_mm}.")
-        if len(self.detector_mm) != 2 or min(self.detector_mm) <= 0:
-            raise DataError(f"detector_mm is (height, width) in mm, both above 0, not {self.detector_mm}.")
-        pixels = self.detector_pixels
-        if len(pixels) != 2 or min(pixels) < 8 or any(int(n) != n for n in pixels):
-            raise DataError(f"detector_pixels is (rows, columns), whole numbers from 8 on, not {pixels}.")
-        if self.frame not in FRAMES:
-            raise DataError(f"frame must be one of {', '.join(FRAMES)}, not {self.frame!r}.")
+        if self.sad_mm >= self.sid_mm:
+            raise DataError(f"sad_mm must be below sid_mm, not {self.sad_mm} and {self.sid_mm}.")
 
     @property
     def magnification(self) -> float:

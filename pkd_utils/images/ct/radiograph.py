@@ -7,41 +7,43 @@ geometry is not stated; it is `ct.projectors.DrrGeometry`. plastimatch is a prog
 plastimatch`), started once a volume.
 """
 
-import hashlib
 import json
-import multiprocessing
-import os
-import sys
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
+from pydantic import Field
+from scipy import ndimage
 from tqdm import tqdm
 
 from pkd_utils.images.ct import checks, plastimatch, projectors
-from pkd_utils.images.ct.checks import Limits
 from pkd_utils.images.ct.projectors import DrrGeometry
 from pkd_utils.images.ct.volumes import LOWEST, Volume, VolumeError, image_id, read_volume
+from pkd_utils.images.workers import results_of
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import atomic_path, read_json, write_json
+from pkd_utils.runs.files import Parts, atomic_path, read_json
 
-PROJECTORS = ("plastimatch", "parallel", "cone")
-RESPONSES = ("line integral", "absorption")
+Projector = Literal["plastimatch", "parallel", "cone"]
+Response = Literal["line integral", "absorption"]
+Refusable = Literal[tuple(checks.NAMED)]
 JPEG_QUALITY = 95
-_RECORD = 1  # raise it when the same volume and parameters would give another picture
+_RECORD = 2  # raise it when the same volume and parameters would give another picture
 COLUMNS = ["image_id", "status", "problems", "message", "slices", "spacing_mm", "orientation", "rows", "columns",
            "seconds"]  # fmt: skip
 
 
-def line_integrals(volume: Volume, body, geometry: DrrGeometry, projector_name: str, threads: int = 1) -> np.ndarray:
-    """Project a volume with one of `PROJECTORS`; (rows, columns) float32.
+@checked
+def line_integrals(
+    volume: Volume, body, geometry: DrrGeometry, projector_name: Projector, threads: int = 1
+) -> np.ndarray:
+    """Project a volume; (rows, columns) float32.
 
     What no ray of the frame meets and the air around everything are cut off first, which changes nothing and saves
     tracing; the isocentre stays.
@@ -60,7 +62,8 @@ def line_integrals(volume: Volume, body, geometry: DrrGeometry, projector_name: 
     return beam(part, geometry, frame, volume.centre)
 
 
-def to_picture(integrals: np.ndarray, response: str = "line integral") -> np.ndarray:
+@checked
+def to_picture(integrals: np.ndarray, response: Response = "line integral") -> np.ndarray:
     """Line integrals to an 8-bit radiograph, dense is bright.
 
     As in MIMIC-CXR-JPG: the lowest value becomes 0, the highest 255, the rest is cut off to whole numbers, and
@@ -77,8 +80,6 @@ def to_picture(integrals: np.ndarray, response: str = "line integral") -> np.nda
     -------
     (rows, columns) uint8 array
     """
-    if response not in RESPONSES:
-        raise DataError(f"response must be one of {', '.join(RESPONSES)}, not {response!r}.")
     values = integrals if response == "line integral" else 1 - np.exp(-integrals)
     low, high = float(values.min()), float(values.max())
     if not high > low:
@@ -88,8 +89,6 @@ def to_picture(integrals: np.ndarray, response: str = "line integral") -> np.nda
 
 def _without_table(volume: Volume, body) -> Volume:
     """Everything more than two blocks off the body becomes air: table, blankets, wires."""
-    from scipy import ndimage
-
     keep = ndimage.binary_dilation(body.mask, iterations=2)
     for axis, block in enumerate(body.block):
         keep = np.repeat(keep, block, axis=axis)
@@ -98,14 +97,14 @@ def _without_table(volume: Volume, body) -> Volume:
     return Volume(np.where(keep, volume.hu, LOWEST), volume.spacing, volume.origin, volume.facts)
 
 
+@checked
 def make_radiograph(
     path: str | Path,
     geometry: DrrGeometry | None = None,
-    projector_name: str = "plastimatch",
-    response: str = "line integral",
+    projector_name: Projector = "plastimatch",
+    response: Response = "line integral",
     remove_table: bool = False,
-    limits: Limits | None = None,
-    refuse: Sequence[str] = (),
+    refuse: Sequence[Refusable] = (),
     threads: int = 1,
 ) -> tuple[np.ndarray | None, dict]:
     """One volume to one radiograph.
@@ -114,7 +113,7 @@ def make_radiograph(
     ----------
     path : str or Path
         See `volumes.read_volume`.
-    geometry, limits : optional
+    geometry : DrrGeometry, optional
     projector_name : {"plastimatch", "parallel", "cone"}
         Only plastimatch is the paper's.
     response : see `to_picture`
@@ -137,7 +136,7 @@ def make_radiograph(
     row |= {name: np.nan for name in ("slices", "rows", "columns")}
     try:
         volume = read_volume(path)
-        body, problems = checks.inspect(volume, limits)
+        body, problems = checks.inspect(volume)
         row |= {
             "problems": "; ".join(dict.fromkeys(problem.name for problem in problems)),
             "message": "; ".join(problem.message for problem in problems),
@@ -155,23 +154,20 @@ def make_radiograph(
     return pixels, row | {"status": "done", "rows": pixels.shape[0], "columns": pixels.shape[1]}
 
 
-def _key(path: Path, settings: dict) -> str:
-    """Identity of one radiograph: the volume as it is on disk (names, bytes, times of change) and every parameter."""
+def _stamp(path: Path) -> list:
+    """A volume as it is on disk: names, bytes, times of change."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps([_RECORD, stats, settings], sort_keys=True, default=str).encode()).hexdigest()
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
-def _work(path: Path, target: Path, settings: dict, threads: int) -> dict:
+def _work(path: Path, target: Path, records: Parts, options: dict) -> dict:
     """Make, write and record one radiograph; an unforeseen failure is a row too, but none that is kept."""
     start = time.perf_counter()
     name = image_id(path)
-    options = settings | {"geometry": DrrGeometry(**settings["geometry"]), "limits": Limits(**settings["limits"])}
-    options.pop("version")
-    file, record = target / f"{name}.jpg", target / "records" / f"{name}.json"
+    file = target / f"{name}.jpg"
     try:
-        key = _key(path, settings)
-        pixels, row = make_radiograph(path, threads=threads, **options)
+        stamp = _stamp(path)
+        pixels, row = make_radiograph(path, **options)
         if pixels is None:
             file.unlink(missing_ok=True)  # of an earlier version of the volume
         else:
@@ -183,48 +179,53 @@ def _work(path: Path, target: Path, settings: dict, threads: int) -> dict:
         row |= {"slices": np.nan, "rows": np.nan, "columns": np.nan, "seconds": time.perf_counter() - start}
         return row | {"message": f"{type(error).__name__}: {error}".splitlines()[0]}
     row["seconds"] = round(time.perf_counter() - start, 3)
-    write_json(record, {"key": key, "row": row})
+    with records.write(f"{name}.json") as record:
+        record.write_text(json.dumps({"stamp": stamp, "row": row}))
     return row
 
 
-def _start_worker(parent: int) -> None:
+def _finished(path: Path, target: Path, records: Parts) -> dict | None:
+    """The row of an earlier call, if it was about this very volume and its picture is there."""
+    name = image_id(path)
+    if f"{name}.json" not in records:
+        return None
+    known = read_json(records.path(f"{name}.json"))
+    whole = known["row"]["status"] == "refused" or (target / f"{name}.jpg").exists()
+    return known["row"] if whole and known["stamp"] == _stamp(path) else None
+
+
+def _one_thread() -> None:
     """A forked worker has none of its parent's threads: ITK and OpenCV must not wait for them."""
-
-    def watch():  # nothing else would tell a worker that its parent was killed
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
     sitk.ProcessObject.SetGlobalDefaultThreader("PLATFORM")
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     cv2.setNumThreads(1)
 
 
+@checked
 def reconstruct(
-    volumes: Sequence[Path],
-    target: Path,
+    volumes: Annotated[Sequence[str | Path], Field(min_length=1)],
+    target: str | Path,
     geometry: DrrGeometry | None = None,
-    workers: int = 1,
-    projector_name: str = "plastimatch",
-    response: str = "line integral",
+    workers: Annotated[int, Field(ge=1)] = 1,
+    projector_name: Projector = "plastimatch",
+    response: Response = "line integral",
     remove_table: bool = False,
-    limits: Limits | None = None,
-    refuse: Sequence[str] = (),
+    refuse: Sequence[Refusable] = (),
     threads: int = 1,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Radiographs of many volumes as `<target>/<image_id>.jpg`; continues where an earlier call was killed.
 
-    A radiograph whose record (`<target>/records/<image_id>.json`) names the same volume and parameters is not made
-    again; nor is a volume refused again. One that failed for another reason (no memory, a full disk) is tried again.
+    A radiograph whose record (`<target>/records/<image_id>.json`) names the same volume is not made again; nor is a
+    volume refused again. One that failed for another reason (no memory, a full disk) is tried again. Records of other
+    parameters are thrown away.
 
     Parameters
     ----------
     volumes : sequence of paths
         Image files, or folders of one DICOM series each; `volumes.find_volumes` lists them.
-    target : Path
-    geometry, projector_name, response, remove_table, limits, refuse, threads : see `make_radiograph`
+    target : path of a folder
+    geometry, projector_name, response, remove_table, refuse, threads : see `make_radiograph`
     workers : int
         Processes. Measured on two cores, one thread in each of two processes is faster than two threads in one.
     progress : bool
@@ -240,58 +241,32 @@ def reconstruct(
     FileNotFoundError
         plastimatch is not installed but asked for, or a volume does not exist.
     DataError
-        No volumes, two with one name, or an unknown choice.
+        Two volumes with one name, or an unknown choice.
     """
     volumes, target, geometry = [Path(path) for path in volumes], Path(target), geometry or DrrGeometry()
-    _check_request(volumes, projector_name, response, refuse)
-    settings = {
-        "geometry": asdict(geometry),
-        "limits": asdict(limits or Limits()),
-        "projector_name": projector_name,
-        "response": response,
-        "remove_table": remove_table,
-        "refuse": sorted(refuse),
-        "version": plastimatch.version() if projector_name == "plastimatch" else "",
-    }
-    rows = {path: _finished(path, target, settings) for path in volumes}
-    todo = [path for path in volumes if rows[path] is None]
-    (target / "records").mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(volumes), initial=len(volumes) - len(todo), desc="radiographs", disable=not progress) as bar:
-        if workers > 1 and len(todo) > 1:
-            context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-            with ProcessPoolExecutor(workers, context, _start_worker, (os.getpid(),)) as pool:
-                futures = {pool.submit(_work, path, target, settings, threads): path for path in todo}
-                for future in as_completed(futures):
-                    rows[futures[future]] = future.result()
-                    bar.update()
-        else:
-            for path in todo:
-                rows[path] = _work(path, target, settings, threads)
-                bar.update()
-    return pd.DataFrame([rows[path] for path in volumes], columns=COLUMNS)
+    _check_names(volumes)
+    version = plastimatch.version() if projector_name == "plastimatch" else ""
+    options = {"geometry": geometry, "projector_name": projector_name, "response": response,
+               "remove_table": remove_table, "refuse": sorted(refuse)}  # fmt: skip
+    target.mkdir(parents=True, exist_ok=True)
+    records = Parts(target / "records", [_RECORD, options | {"geometry": asdict(geometry), "version": version}])
+    rows = {image_id(path): _finished(path, target, records) for path in volumes}
+    jobs = [(path, target, records, options | {"threads": threads}) for path in volumes if not rows[image_id(path)]]
+    with tqdm(total=len(volumes), initial=len(volumes) - len(jobs), desc="radiographs", disable=not progress) as bar:
+        for row in results_of(_work, jobs, min(workers, len(jobs)) or 1, _one_thread):
+            rows[row["image_id"]] = row
+            bar.update()
+    return pd.DataFrame(list(rows.values()), columns=COLUMNS)
 
 
 def failures(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `reconstruct` with a problem, refused or failed ones first."""
-    order = table["status"].map({"failed": 0, "refused": 1, "done": 2})
     chosen = table[(table["status"] != "done") | (table["problems"] != "")]
-    return chosen.loc[order[chosen.index].sort_values(kind="stable").index].reset_index(drop=True)
+    order = {"failed": 0, "refused": 1, "done": 2}
+    return chosen.sort_values("status", key=lambda s: s.map(order), kind="stable", ignore_index=True)
 
 
-def _finished(path: Path, target: Path, settings: dict) -> dict | None:
-    """The row of an earlier call, if it was about this very volume and these parameters and its picture is there."""
-    name = image_id(path)
-    record = target / "records" / f"{name}.json"
-    if not record.exists():
-        return None
-    known = read_json(record)
-    whole = known["row"]["status"] == "refused" or (target / f"{name}.jpg").exists()
-    return known["row"] if whole and known["key"] == _key(path, settings) else None
-
-
-def _check_request(volumes, projector_name, response, refuse):
-    if not volumes:
-        raise DataError("There are no volumes to reconstruct: the list of paths is empty.")
+def _check_names(volumes: Sequence[Path]) -> None:
     missing = [path for path in volumes if not path.exists()]
     if missing:
         raise FileNotFoundError(
@@ -302,10 +277,3 @@ def _check_request(volumes, projector_name, response, refuse):
         raise DataError(
             f"Two volumes have the name {names[names.duplicated()].iloc[0]!r}, which names their picture: rename one."
         )
-    if projector_name not in PROJECTORS:
-        raise DataError(f"projector must be one of {', '.join(PROJECTORS)}, not {projector_name!r}.")
-    if response not in RESPONSES:
-        raise DataError(f"response must be one of {', '.join(RESPONSES)}, not {response!r}.")
-    unknown = sorted(set(refuse) - set(checks.NAMED))
-    if unknown:
-        raise DataError(f"refuse names unknown problems {', '.join(unknown)}; there are {', '.join(checks.NAMED)}.")

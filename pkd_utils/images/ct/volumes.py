@@ -43,9 +43,6 @@ class VolumeError(DataError):
         super().__init__(message)
         self.name = name
 
-    def __reduce__(self):  # so that a worker process can hand it over
-        return VolumeError, (self.name, str(self))
-
 
 @dataclass(frozen=True)
 class Volume:

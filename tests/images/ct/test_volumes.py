@@ -1,7 +1,6 @@
 """Reading CTs in any orientation, and naming what is wrong with them; on a simulated chest of ellipsoids."""
 
 import gzip
-import pickle
 
 import numpy as np
 import pytest
@@ -142,11 +141,6 @@ def test_what_is_no_volume_is_unreadable(tmp_path):
     assert refused(tmp_path / "empty").name == "unreadable"
     with pytest.raises(FileNotFoundError, match="no volume"):
         volumes.read_volume(tmp_path / "absent.nii.gz")
-
-
-def test_an_error_survives_the_way_out_of_a_worker():
-    error = pickle.loads(pickle.dumps(VolumeError("not CT", "a sentence")))
-    assert (error.name, str(error)) == ("not CT", "a sentence")
 
 
 def test_find_volumes(tmp_path):
