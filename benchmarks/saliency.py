@@ -31,7 +31,7 @@ from captum.attr import LayerGradCam
 # isort: split
 from pkd_utils.distillation.students import build_student, class_token_logits
 from pkd_utils.localization.attention import attention_maps
-from pkd_utils.localization.saliency import METHODS, saliency_maps, several_maps
+from pkd_utils.localization.saliency import METHODS, saliency_maps
 from pkd_utils.runs import files  # before timm: see pkd_utils.runs.torchvision_cpu
 
 # isort: split
@@ -44,7 +44,6 @@ STUDENTS = {
 ATTENTION_ONLY = {
     "attention, mean": {"method": "attention"},
     "attention, max": {"method": "attention", "heads": "max"},
-    "attention, each": {"method": "attention", "heads": "each"},
 }
 
 
@@ -139,7 +138,8 @@ def student_rows(student: str, options: dict, n: int, rounds: int, clock: Callab
         "grad_cam": ("captum LayerGradCam", lambda: usual_grad_cam(model, images, targets)),
     }
     for name, (_, function) in ways.items():
-        ours, _ = saliency_maps(model, images, name.split(",")[0], targets=targets)
+        method = name.split(",")[0]
+        ours = saliency_maps(model, images, {method: {}}, targets=targets)[0][method]
         theirs = function().reshape(ours.shape)
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5 * np.abs(theirs).max())
 
@@ -156,7 +156,7 @@ def student_rows(student: str, options: dict, n: int, rounds: int, clock: Callab
     contestants["forward, class token alone"] = lambda: forward_class_token(model, images)
     contestants["attention.attention_maps"] = lambda: attention_maps(model, images, batch_size=n)
     for name, methods in ours.items():
-        contestants[name] = lambda m=methods: several_maps(model, images, m, targets=targets, batch_size=n)
+        contestants[name] = lambda m=methods: saliency_maps(model, images, m, targets=targets, batch_size=n)
     for name, (_, function) in ways.items():
         contestants[f"usual way: {name}"] = function
 

@@ -9,29 +9,29 @@ Only that one row is needed, so a hook reads the layer's own qkv projection and 
 forward pass: fused attention stays on, the logits come from the same pass, and nothing of size tokens x tokens is made.
 
 The paper evaluates "attention maps" of ViT-Tiny; the layer (here the last), how heads are combined (here their mean)
-and how the map is brought to the image's size (here bilinear) are not stated in the paper and are parameters.
+and how the map is brought to the image's size (here bilinear) are not stated in the paper.
 """
 
-from collections.abc import Iterable
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from timm.layers import Attention
 from torch import nn
 
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
-HEADS = ("mean", "max", "each")
-MODES = ("bilinear", "nearest")
 
-
+@checked
 def attention_maps(
     model: nn.Module,
-    images: torch.Tensor | Iterable[torch.Tensor],
+    images,
     layer: int = -1,
-    heads: str = "mean",
-    batch_size: int = 64,
+    heads: Literal["mean", "max", "each"] = "mean",
+    batch_size: Annotated[int, Field(ge=1)] = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class-token-to-patch attention of one layer, and the logits, in one forward pass.
 
@@ -60,14 +60,10 @@ def attention_maps(
     ------
     DataError
         If the model has no class token or is not pooled by it, the block does not use timm's plain attention, `layer`
-        or `heads` does not exist, there are no images, or the weights are not finite.
+        does not exist, there are no images, or the weights are not finite.
     """
-    attn = _attention_module(model, layer)
-    if heads not in HEADS:
-        raise DataError(f"heads={heads!r} is not a way to combine heads: use one of {', '.join(HEADS)}.")
+    attn = attention_module(model, layer)
     if isinstance(images, torch.Tensor):
-        if batch_size < 1:
-            raise DataError(f"batch_size={batch_size}: use at least 1.")
         images = images.split(batch_size) if len(images) else ()
     device = next(model.parameters()).device
 
@@ -126,8 +122,8 @@ def class_token_attention(attn: Attention, qkv: torch.Tensor) -> torch.Tensor:
         return scores.softmax(-1)
 
 
-def upsample_maps(maps: np.ndarray | torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> np.ndarray:
-    """Bring maps from the patch grid to the size of the image.
+def upsample_maps(maps: np.ndarray | torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Bring maps from the patch grid to the size of the image, bilinearly. How is not stated in the paper.
 
     Parameters
     ----------
@@ -135,31 +131,18 @@ def upsample_maps(maps: np.ndarray | torch.Tensor, size: tuple[int, int], mode: 
         Anything numeric; computed in float32.
     size : (H, W)
         Pixels of the image that the model saw.
-    mode : {"bilinear", "nearest"}
-        Bilinear uses `align_corners=False`: a patch's value stands at the centre of the patch's pixels, and pixels
-        outside the outermost centres keep the border value, so that the map does not shift against the image.
-        Nearest gives every pixel its patch's value (many ties). Not stated in the paper.
 
     Returns
     -------
     float32 array (N, H, W)
-
-    Raises
-    ------
-    DataError
-        If the maps are not three-dimensional or `mode` is unknown.
+        A patch's value stands at the centre of the patch's pixels (`align_corners=False`), and pixels outside the
+        outermost centres keep the border value, so that the map does not shift against the image.
     """
-    if mode not in MODES:
-        raise DataError(f"mode={mode!r} is not a way to upsample: use one of {', '.join(MODES)}.")
     tensor = torch.as_tensor(maps).detach().float()
-    if tensor.ndim != 3:
-        raise DataError(f"Maps of shape {tuple(tensor.shape)} cannot be upsampled: give (N, grid_h, grid_w).")
-    # "nearest-exact" takes the patch under the pixel's centre; plain "nearest" is off by up to one pixel.
-    options = {"mode": "bilinear", "align_corners": False} if mode == "bilinear" else {"mode": "nearest-exact"}
-    return F.interpolate(tensor[:, None], size=tuple(size), **options)[:, 0].cpu().numpy()
+    return F.interpolate(tensor[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
 
 
-def _attention_module(model: nn.Module, layer: int) -> Attention:
+def attention_module(model: nn.Module, layer: int) -> Attention:
     """The plain attention module of block `layer`, or one sentence on why there is none."""
     name = type(model).__name__
     if not (hasattr(model, "blocks") and hasattr(model, "num_prefix_tokens")):

@@ -8,10 +8,7 @@ attention
     Row of one layer, heads combined: e mean_h(A_l), as in `attention`. What the paper calls "attention maps";
     layer and combination of heads are not stated in the paper.
 rollout
-    Attention rollout (Abnar and Zuidema 2020, equation 1): e B_L ... B_2 B_1 with B_l the combined heads of A_l plus
-    the identity, rows divided by their sums; with the mean over heads this is 0.5 A + 0.5 I. Maximum, minimum and
-    `discard` (the given share of a layer's smallest combined weights, class token's included, is set to 0 before the
-    identity is added) come from later practice, not from that paper.
+    Attention rollout (Abnar and Zuidema 2020, equation 1): e B_L ... B_2 B_1 with B_l = 0.5 mean_h(A_l) + 0.5 I.
 chefer
     Gradient-weighted attention (Chefer, Gur and Wolf, ICCV 2021, "generic" rule for self-attention, equations 5
     and 6): R = I, then R <- R + mean_h((dy/dA_l * A_l)^+) R from the first layer to the last; the map is e R. Plain
@@ -22,46 +19,47 @@ grad_cam
     block the patches no longer reach the class token, and their gradient is 0.
 
 Everything is computed in the precision of the model's parameters, whatever autocast surrounds the call, and attention
-weights in float32. The paper uses no map but attention.
+weights in float32. The paper uses no map but attention. Every map is one row vector over the tokens, so rollout and
+Chefer's rule are computed from the left as a vector times a matrix, and no product of two matrices is made::
+
+    e (M_L (... (M_2 M_1)))  =  ((e M_L) M_(L-1)) ... M_1
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
+from captum.attr import LayerGradCam
+from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import nn
 
-from pkd_utils.localization.attention import HEADS, _attention_module
-from pkd_utils.localization.attention_gradients import MapSpec, batch_maps, borrowed
+from pkd_utils.localization.attention import attention_module, class_token_attention
+from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 
 METHODS = ("attention", "rollout", "chefer", "grad_cam")
 
-# Options of every method and their defaults.
-OPTIONS = {
-    "attention": {"layer": -1, "heads": "mean"},
-    "rollout": {"layer": -1, "heads": "mean", "discard": 0.0},
-    "chefer": {"layer": -1},
-    "grad_cam": {"layer": -1, "relu": True},
-}
-METHOD_HEADS = {"attention": HEADS, "rollout": ("mean", "max", "min")}
+
+@config
+class MapSpec:
+    """One map: `layer` is a block, negative from the end; `heads` is of attention alone."""
+
+    method: Literal["attention", "rollout", "chefer", "grad_cam"]
+    layer: int = -1
+    heads: Literal["mean", "max"] = "mean"
 
 
 def saliency_maps(
-    model: nn.Module,
-    images: torch.Tensor | Iterable[torch.Tensor],
-    method: str,
-    *,
-    layer: int = -1,
-    heads: str = "mean",
-    targets: np.ndarray | torch.Tensor | None = None,
-    batch_size: int = 64,
-    discard: float = 0.0,
-    relu: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Maps of one method on the patch grid, and the logits of the same forward pass.
+    model: nn.Module, images, methods, *, targets: np.ndarray | torch.Tensor | None = None, batch_size: int = 64
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Maps of one or several methods on the patch grid, and the logits, from the same pass over the images.
+
+    All maps of a batch share one forward pass. With chefer or grad_cam among them it keeps its graph, and one backward
+    pass through it gives chefer's gradients; only a second and further grad_cam (another layer) costs a pass of its
+    own.
 
     Parameters
     ----------
@@ -71,32 +69,25 @@ def saliency_maps(
     images : Tensor (N, C, H, W) or iterable of such Tensors
         Normalised as the model expects. An iterable (a DataLoader without targets) is read batch by batch as it comes;
         wrap it in tqdm to see progress.
-    method : {"attention", "rollout", "chefer", "grad_cam"}
-        Equations above.
-    layer : int
-        Transformer block, negative from the end. attention, grad_cam: the block looked at; rollout, chefer: the last
-        of the blocks that are multiplied, from the first on. Not stated in the paper.
-    heads : str
-        attention: "mean", "max" or "each". rollout: "mean", "max" or "min". chefer, grad_cam: "mean" only (the rule has
-        no other). Not stated in the paper.
+    methods : dict of dict
+        Name of the map: its "method" (default: the name itself), "layer" and, for attention, "heads", for example
+        `{"attention_max": {"method": "attention", "heads": "max"}, "rollout": {}, "chefer": {}}`. The layer is a
+        transformer block, negative from the end. attention, grad_cam: the block looked at; rollout, chefer: the last
+        of the blocks that are multiplied, from the first on. Heads are "mean" or "max". Not stated in the paper.
     targets : float array (N, n_outputs), optional
         Weights of the logits whose sum is differentiated (chefer, grad_cam; the other methods do not look at them), for
         example one-hot. Default: what `predicted_positives` says of each image.
     batch_size : int
         Images a forward pass, where `images` is one Tensor. rollout keeps tokens**2 numbers an image and layer, chefer
         about n_heads times as many and everything that a backward pass needs.
-    discard : float in [0, 1)
-        Only rollout: share of the weights set to 0.
-    relu : bool
-        Only grad_cam: negative values set to 0, as in the publication; such a map may be 0 everywhere.
 
     Returns
     -------
-    maps : float32 array (N, grid_h, grid_w), or (N, n_heads, grid_h, grid_w) with `heads="each"`
+    maps : {name: float32 (N, grid_h, grid_w)}
         Rows of the image first. attention, rollout: at least 0, and the sum over the patches is 1 minus what goes to
-        the prefix tokens (per head before a maximum or minimum). chefer: at least 0. chefer and grad_cam have the unit
-        of a logit and no common scale between images.
-    logits : float32 array (N, n_outputs)
+        the prefix tokens (per head before a maximum). chefer, grad_cam: at least 0, in the unit of a logit and without
+        a common scale between images; a grad_cam map may be 0 everywhere.
+    logits : float32 (N, n_outputs)
 
     Raises
     ------
@@ -104,56 +95,11 @@ def saliency_maps(
         If the model has no class token, is not pooled by it or uses another attention than timm's plain one; method,
         layer, option or targets make no sense; there are no images; or values are not finite.
     """
-    given = {"layer": layer, "heads": heads, "discard": discard, "relu": relu}
-    usual = {"layer": -1, "heads": "mean", "discard": 0.0, "relu": True}
-    options = {key: value for key, value in given.items() if key in OPTIONS.get(method, ()) or value != usual[key]}
-    maps, logits = several_maps(
-        model, images, {method: {"method": method, **options}}, targets=targets, batch_size=batch_size
-    )
-    return maps[method], logits
-
-
-def several_maps(
-    model: nn.Module,
-    images: torch.Tensor | Iterable[torch.Tensor],
-    methods: Mapping[str, Mapping[str, Any]],
-    *,
-    targets: np.ndarray | torch.Tensor | None = None,
-    batch_size: int = 64,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Maps of several methods from the same pass over the images.
-
-    All maps of a batch share one forward pass. With chefer or grad_cam among them it keeps its graph, and one backward
-    pass through it gives chefer's gradients; only a second and further grad_cam (another layer) costs a pass of its
-    own.
-
-    Parameters
-    ----------
-    model, images, targets, batch_size
-        As in `saliency_maps`.
-    methods : dict of dict
-        Name of the map: its "method" (default: the name itself) and that method's options, for example
-        `{"attention_max": {"method": "attention", "heads": "max"}, "rollout": {}, "chefer": {}}`.
-
-    Returns
-    -------
-    maps : dict of float32 array, by name, shaped as in `saliency_maps`
-    logits : float32 array (N, n_outputs)
-
-    Raises
-    ------
-    DataError
-        As `saliency_maps`.
-    """
     specs = {name: _spec(model, name, options) for name, options in methods.items()}
-    if not specs:
-        raise DataError("There is no map to compute: name at least one method.")
     if isinstance(images, torch.Tensor):
-        if batch_size < 1:
-            raise DataError(f"batch_size={batch_size}: use at least 1.")
         images = images.split(batch_size) if len(images) else ()
-    gradients = any(spec.needs_gradients for spec in specs.values())
-    weights = _target_weights(targets) if gradients else None
+    gradients = any(spec.method in ("chefer", "grad_cam") for spec in specs.values())
+    weights = _target_weights(targets) if gradients and targets is not None else None
     if gradients and not getattr(model, "num_classes", 1):
         raise DataError(f"{type(model).__name__} has no head, so no logit to differentiate: build it with num_classes.")
     chefer = [spec.layer for spec in specs.values() if spec.method == "chefer"]
@@ -165,10 +111,6 @@ def several_maps(
     done = 0
     with borrowed(model, gradients, unfused):
         for batch in images:
-            if not isinstance(batch, torch.Tensor):
-                raise DataError(f"Batches of images must be Tensors (B, C, H, W), not {type(batch).__name__}.")
-            if weights is not None and len(weights) < done + len(batch):
-                raise DataError(f"targets has {len(weights)} rows, but there are more images: give one row an image.")
             chosen = None if weights is None else weights[done : done + len(batch)].to(device)
 
             def weights_of(output: torch.Tensor, chosen=chosen) -> torch.Tensor:
@@ -176,8 +118,8 @@ def several_maps(
                     return predicted_positives(output)
                 if chosen.shape != output.shape:
                     raise DataError(
-                        f"targets has {chosen.shape[1]} columns, but the model has {output.shape[1]} logits: give one "
-                        "weight for every logit."
+                        f"targets has shape {tuple(weights.shape)}, but there are more images than rows, or not "
+                        f"{output.shape[1]} logits: give one row an image and one weight for every logit."
                     )
                 return chosen
 
@@ -212,53 +154,210 @@ def predicted_positives(logits: torch.Tensor) -> torch.Tensor:
     return torch.where(positive.any(1, keepdim=True), positive, largest).float()
 
 
-def _spec(model: nn.Module, name: str, options: Mapping[str, Any]) -> MapSpec:
-    """The checked map `name`."""
-    method = options.get("method", name)
-    if method not in METHODS:
-        raise DataError(f"{name}: {method!r} is not a method: use one of {', '.join(METHODS)}.")
-    unknown = sorted(set(options) - {"method", *OPTIONS[method]})
-    if unknown:
-        raise DataError(
-            f"{name}: {method} has no option {', '.join(f'{key}={options[key]!r}' for key in unknown)}; "
-            f"it has {', '.join(OPTIONS[method])}."
-        )
-    values = {**OPTIONS[method], **{key: value for key, value in options.items() if key != "method"}}
-    if "heads" in values and values["heads"] not in METHOD_HEADS[method]:
-        raise DataError(
-            f"{name}: heads={values['heads']!r} is not a way to combine heads: use one of "
-            f"{', '.join(METHOD_HEADS[method])}."
-        )
-    if not 0 <= values.get("discard", 0) < 1:
-        raise DataError(f"{name}: discard={values['discard']} is no share of the weights: use 0 or more, below 1.")
-    _attention_module(model, values["layer"])
-    values["layer"] %= len(model.blocks)
-    used = range(values["layer"] + 1) if method in ("rollout", "chefer") else [values["layer"]]
-    for index in used:
-        _attention_module(model, index)
-    if method == "grad_cam" and type(model.blocks[values["layer"]]) is not Block:
-        raise DataError(
-            f"{name}: block {values['layer']} is a {type(model.blocks[values['layer']]).__name__}, whose attention "
-            "does not read normalised tokens: Grad-CAM needs timm's plain Block."
-        )
-    return MapSpec(method, **values)
+@contextmanager
+def borrowed(model: nn.Module, gradients: bool, unfused: list[Attention]) -> Iterator[None]:
+    """The model in evaluation mode without autocast, and everything as it was afterwards, also after an error.
+
+    With `gradients` the parameters are frozen, so that a graph begins at the first tensor asked for and no parameter
+    gets a gradient, and the attention modules `unfused` compute their weights openly. Without, inference mode.
+    """
+    training = {module: module.training for module in model.modules()}
+    free = [p for p in model.parameters() if gradients and p.requires_grad]
+    fused = {attn: attn.fused_attn for attn in unfused}
+    checkpointing = getattr(model, "grad_checkpointing", False)
+    device = next(model.parameters()).device
+    try:
+        model.eval()
+        for parameter in free:
+            parameter.requires_grad_(False)
+        for attn in unfused:
+            attn.fused_attn = False
+        if checkpointing:  # it would run the blocks without a graph, and the hooks twice
+            model.grad_checkpointing = False
+        # inference_mode(False) leaves a surrounding inference mode or no_grad, and turns gradients on.
+        with torch.autocast(device.type, enabled=False), torch.inference_mode(not gradients):
+            yield
+    finally:
+        if checkpointing:
+            model.grad_checkpointing = True
+        for attn, value in fused.items():
+            attn.fused_attn = value
+        for parameter in free:
+            parameter.requires_grad_(True)
+        for module, mode in training.items():
+            module.training = mode
 
 
-def _target_weights(targets: np.ndarray | torch.Tensor | None) -> torch.Tensor | None:
+def batch_maps(
+    model: nn.Module,
+    batch: torch.Tensor,
+    specs: dict[str, MapSpec],
+    weights_of: Callable[[torch.Tensor], torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """All maps of one batch, inside `borrowed`: one forward pass, and one more for each Grad-CAM after the first.
+
+    Parameters
+    ----------
+    batch : Tensor (B, C, H, W), on the model's device
+    specs : name: MapSpec
+    weights_of : logits (B, n_outputs), detached -> weights of the logits (B, n_outputs) whose sum is differentiated
+
+    Returns
+    -------
+    maps : name: Tensor (B, grid_h, grid_w), float32
+    logits : Tensor (B, n_outputs), float32
+    """
+    grid = tuple(model.patch_embed.dynamic_feat_size(tuple(batch.shape[-2:])))
+    rows: dict[str, torch.Tensor] = {}  # (B, tokens)
+    maps: dict[str, torch.Tensor] = {}
+    steps: dict[str, list[torch.Tensor]] = {name: [] for name, spec in specs.items() if spec.method == "rollout"}
+    opened: list[torch.Tensor] = []  # attention weights of the layers, in the graph
+    passes: list[tuple[torch.Tensor, torch.Tensor]] = []  # logits (B, n_outputs), weighted sums (B,)
+    chefer = [name for name, spec in specs.items() if spec.method == "chefer"]
+    cams = [name for name, spec in specs.items() if spec.method == "grad_cam"]
+
+    def objective(images: torch.Tensor) -> torch.Tensor:
+        logits = model(images).float()
+        passes.append((logits, (logits * weights_of(logits.detach())).sum(1)))
+        return passes[-1][1]
+
+    def read(index: int, attn: Attention):
+        def hook(_module, _inputs, qkv):
+            qkv = qkv.detach()
+            whole = any(needs_matrix(spec, index) for spec in specs.values())
+            weights = attention_matrix(attn, qkv) if whole else class_token_attention(attn, qkv).unsqueeze(2)
+            for name, spec in specs.items():
+                if spec.method == "attention" and spec.layer == index:
+                    rows[name] = weights[:, :, 0].amax(1) if spec.heads == "max" else weights[:, :, 0].mean(1)
+                if spec.method == "rollout" and spec.layer >= index:
+                    steps[name].append(rollout_step(weights))
+
+        return hook
+
+    def open_up(_module, _inputs, weights):
+        opened.append(weights if weights.requires_grad else weights.requires_grad_())
+        return weights
+
+    with ExitStack() as hooks:
+        for index, block in enumerate(model.blocks):
+            if any(reads(spec, index) for spec in specs.values()):
+                hooks.enter_context(block.attn.qkv.register_forward_hook(read(index, block.attn)))
+            if any(specs[name].layer >= index for name in chefer):
+                hooks.enter_context(block.attn.attn_drop.register_forward_hook(open_up))
+        if cams:
+            maps[cams[0]] = grad_cam(model, batch, specs[cams[0]], grid, objective, keep_graph=bool(chefer))
+        else:
+            objective(batch)
+    logits, sums = passes[0]
+    for name in cams[1:]:
+        maps[name] = grad_cam(model, batch, specs[name], grid, objective)
+    for name, layers in steps.items():
+        rows[name] = roll(layers)
+    if chefer:
+        gradients = torch.autograd.grad(sums.sum(), opened)
+        relevance = [(g.float() * a.detach().float()).clamp_(min=0) for g, a in zip(gradients, opened, strict=True)]
+        for name in chefer:
+            rows[name] = relevance_row(relevance[: specs[name].layer + 1])
+    for name, row in rows.items():
+        maps[name] = row[..., model.num_prefix_tokens :].unflatten(-1, grid)
+    return maps, logits.detach()
+
+
+def reads(spec: MapSpec, index: int) -> bool:
+    """Whether the map needs the attention weights (not their gradients) of block `index`."""
+    return spec.layer == index if spec.method == "attention" else spec.method == "rollout" and spec.layer >= index
+
+
+def needs_matrix(spec: MapSpec, index: int) -> bool:
+    """Whether the map needs every row of block `index`, not the class token's alone."""
+    return spec.method == "rollout" and index < spec.layer
+
+
+def attention_matrix(attn: Attention, qkv: torch.Tensor) -> torch.Tensor:
+    """Softmax of all tokens: `attn.qkv`'s output (B, tokens, 3 * n_heads * head_dim) -> float32 (B, n_heads, T, T)."""
+    batch, tokens, _ = qkv.shape
+    query, key, _ = qkv.view(batch, tokens, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+    query, key = attn.q_norm(query).float(), attn.k_norm(key).float()
+    return ((query * attn.scale) @ key.transpose(-2, -1)).softmax(-1)
+
+
+def rollout_step(weights: torch.Tensor) -> torch.Tensor:
+    """One layer of the rollout: (B, n_heads, rows, T) -> (B, rows, T), identity added and rows summing to 1."""
+    fused = weights.mean(1)
+    fused.diagonal(dim1=1, dim2=2).add_(1)  # the class token's row alone begins with its own column too
+    return fused.div_(fused.sum(-1, keepdim=True))
+
+
+def roll(layers: list[torch.Tensor]) -> torch.Tensor:
+    """Class token's row of the product of the layers' matrices, last layer on the left: (B, T)."""
+    row = layers[-1][:, :1]
+    for matrix in reversed(layers[:-1]):
+        row = row @ matrix
+    return row[:, 0]
+
+
+def relevance_row(relevance: list[torch.Tensor]) -> torch.Tensor:
+    """Class token's row of R, R <- R + mean_h(relevance) R from the first layer to the last, R = I before: (B, T)."""
+    batch, _, tokens, _ = relevance[0].shape
+    row = relevance[0].new_zeros(batch, 1, tokens)
+    row[:, 0, 0] = 1
+    for matrix in reversed(relevance):
+        row = row + (row.unsqueeze(1) @ matrix).mean(1)
+    return row[:, 0]
+
+
+def grad_cam(
+    model: nn.Module,
+    batch: torch.Tensor,
+    spec: MapSpec,
+    grid: tuple[int, int],
+    objective: Callable[[torch.Tensor], torch.Tensor],
+    keep_graph: bool = False,
+) -> torch.Tensor:
+    """Captum's Grad-CAM on the tokens that enter the attention of block `spec.layer`: (B, grid_h, grid_w).
+
+    LayerGradCam takes dimension 1 for channels and averages gradients over all others, which (B, tokens, D) is not
+    made for: it would average over D, prefix tokens included. So a hook sends the patches, as (B, D, grid_h, grid_w),
+    through an identity module, and that module is the layer captum sees.
+    """
+    layer = nn.Identity()
+    n_prefix = model.num_prefix_tokens
+
+    def through_grid(_module, _inputs, tokens):
+        patches = layer(tokens[:, n_prefix:].transpose(1, 2).unflatten(-1, grid))
+        return torch.cat([tokens[:, :n_prefix], patches.flatten(2).transpose(1, 2)], 1)
+
+    with model.blocks[spec.layer].norm1.register_forward_hook(through_grid):
+        cam = LayerGradCam(objective, layer).attribute(
+            batch, relu_attributions=True, grad_kwargs={"retain_graph": keep_graph}
+        )
+    return cam.detach().float()[:, 0]
+
+
+def _spec(model: nn.Module, name: str, options) -> MapSpec:
+    """The map `name`, its layer counted from 0, checked against the model."""
+    spec = MapSpec(**{"method": name, **options})
+    if spec.heads != "mean" and spec.method != "attention":
+        raise DataError(f"{name}: {spec.method} has no option heads={spec.heads!r}: its rule takes the mean.")
+    attention_module(model, spec.layer)
+    layer = spec.layer % len(model.blocks)
+    for index in range(layer) if spec.method in ("rollout", "chefer") else ():
+        attention_module(model, index)
+    if spec.method == "grad_cam" and type(model.blocks[layer]) is not Block:
+        raise DataError(
+            f"{name}: block {layer} is a {type(model.blocks[layer]).__name__}, whose attention does not read "
+            "normalised tokens: Grad-CAM needs timm's plain Block."
+        )
+    return MapSpec(spec.method, layer, spec.heads)
+
+
+def _target_weights(targets: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Checked float32 weights (N, n_outputs)."""
-    if targets is None:
-        return None
     weights = torch.as_tensor(targets).detach().float()
-    if weights.ndim != 2:
-        raise DataError(f"targets has shape {tuple(weights.shape)}: give weights of shape (images, logits).")
-    bad = (~weights.isfinite().all(1)).nonzero().flatten().tolist()
-    if bad:
-        raise DataError(f"targets of image {bad[0]} hold a value that is not finite: give one weight for every logit.")
-    empty = (weights == 0).all(1).nonzero().flatten().tolist()
-    if empty:
-        raise DataError(
-            f"targets of image {empty[0]} are all 0, so there is nothing to differentiate: weight at least one logit."
-        )
+    usable = weights.isfinite().all(-1) & (weights != 0).any(-1)
+    if not usable.all():
+        image = int((~usable).nonzero()[0])
+        raise DataError(f"targets of image {image} are all 0 or not finite: weight at least one logit, with a number.")
     return weights
 
 

@@ -11,6 +11,7 @@ Maps are compared on the patch grid, before they are enlarged: neighbouring pixe
 import copy
 import itertools
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,8 @@ from scipy.stats import rankdata
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
-
-MODES = ("cascading", "independent")
 
 
 def rank_correlations(a, b) -> np.ndarray:
@@ -34,18 +34,9 @@ def rank_correlations(a, b) -> np.ndarray:
     -------
     float64 (N,)
         NaN where a map is constant: it has no order.
-
-    Raises
-    ------
-    DataError
-        If shapes differ or a value is not finite.
     """
     ranks = []
     for maps in (np.asarray(a), np.asarray(b)):
-        if maps.ndim != 3 or maps.shape != np.shape(a):
-            raise DataError(f"Maps of shapes {np.shape(a)} and {np.shape(b)}: give (N, H, W) twice.")
-        if not np.isfinite(maps).all():
-            raise DataError("A map holds values that are not finite: check its model.")
         rank = rankdata(maps.reshape(len(maps), -1), axis=1)
         ranks.append(rank - rank.mean(1, keepdims=True))
     one, other = ranks
@@ -86,19 +77,17 @@ def with_fresh_stages(model: VisionTransformer, fresh: VisionTransformer, chosen
             "The fresh model is of another architecture: build it with the trained student's own arguments."
         )
     by_stage = stages(model)
-    unknown = [name for name in chosen if name not in by_stage]
-    if unknown:
-        raise DataError(f"{unknown[0]!r} is no stage of this model: it has {', '.join(by_stage)}.")
     mixed = copy.deepcopy(model)
     mixed.load_state_dict({**own, **{key: other[key] for name in chosen for key in by_stage[name]}})
     return mixed
 
 
+@checked
 def randomisation(
     model: VisionTransformer,
     fresh: VisionTransformer,
     maps_of: Callable[[nn.Module], Mapping[str, np.ndarray]],
-    mode: str = "cascading",
+    mode: Literal["cascading", "independent"] = "cascading",
 ) -> pd.DataFrame:
     """Rank correlation of the trained model's maps with those of partly random models.
 
@@ -118,8 +107,6 @@ def randomisation(
         map, stage, rank_correlation (mean over images where it is defined), images, undefined (images with a constant
         map). A map of the last layer's attention cannot depend on the head: it stays at 1 there.
     """
-    if mode not in MODES:
-        raise DataError(f"mode={mode!r} is unknown: use one of {', '.join(MODES)}.")
     trained = maps_of(model)
     names = list(stages(model))
     rows = []

@@ -17,7 +17,7 @@ from pkd_utils.localization.suite import Suite, score_maps
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 
-# What a map's name asks of saliency.several_maps.
+# What a map's name asks of saliency.saliency_maps.
 MAPS = {
     "attention_mean": {"method": "attention", "heads": "mean"},
     "attention_max": {"method": "attention", "heads": "max"},
@@ -143,7 +143,7 @@ def student_maps(
     parts = torch.from_numpy(np.asarray(pixels)).split(batch_size)
     batches = (normalise(part, built["mean"], built["std"]) for part in parts)
     methods = {name: {**MAPS[name], "layer": layer} for name in names}
-    return saliency.several_maps(model, batches, methods, targets=targets)
+    return saliency.saliency_maps(model, batches, methods, targets=targets)
 
 
 def choose_and_score(
