@@ -20,25 +20,6 @@ COMMENT = "SIMULATED mammogram, not a patient. Made by pkd_utils.demo.mammograph
 SPLITS = ("train", "test")
 SWAPPED_SHARE = 0.15  # share of cases whose crop and mask lie in each other's file
 DATE = "01-01-2000"  # of every simulated study; the real ones' dates are those of the submission
-_METADATA = (
-    "Series UID",
-    "Collection",
-    "3rd Party Analysis",
-    "Data Description URI",
-    "Subject ID",
-    "Study UID",
-    "Study Description",
-    "Study Date",
-    "Series Description",
-    "Manufacturer",
-    "Modality",
-    "SOP Class Name",
-    "SOP Class UID",
-    "Number of Images",
-    "File Size",
-    "File Location",
-    "Download Timestamp",
-)
 
 
 def uid(seed: int, *names: object) -> str:
@@ -182,29 +163,24 @@ def write_case(root: Path, case: Case, seed: int, image: np.ndarray, mask: np.nd
             }
             _dataset(path, pixels, tags)
             size += path.stat().st_size
-        values = (
-            series,
-            "CBIS-DDSM",
-            "SIMULATED",
-            "",
-            name,
-            study,
-            "SIMULATED",
-            DATE,
-            words,
-            "",
-            "MG",
-            "Secondary Capture Image Storage",
-            str(SecondaryCaptureImageStorage),
-            len(pictures),
-            f"{size / 1000:.2f} KB",
-            f"./{folder}",
-            "2000-01-01T00:00:00.000",
-        )
-        rows.append(dict(zip(_METADATA, values, strict=True)))
+        row = {
+            "Series UID": series,
+            "Collection": "CBIS-DDSM",
+            "3rd Party Analysis": "SIMULATED",
+            "Data Description URI": "",
+            "Subject ID": name,
+            "Study UID": study,
+            "Study Description": "SIMULATED",
+            "Study Date": DATE,
+            "Series Description": words,
+            "Manufacturer": "",
+            "Modality": "MG",
+            "SOP Class Name": "Secondary Capture Image Storage",
+            "SOP Class UID": str(SecondaryCaptureImageStorage),
+            "Number of Images": len(pictures),
+            "File Size": f"{size / 1000:.2f} KB",
+            "File Location": f"./{folder}",
+            "Download Timestamp": "2000-01-01T00:00:00.000",
+        }
+        rows.append(row)
     return rows
-
-
-def write_metadata(root: Path, rows: list[dict]) -> None:
-    """Write metadata.csv, one row a series."""
-    files.write_csv(root / "metadata.csv", pd.DataFrame(rows, columns=list(_METADATA)))

@@ -76,8 +76,8 @@ class BreastCohort(build.Cohort):
 
     def tables(self, root: Path, parts: list[dict]) -> dict[str, int]:
         counts = cbis_layout.write_tables(root, self.cases, self.seed)
-        cbis_layout.write_metadata(root, [row for part in parts for row in part["series"]])
-        files.write_csv(root / "truth.csv", pd.DataFrame([row for part in parts for row in part["truth"]]))
+        for name, rows in (("metadata", "series"), ("truth", "truth")):
+            files.write_csv(root / f"{name}.csv", pd.DataFrame([row for part in parts for row in part[rows]]))
         counts |= {"patients": len(parts), "mammograms": len(self.cases)}
         return counts | {"BI-RADS read as 5": sum(case.birads in (6, 55) for case in self.cases)}
 

@@ -244,12 +244,40 @@ def heart_scale(heart, grown) -> np.ndarray:
     return out
 
 
-def _prepare(folder: Path) -> dict[str, np.ndarray]:
-    """Everything of `Anatomy` as arrays."""
-    mu, mineral, labels, names, step = read(folder)
+def carina(labels, names) -> np.ndarray:
+    """Voxel coordinates of the lower end of the trachea, the origin of all millimetres."""
+    trachea = np.argwhere(labels == names["trachea"])
+    return trachea[trachea[:, 2] <= trachea[:, 2].min() + 3].mean(0)
+
+
+def aortic_wall(labels, names) -> np.ndarray:
+    """1 in the wall of the aorta, which calcifies with age; float32."""
+    aorta = labels == names["aorta"]
+    return (ndimage.binary_dilation(aorta) & ~ndimage.binary_erosion(aorta)).astype(np.float32)
+
+
+def breasts(mu, origin, step) -> list[tuple[float, float, float]]:
+    """Centres of the right and left breast on the skin, mm from the carina."""
+    found = []
+    for x in (-78.0, 90.0):
+        column = np.rint(np.array([x, 0, -55]) / step + origin).astype(int)
+        front = np.flatnonzero(mu[column[0], :, column[2]] > 0.5 * MU_WATER)[-1]
+        found.append((x, float((front - origin[1]) * np.broadcast_to(step, 3)[1]), -55.0))
+    return found
+
+
+def lobes(labels, names) -> np.ndarray:
+    """Codes 1 to 5 of the lobes in the order of `LOBES`, 0 elsewhere; uint8."""
     tissue = np.zeros(labels.shape, np.uint8)
     for code, structure in enumerate(LUNGS, start=1):
         tissue[labels == names[structure]] = code
+    return tissue
+
+
+def _prepare(folder: Path) -> dict[str, np.ndarray]:
+    """Everything of `Anatomy` as arrays."""
+    mu, mineral, labels, names, step = read(folder)
+    tissue = lobes(labels, names)
     lung = tissue > 0
     heart = np.isin(labels, [names["heart"], names["atrial_appendage_left"]])
     heart = ndimage.binary_closing(np.pad(heart, 6), iterations=5)[6:-6, 6:-6, 6:-6]
@@ -260,19 +288,14 @@ def _prepare(folder: Path) -> dict[str, np.ndarray]:
     tissue[fat & ~chest_wall & (tissue == 0)] = FAT
     wall = ndimage.distance_transform_edt(lung, sampling=step).astype(np.float32)
     fields = {"tissue": tissue, "wall": wall, "heart_scale": heart_scale(heart, tissue > 0)}
-    aorta = labels == names["aorta"]
-    aorta_wall = (ndimage.binary_dilation(aorta) & ~ndimage.binary_erosion(aorta)).astype(np.float32)
-    trachea = np.argwhere(labels == names["trachea"])
-    origin = trachea[trachea[:, 2] <= trachea[:, 2].min() + 3].mean(0)
+    aorta_wall, origin = aortic_wall(labels, names), carina(labels, names)
     views = {v: _project_view(v, mu, mineral, aorta_wall, fields, step, origin) for v in VIEWS}
     landmarks = {}
     for structure in ("heart", "superior_vena_cava", "brachiocephalic_vein_right", "clavicula_left", "trachea"):
         cells = np.argwhere(labels == names[structure])
         landmarks[structure] = tuple(((cells.mean(0) - origin) * step).round(3).tolist())
-    for side, x in (("right", -78), ("left", 90)):
-        column = np.rint(np.array([x, 0, -55]) / step + origin).astype(int)
-        front = np.flatnonzero(mu[column[0], :, column[2]] > 0.5 * MU_WATER)[-1]
-        landmarks[f"breast_{side}"] = (float(x), round(float((front - origin[1]) * step[1]), 3), -55.0)
+    for side, (x, front, z) in zip(("right", "left"), breasts(mu, origin, step), strict=True):
+        landmarks[f"breast_{side}"] = (x, round(front, 3), z)
     arrays = {f"landmarks/{key}": np.array(value) for key, value in landmarks.items()}
     for name, view in views.items():
         arrays |= {f"{name}/{key}": getattr(view, key) for key in _PICTURES}

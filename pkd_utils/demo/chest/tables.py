@@ -12,24 +12,9 @@ from pkd_utils.demo.chest.reports import LABELS
 
 _PROCEDURE = {"AP": "CHEST (PORTABLE AP)", "PA": "CHEST (PA AND LAT)"}
 _VIEW_CODE = {"AP": "antero-posterior", "PA": "postero-anterior", "LATERAL": "lateral", "LL": "left lateral"}
-_ADMISSION_COLUMNS = [
-    "subject_id",
-    "hadm_id",
-    "admittime",
-    "dischtime",
-    "deathtime",
-    "admission_type",
-    "admit_provider_id",
-    "admission_location",
-    "discharge_location",
-    "insurance",
-    "language",
-    "marital_status",
-    "race",
-    "edregtime",
-    "edouttime",
-    "hospital_expire_flag",
-]
+_ADMISSION_COLUMNS = ["subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "admission_type"]
+_ADMISSION_COLUMNS += ["admit_provider_id", "admission_location", "discharge_location", "insurance", "language"]
+_ADMISSION_COLUMNS += ["marital_status", "race", "edregtime", "edouttime", "hospital_expire_flag"]
 _BOX_COLUMNS = ["category_name", "label_text", "path", "x", "y", "w", "h", "dicom_id"]
 _BOX_COLUMNS += ["image_width", "image_height", "split"]
 _ADMISSION_TYPES = {True: "EW EMER.", False: "URGENT"}

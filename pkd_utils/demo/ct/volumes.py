@@ -118,9 +118,8 @@ def _prepare(folder: Path, voxel: float) -> dict[str, np.ndarray]:
     raw = np.asanyarray(nibabel.load(folder / "cxr.nii.gz").dataobj)[::2, ::2].astype(np.float32)
     # What `anatomy.read` took for contrast medium: brighter than muscle outside bone, in the chest's vessels and heart.
     vessels = np.isin(labels, [names[name] for name in names.index if 51 <= names[name] <= 63])
-    lung = np.isin(labels, [names[name] for name in anatomy.LUNGS])
-    trachea = np.argwhere(labels == names["trachea"])
-    origin = trachea[trachea[:, 2] <= trachea[:, 2].min() + 3].mean(0)
+    lung = anatomy.lobes(labels, names) > 0
+    origin = anatomy.carina(labels, names)
     offsets = np.ogrid[tuple(slice(n) for n in labels.shape)]
     distance = sum(((o - c) * s) ** 2 for o, c, s in zip(offsets, origin, step, strict=True))
     free = (labels == 0) | (labels == names["pulmonary_vein"]) | lung
@@ -128,36 +127,27 @@ def _prepare(folder: Path, voxel: float) -> dict[str, np.ndarray]:
     bright = np.clip(np.minimum(raw, _CONTRAST) - 50, 0, None) * ((vessels | central) & (raw > 110))
     arteries = (central & (raw > 150)).astype(np.uint8)
     arteries[: round(origin[0])] *= 2  # x grows to the patient's left
-    aorta = labels == names["aorta"]
-    arteries[aorta] = 3
-    wall = (ndimage.binary_dilation(aorta) & ~ndimage.binary_erosion(aorta)).astype(np.float32)
+    arteries[labels == names["aorta"]] = 3
+    wall = anatomy.aortic_wall(labels, names)
 
     coarse = functools.partial(_resample, step=step, voxel=voxel, shape=shape)
     origin = (origin + 0.5) * step / voxel - 0.5
-    names_of = {name: coarse(labels, order=0) == names[name] for name in ("liver", "stomach", "spleen", "heart")}
-    lobes = coarse(labels, order=0)
-    tissue = np.zeros(shape, np.uint8)
-    for code, structure in enumerate(anatomy.LUNGS, start=1):
-        tissue[lobes == names[structure]] = code
+    labels = coarse(labels, order=0)
+    tissue = anatomy.lobes(labels, names)
     lung = tissue > 0
-    heart = np.isin(lobes, [names["heart"], names["atrial_appendage_left"]])
+    heart = np.isin(labels, [names["heart"], names["atrial_appendage_left"]])
     heart = ndimage.binary_closing(np.pad(heart, 3), iterations=2)[3:-3, 3:-3, 3:-3]
     heart = ndimage.binary_fill_holes(heart) & ~lung
     tissue[heart] = HEART
-    fat = ndimage.binary_dilation(heart, iterations=2) & (lobes == 0) & ndimage.binary_dilation(lung, iterations=3)
-    tissue[fat & ~ndimage.binary_dilation(np.isin(lobes, range(92, 119))) & (tissue == 0)] = FAT
+    fat = ndimage.binary_dilation(heart, iterations=2) & (labels == 0) & ndimage.binary_dilation(lung, iterations=3)
+    tissue[fat & ~ndimage.binary_dilation(np.isin(labels, range(92, 119))) & (tissue == 0)] = FAT
     mu = coarse(mu, order=1)
     mineral = coarse(mineral, order=1)
     scale = anatomy.heart_scale(heart, tissue > 0)
     at = np.flatnonzero(tissue)
     index = np.stack(np.unravel_index(at, shape), axis=1)
     distance = ndimage.distance_transform_edt(lung, sampling=voxel).astype(np.float32)
-    tops = [names_of["liver"], names_of["stomach"] | names_of["spleen"]]
-    skin = []
-    for x in (-78.0, 90.0):
-        column = np.rint(np.array([x, 0, -55]) / voxel + origin).astype(int)
-        front = np.flatnonzero(mu[column[0], :, column[2]] > 0.5 * MU_WATER)[-1]
-        skin.append((x, (front - origin[1]) * voxel, -55.0))
+    tops = [labels == names["liver"], np.isin(labels, [names["stomach"], names["spleen"]])]
     return {
         "soft": ((mu - mineral) / MU_WATER * 1000 - 1000).astype(np.float32),
         "mineral": (mineral / MU_WATER * 1000).astype(np.float32),
@@ -172,7 +162,7 @@ def _prepare(folder: Path, voxel: float) -> dict[str, np.ndarray]:
         "points/wall": distance.ravel()[at],
         "points/heart_scale": scale.ravel()[at],
         "domes": np.array([(np.flatnonzero(top.any((0, 1)))[-1] - origin[2]) * voxel for top in tops]),
-        "breasts": np.array(skin),
+        "breasts": np.array(anatomy.breasts(mu, origin, voxel)),
     }
 
 
