@@ -44,8 +44,8 @@ hooks: env ## check notebooks and style before each commit (pre-commit)
 	@$(PYTHON) workflow/setup_env.py book test dev
 	@.venv/bin/pre-commit install
 
-notebooks: assets ## run the committed notebooks again (smoke profile) and keep their outputs
-	@$(PY) workflow/refresh_notebooks.py
+notebooks: assets ## run the committed notebooks (NAMES=... for some) with smoke parameters, keep outputs
+	@$(PY) workflow/refresh_notebooks.py $(NAMES)
 
 lab: ## open JupyterLab
 	@$(PYTHON) workflow/setup_env.py book test lab

@@ -1,4 +1,4 @@
-"""Run the committed notebooks with their default (smoke) parameters and keep the outputs: `make notebooks [NAMES]`.
+"""Run the committed notebooks with their default (smoke) parameters and keep the outputs: `make notebooks NAMES="..."`.
 
 Each is executed in its own folder, in order, with runs of their own (`_build/smoke-runs`), and written back whole
 without the metadata that changes from run to run.
