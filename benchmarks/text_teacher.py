@@ -20,7 +20,7 @@ import torch
 # isort: split
 from pkd_utils.distillation.loss import masked_bce
 from pkd_utils.distillation.text_training import TextTeacher, TextTeacherConfig, length_bucketed_batches
-from pkd_utils.encoders.texts import encode_texts
+from pkd_utils.encoders.texts import lower_states
 from pkd_utils.runs import files  # before transformers: see pkd_utils.runs.torchvision_cpu
 from pkd_utils.runs.machine import device_name
 from pkd_utils.runs.paths import resolve
@@ -77,23 +77,23 @@ def main() -> None:
     encoder = resolve(args.encoder)
     texts = simulated_reports(encoder, args.reports)
     common = {"max_tokens": args.max_tokens, "precision": args.precision}
-    tokens = encode_texts(texts, encoder, -1, **common)
+    tokens = lower_states(texts, encoder, -1, **common)
     targets = torch.from_numpy(np.random.default_rng(1).integers(0, 2, (args.reports, LABELS)).astype(np.float32))
     shuffled = np.array_split(np.random.default_rng(2).permutation(args.reports), max(1, args.reports // 32))
     bucketed = length_bucketed_batches(tokens.lengths, 32, np.random.default_rng(2))
 
     def way(layers: int, pooling: str, kept: bool, batches) -> float:
         """Seconds of one training pass."""
-        encoded = encode_texts(texts, encoder, layers, **common) if kept else tokens
+        encoded = lower_states(texts, encoder, layers, **common) if kept else tokens
         config = TextTeacherConfig(str(encoder), layers, pooling, device="cpu", **common)
         model = TextTeacher(config, LABELS)
         optimizer = torch.optim.AdamW(model.trained().values(), lr=1e-5, fused=True)
         return seconds(lambda: one_pass(model, optimizer, encoded, targets, batches, args.precision), args.repeats)
 
     once = {
-        "tokenizing": seconds(lambda: encode_texts(texts, encoder, -1, **common), args.repeats),
+        "tokenizing": seconds(lambda: lower_states(texts, encoder, -1, **common), args.repeats),
         "tokenizing and keeping states, all but the last block": seconds(
-            lambda: encode_texts(texts, encoder, 1, **common), args.repeats
+            lambda: lower_states(texts, encoder, 1, **common), args.repeats
         ),
     }
     passes = {

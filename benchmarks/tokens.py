@@ -24,7 +24,8 @@ from PIL import Image
 
 from pkd_utils.encoders import load_image_encoder
 from pkd_utils.encoders.tokens import encode
-from pkd_utils.encoders.tokens.stored import Crops, TokenStore
+from pkd_utils.encoders.tokens.stored import TokenStore
+from pkd_utils.encoders.tokens.views import Crops
 from pkd_utils.runs import files
 from pkd_utils.runs.machine import device_name
 

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from pkd_utils.cohorts.label_terms import surviving_terms
 from pkd_utils.distillation.text_training import TextTeacherConfig, TextTraining
-from pkd_utils.encoders.texts import EncodedTexts, encode_texts
+from pkd_utils.encoders.texts import EncodedTexts, lower_states
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import auroc
@@ -187,8 +187,8 @@ def fit_text_teacher(
 
 
 def encode_teacher_texts(texts: pd.Series, config: TextTeacherConfig, cache: str | Path | None = None) -> EncodedTexts:
-    """`texts.encode_texts` with a teacher's settings; every seed may share the answer."""
-    return encode_texts(
+    """`texts.lower_states` with a teacher's settings; every seed may share the answer."""
+    return lower_states(
         list(texts),
         config.encoder,
         config.trainable_layers,

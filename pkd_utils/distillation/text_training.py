@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from pkd_utils.distillation.loss import masked_bce
 from pkd_utils.distillation.students import one_query
-from pkd_utils.encoders.texts import EncodedTexts, load_encoder, split_encoder
+from pkd_utils.encoders.bert import load_bert, split_encoder
+from pkd_utils.encoders.texts import EncodedTexts
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 
@@ -96,7 +97,7 @@ class TextTeacher(nn.Module):
     def __init__(self, config: TextTeacherConfig, n_labels: int):
         super().__init__()
         self.pooling = config.pooling
-        self.lower, self.blocks = split_encoder(load_encoder(config.encoder), config.trainable_layers)
+        self.lower, self.blocks = split_encoder(load_bert(config.encoder)[0], config.trainable_layers)
         self.lower_trains = config.trainable_layers == -1
         self.lower.requires_grad_(self.lower_trains)
         self.dropout = nn.Dropout(config.dropout)

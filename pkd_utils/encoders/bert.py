@@ -114,6 +114,25 @@ def build_encoder(config: PretrainedConfig, seed: int | None = None) -> nn.Modul
     return module.eval()
 
 
+def split_encoder(encoder: nn.Module, trainable_layers: int) -> tuple[nn.Module, nn.ModuleList]:
+    """Cut an encoder (in place) into what stays below and the last `trainable_layers` blocks (-1: every block).
+
+    Returns
+    -------
+    lower : torch.nn.Module
+        Embeddings and the blocks below the cut; its `last_hidden_state` is what enters `blocks`.
+    blocks : torch.nn.ModuleList
+    """
+    layers = encoder.encoder.layer
+    count = len(layers) if trainable_layers == -1 else trainable_layers
+    if count > len(layers):
+        raise DataError(f"trainable_layers is {count}, but this encoder has {len(layers)} transformer blocks.")
+    cut = len(layers) - count
+    blocks = nn.ModuleList(layers[cut:])
+    encoder.encoder.layer = nn.ModuleList(layers[:cut])
+    return encoder, blocks
+
+
 def load_bert(folder: str | Path, facts: TextFacts | None = None) -> tuple[nn.Module, Weights, KeyReport]:
     """Load the encoder of a folder; every one of its tensors must come from the file.
 

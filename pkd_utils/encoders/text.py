@@ -14,7 +14,7 @@ from pkd_utils.encoders.bert import build_encoder, load_bert, load_tokenizer, lo
 from pkd_utils.encoders.downloads import find_weights
 from pkd_utils.encoders.facts import TextFacts
 from pkd_utils.encoders.keys import KeyReport
-from pkd_utils.encoders.packed_texts import (
+from pkd_utils.encoders.texts import (
     EncodedTexts,
     check_texts,
     encode_packed,
@@ -188,20 +188,11 @@ class TextEncoder(nn.Module):
             memory while encoding). `batch(rows, device)` pads texts to float32 states and a mask.
         """
         packed = self.tokenize(texts, longest, on_long)
-        if cache is not None and (kept := read_cache(Path(cache), packed.identity)) is not None:
+        if cache is not None and (kept := read_cache(cache, packed.identity)) is not None:
             return kept
-        packed.hidden = encode_packed(
-            packed,
-            self.encode,
-            self.width,
-            torch.float16,
-            self.device,
-            batch_size,
-            None if cache is None else Path(cache),
-            self.facts.title,
-        )
+        encode_packed(packed, self.encode, self.width, torch.float16, self.device, batch_size, cache, self.facts.title)
         if cache is not None:
-            write_cache(Path(cache), packed)
+            write_cache(cache, packed)
         return packed
 
     def _check_longest(self, longest: int | None) -> int:
@@ -259,7 +250,7 @@ def load_text_encoder(
     device, precision = torch.device(device), resolve_precision(precision, device)
     read, keys, tokenizer = None, None, None
     if str(weights) == RANDOM:
-        network = build_encoder(_config(facts), seed)
+        network = build_encoder(config_of(facts), seed)
         tokenizer = None if vocabulary is None else load_tokenizer(vocabulary, facts)
     else:
         if vocabulary is not None:
@@ -294,7 +285,7 @@ def _depth(facts: TextFacts, layer: str | int) -> int:
     return layer if layer >= 0 else facts.layers + 1 + layer
 
 
-def _config(facts: TextFacts):
+def config_of(facts: TextFacts):
     return AutoConfig.for_model(
         "bert",
         vocab_size=facts.vocabulary,
@@ -308,7 +299,7 @@ def _config(facts: TextFacts):
 
 def _check_config(facts: TextFacts, folder: Path) -> None:
     """Refuse a folder whose architecture is not this encoder's; names both."""
-    config, expected = read_config(folder), _config(facts)
+    config, expected = read_config(folder), config_of(facts)
     if config.model_type != "bert":
         raise DataError(f"{folder} holds a {config.model_type} encoder, {facts.title} is a BERT: give its folder.")
     wrong = [

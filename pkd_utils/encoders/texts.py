@@ -1,67 +1,228 @@
-"""Reports as tokens and, where an encoder's lower blocks are frozen, as the states those blocks produce, kept once.
+"""Texts as tokens, packed one after the other without padding, and what an encoder makes of them, kept once.
 
-The frozen blocks see every report one single time, in evaluation mode; all epochs and all seeds of a text teacher read
-the kept states. Tokens are packed without padding, and batches of similar length waste little of it.
+Batches hold texts of similar length, longest first, so little is padded; results come back in the order of the texts.
+Where an encoder's lower blocks are frozen, `lower_states` runs them over every report one single time, in evaluation
+mode; all epochs and all seeds of a text teacher read what was kept.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import nn
+from tqdm import tqdm
 
-from pkd_utils.encoders.bert import load_bert, load_tokenizer, longest_text, read_config
-from pkd_utils.encoders.packed_texts import (
-    EncodedTexts,
-    check_texts,
-    encode_packed,
-    pack_tokens,
-    read_cache,
-    texts_sha256,
-    write_cache,
-)
+from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import file_sha256, hash_params
 
-__all__ = ["EncodedTexts", "encode_texts", "load_encoder", "split_encoder"]
+PART_SECONDS = 20.0
+"""So much work at most is lost by an interruption."""
 
 
-def load_encoder(folder: str | Path) -> nn.Module:
-    """Load a BERT-type encoder from a local Hugging Face folder, see `encoders.bert.load_bert`.
+@dataclass
+class EncodedTexts:
+    """Texts as tokens, packed one after the other, with what an encoder (or its frozen blocks) made of them.
 
-    Returns
-    -------
-    torch.nn.Module
-        float32, in evaluation mode, with the list of blocks at `.encoder.layer`; without the next-sentence pooler.
+    Attributes
+    ----------
+    tokens : torch.Tensor
+        (total,) int32 token numbers.
+    offsets : np.ndarray
+        (N + 1,) int64; text i is `tokens[offsets[i]:offsets[i + 1]]`.
+    hidden : torch.Tensor or None
+        (total, D) float16 or float32 states; None if there are only tokens.
+    truncated, empty : int
+        Texts that were cut; texts of no words (only the encoder's special tokens are left).
+    identity : str
+        SHA-256 over the encoder's files, the texts and the settings that shape `hidden`.
     """
-    return load_bert(folder)[0]
+
+    tokens: torch.Tensor
+    offsets: np.ndarray
+    hidden: torch.Tensor | None
+    truncated: int
+    empty: int
+    identity: str
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) int64 tokens a text."""
+        return np.diff(self.offsets)
+
+    def batch(self, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pad some texts to the longest: (B, L) int64 tokens or (B, L, D) float32 states, and a (B, L) bool mask."""
+        source = self.tokens if self.hidden is None else self.hidden
+        pieces = [source[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        lengths = torch.tensor([len(piece) for piece in pieces])
+        mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+        padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True).to(device)
+        return padded.long() if self.hidden is None else padded.float(), mask.to(device)
 
 
-def split_encoder(encoder: nn.Module, trainable_layers: int) -> tuple[nn.Module, nn.ModuleList]:
-    """Cut an encoder (in place) into what stays below and the last `trainable_layers` blocks (-1: every block).
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list; DataError if there are none or one is no string, by position, never by its words."""
+    if isinstance(texts, str):
+        raise DataError("Give a list of texts, not one text.")
+    texts = list(texts)
+    wrong = [position for position, text in enumerate(texts) if not isinstance(text, str)]
+    if wrong:
+        raise DataError(f"{len(wrong)} reports have no text, first at position {wrong[0]}; leave these studies out.")
+    if not texts:
+        raise DataError("There are no reports to encode.")
+    return texts
 
-    Returns
-    -------
-    lower : torch.nn.Module
-        Embeddings and the blocks below the cut; its `last_hidden_state` is what enters `blocks`.
-    blocks : torch.nn.ModuleList
+
+def texts_sha256(texts: list[str]) -> str:
+    """SHA-256 over texts, their order and their borders."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(f"{len(text)}:".encode() + data)
+    return digest.hexdigest()
+
+
+def pack_tokens(
+    tokenizer: Tokenizer, texts: Sequence[str], longest: int, on_long: str, identity: str = ""
+) -> EncodedTexts:
+    """Tokenize texts.
+
+    Parameters
+    ----------
+    tokenizer : tokenizers.Tokenizer
+        Without truncation and padding.
+    longest : int
+        Tokens a text may have, special tokens included.
+    on_long : {"error", "cut"}
+        What happens to longer texts; a text that is cut keeps its closing special token, and is counted.
 
     Raises
     ------
     DataError
-        If the encoder has fewer blocks.
+        A longer text with on_long="error": positions and lengths are named, never words.
     """
-    layers = encoder.encoder.layer
-    count = len(layers) if trainable_layers == -1 else trainable_layers
-    if count > len(layers):
-        raise DataError(f"trainable_layers is {count}, but this encoder has {len(layers)} transformer blocks.")
-    cut = len(layers) - count
-    blocks = nn.ModuleList(layers[cut:])
-    encoder.encoder.layer = nn.ModuleList(layers[:cut])
-    return encoder, blocks
+    if on_long not in ("error", "cut"):
+        raise DataError(f"on_long must be 'error' or 'cut', not {on_long!r}.")
+    special = tokenizer.num_special_tokens_to_add(False)
+    if longest <= special:
+        raise DataError(f"longest is {longest}: a text has {special} special tokens and needs room for its words.")
+    # A lone surrogate (a broken character, as JSON may carry) is no text to the tokenizer: it becomes a question mark.
+    texts = [text.encode("utf-8", "replace").decode() for text in check_texts(texts)]
+    full = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    long = [(position, len(ids)) for position, ids in enumerate(full) if len(ids) > longest]
+    if long and on_long == "error":
+        first = ", ".join(f"{position} ({length} tokens)" for position, length in long[:8])
+        raise DataError(
+            f"{len(long)} of {len(full)} texts have more than {longest} tokens, at positions {first}"
+            f"{' and others' if len(long) > 8 else ''}: shorten them, or say on_long='cut'."
+        )
+    # Cut here, because a tokenizer that truncates does not say how often it did.
+    tail = special - 1  # BERT-type: one special token in front, the others at the end
+    kept = [
+        np.asarray(ids if len(ids) <= longest else ids[: longest - tail] + ids[len(ids) - tail :], dtype=np.int32)
+        for ids in full
+    ]
+    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in kept])]).astype(np.int64)
+    packed = torch.from_numpy(np.concatenate(kept))
+    return EncodedTexts(packed, offsets, None, len(long), sum(len(ids) <= special for ids in full), identity)
 
 
-def encode_texts(
+def encode_packed(
+    encoded: EncodedTexts,
+    forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    batch_size: int,
+    cache: str | Path | None = None,
+    what: str = "texts",
+) -> None:
+    """Run an encoder over packed texts and keep its states as `encoded.hidden` (total, D), without padding.
+
+    Parameters
+    ----------
+    forward : callable
+        (B, L) int64 tokens and a (B, L) bool mask on `device` -> (B, L, D) states.
+    width, dtype : int, torch.dtype
+        Of the result: D, and float16 or float32; it is in memory as a whole, 2 or 4 bytes a number.
+    cache : path, optional
+        Where the result will be written to. Until then parts lie beside it, one about every `PART_SECONDS`, so that
+        an interrupted encoding continues and gives the same bits.
+
+    Raises
+    ------
+    DataError
+        If a state is not finite in `dtype`, by the text's position.
+    """
+    tokens_only = EncodedTexts(encoded.tokens, encoded.offsets, None, 0, 0, encoded.identity)
+    order = np.argsort(-encoded.lengths, kind="stable")
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    hidden = torch.empty(len(encoded.tokens), width, dtype=dtype)
+    # Another batch size pads otherwise, which may change the last bit: such parts are not mixed.
+    parts = None if cache is None else _parts(cache, [encoded.identity, batch_size])
+    done = 0
+    for name in parts.names() if parts else ():
+        last = int(Path(name).stem)
+        hidden[_rows(encoded, batches[done:last])] = load_file(parts.path(name))["hidden"]
+        done = last
+    written, last_write = done, time.monotonic()
+    for number in tqdm(range(done, len(batches)), initial=done, total=len(batches), desc=what, unit="batch"):
+        rows = batches[number]
+        states = forward(*tokens_only.batch(rows, device)).to(dtype).cpu()
+        for row, state in zip(rows, states, strict=True):
+            first, last = encoded.offsets[row], encoded.offsets[row + 1]
+            hidden[first:last] = state[: last - first]
+            if not torch.isfinite(hidden[first:last]).all():
+                raise DataError(f"The text at position {row} has states that are not finite in {dtype}.")
+        if parts and time.monotonic() - last_write > PART_SECONDS:
+            with parts.write(f"{number + 1:08d}.safetensors") as temporary:
+                save_file({"hidden": hidden[_rows(encoded, batches[written : number + 1])]}, temporary)
+            written, last_write = number + 1, time.monotonic()
+    encoded.hidden = hidden
+
+
+def _parts(cache: str | Path, identity: list | None = None) -> files.Parts:
+    """Parts of an encoding beside the file that it will become; each is named by the batches that are then done."""
+    return files.Parts(Path(cache).with_name(f"{Path(cache).name}.parts"), identity)
+
+
+def _rows(encoded: EncodedTexts, batches: list[np.ndarray]) -> torch.Tensor:
+    """Positions in the packed arrays of the tokens of some batches, in the order of encoding."""
+    spans = [np.arange(encoded.offsets[row], encoded.offsets[row + 1]) for row in np.concatenate(batches)]
+    return torch.from_numpy(np.concatenate(spans))
+
+
+def write_cache(path: str | Path, encoded: EncodedTexts) -> None:
+    """Write what was encoded, whole, and remove the parts it was made of."""
+    tensors = {"tokens": encoded.tokens, "offsets": torch.from_numpy(encoded.offsets)}
+    if encoded.hidden is not None:
+        tensors["hidden"] = encoded.hidden
+    facts = {"identity": encoded.identity, "truncated": encoded.truncated, "empty": encoded.empty}
+    with files.atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
+    _parts(path).remove()
+
+
+def read_cache(path: str | Path, identity: str) -> EncodedTexts | None:
+    """What the file holds, memory-mapped, or None if it is not there or of other texts or settings."""
+    if not Path(path).exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+        if facts.get("identity") != identity:
+            return None
+        hidden = file.get_tensor("hidden") if "hidden" in file.keys() else None  # noqa: SIM118 (no mapping)
+        return EncodedTexts(file.get_tensor("tokens"), file.get_tensor("offsets").numpy(), hidden, **facts)
+
+
+def lower_states(
     texts: Sequence[str],
     encoder: str | Path,
     trainable_layers: int = -1,
@@ -94,52 +255,40 @@ def encode_texts(
         If a text is not a string, named by its position (never by its words), or max_tokens is too large.
     """
     texts = check_texts(texts)
-    longest = longest_text(read_config(encoder))
+    from pkd_utils.encoders import bert  # needs transformers, which reading what was kept does not
+
+    longest = bert.longest_text(bert.read_config(encoder))
     if max_tokens > longest:
         raise DataError(f"max_tokens is {max_tokens}, but the encoder in {encoder} reads at most {longest} tokens.")
     identity = _identity(texts, encoder, trainable_layers, max_tokens, precision)
-    if cache is not None and (kept := read_cache(Path(cache), identity)) is not None:
+    if cache is not None and (kept := read_cache(cache, identity)) is not None:
         return kept
 
-    encoded = pack_tokens(load_tokenizer(encoder), texts, max_tokens, "cut", identity)
+    encoded = pack_tokens(bert.load_tokenizer(encoder), texts, max_tokens, "cut", identity)
     if trainable_layers >= 0:
-        path = None if cache is None else Path(cache)
-        encoded.hidden = _lower_states(encoded, encoder, trainable_layers, precision, device, batch_size, path)
+        lower, _ = bert.split_encoder(bert.load_bert(encoder)[0], trainable_layers)
+        device, half = torch.device(device), precision == "bfloat16"
+        lower.to(device)
+
+        def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+                return lower(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+
+        width, dtype = lower.config.hidden_size, torch.float16 if half else torch.float32
+        encode_packed(encoded, states, width, dtype, device, batch_size, cache, "frozen blocks")
     if cache is not None:
-        write_cache(Path(cache), encoded)
+        write_cache(cache, encoded)
     return encoded
-
-
-def _lower_states(
-    encoded: EncodedTexts,
-    encoder: str | Path,
-    trainable_layers: int,
-    precision: str,
-    device: torch.device | str,
-    batch_size: int,
-    cache: Path | None,
-) -> torch.Tensor:
-    """(total, D) states below the last `trainable_layers` blocks."""
-    lower, _ = split_encoder(load_encoder(encoder), trainable_layers)
-    device, half = torch.device(device), precision == "bfloat16"
-    lower.to(device)
-
-    def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-            return lower(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-
-    dtype = torch.float16 if half else torch.float32
-    return encode_packed(encoded, states, lower.config.hidden_size, dtype, device, batch_size, cache, "frozen blocks")
 
 
 def _identity(texts: list[str], encoder: str | Path, trainable_layers: int, max_tokens: int, precision: str) -> str:
     """Hash of what shapes the encoding; the encoder counts by its files' bytes, so a moved folder stays the same."""
     patterns = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
     patterns += ("tokenizer.json", "tokenizer_config.json", "vocab.*", "merges.txt", "*.model")
-    files = sorted(file for pattern in patterns for file in Path(encoder).glob(pattern))
-    return hash_params(
+    found = sorted(file for pattern in patterns for file in Path(encoder).glob(pattern))
+    return files.hash_params(
         {
-            "encoder": {file.name: file_sha256(file) for file in files},
+            "encoder": {file.name: files.file_sha256(file) for file in found},
             "texts": texts_sha256(texts),
             "settings": [trainable_layers, max_tokens, precision],
         }

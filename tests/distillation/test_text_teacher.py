@@ -20,6 +20,7 @@ from pkd_utils.distillation.text_teacher import (
     label_metrics,
 )
 from pkd_utils.encoders import texts as text_encoding
+from pkd_utils.encoders.bert import load_bert
 from pkd_utils.runs.errors import DataError
 
 WORDS = ["clear", "lungs", "heart", "large", "fluid", "left", "right", "base", "no", "the", "is", "normal"]
@@ -136,7 +137,7 @@ def test_kept_states_give_the_logits_of_the_whole_encoder(encoder, reports, laye
     texts, _, _ = reports
     config = settings(encoder, trainable_layers=layers)
     encoded = encode_teacher_texts(texts, config)
-    tokens_only = text_encoding.encode_texts(list(texts), encoder, -1, 32)
+    tokens_only = text_encoding.lower_states(list(texts), encoder, -1, 32)
     torch.manual_seed(0)
     model = text_training.TextTeacher(config, 2).eval()
     whole = BertModel.from_pretrained(encoder).eval()
@@ -232,7 +233,7 @@ def test_cache_file_is_read_only_for_the_same_reports(encoder, reports, tmp_path
     config = settings(encoder)
     fresh = encode_teacher_texts(texts, config, tmp_path / "encoded.safetensors")
     with monkeypatch.context() as patch:
-        patch.setattr(text_encoding, "_lower_states", lambda *a: pytest.fail("the frozen blocks ran again"))
+        patch.setattr(text_encoding, "encode_packed", lambda *a: pytest.fail("the frozen blocks ran again"))
         kept = encode_teacher_texts(texts, config, tmp_path / "encoded.safetensors")
     assert torch.equal(fresh.hidden, kept.hidden) and torch.equal(fresh.tokens, kept.tokens)
     assert np.array_equal(fresh.offsets, kept.offsets) and fresh.identity == kept.identity
@@ -297,14 +298,14 @@ def test_refuses_bad_input(encoder, reports, tmp_path, change, message):
 
 def test_refuses_encoders_that_are_missing_or_of_another_kind(encoder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"pkd_utils fetch minilm"):
-        text_encoding.encode_texts(["heart"], tmp_path)
+        text_encoding.lower_states(["heart"], tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(DataError, match="model_type 't5'"):
-        text_encoding.encode_texts(["heart"], tmp_path)
+        text_encoding.lower_states(["heart"], tmp_path)
     with pytest.raises(DataError, match="at most 40 tokens"):
-        text_encoding.encode_texts(["heart"], encoder, max_tokens=41)
+        text_encoding.lower_states(["heart"], encoder, max_tokens=41)
     with pytest.raises(DataError, match="3 transformer blocks"):
-        text_encoding.encode_texts(["heart"], encoder, trainable_layers=4, max_tokens=32)
+        text_encoding.lower_states(["heart"], encoder, trainable_layers=4, max_tokens=32)
 
 
 def test_refuses_weights_with_missing_keys(encoder, tmp_path):
@@ -312,7 +313,7 @@ def test_refuses_weights_with_missing_keys(encoder, tmp_path):
     state = {name: value for name, value in model.state_dict().items() if "layer.2.output" not in name}
     model.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(DataError, match="lacks 4 of the 53 tensors"):
-        text_encoding.load_encoder(tmp_path)
+        load_bert(tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [{"pooling": "max"}, {"precision": "half"}, {"trainable_layers": -2}, {"epochs": 0}])

@@ -1,8 +1,8 @@
 """Run frozen encoders over images and reports once and keep what they produce: see `tokens` for reading it.
 
-Work is done in `<folder>.partial`, marked every few seconds, continued after a kill to the same bytes and renamed last.
-What identifies a store (encoder with its weights, images by content, crops, storage) stands in its `key.json`; a folder
-of another identity is refused, never overwritten.
+Work is done in `<folder>.partial`, marked every few seconds, continued after a kill to the same bytes and renamed last;
+what another identity left there is thrown away. What identifies a store (encoder with its weights, images by content,
+crops, storage) stands in its `store.json`; a finished store of another identity is refused, never overwritten.
 """
 
 import itertools
@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from pkd_utils.encoders.tokens.stored import LiveTokens, TextStore, TokenStore, store_facts
+from pkd_utils.encoders.tokens.stored import TextStore, TokenStore, store_facts
 from pkd_utils.encoders.tokens.views import (
     CROPS,
     STORAGE,
@@ -34,7 +34,7 @@ from pkd_utils.encoders.tokens.views import (
     read_views,
 )
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import atomic_path, hash_params, read_json, write_json, write_parquet
+from pkd_utils.runs.files import Parts, atomic_path, hash_params, read_json, write_json, write_parquet
 
 MARK_SECONDS = 2.0
 """Seconds between two marks of progress: what a kill can cost, beside the batch under way."""
@@ -77,27 +77,6 @@ def estimate(
         pass
     seconds = (time.perf_counter() - began) / (2 * together) * len(files)
     return Estimate(len(files), views, _bytes(encoder, len(files), views, storage), seconds)
-
-
-def record_live(
-    target: str | Path, live: LiveTokens, options: dict[str, Any], image_root: str, paths: Sequence[str]
-) -> None:
-    """Write how to encode live, for `open_tokens`, into a folder that may hold the clean views as `clean`.
-
-    Parameters
-    ----------
-    target : folder
-    live : LiveTokens
-    options : dict
-        Arguments of `load_image_encoder` that gave `live.encoder`, without device; `weights` as `paths.resolve` reads
-        it.
-    image_root, paths : folder as `paths.resolve` reads it, and M paths relative to it
-    """
-    target = Path(target)
-    table = pd.DataFrame({"image_id": live.image_ids, "path": [str(path) for path in paths]})
-    write_parquet(target / "live.parquet", table)
-    facts = {"encoder": options, "identity": live.identity, "crops": asdict(live.crops), "storage": live.storage}
-    write_json(target / "live.json", {**facts, "image_root": str(image_root)})
 
 
 def encode_images(
@@ -152,14 +131,19 @@ def encode_images(
     }
     if _already_there(target, key):
         return TokenStore(target)
-    partial = target.with_name(target.name + ".partial")
+    parts = Parts(target.with_name(target.name + ".partial"), key)
+    names = ["tokens.npy", "cls.npy"] if encoder.facts.class_token else ["tokens.npy"]
     needed = _bytes(encoder, len(files), views, storage)
-    if not _already_there(partial, key):
-        _check_space(partial, needed)
+    if "progress.json" not in parts:
+        _check_space(target, needed)
         check_readable(files, workers, progress)
-        _start(partial, key, encoder, len(files), views, storage)
-    arrays = [np.load(path, mmap_mode="r+") for path in _array_files(partial, encoder)]
-    done = first = read_json(partial / "progress.json")["images"]
+        shape = (views + 1, len(files), encoder.grid[0] * encoder.grid[1], encoder.width)
+        for name, size in zip(names, (shape, (*shape[:2], encoder.width)), strict=False):
+            with parts.write(name) as temporary:
+                np.lib.format.open_memmap(temporary, "w+", numpy_dtype(storage), size).flush()
+        _mark(parts, 0)
+    arrays = [np.load(parts.path(name), mmap_mode="r+") for name in names]
+    done = first = read_json(parts.path("progress.json"))["images"]
     began = marked = time.perf_counter()
     with tqdm(total=len(files), initial=done, desc="encoding", unit="img", disable=not progress, mininterval=5) as bar:
         for made in _encode(encoder, files[done:], views, crops, batch_size, workers, storage):
@@ -171,10 +155,10 @@ def encode_images(
             if time.perf_counter() - marked >= MARK_SECONDS or done == len(files):
                 for array in arrays:  # tokens first, then the mark that says they are there
                     array.flush()
-                write_json(partial / "progress.json", {"images": done})
+                _mark(parts, done)
                 marked = time.perf_counter()
     del arrays
-    write_parquet(partial / "index.parquet", index)
+    write_parquet(parts.path("index.parquet"), index)
     facts = {
         "encoder": encoder.facts.name, "feature": encoder.feature.what, "grid": encoder.grid, "width": encoder.width,
         "input_size": encoder.input_size, "preprocessing": str(encoder.preprocessing), "views": views,
@@ -182,8 +166,8 @@ def encode_images(
         "seconds_of_last_session": time.perf_counter() - began, "images_of_last_session": len(files) - first,
         "identity": hash_params(key), "key": key,
     }  # fmt: skip
-    write_json(partial / "store.json", facts)
-    os.replace(partial, target)
+    write_json(parts.path("store.json"), facts)
+    os.replace(parts.folder, target)
     return TokenStore(target)
 
 
@@ -220,9 +204,7 @@ def encode_texts(
     if _already_there(target, key):
         return TextStore(target)
     partial = target.with_name(target.name + ".partial")
-    if not _already_there(partial, key):
-        _check_space(partial, len(packed.tokens) * (2 * encoder.width + 4))
-        write_json(partial / "key.json", key)
+    _check_space(target, len(packed.tokens) * (2 * encoder.width + 4))
     encoder.encode_all(texts, longest, on_long, batch_size, cache=partial / "tokens.safetensors")
     write_parquet(partial / "index.parquet", pd.DataFrame({"id": ids}))
     facts = {
@@ -277,29 +259,19 @@ def _bytes(encoder, images: int, views: int, storage: str) -> int:
     return images * (views + 1) * tokens * encoder.width * STORAGE[storage].itemsize
 
 
-def _array_files(folder: Path, encoder) -> list[Path]:
-    return [folder / "tokens.npy", *([folder / "cls.npy"] if encoder.facts.class_token else [])]
-
-
-def _start(partial: Path, key: dict[str, Any], encoder, images: int, views: int, storage: str) -> None:
-    """Lay out empty arrays; key.json comes last and says that they are there."""
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    kind = numpy_dtype(storage)
-    shapes = [(views + 1, images, encoder.grid[0] * encoder.grid[1], encoder.width), (views + 1, images, encoder.width)]
-    for path, shape in zip(_array_files(partial, encoder), shapes, strict=False):
-        np.lib.format.open_memmap(path, "w+", kind, shape).flush()
-    write_json(partial / "progress.json", {"images": 0})
-    write_json(partial / "key.json", key)
+def _mark(parts: Parts, images: int) -> None:
+    """Say how many images are encoded: after their tokens are on disk."""
+    with parts.write("progress.json") as temporary:
+        write_json(temporary, {"images": images})
 
 
 def _already_there(folder: Path, key: dict[str, Any]) -> bool:
-    """Whether a folder holds (a part of) exactly these tokens; DataError if it holds others."""
-    if not (folder / "key.json").exists():
-        if folder.exists() and not folder.name.endswith(".partial"):
-            raise DataError(f"{folder} exists and is no token store: choose another folder.")
+    """Whether a folder holds exactly these tokens; DataError if it holds others."""
+    if not folder.exists():
         return False
-    there = read_json(folder / "key.json")
+    if not (folder / "store.json").exists():
+        raise DataError(f"{folder} exists and is no token store: choose another folder.")
+    there = read_json(folder / "store.json")["key"]
     # Compared as JSON, where a tuple is a list.
     different = [name for name in key if hash_params(there.get(name)) != hash_params(key[name])]
     if different:

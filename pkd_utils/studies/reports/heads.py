@@ -18,7 +18,8 @@ from scipy.special import softmax
 from pkd_utils.cohorts.tasks.splits import subset
 from pkd_utils.distillation.heads.modules import DISTILLED, METHODS
 from pkd_utils.distillation.heads.training import HeadConfig, HeadResults, HeadSpec, fit_heads, micro_auc
-from pkd_utils.encoders.tokens.stored import TextStore, open_tokens
+from pkd_utils.encoders.tokens.open import open_tokens
+from pkd_utils.encoders.tokens.stored import TextStore
 from pkd_utils.runs import files, run
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import micro_average_precision

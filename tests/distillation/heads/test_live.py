@@ -11,7 +11,7 @@ from pkd_utils.distillation.heads import live as _live_training
 from pkd_utils.distillation.heads import training
 from pkd_utils.distillation.heads.live import EpochTokens, plan_waves
 from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, fit_heads
-from pkd_utils.encoders.tokens.stored import LiveTokens
+from pkd_utils.encoders.tokens.live import LiveTokens
 from pkd_utils.runs.errors import DataError
 from tests.distillation.heads.test_training import (
     CONFIG,
