@@ -1,4 +1,4 @@
-"""Packing: geometry that boxes and masks follow, bit depths, resumption after kill -9, refusals."""
+"""Packing: what is described, resumption after kill -9, refusals, processes."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -15,29 +16,11 @@ import pytest
 from PIL import Image
 
 from pkd_utils.images import decode, pack
-from pkd_utils.images import geometry as images
+from pkd_utils.images.geometry import packed_geometry
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import read_json
 from tests.cohorts.cbis_fixtures import write_dicom
-
-SIZES = [(200, 160), (90, 130), (64, 64), (331, 517)]
-
-
-def picture(width, height, seed=0):
-    """Smooth picture, so that resampling filters agree."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (6, 5), dtype=np.uint8))
-    return small.resize((width, height), Image.Resampling.BICUBIC)
-
-
-@pytest.fixture
-def files(tmp_path):
-    paths = []
-    for i, size in enumerate(SIZES):
-        path = tmp_path / f"image{i}.{'jpg' if i % 2 == 0 else 'png'}"
-        picture(*size, seed=i).save(path, quality=95)
-        paths.append(path)
-    return paths
+from tests.images.conftest import SIZES, picture
 
 
 def test_packs_every_image_and_describes_it(files, tmp_path):
@@ -47,31 +30,13 @@ def test_packs_every_image_and_describes_it(files, tmp_path):
     assert list(zip(index.width, index.height, strict=True)) == SIZES
     assert index.bytes.tolist() == [p.stat().st_size for p in files]
     assert index.path.tolist() == [str(p) for p in files]
-    from hashlib import sha256
-
     assert index.sha256.tolist() == [sha256(p.read_bytes()).hexdigest() for p in files]
+    for column, values in packed_geometry(*SIZES[3], 32)._asdict().items():
+        assert index[column][3] == values
     for path, got in zip(files, pixels, strict=True):
         want = np.asarray(Image.open(path).convert("L").resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
         assert abs(want - got).mean() < 1 and abs(want - got).max() <= 6  # reduced JPEG decoding differs a little
     assert not (tmp_path / "p.parts").exists()
-
-
-def test_what_is_not_reduced_equals_plain_pil_exactly(files):
-    for path in files:
-        size = 32 if path.suffix == ".png" else 200
-        want = np.asarray(Image.open(path).convert("L").resize((size, size), Image.Resampling.BILINEAR))
-        np.testing.assert_array_equal(decode.read_image(path, size)[0], want)
-
-
-def test_jpeg_is_decoded_small(tmp_path, monkeypatch):
-    path = tmp_path / "big.jpg"
-    picture(801, 1003).save(path, quality=95)
-    seen = []
-    resize = Image.Image.resize
-    monkeypatch.setattr(Image.Image, "resize", lambda self, *a, **k: (seen.append(self.size), resize(self, *a, **k))[1])
-    decode.read_image(path, 64)
-    decode.read_image(path, 600)
-    assert seen == [(101, 126), (801, 1003)]
 
 
 @pytest.fixture
@@ -102,64 +67,6 @@ def test_changed_file_or_option_packs_anew(files, tmp_path):
     assert (before[2] != after[2]).any() and (before[[0, 1, 3]] == after[[0, 1, 3]]).all()
     padded, _ = pack.pack_images(files, 16, target, aspect="pad", progress=False)
     np.testing.assert_array_equal(padded[0], decode.read_image(files[0], 16, "pad")[0])
-
-
-@pytest.mark.parametrize("aspect", images.ASPECTS)
-@pytest.mark.parametrize("size", SIZES)
-def test_box_and_mask_follow_the_pixels(tmp_path, aspect, size):
-    """A white rectangle is drawn, packed, and must be where box and mask say it is."""
-    width, height = size
-    x0, y0, x1, y1 = (int(v) for v in (0.30 * width, 0.35 * height, 0.65 * width, 0.70 * height))
-    stored = np.zeros((height, width), np.uint8)
-    stored[y0:y1, x0:x1] = 255
-    Image.fromarray(stored).save(tmp_path / "r.png")
-    pixels, index = pack.pack_images([tmp_path / "r.png"], 48, tmp_path / "p.npy", aspect=aspect, progress=False)
-    row = index.iloc[0]
-    bx0, by0, bx1, by1 = images.transform_boxes([[x0, y0, x1, y1]], row, 48)[0]
-    ys, xs = np.nonzero(pixels[0] > 127)
-    found = (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
-    np.testing.assert_allclose(found, (bx0, by0, bx1, by1), atol=0.75)
-    mask = images.transform_mask(stored > 0, 48, aspect)
-    assert mask.dtype == bool and mask.shape == (48, 48)
-    box_mask, white = mask, pixels[0] > 127
-    assert (box_mask & white).sum() / (box_mask | white).sum() > 0.9
-    assert mask.sum() == pytest.approx((bx1 - bx0) * (by1 - by0), rel=0.12)
-
-
-def test_pad_is_black(tmp_path):
-    Image.new("L", (100, 50), 10).save(tmp_path / "w.png")
-    plain, _ = decode.read_image(tmp_path / "w.png", 40, "pad")
-    assert (plain[10:30] == 10).all() and (plain[:10] == 0).all() and (plain[30:] == 0).all()
-
-
-def test_box_that_crop_cuts_off_has_no_area():
-    geometry = images.packed_geometry(200, 100, 50, "crop")
-    box = images.transform_boxes([[0, 0, 40, 100], [100, 0, 150, 100]], geometry, 50)
-    assert box[0, 2] - box[0, 0] == 0 and box[1].tolist() == [25, 0, 50, 50]
-
-
-def test_small_lesion_survives_and_empty_mask_stays_empty():
-    mask = np.zeros((500, 400), bool)
-    assert not images.transform_mask(mask, 32).any()
-    mask[200:203, 100:103] = True
-    packed = images.transform_mask(mask, 32)
-    assert packed.sum() == 1 and packed[200 * 32 // 500, 100 * 32 // 400]
-
-
-def test_sixteen_bits_colour_palette_and_transparency(tmp_path):
-    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
-    Image.fromarray(ramp).save(tmp_path / "sixteen.png")
-    got, _ = decode.read_image(tmp_path / "sixteen.png", 64)
-    assert abs(got.astype(float) - ramp / 257).max() <= 0.51  # PIL's own convert("L") would clip nearly all to 255
-    Image.fromarray((ramp // 16).astype(np.uint16)).save(tmp_path / "twelve.png")
-    assert decode.read_image(tmp_path / "twelve.png", 64)[0].max() <= 16
-    assert decode.read_image(tmp_path / "twelve.png", 64, depth="minmax")[0].max() == 255
-    grey = picture(64, 64)
-    for mode in ("RGB", "RGBA", "P", "LA", "1"):
-        grey.convert(mode).save(tmp_path / f"{mode}.png")
-        got, _ = decode.read_image(tmp_path / f"{mode}.png", 64)
-        want = np.asarray(grey.convert(mode).convert("RGB").convert("L"))
-        np.testing.assert_array_equal(got, want)
 
 
 def break_two(files):
@@ -381,39 +288,8 @@ def test_a_worker_that_is_killed_is_told_in_one_sentence_and_costs_little(small_
     assert pack.pack_images(small_files, 8, tmp_path / "p.npy", progress=False)[1]["readable"].all()
 
 
-@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
-def test_dicom_like_the_same_picture_as_png(tmp_path, photometric):
-    ramp = np.linspace(0, 4095, 60 * 80).reshape(60, 80).astype(np.uint16)
-    stored = ramp if photometric == "MONOCHROME2" else 4095 - ramp
-    dicom = write_dicom(tmp_path / "a.dcm", stored, 12, PhotometricInterpretation=photometric)
-    Image.fromarray(np.rint(ramp / 4095 * 65535).astype(np.uint16)).save(tmp_path / "a.png")
-    for aspect in images.ASPECTS:
-        got, size = decode.read_image(dicom, 32, aspect)
-        want, _ = decode.read_image(tmp_path / "a.png", 32, aspect)
-        assert size == (80, 60)
-        assert abs(got.astype(int) - want).max() <= 1
-    pixels, index = pack.pack_images([dicom], 32, tmp_path / "p.npy", progress=False)  # from bytes
-    assert index.loc[0, ["width", "height"]].tolist() == [80, 60]
-    np.testing.assert_array_equal(pixels[0], decode.read_image(dicom, 32)[0])
-    faint = write_dicom(tmp_path / "b.dcm", (ramp // 16).astype(np.uint16), bits=12)
-    assert decode.read_image(faint, 64)[0].max() <= 16
-    assert decode.read_image(faint, 64, depth="minmax")[0].max() >= 254
-    eight = write_dicom(tmp_path / "c.dcm", (ramp // 17).astype(np.uint8), bits=8)
-    np.testing.assert_array_equal(np.asarray(decode.open_grey(eight)), (ramp // 17).astype(np.uint8))
-
-
 def test_broken_dicom_is_unreadable(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", np.zeros((60, 80), np.uint16))
     path.write_bytes(path.read_bytes()[:2000])
     _, index = pack.pack_images([path], 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
     assert not index["readable"][0] and index["error"][0]
-
-
-def test_open_grey_is_the_whole_image_in_eight_bits(files, tmp_path):
-    for path, size in zip(files, SIZES, strict=True):
-        shown = decode.open_grey(path)
-        assert shown.mode == "L" and shown.size == size
-        np.testing.assert_array_equal(np.asarray(shown), np.asarray(Image.open(path).convert("L")))
-    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
-    Image.fromarray(ramp).save(tmp_path / "sixteen.png")
-    assert abs(np.asarray(decode.open_grey(tmp_path / "sixteen.png")) - ramp / 257).max() <= 0.51

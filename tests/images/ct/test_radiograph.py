@@ -93,8 +93,8 @@ def test_parallel_and_cone_agree_for_a_distant_source():
     np.testing.assert_allclose(cone, parallel, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["parallel", "cone"])
-def test_the_view_is_ap_for_numpy(name):
+@pytest.mark.parametrize("name", ["parallel", "cone", pytest.param("plastimatch", marks=needs_plastimatch)])
+def test_the_view_is_ap(name):
     ct = volume()
     assert_is_ap(radiograph.to_picture(radiograph.line_integrals(ct, body_of(ct), SMALL, name)))
 
@@ -176,12 +176,6 @@ def test_plastimatch_agrees_with_the_independent_projectors():
     assert (found @ found.T).trace() / (found @ other.T).trace() == pytest.approx(
         plastimatch.MU_WATER / projectors.MU_WATER, rel=0.03
     )
-
-
-@needs_plastimatch
-def test_the_view_is_ap_for_plastimatch():
-    ct = volume()
-    assert_is_ap(radiograph.to_picture(radiograph.line_integrals(ct, body_of(ct), SMALL, "plastimatch")))
 
 
 @needs_plastimatch
