@@ -33,13 +33,13 @@ from pkd_utils.distillation.heads import fused
 from pkd_utils.distillation.heads.data import HeadData
 from pkd_utils.distillation.heads.modules import AttentionHead
 from pkd_utils.distillation.heads.results import HeadResults
-from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, _Fit
+from pkd_utils.distillation.heads.training import GroupTraining, HeadConfig, HeadSpec, MemoryTokens
 from pkd_utils.runs import files
 from pkd_utils.runs.machine import device_name
 
 BATCH, CLASSES = 64, 5
 FP32, DEFAULT, BF16 = KINDS = ("fp32", "fp32, default products", "bf16")
-ONEDNN = fused._onednn
+ONEDNN = fused.has_onednn
 NAMES = {(196, 768): "ViT-B/16", (256, 384): "DINOv2-S", (49, 512): "ResNet-18"}
 
 
@@ -71,7 +71,7 @@ def with_products(kind: str, run):
     """`run`, with torch's default products if the kind says so."""
 
     def wrapped():
-        with unittest.mock.patch.object(fused, "_onednn", (lambda a: False) if kind == DEFAULT else ONEDNN):
+        with unittest.mock.patch.object(fused, "has_onednn", (lambda a: False) if kind == DEFAULT else ONEDNN):
             run()
 
     return wrapped
@@ -84,9 +84,9 @@ def our_step(n_tokens: int, width: int, n_heads: int, kind: str, device: str, fo
     specs = [HeadSpec(str(i), "image_only", 0, rows, rows, 1) for i in range(n_heads)]
     build = {"n_classes": CLASSES, "image_width": width, "text_width": None, "dropout": 0.2}
     config = HeadConfig(CLASSES, BATCH, precision="bfloat16" if kind == BF16 else "float32", device=device)
-    data = HeadData(tokens, None, targets, True, torch.device(device), torch.float32)
-    fit = _Fit(specs, data, config, HeadResults(specs, folder, build), folder / "none.safetensors")
-    return with_products(kind, fit._train)
+    data = HeadData(tokens, None, targets, torch.device(device), torch.float32)
+    fit = GroupTraining(specs, data, config, HeadResults(specs, folder, build), folder / "none.safetensors")
+    return with_products(kind, fit.train)
 
 
 def gemm_operations(n_tokens: int, width: int) -> int:

@@ -293,6 +293,7 @@ def one_query(
     value_bias: torch.Tensor | None,
     mask: torch.Tensor | None = None,
     dropout: nn.Module | None = None,
+    divisor: float = 1.0,
 ) -> torch.Tensor:
     """Attention of one query a sequence, exactly, without the projections of all its tokens.
 
@@ -301,20 +302,21 @@ def one_query(
 
     Parameters
     ----------
-    query : (B, H, d) float tensor, already divided by sqrt(d)
+    query : (B, H, d) float tensor
     tokens : (B, N, D)
     key, value : (H, d, D), the projections of each head
     value_bias : (H, d) or None
     mask : (B, N) bool, optional; False for padding
     dropout : module, optional, on the attention weights
+    divisor : of the scores: sqrt(d), or 1 where the query is divided already
 
     Returns
     -------
     (B, H, d) float tensor
     """
-    scores = torch.einsum("bhd,hdc->bhc", query, key) @ tokens.transpose(1, 2)  # (B, H, N)
+    scores = torch.einsum("bhd,hdc->bhc", query, key) @ tokens.transpose(1, 2) / divisor  # (B, H, N)
     if mask is not None:
-        scores = scores.masked_fill(~mask[:, None, :], -torch.inf)
+        scores = scores.float().masked_fill(~mask[:, None, :], -torch.inf)
     weights = scores.softmax(-1)
     weights = weights if dropout is None else dropout(weights)
     out = torch.einsum("bhc,hdc->bhd", weights @ tokens, value)

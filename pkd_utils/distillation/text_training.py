@@ -160,9 +160,10 @@ def first_token_block(block: nn.Module, states: torch.Tensor, mask: torch.Tensor
     attention = block.attention.self
     split = (attention.num_attention_heads, attention.attention_head_size)
     first = states[:, :1]
-    query = attention.query(first)[:, 0].unflatten(-1, split) / split[1] ** 0.5
+    query = attention.query(first)[:, 0].unflatten(-1, split)
     key, value = (part.weight.unflatten(0, split) for part in (attention.key, attention.value))
-    mixed = one_query(query, states, key, value, attention.value.bias.unflatten(0, split), mask, attention.dropout)
+    bias = attention.value.bias.unflatten(0, split)
+    mixed = one_query(query, states, key, value, bias, mask, attention.dropout, divisor=split[1] ** 0.5)
     context = block.attention.output(mixed.flatten(1)[:, None].to(first.dtype), first)
     return block.feed_forward_chunk(context)[:, 0]
 

@@ -7,7 +7,9 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
 
 from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
@@ -70,6 +72,20 @@ def resolve_device(device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def available(device: str) -> str:
+    """As `resolve_device`, but a ValueError if it is neither cpu nor cuda on a machine with a GPU."""
+    import torch
+
+    device = resolve_device(device)
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise ValueError("give auto, cpu, or cuda on a machine with a GPU")
+    return device
+
+
+Device = Annotated[str, AfterValidator(available)]
+"""The type of an option that names the device to compute on."""
 
 
 def resolve_precision(precision: str, device: "str | torch.device") -> str:

@@ -69,7 +69,6 @@ class HeadData:
         tokens: TokenSource,
         text,
         targets: np.ndarray,
-        normalise_probe: bool,
         device: torch.device,
         dtype: torch.dtype,
         cache_bytes: int = 0,
@@ -77,7 +76,7 @@ class HeadData:
         self.tokens, self.text = tokens, text
         self.targets = torch.from_numpy(targets.astype(np.int64))
         self.text_width = None if text is None else text.hidden.shape[1]
-        self.normalise_probe, self.device, self.dtype = normalise_probe, device, dtype
+        self.device, self.dtype = device, dtype
         self.live = getattr(tokens, "live", False)
         if text is not None and len(text.lengths) != tokens.rows:
             raise DataError(f"There are {len(text.lengths)} reports for {tokens.rows} rows of tokens: give one a row.")
@@ -134,11 +133,9 @@ class HeadData:
         if methods - {"text_only", "cls_probe"}:
             found["image"] = self._normalised_tokens(rows, views)
             if "mean_probe" in methods:
-                probed = found["image"] if self.normalise_probe else self._raw_tokens(rows, views)
-                found["image_mean"] = probed.mean(1)
+                found["image_mean"] = found["image"].mean(1)
         if "cls_probe" in methods:
-            raw = self.tokens.class_tokens(rows, views).to(self.device, self.dtype)
-            found["class_token"] = normalised(raw) if self.normalise_probe else raw
+            found["class_token"] = normalised(self.tokens.class_tokens(rows, views).to(self.device, self.dtype))
         if methods & {"text_only", "teacher"}:
             states, mask = self.text.batch(rows.numpy(), self.device)
             padding = -states.shape[1] % TEXT_STEP

@@ -34,19 +34,19 @@ TEXT_STEP = 16  # reports are padded to a multiple: few shapes, so few kernels t
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a (M, K) times the transpose of b (N, K); no gradient."""
-    if _onednn(a):
+    if has_onednn(a):
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return a @ b.mT
 
 
 def batched_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a (B, M, K) times the transposes of b (B, N, K); no gradient."""
-    if _onednn(a):
+    if has_onednn(a):
         return torch.stack([product(x, y) for x, y in zip(a, b, strict=True)])
     return torch.bmm(a, b.mT)
 
 
-def _onednn(a: torch.Tensor) -> bool:
+def has_onednn(a: torch.Tensor) -> bool:
     return a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
@@ -167,8 +167,8 @@ def _tiles(x: torch.Tensor, n_heads: int, mask: torch.Tensor | None) -> list[tup
 class Inputs(NamedTuple):
     """What heads read of B rows; None where no head of the group reads it.
 
-    `image` (B, N, D) and `text` (B, L, D_t), with `text_mask` (B, L), are `normalised`; `image_mean` (B, D) and
-    `class_token` (B, D), which only probes read, are so if the probes normalise.
+    `image` (B, N, D) and `text` (B, L, D_t), with `text_mask` (B, L), are `normalised`, and so are `image_mean` (B, D)
+    and `class_token` (B, D), which only probes read.
     """
 
     image: torch.Tensor | None = None
@@ -246,7 +246,7 @@ class HeadGroup:
         for head, method in zip(self.heads, self.methods, strict=True):
             if isinstance(head, LinearProbe):
                 mean = inputs.class_token if method == "cls_probe" else inputs.image_mean
-                answers.append(head.classifier(mean * head.norm.weight + head.norm.bias if head.normalise else mean))
+                answers.append(head.classifier(mean * head.norm.weight + head.norm.bias))
             elif isinstance(head, PrivilegedTeacher):
                 answers.append(head.classify(next(image_pooled), next(text_pooled)))
             else:

@@ -43,7 +43,7 @@ class EpochTokens:
         self.rows, self.tokens_per_image, self.width = source.rows, source.tokens_per_image, source.width
         self.views, self.identity = source.views, source.identity
         self._kept: dict[int, _Kept] = {}
-        self._in_memory: dict[int, int] = {}  # bytes of each view
+        self.in_memory: dict[int, int] = {}  # bytes of each view
 
     def keep(self, rows: np.ndarray, view: int) -> None:
         """Encode each of these rows once; crops (view 1 and on) take the place of those of the epoch before.
@@ -54,7 +54,7 @@ class EpochTokens:
             If neither `cache_bytes` nor the disk of `folder` has room for them.
         """
         for old in [old for old in self._kept if old > 0 or old == view]:
-            del self._kept[old], self._in_memory[old]
+            del self._kept[old], self.in_memory[old]
         rows = torch.from_numpy(np.unique(rows))
         if not len(rows):
             return
@@ -105,15 +105,15 @@ class EpochTokens:
         """(rows, N, D) to be filled."""
         shape = (rows, self.tokens_per_image, self.width)
         size = int(np.prod(shape)) * dtype.itemsize
-        if size + sum(self._in_memory.values()) <= self.cache_bytes:
-            self._in_memory[view] = size
+        if size + sum(self.in_memory.values()) <= self.cache_bytes:
+            self.in_memory[view] = size
             return torch.empty(shape, dtype=dtype)
-        self._in_memory[view] = 0
+        self.in_memory[view] = 0
         free = shutil.disk_usage(self.folder).free
         if size > free:  # writing to a mapped file on a full disk would end the process
             raise DataError(
                 f"Tokens of {rows:,} images need {size:,} bytes and the disk of {self.folder} has {free:,} free: make "
-                "room, raise cache_bytes, or train fewer seeds and sizes at a time."
+                "room, or train fewer seeds and sizes at a time."
             )
         with tempfile.TemporaryFile(dir=self.folder) as file:  # lives as long as it is mapped
             mapped = np.memmap(file, np.uint8, "w+", shape=(*shape[:2], shape[2] * dtype.itemsize))
@@ -144,7 +144,7 @@ def plan_waves(groups: Sequence[list[HeadSpec]], costs: dict[str, int], budget: 
 
 
 def train_in_lockstep(fits: Sequence, tokens: EpochTokens, bar: tqdm) -> None:
-    """Train the groups of a wave to their last epochs (`heads.training._Fit`), and write their files.
+    """Train the groups of a wave to their last epochs (`heads.training.GroupTraining`), and write their files.
 
     Groups that a stopped run left an epoch ahead wait for the others. Their images are encoded again with the others',
     and no group's file is written before all have done its last epoch: the encoder so sees the batches that it would

@@ -7,20 +7,23 @@ concatenates them and classifies. `heads/fused.py` computes the same numbers for
 """
 
 import math
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.seeds import stream
 
-METHODS = ("image_only", "self_distilled", "report_distilled", "teacher", "text_only", "mean_probe", "cls_probe")
-DISTILLED = ("self_distilled", "report_distilled")
+Method = Literal["image_only", "self_distilled", "report_distilled", "teacher", "text_only", "mean_probe", "cls_probe"]
+METHODS = get_args(Method)
 PROBES = ("mean_probe", "cls_probe")
 READS_TEXT = ("teacher", "text_only")
-TEACHES = ("image_only", "teacher")  # methods that students may learn from
+TEACHER_OF = {"self_distilled": "image_only", "report_distilled": "teacher"}
+DISTILLED = tuple(TEACHER_OF)
+TEACHES = tuple(TEACHER_OF.values())  # methods that students may learn from
 
 
 class TokenAttention(nn.Module):
@@ -116,17 +119,13 @@ class PrivilegedTeacher(nn.Module):
 class LinearProbe(nn.Module):
     """Linear probing (appendix C.1) of the tokens' mean or of the class token.
 
-    Parameters
-    ----------
-    normalise : bool
-        Layer norm on the tokens first, as appendix A has it for every encoder's features; that it holds for the probes
-        too is not stated in the paper.
+    Layer norm comes first, as appendix A has it for every encoder's features; that it holds for the probes too is not
+    stated in the paper.
     """
 
-    def __init__(self, width: int, n_classes: int, normalise: bool = True):
+    def __init__(self, width: int, n_classes: int):
         super().__init__()
-        self.normalise = normalise
-        self.norm = nn.LayerNorm(width) if normalise else nn.Identity()
+        self.norm = nn.LayerNorm(width)
         self.classifier = nn.Linear(width, n_classes)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -134,34 +133,25 @@ class LinearProbe(nn.Module):
         return self.classifier(self.norm(tokens).mean(1))
 
 
+@checked
 def build_head(
-    method: str,
+    method: Method,
     n_classes: int,
     image_width: int,
     text_width: int | None = None,
     seed: int = 0,
     dropout: float = 0.2,
-    normalise_probe: bool = True,
 ) -> nn.Module:
     """A new head of one of the `METHODS`, initialised as torch does by default, from `seed` alone.
 
     Heads of one seed start from the same image attention, so methods differ in nothing but what they learn from.
-
-    Raises
-    ------
-    DataError
-        If the method is unknown, or reads text and `text_width` is None.
     """
-    if method not in METHODS:
-        raise DataError(f"There is no method {method!r}; there are {', '.join(METHODS)}.")
-    if method in READS_TEXT and text_width is None:
-        raise DataError(f"{method} reads report tokens: give them.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, 0))
         if method == "teacher":
             return PrivilegedTeacher(image_width, text_width, n_classes, dropout)
         if method in PROBES:
-            return LinearProbe(image_width, n_classes, normalise_probe)
+            return LinearProbe(image_width, n_classes)
         return AttentionHead(text_width if method == "text_only" else image_width, n_classes, dropout)
 
 

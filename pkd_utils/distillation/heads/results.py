@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from pkd_utils.distillation.heads.modules import build_head
+from pkd_utils.distillation.heads.modules import TEACHES, build_head
 from pkd_utils.distillation.heads.specs import HeadSpec
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import atomic_path
@@ -56,7 +56,7 @@ class HeadResults:
         Raises
         ------
         DataError
-            If its weights were not kept (`HeadConfig.keep_weights`).
+            If its weights were not kept: nobody learns from a head of its method.
         """
         head = self.new_head(name).eval()
         prefix = f"{name}/weights/"
@@ -64,7 +64,7 @@ class HeadResults:
             keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (no mapping)
             weights = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
         if not weights:
-            raise DataError(f"The weights of head {name!r} were not kept: set keep_weights to 'all'.")
+            raise DataError(f"The weights of head {name!r} were not kept: only those of {', '.join(TEACHES)} are.")
         head.to(next(iter(weights.values())).dtype).load_state_dict(weights)
         return head
 
@@ -130,15 +130,15 @@ def best_epoch(history: Sequence[dict], part: str = "validation") -> int:
     return max(history, key=lambda row: (row[f"{part}_auc"], -row["epoch"]))["epoch"]
 
 
-def save_group(path: Path, history: list[dict], logits: Logits, weights: dict[str, torch.Tensor], **facts: str) -> None:
-    """Write a group, whole: `weights` by "<head>/weights/<parameter>" or any other name, `facts` into the metadata."""
+def save_group(path: Path, history: list[dict], logits: Logits, weights: dict[str, torch.Tensor]) -> None:
+    """Write a group, whole: `weights` by "<head>/weights/<parameter>" or any other name."""
     tensors = dict(weights)
     for name, epochs in logits.items():
         tensors[f"{name}/epochs"] = torch.tensor(list(epochs))
         tensors[f"{name}/logits"] = torch.stack(list(epochs.values()))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"history": json.dumps(history), **facts})
+        save_file(tensors, temporary, metadata={"history": json.dumps(history)})
 
 
 def load_group(path: Path) -> tuple[list[dict], Logits, dict[str, torch.Tensor]]:

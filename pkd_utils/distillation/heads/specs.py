@@ -3,15 +3,19 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator, Field
 
-from pkd_utils.distillation.heads.modules import DISTILLED, METHODS, PROBES, READS_TEXT
+from pkd_utils.distillation.heads.modules import DISTILLED, PROBES, READS_TEXT, TEACHER_OF, Method
+from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 
+Rows = Annotated[np.ndarray, BeforeValidator(lambda rows: np.asarray(rows, np.int64).reshape(-1))]
 
-@dataclasses.dataclass(frozen=True)
+
+@config
 class HeadSpec:
     """One head to train. Rows are numbers of rows of the tokens.
 
@@ -40,16 +44,16 @@ class HeadSpec:
     """
 
     name: str
-    method: str
-    seed: int
-    train_rows: np.ndarray
-    validation_rows: np.ndarray
-    epochs: int
-    test_rows: np.ndarray | None = None
+    method: Method
+    seed: Annotated[int, Field(ge=0)]
+    train_rows: Rows
+    validation_rows: Rows
+    epochs: Annotated[int, Field(ge=1)]
+    test_rows: Rows | None = None
     teacher: str | None = None
-    weight: float = 0.75
-    temperature: float = 0.25
-    learning_rate: float | None = None
+    weight: float = Field(0.75, ge=0, le=1)
+    temperature: float = Field(0.25, gt=0)
+    learning_rate: float | None = Field(None, gt=0)
 
     @property
     def rate(self) -> float:
@@ -73,50 +77,23 @@ class HeadSpec:
         return {**facts, "learning_rate": self.rate}
 
 
-def check_specs(specs: Sequence[HeadSpec], targets: np.ndarray, n_classes: int, has_text: bool) -> list[HeadSpec]:
-    """The same specs with their rows as int64 arrays.
+def check_specs(specs: Sequence[HeadSpec], targets: np.ndarray, n_classes: int, has_text: bool) -> None:
+    """Refuse heads that do not fit the data or each other.
 
     Raises
     ------
     DataError
-        Names that repeat, an unknown method or teacher, a number out of its range, rows that do not exist, whose class
-        is not known, or that are both trained on and evaluated on, or evaluation rows of one class.
+        Names that repeat, an unknown teacher, rows that do not exist, whose class is not known, or that are both
+        trained on and evaluated on, or evaluation rows of one class.
     """
-    if not specs:
-        raise DataError("There are no heads to train.")
-    specs = [
-        dataclasses.replace(
-            spec,
-            **{n: None if getattr(spec, n) is None else np.asarray(getattr(spec, n), np.int64).reshape(-1)
-               for n in ("train_rows", "validation_rows", "test_rows")},
-        )
-        for spec in specs
-    ]  # fmt: skip
     by_name = {spec.name: spec for spec in specs}
-    if len(by_name) < len(specs):
-        raise DataError("Two heads have the same name: give every HeadSpec a name of its own.")
+    if not 0 < len(specs) == len(by_name):
+        raise DataError(f"{len(specs)} heads have {len(by_name)} names: give one or more, each a name of its own.")
     for spec in specs:
-        _check_numbers(spec, has_text)
+        if spec.method in READS_TEXT and not has_text:
+            raise DataError(f"Head {spec.name!r}: it reads report tokens, but there are none: give text.")
         _check_rows(spec, targets, n_classes)
-        if spec.method in DISTILLED:
-            _check_teacher(spec, by_name.get(spec.teacher))
-    return specs
-
-
-def _check_numbers(spec: HeadSpec, has_text: bool) -> None:
-    checks = {
-        f"its method must be one of {', '.join(METHODS)}, not {spec.method!r}": spec.method in METHODS,
-        "it reads report tokens, but there are none: give text": has_text or spec.method not in READS_TEXT,
-        f"its seed must be a whole number from 0 on, not {spec.seed}": spec.seed >= 0,
-        f"its epochs must be at least 1, not {spec.epochs}": spec.epochs >= 1,
-        f"its weight (lambda) must lie in [0, 1], not {spec.weight}": 0 <= spec.weight <= 1,
-        f"its temperature (tau) must be above 0, not {spec.temperature}": spec.temperature > 0,
-        f"its learning rate must be above 0, not {spec.rate}": spec.rate > 0,
-        "only distilled heads have a teacher": spec.teacher is None or spec.method in DISTILLED,
-    }
-    for sentence, holds in checks.items():
-        if not holds:
-            raise DataError(f"Head {spec.name!r}: {sentence}.")
+        _check_teacher(spec, by_name.get(spec.teacher))
 
 
 def _check_rows(spec: HeadSpec, targets: np.ndarray, n_classes: int) -> None:
@@ -142,13 +119,13 @@ def _check_rows(spec: HeadSpec, targets: np.ndarray, n_classes: int) -> None:
 
 
 def _check_teacher(spec: HeadSpec, teacher: HeadSpec | None) -> None:
-    wanted = "image_only" if spec.method == "self_distilled" else "teacher"
-    if teacher is None or teacher.method != wanted:
+    wanted = TEACHER_OF.get(spec.method)
+    if (teacher and teacher.method) != wanted or (spec.teacher is None) != (wanted is None):
         raise DataError(
             f"Head {spec.name!r} ({spec.method}) needs as teacher the name of a head with method {wanted}, "
             f"not {spec.teacher!r}."
         )
-    if np.isin(teacher.train_rows, spec.evaluation_rows).any():
+    if teacher and np.isin(teacher.train_rows, spec.evaluation_rows).any():
         raise DataError(
             f"Head {spec.name!r}: its teacher {teacher.name!r} was trained on rows that it is evaluated on."
         )

@@ -19,9 +19,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -32,34 +34,41 @@ from pkd_utils.distillation.heads.modules import PROBES, TEACHES
 from pkd_utils.distillation.heads.results import HeadResults, Logits, best_epoch, load_group, save_group
 from pkd_utils.distillation.heads.specs import HeadSpec, check_specs, group_specs
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
+from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import hash_params, write_parquet
+from pkd_utils.runs.machine import Device
 from pkd_utils.statistics.metrics import micro_auroc
 
 __all__ = ["HeadConfig", "HeadResults", "HeadSpec", "MemoryTokens", "TokenSource", "fit_heads", "micro_auc"]
 
 
-@dataclasses.dataclass(frozen=True)
+CACHE_BYTES = 1 << 30
+"""Normalised tokens of image and text are kept where each fits in this. Of live images, tokens of an epoch and of clean
+views are; what does not fit goes to a temporary file in the folder."""
+KEEPS_WEIGHTS = TEACHES
+"""Methods whose best weights are kept: those of heads that others may learn from."""
+
+
+@config
 class HeadConfig:
     """What is the same for all heads of one call. What no comment explains is not stated in the paper."""
 
-    n_classes: int  # of the task; logits have as many columns, two for yes or no
-    batch_size: int = 64  # as in the paper
-    dropout: float = 0.2  # on attention weights, as in the paper
-    normalise_probe: bool = True  # layer norm below linear probes
-    teacher_view: str = "same"  # soft labels of the view that the student sees, or of the "clean" image
-    keep_logits: str = "all"  # of every epoch ("all"), or of the best epochs and the last one ("chosen")
-    keep_weights: str = "teachers"  # best weights of the heads that others may learn from, or of "all"
+    n_classes: int = Field(ge=2)  # of the task; logits have as many columns, two for yes or no
+    batch_size: int = Field(64, ge=1)  # as in the paper
+    dropout: float = Field(0.2, ge=0, lt=1)  # on attention weights, as in the paper
+    teacher_view: Literal["same", "clean"] = "same"  # soft labels of the student's view, or of the clean image
+    keep_logits: Literal["all", "chosen"] = "all"  # of every epoch, or of the best epochs and the last one
     # machine
-    device: str = "cpu"
-    precision: str = (
-        "float32"  # "bfloat16": the large products in bfloat16, all else in float32; "float64" to compare with
-    )
-    memory_bytes: int = 2 << 30  # for heads with their moments and for intermediate results; tokens come on top
-    # Normalised tokens of image and text are kept where each fits in this; 0: never. Of live images, tokens of an epoch
-    # and of clean views are; what does not fit goes to a temporary file in the folder.
-    cache_bytes: int = 1 << 30
-    checkpoint_seconds: float = 0.0  # 0: after every epoch; else not sooner than this after the last one
+    device: Device = "cpu"
+    # "bfloat16": the large products in bfloat16, all else in float32; "float64" to compare with
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    # for heads with their moments and for intermediate results; tokens come on top, see `CACHE_BYTES`
+    memory_bytes: int = Field(2 << 30, ge=1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64 if self.precision == "float64" else torch.float32
 
 
 def fit_heads(
@@ -100,25 +109,22 @@ def fit_heads(
     Raises
     ------
     DataError
-        Specs that do not fit the data or each other (see HeadSpec), an impossible configuration, or a loss that is not
-        finite.
+        Specs that do not fit the data or each other (see `check_specs`), or a loss that is not finite.
     """
     targets = np.asarray(targets)
     if targets.shape != (tokens.rows,) or targets.dtype.kind not in "iu":
         raise DataError(f"targets must be {tokens.rows} whole numbers, a class for each row, not {targets.shape}.")
-    _check_config(config)
-    specs = check_specs(specs, targets, config.n_classes, text is not None)
+    check_specs(specs, targets, config.n_classes, text is not None)
     temporary = tempfile.TemporaryDirectory() if folder is None else None
     folder = Path(temporary.name if temporary else folder)
     folder.mkdir(parents=True, exist_ok=True)
     live = getattr(tokens, "live", False)
-    tokens = EpochTokens(tokens, folder, config.cache_bytes, progress) if live else tokens
-    data = HeadData(tokens, text, targets, config.normalise_probe, torch.device(config.device), _dtype(config),
-                    config.cache_bytes)  # fmt: skip
+    tokens = EpochTokens(tokens, folder, CACHE_BYTES, progress) if live else tokens
+    data = HeadData(tokens, text, targets, torch.device(config.device), config.dtype, CACHE_BYTES)
     build = {"n_classes": config.n_classes, "image_width": tokens.width, "text_width": data.text_width,
-             "dropout": config.dropout, "normalise_probe": config.normalise_probe}  # fmt: skip
+             "dropout": config.dropout}  # fmt: skip
     results = HeadResults(specs, folder, build, temporary)
-    costs = {spec.name: _head_bytes(spec.method, data, _dtype(config)) for spec in specs}
+    costs = {spec.name: _head_bytes(spec.method, data, config.dtype) for spec in specs}
     groups = group_specs(specs, costs, config.memory_bytes // 2)
     keys = {group[0].name: _group_key(group, data, results, config) for group in groups}
     paths = {name: folder / f"group-{key[:16]}.safetensors" for name, key in keys.items()}
@@ -133,7 +139,7 @@ def fit_heads(
                 if path.exists():
                     bar.update(group[0].epochs)
                 else:
-                    fits.append(_Fit(group, data, config, results, path))
+                    fits.append(GroupTraining(group, data, config, results, path))
             if live:
                 train_in_lockstep(fits, tokens, bar)
             elif fits:
@@ -149,7 +155,7 @@ def micro_auc(targets: np.ndarray, logits: torch.Tensor) -> float:
     return micro_auroc(targets, torch.softmax(logits.double(), 1).numpy())
 
 
-class _Fit:
+class GroupTraining:
     """The training of one group: heads, optimizer, and where they stand."""
 
     def __init__(self, specs: list[HeadSpec], data: HeadData, config: HeadConfig, results: HeadResults, path: Path):
@@ -163,7 +169,7 @@ class _Fit:
         self.history: list[dict] = []  # one row a head and epoch
         self.logits: Logits = {spec.name: {} for spec in specs}
         self.best: dict[str, torch.Tensor] = {}  # "<head>/weights/<parameter>" of its best epoch
-        self.epoch, self.saved_at = 0, time.monotonic()
+        self.epoch = 0
         self._load_checkpoint()
         self.teachers = sorted({spec.teacher for spec in specs} - {None})
         self.teacher_group, self.table = self._group([], []), torch.empty(0)
@@ -185,13 +191,12 @@ class _Fit:
         """Train the next epoch."""
         started = time.perf_counter()
         self.epoch += 1
-        losses = self._train()
-        self._evaluate(losses)
+        losses = self.train()
+        self.evaluate(losses)
         seconds = time.perf_counter() - started
         for row in self.history[-len(self.specs) :]:
             row["seconds"] = seconds
-        if time.monotonic() - self.saved_at >= self.config.checkpoint_seconds:
-            self._save_checkpoint()
+        self._save_checkpoint()
         bar.update()
 
     def finish(self) -> None:
@@ -199,7 +204,7 @@ class _Fit:
         save_group(self.path, self.history, self.logits, self.best)
         self.checkpoint.unlink(missing_ok=True)
 
-    def _train(self) -> list[float]:
+    def train(self) -> list[float]:
         """One epoch; the mean training loss of each head."""
         spec, config, data = self.specs[0], self.config, self.data
         totals = torch.zeros(len(self.specs), device=data.device)
@@ -207,7 +212,7 @@ class _Fit:
         for step in data.steps(spec.train_rows, config.batch_size, spec.seed, self.epoch):
             inputs = data.inputs(methods, step.rows, step.views)
             keeps = data.keeps(inputs, config.dropout, spec.seed, self.epoch, step.number)
-            totals += len(step.rows) * self._step(
+            totals += len(step.rows) * self.step(
                 inputs, keeps, data.targets[step.rows], self._soft_targets(step, inputs)
             )
         losses = (totals / len(spec.train_rows)).tolist()
@@ -219,13 +224,13 @@ class _Fit:
             )
         return losses
 
-    def _step(self, inputs: Inputs, keeps: Inputs, targets: torch.Tensor, soft: list) -> torch.Tensor:
+    def step(self, inputs: Inputs, keeps: Inputs, targets: torch.Tensor, soft: list) -> torch.Tensor:
         """One minibatch of all heads, in parts that fit the memory; the loss of each head."""
         folded = self.group.fold()
         leaves = [None if item is None else item.detach().requires_grad_() for item in folded]
         targets = targets.to(self.data.device)
         losses = torch.zeros(len(self.specs), device=self.data.device)
-        for part in _parts(len(targets), self.group.bytes_per_row(inputs), self.config.memory_bytes // 2):
+        for part in parts_of(len(targets), self.group.bytes_per_row(inputs), self.config.memory_bytes // 2):
             logits = self.group.logits(leaves, inputs.part(part), keeps.part(part))
             share = len(logits) / len(targets)  # the loss is the mean over the whole minibatch
             loss = torch.stack([
@@ -275,7 +280,7 @@ class _Fit:
             answers.append(group.logits(folded, self.data.inputs(group.methods, rows[part], views[part])).cpu())
         return torch.cat(answers)[torch.argsort(sorting)]
 
-    def _evaluate(self, losses: list[float]) -> None:
+    def evaluate(self, losses: list[float]) -> None:
         """Logits of the clean evaluation rows, their AUC, and what is to be kept of this epoch."""
         spec, split = self.specs[0], len(self.specs[0].validation_rows)
         rows = torch.from_numpy(spec.evaluation_rows)
@@ -296,8 +301,7 @@ class _Fit:
             if self.config.keep_logits == "chosen":
                 for epoch in set(kept) - best - {self.epoch}:
                     del kept[epoch]
-            wanted = self.config.keep_weights == "all" or spec.method in TEACHES
-            if wanted and best_epoch(mine) == self.epoch:
+            if spec.method in KEEPS_WEIGHTS and best_epoch(mine) == self.epoch:
                 state = self.group.heads[i].state_dict()
                 self.best |= {f"{spec.name}/weights/{name}": value.clone() for name, value in state.items()}
 
@@ -307,7 +311,6 @@ class _Fit:
             moments = self.optimizer.state[parameter]
             tensors |= {f"{i}/value": parameter} | {f"{i}/{m}": moments[m] for m in ("step", "exp_avg", "exp_avg_sq")}
         save_group(self.checkpoint, self.history, self.logits, tensors)
-        self.saved_at = time.monotonic()
 
     def _load_checkpoint(self) -> None:
         if not self.checkpoint.exists():
@@ -321,7 +324,7 @@ class _Fit:
         self.best = {name: tensor.to(self.data.device) for name, tensor in tensors.items()}
 
 
-def _parts(rows: int, bytes_per_row: int, budget: int) -> list[slice]:
+def parts_of(rows: int, bytes_per_row: int, budget: int) -> list[slice]:
     """Slices of a minibatch whose intermediate results fit the budget."""
     size = max(1, min(rows, budget // max(1, bytes_per_row)))
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
@@ -340,29 +343,6 @@ def _group_key(specs: list[HeadSpec], data: HeadData, results: HeadResults, conf
     facts = [[item.facts() for item in (spec, results.specs.get(spec.teacher)) if item] for spec in specs]
     settings = dataclasses.asdict(config)
     unused = () if any(spec.teacher for spec in specs) else ("teacher_view",)
-    for name in ("device", "memory_bytes", "cache_bytes", "checkpoint_seconds", *unused):
+    for name in ("device", "memory_bytes", *unused):
         del settings[name]
     return hash_params({"heads": facts, "data": data.identity(), "config": settings})
-
-
-def _dtype(config: HeadConfig) -> torch.dtype:
-    return torch.float64 if config.precision == "float64" else torch.float32
-
-
-def _check_config(config: HeadConfig) -> None:
-    checks = {
-        "n_classes must be at least 2": config.n_classes >= 2,
-        "batch_size must be at least 1": config.batch_size >= 1,
-        "dropout must lie in [0, 1)": 0 <= config.dropout < 1,
-        "teacher_view must be same or clean": config.teacher_view in ("same", "clean"),
-        "keep_logits must be all or chosen": config.keep_logits in ("all", "chosen"),
-        "keep_weights must be teachers or all": config.keep_weights in ("teachers", "all"),
-        "precision must be float32, bfloat16 or float64": config.precision in ("float32", "bfloat16", "float64"),
-        "memory_bytes must be above 0": config.memory_bytes > 0,
-        "cache_bytes must be 0 or more": config.cache_bytes >= 0,
-        "device must be available (cpu, or cuda on a machine with a GPU)": config.device == "cpu"
-        or (config.device.startswith("cuda") and torch.cuda.is_available()),
-    }
-    for sentence, holds in checks.items():
-        if not holds:
-            raise DataError(f"HeadConfig: {sentence}; given: {config}.")

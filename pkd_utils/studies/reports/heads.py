@@ -16,7 +16,7 @@ import torch
 from scipy.special import softmax
 
 from pkd_utils.cohorts.tasks.splits import subset
-from pkd_utils.distillation.heads.modules import DISTILLED, METHODS
+from pkd_utils.distillation.heads.modules import DISTILLED, METHODS, TEACHER_OF
 from pkd_utils.distillation.heads.training import HeadConfig, HeadResults, HeadSpec, fit_heads, micro_auc
 from pkd_utils.encoders.tokens.open import open_tokens
 from pkd_utils.encoders.tokens.stored import TextStore
@@ -25,7 +25,6 @@ from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import micro_average_precision
 
 SELECTIONS = ("paper", "nested")
-TEACHER_OF = {"self_distilled": "image_only", "report_distilled": "teacher"}
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Heads on live tokens: one encoder pass an epoch for all of them, and the numbers that each would have alone."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pkd_utils.distillation.heads import live as _live_training
 from pkd_utils.distillation.heads import training
 from pkd_utils.distillation.heads.live import EpochTokens, plan_waves
 from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, fit_heads
@@ -107,8 +107,12 @@ def test_clean_teachers_speak_of_training_images_that_are_encoded_once():
     assert sorted(row for view, rows in data[0].asked if view == 0 for row in rows) == list(range(ROWS))
 
 
-@pytest.mark.parametrize("changes", [{}, {"teacher_view": "clean"}, {"cache_bytes": 0}, {"memory_bytes": 60_000}])
-def test_heads_in_lockstep_equal_textbook_heads_trained_alone(changes):
+@pytest.mark.parametrize(
+    ("changes", "cache"),
+    [({}, 1 << 30), ({"teacher_view": "clean"}, 1 << 30), ({}, 0), ({"memory_bytes": 60_000}, 1 << 30)],
+)
+def test_heads_in_lockstep_equal_textbook_heads_trained_alone(changes, cache, monkeypatch):
+    monkeypatch.setattr(training, "CACHE_BYTES", cache)
     data, specs = live_data(), many_specs(taught=True)
     config = dataclasses.replace(CONFIG, precision="float64", **changes)
     results = fit_heads(specs, *data, config, progress=False)
@@ -131,7 +135,7 @@ def test_a_group_alone_has_the_bits_that_it_has_in_lockstep():
 
 
 def test_every_epoch_has_a_crop_of_its_own_and_seeds_share_it():
-    data = training.HeadData(*live_data(), True, torch.device("cpu"), torch.float32)
+    data = training.HeadData(*live_data(), torch.device("cpu"), torch.float32)
     for seed in (1, 2):
         for epoch in (1, 2):
             assert {view for step in data.steps(TRAIN, 16, seed, epoch) for view in step.views.tolist()} == {epoch}
@@ -145,7 +149,7 @@ def test_a_stopped_lockstep_continues_to_the_same_bits(tmp_path, monkeypatch, st
     specs = many_specs(taught=True)
     straight = live_data()
     whole = fit_heads(specs, *straight, CONFIG, tmp_path / "whole", progress=False)
-    evaluate = training._Fit._evaluate
+    evaluate = training.GroupTraining.evaluate
 
     def stop(fit, losses):
         if fit.epoch == stop_at[0] and any(spec.name == stop_at[1] for spec in fit.specs):
@@ -154,13 +158,13 @@ def test_a_stopped_lockstep_continues_to_the_same_bits(tmp_path, monkeypatch, st
 
     data = live_data()
     with monkeypatch.context() as patch:
-        patch.setattr(training._Fit, "_evaluate", stop)
+        patch.setattr(training.GroupTraining, "evaluate", stop)
         with pytest.raises(KeyboardInterrupt):
             fit_heads(specs, *data, CONFIG, tmp_path / "stopped", progress=False)
     data[0].asked.clear()
     trained = []
-    train = training._Fit._train
-    monkeypatch.setattr(training._Fit, "_train", lambda fit: (trained.append(fit.epoch), train(fit))[1])
+    train = training.GroupTraining.train
+    monkeypatch.setattr(training.GroupTraining, "train", lambda fit: (trained.append(fit.epoch), train(fit))[1])
     continued = fit_heads(specs, *data, CONFIG, tmp_path / "stopped", progress=False)
     assert_same_bits(whole, continued, specs)
     assert not list((tmp_path / "stopped").glob("*.checkpoint"))
@@ -171,7 +175,7 @@ def test_a_stopped_lockstep_continues_to_the_same_bits(tmp_path, monkeypatch, st
 
 def test_groups_ahead_wait_and_are_not_trained_twice(tmp_path, monkeypatch):
     specs, epochs = many_specs(), []
-    evaluate, train = training._Fit._evaluate, training._Fit._train
+    evaluate, train = training.GroupTraining.evaluate, training.GroupTraining.train
 
     def stop(fit, losses):
         if fit.epoch == 2 and fit.specs[0].name == "image 2 30":
@@ -179,10 +183,10 @@ def test_groups_ahead_wait_and_are_not_trained_twice(tmp_path, monkeypatch):
         evaluate(fit, losses)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Fit, "_evaluate", stop)
+        patch.setattr(training.GroupTraining, "evaluate", stop)
         with pytest.raises(KeyboardInterrupt):
             fit_heads(specs, *live_data(), CONFIG, tmp_path, progress=False)
-    monkeypatch.setattr(training._Fit, "_train", lambda fit: (
+    monkeypatch.setattr(training.GroupTraining, "train", lambda fit: (
         epochs.append((fit.specs[0].name, fit.epoch)), train(fit))[1])  # fmt: skip
     fit_heads(specs, *live_data(), CONFIG, tmp_path, progress=False)
     expected = [("image 2 30", 2), ("image 2 12", 2), ("image 1 12", 3), ("image 2 12", 3)]
@@ -198,9 +202,9 @@ def test_tokens_that_do_not_fit_memory_go_to_a_file_that_leaves_nothing(tmp_path
         seen.append(options["shape"])
         return memmap(file, *arguments, **options)
 
-    monkeypatch.setattr(_live_training.np, "memmap", watched)
-    config = dataclasses.replace(CONFIG, cache_bytes=0)
-    mapped = fit_heads(specs, *live_data(), config, tmp_path / "mapped", progress=False)
+    monkeypatch.setattr(np, "memmap", watched)
+    monkeypatch.setattr(training, "CACHE_BYTES", 0)
+    mapped = fit_heads(specs, *live_data(), CONFIG, tmp_path / "mapped", progress=False)
     assert seen[0] == (CLEAN, 7, 2 * 16) and len(seen) == 1 + 3 + 3
     assert_same_bits(kept, mapped, specs)
     names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("memory", "mapped")]
@@ -214,9 +218,9 @@ def test_memory_is_for_clean_views_and_one_epoch(tmp_path):
     tokens.keep(VALIDATION, 0)  # 14 images
     for epoch in (1, 2, 3):
         tokens.keep(np.arange(16), epoch)
-        assert tokens._in_memory == {0: 14 * row, epoch: 16 * row}
+        assert tokens.in_memory == {0: 14 * row, epoch: 16 * row}
     tokens.keep(np.arange(17), 4)
-    assert tokens._in_memory == {0: 14 * row, 4: 0}
+    assert tokens.in_memory == {0: 14 * row, 4: 0}
     rows = torch.tensor([3, 16, 3])
     assert torch.equal(tokens.batch(rows, torch.full((3,), 4)), source.batch(rows, torch.full((3,), 4)))
     assert torch.equal(tokens.class_tokens(rows, torch.full((3,), 4)), source.class_tokens(rows, torch.full((3,), 4)))
@@ -227,10 +231,10 @@ def test_memory_is_for_clean_views_and_one_epoch(tmp_path):
 
 
 def test_too_little_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(_live_training.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    config = dataclasses.replace(CONFIG, cache_bytes=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(training, "CACHE_BYTES", 0)
     with pytest.raises(DataError, match=r"Tokens of 24 images need 5,376 bytes and the disk of .* has 1,000 free"):
-        fit_heads(many_specs(), *live_data(), config, tmp_path, progress=False)
+        fit_heads(many_specs(), *live_data(), CONFIG, tmp_path, progress=False)
 
 
 def test_evaluation_images_of_all_seeds_are_encoded():

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from pkd_utils.distillation.heads import training
-from pkd_utils.distillation.heads.modules import build_head, dropout_keep
+from pkd_utils.distillation.heads.modules import TEACHES, build_head, dropout_keep
 from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, fit_heads, micro_auc
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
 from pkd_utils.encoders.texts import EncodedTexts
@@ -52,7 +52,7 @@ def make_specs(epochs=3, seed=1, **changes):
     ]
 
 
-CONFIG = HeadConfig(n_classes=C, batch_size=16, keep_weights="all")
+CONFIG = HeadConfig(n_classes=C, batch_size=16)
 
 
 class Textbook:
@@ -87,7 +87,7 @@ class Textbook:
     def train(self, spec):
         head = build_head(spec.method, C, D, DT, spec.seed).to(self.dtype)
         optimizer = torch.optim.Adam(head.parameters(), lr=spec.rate)
-        loader = training.HeadData(self.tokens, self.text, self.targets.numpy(), True, "cpu", self.dtype)
+        loader = training.HeadData(self.tokens, self.text, self.targets.numpy(), "cpu", self.dtype)
         history, top = [], -1.0
         for epoch in range(1, spec.epochs + 1):
             head.train()
@@ -167,7 +167,7 @@ def assert_same_bits(one, other, specs):
 def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, stop_at):
     data, specs = make_data(), make_specs()
     whole = fit_heads(specs, *data, CONFIG, tmp_path / "whole", progress=False)
-    evaluate = training._Fit._evaluate
+    evaluate = training.GroupTraining.evaluate
 
     def stop(fit, losses):
         if fit.epoch == stop_at[0] and any(spec.name == stop_at[1] for spec in fit.specs):
@@ -175,12 +175,12 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, stop_at
         evaluate(fit, losses)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Fit, "_evaluate", stop)
+        patch.setattr(training.GroupTraining, "evaluate", stop)
         with pytest.raises(KeyboardInterrupt):
             fit_heads(specs, *data, CONFIG, tmp_path / "stopped", progress=False)
     epochs = []
-    train = training._Fit._train
-    monkeypatch.setattr(training._Fit, "_train", lambda fit: (epochs.append(fit.epoch), train(fit))[1])
+    train = training.GroupTraining.train
+    monkeypatch.setattr(training.GroupTraining, "train", lambda fit: (epochs.append(fit.epoch), train(fit))[1])
     continued = fit_heads(specs, *data, CONFIG, tmp_path / "stopped", progress=False)
     done = (stop_at[0] - 1) + (3 if stop_at[1] == "student" else 0)
     assert len(epochs) == 6 - done  # at most the epoch that was stopped is trained again
@@ -196,7 +196,7 @@ from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTo
 
 def run(folder, tokens):
     spec = HeadSpec("image", "image_only", 1, np.arange(36), np.arange(36, 50), 30, np.arange(50, 60))
-    config = HeadConfig(n_classes=3, batch_size=16, keep_weights="all")
+    config = HeadConfig(n_classes=3, batch_size=16)
     return [spec], fit_heads([spec], MemoryTokens(tokens), None, np.arange(60) % 3, config, folder, progress=False)
 """
 
@@ -227,7 +227,7 @@ def test_a_finished_run_is_read_and_a_changed_one_trained(tmp_path, monkeypatch)
     first = fit_heads(specs, *data, CONFIG, tmp_path, progress=False)
     assert list(pd.read_parquet(tmp_path / "history.parquet")["name"]) == ["image", "teacher"]
     with monkeypatch.context() as patch:
-        patch.setattr(training._Fit, "run", None)
+        patch.setattr(training.GroupTraining, "run", None)
         assert_same_bits(first, fit_heads(specs, *data, CONFIG, tmp_path, progress=False), specs)
     for other_specs, other_config in (
         ([dataclasses.replace(spec, learning_rate=1e-2) for spec in specs], CONFIG),
@@ -258,33 +258,31 @@ def test_teachers_are_asked_for_the_view_that_the_student_sees():
     torch.testing.assert_close(found, expected[-1][: len(VALIDATION)], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("probe", [True, False])
-def test_kept_normalised_tokens_change_no_bit_and_are_asked_for_once(monkeypatch, probe):
+def test_kept_normalised_tokens_change_no_bit_and_are_asked_for_once(monkeypatch):
     specs, asked = make_specs(), []
-    config = dataclasses.replace(CONFIG, normalise_probe=probe, cache_bytes=1 << 20)
     batch = MemoryTokens.batch
     monkeypatch.setattr(
         MemoryTokens, "batch", lambda self, rows, views: asked.append(len(rows)) or batch(self, rows, views)
     )
-    kept = fit_heads(specs, *make_data(), config, progress=False)
-    if probe:  # else the raw tokens are read for the probe as well
-        assert sum(asked) <= ROWS * (1 + VIEWS)
+    kept = fit_heads(specs, *make_data(), CONFIG, progress=False)
+    assert sum(asked) <= ROWS * (1 + VIEWS)
     asked.clear()
-    plain = fit_heads(specs, *make_data(), dataclasses.replace(config, cache_bytes=0), progress=False)
+    monkeypatch.setattr(training, "CACHE_BYTES", 0)
+    plain = fit_heads(specs, *make_data(), CONFIG, progress=False)
     assert sum(asked) > ROWS * (1 + VIEWS)
     assert_same_bits(kept, plain, specs)
 
 
 def test_only_clean_images():
     data, specs = make_data(views=0), make_specs(2)
-    steps = training.HeadData(*data, True, torch.device("cpu"), torch.float32).steps(TRAIN, 16, 1, 1)
+    steps = training.HeadData(*data, torch.device("cpu"), torch.float32).steps(TRAIN, 16, 1, 1)
     assert all((step.views == 0).all() for step in steps)
     results = fit_heads(specs, *data, CONFIG, progress=False)
     assert len(results.history) == 2 * len(specs)
 
 
 def test_steps_hold_every_row_once_in_an_order_of_seed_and_epoch():
-    data = training.HeadData(*make_data(), True, torch.device("cpu"), torch.float32)
+    data = training.HeadData(*make_data(), torch.device("cpu"), torch.float32)
     rows = np.arange(5, 45)
     steps = data.steps(rows, 16, seed=1, epoch=1)
     assert [len(step.rows) for step in steps] == [16, 16, 8]
@@ -335,8 +333,7 @@ def test_weights_of_the_best_epoch_are_kept(monkeypatch):
 def test_only_chosen_logits_are_kept():
     data, specs = make_data(), make_specs(epochs=6)[3:4]
     everything = fit_heads(specs, *data, CONFIG, progress=False)
-    chosen = fit_heads(specs, *data, dataclasses.replace(CONFIG, keep_logits="chosen", keep_weights="teachers"),
-                       progress=False)  # fmt: skip
+    chosen = fit_heads(specs, *data, dataclasses.replace(CONFIG, keep_logits="chosen"), progress=False)
     kept = {everything.best_epoch("image"), everything.best_epoch("image", "test"), 6}
     for epoch in range(1, 7):
         if epoch in kept:
@@ -346,10 +343,11 @@ def test_only_chosen_logits_are_kept():
                 chosen.logits("image", "test", epoch)
 
 
-def test_weights_are_kept_of_heads_that_may_teach():
+def test_weights_are_kept_of_heads_that_may_teach(monkeypatch):
+    monkeypatch.setattr(training, "KEEPS_WEIGHTS", TEACHES)
     data, (spec,) = make_data(), make_specs(epochs=1)[3:4]
     probe = dataclasses.replace(spec, name="probe", method="mean_probe")
-    results = fit_heads([spec, probe], *data, dataclasses.replace(CONFIG, keep_weights="teachers"), progress=False)
+    results = fit_heads([spec, probe], *data, CONFIG, progress=False)
     assert results.head("image")
     with pytest.raises(DataError, match="weights of head 'probe' were not kept"):
         results.head("probe")
