@@ -9,7 +9,8 @@ from pkd_utils.cohorts import load_cohort
 from pkd_utils.cohorts.inspect import studies
 from pkd_utils.cohorts.inspect.tables import read_table
 from pkd_utils.cohorts.tasks import build
-from pkd_utils.cohorts.tasks.inspect import OUTCOMES, read_labels
+from pkd_utils.cohorts.tasks.base import PAPER_COUNTS
+from pkd_utils.cohorts.tasks.inspect import OUTCOMES
 from pkd_utils.runs.errors import DataError
 from tests.cohorts.fixtures import INSPECT_STUDIES as STUDIES
 from tests.cohorts.fixtures import inspect_tables as content
@@ -374,7 +375,7 @@ def test_counts_stand_beside_those_of_the_release_and_the_paper(tmp_path):
 
 def test_counts_are_those_of_the_tasks():
     names = {name: usual for name, (_, _, _, usual) in OUTCOMES.items()}
-    assert {names[name]: build.PAPER_COUNTS[name] for name in build.INSPECT_TASKS} == studies.BALANCED
+    assert {names[name]: PAPER_COUNTS[name] for name in build.INSPECT_TASKS} == studies.BALANCED
     assert set(studies.LABELS) == set(names.values())
 
 
@@ -383,7 +384,7 @@ def test_tasks_take_the_cohorts_own_outcomes(root):
     task = build.build_task("ph_12_month", cohort)
     assert task.table["target"].tolist() == [1, 0, 0, 1, 0, 0, 0, 1] and task.split.balance
     assert task.funnel["rows"].tolist() == [10, 10, 8, 6] and task.funnel["paper"].iloc[-1] == 5_449
-    labels = read_labels(root / LABELS)  # keyed by impression_id, which the cohort calls study_id
+    labels = read_table(root / LABELS)  # keyed by impression_id, which the cohort calls study_id
     given = build.build_task("ph_12_month", cohort, labels=labels)
     pd.testing.assert_frame_equal(task.table, given.table)
     acute = load_cohort("inspect", root, labels=("pe_acute",))

@@ -8,16 +8,16 @@ import pandas as pd
 import pytest
 
 from pkd_utils.cohorts import load_cohort
+from pkd_utils.cohorts.inspect.tables import read_table
 from pkd_utils.cohorts.table import Cohort, CohortInfo, empty_boxes
-from pkd_utils.cohorts.tasks import base, inspect, mimic
+from pkd_utils.cohorts.tasks import base, mimic
 from pkd_utils.cohorts.tasks import splits as task_splits
 from pkd_utils.cohorts.tasks.age import age, bin_edges, bin_names, rebin
-from pkd_utils.cohorts.tasks.base import SplitRule, Task
+from pkd_utils.cohorts.tasks.base import PAPER_COUNTS, SplitRule, Task
 from pkd_utils.cohorts.tasks.build import (
     COVID_TASKS,
     INSPECT_TASKS,
     MIMIC_TASKS,
-    PAPER_COUNTS,
     build_task,
     count_variants,
 )
@@ -103,8 +103,6 @@ def test_no_finding_does_not_exclude_and_odd_labels_are_refused():
     assert "No Finding" not in mimic.REST and len(mimic.REST) == 8
     with pytest.raises(DataError, match="other than 1, 0, -1"):
         mimic.one_of_five(pd.DataFrame([label_row(A=2)]))
-    with pytest.raises(DataError, match="co_labels must be one of"):
-        mimic.one_of_five(pd.DataFrame([label_row(A=1)]), "any")
 
 
 def write_labels(folder: Path, rows: list[dict]) -> Path:
@@ -124,8 +122,8 @@ def test_five_findings_counts_every_step(tmp_path):
     assert task.split.per_class == (1000, 200) and task.kind == "diagnostic"
     two = build_task("mimic_5x1200", cohort, findings=["Consolidation", "Edema"])
     assert two.table["study_id"].tolist() == ["50000002", "50000004"] and two.table["target"].tolist() == [1, 0]
-    with pytest.raises(DataError, match="findings must be"):
-        build_task("mimic_5x1200", cohort, findings=["Edema", "Pneumonia"])
+    with pytest.raises(DataError, match="name one twice"):
+        build_task("mimic_5x1200", cohort, findings=["Edema", "Edema"])
 
 
 def test_variants_are_counted_one_rule_at_a_time(tmp_path):
@@ -149,11 +147,9 @@ def test_age_bins_edges_and_names():
     task = age(make_cohort(pd.DataFrame({"age": [20.0, 30, 39.9, 40, 70, 55, BLANK]})))
     assert task.table["target"].tolist() == [0, 1, 1, 2, 4, 3]  # an edge belongs to the older bin
     assert task.table["value"].tolist() == [20, 30, 39.9, 40, 70, 55]
-    fitted = age(make_cohort(pd.DataFrame({"age": [20.0, 30, 90]})), bins=2, fit_on=["image-0000", "image-0001"])
-    assert fitted.table["target"].tolist() == [0, 1, 1] and fitted.classes == ("under 25", "25 and over")
     assert task.funnel["rows"].tolist() == [7, 6, 6] and task.funnel["paper"].iloc[-1] == 35_242
-    for values, bins in (([5, 5, 5], 5), ([], 5), ([1, 2], 1), ([1, 2, 2, 2, 2, 2, 2], 3)):
-        with pytest.raises(DataError, match="bins"):
+    for values, bins in (([5, 5, 5], 5), ([], 5), ([1, 2, 2, 2, 2, 2, 2], 3)):
+        with pytest.raises(DataError, match="bin"):
             bin_edges(values, bins, "quantile")
 
 
@@ -165,8 +161,6 @@ def test_ages_over_89_are_kept_capped_or_dropped():
     dropped = age(cohort, over_89="drop", **options)
     assert dropped.table["value"].tolist() == [18, 40, 60, 70, 89]
     assert dropped.classes[0] == "under 53.5" and age(cohort, **options).classes[0] == "under 56.5"
-    with pytest.raises(DataError, match="over_89"):
-        age(cohort, over_89="guess")
     with pytest.raises(DataError, match="no column age"):
         build_task("age", make_cohort(pd.DataFrame({"view": ["PA"]})))
 
@@ -180,8 +174,6 @@ def test_edges_may_be_fixed_on_the_training_part_alone():
     assert not (split["target"].to_numpy() == task.table["target"].to_numpy()).all()
     young = task.table.sort_values("value")["image_id"].head(50)
     assert (rebin(task, young, "quantile") == 4).sum() == 160
-    with pytest.raises(DataError, match="only age tasks"):
-        rebin(make_task([0, 1]), [], "quantile")
 
 
 # --- 3-Day Discharge
@@ -210,9 +202,11 @@ def write_stays(folder: Path, rows: list[tuple]) -> Path:
     return file
 
 
-def films(hours, patients) -> Cohort:
+def films(hours, patients, stays: Path) -> Cohort:
+    """Images at these hours, of a cohort that read MIMIC-IV's patients beside the stays."""
     times = [pd.NaT if h is None else DAY + pd.Timedelta(hours=h) for h in hours]
-    return make_cohort(pd.DataFrame({"study_datetime": times, "patient_id": [f"1{p:07d}" for p in patients]}))
+    images = pd.DataFrame({"study_datetime": times, "patient_id": [f"1{p:07d}" for p in patients]})
+    return make_cohort(images, [stays.with_name("patients.csv.gz")])
 
 
 def targets(task: Task) -> dict[str, int]:
@@ -223,8 +217,7 @@ def test_discharge_bounds_are_inclusive(tmp_path):
     file = write_stays(tmp_path, [(0, 20, 0, 100, False), (1, 21, 0, 72, False)])
     # exactly at admission, 72 h before discharge, just more, at discharge, a second outside either way, no time
     hours = [0, 28, 27.99, 100, -1 / 3600, 100 + 1 / 3600, None, 0]
-    cohort = films(hours, [0] * 7 + [1])
-    task = build_task("discharge_3_day", cohort, admissions=file)
+    task = build_task("discharge_3_day", films(hours, [0] * 7 + [1], file))
     assert targets(task) == {0: 0, 1: 1, 2: 0, 3: 1, 7: 1}
     assert task.funnel["rows"].tolist() == [8, 7, 5, 5, 5] and task.funnel["paper"].iloc[-1] == 18_490
     assert task.sources == (file,) and task.kind == "prognostic"
@@ -233,7 +226,7 @@ def test_discharge_bounds_are_inclusive(tmp_path):
 def test_discharge_takes_the_stay_that_started_last_and_counts_odd_stays(tmp_path):
     stays = [(0, 20, 0, 200, False), (0, 21, 48, 100, False), (1, 22, 0, None, False), (1, 23, 50, 40, False)]
     file = write_stays(tmp_path, [*stays, (2, 24, 0, 500, False)])
-    task = build_task("discharge_3_day", films([50, 150, 45, 10], [0, 0, 1, 2]), admissions=file)
+    task = build_task("discharge_3_day", films([50, 150, 45, 10], [0, 0, 1, 2], file))
     assert targets(task) == {0: 1, 1: 1, 3: 0}  # 50 h before the inner stay's end; the outer one alone; no usable stay
     assert "1 studies in several stays" in task.funnel["note"].iloc[2]
     assert "2 stays without usable times" in task.funnel["note"].iloc[2]
@@ -242,10 +235,10 @@ def test_discharge_takes_the_stay_that_started_last_and_counts_odd_stays(tmp_pat
 def test_deaths_images_of_a_stay_and_arrival_are_choices(tmp_path):
     rows = [(0, 20, 0, 60, True), (1, 21, 0, 200, False, -5), (2, 22, 0, 60, False)]
     file = write_stays(tmp_path, rows)
-    cohort = films([1, 10, 150, 30, -3, 1], [0, 1, 1, 1, 1, 2])
+    cohort = films([1, 10, 150, 30, -3, 1], [0, 1, 1, 1, 1, 2], file)
 
     def build(**options):
-        return targets(build_task("discharge_3_day", cohort, admissions=file, **options))
+        return targets(build_task("discharge_3_day", cohort, **options))
 
     assert build() == {1: 0, 2: 1, 3: 0, 5: 1}
     assert build(deaths="negative") == {0: 0, 1: 0, 2: 1, 3: 0, 5: 1}
@@ -256,27 +249,24 @@ def test_deaths_images_of_a_stay_and_arrival_are_choices(tmp_path):
     assert build(one_per="patient", deaths="positive", start="edregtime") == {0: 1, 4: 0, 5: 1}
     with pytest.raises(base.EmptyClassError, match="no image is left of class stays longer"):
         build(per_stay="last")  # both last films see the end within three days
-    for options in ({"deaths": "x"}, {"per_stay": "x"}, {"start": "x"}):
-        with pytest.raises(DataError, match="must be one of"):
-            build(**options)
 
 
 def test_discharge_refuses_broken_tables(tmp_path):
-    cohort = films([1], [0])
+    cohort = films([1], [0], tmp_path / "admissions.csv.gz")
     with pytest.raises(FileNotFoundError, match="admissions"):
-        build_task("discharge_3_day", cohort, admissions=tmp_path / "admissions.csv.gz")
-    with pytest.raises(DataError, match="loaded without MIMIC-IV"):
         build_task("discharge_3_day", cohort)
-    file = write_stays(tmp_path, [(0, 20, 0, 60, False), (0, 20, 70, 80, False)])
+    with pytest.raises(DataError, match="loaded without MIMIC-IV"):
+        build_task("discharge_3_day", make_cohort(cohort.images))
+    with pytest.raises(DataError, match="no study times"):
+        build_task("discharge_3_day", make_cohort(pd.DataFrame({"view": ["PA"]})))
+    write_stays(tmp_path, [(0, 20, 0, 60, False), (0, 20, 70, 80, False)])
     with pytest.raises(DataError, match="occurs more than once"):
-        build_task("discharge_3_day", cohort, admissions=file)
+        build_task("discharge_3_day", cohort)
     file = write_stays(tmp_path, [(0, 20, 0, 60, False)])
     text = gzip.decompress(file.read_bytes()).decode().replace("2180-05-06 12:00:00", "yesterday")
     file.write_bytes(gzip.compress(text.encode()))
     with pytest.raises(DataError, match="admittime is not a time"):
-        build_task("discharge_3_day", cohort, admissions=file)
-    with pytest.raises(DataError, match="no study times"):
-        build_task("discharge_3_day", make_cohort(pd.DataFrame({"view": ["PA"]})), admissions=file)
+        build_task("discharge_3_day", cohort)
 
 
 def test_one_image_a_study_is_the_first_in_time_then_by_name():
@@ -291,8 +281,6 @@ def test_one_image_a_study_is_the_first_in_time_then_by_name():
     cohort = make_cohort(images)
     assert base.select_images(cohort, one_per="study")[0]["image_id"].tolist() == ["b", "d"]
     assert base.take_one(images, "study", last=True)["image_id"].tolist() == ["a", "d"]
-    with pytest.raises(DataError, match="One image a 'house'"):
-        base.select_images(cohort, one_per="house")
     with pytest.raises(DataError, match="has the view 'XX'"):
         base.select_images(cohort, views=["PA", "XX"])
 
@@ -340,9 +328,7 @@ def test_outcome_tables_are_read_as_text(tmp_path):
     table.to_csv(tmp_path / "labels.tsv", sep="\t", index=False)
     table.to_csv(tmp_path / "labels.csv", index=False)
     for name in ("labels.tsv", "labels.csv"):
-        assert inspect.read_labels(tmp_path / name)["12_month_readmission"].tolist() == ["True", "Censored"]
-    with pytest.raises(FileNotFoundError, match="INSPECT"):
-        inspect.read_labels(tmp_path / "absent.tsv")
+        assert read_table(tmp_path / name)["12_month_readmission"].tolist() == ["True", "Censored"]
 
 
 # --- covid-chestxray
@@ -359,8 +345,6 @@ def test_covid_tasks_count_what_is_unknown(tmp_path):
     assert build_task("age", cohort, bins=2).funnel["paper"].isna().all(), "the paper's ages are MIMIC's"
     with pytest.raises(DataError, match="without label 'intubated'"):
         build_task("intubated", cohort)
-    with pytest.raises(DataError, match="no task named 'x'"):
-        build_task("x", cohort)
 
 
 @pytest.mark.shared
@@ -441,11 +425,8 @@ def test_subsets_are_nested_and_stratified_where_drawn_by_class():
         assert previous < set(part["image_id"]) and len(part) == size
         assert part["target"].value_counts().tolist() == [size // 5] * 5
         previous = set(part["image_id"])
-    plain = task_splits.split_task(task, 3, stratified_subsets=False)
+    plain = task_splits.split_task(many_per_patient(count=900, classes=5, evaluate=0.2), 3)
     assert task_splits.subset(plain, 25)["target"].value_counts().nunique() > 1
-    uneven = make_task([0] * 300 + [1] * 100, rule=SplitRule(evaluate=0.2, stratify=True))
-    part = task_splits.subset(task_splits.split_task(uneven, 0, stratified_subsets=True), 40)
-    assert part["target"].sum() == 10
     for size in (0, 251):
         with pytest.raises(DataError, match="1 to 250"):
             task_splits.subset(split, size)
@@ -475,12 +456,8 @@ def test_impossible_splits_are_refused():
         task_splits.split_task(make_task([0] * 20 + [1] * 5, rule=SplitRule(per_class=(5, 3))), 0)
     with pytest.raises(DataError, match="evaluate part has no image of class yes"):
         task_splits.split_task(make_task([0] * 40 + [1], rule=SplitRule(evaluate=0.1)), 1)
-    with pytest.raises(DataError, match="between 0 and 1"):
-        task_splits.split_task(make_task([0, 1], rule=SplitRule(evaluate=1.5)), 0)
-    with pytest.raises(DataError, match="without `evaluate`"):
-        task_splits.split_task(make_task([0, 1], rule=SplitRule()), 0)
     for options in ({"seed": -1}, {"seed": 0, "inner": 1.0}, {"seed": 0, "evaluation_seed": -2}):
-        with pytest.raises(DataError, match="0 or more"):
+        with pytest.raises(DataError, match=r"split_task: .* input should be"):
             task_splits.split_task(make_task([0, 1] * 20), **options)
     with pytest.raises(DataError, match="no seeds"):
         task_splits.split_seeds(make_task([0, 1]), [])
@@ -494,8 +471,26 @@ def test_cutting_to_a_number_keeps_whole_patients(tmp_path):
     assert task.funnel["rows"].tolist()[-2:] == [300, 99] and "99" not in task.choices["cut"]
     other = build_task("age", cohort, at_most=100, draw_seed=1)
     assert set(other.table["image_id"]) != set(task.table["image_id"])
-    with pytest.raises(DataError, match="at least one image"):
-        build_task("age", cohort, at_most=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("age", {"at_most": 0}, "build_task: at_most = 0"),
+        ("age", {"edges": "guess"}, "Task age: edges = 'guess': input should be 'equal_width' or 'quantile'"),
+        ("age", {"one_per": "house"}, "Task age: one_per = 'house'"),
+        ("age", {"evaluate": 1.5}, "Task age: evaluate = 1.5: input should be less than 1"),
+        ("age", {"bin": 3}, "Task age has no option 'bin'; it has views, one_per, bins"),
+        ("mimic_5x1200", {"findings": ["Edema", "Hernia"]}, "Task mimic_5x1200: findings.1 = 'Hernia'"),
+        ("mimic_5x1200", {"co_labels": "any"}, "Task mimic_5x1200: co_labels = 'any'"),
+        ("discharge_3_day", {"deaths": "x"}, "Task discharge_3_day: deaths = 'x'"),
+        ("ph_12_month", {"colum": "x"}, "Task ph_12_month has no option 'colum'; it has labels, views"),
+        ("x", {}, "There is no task named 'x'; choose one of mimic_5x1200"),
+    ],
+)
+def test_wrong_options_of_a_task_are_one_sentence(name, options, message):
+    with pytest.raises(DataError, match=f"^{message}"):
+        build_task(name, make_cohort(pd.DataFrame({"view": ["PA"]})), **options)
 
 
 # --- sizes

@@ -1,26 +1,38 @@
 """Age in bins: an auxiliary task for every cohort that knows ages (section 3.2 of the paper)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from pkd_utils.cohorts.table import Cohort
-from pkd_utils.cohorts.tasks.base import SplitRule, Task, choice, make_table, select_images
-from pkd_utils.cohorts.tasks.build import NOT_STATED, PAPER_COUNTS
+from pkd_utils.cohorts.tasks.base import (
+    NOT_STATED,
+    PAPER_COUNTS,
+    Share,
+    SplitRule,
+    Task,
+    Unit,
+    make_table,
+    select_images,
+    views_chosen,
+)
 from pkd_utils.runs.errors import DataError
+
+Edges = Literal["equal_width", "quantile"]
 
 
 def age(
     cohort: Cohort,
-    views: Sequence[str] | None = None,
-    one_per: str = "image",
-    bins: int = 5,
-    edges: str = "equal_width",
-    fit_on: Iterable[str] | None = None,
-    over_89: str = "keep",
-    evaluate: float = 0.10,
+    views: tuple[str, ...] | None = None,
+    one_per: Unit = "image",
+    bins: Annotated[int, Field(ge=2)] = 5,
+    edges: Edges = "equal_width",
+    over_89: Literal["keep", "cap", "drop"] = "keep",
+    evaluate: Share = 0.10,
     stratify: bool = False,
 ) -> Task:
     """Age of the patient at the time of the image, in bins.
@@ -38,16 +50,13 @@ def age(
         5 in the paper.
     edges : {"equal_width", "quantile"}
         Equal spans of years between the youngest and the oldest, or equal numbers of images. Not stated in the paper.
-    fit_on : iterable of str, optional
-        Images whose ages fix the edges, for example those of a training part; None takes all images of the task. Not
-        stated in the paper.
+        They are those of all images of the task; `splits.split_task` can fix them on its training part.
     over_89 : {"keep", "cap", "drop"}
         Ages over 89, which de-identified tables do not tell apart: as computed; all taken as 90; or left out. Not
         stated in the paper.
     evaluate, stratify
         See `tasks.base.SplitRule`.
     """
-    choice("over_89", ("keep", "cap", "drop"), over_89)
     images, funnel = select_images(cohort, views, one_per)
     if "age" not in images.columns:
         raise DataError(
@@ -59,15 +68,14 @@ def age(
         images = images[images["age"] <= 89]
         funnel.step("age at most 89", images)
     years = images["age"].where(images["age"] <= 89, 90.0) if over_89 == "cap" else images["age"]
-    fitted = years if fit_on is None else years[images["image_id"].isin(set(fit_on))]
-    inner = bin_edges(fitted, bins, edges)
+    inner = bin_edges(years, bins, edges)
     target = np.digitize(years, inner)
     funnel.step(f"in {bins} bins", images, PAPER_COUNTS["age"] if cohort.info.name == "mimic_cxr" else np.nan)
     chosen = {
         "edges": f"{edges}, {', '.join(f'{edge:g}' for edge in inner)} years ({NOT_STATED})",
-        "edges fixed on": f"{'all images' if fit_on is None else 'the images given'} ({NOT_STATED})",
+        "edges fixed on": f"all images ({NOT_STATED})",
         "over 89": f"{over_89} ({NOT_STATED})",
-        "views": f"{_all(views)} ({NOT_STATED})",
+        "views": views_chosen(views),
         "several images": f"one per {one_per} ({NOT_STATED})",
     }
     return Task(
@@ -82,18 +90,11 @@ def age(
     )
 
 
-def bin_edges(years, bins: int, edges: str) -> np.ndarray:
-    """Inner edges (bins - 1,) of age bins; an age equal to an edge belongs to the older bin.
-
-    Raises
-    ------
-    DataError
-        Fewer than 2 bins, no ages, or so few different ages that two edges fall together.
-    """
-    choice("edges", ("equal_width", "quantile"), edges)
+def bin_edges(years, bins: int, edges: Edges) -> np.ndarray:
+    """Inner edges (bins - 1,) of age bins; an age equal to an edge belongs to the older bin."""
     years = np.asarray(years, dtype=np.float64)
-    if bins < 2 or not len(years):
-        raise DataError(f"{bins} bins of {len(years)} ages: give at least 2 bins and some ages.")
+    if not len(years):
+        raise DataError("No age is left to bin; relax the options or use a cohort that knows ages.")
     if edges == "equal_width":
         inner = np.linspace(years.min(), years.max(), bins + 1)[1:-1]
     else:
@@ -110,19 +111,13 @@ def bin_names(inner: np.ndarray) -> tuple[str, ...]:
     return (f"under {marks[0]}", *middle, f"{marks[-1]} and over")
 
 
-def rebin(task: Task, fit_on: Iterable[str], edges: str) -> pd.Series:
+def rebin(task: Task, fit_on: Iterable[str], edges: Edges) -> pd.Series:
     """Targets of an age task with edges fixed on some of its images, for example one seed's training part.
 
     Returns
     -------
     Series of int64, in the order of `task.table`
     """
-    if "value" not in task.table:
-        raise DataError(f"Task {task.name} has no ages: only age tasks can be binned again.")
     years = task.table["value"]
     inner = bin_edges(years[task.table["image_id"].isin(set(fit_on))], len(task.classes), edges)
     return pd.Series(np.digitize(years, inner).astype(np.int64), index=task.table.index, name="target")
-
-
-def _all(views) -> str:
-    return "all of the cohort" if views is None else ", ".join(views)

@@ -3,21 +3,38 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from pkd_utils.cohorts.table import Cohort, Funnel
+from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 
+NOT_STATED = "not stated in the paper"
+# Images of each task's data set as the paper gives them (section 3.2; appendix B.2 for pulmonary embolism).
+PAPER_COUNTS = {
+    "mimic_5x1200": 6_000,
+    "age": 35_242,
+    "discharge_3_day": 18_490,
+    "ph_12_month": 5_449,
+    "readmission_12_month": 5_651,
+    "pulmonary_embolism": 9_375,
+}
+Unit = Literal["image", "study", "patient"]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
 
-@dataclass(frozen=True)
+
+@config
 class SplitRule:
     """How a task is divided; `tasks.splits.split_task` carries it out for a seed.
 
     Attributes
     ----------
-    evaluate : float or None
+    evaluate : float
         Share of the images held out for evaluation: 0.10 (age, discharge) or 0.25 (INSPECT's tasks) in the paper.
     per_class : (int, int) or None
         Instead of a share, so many training and evaluation images are drawn of each class: (1000, 200) in the paper.
@@ -27,8 +44,8 @@ class SplitRule:
         Hold out the same share of each class's patients; for sources so small that a class could go missing.
     """
 
-    evaluate: float | None = None
-    per_class: tuple[int, int] | None = None
+    evaluate: Share = 0.10
+    per_class: tuple[Count, Count] | None = None
     balance: bool = False
     stratify: bool = False
 
@@ -63,7 +80,7 @@ class Task:
     table: pd.DataFrame
     funnel: pd.DataFrame
     choices: dict[str, str] = field(default_factory=dict)
-    split: SplitRule = field(default_factory=lambda: SplitRule(evaluate=0.10))
+    split: SplitRule = field(default_factory=SplitRule)
     sources: tuple[Path, ...] = ()
 
     @property
@@ -82,7 +99,7 @@ class EmptyClassError(DataError):
 
 
 def select_images(
-    cohort: Cohort, views: Sequence[str] | None = None, one_per: str = "image"
+    cohort: Cohort, views: Sequence[str] | None = None, one_per: Unit = "image"
 ) -> tuple[pd.DataFrame, Funnel]:
     """Images of a cohort that may take part, and a funnel that starts with them.
 
@@ -113,8 +130,6 @@ def take_one(images: pd.DataFrame, unit: str, last: bool = False) -> pd.DataFram
     if unit == "image":
         return images
     key = f"{unit}_id"
-    if key not in images.columns or key not in ("study_id", "patient_id", "stay_id"):
-        raise DataError(f"One image a {unit!r} is not known; choose image, study or patient.")
     order = [column for column in ("study_datetime", "image_id") if column in images.columns]
     # Ties in time go by image_id either way round, so that no order of files decides.
     ordered = images.sort_values(order, ascending=[not last] * (len(order) - 1) + [True], kind="stable")
@@ -130,29 +145,17 @@ def make_table(images: pd.DataFrame, target, value=None) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def choice(name: str, options: Sequence[str], value: str) -> str:
-    """Return `value` if it is one of `options`; else DataError."""
-    if value not in options:
-        raise DataError(f"{name} must be one of {', '.join(options)}, not {value!r}.")
-    return value
+def views_chosen(views: Sequence[str] | None) -> str:
+    """The choice of views in words, for `Task.choices`."""
+    return f"{'all of the cohort' if views is None else ', '.join(views)} ({NOT_STATED})"
 
 
 def check_task(task: Task) -> Task:
-    """Return the task, or raise: every image once, every class present, identifiers strings."""
-    table = task.table
-    if table["image_id"].duplicated().any():
-        twice = int(table["image_id"].duplicated().sum())
-        raise DataError(f"Task {task.name}: {twice} image(s) appear twice; give one row an image.")
-    if table[["image_id", "patient_id", "study_id"]].isna().any(axis=None):
-        raise DataError(f"Task {task.name}: an image has no image, patient or study id; correct the cohort's table.")
+    """Return the task, or raise EmptyClassError if a class has no image."""
     empty = [name for name, count in task.counts.items() if count == 0]
     if empty:
         raise EmptyClassError(
             f"Task {task.name}: no image is left of class {', '.join(empty)}; relax its options or use more data.",
-            table,
+            task.table,
         )
     return task
-
-
-def _plain(value) -> str:
-    return "/".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

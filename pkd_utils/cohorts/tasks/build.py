@@ -2,33 +2,34 @@
 
 `build_task(name, cohort)` turns a cohort into a C-way classification task: which images take part, and the class of
 each. What the paper leaves open is an option; `Task.choices` says what was chosen, `Task.funnel` counts what every step
-left, and `count_variants` shows the counts under other choices. How a task is divided for training is in
-`task_splits`; the sources' own rules are in `tasks_mimic`, `tasks_inspect` and `tasks_covid`.
+left, and `count_variants` shows the counts under other choices. How a task is divided for training is in `splits`; the
+sources' own rules are in `mimic`, `inspect`, `covid` and `age`.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from pkd_utils.cohorts.table import Cohort, Funnel
-from pkd_utils.cohorts.tasks.base import EmptyClassError, Task, _plain, check_task
+from pkd_utils.cohorts.tasks import age, covid, inspect, mimic
+from pkd_utils.cohorts.tasks.base import NOT_STATED, PAPER_COUNTS, Count, EmptyClassError, Task, check_task
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
 MIMIC_TASKS = ("mimic_5x1200", "age", "discharge_3_day")
-INSPECT_TASKS = ("ph_12_month", "readmission_12_month", "pulmonary_embolism")
-COVID_TASKS = ("went_icu", "in_icu", "intubated", "death", "covid19", "age")
-TASKS = (*MIMIC_TASKS, *INSPECT_TASKS, *(name for name in COVID_TASKS if name not in MIMIC_TASKS))
-# Images of each task's data set as the paper gives them (section 3.2; appendix B.2 for pulmonary embolism).
-PAPER_COUNTS = {
-    "mimic_5x1200": 6_000,
-    "age": 35_242,
-    "discharge_3_day": 18_490,
-    "ph_12_month": 5_449,
-    "readmission_12_month": 5_651,
-    "pulmonary_embolism": 9_375,
+INSPECT_TASKS = tuple(inspect.OUTCOMES)
+COVID_TASKS = (*covid.OUTCOMES, "age")
+BUILDERS = {
+    "mimic_5x1200": mimic.five_findings,
+    "age": age.age,
+    "discharge_3_day": mimic.discharge,
+    **{name: partial(inspect.outcome, name) for name in inspect.OUTCOMES},
+    **{name: partial(covid.yes_or_no, name) for name in covid.OUTCOMES},
 }
+TASKS = tuple(BUILDERS)
 # Each rule that the paper leaves open, changed by itself; `count_variants` shows what it does to the counts.
 _COMMON = [{"one_per": "study"}, {"one_per": "patient"}]
 _FRONTAL = [{"views": ["PA"]}, {"views": ["AP"]}]
@@ -49,10 +50,10 @@ VARIANTS = {
     ],
     **{name: _COMMON for name in INSPECT_TASKS},
 }
-NOT_STATED = "not stated in the paper"
 
 
-def build_task(name: str, cohort: Cohort, at_most: int | None = None, draw_seed: int = 0, **options) -> Task:
+@checked
+def build_task(name: str, cohort: Cohort, at_most: Count | None = None, draw_seed: int = 0, **options) -> Task:
     """Build a task from a cohort.
 
     Parameters
@@ -66,50 +67,17 @@ def build_task(name: str, cohort: Cohort, at_most: int | None = None, draw_seed:
         Draw whole patients at random, in the order of `draw_seed`, until their images come nearest to this number. The
         paper's sets are smaller than all of MIMIC-CXR; how they were cut is not stated in the paper.
     **options
-        `views` and `one_per` for every task (see `select_images`); for the others see `tasks.mimic.five_findings`,
-        `tasks.mimic.discharge`, `bin_ages`, `tasks.inspect.outcome` and `tasks.covid.yes_or_no`.
-
-    Returns
-    -------
-    Task
-
-    Raises
-    ------
-    DataError
-        Unknown task or option value, a table or column that the cohort lacks, or a class without images.
-    FileNotFoundError
-        A table that the task needs is missing.
+        `views` and `one_per` for every task (see `base.select_images`); else see `mimic.five_findings`,
+        `mimic.discharge`, `age.age`, `inspect.outcome` and `covid.yes_or_no`; they are checked against the annotations.
     """
-    # Imported where used, so that one source's needs never stop another from loading.
-    if name == "mimic_5x1200":
-        from pkd_utils.cohorts.tasks.mimic import five_findings
-
-        task = five_findings(cohort, **options)
-    elif name == "age":
-        from pkd_utils.cohorts.tasks.age import age
-
-        task = age(cohort, **options)
-    elif name == "discharge_3_day":
-        from pkd_utils.cohorts.tasks.mimic import discharge
-
-        task = discharge(cohort, **options)
-    elif name in INSPECT_TASKS:
-        from pkd_utils.cohorts.tasks.inspect import outcome
-
-        task = outcome(cohort, name, **options)
-    elif name in COVID_TASKS:
-        from pkd_utils.cohorts.tasks.covid import yes_or_no
-
-        task = yes_or_no(cohort, name, **options)
-    else:
+    if name not in BUILDERS:
         raise DataError(f"There is no task named {name!r}; choose one of {', '.join(TASKS)}.")
+    task = checked(BUILDERS[name], label=f"Task {name}")(cohort, **options)
     return check_task(task if at_most is None else _cut(task, at_most, draw_seed))
 
 
 def _cut(task: Task, at_most: int, seed: int) -> Task:
     """The task with whole patients drawn until their images come nearest to `at_most`."""
-    if at_most < 1:
-        raise DataError(f"at_most = {at_most}: give at least one image.")
     codes, names = pd.factorize(task.table["patient_id"])
     order = np.random.default_rng(seed).permutation(len(names))
     total = np.cumsum(np.bincount(codes, minlength=len(names))[order])
@@ -158,7 +126,7 @@ def count_variants(
         rows.append(
             {
                 "task": name,
-                "options": ", ".join(f"{key} {_plain(value)}" for key, value in change.items()) or "as chosen",
+                "options": _changes(change),
                 "images": len(table),
                 "patients": table["patient_id"].nunique(),
                 "classes": counts,
@@ -166,3 +134,9 @@ def count_variants(
             }
         )
     return pd.DataFrame(rows, columns=["task", "options", "images", "patients", "classes", "paper"])
+
+
+def _changes(change: dict) -> str:
+    """Changed options in words: "views PA/AP"."""
+    words = {key: "/".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for key, v in change.items()}
+    return ", ".join(f"{key} {value}" for key, value in words.items()) or "as chosen"

@@ -1,9 +1,7 @@
 """Tasks of covid-chestxray: outcomes noted beside the radiographs, and COVID-19 against other findings."""
 
-from collections.abc import Sequence
-
 from pkd_utils.cohorts.table import Cohort
-from pkd_utils.cohorts.tasks.base import SplitRule, Task, make_table, select_images
+from pkd_utils.cohorts.tasks.base import Share, SplitRule, Task, Unit, make_table, select_images
 from pkd_utils.runs.errors import DataError
 
 # Title, kind, class names, and the cohort's label column.
@@ -17,20 +15,20 @@ OUTCOMES = {
 
 
 def yes_or_no(
-    cohort: Cohort,
     name: str,
-    views: Sequence[str] | None = None,
-    one_per: str = "image",
-    evaluate: float = 0.25,
+    cohort: Cohort,
+    views: tuple[str, ...] | None = None,
+    one_per: Unit = "image",
+    evaluate: Share = 0.25,
 ) -> Task:
     """One yes-or-no label of the cohort; images where it is unknown are left out and counted.
 
     Parameters
     ----------
+    name : str
+        A key of `OUTCOMES`.
     cohort : Cohort
         Of the loader `covid_chestxray`, with the label among its `labels`.
-    name : str
-        "went_icu", "in_icu", "intubated", "death" or "covid19".
     views, one_per
         See `tasks.base.select_images`.
     evaluate : float

@@ -4,15 +4,20 @@ A cohort that `cohorts.inspect` read brings its outcomes along. For any other th
 columns, "True", "False" or "Censored"; that of the embedded radiographs is made by `demo.chest.outcomes`.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import pandas as pd
 
-from pkd_utils.cohorts.inspect.tables import read_outcome, read_table
+from pkd_utils.cohorts.inspect.tables import read_outcome
 from pkd_utils.cohorts.table import Cohort
-from pkd_utils.cohorts.tasks.base import SplitRule, Task, make_table, select_images
-from pkd_utils.cohorts.tasks.build import NOT_STATED, PAPER_COUNTS
+from pkd_utils.cohorts.tasks.base import (
+    NOT_STATED,
+    PAPER_COUNTS,
+    Share,
+    SplitRule,
+    Task,
+    Unit,
+    make_table,
+    select_images,
+)
 from pkd_utils.runs.errors import DataError
 
 # Title, kind, class names, and INSPECT's column; section 3.2 and appendix B.2 of the paper.
@@ -36,21 +41,21 @@ _KEYS = {"image_id": "image_id", "study_id": "study_id", "impression_id": "study
 
 
 def outcome(
-    cohort: Cohort,
     name: str,
+    cohort: Cohort,
     labels: pd.DataFrame | None = None,
-    views: Sequence[str] | None = None,
-    one_per: str = "image",
+    views: tuple[str, ...] | None = None,
+    one_per: Unit = "image",
     column: str | None = None,
-    evaluate: float = 0.25,
+    evaluate: Share = 0.25,
 ) -> Task:
     """A task of INSPECT: censored rows are dropped, and each seed samples the negatives down to the positives.
 
     Parameters
     ----------
-    cohort : Cohort
     name : str
-        "ph_12_month", "readmission_12_month" or "pulmonary_embolism".
+        A key of `OUTCOMES`.
+    cohort : Cohort
     labels : DataFrame, optional
         `image_id`, `study_id` or `impression_id`, and the outcome's column with True, False or Censored; other images
         have no outcome. By default the cohort's own label column, in which NaN is a censored outcome.
@@ -103,8 +108,3 @@ def outcome(
         choices=chosen,
         split=SplitRule(evaluate=evaluate, balance=True),
     )
-
-
-def read_labels(file: Path) -> pd.DataFrame:
-    """Read a table of outcomes, .csv or .tsv (as released in 2025), all fields as text."""
-    return read_table(file)

@@ -1,35 +1,49 @@
 """Tasks of MIMIC-CXR: one of five findings (5 x 1200), and discharge within three days (section 3.2 of the paper)."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from pkd_utils.cohorts.checks import check_unique, read_csv, require_file
 from pkd_utils.cohorts.mimic_cxr import ALL_LABELS, ONES_ZEROS, WHERE
 from pkd_utils.cohorts.table import Cohort
-from pkd_utils.cohorts.tasks.base import SplitRule, Task, choice, make_table, select_images, take_one
-from pkd_utils.cohorts.tasks.build import NOT_STATED, PAPER_COUNTS
+from pkd_utils.cohorts.tasks.base import (
+    NOT_STATED,
+    PAPER_COUNTS,
+    Count,
+    Share,
+    SplitRule,
+    Task,
+    Unit,
+    make_table,
+    select_images,
+    take_one,
+    views_chosen,
+)
 from pkd_utils.runs.errors import DataError
 
 FIVE = ("Atelectasis", "Cardiomegaly", "Edema", "Pleural Effusion", "Consolidation")  # the paper's order
-CO_LABELS = ("others_not_positive", "others_negative_or_blank", "no_other_finding", "uncertain_mapped")
+CoLabels = Literal["others_not_positive", "others_negative_or_blank", "no_other_finding", "uncertain_mapped"]
+CO_LABELS = get_args(CoLabels)
 # Labels beyond the five that exclude an image under "no_other_finding"; "No Finding" never stands beside a finding.
 REST = tuple(label for label in ALL_LABELS if label not in (*FIVE, "No Finding"))
+Start = Literal["admittime", "edregtime"]
 DISCHARGE_CLASSES = ("stays longer", "discharged within 3 days")
 WHERE_IV = "https://physionet.org/content/mimiciv/ (access is by credential)"
 
 
 def five_findings(
     cohort: Cohort,
-    views: Sequence[str] | None = None,
-    one_per: str = "image",
-    co_labels: str = "others_not_positive",
-    findings: Sequence[str] = FIVE,
-    train_per_class: int = 1000,
-    evaluate_per_class: int = 200,
+    views: tuple[str, ...] | None = None,
+    one_per: Unit = "image",
+    co_labels: CoLabels = "others_not_positive",
+    findings: Annotated[tuple[Literal[FIVE], ...], Field(min_length=2)] = FIVE,
+    train_per_class: Count = 1000,
+    evaluate_per_class: Count = 200,
 ) -> Task:
     """MIMIC 5x1200: images whose study has exactly one of five labels.
 
@@ -50,12 +64,11 @@ def five_findings(
     train_per_class, evaluate_per_class : int
         1000 and 200 in the paper.
     """
-    unknown = sorted(set(findings) - set(FIVE))
-    if unknown or len(set(findings)) != len(findings) or len(findings) < 2:
-        raise DataError(f"findings must be two or more different ones of {', '.join(FIVE)}, not {list(findings)}.")
+    if len(set(findings)) != len(findings):
+        raise DataError(f"Task mimic_5x1200: findings {', '.join(findings)} name one twice; name each once.")
     images, funnel = select_images(cohort, views, one_per)
     file = _labeller_file(cohort)
-    values = _read_labels(require_file(file, WHERE), file.stat().st_mtime_ns)
+    values = read_labels(file, require_file(file, WHERE).stat().st_mtime_ns)
     images = images[images["study_id"].isin(values.index)]
     funnel.step("study has labels", images)
     by_study = one_of_five(values, co_labels)
@@ -73,7 +86,7 @@ def five_findings(
     chosen = {
         "other labels": f"{co_labels} ({NOT_STATED})",
         "labeller": f"{file.name.removesuffix('.csv.gz').rsplit('-', 1)[1]} ({NOT_STATED})",
-        "views": f"{'all of the cohort' if views is None else ', '.join(views)} ({NOT_STATED})",
+        "views": views_chosen(views),
         "several images": f"one per {one_per} ({NOT_STATED})",
     }
     return Task(
@@ -88,7 +101,9 @@ def five_findings(
     )
 
 
-def read_labels(file: Path) -> pd.DataFrame:
+# Counting a task's variants reads the same table again and again, so it is kept until it changes; nobody edits it.
+@functools.lru_cache(maxsize=2)
+def read_labels(file: Path, mtime_ns: int) -> pd.DataFrame:
     """Read a labeller's table: columns `FIVE` and `REST` as floats, indexed by `study_id`."""
     labels = read_csv(file, ["study_id", *FIVE, *REST], WHERE, usecols=["study_id", *FIVE, *REST])
     check_unique(labels, "study_id", file.name)
@@ -98,7 +113,7 @@ def read_labels(file: Path) -> pd.DataFrame:
         raise DataError(f"{file.name}: a label is not a number ({error}); fetch the file again.") from None
 
 
-def one_of_five(labels: pd.DataFrame, co_labels: str = "others_not_positive") -> pd.Series:
+def one_of_five(labels: pd.DataFrame, co_labels: CoLabels = "others_not_positive") -> pd.Series:
     """Class of each study, or -1 if it has not exactly one of the five labels.
 
     Parameters
@@ -116,7 +131,6 @@ def one_of_five(labels: pd.DataFrame, co_labels: str = "others_not_positive") ->
     -------
     Series of int64
     """
-    choice("co_labels", CO_LABELS, co_labels)
     values = labels[[*FIVE, *REST]].to_numpy(dtype=np.float64)
     wrong = ~(np.isnan(values) | np.isin(values, (1, 0, -1))).all(axis=1)
     if wrong.any():
@@ -137,14 +151,12 @@ def one_of_five(labels: pd.DataFrame, co_labels: str = "others_not_positive") ->
 
 def discharge(
     cohort: Cohort,
-    views: Sequence[str] | None = None,
-    one_per: str = "image",
-    per_stay: str = "all",
-    deaths: str = "exclude",
-    start: str = "admittime",
-    hours: float = 72.0,
-    evaluate: float = 0.10,
-    admissions: Path | str | None = None,
+    views: tuple[str, ...] | None = None,
+    one_per: Unit = "image",
+    per_stay: Literal["all", "first", "last"] = "all",
+    deaths: Literal["exclude", "negative", "positive"] = "exclude",
+    start: Start = "admittime",
+    evaluate: Share = 0.10,
 ) -> Task:
     """3-Day Discharge: will the patient be discharged within the coming three days?
 
@@ -153,7 +165,7 @@ def discharge(
     Parameters
     ----------
     cohort : Cohort
-        Of the loader `mimic_cxr`.
+        Of the loader `mimic_cxr`, with MIMIC-IV's `hosp/patients.csv.gz`, beside which `admissions.csv.gz` lies.
     views, one_per
         See `tasks.base.select_images`.
     per_stay : {"all", "first", "last"}
@@ -164,20 +176,14 @@ def discharge(
     start : {"admittime", "edregtime"}
         A stay begins with the admission, or already with the registration in its emergency department. Not stated in
         the paper.
-    hours : float
-        72 for three days.
     evaluate : float
         Share held out; 0.10 in the paper.
-    admissions : Path or str, optional
-        MIMIC-IV's `hosp/admissions.csv.gz`; by default beside the `patients.csv.gz` that the cohort read.
     """
-    choice("per_stay", ("all", "first", "last"), per_stay)
-    choice("deaths", ("exclude", "negative", "positive"), deaths)
     images, funnel = select_images(cohort, views, one_per)
     if "study_datetime" not in images.columns:
         raise DataError(f"Cohort {cohort.info.name} has no study times; 3-Day Discharge needs MIMIC-CXR.")
-    file = _admissions_file(cohort) if admissions is None else Path(admissions)
-    stays = _read_admissions(require_file(file, WHERE_IV), file.stat().st_mtime_ns, start)
+    file = _admissions_file(cohort)
+    stays = read_admissions(file, require_file(file, WHERE_IV).stat().st_mtime_ns, start)
     unusable = int((stays["start"].isna() | stays["end"].isna() | (stays["end"] < stays["start"])).sum())
     images = images[images["study_datetime"].notna()]
     funnel.step("study time known", images)
@@ -193,14 +199,14 @@ def discharge(
         images = take_one(images, "stay", last=per_stay == "last")
         funnel.step(f"{per_stay} image of each stay", images)
     funnel.step("task", images, PAPER_COUNTS["discharge_3_day"])
-    soon = images["end"] - images["study_datetime"] <= pd.Timedelta(hours=hours)
+    soon = images["end"] - images["study_datetime"] <= pd.Timedelta(days=3)
     if deaths == "negative":
         soon &= ~images["died"]
     chosen = {
         "deaths in hospital": f"{deaths} ({NOT_STATED})",
         "images of a stay": f"{per_stay} ({NOT_STATED})",
         "a stay starts": f"{start} ({NOT_STATED})",
-        "views": f"{'all of the cohort' if views is None else ', '.join(views)} ({NOT_STATED})",
+        "views": views_chosen(views),
         "several images": f"one per {one_per} ({NOT_STATED})",
     }
     return Task(
@@ -216,7 +222,8 @@ def discharge(
     )
 
 
-def read_admissions(file: Path, start: str = "admittime") -> pd.DataFrame:
+@functools.lru_cache(maxsize=4)
+def read_admissions(file: Path, mtime_ns: int, start: Start) -> pd.DataFrame:
     """Read MIMIC-IV's admissions.
 
     Returns
@@ -224,7 +231,6 @@ def read_admissions(file: Path, start: str = "admittime") -> pd.DataFrame:
     DataFrame
         `patient_id`, `stay_id` (str), `start`, `end` (timestamps, NaT where empty), `died` (bool).
     """
-    choice("start", ("admittime", "edregtime"), start)
     columns = ["subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "hospital_expire_flag"]
     columns += ["edregtime"] if start == "edregtime" else []
     table = read_csv(file, columns, WHERE_IV, usecols=columns)
@@ -265,17 +271,6 @@ def join_stays(studies: pd.DataFrame, stays: pd.DataFrame) -> tuple[pd.DataFrame
     pairs = pairs[inside].sort_values(["start", "end", "stay_id"], ascending=[False, True, True], kind="stable")
     joined = pairs.drop_duplicates("study_id")
     return joined, len(pairs[pairs["study_id"].duplicated(keep="first")]["study_id"].unique())
-
-
-# Counting a task's variants reads the same table again and again; nobody changes what these return.
-@functools.lru_cache(maxsize=2)
-def _read_labels(file: Path, changed: int) -> pd.DataFrame:
-    return read_labels(file)
-
-
-@functools.lru_cache(maxsize=4)
-def _read_admissions(file: Path, changed: int, start: str) -> pd.DataFrame:
-    return read_admissions(file, start)
 
 
 def _labeller_file(cohort: Cohort) -> Path:

@@ -10,31 +10,35 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
-from pkd_utils.cohorts.tasks.age import rebin
+from pkd_utils.cohorts.tasks.age import Edges, rebin
 from pkd_utils.cohorts.tasks.base import Task
 from pkd_utils.cohorts.tasks.build import TASKS
 from pkd_utils.runs import files, paths
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
 SPLIT_COLUMNS = ["image_id", "part", "target", "rank", "inner", "half"]
 PUBLIC_COLUMNS = ["image_sha256", "part", "target", "rank", "inner", "half"]
 TRAINING_SIZES = "book/reported/bergstrom2025-table3-7.csv"
 _PARTS = ("train", "evaluate")
+Seed = Annotated[int, Field(ge=0)]
 _STREAM_BALANCE, _STREAM_HOLD, _STREAM_DRAW, _STREAM_RANK, _STREAM_INNER, _STREAM_HALF = range(6)
 
 
+@checked
 def split_task(
     task: Task,
-    seed: int,
+    seed: Seed,
     group: bool = True,
-    stratified_subsets: bool | None = None,
-    inner: float = 0.2,
-    evaluation_seed: int | None = None,
-    refit_edges: str | None = None,
+    inner: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+    evaluation_seed: Seed | None = None,
+    refit_edges: Edges | None = None,
 ) -> pd.DataFrame:
     """Divide a task for one seed, following its `SplitRule`.
 
@@ -45,9 +49,6 @@ def split_task(
         0 or more; every draw comes from its own stream of `numpy.random.default_rng([seed, stream])`.
     group : bool
         Keep all images of a patient on one side. Not stated in the paper.
-    stratified_subsets : bool, optional
-        Order the training images so that every subset holds the classes in the proportions of the whole; by default
-        only for tasks drawn by class (5x1200). Not stated in the paper.
     inner : float
         Share of the training patients that a nested selection may use for validation, 0 to below 1. With 0.2 the 5,000
         training images of 5x1200 leave 4,000, which is Table 3's 100 %; the paper does not explain that number.
@@ -62,15 +63,9 @@ def split_task(
         One row an image that takes part, in the task's order: `image_id`; `part` (train, evaluate); `target` (int64);
         `rank` (int64, place of a training image in the nested subsets: the subset of n images holds ranks 0 to n - 1;
         -1 in the evaluation part); `inner` (bool, training images of the patients set aside for nested selection);
-        `half` (int64, 0 or 1 in the evaluation part by patient, -1 in training).
-
-    Raises
-    ------
-    DataError
-        Too few images or patients for the rule, or a class missing from a part.
+        `half` (int64, 0 or 1 in the evaluation part by patient, -1 in training). For tasks drawn by class every subset
+        holds the classes in the proportions of the whole.
     """
-    if seed < 0 or (evaluation_seed or 0) < 0 or not 0 <= inner < 1:
-        raise DataError(f"seed = {seed}, inner = {inner}: give a seed of 0 or more and a share from 0 to below 1.")
     hold_seed = seed if evaluation_seed is None else evaluation_seed
     table = task.table
     if task.split.balance:
@@ -80,22 +75,18 @@ def split_task(
     if task.split.per_class is not None:
         draw = np.random.default_rng([seed, _STREAM_DRAW])
         part = _by_class(table, units, *task.split.per_class, rng, draw, task)
-    elif task.split.evaluate is not None:
-        part = _by_share(table, units, task.split.evaluate, rng, task.split.stratify)
     else:
-        raise DataError(f"Task {task.name} has a split rule without `evaluate` or `per_class`; give one of them.")
+        part = _by_share(table, units, task.split.evaluate, rng, task.split.stratify)
     table, part = table[part != ""], part[part != ""]
     split = table[["image_id", "target"]].assign(part=part)
     if refit_edges is not None:
         train = split.loc[split["part"] == "train", "image_id"]
         split["target"] = rebin(task, train, refit_edges).loc[split.index]
     _check_classes(split, task)
-    if stratified_subsets is None:
-        stratified_subsets = task.split.per_class is not None
     is_train = split["part"].to_numpy() == "train"
     rank = np.full(len(split), -1)
     order = np.random.default_rng([seed, _STREAM_RANK])
-    rank[is_train] = _ranks(split["target"].to_numpy()[is_train], order, stratified_subsets)
+    rank[is_train] = _ranks(split["target"].to_numpy()[is_train], order, task.split.per_class is not None)
     inner_patients = _share_of(table["patient_id"][is_train], inner, np.random.default_rng([seed, _STREAM_INNER]))
     half_patients = _share_of(table["patient_id"][~is_train], 0.5, np.random.default_rng([hold_seed, _STREAM_HALF]))
     split = split.assign(
@@ -115,13 +106,7 @@ def split_seeds(task: Task, seeds: Iterable[int], **options) -> pd.DataFrame:
 
 
 def subset(split: pd.DataFrame, size: int) -> pd.DataFrame:
-    """Training images of the nested subset of `size` images, in their order; a smaller one is part of every larger one.
-
-    Raises
-    ------
-    DataError
-        The training part has fewer than `size` images, or `size` is below 1.
-    """
+    """Training images of the nested subset of `size` images, in their order; smaller ones are parts of larger ones."""
     available = int((split["part"] == "train").sum())
     if not 1 <= size <= available:
         raise DataError(f"A subset of {size} images needs 1 to {available}, the size of the training part.")
@@ -130,13 +115,7 @@ def subset(split: pd.DataFrame, size: int) -> pd.DataFrame:
 
 
 def training_sizes(task: str) -> pd.DataFrame:
-    """Training sizes and epochs of a task as Tables 3 to 7 give them: `fraction, samples, epochs, source`.
-
-    Raises
-    ------
-    DataError
-        The paper has no table for this task (pulmonary embolism, and tasks that are not the paper's).
-    """
+    """Training sizes and epochs of a task as Tables 3 to 7 give them: `fraction, samples, epochs, source`."""
     table = pd.read_csv(paths.resolve(TRAINING_SIZES))
     rows = table[table["task"] == task].drop(columns="task").reset_index(drop=True)
     if rows.empty:
@@ -161,11 +140,6 @@ def choose_sizes(task: str, splits: pd.DataFrame, sizes: Sequence[float] = (), e
     -------
     DataFrame
         `task, fraction, samples, epochs, source`, smallest first.
-
-    Raises
-    ------
-    DataError
-        A size is larger than the smallest training part, or own sizes come without epochs.
     """
     smallest = int((splits[splits["task"] == task].query("part == 'train'").groupby("seed").size()).min())
     if not len(sizes):
@@ -221,11 +195,6 @@ def write_public_splits(
     Returns
     -------
     list of Path
-
-    Raises
-    ------
-    DataError
-        Something other than hashes, known parts and whole numbers would be written, or an identifier was found.
     """
     ids = pd.concat([table[["image_id", "patient_id", "study_id"]] for table in task_tables])
     ids = {name for column in ids for name in ids[column].unique()}
@@ -279,8 +248,6 @@ def _balanced(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 def _by_share(table, units, share: float, rng: np.random.Generator, stratify: bool) -> np.ndarray:
     """Part of each row: whole units are held out, in random order, until their images come nearest to the share."""
-    if not 0 < share < 1:
-        raise DataError(f"A share of {share} cannot be held out; give one between 0 and 1.")
     codes, names = pd.factorize(units)
     sizes = np.bincount(codes, minlength=len(names))
     # A patient with several classes counts for the highest: positives are the rare ones.

@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from pkd_utils.cohorts.tasks import age, mimic
-from pkd_utils.cohorts.tasks.build import PAPER_COUNTS
+from pkd_utils.cohorts.tasks.base import PAPER_COUNTS
 from pkd_utils.cohorts.tasks.inspect import outcome
 from pkd_utils.cohorts.tasks.splits import TRAINING_SIZES
 from pkd_utils.runs import paths
