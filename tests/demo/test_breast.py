@@ -16,6 +16,9 @@ from pkd_utils.demo.breast.cohort import BreastCohort, draw, write_tables
 from pkd_utils.runs.errors import DataError
 from tests.demo.conftest import SMALL
 
+SHAPES, MARGINS = list(birads.SHAPES.values()), list(birads.MARGINS.values())
+TYPES = sorted({word for kind in CALC_SHARES["calc type"] for word in kind.split("-")})
+DISTRIBUTIONS = list(CALC_SHARES["calc distribution"])
 HEADER = "@relation mammographic\n" + "".join(f"@attribute {name} integer [0,9]\n" for name in birads.COLUMNS)
 
 
@@ -127,7 +130,7 @@ def test_calcification_patients_keep_their_words_on_both_views():
     shares = patients["pathology"].value_counts(normalize=True)
     for name, share in CALC_SHARES["pathology"].items():
         assert shares[name] == pytest.approx(share, abs=0.08)
-    assert {kind for kind, _ in frame["descriptors"]} >= set(lesions.TYPES) - {"LUCENT_CENTER"}
+    assert {kind for kind, _ in frame["descriptors"]} >= set(TYPES) - {"LUCENT_CENTER"}
 
 
 @pytest.mark.shared
@@ -198,8 +201,8 @@ def test_film_is_dark_outside_and_keeps_order():
     assert np.abs(rougher - still)[made.inside].mean() > 3 * np.abs(image - still)[made.inside].mean() / 2
 
 
-@pytest.mark.parametrize("margin", lesions.MARGINS)
-@pytest.mark.parametrize("shape", lesions.SHAPES)
+@pytest.mark.parametrize("margin", MARGINS)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_the_mask_is_where_the_mass_is(shape, margin):
     made, rng = body(2, rows=256)
     lesion = lesions.mass(made, shape, margin, 3, 12.0, 1.0, rng)
@@ -223,7 +226,7 @@ def edge_sharpness(margin, seed):
 
 
 def test_margins_differ():
-    mean = {name: np.mean([edge_sharpness(name, seed) for seed in range(3)]) for name in lesions.MARGINS}
+    mean = {name: np.mean([edge_sharpness(name, seed) for seed in range(3)]) for name in MARGINS}
     assert mean["CIRCUMSCRIBED"] > 1.1 * max(mean["ILL_DEFINED"], mean["OBSCURED"], mean["SPICULATED"])
 
 
@@ -235,7 +238,7 @@ def roughness(shape, margin, seed=0):
 
 
 def test_shapes_differ():
-    mean = {name: np.mean([roughness(name, "CIRCUMSCRIBED", seed) for seed in range(5)]) for name in lesions.SHAPES}
+    mean = {name: np.mean([roughness(name, "CIRCUMSCRIBED", seed) for seed in range(5)]) for name in SHAPES}
     assert mean["ROUND"] < mean["OVAL"] < mean["IRREGULAR"] and mean["ROUND"] < mean["LOBULATED"] < mean["IRREGULAR"]
     lobed = np.mean([roughness("ROUND", "MICROLOBULATED", seed) for seed in range(5)])
     assert lobed > 1.2 * mean["ROUND"]
@@ -262,8 +265,8 @@ def test_dense_masses_are_brighter_and_fat_has_a_lucent_centre():
     assert added[1] > added[2] > added[3] > added[4]
 
 
-@pytest.mark.parametrize("kind", lesions.TYPES)
-@pytest.mark.parametrize("distribution", lesions.DISTRIBUTIONS)
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_the_mask_covers_the_calcifications(kind, distribution):
     made, rng = body(6, rows=192)
     lesion = lesions.calcifications(made, kind, distribution, 8.0, 1.0, rng)

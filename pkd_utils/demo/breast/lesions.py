@@ -13,23 +13,9 @@ from skimage import morphology
 from pkd_utils.demo.breast.anatomy import MU_FAT, MU_GLAND, Breast
 from pkd_utils.runs.errors import DataError
 
-SHAPES = ("ROUND", "OVAL", "LOBULATED", "IRREGULAR")
-MARGINS = ("CIRCUMSCRIBED", "MICROLOBULATED", "OBSCURED", "ILL_DEFINED", "SPICULATED")
 # Attenuation of a mass (1/mm) by the table's mass density: 1 high, 2 iso, 3 low, 4 fat-containing; ours. Nine masses of
 # ten are "low" in the table and were still found, so low lies above glandular tissue's value.
 MASS_ATTENUATION = {1: 0.146, 2: 0.132, 3: 0.118, 4: 0.086}
-TYPES = (
-    "PLEOMORPHIC",
-    "AMORPHOUS",
-    "PUNCTATE",
-    "FINE_LINEAR_BRANCHING",
-    "ROUND_AND_REGULAR",
-    "LUCENT_CENTER",
-    "EGGSHELL",
-    "COARSE",
-    "VASCULAR",
-)
-DISTRIBUTIONS = ("CLUSTERED", "LINEAR", "SEGMENTAL", "REGIONAL", "DIFFUSELY_SCATTERED", "")
 _MOST_PATH = 2.2  # largest attenuation that a mass adds; ours
 _MOST = {"EGGSHELL": 4, "COARSE": 5, "LUCENT_CENTER": 8}  # large ones are few
 CALCIFICATION_PATH = 1.8  # attenuation of an average particle at full contrast; ours
@@ -125,9 +111,9 @@ def mass(
     ----------
     breast : Breast
     shape : str
-        One of `SHAPES`.
+        Of `birads.SHAPES`.
     margin : str
-        One of `MARGINS`. Circumscribed: a sharp border; microlobulated: many small lobes; obscured: part of the border
+        Of `birads.MARGINS`. Circumscribed: a sharp border; microlobulated: many small lobes; obscured: part of it
         fades under tissue that is drawn over it; ill-defined: a wide, uneven border; spiculated: radiating lines.
     density : int
         Of the mass, 1 to 4; see `MASS_ATTENUATION`. Fat-containing masses have a lucent centre.
@@ -281,9 +267,9 @@ def calcifications(
     ----------
     breast : Breast
     kind : str
-        One of `TYPES`, or several joined by "-", each particle one of them.
+        A type of `cases.CALC_SHARES`; of several joined by "-", each particle is one.
     distribution : str
-        One of `DISTRIBUTIONS`; "" is a few single ones, or a vessel for VASCULAR.
+        Of `cases.CALC_SHARES`; "" is a few single ones, or a vessel for VASCULAR.
     size : float
         Scale of the group, mm: about the radius of a cluster.
     contrast : float
