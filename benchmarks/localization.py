@@ -101,6 +101,12 @@ def compare(what: str, repeats: int, ours: dict, reference) -> list[dict]:
     ]
 
 
+def with_threads(n: int, function):
+    """The function's value, computed by n threads."""
+    torch.set_num_threads(n)
+    return function()
+
+
 def machine() -> dict:
     """What the numbers were measured on."""
     model = platform.processor() or platform.machine()
@@ -136,26 +142,27 @@ def main() -> None:
 
     def threads(function) -> dict:
         counts = sorted({1, args.workers})
-        return {f"{n} thread{'s'[: n > 1]}": (lambda n=n: function(n), args.images) for n in counts}
+        return {f"{n} thread{'s'[: n > 1]}": (lambda n=n: with_threads(n, function), args.images) for n in counts}
 
     rows = compare(
         "pixel AUROC",
         args.repeats,
-        threads(lambda n: pixel_auroc(maps, masks, workers=n)),
+        threads(lambda: pixel_auroc(maps, masks)),
         (lambda: [roc_auc_score(masks[i].ravel(), maps[i].ravel()) for i in few], len(few)),
     )
     rows += compare(
         "boxes of components",
         args.repeats,
-        threads(lambda n: boxes_from_maps(scaled, THRESHOLD, workers=n)),
+        threads(lambda: boxes_from_maps(scaled, THRESHOLD)),
         (lambda: [reference_boxes(scaled[i]) for i in few], len(few)),
     )
     rows += compare(
         "all three metrics",
         args.repeats,
-        threads(lambda n: evaluate_maps(maps, masks, boxes, THRESHOLD, workers=n)),
+        threads(lambda: evaluate_maps(maps, masks, boxes, THRESHOLD)),
         (lambda: [reference_image(maps[i], masks[i], boxes[i]) for i in few], len(few)),
     )
+    torch.set_num_threads(args.workers)
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", pretrained=False).eval()
     images = torch.randn(32, 3, 224, 224)

@@ -24,7 +24,7 @@ from pkd_utils.localization.suite import THRESHOLDS, WEAK_IOUS, score_maps
 from pkd_utils.runs import files
 
 # isort: split
-from localization import machine, simulate  # the script beside this one
+from localization import machine, simulate, with_threads  # the script beside this one
 
 THRESHOLD = 0.5  # of the boxes whose precision is measured
 
@@ -119,7 +119,7 @@ def main() -> None:
     for _ in range(args.repeats):
         for n in counts:
             start = clock()
-            score_maps(maps, masks, boxes, THRESHOLD, workers=n)
+            with_threads(n, lambda: score_maps(maps, masks, boxes, THRESHOLD))
             seconds[n].append((clock() - start) * 1000 / args.images)
         start = clock()
         reference_suite(maps[few], masks[few], boxes[few])

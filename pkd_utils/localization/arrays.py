@@ -87,11 +87,14 @@ def increasing(thresholds: Sequence[float]) -> list[float]:
     return levels
 
 
-def in_parts(work, n: int, pixels: int, workers: int | None) -> list:
-    """`work(slice)` over pieces of n maps, in order; numpy's sorts and loops release the interpreter's lock."""
+def in_parts(work, n: int, pixels: int) -> list:
+    """`work(slice)` over pieces of n maps, in order, by as many threads as torch uses.
+
+    numpy's sorts and loops release the interpreter's lock.
+    """
     step = max(1, PART_PIXELS // pixels)
     parts = [slice(start, min(start + step, n)) for start in range(0, n, step)]
-    workers = torch.get_num_threads() if workers is None else workers
+    workers = torch.get_num_threads()
     if workers <= 1 or len(parts) == 1:
         return [work(part) for part in parts]
     with ThreadPoolExecutor(workers) as pool:

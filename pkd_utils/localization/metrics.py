@@ -28,7 +28,7 @@ from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
 
-def pixel_auroc(maps, masks, workers: int | None = None) -> np.ndarray:
+def pixel_auroc(maps, masks) -> np.ndarray:
     """Pixel-wise AUROC of every map against its mask ("Obj. AUROC" of Table 1), exact, ties counted half (midranks).
 
     Parameters
@@ -37,8 +37,6 @@ def pixel_auroc(maps, masks, workers: int | None = None) -> np.ndarray:
         Compared in their own precision (half precision is widened, which changes neither order nor ties).
     masks : (N, H, W) array or Tensor, boolean or 0/1
         True inside the reference region.
-    workers : int, optional
-        Threads; default is torch's number of threads.
 
     Returns
     -------
@@ -51,7 +49,17 @@ def pixel_auroc(maps, masks, workers: int | None = None) -> np.ndarray:
         If shapes differ, a map is not finite (its index is named) or a mask holds other values than 0 and 1.
     """
     maps = as_maps(maps)
-    return _run(maps, as_masks(masks, maps), [], False, 1, 1, workers)[0]
+    masks = as_masks(masks, maps)
+
+    def work(part: slice) -> np.ndarray:
+        row_auroc = RowAuroc(maps[0].size)
+        aurocs = np.empty(part.stop - part.start)
+        for i, index in enumerate(range(part.start, part.stop)):
+            low, _ = value_range(maps[index], index)
+            aurocs[i] = row_auroc(maps[index].reshape(-1), masks[index].reshape(-1), low >= 0)
+        return aurocs
+
+    return np.concatenate(in_parts(work, len(maps), maps[0].size))
 
 
 def normalize_maps(maps) -> np.ndarray:
@@ -80,9 +88,7 @@ def boxes_from_map(map, threshold: float, connectivity: int = 1, min_area: int =
     return boxes_from_maps(map[None], threshold, connectivity, min_area)[0]
 
 
-def boxes_from_maps(
-    maps, threshold: float, connectivity: int = 1, min_area: int = 1, workers: int | None = None
-) -> list[np.ndarray]:
+def boxes_from_maps(maps, threshold: float, connectivity: int = 1, min_area: int = 1) -> list[np.ndarray]:
     """Bounding boxes of the connected components of {map >= threshold} of every map, taken as they are.
 
     Parameters
@@ -95,14 +101,12 @@ def boxes_from_maps(
         the paper.
     min_area : int
         Components of fewer pixels give no box; 1 keeps all. Not stated in the paper.
-    workers : int, optional
 
     Returns
     -------
     list of N int64 arrays (K, 4): x0, y0, x1, y1, in the raster order of the components' first pixels
     """
-    maps = as_maps(maps)
-    ((boxes, counts),) = _run(maps, None, [threshold], False, connectivity, min_area, workers)[1]
+    ((boxes, counts),), _ = threshold_boxes(as_maps(maps), None, [threshold], connectivity, min_area, False)
     return np.split(boxes, np.cumsum(counts)[:-1])
 
 
@@ -147,7 +151,6 @@ def evaluate_maps(
     connectivity: int = 1,
     min_area: int = 1,
     normalize: bool = True,
-    workers: int | None = None,
 ) -> pd.DataFrame:
     """All three metrics of Table 1 for a batch, one row an image.
 
@@ -159,7 +162,6 @@ def evaluate_maps(
     threshold, connectivity, min_area : see `boxes_from_maps`
     normalize : bool
         Whether the threshold acts on `normalize_maps(maps)` (default) or on the maps as they are.
-    workers : int, optional
 
     Returns
     -------
@@ -175,11 +177,11 @@ def evaluate_maps(
     maps = as_maps(maps)
     masks = as_masks(masks, maps)
     reference, n_reference = as_boxes(boxes, maps.shape)
-    auroc, ((predicted, n_predicted),) = _run(maps, masks, [threshold], normalize, connectivity, min_area, workers)
+    ((predicted, n_predicted),), _ = threshold_boxes(maps, None, [threshold], connectivity, min_area, normalize)
     area, outside = union_areas(predicted, n_predicted, reference, n_reference, maps.shape[1:])
     return pd.DataFrame(
         {
-            "auroc": auroc,
+            "auroc": pixel_auroc(maps, masks),
             "iou": best_ious(predicted, n_predicted, reference, n_reference),
             "fpr": share(area, outside),
             "predicted_boxes": n_predicted,
@@ -198,7 +200,6 @@ def choose_threshold(
     connectivity: Literal[1, 2] = 1,
     min_area: int = 1,
     normalize: bool = True,
-    workers: int | None = None,
 ) -> tuple[float, pd.DataFrame]:
     """The threshold with the best mean over images, to be used on validation images only.
 
@@ -206,7 +207,7 @@ def choose_threshold(
 
     Parameters
     ----------
-    maps, boxes, connectivity, min_area, normalize, workers : see `evaluate_maps`; every image needs a reference box
+    maps, boxes, connectivity, min_area, normalize : see `evaluate_maps`; every image needs a reference box
     thresholds : increasing numbers
     criterion : {"iou", "fpr"}
         Highest mean IoU, or lowest mean false positive rate (which tends to the single brightest pixel).
@@ -224,7 +225,7 @@ def choose_threshold(
     if not n_reference.all():
         raise DataError(f"Image {int(np.argmin(n_reference))} has no reference box: leave such images out.")
     rows = []
-    predictions = _run(maps, None, thresholds, normalize, connectivity, min_area, workers)[1]
+    predictions, _ = threshold_boxes(maps, None, thresholds, connectivity, min_area, normalize)
     for threshold, (predicted, count) in zip(thresholds, predictions, strict=True):
         iou = best_ious(predicted, count, reference, n_reference)
         fpr = share(*union_areas(predicted, count, reference, n_reference, maps.shape[1:]))[count > 0]
@@ -238,36 +239,42 @@ def choose_threshold(
     return thresholds[int(np.nanargmax(score))], table
 
 
-# --- a batch in one pass --------------------------------------------------------------------------------------------
+def threshold_boxes(
+    maps: np.ndarray, masks: np.ndarray | None, thresholds, connectivity: int, min_area: int, normalize: bool
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray | None]:
+    """Bounding boxes of the components of {map >= threshold} at every threshold, and how many pixels that are.
 
+    Parameters
+    ----------
+    maps, masks : checked arrays (N, H, W), see `arrays`; the others : see `evaluate_maps`
 
-def _run(maps, masks, thresholds, normalize, connectivity, min_area, workers) -> tuple[np.ndarray | None, list]:
-    """AUROC (N,), or None without masks, and for every threshold all predicted boxes with their number per image.
-
-    A map is read from memory once: its AUROC, its scaling and its thresholding follow while it is in the cache.
+    Returns
+    -------
+    predictions : for every threshold all boxes (total, 4) with their number per image (N,)
+    areas : int64 (2, N, thresholds), pixels in all and in the mask; None without masks
     """
-    n, height, width = maps.shape
-    thresholds = [maps.dtype.type(threshold) for threshold in thresholds]
 
-    def work(part: slice) -> tuple[np.ndarray, list]:
-        size = part.stop - part.start
-        auroc = np.empty(size)
-        row_auroc = RowAuroc(height * width) if masks is not None else None
-        rasters = [padded_raster(size, height, width) for _ in thresholds]
-        scaled = np.empty((height, width), dtype=maps.dtype)
-        for i, index in enumerate(range(part.start, part.stop)):
-            map = maps[index]
-            low, spread = value_range(map, index)
-            if row_auroc is not None:
-                auroc[i] = row_auroc(map.reshape(-1), masks[index].reshape(-1), low >= 0)
-            if normalize and rasters:
-                np.subtract(map, low, out=scaled)
-                map = np.divide(scaled, spread if spread > 0 else 1, out=scaled)
-            for threshold, (_, inner) in zip(thresholds, rasters, strict=True):
-                np.greater_equal(map, threshold, out=inner[i])
-        shape = (size, height, width)
-        return auroc, [component_boxes(flat, shape, connectivity, min_area) for flat, _ in rasters]
+    def work(part: slice) -> tuple[list, np.ndarray | None]:
+        some = maps[part]
+        scaled = np.empty_like(some) if normalize else some
+        for i, map in enumerate(some):
+            low, spread = value_range(map, part.start + i)
+            if normalize:
+                np.subtract(map, low, out=scaled[i])
+                np.divide(scaled[i], spread if spread > 0 else 1, out=scaled[i])
+        inside = None if masks is None else [values[mask] for values, mask in zip(scaled, masks[part], strict=True)]
+        flat, inner = padded_raster(*some.shape)
+        rows = flat[:-1].reshape(len(some), -1)
+        areas = None if masks is None else np.empty((2, len(some), len(thresholds)), dtype=np.int64)
+        found = []
+        for k, level in enumerate(np.array(thresholds, dtype=maps.dtype)):
+            np.greater_equal(scaled, level, out=inner)
+            if inside is not None:
+                areas[0, :, k] = [np.count_nonzero(row) for row in rows]
+                areas[1, :, k] = [np.count_nonzero(values >= level) for values in inside]
+            found.append(component_boxes(flat, some.shape, connectivity, min_area))
+        return found, areas
 
-    aurocs, boxes = zip(*in_parts(work, n, height * width * max(1, len(thresholds) // 4), workers), strict=True)
-    joined = [tuple(map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*boxes, strict=True)]
-    return np.concatenate(aurocs), joined
+    found, areas = zip(*in_parts(work, len(maps), maps[0].size), strict=True)
+    predictions = [tuple(map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True)]
+    return predictions, None if masks is None else np.concatenate(areas, axis=1)

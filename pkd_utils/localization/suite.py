@@ -21,8 +21,8 @@ from pydantic import Field
 from scipy import ndimage
 
 from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, in_parts, increasing, value_range
-from pkd_utils.localization.metrics import pixel_auroc
-from pkd_utils.localization.regions import best_ious, component_boxes, padded_raster, ragged_arange, share, union_areas
+from pkd_utils.localization.metrics import pixel_auroc, threshold_boxes
+from pkd_utils.localization.regions import best_ious, ragged_arange, share, union_areas
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
@@ -54,9 +54,7 @@ class Suite:
 
 
 @checked
-def pointing_game(
-    maps, masks, tolerance: Annotated[float, Field(ge=0)] = 0.0, workers: int | None = None
-) -> np.ndarray:
+def pointing_game(maps, masks, tolerance: Annotated[float, Field(ge=0)] = 0.0) -> np.ndarray:
     """Does the map's maximum lie in the region? (Zhang et al., 2018, "pointing game")
 
     Parameters
@@ -65,8 +63,6 @@ def pointing_game(
     tolerance : float, pixels
         A maximum counts if a pixel of the region is no further away (between centres). Zhang et al. use 15 pixels on
         photographs; 0 here, because regions are small against the image.
-    workers : int, optional
-        Threads; default is torch's number of threads.
 
     Returns
     -------
@@ -93,17 +89,16 @@ def pointing_game(
             shares[i] = hits.mean()
         return shares
 
-    shares = np.concatenate(in_parts(work, len(maps), maps[0].size, workers))
+    shares = np.concatenate(in_parts(work, len(maps), maps[0].size))
     return np.where(masks.any((1, 2)), shares, np.nan)
 
 
-def energy_inside(maps, masks, workers: int | None = None) -> np.ndarray:
+def energy_inside(maps, masks) -> np.ndarray:
     """Share of the map's sum that lies in the region (Wang et al., 2020, "energy-based pointing game").
 
     Parameters
     ----------
     maps : (N, H, W) array or Tensor, finite, not negative; masks : (N, H, W), boolean or 0/1
-    workers : int, optional
 
     Returns
     -------
@@ -132,7 +127,7 @@ def energy_inside(maps, masks, workers: int | None = None) -> np.ndarray:
             sums[:, i] = map.sum(where=masks[index], dtype=np.float64), map.sum(dtype=np.float64)
         return sums
 
-    inside, total = np.concatenate(in_parts(work, len(maps), maps[0].size, workers), axis=1)
+    inside, total = np.concatenate(in_parts(work, len(maps), maps[0].size), axis=1)
     with np.errstate(invalid="ignore"):
         return np.where(masks.any((1, 2)), inside / total, np.nan)
 
@@ -145,13 +140,12 @@ def threshold_curves(
     connectivity: int = 1,
     min_area: int = 1,
     normalize: bool = True,
-    workers: int | None = None,
 ) -> tuple[Curves, list[tuple[np.ndarray, np.ndarray]]]:
     """IoU and false positive rate at every threshold, of the predicted boxes and of the thresholded pixels.
 
     Parameters
     ----------
-    maps, masks, boxes, connectivity, min_area, normalize, workers : see `metrics.evaluate_maps`
+    maps, masks, boxes, connectivity, min_area, normalize : see `metrics.evaluate_maps`
         `min_area` acts on boxes only.
     thresholds : increasing numbers
 
@@ -164,16 +158,11 @@ def threshold_curves(
     masks = as_masks(masks, maps)
     reference, n_reference = as_boxes(boxes, maps.shape)
 
-    def work(part: slice) -> tuple[np.ndarray, list]:
-        return _cut(maps[part], masks[part], levels, connectivity, min_area, normalize, part.start)
-
-    areas, found = zip(*in_parts(work, len(maps), maps[0].size, workers), strict=True)
-    predictions = [tuple(map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True)]
+    predictions, (area, inside) = threshold_boxes(maps, masks, levels, connectivity, min_area, normalize)
     iou, fpr = [], []
     for predicted, count in predictions:
         iou.append(best_ious(predicted, count, reference, n_reference))
         fpr.append(share(*union_areas(predicted, count, reference, n_reference, maps.shape[1:])))
-    area, inside = np.concatenate(areas, axis=1)
     region = np.count_nonzero(masks, axis=(1, 2))[:, None]
     with np.errstate(invalid="ignore"):
         region_iou = np.where(region > 0, inside / (area + region - inside), np.nan)
@@ -260,13 +249,12 @@ def score_maps(
     connectivity: int = 1,
     min_area: int = 1,
     normalize: bool = True,
-    workers: int | None = None,
 ) -> Suite:
     """Every metric of this module and of `metrics` for a batch of maps.
 
     Parameters
     ----------
-    maps, masks, boxes, threshold, connectivity, min_area, normalize, workers : see `metrics.evaluate_maps`
+    maps, masks, boxes, threshold, connectivity, min_area, normalize : see `metrics.evaluate_maps`
         `threshold` (chosen on validation images) is that of the columns iou and fpr and of the boxes' precision.
     thresholds : see `threshold_curves`; iou_all and fpr_all are means over them (fpr where a box is predicted)
     tolerance : see `pointing_game`; iou_thresholds : see `average_precision`
@@ -278,16 +266,16 @@ def score_maps(
     maps = as_maps(maps)
     masks = as_masks(masks, maps)
     grid = sorted({float(t) for t in thresholds} | {float(threshold)})
-    curves, predictions = threshold_curves(maps, masks, boxes, grid, connectivity, min_area, normalize, workers)
+    curves, predictions = threshold_curves(maps, masks, boxes, grid, connectivity, min_area, normalize)
     chosen = grid.index(float(threshold))
     over = [grid.index(float(t)) for t in thresholds]
     flat, counts = predictions[chosen]
     predicted = np.split(flat, np.cumsum(counts)[:-1])
     per_image = pd.DataFrame(
         {
-            "pixel_auroc": pixel_auroc(maps, masks, workers),
-            "pointing_game": pointing_game(maps, masks, tolerance, workers),
-            "energy_inside": energy_inside(maps, masks, workers),
+            "pixel_auroc": pixel_auroc(maps, masks),
+            "pointing_game": pointing_game(maps, masks, tolerance),
+            "energy_inside": energy_inside(maps, masks),
             "iou": curves.iou[:, chosen],
             "fpr": curves.fpr[:, chosen],
             "iou_all": curves.iou[:, over].mean(1),
@@ -305,26 +293,6 @@ def score_maps(
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------
-
-
-def _cut(maps, masks, levels, connectivity, min_area, normalize, first) -> tuple[np.ndarray, list]:
-    """{map >= level} of a few maps: pixels in all and in the region, int64 (2, n, T); boxes, their number by level."""
-    n, height, width = maps.shape
-    scaled, inside = np.empty_like(maps), []
-    for i, map in enumerate(maps):
-        low, spread = value_range(map, first + i)  # as in metrics
-        np.subtract(map, low if normalize else 0, out=scaled[i])
-        np.divide(scaled[i], spread if normalize and spread > 0 else 1, out=scaled[i])
-        inside.append(scaled[i][masks[i]])
-    flat, inner = padded_raster(n, height, width)
-    rows = flat[:-1].reshape(n, -1)
-    areas, found = np.empty((2, n, len(levels)), dtype=np.int64), []
-    for k, level in enumerate(np.array(levels, dtype=maps.dtype)):
-        np.greater_equal(scaled, level, out=inner)
-        areas[0, :, k] = [np.count_nonzero(row) for row in rows]
-        areas[1, :, k] = [np.count_nonzero(values >= level) for values in inside]
-        found.append(component_boxes(flat, maps.shape, connectivity, min_area))
-    return areas, found
 
 
 def _matches(predicted, n_predicted, scores, reference, n_reference, limits) -> np.ndarray:

@@ -86,11 +86,12 @@ def test_pixel_auroc_equals_the_definition_and_scikit_learn(kind, shape, rng):
     np.testing.assert_allclose(got, reference, rtol=0, atol=1e-12)
 
 
-def test_pixel_auroc_full_size_and_threads(rng):
+def test_pixel_auroc_full_size_and_threads(rng, threads):
     maps = KINDS["attention"](rng, (45, 224, 224))
     masks = masks_from_boxes([random_boxes(rng, 2, (224, 224)) for _ in maps], (224, 224))
-    one = pixel_auroc(maps, masks, workers=1)
-    np.testing.assert_array_equal(one, pixel_auroc(maps, masks, workers=3))
+    one = pixel_auroc(maps, masks)
+    threads(3)
+    np.testing.assert_array_equal(one, pixel_auroc(maps, masks))
     assert one[:5].tolist() == [exact_auroc(a, m) for a, m in zip(maps[:5], masks[:5], strict=True)]
     np.testing.assert_array_equal(one, pixel_auroc(torch.from_numpy(maps), torch.from_numpy(masks)))
 
@@ -199,14 +200,15 @@ def test_evaluate_maps_equals_the_slow_way(kind, rng):
     assert list(table) == ["auroc", "iou", "fpr", "predicted_boxes", "reference_boxes", "predicted_share"]
 
 
-def test_evaluate_maps_parts_and_threads_do_not_matter(rng, monkeypatch):
+def test_evaluate_maps_parts_and_threads_do_not_matter(rng, threads, monkeypatch):
     maps = rng.random((23, 16, 16), dtype=np.float32)
     boxes = [random_boxes(rng, 1, (16, 16)) for _ in maps]
     masks = masks_from_boxes(boxes, (16, 16))
     whole = evaluate_maps(maps, masks, boxes, 0.9, connectivity=2, min_area=2)
     monkeypatch.setattr(arrays, "PART_PIXELS", 700)
     for workers in (1, 2):
-        parts = evaluate_maps(maps, masks, boxes, 0.9, connectivity=2, min_area=2, workers=workers)
+        threads(workers)
+        parts = evaluate_maps(maps, masks, boxes, 0.9, connectivity=2, min_area=2)
         np.testing.assert_array_equal(whole.to_numpy(), parts.to_numpy())
 
 

@@ -74,14 +74,15 @@ def test_pointing_game_tolerance_is_a_distance_between_pixel_centres(tolerance, 
     assert np.mean(expected) > 0
 
 
-def test_pointing_game_accepts_tensors_and_any_number_of_threads(rng, monkeypatch):
+def test_tensors_are_accepted_and_any_number_of_threads(rng, threads, monkeypatch):
     maps, masks, _ = problem(rng)
-    expected = pointing_game(maps, masks)
+    threads(1)
+    expected = [function(maps, masks) for function in (pointing_game, energy_inside)]
     monkeypatch.setattr(arrays, "PART_PIXELS", 1500)
-    np.testing.assert_array_equal(pointing_game(torch.from_numpy(maps), torch.from_numpy(masks), workers=2), expected)
-    np.testing.assert_array_equal(
-        energy_inside(torch.from_numpy(maps), masks.astype(np.uint8), workers=2), energy_inside(maps, masks, workers=1)
-    )
+    threads(2)
+    for function, values in zip((pointing_game, energy_inside), expected, strict=True):
+        np.testing.assert_array_equal(function(torch.from_numpy(maps), torch.from_numpy(masks)), values)
+        np.testing.assert_array_equal(function(torch.from_numpy(maps), masks.astype(np.uint8)), values)
 
 
 # --- energy ----------------------------------------------------------------------------------------------------------
@@ -142,12 +143,13 @@ def test_curves_equal_the_slow_way(connectivity, min_area, normalize, rng):
     assert curves.iou.shape == (len(maps), len(thresholds))
 
 
-def test_curves_of_parts_and_threads_are_those_of_the_whole(rng, monkeypatch):
+def test_curves_of_parts_and_threads_are_those_of_the_whole(rng, threads, monkeypatch):
     maps, masks, boxes = problem(rng)
     whole, _ = threshold_curves(maps, masks, boxes, THRESHOLDS)
     monkeypatch.setattr(arrays, "PART_PIXELS", 1500)
     for workers in (1, 2):
-        parts, _ = threshold_curves(maps, masks, boxes, THRESHOLDS, workers=workers)
+        threads(workers)
+        parts, _ = threshold_curves(maps, masks, boxes, THRESHOLDS)
         np.testing.assert_array_equal(measured(parts), measured(whole))
     maps[7, 3, 3] = np.inf
     with pytest.raises(DataError, match="Map 7 holds values that are not finite"):

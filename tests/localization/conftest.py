@@ -1,0 +1,12 @@
+"""Fixtures of this room."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def threads():
+    """A function that sets the number of threads; afterwards it is what it was."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
