@@ -99,16 +99,7 @@ def pack_images(
         write_parquet(index_path, index)
         os.replace(parts.path(ARRAY), target)
     parts.remove()
-    return open_packed(target)
-
-
-def open_packed(target: str | Path) -> tuple[np.ndarray, pd.DataFrame]:
-    """Open what `pack_images` wrote: pixels (N, size, size) uint8, a read-only memory map, and its index."""
-    target = Path(target)
-    for path in (target, target.with_suffix(".index.parquet")):
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: pack the images again with pkd_utils.images.pack.pack_images.")
-    return np.load(target, mmap_mode="r"), pd.read_parquet(target.with_suffix(".index.parquet"))
+    return np.load(target, mmap_mode="r"), pd.read_parquet(index_path)
 
 
 def _file_stamps(paths: Sequence[Path], allowed: int) -> list[str]:

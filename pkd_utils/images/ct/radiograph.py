@@ -7,6 +7,7 @@ geometry is not stated; it is `ct.projectors.DrrGeometry`. plastimatch is a prog
 plastimatch`), started once a volume.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -252,8 +253,11 @@ def reconstruct(
     records = Parts(target / "records", [_RECORD, options | {"geometry": asdict(geometry), "version": version}])
     rows = {image_id(path): _finished(path, target, records) for path in volumes}
     jobs = [(path, target, records, options | {"threads": threads}) for path in volumes if not rows[image_id(path)]]
-    with tqdm(total=len(volumes), initial=len(volumes) - len(jobs), desc="radiographs", disable=not progress) as bar:
-        for row in results_of(_work, jobs, min(workers, len(jobs)) or 1, _one_thread):
+    with (
+        tqdm(total=len(volumes), initial=len(volumes) - len(jobs), desc="radiographs", disable=not progress) as bar,
+        contextlib.closing(results_of(_work, jobs, min(workers, len(jobs)) or 1, _one_thread)) as made,
+    ):
+        for row in made:
             rows[row["image_id"]] = row
             bar.update()
     return pd.DataFrame(list(rows.values()), columns=COLUMNS)
