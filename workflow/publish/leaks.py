@@ -5,9 +5,9 @@ kind of thing it is and where, so that a log is as safe as a page.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, NavigableString, Tag
 
 DICOM_ID = re.compile(r"(?<![0-9a-f-])[0-9a-f]{8}(?:-[0-9a-f]{8}){4}(?![0-9a-f-])", re.I)
 # Subjects are 8 digits that start with 1, studies 8 digits that start with 5, in file names as p1... and s5...
@@ -135,7 +135,22 @@ def repeated_from(text: str, corpus: Iterable[str], own: Iterable[str] = ()) -> 
 
 
 INLINE = {"span", "a", "code", "em", "strong", "b", "i", "wbr"}
-LINES = ["p", "div", "tr", "li", "pre", "br", "h1", "h2", "h3"]
+LINES = {"p", "div", "tr", "li", "pre", "br", "h1", "h2", "h3"}
+LOADED = {"stylesheet", "preload", "icon", "modulepreload"}
+CLOSED = {"p", "div", "tr", "td", "th", "li", "pre"}
+
+
+def visible(tag: Tag) -> Iterator[str]:
+    """Texts below a tag, a space between elements, none between adjacent words of highlighted code."""
+    for child in tag.children:
+        if type(child) is NavigableString:
+            yield child
+        elif isinstance(child, Tag):
+            if child.name not in INLINE:
+                yield " \n" if child.name in LINES else " "
+            yield from visible(child)
+            if child.name in CLOSED:
+                yield " "
 
 
 class Page:
@@ -144,7 +159,7 @@ class Page:
     Attributes
     ----------
     text : str
-        What is visible, a space between elements, none between adjacent words of highlighted code.
+        What is visible.
     images : list of (str, str or None)
         Source and alt text of every `img`.
     loaded, downloads : list of str
@@ -157,11 +172,8 @@ class Page:
         page = BeautifulSoup(html, "html.parser")
         self.images = [(tag.get("src") or "", tag.get("alt")) for tag in page("img")]
         self.loaded = [tag["src"] for tag in page(["script", "iframe", "audio", "video", "source", "embed"], src=True)]
-        links = page.select('link:is([rel~="stylesheet"], [rel~="preload"], [rel~="icon"], [rel~="modulepreload"])')
-        self.loaded += [tag.get("href") or "" for tag in links]
-        self.downloads = [tag.get("href") or "" for tag in page.select('a:is([download], [href*="_downloads/"])')]
-        self.scripts = [tag.extract().string or "" for tag in page(["script", "style"])]
-        for tag in page(lambda tag: tag.name not in INLINE):
-            tag.insert_before("\n" if tag.name in LINES else " ")
-            tag.insert_after(" ")
-        self.text = re.sub(r"[ \t]+", " ", page.get_text())
+        self.loaded += [tag.get("href") or "" for tag in page("link") if LOADED & set(tag.get("rel") or [])]
+        offered = [tag for tag in page("a") if tag.has_attr("download") or "_downloads/" in tag.get("href", "")]
+        self.downloads = [tag.get("href") or "" for tag in offered]
+        self.scripts = [tag.string or "" for tag in page(["script", "style"])]
+        self.text = re.sub(r"[ \t]+", " ", "".join(visible(page)))

@@ -5,7 +5,6 @@ both sides; over encoders it is averaged first. The interval over seeds is Nadea
 paper gives no such intervals and no tests; the contrasts are our reading of its sentences.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,15 @@ from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.comparisons import PairedSeeds, holm, paired_seeds
 
 GROUPS = ("image self-supervision", "image-text alignment", "masked image and text")
+METHOD_NAMES = {
+    "image_only": "image only",
+    "self_distilled": "self-distilled",
+    "report_distilled": "distilled from reports",
+    "teacher": "teacher (image and report)",
+    "text_only": "report only",
+    "mean_probe": "mean, linear probe",
+    "cls_probe": "class token, linear probe",
+}
 VERDICTS = ("holds here", "does not hold here", "cannot tell")
 
 
@@ -159,7 +167,6 @@ def judge_claim(pair: PairedSeeds, expected: str, margin: float = 0.01) -> str:
 def verdicts(
     scores: pd.DataFrame,
     shares: dict[str, float],
-    claims: Sequence[Claim] = CLAIMS,
     column: str = "auc",
     level: float = 0.95,
     margin: float = 0.01,
@@ -180,7 +187,7 @@ def verdicts(
         could be tested), seeds, wins, verdict, basis (encoders and sizes, or why there is no verdict).
     """
     rows = []
-    for claim in claims:
+    for claim in CLAIMS:
         values, basis = contrast(scores, claim, column)
         row = {"claim": claim.name, "sentence": claim.sentence, "task": claim.task, "expected": claim.expected,
                "verdict": VERDICTS[2], "basis": basis, "seeds": len(values)}  # fmt: skip
@@ -190,26 +197,18 @@ def verdicts(
                     "p": pair.p_corrected, "wins": pair.wins}  # fmt: skip
             row["verdict"] = judge_claim(pair, claim.expected, margin)
         rows.append(row)
-    table = pd.DataFrame(rows)
-    for name in ("difference", "low", "high", "p", "wins"):
-        if name not in table:
-            table[name] = np.nan
+    table = pd.DataFrame(rows, columns=["claim", "sentence", "task", "expected", "difference", "low", "high", "p",
+                                        "p_holm", "seeds", "wins", "verdict", "basis"])  # fmt: skip
     tested = table["p"].notna()
-    table["p_holm"] = np.nan
     if tested.any():
         table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"])
-    return table[["claim", "sentence", "task", "expected", "difference", "low", "high", "p", "p_holm", "seeds", "wins",
-                  "verdict", "basis"]]  # fmt: skip
+    return table
 
 
 def compare_methods(
-    scores: pd.DataFrame,
-    shares: dict[str, float],
-    baseline: str = "image_only",
-    column: str = "auc",
-    level: float = 0.95,
+    scores: pd.DataFrame, shares: dict[str, float], column: str = "auc", level: float = 0.95
 ) -> pd.DataFrame:
-    """Every method against `baseline`, by task, encoder and size: paired over seeds, Holm over the whole table.
+    """Every method against the image-only head, by task, encoder and size: paired over seeds, Holm over all rows.
 
     Returns
     -------
@@ -219,8 +218,8 @@ def compare_methods(
     """
     rows = []
     for (task, encoder, size), group in scores.groupby(["task", "encoder", "size"], sort=False):
-        plain = group[group["method"] == baseline].set_index("seed")[column]
-        for method, mine in group[group["method"] != baseline].groupby("method", sort=False):
+        plain = group[group["method"] == "image_only"].set_index("seed")[column]
+        for method, mine in group[group["method"] != "image_only"].groupby("method", sort=False):
             values = mine.set_index("seed")[column]
             both = values.index.intersection(plain.index)
             if len(both) >= 2:
@@ -230,10 +229,37 @@ def compare_methods(
                              "low_corrected": pair.low_corrected, "high_corrected": pair.high_corrected,
                              "p_corrected": pair.p_corrected, "wins": pair.wins, "seeds": pair.seeds})  # fmt: skip
     if not rows:
-        raise DataError(f"There is no method to compare with {baseline} over two or more seeds.")
+        raise DataError("There is no method to compare with image_only over two or more seeds.")
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table["p_corrected"])
     return table
+
+
+def headline(judged: pd.DataFrame, data: str) -> str:
+    """One sentence on all `verdicts`: how many findings hold, do not, and cannot be told."""
+    tested = judged.dropna(subset=["difference"])
+    count = tested["verdict"].value_counts()
+    words = dict(zip(VERDICTS, ("hold here", "do not hold here", "cannot be told"), strict=True))
+    said = ", ".join(f"{count.get(verdict, 0)} {word}" for verdict, word in words.items())
+    others = len(judged) - len(tested)
+    end = f"; {others} speak of tasks or encoders that were not run." if others else "."
+    return f"On {data}, of {len(judged)} findings {said}{end}"
+
+
+def sentences(judged: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
+    """One sentence a finding that could be tested, and one a method of `compare_methods`."""
+    said = []
+    for row in judged.dropna(subset=["difference"]).itertuples():
+        numbers = f"Difference {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})."
+        said.append(f"{row.claim}: {row.verdict}. {row.sentence} {numbers}")
+    for method, rows in differences.groupby("method", sort=False):
+        above, below = (rows["low_corrected"] > 0).sum(), (rows["high_corrected"] < 0).sum()
+        said.append(
+            f"{METHOD_NAMES[method].capitalize()} against the image alone, over all tasks, encoders and sizes: mean "
+            f"difference {rows['difference'].mean():+.3f}; of {len(rows)} corrected intervals {above} lie above zero, "
+            f"{below} below."
+        )
+    return said
 
 
 def evaluation_shares(splits: pd.DataFrame) -> dict[str, float]:

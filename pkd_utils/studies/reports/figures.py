@@ -1,8 +1,7 @@
 """Figures of the radiology-reports study: sample efficiency, methods side by side, and seed by seed."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -11,26 +10,25 @@ from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import seed_interval
 from pkd_utils.studies.figures import OKABE_ITO
-from pkd_utils.studies.reports.claims import GROUPS, encoder_group
+from pkd_utils.studies.reports.claims import GROUPS, METHOD_NAMES, encoder_group
 
 METHOD_STYLES = {
-    "image_only": ("image only", OKABE_ITO["orange"], "o"),
-    "self_distilled": ("self-distilled", OKABE_ITO["sky blue"], "s"),
-    "report_distilled": ("distilled from reports", OKABE_ITO["blue"], "D"),
-    "teacher": ("teacher (image and report)", OKABE_ITO["reddish purple"], "^"),
-    "text_only": ("report only", OKABE_ITO["black"], "v"),
-    "mean_probe": ("mean, linear probe", OKABE_ITO["yellow"], "P"),
-    "cls_probe": ("class token, linear probe", OKABE_ITO["vermilion"], "X"),
+    "image_only": ("orange", "o"),
+    "self_distilled": ("sky blue", "s"),
+    "report_distilled": ("blue", "D"),
+    "teacher": ("reddish purple", "^"),
+    "text_only": ("black", "v"),
+    "mean_probe": ("yellow", "P"),
+    "cls_probe": ("vermilion", "X"),
 }
-"""Label, colour and marker of each method, the same on every page."""
+"""Colour and marker of each method, the same on every page."""
 
+SIDE_BY_SIDE = ("image_only", "self_distilled", "report_distilled", "teacher")
 _LINES = dict(zip((*GROUPS, ""), ("-", "--", "-.", ":"), strict=True))
 _MARKERS = "osD^vPXd*<>"
 
 
-def sample_efficiency(
-    scores: pd.DataFrame, titles: dict[str, str], column: str = "auc", level: float = 0.90, columns: int = 3
-) -> Figure:
+def sample_efficiency(scores: pd.DataFrame, titles: dict[str, str], column: str = "auc", level: float = 0.90) -> Figure:
     """Figures 4 and 7: score of the image-only head against the number of training images, one panel a task.
 
     Parameters
@@ -43,6 +41,7 @@ def sample_efficiency(
     Line style tells the kind of pretraining, marker and colour the encoder.
     """
     tasks = [task for task in titles if task in set(scores["task"])]
+    columns = 3
     figure, axes = _panels(len(tasks), columns, 3.0)
     encoders = list(dict.fromkeys(scores["encoder"]))
     for ax, task in zip(axes, tasks, strict=False):
@@ -66,26 +65,20 @@ def sample_efficiency(
     return figure
 
 
-def methods_by_encoder(
-    scores: pd.DataFrame,
-    title: str,
-    methods: Sequence[str] = ("image_only", "self_distilled", "report_distilled", "teacher"),
-    column: str = "auc",
-    level: float = 0.95,
-) -> Figure:
+def methods_by_encoder(scores: pd.DataFrame, title: str, column: str = "auc", level: float = 0.95) -> Figure:
     """Figures 5, 6, 8, 10 and 11: the methods side by side for every encoder of one task, one panel a training size.
 
     Points are means over seeds, bars t intervals at `level`.
     """
     sizes = sorted(scores["size"].unique())
     encoders = list(dict.fromkeys(scores["encoder"]))
-    present = [m for m in methods if m in set(scores["method"])]
+    present = [m for m in SIDE_BY_SIDE if m in set(scores["method"])]
     if not present:
-        raise DataError(f"None of the methods {', '.join(methods)} is among the scores of {title}.")
+        raise DataError(f"None of the methods {', '.join(SIDE_BY_SIDE)} is among the scores of {title}.")
     figure, axes = _panels(len(sizes), len(sizes), 3.6, height=1.4 + 0.5 * len(encoders), sharey=True)
     for ax, size in zip(axes, sizes, strict=True):
         for k, method in enumerate(present):
-            label, colour, marker = METHOD_STYLES[method]
+            label, colour, marker = _style(method)
             shift = (k - (len(present) - 1) / 2) * 0.18
             for y, encoder in enumerate(encoders):
                 rows = scores[(scores["encoder"] == encoder) & (scores["size"] == size) & (scores["method"] == method)]
@@ -102,13 +95,9 @@ def methods_by_encoder(
     return figure
 
 
-def seed_by_seed(
-    scores: pd.DataFrame,
-    titles: dict[str, str],
-    methods: Sequence[str] = ("image_only", "report_distilled"),
-    column: str = "auc",
-) -> Figure:
+def seed_by_seed(scores: pd.DataFrame, titles: dict[str, str], column: str = "auc") -> Figure:
     """Figures 12 to 14: every seed by itself, the methods joined by a line; rows are tasks, columns encoders."""
+    methods = ("image_only", "report_distilled")
     tasks = [task for task in titles if task in set(scores["task"])]
     encoders = list(dict.fromkeys(scores["encoder"]))
     figure, axes = plt.subplots(len(tasks), len(encoders), figsize=(1.3 + 1.7 * len(encoders), 0.8 + 1.5 * len(tasks)),
@@ -120,7 +109,7 @@ def seed_by_seed(
             for seed, row in wide.iterrows():
                 ax.plot([seed, seed], [row.min(), row.max()], color="0.7", linewidth=1, zorder=0)
             for method in [m for m in methods if m in wide]:
-                label, colour, marker = METHOD_STYLES[method]
+                label, colour, marker = _style(method)
                 ax.plot(wide.index, wide[method], marker, color=colour, markersize=4.5, label=label)
             if i == 0:
                 ax.set_title(IMAGE_ENCODERS[encoder].title, fontsize=9)
@@ -130,6 +119,31 @@ def seed_by_seed(
         axes[i, 0].set_ylabel(f"{titles[task]}\n{column.split('_')[0].upper()}", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
     return figure
+
+
+def relations_by_source(related: pd.DataFrame) -> Figure:
+    """AUC and information of each label by what it is read from, rows of `reports.relations.relate`; one row a task."""
+    titles = list(dict.fromkeys(related["title"]))
+    figure, axes = plt.subplots(1, 2, figsize=(9, 0.75 * len(titles) + 1.2), sharey=True)
+    styles = {"report": ("s", "blue"), "image": ("o", "orange"), "state": ("D", "bluish green")}
+    for ax, value, limit in ((axes[0], "auc", "chance"), (axes[1], "bits", "entropy")):
+        for shift, (name, (mark, colour)) in zip((-0.2, 0, 0.2), styles.items(), strict=True):
+            rows = related[related["source"] == name]
+            places = [titles.index(title) + shift for title in rows["title"]]
+            error = np.abs(rows[[f"{value}_low", f"{value}_high"]].to_numpy().T - rows[value].to_numpy())
+            ax.errorbar(rows[value], places, xerr=error, fmt=mark, color=OKABE_ITO[colour], label=name, capsize=2)
+        limits = related.drop_duplicates("title")[limit]
+        ax.plot(limits, range(len(titles)), "|", color="0.5", markersize=16, label="guessing (left), entropy (right)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    axes[0].set(yticks=range(len(titles)), yticklabels=titles, xlabel="AUC on unseen patients")
+    axes[0].invert_yaxis()
+    axes[1].set_xlabel("information about the label, bits")
+    return figure
+
+
+def _style(method: str) -> tuple[str, str, str]:
+    colour, marker = METHOD_STYLES[method]
+    return METHOD_NAMES[method], OKABE_ITO[colour], marker
 
 
 def _panels(count: int, columns: int, width: float, height: float | None = None, **options):

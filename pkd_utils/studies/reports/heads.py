@@ -1,14 +1,16 @@
 """The radiology-reports study put together: which heads a finished encoding gives rise to, and how they score.
 
 One encoder at a time. `load_study` reads what 01-prepare-tasks and 02-encode left; `head_specs` lists the heads of one
-task (methods x sizes x seeds x temperatures); `fit_task` trains them together; `score_heads` gives a row a head. Which
-epoch is reported is a choice, so every row holds three readings of the same training, see `score_heads`.
+task (methods x sizes x seeds x temperatures); `train` fits them together and scores them, a row a head. Which epoch is
+reported is a choice, so every row holds three readings of the same training, see `score_heads`. `read_scores` brings
+the rows of several runs together.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,8 +44,6 @@ class Study:
         As `tasks.splits.split_seeds` and `choose_sizes` give them; training images beyond the largest size left out.
     study_of : Series
         Report (index of `text`) of each image.
-    identity : dict
-        What the two runs were.
     """
 
     encoder: str
@@ -59,18 +59,10 @@ class Study:
         return sorted(self.splits.loc[self.splits["task"] == task, "image_id"].unique())
 
 
-def load_study(
-    encode_run: str, include_cls: bool = False, device: str = "cpu", text_run: str = ""
-) -> tuple[Study, dict[str, Any]]:
+def load_study(encode_run: str, device: str = "cpu", text_run: str = "") -> Study:
     """What a run of reports/02-encode and the run of reports/01-prepare-tasks that it read left behind.
 
     With `text_run`, another run of 02-encode of the same tasks, its report tokens take the place of the first one's.
-
-    Returns
-    -------
-    Study
-    dict
-        The facts of 02-encode's run.json (`Run.inherit` gives the same).
     """
     folder = run.find_run(encode_run)
     texts = run.find_run(text_run) if text_run else folder
@@ -86,16 +78,15 @@ def load_study(
     largest = splits["task"].map(sizes.groupby("task")["samples"].max())
     used = (splits["part"] == "evaluate") | (splits["rank"] < largest)  # the others were not encoded
     key = images.index.to_series() if privileged.index.name == "image_id" else images[privileged.index.name]
-    study = Study(
+    return Study(
         encoder=facts["parameters"]["image_encoder"],
-        tokens=open_tokens(folder / "tokens", include_cls, device) if (folder / "tokens").exists() else None,
+        tokens=open_tokens(folder / "tokens", device=device) if (folder / "tokens").exists() else None,
         text=TextStore.open(texts / "text") if (texts / "text").exists() else None,
         tasks=files.read_json(prepared / "tasks.json"),
         splits=splits[used],
         sizes=sizes,
         study_of=key,
     )
-    return study, facts
 
 
 def head_name(method: str, size: int, seed: int, weight: float | None = None, temperature: float | None = None) -> str:
@@ -174,21 +165,94 @@ def head_specs(
     return specs
 
 
-def fit_task(
-    study: Study, task: str, specs: Sequence[HeadSpec], folder: str | Path, progress: bool = True, **config
-) -> HeadResults:
-    """Train heads of one task together, or continue, or read them; `config` goes to `heads.training.HeadConfig`."""
-    names = study.rows_of(task)
-    tokens = study.tokens.subset(names)
-    text = None if study.text is None else study.text.subset(study.study_of.loc[names].tolist())
+class Trained(NamedTuple):
+    """Heads of one task: the results, and of those named a row of scores, their predictions, seconds of training."""
+
+    results: HeadResults
+    scores: pd.DataFrame
+    predictions: pd.DataFrame
+    seconds: float
+
+
+def train(
+    study: Study,
+    task: str,
+    specs: Sequence[HeadSpec],
+    folder: str | Path | None,
+    names: Sequence[str] = (),
+    progress: bool = True,
+    **config,
+) -> Trained:
+    """Train heads of one task together, or continue, or read them, and score those named, all without names.
+
+    `config` goes to `heads.training.HeadConfig`; without a folder nothing is kept.
+    """
+    tokens, text = _tokens_of(study, task)
     settings = HeadConfig(n_classes=len(study.tasks[task]["classes"]), **config)
-    return fit_heads(specs, tokens, text, task_targets(study, task), settings, folder, progress)
+    results = fit_heads(specs, tokens, text, task_targets(study, task), settings, folder, progress)
+    names = names or [spec.name for spec in specs]
+    history = results.history[results.history["name"].isin(names)]
+    seconds = history.drop_duplicates(["epoch", "seconds"])["seconds"].sum()
+    return Trained(results, score_heads(study, task, results, names), predictions(study, task, results, names), seconds)
+
+
+def take_finished(heads: Path, folder: Path) -> None:
+    """Link heads that another run has trained into `folder`, where `train` finds them done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in heads.glob("group-*.safetensors"):
+        if not (folder / file.name).exists():
+            os.link(file, folder / file.name)
+
+
+def head_inputs(study: Study, task: str, rows: np.ndarray) -> list[torch.Tensor]:
+    """What heads read of some rows: clean image tokens (B, N, D), and report tokens (B, L, D_t) with their mask (B, L)
+    where there are reports; float32 on the CPU."""
+    tokens, text = _tokens_of(study, task)
+    places = torch.as_tensor(rows)
+    inputs = [tokens.batch(places, torch.zeros_like(places)).float().cpu()]
+    if text is not None:
+        states, mask = text.batch(np.asarray(rows), torch.device("cpu"))
+        inputs += [states.float(), mask]
+    return inputs
+
+
+def _tokens_of(study: Study, task: str) -> tuple[Any, TextStore | None]:
+    names = study.rows_of(task)
+    text = None if study.text is None else study.text.subset(study.study_of.loc[names].tolist())
+    return study.tokens.subset(names), text
 
 
 def task_targets(study: Study, task: str) -> np.ndarray:
     """(rows,) int64 classes in the order of `rows_of`."""
     rows = study.splits[study.splits["task"] == task].drop_duplicates("image_id").set_index("image_id")["target"]
     return rows.loc[study.rows_of(task)].to_numpy(np.int64)
+
+
+def read_scores(runs: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str], Path]:
+    """Rows of `score_heads` of several runs of 03 and 04, titles of their tasks, and the run of 01 that prepared them.
+
+    Raises
+    ------
+    DataError
+        If the runs are not of the same prepared tasks, or hold two heads of one kind a seed.
+    """
+    prepared = sorted({_tasks_run(reference) for reference in runs})
+    if len(prepared) != 1:
+        raise DataError(f"The runs are of different tasks ({', '.join(prepared)}): give runs of one 01-prepare-tasks.")
+    scores = pd.concat([pd.read_parquet(run.find_run(name) / "scores.parquet") for name in runs], ignore_index=True)
+    several = scores.groupby(["encoder", "task", "method", "seed", "size"]).size().max()
+    if several > 1:
+        raise DataError(f"There are {several} heads of one kind a seed: give runs with one temperature and one weight.")
+    folder = run.find_run(prepared[0])
+    tasks, known = files.read_json(folder / "tasks.json"), set(scores["task"])
+    return scores, {name: task["title"] for name, task in tasks.items() if name in known}, folder
+
+
+def _tasks_run(reference: str) -> str:
+    """The run of 01-prepare-tasks below a run of a later step."""
+    parameters = files.read_json(run.find_run(reference) / "run.json")["parameters"]
+    before = [parameters[name] for name in ("teachers_run", "encode_run") if name in parameters]
+    return _tasks_run(before[0]) if before else parameters["tasks_run"]
 
 
 def score_heads(study: Study, task: str, results: HeadResults, names: Iterable[str]) -> pd.DataFrame:
@@ -209,14 +273,13 @@ def score_heads(study: Study, task: str, results: HeadResults, names: Iterable[s
     """
     targets, rows = task_targets(study, task), []
     place = {image_id: row for row, image_id in enumerate(study.rows_of(task))}
-    halves = {}
-    for seed, split in study.splits[study.splits["task"] == task].groupby("seed"):
-        half = pd.Series(split["half"].to_numpy(), index=_places(split["image_id"], place))
-        halves[seed] = half
+    halves = {
+        seed: pd.Series(split["half"].to_numpy(), index=_places(split["image_id"], place))
+        for seed, split in study.splits[study.splits["task"] == task].groupby("seed")
+    }
     for name in names:
         spec = results.specs[name]
-        part = "validation" if spec.test_rows is None else "test"
-        reported = spec.validation_rows if spec.test_rows is None else spec.test_rows
+        part, reported = _reported(spec)
         truth = targets[reported]
         best, last = (results.logits(name, part, epoch) for epoch in ("best", "last"))
         row = {
@@ -243,12 +306,16 @@ def predictions(study: Study, task: str, results: HeadResults, names: Iterable[s
     tables = []
     for name in names:
         spec = results.specs[name]
-        part = "validation" if spec.test_rows is None else "test"
-        reported = spec.validation_rows if spec.test_rows is None else spec.test_rows
+        part, reported = _reported(spec)
         logits = results.logits(name, part, "best").numpy()
         columns = {f"class_{c}": logits[:, c] for c in range(logits.shape[1])}
         tables.append(pd.DataFrame({"head": name, "image_id": images[reported], "target": targets[reported]} | columns))
     return pd.concat(tables, ignore_index=True)
+
+
+def _reported(spec: HeadSpec) -> tuple[str, np.ndarray]:
+    """Which rows of a head are reported."""
+    return ("validation", spec.validation_rows) if spec.test_rows is None else ("test", spec.test_rows)
 
 
 def _other_half(results: HeadResults, name: str, truth: np.ndarray, half: np.ndarray) -> tuple[float, float]:

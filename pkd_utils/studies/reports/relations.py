@@ -6,9 +6,10 @@ I(Y; X) in expectation (a lower bound by Barber and Agakov, 2003); a better mode
 where the model found nothing and erred. The state is known for the simulated cohort only, and sets the limit there.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pkd_utils.cohorts.table import Cohort
 from pkd_utils.cohorts.tasks.base import Task
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import bootstrap_interval
@@ -67,6 +69,27 @@ def read_state(root: Path) -> pd.DataFrame:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; only the simulated cohort has it: python -m pkd_utils demo chest.")
     return pd.read_csv(file, dtype={"study_id": str}).set_index("study_id")[list(STATE)]
+
+
+def features_of(cohort: Cohort, sources: Sequence[str]) -> dict[str, Any]:
+    """Feature matrices of a cohort's images, one a source of `MODELS`; the state only where it was simulated.
+
+    Raises
+    ------
+    DataError
+        An unknown source.
+    """
+    unknown = sorted(set(sources) - set(MODELS))
+    if unknown:
+        raise DataError(f"There is no model for the source {unknown[0]!r}; use some of {', '.join(MODELS)}.")
+    features, images = {}, cohort.images
+    if "report" in sources:
+        features["report"] = report_features(cohort.privileged["text"].loc[images[cohort.privileged.index.name]])
+    if "image" in sources:
+        features["image"] = image_features(cohort.root / path for path in images["path"])
+    if "state" in sources and cohort.info.simulated:
+        features["state"] = read_state(cohort.root).loc[images["study_id"]].to_numpy()
+    return features
 
 
 def held_out_probabilities(features, target, patients, model, folds: int = 5, seed: int = 0) -> np.ndarray:
@@ -152,8 +175,6 @@ def relate(
     chance = micro_auroc(target, np.tile(share, (len(target), 1)))
     found = []
     for source, matrix in features.items():
-        if source not in MODELS:
-            raise DataError(f"There is no model for the source {source!r}; use one of {', '.join(MODELS)}.")
         predicted = held_out_probabilities(matrix[rows], target, patients, MODELS[source], folds, seed)
         auc = bootstrap_interval(partial(micro_auroc, target, predicted), clusters=patients, **options)
         bits = bootstrap_interval(information(target, predicted), clusters=patients, **options)

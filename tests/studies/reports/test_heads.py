@@ -10,7 +10,7 @@ from pkd_utils.distillation.heads.training import MemoryTokens, micro_auc
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 from pkd_utils.studies.reports import heads
-from pkd_utils.studies.reports.heads import Study, fit_task, head_specs, predictions, score_heads, task_targets
+from pkd_utils.studies.reports.heads import Study, head_specs, task_targets, train
 
 
 class Memory(MemoryTokens):
@@ -86,10 +86,8 @@ def test_scores_are_those_of_the_images_by_name():
     """The store's order differs from the task's: a mix-up of rows would give chance."""
     study = tiny_study()
     specs = head_specs(study, "age", ["image_only"], epochs=30, learning_rate=1e-2)
-    results = fit_task(study, "age", specs, None, progress=False)
-    scores = score_heads(study, "age", results, [s.name for s in specs])
+    _, scores, tables, _ = train(study, "age", specs, None, progress=False)
     assert scores.groupby("size")["auc"].mean().loc[32] > 0.9
-    tables = predictions(study, "age", results, [s.name for s in specs])
     truth = study.splits.drop_duplicates("image_id").set_index("image_id")["target"]
     assert (tables["target"] == tables["image_id"].map(truth)).all()
     for head, table in tables.groupby("head"):
@@ -100,8 +98,8 @@ def test_scores_are_those_of_the_images_by_name():
 def test_three_choices_of_the_epoch():
     study = tiny_study()
     specs = head_specs(study, "age", ["image_only"], epochs=6, learning_rate=1e-3)
-    results = fit_task(study, "age", specs, None, progress=False)
-    scores = score_heads(study, "age", results, [s.name for s in specs]).set_index("head")
+    results, scores, _, _ = train(study, "age", specs, None, progress=False)
+    scores = scores.set_index("head")
     targets = task_targets(study, "age")
     for spec in specs:
         row, truth = scores.loc[spec.name], targets[spec.validation_rows]
@@ -158,7 +156,7 @@ def finished_runs(folder, monkeypatch):
 
 def test_reports_can_come_from_another_run_of_the_same_tasks(tmp_path, monkeypatch):
     encode_run = finished_runs(tmp_path, monkeypatch)
-    assert heads.load_study(encode_run)[0].text == "mrm"
-    assert heads.load_study(encode_run, text_run="reports/a/02-encode/other_text")[0].text == "other_text"
+    assert heads.load_study(encode_run).text == "mrm"
+    assert heads.load_study(encode_run, text_run="reports/a/02-encode/other_text").text == "other_text"
     with pytest.raises(DataError, match="are of different tasks: encode the reports of reports/a/01-prepare-tasks/t"):
         heads.load_study(encode_run, text_run="reports/a/02-encode/other_tasks")
