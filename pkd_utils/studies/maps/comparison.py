@@ -15,7 +15,7 @@ chosen before any result was seen; "exploratory" holds all the others.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,6 @@ from pkd_utils.statistics.comparisons import ONE_STUDENT, cliffs_delta, holm, ju
 from pkd_utils.statistics.intervals import bootstrap_interval, training_interval
 
 REFERENCE = "reference: "
-KEYS = ("cohort", "weight", "temperature", "fold", "seed", "map", "image_id", "patient_id")
 TITLES = {
     "pixel_auroc": "Obj. AUROC",
     "pointing_game": "pointing game",
@@ -41,6 +40,15 @@ TITLES = {
 """Per-image columns of 08 and their names, in the order of the book; other columns are not compared."""
 
 
+COLUMNS = [
+    "cohort", "map", "metric", "family", "images", "images_left_out", "patients",
+    "baseline", "mmpkd", "sd_baseline", "sd_mmpkd", "estimate", "low", "high", "low_family", "high_family",
+    "low_students", "high_students", "cliffs_delta", "delta_low", "delta_high", "mwu_p", "smallest_p",
+    "seeds", "verdict",
+]  # fmt: skip
+"""Of `compare_maps`, which adds `holm_p`."""
+
+
 @dataclass(frozen=True)
 class MapRuns:
     """Tables of one or more runs of 08, cohorts told apart; `facts` is each cohort's `run.json`."""
@@ -50,6 +58,11 @@ class MapRuns:
     sanity: pd.DataFrame
     stability: pd.DataFrame
     facts: dict[str, dict[str, Any]]
+
+    @property
+    def patients(self) -> pd.Series:
+        """patient_id by cohort and image_id."""
+        return patients_of(self.per_image)
 
 
 def read_map_runs(references: Sequence[str]) -> MapRuns:
@@ -65,7 +78,7 @@ def read_map_runs(references: Sequence[str]) -> MapRuns:
     FileNotFoundError
         A run that has not finished, with the notebook to run.
     DataError
-        No run, the same run twice, or a table without a column of the schema, named with its run.
+        No run, or the same run twice.
     """
     if not references or len(set(references)) < len(references):
         raise DataError(f"map_runs is {list(references)}: name at least one run of 08-score-all-maps, each once.")
@@ -77,13 +90,8 @@ def read_map_runs(references: Sequence[str]) -> MapRuns:
         name = cohort if cohorts.count(cohort) == 1 else f"{cohort}/{reference.split('/')[3]}"
         facts[name] = files.read_json(folder / "run.json")
         for file, parts in tables.items():
-            path = folder / file
-            table = pd.read_parquet(path) if file.endswith("parquet") else pd.read_csv(path)
-            needed = KEYS if file == "per_image.parquet" else ("map",)
-            missing = [c for c in needed if c not in table.columns]
-            if missing:
-                raise DataError(f"{file} of run {reference} has no column {', '.join(missing)}: run 08 again.")
-            parts.append(table.assign(cohort=name))
+            read = pd.read_parquet if file.endswith("parquet") else pd.read_csv
+            parts.append(read(folder / file).assign(cohort=name))
     return MapRuns(*(pd.concat(parts, ignore_index=True) for parts in tables.values()), facts)
 
 
@@ -134,6 +142,29 @@ def seeds_by_images(per_image: pd.DataFrame, cohort: str, map_name: str, method:
     return part.pivot(index=keys, columns="image_id", values=metrics)
 
 
+class SharedValues(NamedTuple):
+    """One metric of both methods on the images for which every student has a value."""
+
+    baseline: np.ndarray  # (seeds, images)
+    mmpkd: np.ndarray
+    patients: np.ndarray  # (images,)
+    left_out: int  # images for which some student has none, such as no predicted box
+
+
+def shared_values(baseline: pd.DataFrame, mmpkd: pd.DataFrame, patients: pd.Series) -> SharedValues:
+    """Bring two tables of `seeds_by_images`, one metric each, to the images they share; `patients` by image_id."""
+    images = baseline.columns.union(mmpkd.columns)
+    defined = [values.reindex(columns=images).notna().all(axis=0) for values in (baseline, mmpkd)]
+    shared = images[defined[0] & defined[1]]
+    who = patients.reindex(shared).to_numpy()
+    return SharedValues(baseline[shared].to_numpy(), mmpkd[shared].to_numpy(), who, len(images) - len(shared))
+
+
+def patients_of(per_image: pd.DataFrame) -> pd.Series:
+    """patient_id by cohort and image_id."""
+    return per_image.drop_duplicates(["cohort", "image_id"]).set_index(["cohort", "image_id"])["patient_id"]
+
+
 def compare_maps(
     map_runs: MapRuns,
     primary_map: str = "attention_mean",
@@ -160,40 +191,30 @@ def compare_maps(
         student a method leaves nothing to compare; cohorts without both methods have no row.
     """
     rows = []
-    per_image = map_runs.per_image
-    patient_of = per_image.drop_duplicates(["cohort", "image_id"]).set_index(["cohort", "image_id"])["patient_id"]
+    per_image, patients = map_runs.per_image, map_runs.patients
+    options = {"resamples": resamples, "level": level, "seed": seed}
     for cohort in map_runs.facts:
         if set(methods(per_image, cohort)) != {"baseline", "mmpkd"}:
             continue
         for map_name in map_names(per_image, cohort):
             students = [seeds_by_images(per_image, cohort, map_name, m) for m in ("baseline", "mmpkd")]
             for metric in metric_names(per_image):
-                pair = [values[metric] for values in students]
-                shared = pair[0].columns.union(pair[1].columns)
-                defined = [v.reindex(columns=shared).notna().all(axis=0) for v in pair]
-                images = shared[defined[0] & defined[1]]
-                baseline, mmpkd = (values[images].to_numpy() for values in pair)
-                patients = patient_of[cohort].reindex(images).to_numpy()
+                pair = shared_values(*(values[metric] for values in students), patients[cohort])
                 primary = map_name == primary_map and metric in primary_metrics
                 row = {
                     "cohort": cohort,
                     "map": map_name,
                     "metric": metric,
                     "family": "paper" if primary else "exploratory",
-                    "images": len(images),
-                    "images_left_out": len(shared) - len(images),
-                    "patients": len(set(patients)),
+                    "images": len(pair.patients),
+                    "images_left_out": pair.left_out,
+                    "patients": len(set(pair.patients)),
                 }
-                options = {"resamples": resamples, "level": level, "seed": seed}
                 family = len(primary_metrics) if primary else 0
-                rows.append(
-                    row | _difference(baseline, mmpkd, patients, metric not in LOWER_IS_BETTER, family, options)
-                )
-    table = pd.DataFrame(rows)
-    if len(table):
-        table["holm_p"] = np.nan
-        for _, part in table[table["mwu_p"].notna()].groupby(["cohort", "family"]):
-            table.loc[part.index, "holm_p"] = holm(part["mwu_p"])
+                rows.append(row | _difference(pair, metric not in LOWER_IS_BETTER, family, options))
+    table = pd.DataFrame(rows, columns=COLUMNS).assign(holm_p=np.nan)
+    for _, part in table[table["mwu_p"].notna()].groupby(["cohort", "family"]):
+        table.loc[part.index, "holm_p"] = holm(part["mwu_p"])
     return table
 
 
@@ -208,15 +229,11 @@ def metric_names(per_image: pd.DataFrame) -> list[str]:
     return [metric for metric in TITLES if metric in per_image.columns]
 
 
-def _difference(
-    baseline, mmpkd, patients, larger_is_better: bool, family: int, options: dict[str, Any]
-) -> dict[str, Any]:
+def _difference(pair: SharedValues, larger_is_better: bool, family: int, options: dict[str, Any]) -> dict[str, Any]:
     """Means, intervals and tests of one row of `compare_maps`; `family`: metrics judged together, 0 for none."""
-    names = (
-        "baseline mmpkd sd_baseline sd_mmpkd estimate low high low_family high_family low_students high_students "
-        "cliffs_delta delta_low delta_high mwu_p smallest_p"
-    )
-    row = dict.fromkeys(names.split(), np.nan) | {"seeds": min(len(baseline), len(mmpkd)), "verdict": ONE_STUDENT}
+    baseline, mmpkd, patients, _ = pair
+    row = {"seeds": min(len(baseline), len(mmpkd)), "verdict": ONE_STUDENT}
+    row |= dict.fromkeys(["estimate", "baseline", "mmpkd"], np.nan)
     if baseline.shape[1] == 0:
         return row | {"verdict": "no image has a value of every student"}
     per_seed = [values.mean(1) for values in (baseline, mmpkd)]
@@ -231,9 +248,8 @@ def _difference(
         return row
     found = training_interval(baseline, mmpkd, patients, **options)
     if family:
-        together = training_interval(
-            baseline, mmpkd, patients, **{**options, "level": 1 - (1 - options["level"]) / family}
-        )
+        stricter = {**options, "level": 1 - (1 - options["level"]) / family}
+        together = training_interval(baseline, mmpkd, patients, **stricter)
         row |= {"low_family": together.low, "high_family": together.high}
     test, effect = mann_whitney(per_seed[1], per_seed[0]), cliffs_delta(per_seed[1], per_seed[0], options["level"])
     return row | {

@@ -31,8 +31,9 @@ def map_label(name: str) -> str:
 
 
 def metric_title(metric: str) -> str:
-    """Name of a metric with the direction that is better."""
-    return f"{TITLES[metric]} ({'lower' if metric in LOWER_IS_BETTER else 'higher'} is better)"
+    """Name of a metric with the direction that is better; "threshold" and other columns keep their own."""
+    direction = "lower" if metric in LOWER_IS_BETTER else "higher"
+    return f"{TITLES.get(metric, metric.replace('_', ' '))} ({direction} is better)"
 
 
 def map_forest(differences: pd.DataFrame, columns: int = 4, width: float = 2.9) -> Figure:
@@ -47,8 +48,6 @@ def map_forest(differences: pd.DataFrame, columns: int = 4, width: float = 2.9) 
     columns : int, panels in a row
     width : float, inches a panel
     """
-    if len(differences) == 0:
-        raise DataError("map_forest got no difference: no cohort has both a baseline and a distilled student.")
     cohorts = list(dict.fromkeys(differences["cohort"]))
     maps = list(dict.fromkeys(differences["map"]))
     metrics = [m for m in TITLES if (differences["metric"] == m).any()]
@@ -58,23 +57,20 @@ def map_forest(differences: pd.DataFrame, columns: int = 4, width: float = 2.9) 
         part = differences[(differences["metric"] == metric) & differences["estimate"].notna()]
         for row in part.to_dict("records"):
             k = cohorts.index(row["cohort"])
-            y, colour = maps.index(row["map"]) + offsets[k], OKABE_ITO[_KINDS[k % len(_KINDS)]]
+            y, style = maps.index(row["map"]) + offsets[k], _style(k)
             known = np.isfinite(row["low"])
             if known:
-                ax.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+                ends = [row["low"], row["high"]]
+                ax.plot(ends, [y, y], color=style["color"], linewidth=1.6, solid_capstyle="butt")
             filled = known and not row["low"] <= 0 <= row["high"]
-            face = colour if filled else "white"
-            ax.plot(row["estimate"], y, _MARKERS[k % len(_MARKERS)], color=colour, markerfacecolor=face, markersize=5)
+            ax.plot(row["estimate"], y, **style, markerfacecolor=style["color"] if filled else "white")
         reach = _reach(part)
         ax.set_xlim(-reach, reach)
         towards = (-reach, 0) if metric in LOWER_IS_BETTER else (0, reach)
         ax.axvspan(*towards, color="0.94", zorder=0, linewidth=0)
         ax.axvline(0, color="0.4", linewidth=1, linestyle=(0, (2, 2)), zorder=1)
         _map_axis(ax, maps, metric)
-    marks = [
-        Line2D([], [], color=OKABE_ITO[_KINDS[k % len(_KINDS)]], marker=_MARKERS[k % len(_MARKERS)], label=name)
-        for k, name in enumerate(cohorts)
-    ]
+    marks = [Line2D([], [], label=name, **_style(k)) for k, name in enumerate(cohorts)]
     title = "distilled minus baseline; shaded side: towards the region"
     panels.legend(handles=marks, loc="outside lower center", ncols=min(4, len(cohorts)), title=title)
     return panels
@@ -93,20 +89,18 @@ def map_levels(levels: pd.DataFrame, cohort: str, columns: int = 4, width: float
     """
     table = levels[levels["cohort"] == cohort]
     students = table[table["method"] != "reference"]
-    if len(students) == 0:
-        raise DataError(f"map_levels found no map of cohort {cohort!r}: the table has {sorted(set(levels['cohort']))}.")
     maps = list(dict.fromkeys(students["map"]))
     metrics = [m for m in TITLES if (students["metric"] == m).any()]
     references = list(dict.fromkeys(table.loc[table["method"] == "reference", "map"]))
     drawn = [m for m in METHOD_NAMES if (students["method"] == m).any()]
     offsets = dict(zip(drawn, np.linspace(-0.15, 0.15, len(drawn)) if len(drawn) > 1 else [0.0], strict=True))
     panels = _panels(len(metrics), columns, width, 0.75 + 0.34 * len(maps))
-    styles = {name: _REFERENCE_STYLES[k % len(_REFERENCE_STYLES)] for k, name in enumerate(references)}
+    styles = {name: _reference_style(k) for k, name in enumerate(references)}
     markers = {"baseline": "s", "mmpkd": "o"}
     for ax, metric in zip(panels.axes, metrics, strict=True):
         for row in table[(table["metric"] == metric) & table["mean"].notna()].to_dict("records"):
             if row["method"] == "reference":
-                ax.axvline(row["mean"], color="0.45", linewidth=1.1, linestyle=styles[row["map"]], zorder=0)
+                ax.axvline(row["mean"], zorder=0, **styles[row["map"]])
                 continue
             y, colour = maps.index(row["map"]) + offsets[row["method"]], PALETTE[row["method"]]
             if np.isfinite(row["sd"]):
@@ -115,7 +109,7 @@ def map_levels(levels: pd.DataFrame, cohort: str, columns: int = 4, width: float
             ax.plot(row["mean"], y, markers[row["method"]], color=colour, markersize=5)
         _map_axis(ax, maps, metric)
     marks = [Line2D([], [], color=PALETTE[m], marker=markers[m], label=METHOD_NAMES[m]) for m in drawn]
-    marks += [Line2D([], [], color="0.45", linestyle=styles[name], label=map_label(name)) for name in references]
+    marks += [Line2D([], [], label=map_label(name), **styles[name]) for name in references]
     panels.legend(handles=marks, loc="outside lower center", ncols=4)
     return panels
 
@@ -128,8 +122,6 @@ def detectable_curves(table: pd.DataFrame, size: float = 3.4) -> Figure:
     table : result of `power.detectable_table`; impossible cases (infinite) are left out of the line
     size : float, inches a panel
     """
-    if len(table) == 0:
-        raise DataError("detectable_curves got an empty table; give one row a number of seeds.")
     names = list(dict.fromkeys(table["distribution"]))
     figure, axes = plt.subplots(
         1, len(names), figsize=(size * len(names), size * 0.85), squeeze=False, sharey=True, layout="constrained"
@@ -138,8 +130,7 @@ def detectable_curves(table: pd.DataFrame, size: float = 3.4) -> Figure:
         for k, (tests, part) in enumerate(table[table["distribution"] == name].groupby("tests")):
             shown = part[np.isfinite(part["detectable"])].sort_values("seeds")
             label = "one test" if tests == 1 else f"{tests} tests (Holm)"
-            style = {"color": OKABE_ITO[_KINDS[k % len(_KINDS)]], "marker": _MARKERS[k % len(_MARKERS)]}
-            ax.plot(shown["seeds"], shown["detectable"], label=label, markersize=4, **style)
+            ax.plot(shown["seeds"], shown["detectable"], label=label, **_style(k))
         ax.set(xlabel="seeds a method", title=name)
         ax.set_ylim(bottom=0)
     axes.flat[0].set_ylabel("detectable difference\n(standard deviations over seeds)")
@@ -147,48 +138,90 @@ def detectable_curves(table: pd.DataFrame, size: float = 3.4) -> Figure:
     return figure
 
 
-def randomisation_curves(sanity: pd.DataFrame, stage: str = "stage", value: str = "rank_correlation") -> Figure:
-    """Draw how far maps stay the same while weights are made random, stage by stage; one line a map.
+def randomisation_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw how far maps stay the same while weights are made random, stage by stage: a panel a table, a line a map.
 
     Parameters
     ----------
-    sanity : DataFrame with columns map, `stage` and `value`; other columns (methods, seeds) are averaged over
-    stage : column of the stages, drawn in the order of their first appearance
-    value : column of the rank correlation with the trained model's map, 1 = unchanged
+    tables : title -> DataFrame with columns map, stage (drawn in the order of appearance) and rank_correlation with
+        the trained model's map, 1 = unchanged; other columns (methods, seeds) are averaged over
     """
-    missing = [c for c in ("map", stage, value) if c not in sanity.columns]
-    if missing or len(sanity) == 0:
-        raise DataError(f"randomisation_curves needs rows with column {', '.join(missing) or 'map'}; run 08 again.")
-    order = list(dict.fromkeys(sanity[stage]))
-    mean = sanity.groupby([stage, "map"])[value].mean().unstack().reindex(order)[list(dict.fromkeys(sanity["map"]))]
-    figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
-    for k, name in enumerate(mean.columns):
-        style = {"color": OKABE_ITO[_KINDS[k % len(_KINDS)]], "marker": _MARKERS[k % len(_MARKERS)], "markersize": 4}
-        ax.plot(range(len(order)), mean[name], label=map_label(name), **style)
-    ax.axhline(0, color="0.4", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
-    ax.set_xticks(range(len(order)), [str(s) for s in order], rotation=40, ha="right")
-    ax.set(ylabel="rank correlation\nwith the trained map", xlabel="made random, from the head down")
-    figure.legend(loc="outside right center")
+    size = (3.4 + 3.0 * len(tables), 3.4)
+    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for ax, (title, sanity) in zip(axes.flat, tables.items(), strict=True):
+        mean = sanity.pivot_table("rank_correlation", "stage", "map", sort=False)
+        for k, name in enumerate(dict.fromkeys(sanity["map"])):
+            ax.plot(range(len(mean)), mean[name], label=map_label(name), **_style(k))
+        ax.axhline(0, color="0.4", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
+        ax.set_xticks(range(len(mean)), [str(stage) for stage in mean.index], rotation=40, ha="right")
+        ax.set(title=title, xlabel="made random")
+    axes.flat[0].set_ylabel("rank correlation\nwith the trained map")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
-def choose_cases(per_image: pd.DataFrame, cohort: str, map_name: str, metric: str = "pixel_auroc") -> dict[str, str]:
-    """Images of the gallery: {"best": image_id, "median": ..., "worst": ...} by the mean over all students.
-
-    Both methods and all seeds count alike: choosing by one method's own score would show it at its luckiest.
+def student_dots(per_student: pd.DataFrame, metrics: Sequence[str], columns: int = 3) -> Figure:
+    """Draw every student of every map: one panel a metric, a dot a student, reference maps as horizontal lines.
 
     Parameters
     ----------
-    per_image : table of `maps.comparison.MapRuns`
-    cohort, map_name : of its columns; metric : column to rank by (ties by image_id)
+    per_student : DataFrame with columns map, method ("baseline", "distilled", "reference"), metric and value
+    metrics : values of its column metric, one panel each
+    columns : int, panels in a row
     """
-    part = per_image[(per_image["cohort"] == cohort) & (per_image["map"] == map_name)]
-    mean = part.groupby("image_id")[metric].mean().dropna()
-    if len(mean) < 3:
-        raise DataError(
-            f"{cohort}: {len(mean)} images have {metric} for {map_name}; best, median and worst need three."
-        )
-    order = mean.reset_index().sort_values([metric, "image_id"])["image_id"].tolist()
+    students = per_student[per_student["method"] != "reference"]
+    maps = [name for name in dict.fromkeys(students["map"]) if name != "classifier"]
+    references = list(dict.fromkeys(per_student.loc[per_student["method"] == "reference", "map"]))
+    panels = _panels(len(metrics), columns, 3.1, 2.6, sharey=False, sharex=True)
+    for ax, metric in zip(panels.axes, metrics, strict=True):
+        values = per_student[per_student["metric"] == metric]
+        for role, method, shift in (("baseline", "baseline", -0.13), ("mmpkd", "distilled", 0.13)):
+            dots = values[values["method"] == method]
+            at = [maps.index(name) + shift for name in dots["map"]]
+            ax.plot(at, dots["value"], "o", color=PALETTE[role], markersize=4, alpha=0.8, label=method)
+        means = values[values["method"] == "reference"].groupby("map")["value"].mean()
+        for k, name in enumerate(references):
+            ax.axhline(means[name], label=map_label(name), **_reference_style(k))
+        ax.set_title(metric_title(metric), fontsize=9)
+        ax.set_xticks(range(len(maps)), [map_label(name) for name in maps], rotation=35, ha="right")
+    panels.legend(*panels.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return panels
+
+
+def threshold_curves(curves: pd.DataFrame) -> Figure:
+    """Draw the IoU of boxes and of thresholded pixels against the threshold: a line a map, reference maps thin.
+
+    Parameters
+    ----------
+    curves : DataFrame with columns map, threshold, iou and region_iou; other columns are averaged over
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    names = list(dict.fromkeys(curves["map"]))
+    references = [name for name in names if name.startswith(REFERENCE)]
+    for ax, column, title in zip(axes, ("iou", "region_iou"), ("best-matching box", "pixels"), strict=True):
+        mean = curves.groupby(["map", "threshold"])[column].mean()
+        for name in names:
+            style = _reference_style(references.index(name)) if name in references else {"linewidth": 2}
+            ax.plot(mean[name].index, mean[name].to_numpy(), label=map_label(name), **style)
+        ax.set(title=title, xlabel="threshold", ylabel="IoU")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def choose_cases(values: pd.Series, metric: str = "pixel_auroc") -> dict[str, str]:
+    """Images of a gallery: {"best": image_id, "median": ..., "worst": ...} by their value, ties by image_id.
+
+    Where two methods are shown, give the mean over all students: one method's own score would show it at its luckiest.
+
+    Parameters
+    ----------
+    values : one value an image, by image_id; images without a value (NaN) are not chosen
+    metric : what the values are; of those in `LOWER_IS_BETTER` the lowest is the best
+    """
+    known = values.dropna().rename_axis("image_id").rename("value").reset_index()
+    if len(known) < 3:
+        raise DataError(f"{len(known)} images have {metric}; best, median and worst need three.")
+    order = known.sort_values(["value", "image_id"])["image_id"].tolist()
     if metric in LOWER_IS_BETTER:
         order.reverse()
     return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
@@ -199,36 +232,49 @@ def case_gallery(
     images: Mapping[str, np.ndarray],
     boxes: Mapping[str, np.ndarray],
     maps: Mapping[str, Mapping[str, np.ndarray]],
-    values: Mapping[str, Mapping[str, float]] | None = None,
+    values: Mapping[str, Mapping[str, float]],
+    predicted: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+    size: float = 2.1,
 ) -> Figure:
-    """Draw the chosen images under each method's map: one row a method, reference boxes solid.
-
-    Show only what the cohort permits: the caller checks `shareable_images`.
+    """Draw the chosen images, a column each, under several maps, a row each; reference boxes are solid.
 
     Parameters
     ----------
-    cases : result of `choose_cases`
+    cases : title -> image_id, such as the result of `choose_cases`
     images : grey (H, W) by image_id; boxes : (K, 4) by image_id
-    maps : method -> image_id -> (h, w) map; values : method -> image_id -> metric, shown in the title
+    maps : method or map -> image_id -> (h, w) map; values : the same -> image_id -> metric, shown in the title
+    predicted : the same -> image_id -> (K, 4) predicted boxes, dashed
+    size : inches an image
     """
-    shown, titles, references, layers = [], [], [], []
-    for method, by_image in maps.items():
-        for case, image_id in cases.items():
-            shown.append(images[image_id])
-            references.append(boxes[image_id])
-            layers.append(by_image[image_id])
-            value = "" if values is None else f" {values[method][image_id]:.2f}"
-            titles.append(f"{case}, {METHOD_NAMES[method]}{value}")
-    return figures.show_radiograph_grid(shown, titles, reference=references, maps=layers, columns=len(cases), size=2.1)
+    panels = [(row, case, image_id) for row in maps for case, image_id in cases.items()]
+    return figures.show_radiograph_grid(
+        [images[i] for _, _, i in panels],
+        [f"{case}, {METHOD_NAMES.get(row, map_label(row))} {values[row][i]:.2f}" for row, case, i in panels],
+        reference=[boxes[i] for _, _, i in panels],
+        predicted=None if predicted is None else [predicted[row][i] for row, _, i in panels],
+        maps=[maps[row][i] for row, _, i in panels],
+        columns=len(cases),
+        size=size,
+    )
 
 
-def _panels(count: int, columns: int, width: float, height: float) -> Figure:
+def _style(k: int) -> dict[str, object]:
+    """Colour and marker of the k-th kind."""
+    return {"color": OKABE_ITO[_KINDS[k % len(_KINDS)]], "marker": _MARKERS[k % len(_MARKERS)], "markersize": 4.5}
+
+
+def _reference_style(k: int) -> dict[str, object]:
+    """Thin grey line of the k-th reference map."""
+    return {"color": "0.45", "linestyle": _REFERENCE_STYLES[k % len(_REFERENCE_STYLES)], "linewidth": 1.1}
+
+
+def _panels(count: int, columns: int, width: float, height: float, sharey: bool = True, sharex: bool = False) -> Figure:
     """A figure of `count` panels, no more, in rows of `columns`."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns, height * rows + 0.6), squeeze=False, sharey=True, layout="constrained"
-    )
+    size = (width * columns, height * rows + 0.6)
+    share = {"sharex": sharex, "sharey": sharey}
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **share)
     for ax in axes.flat[count:]:
         ax.remove()
     return figure
@@ -238,8 +284,7 @@ def _map_axis(ax: Axes, maps: Sequence[str], metric: str) -> None:
     ax.set_yticks(range(len(maps)), [map_label(name) for name in maps])
     ax.set_ylim(len(maps) - 0.5, -0.5)
     ax.locator_params(axis="x", nbins=4)
-    direction = "lower" if metric in LOWER_IS_BETTER else "higher"
-    ax.set_title(f"{TITLES[metric]}\n({direction} is better)", fontsize=10)
+    ax.set_title(metric_title(metric).replace(" (", "\n("), fontsize=10)
 
 
 def _reach(part: pd.DataFrame) -> float:

@@ -1,6 +1,6 @@
 """What a study of maps reads and does for every student: images with regions, maps by name, scores of a set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,16 @@ import pandas as pd
 import torch
 from torch import nn
 
+from pkd_utils.distillation.students import load_student
 from pkd_utils.images.augment import normalise
 from pkd_utils.localization import attention, metrics, saliency
 from pkd_utils.localization.suite import Suite, score_maps
-from pkd_utils.runs import files
+from pkd_utils.runs import files, run
 from pkd_utils.runs.errors import DataError
+from pkd_utils.studies.maps.comparison import MapRuns, methods
+
+STUDENT = ["weight", "temperature", "fold", "seed"]
+"""Columns that name a student."""
 
 # What a map's name asks of saliency.saliency_maps.
 MAPS = {
@@ -58,11 +63,6 @@ class Prepared:
         return len(set(self._mask_rows) - set(self.boxes))
 
     @cached_property
-    def box_labels(self) -> list[str]:
-        """Names of the regions, sorted."""
-        return sorted(pd.read_parquet(self.folder / "boxes.parquet")["label"].unique())
-
-    @cached_property
     def pixels(self) -> np.ndarray:
         """uint8 (N, S, S), in the order of `images`."""
         return np.load(self.folder / "pixels.npy", mmap_mode="r")
@@ -100,6 +100,25 @@ class Prepared:
     def boxes_of(self, ids: Sequence[str]) -> list[np.ndarray]:
         """Reference boxes (K, 4) of each image."""
         return [self.boxes[i] for i in ids]
+
+
+def read_students(references: Sequence[str]) -> pd.DataFrame:
+    """students.csv of one or more runs of `03-distil-student`; `folder` becomes the whole path of each student.
+
+    Raises
+    ------
+    DataError
+        If two students have the same weight, temperature, fold and seed.
+    """
+    tables = []
+    for reference in references:
+        table = pd.read_csv(run.find_run(reference) / "students.csv")
+        folder = run.find_run(reference) / "students"
+        tables.append(table.assign(folder=[str(folder / name) for name in table["folder"]]))
+    students = pd.concat(tables, ignore_index=True)
+    if students.duplicated(STUDENT).any():
+        raise DataError("Two students have the same weight, temperature, fold and seed: name one run of each.")
+    return students
 
 
 def draw(ids: Sequence[str], most: int, seed: int) -> list[str]:
@@ -144,6 +163,31 @@ def student_maps(
     batches = (normalise(part, built["mean"], built["std"]) for part in parts)
     methods = {name: {**MAPS[name], "layer": layer} for name in names}
     return saliency.saliency_maps(model, batches, methods, targets=targets)
+
+
+def first_student_maps(map_runs: MapRuns, cohort: str, map_name: str, image_ids: Iterable[str]):
+    """Maps of some test images by the first student of each method: what `figures.case_gallery` draws.
+
+    Returns
+    -------
+    pixels, boxes : by image_id
+    maps, values : method -> image_id -> map (H, W), and its pixel-wise AUROC
+    """
+    facts, table, ids = map_runs.facts[cohort], map_runs.per_image, list(image_ids)
+    prepared = Prepared(run.find_run(facts["parameters"]["prepared_run"]), facts["labels"])
+    trained = read_students(facts["parameters"]["student_runs"])[[*STUDENT, "folder"]]
+    rows = table[(table["cohort"] == cohort) & (table["map"] == map_name) & table["image_id"].isin(ids)]
+    maps, values = {}, {}
+    for method, weight in methods(table, cohort).items():
+        chosen = rows[rows["weight"] == weight].sort_values(["fold", "seed"]).drop_duplicates("image_id")
+        values[method], maps[method] = chosen.set_index("image_id")["pixel_auroc"], {}
+        for folder, part in chosen.merge(trained, on=STUDENT).groupby("folder"):
+            pixels = prepared.pixels_of(part["image_id"])
+            found, _ = student_maps(*load_student(folder), pixels, [map_name], facts["parameters"].get("layer", -1))
+            large = attention.upsample_maps(found[map_name], pixels.shape[1:])
+            maps[method] |= dict(zip(part["image_id"], large, strict=True))
+    pixels = dict(zip(ids, prepared.pixels_of(ids), strict=True))
+    return pixels, prepared.boxes, maps, values
 
 
 def choose_and_score(

@@ -1,6 +1,6 @@
 """What the comparison of maps says in words: against the reference maps that every map must beat, and by cohort.
 
-Every sentence is computed from the tables of `map_comparison`; nothing is typed.
+Every sentence is computed from the tables of `maps.comparison`; nothing is typed.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,36 @@ from pkd_utils.studies.maps.comparison import (
     REFERENCE,
     TITLES,
     MapRuns,
+    SharedValues,
     map_names,
     methods,
     metric_names,
     seeds_by_images,
+    shared_values,
 )
 
 METHOD_NAMES = {"baseline": "baseline", "mmpkd": "distilled"}
 BEATS, LOSES, UNDECIDED = "beats it", "is beaten", "cannot tell"
+
+
+def overview(map_runs: MapRuns) -> pd.DataFrame:
+    """What is compared: a row a cohort with its title and the numbers of images, patients, methods, seeds and maps."""
+    rows = []
+    for cohort, facts in map_runs.facts.items():
+        part = map_runs.per_image[map_runs.per_image["cohort"] == cohort]
+        trained = part[part["weight"].notna()]
+        row = {"cohort": cohort, "data": _title(cohort, facts), "test images with regions": part["image_id"].nunique()}
+        row |= {"patients": part["patient_id"].nunique(), "seeds": trained["seed"].nunique()}
+        row["methods"] = ", ".join(METHOD_NAMES[method] for method in methods(map_runs.per_image, cohort))
+        row |= {"maps": trained["map"].nunique(), "reference maps": part["map"].nunique() - trained["map"].nunique()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def between(table: pd.DataFrame, low: str, high: str, digits: int = 3) -> list[str]:
+    """Two columns as texts "low to high"; a dash where there is none."""
+    ends = table[[low, high]].to_numpy(dtype=float)
+    return [f"{a:+.{digits}f} to {b:+.{digits}f}" if np.isfinite([a, b]).all() else "–" for a, b in ends]
 
 
 def levels_table(map_runs: MapRuns) -> pd.DataFrame:
@@ -161,8 +183,7 @@ def compare_with_references(
     unknown = [metric for metric in metrics if metric not in metric_names(per_image)]
     if unknown:
         raise DataError(f"{unknown[0]!r} is no metric of these runs: they have {', '.join(metric_names(per_image))}.")
-    patient_of = per_image.drop_duplicates(["cohort", "image_id"]).set_index(["cohort", "image_id"])["patient_id"]
-    rows = []
+    rows, patients = [], map_runs.patients
     for cohort in map_runs.facts:
         references = {
             name.removeprefix(REFERENCE): seeds_by_images(per_image, cohort, name, "reference")
@@ -174,8 +195,8 @@ def compare_with_references(
                 for metric in metrics:
                     facts = {"cohort": cohort, "method": method, "map": map_name, "metric": metric}
                     for name, other in references.items():
-                        pair = ours[metric], other[metric]
-                        row = _against(*pair, patient_of[cohort], metric, resamples, level, seed)
+                        pair = shared_values(other[metric], ours[metric], patients[cohort])
+                        row = _against(pair, metric not in LOWER_IS_BETTER, resamples, level, seed)
                         rows.append(facts | {"reference": name} | row)
     return pd.DataFrame(rows)
 
@@ -213,11 +234,10 @@ def cohort_verdict(
     -------
     dict: cohort, title, simulated, answer, sentence, findings (a sentence a metric)
     """
-    about = facts.get("cohort") or {}
-    simulated = about.get("simulated") is True
-    title = f"{about.get('title') or cohort}{' (simulated)' if simulated else ''}"
+    title = _title(cohort, facts)
+    simulated = (facts.get("cohort") or {}).get("simulated") is True
     result = {"cohort": cohort, "title": title, "simulated": simulated, "findings": []}
-    rows = differences[differences["cohort"] == cohort] if len(differences) else differences
+    rows = differences[differences["cohort"] == cohort]
     if not len(rows):
         sentence = f"{title}: not both a baseline and a distilled student were scored, so nothing is compared."
         return result | {"answer": "nothing to compare", "sentence": sentence}
@@ -246,6 +266,12 @@ def cohort_verdict(
             f"towards, {(exploratory == AWAY).sum()} away."
         )
     return result | {"answer": answer, "sentence": f"{title}: {words} ({counts}).{rest}"}
+
+
+def _title(cohort: str, facts: dict[str, Any]) -> str:
+    """Title of a cohort's data, marked where they are simulated."""
+    about = facts.get("cohort") or {}
+    return f"{about.get('title') or cohort}{' (simulated)' if about.get('simulated') is True else ''}"
 
 
 def _finding(row: dict[str, Any]) -> str:
@@ -280,14 +306,13 @@ def _reference_finding(beaten: pd.DataFrame | None, cohort: str, paper: pd.DataF
     return said
 
 
-def _against(ours, other, patients: pd.Series, metric: str, resamples: int, level: float, seed: int) -> dict[str, Any]:
-    """One comparison with one reference map."""
-    shared = ours.dropna(axis=1).columns.intersection(other.dropna(axis=1).columns)
-    row = {"estimate": np.nan, "low": np.nan, "high": np.nan, "seeds": len(ours), "images": len(shared)}
-    who = patients.reindex(shared).to_numpy()
-    if len(set(who)) < 2:
+def _against(pair: SharedValues, larger_is_better: bool, resamples: int, level: float, seed: int) -> dict[str, Any]:
+    """One comparison with one reference map, in the place of the baseline."""
+    row = {"estimate": np.nan, "low": np.nan, "high": np.nan}
+    row |= {"seeds": len(pair.mmpkd), "images": len(pair.patients)}
+    if len(set(pair.patients)) < 2:
         return row | {"verdict": UNDECIDED}
-    found = training_interval(other[shared], ours[shared], who, resamples, level, seed)
-    side = judge(found.low, found.high, metric not in LOWER_IS_BETTER)
+    found = training_interval(pair.baseline, pair.mmpkd, pair.patients, resamples, level, seed)
+    side = judge(found.low, found.high, larger_is_better)
     row |= {"estimate": found.estimate, "low": found.low, "high": found.high}
     return row | {"verdict": {TOWARDS: BEATS, AWAY: LOSES}.get(side, UNDECIDED)}

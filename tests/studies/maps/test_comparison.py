@@ -6,7 +6,6 @@ import pytest
 from scipy import stats
 
 from pkd_utils.localization.suite import METRICS
-from pkd_utils.runs import run
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics import comparisons
 from pkd_utils.statistics.comparisons import ONE_STUDENT, TOWARDS, UNSURE
@@ -128,10 +127,6 @@ def test_two_runs_of_a_cohort_are_told_apart_and_bad_runs_refused(root):
         comparison.read_map_runs([])
     with pytest.raises(FileNotFoundError, match="08-score-all-maps"):
         comparison.read_map_runs(["mmpkd/embedded/08-score-all-maps/absent"])
-    file = run.find_run(first) / "per_image.parquet"
-    pd.read_parquet(file).drop(columns="patient_id").to_parquet(file)
-    with pytest.raises(DataError, match="no column patient_id"):
-        comparison.read_map_runs([first])
 
 
 def test_two_distilled_settings_are_refused(root):

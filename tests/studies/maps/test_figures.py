@@ -2,6 +2,7 @@
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 
 from pkd_utils.localization.suite import METRICS
@@ -57,12 +58,10 @@ def test_open_marks_hold_zero(differences):
     assert filled == (~part["low"].le(0) | ~part["high"].ge(0)).tolist() and True in filled
 
 
-def test_forest_without_intervals_and_without_rows(differences):
+def test_forest_without_intervals(differences):
     bare = differences.assign(low=np.nan, high=np.nan)
     figure = figures.map_forest(bare[bare["metric"] == "iou"])
     assert len(figure.axes) == 1 and all(line.get_markerfacecolor() == "white" for line in points(figure.axes[0]))
-    with pytest.raises(DataError, match="no cohort has both"):
-        figures.map_forest(differences[:0])
 
 
 def test_shaded_side_is_where_the_metric_improves(differences):
@@ -78,8 +77,6 @@ def test_levels_show_reference_maps_as_lines(two_cohorts):
     upright = [line for line in ax.lines if list(line.get_ydata()) == [0, 1]]
     assert len(upright) == 5 and len({str(line._dash_pattern) for line in upright}) == 5
     assert len(points(ax)) == 4
-    with pytest.raises(DataError, match="no map of cohort 'absent'"):
-        figures.map_levels(levels, "absent")
 
 
 def test_detectable_curves_leave_out_the_impossible():
@@ -87,28 +84,38 @@ def test_detectable_curves_leave_out_the_impossible():
     figure = figures.detectable_curves(table)
     lengths = [len(line.get_xdata()) for line in figure.axes[0].lines]
     assert len(figure.axes) == 2 and lengths == [2, 2, 1]
-    with pytest.raises(DataError, match="empty"):
-        figures.detectable_curves(table[:0])
 
 
 def test_randomisation_curves(two_cohorts):
-    figure = figures.randomisation_curves(two_cohorts.sanity)
+    figure = figures.randomisation_curves({"cascading": two_cohorts.sanity, "independent": two_cohorts.sanity})
+    assert [ax.get_title() for ax in figure.axes] == ["cascading", "independent"]
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([1, 0.6, 0.2])
-    with pytest.raises(DataError, match="rank_correlation"):
-        figures.randomisation_curves(two_cohorts.sanity.drop(columns="rank_correlation"))
 
 
-def test_cases_are_chosen_over_all_students(two_cohorts):
-    table = two_cohorts.per_image
-    part = table[(table["cohort"] == "embedded") & (table["map"] == "rollout")]
-    mean = part.groupby("image_id")["iou"].mean()
-    got = figures.choose_cases(table, "embedded", "rollout", "iou")
-    assert (got["best"], got["worst"]) == (mean.idxmax(), mean.idxmin())
-    assert (mean < mean[got["median"]]).sum() == len(mean) // 2
-    lower = figures.choose_cases(table, "embedded", "rollout", "fpr")
-    assert lower["best"] == part.groupby("image_id")["fpr"].mean().idxmin()
-    with pytest.raises(DataError, match="need three"):
-        figures.choose_cases(table[table["image_id"].str.endswith("01")], "embedded", "rollout")
+def test_students_are_dots_and_reference_maps_lines(two_cohorts):
+    table = two_cohorts.per_student.query("cohort == 'embedded'")
+    table = table.assign(method=np.where(table["weight"] == 0, "baseline", "distilled"))
+    reference = {"map": "reference: uniform", "method": "reference", "metric": "iou", "value": 0.25}
+    figure = figures.student_dots(pd.concat([table, pd.DataFrame([reference])]), ["iou"])
+    (ax,) = figure.axes
+    assert [len(line.get_xdata()) for line in points(ax)] == [10, 10], "two maps of five seeds a method"
+    assert list(ax.lines[-1].get_ydata()) == [0.25, 0.25]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["attention mean", "rollout"]
+
+
+def test_threshold_curves_draw_the_mean_over_students():
+    curves = pd.DataFrame({"map": ["rollout"] * 4, "threshold": [0.1, 0.5] * 2, "iou": [0.2, 0.4, 0.4, 0.4]})
+    figure = figures.threshold_curves(curves.assign(region_iou=0.5))
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.3, 0.4])
+    assert figure.axes[1].lines[0].get_ydata() == pytest.approx([0.5, 0.5])
+
+
+def test_cases_are_the_ends_and_the_middle():
+    values = pd.Series([0.1, 0.9, 0.5, 0.5, np.nan], ["a", "b", "d", "c", "e"])
+    assert figures.choose_cases(values) == {"best": "b", "median": "d", "worst": "a"}
+    assert figures.choose_cases(values, "fpr") == {"best": "a", "median": "c", "worst": "b"}
+    with pytest.raises(DataError, match="2 images have iou; best, median and worst need three"):
+        figures.choose_cases(values[:2], "iou")
 
 
 def test_gallery():
