@@ -44,17 +44,19 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], file: Path) -> 
 
 
 def read_csv(path: Path, columns: Sequence[str], where: str, usecols: Sequence[str] | None = None) -> pd.DataFrame:
-    """Read a CSV (plain or .gz) with every field as a string; empty fields are NaN and 'NA' stays text.
+    """Read a CSV (plain or .gz) or TSV with every field as a string; empty fields are NaN and 'NA' stays text.
 
-    `columns` must be there; `usecols` are the only ones read (those that exist), to save memory on large tables;
-    `where` says in the error message where to get the file.
+    Spaces around the names of columns go. `columns` must be there; `usecols` are the only ones read (those that exist),
+    to save memory on large tables; `where` says in the error message where to get the file.
     """
     require_file(path, where)
+    kind, separator = ("TSV", "\t") if path.suffix == ".tsv" else ("CSV", ",")
+    wanted = None if usecols is None else lambda name: name.strip() in usecols
     try:
-        header = pd.read_csv(path, nrows=0)
+        header = pd.read_csv(path, sep=separator, nrows=0).rename(columns=str.strip)
         require_columns(header, columns, path)
-        keep = None if usecols is None else [name for name in usecols if name in header.columns]
-        return pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], usecols=keep)
+        fields = {"dtype": str, "keep_default_na": False, "na_values": [""], "usecols": wanted}
+        return pd.read_csv(path, sep=separator, **fields).rename(columns=str.strip)
     except (
         pd.errors.ParserError,
         pd.errors.EmptyDataError,
@@ -63,7 +65,38 @@ def read_csv(path: Path, columns: Sequence[str], where: str, usecols: Sequence[s
         OSError,
         zlib.error,
     ) as error:
-        raise DataError(f"{path} cannot be read as CSV ({error}); fetch the file again.") from None
+        raise DataError(f"{path} cannot be read as {kind} ({error}); fetch the file again.") from None
+
+
+def _refuse(table: pd.DataFrame, column: str, wrong: pd.Series, file: Path, what: str) -> None:
+    """Raise DataError for the first wrong value of a column, if there is one."""
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        value = table[column].iloc[row]
+        said = f"no {column}" if pd.isna(value) else f"{column} {value!r}, which {what}"
+        raise DataError(f"{file.name}: data row {row + 1} has {said}; correct it or remove the row.")
+
+
+def check_filled(table: pd.DataFrame, columns: Sequence[str], file: Path) -> None:
+    """Raise DataError if a field of these columns is empty."""
+    for column in columns:
+        _refuse(table, column, table[column].isna(), file, "is empty")
+
+
+def check_values(table: pd.DataFrame, column: str, values: Sequence[str], file: Path) -> None:
+    """Raise DataError if a field is not one of the values that the published table has."""
+    _refuse(table, column, ~table[column].isin(values), file, f"is not one of {', '.join(values)}")
+
+
+def as_numbers(table: pd.DataFrame, columns: Sequence[str], file: Path) -> pd.DataFrame:
+    """The table with these columns as floats; an empty field is NaN."""
+    try:
+        return table.astype(dict.fromkeys(columns, "float64"))
+    except ValueError:
+        for column in columns:
+            wrong = pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()
+            _refuse(table, column, wrong, file, "is not a number")
+        raise
 
 
 def check_unique(table: pd.DataFrame, columns: str | list[str], source: str) -> None:

@@ -12,12 +12,12 @@ import pandas as pd
 from pydantic import Field
 
 from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
-from pkd_utils.cohorts.checks import check_patient_ids, check_unique, read_csv, require_columns
+from pkd_utils.cohorts.checks import check_filled, check_patient_ids, check_unique, read_csv, require_columns
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://github.com/ieee8023/covid-chestxray-dataset"
-# Older versions of metadata.csv spell these differently; spaces around any name are removed first.
+# Older versions of metadata.csv spell these differently.
 ALIASES = {
     "Patientid": "patientid",
     "notes": "clinical_notes",
@@ -87,18 +87,16 @@ def load(
         `url`. `privileged` is indexed by `image_id`, column `text`; a note repeats over one patient's images.
     """
     file = root / "metadata.csv"
-    table = read_csv(file, [], WHERE).rename(columns=str.strip).rename(columns=ALIASES)
+    table = read_csv(file, [], WHERE).rename(columns=ALIASES)
     sources = {"death": "survival", "COVID-19": "finding"}
     needed = [sources.get(label, label) for label in labels]
     required = ["patientid", "finding", "view", "modality", "filename", "license", "clinical_notes"]
     require_columns(table, list(dict.fromkeys([*required, *needed])), file)
+    check_filled(table, ["filename"], file)
     table = table.rename(columns={"filename": "image_id", "patientid": "patient_id", "license": "licence"})
     for column in ("folder", "age", "sex", "location", "url"):
         if column not in table.columns:  # absent from older versions
             table[column] = "images" if column == "folder" else np.nan
-    if table["image_id"].isna().any():
-        row = int(table.index[table["image_id"].isna()][0]) + 1
-        raise DataError(f"{file.name}: data row {row} has no filename; correct it or remove the row.")
     check_patient_ids(table, file.name)
 
     funnel = Funnel()

@@ -1,15 +1,24 @@
 """Splits that keep a patient's images together, for sources without an official split."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 from sklearn.model_selection import StratifiedGroupKFold
 
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
 
-def patient_folds(images: pd.DataFrame, label: str | Sequence[str], n_folds: int = 5, seed: int = 0) -> pd.DataFrame:
+@checked
+def patient_folds(
+    images: pd.DataFrame,
+    label: str | Sequence[str],
+    n_folds: Annotated[int, Field(ge=3)] = 5,
+    seed: Annotated[int, Field(ge=0)] = 0,
+) -> pd.DataFrame:
     """Cross-validation with patients kept together and the label spread evenly, each fold with a validation part.
 
     The rows are cut into `n_folds` parts; in fold k, part k is the test set, part k + 1 (modulo n) the validation set
@@ -22,7 +31,7 @@ def patient_folds(images: pd.DataFrame, label: str | Sequence[str], n_folds: int
     label : str or sequence of str
         Label to stratify by; for several labels, their joint pattern. Images without it (NaN) take no part.
     n_folds : int
-        At least 3.
+        At least 3: one part each for training, validation and test.
     seed : int
         Seed of the shuffling.
 
@@ -30,18 +39,11 @@ def patient_folds(images: pd.DataFrame, label: str | Sequence[str], n_folds: int
     -------
     DataFrame
         `fold` (int), `image_id`, `split` (train, validate, test), `n_folds` rows a labelled image.
-
-    Raises
-    ------
-    DataError
-        Fewer than 3 folds, a missing column, or too few patients of a class for each part to hold both classes.
     """
     labels = [label] if isinstance(label, str) else list(label)
-    missing = [name for name in ("image_id", "patient_id", *labels) if name not in images.columns]
+    missing = [name for name in labels if name not in images.columns]
     if missing:
-        raise DataError(f"patient_folds needs the column(s) {', '.join(missing)} in the images table.")
-    if n_folds < 3:
-        raise DataError(f"patient_folds needs at least 3 folds (train, validate, test), not {n_folds}.")
+        raise DataError(f"The images have no label {', '.join(missing)} to cut folds by; name one of the cohort's.")
     rows = images.dropna(subset=labels).reset_index(drop=True)
     for name in labels:
         for value in (0, 1):

@@ -3,8 +3,7 @@
 The paper trains its text teacher on reports "excluding label names"; the list of words is not stated in the paper. This
 is ours. `names` is the label itself in all its forms (and usual misspellings); `synonyms` are other words for the same
 finding. Signs that suggest a finding without naming it (a blunted costophrenic angle, Kerley lines, a normal heart
-size) stay: a report without them would say nothing. Removal takes the words, not the negation or hedge around them;
-`scope="sentence"` takes the whole sentence.
+size) stay: a report without them would say nothing. Removal takes the words, not the negation or hedge around them.
 """
 
 import re
@@ -181,18 +180,11 @@ def surviving_terms(text: str, labels: Sequence[str], synonyms: bool = True) -> 
         Keys of `LABEL_TERMS`.
     synonyms : bool
         Look for synonyms too, or for the names only.
-
-    Raises
-    ------
-    DataError
-        No terms are listed for a label.
     """
     return [match[0] for match in _pattern(tuple(labels), synonyms).finditer(text)]
 
 
-def remove_label_terms(
-    text: str, labels: Sequence[str], replacement: str = "", synonyms: bool = True, scope: str = "term"
-) -> str:
+def remove_label_terms(text: str, labels: Sequence[str], replacement: str = "", synonyms: bool = True) -> str:
     """Remove every term of the labels from a text, so that `surviving_terms` finds none.
 
     Parameters
@@ -205,27 +197,15 @@ def remove_label_terms(
         after "No pleural effusion.") is dropped whole.
     synonyms : bool
         Remove names and synonyms, or names only.
-    scope : {"term", "sentence"}
-        Take out the term, or the sentence that holds it (a stronger reading, which leaves no orphaned negation).
 
     Returns
     -------
     str
         The text with single spaces; "" if nothing is left.
-
-    Raises
-    ------
-    DataError
-        No terms are listed for a label, the replacement is itself a term, or an unknown scope.
     """
-    if scope not in ("term", "sentence"):
-        raise DataError(f"scope must be 'term' or 'sentence', not {scope!r}.")
     pattern = _pattern(tuple(labels), synonyms)
     if pattern.search(replacement):
         raise DataError(f"The replacement {replacement!r} is itself a term of the labels; use another.")
-    if scope == "sentence":
-        kept = [sentence for sentence in _sentences(text) if not pattern.search(sentence)]
-        text = " ".join(" ".join(kept).split())
     # Removing a term can bring the two halves of another together, so repeat until none is left.
     while pattern.search(text):
         text = pattern.sub(f" {replacement} ", text)

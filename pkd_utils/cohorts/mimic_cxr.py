@@ -13,9 +13,9 @@ import pandas as pd
 from pydantic import Field
 
 from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
-from pkd_utils.cohorts.checks import check_text, check_unique, read_csv
+from pkd_utils.cohorts.checks import as_numbers, check_filled, check_text, check_unique, check_values, read_csv
 from pkd_utils.cohorts.report_sections import read_reports
-from pkd_utils.cohorts.table import SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, is_simulated
+from pkd_utils.cohorts.table import SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, is_simulated, simulated_info
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://physionet.org/content/mimic-cxr-jpg/2.1.0/ (access is by credential)"
@@ -177,15 +177,7 @@ def _uncertain_policies(uncertain: str | Mapping[str, str], labels: tuple[str, .
 def _info(root: Path, roots: list[Path]) -> CohortInfo:
     """Describe the source."""
     if is_simulated(root, roots):
-        return CohortInfo(
-            name="mimic_cxr",
-            title="Simulated chest radiographs in the layout of MIMIC-CXR-JPG",
-            licence="see SIMULATED.txt",
-            citation="made by pkd_utils.demo",
-            simulated=True,
-            shareable_text=True,
-            shareable_images=True,
-        )
+        return simulated_info("mimic_cxr", "Simulated chest radiographs in the layout of MIMIC-CXR-JPG")
     return CohortInfo(
         name="mimic_cxr",
         title="MIMIC-CXR-JPG 2.1.0",
@@ -202,13 +194,11 @@ def _index(metadata: Path, split: Path) -> pd.DataFrame:
     """Join metadata and official split into the image table, without looking at the image tree."""
     columns = ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime"]
     table = read_csv(metadata, columns, WHERE, usecols=columns)
-    check_ids(table, metadata)
+    check_filled(table, columns[:3], metadata)
     check_unique(table, "dicom_id", metadata.name)
     splits = read_csv(split, ["dicom_id", "split"], WHERE, usecols=["dicom_id", "split"])
     check_unique(splits, "dicom_id", split.name)
-    wrong = ~splits["split"].isin(SPLITS)
-    if wrong.any():
-        raise DataError(f"{split.name}: split {splits['split'][wrong].iloc[0]!r} is not one of {', '.join(SPLITS)}.")
+    check_values(splits, "split", SPLITS, split)
     table = table.merge(splits, on="dicom_id", how="left")
     if table["split"].isna().any():
         first = table.loc[table["split"].isna(), "dicom_id"].iloc[0]
@@ -230,15 +220,6 @@ def _index(metadata: Path, split: Path) -> pd.DataFrame:
     )
 
 
-def check_ids(table: pd.DataFrame, file: Path) -> None:
-    """Raise DataError if an image, patient or study id is missing."""
-    names = {"subject_id": "patient id (subject_id)", "study_id": "study_id", "dicom_id": "dicom_id"}
-    for column, name in names.items():
-        if column in table.columns and table[column].isna().any():
-            row = int(table.index[table[column].isna()][0]) + 1
-            raise DataError(f"{file.name}: data row {row} has no {name}; correct it or remove the row.")
-
-
 def study_datetime(dates: pd.Series, times: pd.Series, file: Path) -> pd.Series:
     """Join StudyDate (YYYYMMDD) and StudyTime (HHMMSS.sss without leading zeros) to timestamps; empty gives NaT."""
     day = pd.to_datetime(dates, format="%Y%m%d", errors="coerce")
@@ -257,7 +238,7 @@ def _add_labels(
 ) -> pd.DataFrame:
     """Join study-level labels; images whose study has no row in the label table are left out."""
     table = read_csv(file, ["study_id", *labels], WHERE, usecols=["study_id", *labels])
-    check_ids(table, file)
+    check_filled(table, ["study_id"], file)
     check_unique(table, "study_id", file.name)
     for label in labels:
         values = pd.to_numeric(table[label], errors="coerce")
@@ -279,10 +260,8 @@ def _add_ages(images: pd.DataFrame, file: Path) -> pd.DataFrame:
     columns = ["subject_id", "gender", "anchor_age", "anchor_year"]
     table = read_csv(file, columns, "https://physionet.org/content/mimiciv/", usecols=columns)
     check_unique(table, "subject_id", file.name)
-    try:
-        table["shift"] = table["anchor_age"].astype("float64") - table["anchor_year"].astype("float64")
-    except ValueError as error:
-        raise DataError(f"{file.name}: an age or year is not a number ({error}); fetch the file again.") from None
+    table = as_numbers(table, ["anchor_age", "anchor_year"], file)
+    table["shift"] = table["anchor_age"] - table["anchor_year"]
     table = table.set_index("subject_id")
     age = images["study_datetime"].dt.year + images["patient_id"].map(table["shift"]).astype("float64")
     sex = images["patient_id"].map(table["gender"])
@@ -305,12 +284,8 @@ def _ms_cxr_boxes(file: Path, root: Path, images: pd.DataFrame) -> tuple[pd.Data
     if file.suffix == ".csv":
         names = {"x": "x", "y": "y", "w": "width", "h": "height"}
         names |= {"image_width": "declared_width", "image_height": "declared_height"}
-        table = read_csv(file, ["dicom_id", "category_name", *names], WHERE_BOXES)
+        table = as_numbers(read_csv(file, ["dicom_id", "category_name", *names], WHERE_BOXES), list(names), file)
         table = table.rename(columns={"dicom_id": "image_id", "category_name": "label", **names})
-        try:
-            table = table.astype(dict.fromkeys(names.values(), "float64"))
-        except ValueError as error:
-            raise DataError(f"{file.name}: a box is not numeric ({error}); fetch the file again.") from None
     else:
         table = read_coco(file, WHERE_BOXES)
         table["image_id"] = table["file_name"].str.removesuffix(".jpg")

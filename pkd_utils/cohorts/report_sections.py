@@ -142,20 +142,13 @@ def read_reports(root: Path, studies: pd.DataFrame, sections: Sequence[str]) -> 
     -------
     DataFrame
         Indexed by `study_id`: `text` (NaN where the report has none) and `sections`, the ones it came from.
-
-    Raises
-    ------
-    FileNotFoundError
-        A report file is missing.
-    DataError
-        A report is not text.
     """
     patients = studies["patient_id"]
     names = ("files/p" + patients.str[:2] + "/p" + patients + "/s" + studies["study_id"] + ".txt").tolist()
     archive = None if (root / "files").is_dir() or not (root / ARCHIVE).is_file() else root / ARCHIVE
     rows = []
     with (
-        zipfile.ZipFile(archive) if archive else _Folder(root) as source,
+        zipfile.ZipFile(archive) if archive else ReportFolder(root) as source,
         # Threads, because small files on a disk or a network drive are mostly waited for.
         ThreadPoolExecutor(READERS) as pool,
         # Short jobs show no bar: it would be the only unstable output of a cell that loads a small cohort.
@@ -179,13 +172,13 @@ def _read_one(source, where: Path, name: str, sections: Sequence[str]) -> tuple[
         raise DataError(f"Report {name} in {where} is not UTF-8 text; fetch it again.") from None
 
 
-class _Folder:
+class ReportFolder:
     """A folder that is read by member name, as a zip file is."""
 
     def __init__(self, root: Path):
         self.root = root
 
-    def __enter__(self) -> "_Folder":
+    def __enter__(self) -> "ReportFolder":
         return self
 
     def __exit__(self, *_) -> None:

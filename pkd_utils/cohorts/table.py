@@ -39,6 +39,12 @@ class CohortInfo:
     splits: tuple[str, ...] = SPLITS
 
 
+def simulated_info(name: str, title: str, splits: tuple[str, ...] = SPLITS) -> CohortInfo:
+    """Describe an embedded cohort: it is not called by the name of the source whose layout it has."""
+    shown = {"simulated": True, "shareable_text": True, "shareable_images": True}
+    return CohortInfo(name, title, "see SIMULATED.txt", "made by pkd_utils.demo", **shown, splits=splits)
+
+
 class Funnel:
     """Collects the rows and patients that are left after each step of a loader."""
 

@@ -287,7 +287,7 @@ def test_data_hash_follows_labels_and_radiographs(root):
     [
         (LABELS, lambda t: t.drop(columns="12_month_PH"), r"no column '12_month_PH' \(it has"),
         (MAPPING, lambda t: t.drop(columns="image_id"), "no column 'image_id'"),
-        (SPLITS, lambda t: t.assign(split="validation"), "split 'validation' is not one of train, valid, test"),
+        (SPLITS, lambda t: t.assign(split="validation"), "split 'validation', which is not one of train, valid, test"),
         (LABELS, lambda t: t.assign(impression_id=["", *t["impression_id"][1:]]), "data row 1 has no impression_id"),
         (LABELS, lambda t: t.assign(impression_id="9" + t["impression_id"]), "use files of one release"),
         (IMPRESSIONS, lambda t: t.assign(impressions=["  ", *t["impressions"][1:]]), "1 report.*have no text"),

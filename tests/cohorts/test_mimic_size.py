@@ -108,7 +108,7 @@ def test_waiting_for_one_report_does_not_keep_the_others(trees, monkeypatch):
     """Slow storage: the first report comes only when one of a later batch was asked for."""
     cohort = load_cohort("mimic_cxr", trees[LARGE])
     expected = cohort.privileged
-    later, real = threading.Event(), report_sections._Folder.read
+    later, real = threading.Event(), report_sections.ReportFolder.read
     names = [f"s{study}.txt" for study in cohort.images["study_id"].unique()]
     rank = {name: i for i, name in enumerate(names)}
     assert len(names) > 2 * report_sections.BATCH
@@ -121,7 +121,7 @@ def test_waiting_for_one_report_does_not_keep_the_others(trees, monkeypatch):
             assert later.wait(20), "no other report was read meanwhile"
         return real(self, name)
 
-    monkeypatch.setattr(report_sections._Folder, "read", read)
+    monkeypatch.setattr(report_sections.ReportFolder, "read", read)
     found = load_cohort("mimic_cxr", trees[LARGE]).privileged
     pd.testing.assert_frame_equal(found, expected)  # in order, whichever came first
 

@@ -14,8 +14,18 @@ from sklearn.model_selection import train_test_split
 
 from pkd_utils.cohorts.cbis import files as cbis_files
 from pkd_utils.cohorts.cbis.pixels import NO_FILE, FileFacts, PictureCohort, assign_roles, place_masks
-from pkd_utils.cohorts.checks import check_unique, read_csv, require_columns
-from pkd_utils.cohorts.table import BOX_COLUMNS, CORNERS, SPLITS, Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.cohorts.checks import check_filled, check_unique, check_values, read_csv, require_columns
+from pkd_utils.cohorts.table import (
+    BOX_COLUMNS,
+    CORNERS,
+    SPLITS,
+    Cohort,
+    CohortInfo,
+    Funnel,
+    empty_boxes,
+    is_simulated,
+    simulated_info,
+)
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY (The Cancer Imaging Archive, CBIS-DDSM, csv files)"
@@ -42,16 +52,19 @@ _ASPECT_TOLERANCE = 0.02  # a mask resized by more than this along one side than
 
 
 def _info(root: Path, kind: str, pixels: str, splits: tuple[str, ...]) -> CohortInfo:
-    """Describe the source; the mammograms of `demo.breast` are not CBIS-DDSM's and are not called so."""
-    what = f"{BOX_LABELS[kind]} {_TITLES[pixels]}"
-    simulated = (root / "SIMULATED.txt").is_file()
-    title, licence = f"CBIS-DDSM {what}", "CC BY 3.0"
-    citation = "Lee et al., Sci Data 4:170177 (2017), doi 10.7937/K9/TCIA.2016.7O02S9CY"
-    if simulated:
-        title, licence = f"Simulated {what} in the layout of CBIS-DDSM", "see SIMULATED.txt"
-        citation = "made by pkd_utils.demo.breast.cohort"
-    shareable = {"shareable_text": True, "shareable_images": True}
-    return CohortInfo(f"cbis_{kind}", title, licence, citation, simulated, **shareable, splits=splits)
+    """Describe the source."""
+    name, what = f"cbis_{kind}", f"{BOX_LABELS[kind]} {_TITLES[pixels]}"
+    if is_simulated(root, ()):
+        return simulated_info(name, f"Simulated {what} in the layout of CBIS-DDSM", splits)
+    return CohortInfo(
+        name=name,
+        title=f"CBIS-DDSM {what}",
+        licence="CC BY 3.0",
+        citation="Lee et al., Sci Data 4:170177 (2017), doi 10.7937/K9/TCIA.2016.7O02S9CY",
+        shareable_text=True,
+        shareable_images=True,
+        splits=splits,
+    )
 
 
 def load_mass(
@@ -113,13 +126,6 @@ def load(
         with them it is the picture, `mammogram_path`, `mask_path` and `crop_path` are all three, and the sizes and the
         flag `mask_resized` (the mask was brought to the mammogram's size, nearest pixel) are the columns of
         `cbis.pixels.place_masks`.
-
-    Raises
-    ------
-    FileNotFoundError
-        A table is missing, or pictures are (all counted in one sentence).
-    DataError
-        A table or a picture that cannot be used.
     """
     folder = cbis_files.table_folder(root)
     files = {split: folder / f"{kind}_case_description_{split}_set.csv" for split in ("train", "test")}
@@ -263,33 +269,17 @@ def _shared_note(root: Path, kind: str) -> dict[str, str]:
 
 def _read_table(file: Path, kind: str) -> pd.DataFrame:
     """Read one table, bring the column spellings together, and check the coded columns."""
-    table = read_csv(file, [], WHERE)
-    table.columns = [name.strip() for name in table.columns]
-    table = table.rename(columns={"breast_density": "breast density"})
-    descriptors = DESCRIPTORS[kind]
+    table = read_csv(file, [], WHERE).rename(columns={"breast_density": "breast density"})
     required = ["patient_id", "left or right breast", "image view", "abnormality id", "pathology"]
-    require_columns(table, [*required, *_ORDINAL, *descriptors, *_PATHS], file)
+    require_columns(table, [*required, *_ORDINAL, *DESCRIPTORS[kind], *_PATHS], file)
     table = table.rename(columns={"left or right breast": "side", "image view": "view"})
-    for column in ("patient_id", "side", "view", "abnormality id", "pathology", *_ORDINAL):
+    allowed = {"side": ["LEFT", "RIGHT"], "view": ["CC", "MLO"], "pathology": PATHOLOGY}
+    allowed |= dict.fromkeys(_ORDINAL, ("0", "1", "2", "3", "4", "5"))
+    for column in ("patient_id", "abnormality id", *allowed):
         table[column] = table[column].str.strip()
-        if table[column].isna().any():
-            row = int(table.index[table[column].isna()][0]) + 1
-            raise DataError(f"{file.name}: data row {row} has no {column!r}; correct it or remove the row.")
-    allowed = {"side": ["LEFT", "RIGHT"], "view": ["CC", "MLO"], "pathology": list(PATHOLOGY)}
-    for column, values in allowed.items():
-        wrong = ~table[column].isin(values)
-        if wrong.any():
-            raise DataError(
-                f"{file.name}: {column} is {table[column][wrong].iloc[0]!r} for patient "
-                f"{table['patient_id'][wrong].iloc[0]}; it must be one of {', '.join(values)}."
-            )
-    for column in _ORDINAL:
-        wrong = ~table[column].str.fullmatch(r"[0-5]")
-        if wrong.any():
-            raise DataError(
-                f"{file.name}: {column} is {table[column][wrong].iloc[0]!r} for patient "
-                f"{table['patient_id'][wrong].iloc[0]}; it must be a whole number from 0 to 5."
-            )
+        check_filled(table, [column], file)
+        if column in allowed:
+            check_values(table, column, allowed[column], file)
     return table
 
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from pkd_utils.cohorts.checks import read_csv, require_columns
+from pkd_utils.cohorts.checks import read_csv
 from pkd_utils.runs.errors import DataError
 
 WHERE = (
@@ -46,13 +46,6 @@ def find_files(root: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Path
         where nothing was found. Crop and mask are in `roi_files` together, since the tables mix them up.
     read : list of Path
         The files metadata.csv or dicom_info.csv that took part.
-
-    Raises
-    ------
-    FileNotFoundError
-        `root` holds no pictures at all.
-    DataError
-        A path of the table has not four parts, a listing lacks a column, or `root` holds DICOM and JPEG side by side.
     """
     series = {name: [_series(path, name) for path in table[name]] for name in table.columns if name.endswith("_path")}
     wanted = [key for keys in series.values() for key in keys if key is not None]
@@ -120,9 +113,8 @@ def _metadata_folders(listings: list[Path]) -> dict[str, list[Path]]:
     """Series identifier -> folder, of all metadata.csv; only folders that are there."""
     folders = {}
     for listing in listings:
-        table = read_csv(listing, [], WHERE).rename(columns=str.strip)
-        require_columns(table, ["Series UID", "File Location"], listing)
-        for series, location in table[["Series UID", "File Location"]].dropna().itertuples(index=False):
+        names = ["Series UID", "File Location"]
+        for series, location in read_csv(listing, names, WHERE)[names].dropna().itertuples(index=False):
             parts = PurePosixPath(location.strip().replace("\\", "/")).parts  # Windows writes backslashes
             # The folder beside the listing, or, where its content was moved up, without the first part.
             for candidate in (listing.parent.joinpath(*parts), listing.parent.joinpath(*parts[1:])):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.checks import check_text
+from pkd_utils.cohorts.checks import check_text, check_values
 from pkd_utils.cohorts.inspect.tables import (
     CROSSWALK,
     WHERE,
@@ -24,7 +24,7 @@ from pkd_utils.cohorts.inspect.tables import (
     read_table,
     unique_rows,
 )
-from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes, is_simulated
+from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes, is_simulated, simulated_info
 from pkd_utils.runs.errors import DataError
 
 LABELS = ("12_month_PH", "12_month_readmission", "pe_positive_nlp")
@@ -136,15 +136,7 @@ def balance(images: pd.DataFrame, label: str, seed: int = 0) -> pd.DataFrame:
 def _info(root: Path, folders: list[Path], release: str) -> CohortInfo:
     """Describe the source."""
     if is_simulated(root, folders):
-        return CohortInfo(
-            name="inspect",
-            title=f"Simulated CT and radiographs in the layout of INSPECT ({release})",
-            licence="see SIMULATED.txt",
-            citation="made by pkd_utils.demo",
-            simulated=True,
-            shareable_text=True,
-            shareable_images=True,
-        )
+        return simulated_info("inspect", f"Simulated CT and radiographs in the layout of INSPECT ({release})")
     return CohortInfo(
         name="inspect",
         title=f"INSPECT (tables of {release})",
@@ -191,10 +183,7 @@ def _join(
 
     values = {label: read_outcome(tables["labels"][label], label) for label in labels}
     tables["labels"] = tables["labels"].assign(**values)
-    wrong = ~tables["splits"]["split"].isin(_SPLITS)
-    if wrong.any():
-        first = tables["splits"]["split"][wrong].iloc[0]
-        raise DataError(f"{files['splits'].name}: split {first!r} is not one of {', '.join(_SPLITS)}.")
+    check_values(tables["splits"], "split", list(_SPLITS), files["splits"])
     images = images.merge(tables["labels"], on="study_id", how="inner", validate="many_to_one")
     if images.empty:
         raise DataError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pkd_utils.cohorts.checks import require_columns
+from pkd_utils.cohorts.checks import check_filled, read_csv
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://stanfordaimi.azurewebsites.net (INSPECT; access under a data use agreement)"
@@ -52,13 +52,6 @@ def find_tables(root: Path, release: str = "auto") -> tuple[str, dict[str, Path]
     name : str
     files : dict of str to Path
         "studies", "labels", "splits", "impressions".
-
-    Raises
-    ------
-    FileNotFoundError
-        No release is complete; names what is missing, with the accepted names, for the release that comes nearest.
-    DataError
-        Several files fit one table.
     """
     names = sorted(path.name for path in root.iterdir() if path.is_file()) if root.is_dir() else []
     missing = {}
@@ -96,40 +89,21 @@ def read_table(file: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         The suffix .tsv means tabs.
     columns : sequence of str
         Columns that must be there; `impression_id`, if among them, must be filled in every row.
-
-    Raises
-    ------
-    FileNotFoundError
-        The file is missing.
-    DataError
-        Not a table, a missing column, a row without impression_id.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; get it from {WHERE}.")
-    separator = "\t" if file.suffix == ".tsv" else ","
-    try:
-        table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, na_values=[""])
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{file} cannot be read as {file.suffix[1:].upper()} ({error}); fetch it again.") from None
-    table = table.rename(columns=str.strip)
-    require_columns(table, columns, file)
+    table = read_csv(file, columns, WHERE)
     for column in {"impression_id", "image_id", *PERSON} & set(table.columns):
         # Where a table was once written with empty cells in an integer column, 123 has become 123.0.
         table[column] = table[column].str.strip().str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
         table[column] = table[column].mask(table[column] == "")
-    if "impression_id" in columns and table["impression_id"].isna().any():
-        row = int(table.index[table["impression_id"].isna()][0]) + 1
-        raise DataError(f"{file.name}: data row {row} has no impression_id; correct it or remove the row.")
+    if "impression_id" in columns:
+        check_filled(table, ["impression_id"], file)
     return table
 
 
 def read_outcome(values: pd.Series, column: str) -> pd.Series:
     """Turn True, False and Censored or Censor (text in any case, 1 and 0, or booleans) into 1, 0 and NaN.
 
-    Raises
-    ------
-    DataError
-        Any other value, empty ones included: an outcome that nobody recorded is not a censored one.
+    Anything else is refused, empty values included: an outcome that nobody recorded is not a censored one.
     """
     text = values.astype("str").str.strip().str.lower()
     unknown = ~text.isin(_VALUES)
@@ -150,11 +124,6 @@ def read_studies(file: Path, crosswalk: Path | None = None) -> tuple[pd.DataFram
         The mapping (2025) or metadata (2023).
     crosswalk : Path, optional
         Table of `person_id` and `image_id`, asked where `file` has no patients.
-
-    Raises
-    ------
-    DataError
-        No column of patients anywhere, or a time that is not one.
     """
     table = read_table(file, ["impression_id", "image_id"])
     image = table["image_id"].str.removesuffix(".gz").str.removesuffix(".nii")
@@ -196,11 +165,6 @@ def unique_rows(table: pd.DataFrame, key: str, file: Path, policy: str) -> tuple
         Without the rows that the policy leaves out.
     repeated : set of str
         Keys that occurred more than once.
-
-    Raises
-    ------
-    DataError
-        The policy is "collapse" and two rows of a key differ.
     """
     several = table[key].duplicated(keep=False) & table[key].notna()
     repeated = set(table.loc[several, key])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.checks import check_unique, read_csv, require_file
+from pkd_utils.cohorts.checks import as_numbers, check_unique, read_csv, require_file
 from pkd_utils.cohorts.mimic_cxr import ALL_LABELS, ONES_ZEROS, WHERE
 from pkd_utils.cohorts.table import Cohort
 from pkd_utils.cohorts.tasks.base import (
@@ -107,10 +107,7 @@ def read_labels(file: Path, mtime_ns: int) -> pd.DataFrame:
     """Read a labeller's table: columns `FIVE` and `REST` as floats, indexed by `study_id`."""
     labels = read_csv(file, ["study_id", *FIVE, *REST], WHERE, usecols=["study_id", *FIVE, *REST])
     check_unique(labels, "study_id", file.name)
-    try:
-        return labels.set_index("study_id")[[*FIVE, *REST]].apply(pd.to_numeric)
-    except ValueError as error:
-        raise DataError(f"{file.name}: a label is not a number ({error}); fetch the file again.") from None
+    return as_numbers(labels, [*FIVE, *REST], file).set_index("study_id")[[*FIVE, *REST]]
 
 
 def one_of_five(labels: pd.DataFrame, co_labels: CoLabels = "others_not_positive") -> pd.Series:
