@@ -35,6 +35,10 @@ def body_of(ct):
     return body
 
 
+CT = volume()
+BODY = body_of(CT)
+
+
 def mean(picture, rows, columns):
     """Mean grey in a part of the picture, given as shares of its height and width."""
     height, width = picture.shape
@@ -86,40 +90,34 @@ def test_cone_beam_magnifies_what_is_near_the_source():
 
 
 def test_parallel_and_cone_agree_for_a_distant_source():
-    ct = volume()
     geometry = DrrGeometry(sad_mm=1e6, sid_mm=1e6 + 1, detector_pixels=(128, 128))
-    frame = projectors.frame_of(ct, (body_of(ct).low, body_of(ct).high), geometry)
-    cone, parallel = (beam(ct, geometry, frame) for beam in (projectors.cone_beam, projectors.parallel_beam))
+    frame = projectors.frame_of(CT, (BODY.low, BODY.high), geometry)
+    cone, parallel = (beam(CT, geometry, frame) for beam in (projectors.cone_beam, projectors.parallel_beam))
     np.testing.assert_allclose(cone, parallel, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", ["parallel", "cone", pytest.param("plastimatch", marks=needs_plastimatch)])
 def test_the_view_is_ap(name):
-    ct = volume()
-    assert_is_ap(radiograph.to_picture(radiograph.line_integrals(ct, body_of(ct), SMALL, name)))
+    assert_is_ap(radiograph.to_picture(radiograph.line_integrals(CT, BODY, SMALL, name)))
 
 
 @pytest.mark.parametrize("name", ["parallel", "cone"])
 def test_cutting_air_off_changes_nothing(name):
-    ct = volume()
-    body = body_of(ct)
     beam = projectors.parallel_beam if name == "parallel" else projectors.cone_beam
-    whole = beam(ct, SMALL, projectors.frame_of(ct, (body.low, body.high), SMALL))
-    np.testing.assert_allclose(radiograph.line_integrals(ct, body, SMALL, name), whole, atol=1e-5)
+    whole = beam(CT, SMALL, projectors.frame_of(CT, (BODY.low, BODY.high), SMALL))
+    np.testing.assert_allclose(radiograph.line_integrals(CT, BODY, SMALL, name), whole, atol=1e-5)
 
 
 def test_frame_holds_the_body_and_whole_rays_only():
-    ct = volume()
-    body = body_of(ct)
-    frame = projectors.frame_of(ct, (body.low, body.high), SMALL)
+    frame = projectors.frame_of(CT, (BODY.low, BODY.high), SMALL)
     pitch = SMALL.pixel_mm[0]
     edge = (max(frame.centre_row, frame.rows - 1 - frame.centre_row)) * pitch
-    at_the_back = edge * (SMALL.sad_mm + body.high[1] - ct.centre[1]) / SMALL.sid_mm
+    at_the_back = edge * (SMALL.sad_mm + BODY.high[1] - CT.centre[1]) / SMALL.sid_mm
     assert at_the_back <= HU.shape[0] * SPACING[0] / 2 < at_the_back + 2 * pitch
     assert frame.columns * SMALL.pixel_mm[1] == pytest.approx(280 * SMALL.magnification, abs=35)
-    picture = radiograph.line_integrals(ct, body, SMALL, "cone")
+    picture = radiograph.line_integrals(CT, BODY, SMALL, "cone")
     assert picture[0].max() > 0.5 * picture.max() and picture[:, [0, -1]].max() < 0.5 * picture.max()
-    assert projectors.frame_of(ct, None, WHOLE) == Frame(96, 128, 47.5, 63.5)
+    assert projectors.frame_of(CT, None, WHOLE) == Frame(96, 128, 47.5, 63.5)
 
 
 @pytest.mark.parametrize(("degrees", "axis"), [(0, "x"), (10, "x"), (-10, "x"), (10, "y")])
@@ -379,7 +377,7 @@ def test_requests_that_cannot_be_met(cases, tmp_path):
         with pytest.raises(DataError, match=next(iter(wrong))):
             radiograph.reconstruct(cases, tmp_path, **wrong)
     with pytest.raises(DataError, match="projector_name = 'x'"):
-        radiograph.line_integrals(volume(), body_of(volume()), SMALL, "x")
+        radiograph.line_integrals(CT, BODY, SMALL, "x")
 
 
 @pytest.mark.shared
