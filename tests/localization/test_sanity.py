@@ -63,8 +63,6 @@ def test_only_the_chosen_stages_change(models):
             source = fresh if stage in ("head", "block 1") else trained
             assert torch.equal(mixed.state_dict()[name], source.state_dict()[name]), name
     assert all(torch.equal(before[k], v) for k, v in trained.state_dict().items())
-    with pytest.raises(DataError, match="another architecture"):
-        with_fresh_stages(trained, random_student({**BUILD, "depth": 2}, 0), [])
 
 
 def test_cascading_ends_at_the_fresh_model_and_attention_ignores_the_head(models, images):
