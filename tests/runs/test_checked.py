@@ -49,6 +49,8 @@ def test_a_wrong_option_is_one_sentence(given, words):
 def test_a_wrong_argument_is_one_sentence_and_options_are_frozen():
     with pytest.raises(DataError, match=r"^scale: by = 0: input should be greater than 0\.$"):
         scale(np.ones(2), by=0)
+    with pytest.raises(DataError, match=r"^scale: by = 0: input should be greater than 0\.$"):
+        scale(np.ones(2), 0)  # given by position, named all the same
     with pytest.raises(DataError, match=r"^scale: values: missing required argument\.$"):
         scale()
     with pytest.raises(FrozenInstanceError):
