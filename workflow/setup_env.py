@@ -2,13 +2,12 @@
 
 Runs on the system's Python with nothing but the standard library and pip. uv does the installing (minutes faster
 than pip) and is given the same package sources that pip is configured with, because uv does not read pip's
-configuration. On Linux with x86_64 each file is compared with its hash in workflow/pins.lock; elsewhere, where the
-files are others, constraints.txt has the same versions. Does nothing when the environment already matches.
+configuration. Each file is compared with its hash in workflow/pins.lock. Does nothing when the environment already
+matches pyproject.toml and these pins.
 """
 
 import hashlib
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -20,17 +19,11 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 
 
-def pins() -> Path:
-    """The file of pins for this machine: with hashes where the index that was resolved has its files."""
-    hashed = sys.platform == "linux" and platform.machine() == "x86_64"
-    return ROOT / "workflow" / "pins.lock" if hashed else ROOT / "constraints.txt"
-
-
 def fingerprint(extras: list[str]) -> str:
     """Hash of everything that decides what is installed."""
     digest = hashlib.sha256(repr((extras, sys.version_info[:2], str(ROOT))).encode())
-    for file in (ROOT / "pyproject.toml", pins()):
-        digest.update(file.read_bytes())
+    for name in ("pyproject.toml", "workflow/pins.lock"):
+        digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
 
 
@@ -57,7 +50,7 @@ def install(extras: list[str]) -> None:
 
     # "unsafe-best-match" is what pip does: the best version over all sources, not the first source that has a name.
     command = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON), "--index-strategy"]
-    command += ["unsafe-best-match", "-c", str(pins()), "-e", f"{ROOT}[{','.join(extras)}]"]
+    command += ["unsafe-best-match", "-c", str(ROOT / "workflow" / "pins.lock"), "-e", f"{ROOT}[{','.join(extras)}]"]
     for option, values in pip_sources().items():
         for value in values:
             command += [f"--{option}", value]

@@ -2,8 +2,8 @@
 
 `python workflow/write_environment.py` writes both; `--check` only compares (the tests and pre-commit call it).
 `--resolve` first lets uv resolve pyproject.toml for Python 3.11 and 3.12 and every platform: pins that still fit stay,
-`--upgrade NAME` moves one. pins.lock holds each file's hash as the package index states it, but for torch, whose CPU
-build comes from another place than its CUDA build. constraints.txt is the same list for pip, without hashes;
+`--upgrade NAME` moves one. pins.lock holds the hashes of every file of a version, but for torch, whose CPU build
+comes from another place than its CUDA build. constraints.txt is the same list for pip, without hashes;
 environment.yml, for conda users, names the direct dependencies. No CUDA package is named there: pip brings what torch
 asks for.
 """
@@ -40,24 +40,33 @@ def entries(lock: str) -> list[str]:
     return [entry for entry in re.split(r"^(?=[A-Za-z0-9])", lock, flags=re.M) if "==" in entry]
 
 
+def bare(entry: str) -> str:
+    """A pin without its hashes."""
+    return entry.splitlines()[0].rstrip(" \\") + "\n"
+
+
 def without_some_hashes(lock: str) -> str:
     """The lock as uv wrote it, the hashes of `WITHOUT_HASH` taken out."""
-    kept = []
-    for entry in entries(lock):
-        bare = requirement_name(entry) in WITHOUT_HASH
-        kept.append(entry.splitlines()[0].rstrip(" \\") + "\n" if bare else entry)
+    kept = (bare(entry) if requirement_name(entry) in WITHOUT_HASH else entry for entry in entries(lock))
     return LOCK_HEADER + "".join(kept)
 
 
 def resolve(upgrade: list[str]) -> None:
-    """Let uv write pins.lock again, from the sources that pip is configured with."""
+    """Let uv write pins.lock again.
+
+    Asked is the package index alone, PyPI or its mirror: it has every file of a version, while the further sources that
+    pip may be configured with hold those of one machine.
+    """
     command = [sys.executable, "-m", "uv", "pip", "compile", "-q", str(ROOT / "pyproject.toml"), "--all-extras"]
     command += ["--universal", "--generate-hashes", "--no-annotate", "--no-header", "-o", str(LOCK)]
-    command += ["--index-strategy", "unsafe-best-match"]
     command += [word for name in upgrade for word in ("--upgrade-package", name)]
-    command += [word for option, values in pip_sources().items() for v in values for word in (f"--{option}", v)]
+    command += [word for url in pip_sources()["index-url"] for word in ("--index-url", url)]
+    before = LOCK.read_text()
+    # Without the hashes of before, which uv would keep instead of asking the index.
+    LOCK.write_text("".join(bare(entry) for entry in entries(before)))
     if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-        sys.exit("No resolution: uv says above which requirements contradict each other.")
+        LOCK.write_text(before)
+        sys.exit("No resolution: uv says above what is wrong; pins.lock is as it was.")
     LOCK.write_text(without_some_hashes(LOCK.read_text()))
 
 

@@ -40,11 +40,11 @@ def test_uv_gets_the_sources_that_pip_is_configured_with(setup_env, monkeypatch)
 def test_the_environment_is_installed_again_when_a_pin_changes(setup_env, monkeypatch, tmp_path):
     (tmp_path / "pyproject.toml").write_text("a")
     monkeypatch.setattr(setup_env, "ROOT", tmp_path)
-    setup_env.pins().parent.mkdir(exist_ok=True)
-    setup_env.pins().write_text("x==1")
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow" / "pins.lock").write_text("x==1")
     before = setup_env.fingerprint(["book"])
     assert setup_env.fingerprint(["book"]) == before
-    setup_env.pins().write_text("x==2")
+    (tmp_path / "workflow" / "pins.lock").write_text("x==2")
     assert setup_env.fingerprint(["book"]) != before
 
 
