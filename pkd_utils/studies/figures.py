@@ -20,7 +20,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.showing import simulated_mark  # noqa: F401  (until all notebooks say run.show)
 
 OKABE_ITO = {
     "black": "#000000",
