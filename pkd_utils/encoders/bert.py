@@ -79,11 +79,11 @@ def read_config(folder: str | Path) -> PretrainedConfig:
         raise DataError(
             f"{file} says model_type {model_type!r}; a text encoder must be one of {', '.join(MODEL_TYPES)}."
         )
-    missing = [name for name in _NEEDED if not isinstance(raw.get(name), int)]
-    if missing:
-        raise DataError(f"{file} does not say {missing[0]} (a whole number): download it again.")
-    if raw.get("position_embedding_type", "absolute") != "absolute":
-        raise DataError(f"{file} asks for {raw['position_embedding_type']!r} position embeddings; only absolute ones.")
+    faults = [f"does not say {name} (a whole number)" for name in _NEEDED if not isinstance(raw.get(name), int)]
+    if (positions := raw.get("position_embedding_type", "absolute")) != "absolute":
+        faults.append(f"asks for {positions!r} position embeddings, and only absolute ones can be read")
+    if faults:
+        raise DataError(f"{file} {faults[0]}: download it again, or give another encoder's folder.")
     return AutoConfig.for_model(model_type, **{name: raw[name] for name in _USED if name in raw})
 
 
@@ -294,8 +294,8 @@ def _lowercase(folder: Path, vocabulary: dict[str, int], said: dict[str, bool], 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is no JSON: download it again.") from error
+    except (ValueError, UnicodeDecodeError):
+        content = None
     if not isinstance(content, dict):
-        raise DataError(f"{file} is not a JSON object: download it again.")
+        raise DataError(f"{file} is no JSON object: download it again.")
     return content

@@ -126,11 +126,6 @@ class TextEncoder(nn.Module):
 
     def encode(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """States (B, L, D) float32 of padded token numbers (B, L) int64 and their mask (B, L) bool; padding is zero."""
-        if ids.ndim != 2 or ids.shape != mask.shape or ids.is_floating_point() or mask.dtype != torch.bool:
-            raise DataError(
-                f"encode takes token numbers (B, L) and a bool mask of that shape, not {tuple(ids.shape)} {ids.dtype} "
-                f"and {tuple(mask.shape)} {mask.dtype}."
-            )
         device = self.device
         ids, mask = ids.to(device), mask.to(device)
         # no_grad, not inference_mode: an inference tensor could not feed a head that is trained.
@@ -253,8 +248,6 @@ def load_text_encoder(
         network = build_encoder(config_of(facts), seed)
         tokenizer = None if vocabulary is None else load_tokenizer(vocabulary, facts)
     else:
-        if vocabulary is not None:
-            raise DataError("vocabulary is for random weights alone: a folder with weights has its own.")
         folder = find_weights(facts, weights, allow_download)
         if not folder.is_dir():
             raise DataError(
@@ -273,9 +266,7 @@ def _depth(facts: TextFacts, layer: str | int) -> int:
     """Blocks that are needed to read a layer."""
     if layer == "last":
         return facts.layers
-    if layer == SUM_LAST_4:
-        if facts.layers < 4:
-            raise DataError(f"{facts.title} has {facts.layers} blocks: there are no last four to sum.")
+    if layer == SUM_LAST_4 and facts.layers >= 4:
         return facts.layers
     if isinstance(layer, bool) or not isinstance(layer, int) or not -facts.layers - 1 <= layer <= facts.layers:
         raise DataError(

@@ -69,14 +69,12 @@ class EncodedTexts:
 
 def check_texts(texts: Sequence[str]) -> list[str]:
     """The texts as a list; DataError if there are none or one is no string, by position, never by its words."""
-    if isinstance(texts, str):
-        raise DataError("Give a list of texts, not one text.")
-    texts = list(texts)
+    texts = [] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise DataError("There are no reports to encode: give a list of texts.")
     wrong = [position for position, text in enumerate(texts) if not isinstance(text, str)]
     if wrong:
         raise DataError(f"{len(wrong)} reports have no text, first at position {wrong[0]}; leave these studies out.")
-    if not texts:
-        raise DataError("There are no reports to encode.")
     return texts
 
 
@@ -108,8 +106,6 @@ def pack_tokens(
     DataError
         A longer text with on_long="error": positions and lengths are named, never words.
     """
-    if on_long not in ("error", "cut"):
-        raise DataError(f"on_long must be 'error' or 'cut', not {on_long!r}.")
     special = tokenizer.num_special_tokens_to_add(False)
     if longest <= special:
         raise DataError(f"longest is {longest}: a text has {special} special tokens and needs room for its words.")
@@ -117,7 +113,7 @@ def pack_tokens(
     texts = [text.encode("utf-8", "replace").decode() for text in check_texts(texts)]
     full = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     long = [(position, len(ids)) for position, ids in enumerate(full) if len(ids) > longest]
-    if long and on_long == "error":
+    if long and on_long != "cut":
         first = ", ".join(f"{position} ({length} tokens)" for position, length in long[:8])
         raise DataError(
             f"{len(long)} of {len(full)} texts have more than {longest} tokens, at positions {first}"

@@ -14,7 +14,6 @@ from torchvision.transforms import functional as tv
 
 from pkd_utils.encoders.facts import Preprocessing
 from pkd_utils.images.depth import eight_bit_range
-from pkd_utils.runs.errors import DataError
 
 INTERPOLATION = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 DEEP_MODES = ("I", "F")  # and those that begin with "I;16": more than 8 bits a pixel
@@ -32,10 +31,6 @@ def eight_bit(image: Image.Image, depth: str | int = "minmax") -> Image.Image:
         stretches the image's own range, so that 12 bits stored in 16 do not come out black; radiographs in JPEG were
         stretched so by whoever wrote them. Of 8-bit images no value changes, whatever `depth` says.
 
-    Raises
-    ------
-    DataError
-        See `pkd_utils.images.depth.eight_bit_range`.
     """
     if image.mode in DEEP_MODES or image.mode.startswith("I;16"):
         return Image.fromarray(np.rint(eight_bit_range(np.asarray(image), depth)).astype(np.uint8))
@@ -65,10 +60,6 @@ def preprocess(
     -------
     (3, S, S) float32 tensor, S = `steps.crop`
 
-    Raises
-    ------
-    DataError
-        A crop that is not inside the image, or an image that `eight_bit` refuses.
     """
     image = eight_bit(image, depth)
     if steps.stretch:
@@ -76,7 +67,7 @@ def preprocess(
     if steps.grey == "first":
         image = image.convert("L")
     if crop is not None:
-        left, top, width, height = _checked_crop(crop, image.size)
+        left, top, width, height = crop
         image = _resize(image.crop((left, top, left + width, top + height)), steps.crop, steps.crop, steps)
     else:
         image = _resize_whole(image, steps)
@@ -111,11 +102,6 @@ def random_resized_crop(
     (left, top, width, height) : integers, pixels; after ten draws that do not fit, the largest centred rectangle
         within `ratio`
     """
-    if width < 1 or height < 1 or not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
-        raise DataError(
-            f"A random crop needs an image of at least 1 pixel, 0 < scale <= 1 and 0 < ratio, both in ascending "
-            f"order, not {width} x {height}, {scale}, {ratio}."
-        )
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -129,16 +115,6 @@ def random_resized_crop(
     else:
         w, h = width, height
     return (width - w) // 2, (height - h) // 2, w, h
-
-
-def _checked_crop(crop, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    values = [int(v) for v in crop] if len(crop) == 4 else []
-    if values != list(crop):
-        raise DataError(f"A crop is (left, top, width, height) in whole pixels, not {crop!r}.")
-    left, top, width, height = values
-    if left < 0 or top < 0 or width < 1 or height < 1 or left + width > size[0] or top + height > size[1]:
-        raise DataError(f"The crop {tuple(values)} is not inside the stored image of {size[0]} x {size[1]} pixels.")
-    return left, top, width, height
 
 
 def _stretch(image: Image.Image) -> Image.Image:

@@ -146,9 +146,11 @@ def read_weights(path: str | Path, prefer: Sequence[str] = ()) -> Weights:
         raise FileNotFoundError(f"{path} does not exist: give the weight file or folder as it was downloaded.")
     if path.name.endswith(".index.json"):
         return _read_index(path)
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"{path} is no weight file: its name should end in {', '.join(SUFFIXES)}.")
-    content, inert = _read_file(path, _refuse_what_is_no_weights(path))
+    known = path.suffix in SUFFIXES
+    fault = _fault(path) if known else f"is no weight file: its name should end in {', '.join(SUFFIXES)}"
+    if fault:
+        raise DataError(f"{path} {fault}.")
+    content, inert = _read_file(path)
     state, wrapper, skipped = _unwrap(content, path)
     return Weights(path, file_sha256(path), state, wrapper, skipped, inert)
 
@@ -156,85 +158,82 @@ def read_weights(path: str | Path, prefer: Sequence[str] = ()) -> Weights:
 def _choose(folder: Path, prefer: Sequence[str]) -> Path:
     """The weight file of a folder."""
     names = sorted(file.name for file in folder.iterdir() if file.is_file())
-    for pattern in (*prefer, *FOLDER_FILES):
-        # A pattern such as ckpt_epoch_*.pth may fit several: then the user has to say which.
-        found = fnmatch.filter(names, pattern)
-        if len(found) == 1:
-            return folder / found[0]
-        if found:
-            raise DataError(f"{folder} holds {len(found)} files {pattern}: give the path of the one you mean.")
-    found = [name for name in names if Path(name).suffix in SUFFIXES]
-    if len(found) == 1:
-        return folder / found[0]
+    every = [name for name in names if Path(name).suffix in SUFFIXES]
+    # A pattern such as ckpt_epoch_*.pth may fit several: then the user has to say which.
+    choices = (fnmatch.filter(names, pattern) for pattern in (*prefer, *FOLDER_FILES))
+    found = next((choice for choice in choices if choice), every)
+    if len(found) > 1:
+        raise DataError(f"{folder} holds several weight files ({some(found)}): give the path of the one you mean.")
     if found:
-        raise DataError(f"{folder} holds several weight files ({', '.join(found)}): give the path of the one you mean.")
+        return folder / found[0]
     other = [name for name in names if name.endswith((".h5", ".msgpack"))]
     hint = f"; {other[0]} is of another framework" if other else ""
     raise FileNotFoundError(f"{folder} holds no weight file ({', '.join(FOLDER_FILES[:3])} ...){hint}: download one.")
 
 
-def _refuse_what_is_no_weights(file: Path) -> bytes:
-    """Say what a file is that a failed download left in place of weights; else return its first bytes."""
+# What a failed download leaves in a file's place: (beginnings, without leading blanks and in lower case; what to say).
+NO_WEIGHTS = (
+    ((b"version https://git-lfs",), "is a git-lfs pointer: run `git lfs pull` there, or download the file"),
+    (
+        (b"<!doctype", b"<html", b"<head", b"<?xml"),
+        "is a web page (Google Drive and others answer so when they ask for consent or a log-in): download it with a "
+        "browser",
+    ),
+    ((b"{",), "is JSON text, probably a server's error message: download it again"),
+    (
+        (b"\x1f\x8b", b"bzh", b"\xfd7zxz", b"rar!", b"7z\xbc\xaf"),
+        "is a compressed archive: unpack it and give the weight file inside",
+    ),
+)
+
+
+def _fault(file: Path) -> str:
+    """What a file is that holds no weights, and what to do; "" if it may hold some."""
     with open(file, "rb") as stream:
-        start = stream.read(512)
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not start:
-        raise DataError(f"{file} is empty: download it again.")
-    if text.startswith(b"version https://git-lfs"):
-        raise DataError(
-            f"{file} is a git-lfs pointer, not the weights: run `git lfs pull` there, or download the file."
-        )
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        raise DataError(
-            f"{file} is a web page, not the weights (Google Drive and others answer so when they ask for consent or a "
-            "log-in): download it with a browser."
-        )
-    if text.startswith(b"{") and file.suffix != ".safetensors":
-        raise DataError(f"{file} is JSON text, probably a server's error message, not the weights: download it again.")
-    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"Rar!", b"7z\xbc\xaf")):
-        raise DataError(f"{file} is a compressed archive: unpack it and give the weight file inside.")
-    return start
+        start = stream.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not file.stat().st_size:
+        return "is empty: download it again"
+    for beginnings, words in NO_WEIGHTS:
+        if start.startswith(beginnings) and (start[:1] != b"{" or file.suffix != ".safetensors"):
+            return words
+    if file.suffix not in TORCH_SUFFIXES:
+        return ""
+    if not zipfile.is_zipfile(file):
+        return "ends too early: the download was cut off, download it again" if start.startswith(b"pk\x03\x04") else ""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            records = archive.namelist()
+    except Exception:  # names, sizes and offsets in a damaged table of contents fail in many ways
+        return "has a damaged table of contents: download it again"
+    if any(name.endswith("/constants.pkl") for name in records):
+        return "is a TorchScript archive: it contains code and is not loaded; give a state dict"
+    if not any(name.endswith("data.pkl") for name in records):
+        return "is a zip archive without torch weights: unpack it and give the weight file inside"
+    return ""
 
 
-def _read_file(file: Path, start: bytes) -> tuple[Any, tuple[str, ...]]:
+def _read_file(file: Path) -> tuple[Any, tuple[str, ...]]:
     """Content of one file, and the classes that were read as inert objects."""
     if file.suffix == ".onnx":
         from pkd_utils.encoders.onnx import read_onnx
 
         return read_onnx(file), ()
-    if file.suffix == ".safetensors":
-        try:
-            return load_file(file), ()
-        except (SafetensorError, OSError) as error:
-            raise DataError(
-                f"{file} cannot be read as safetensors ({error}): cut off or damaged; download it again."
-            ) from error
-    zipped = zipfile.is_zipfile(file)
-    if zipped:
-        _refuse_other_archives(file)
-    elif start.startswith(b"PK\x03\x04"):
-        raise DataError(f"{file} ends too early: the download was cut off, download it again.")
-    return _read_torch(file, zipped)
-
-
-def _refuse_other_archives(file: Path) -> None:
-    """A zip archive is a torch file only if it holds torch's pickle, and TorchScript's code is not wanted."""
+    if file.suffix != ".safetensors":
+        return _read_torch(file)
     try:
-        with zipfile.ZipFile(file) as archive:
-            records = archive.namelist()
-    except Exception as error:  # names, sizes and offsets in a damaged table of contents fail in many ways
-        raise DataError(f"{file} has a damaged table of contents: download it again.") from error
-    if any(name.endswith("/constants.pkl") for name in records):
-        raise DataError(f"{file} is a TorchScript archive: it contains code and is not loaded; give a state dict.")
-    if not any(name.endswith("data.pkl") for name in records):
-        raise DataError(f"{file} is a zip archive without torch weights: unpack it and give the weight file inside.")
+        return load_file(file), ()
+    except (SafetensorError, OSError) as error:
+        raise DataError(
+            f"{file} cannot be read as safetensors ({error}): cut off or damaged; download it again."
+        ) from error
 
 
-def _read_torch(file: Path, mapped: bool) -> tuple[Any, tuple[str, ...]]:
+def _read_torch(file: Path) -> tuple[Any, tuple[str, ...]]:
     """A torch file by torch's own safe reader; each class that it does not know is read as an inert one.
 
     torch names one unknown class at a time and stops there, before any tensor is read, so asking again is cheap.
     """
+    mapped = zipfile.is_zipfile(file)
     stand_ins: dict[str, type] = {}
     while True:
         try:
@@ -273,18 +272,17 @@ def _read_index(index: Path) -> Weights:
     """Weights in several files, as their index lists them."""
     try:
         names: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{index} is no index of weight files: download it again.") from error
+        files = sorted(set(names.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        files, names = ["?"], {}
+    wrong = [name for name in files if Path(name).name != name or Path(name).suffix not in SUFFIXES]
+    if wrong:
+        raise DataError(f"{index} is no index of weight files beside it (it names {wrong[0]!r}): download it again.")
     digest = hashlib.sha256(file_sha256(index).encode())
     state: dict[str, Tensor] = {}
     inert: set[str] = set()
-    for name in sorted(set(names.values())):
-        part = index.parent / name
-        if Path(name).name != name or part.suffix not in SUFFIXES:
-            raise DataError(f"{index} names the part {name!r}, which is no weight file beside it.")
-        if not part.exists():
-            raise FileNotFoundError(f"{part} is missing, {index.name} lists it: download every part.")
-        weights = read_weights(part)
+    for name in files:
+        weights = read_weights(index.parent / name)
         state |= weights.state
         inert |= set(weights.inert)
         digest.update(weights.sha256.encode())
@@ -307,18 +305,18 @@ def _unwrap(content: Any, file: Path) -> tuple[dict[str, Tensor], str, tuple[str
         skipped += [str(name) for name in content if name != inner]
         wrapper.append(inner)
         content = content[inner]
-    if not isinstance(content, Mapping):
-        kind = f"{type(content).__module__}.{type(content).__name__}"
-        raise DataError(f"{file} holds one object of {kind} instead of named weights: save its state dict instead.")
     state: dict[str, Tensor] = {}
-    for name, value in content.items():
+    entries = content if isinstance(content, Mapping) else {}
+    for name, value in entries.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             skipped.append(str(name))
             continue
         short = name.removeprefix("module.")
-        state[name if short in content else short] = value.detach()
+        state[name if short in entries else short] = value.detach()
     if not state:
         what = some(skipped) or "nothing"
+        if not isinstance(content, Mapping):
+            what = f"one object of {type(content).__module__}.{type(content).__name__}"
         raise DataError(f"{file} holds no named tensors (found: {what}): give a file with a state dict.")
     return state, ".".join(wrapper), tuple(skipped)
 

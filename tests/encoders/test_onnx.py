@@ -159,13 +159,10 @@ def test_weights_in_another_file_are_refused_and_not_opened(tmp_path):
 
 
 def test_what_is_no_onnx_file_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no ONNX file"):
-        read_onnx(tmp_path / "absent.onnx")
     whole = _save(tmp_path / "m.onnx", [], {"a.weight": _array(64, 64)}).read_bytes()
     for name, content, message in (
         ("cut.onnx", whole[: len(whole) // 2], "cannot be read as ONNX"),
         ("text.onnx", b"<html>Not found</html>", "cannot be read as ONNX"),
-        ("empty.onnx", b"", "holds no weights"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name} {message}"):
@@ -181,7 +178,7 @@ def test_damaged_tensors_are_refused(tmp_path):
     model = onnx.load(_save(tmp_path / "twice.onnx", [], {"a.weight": _array(2)}))
     model.graph.initializer.append(numpy_helper.from_array(_array(3), "a.weight"))
     onnx.save(model, tmp_path / "twice.onnx")
-    with pytest.raises(DataError, match=r"two tensors called a\.weight"):
+    with pytest.raises(DataError, match=r"two different tensors .* a\.weight"):
         read_onnx(tmp_path / "twice.onnx")
 
     nodes = _linear("a", "onnx::MatMul_1", "a.bias", "y")

@@ -210,7 +210,7 @@ def test_bad_arguments_are_refused_in_one_sentence(folder, tmp_path):
     for layer in ("first", 3, -4, True, 1.0):
         with pytest.raises(DataError, match=r"layer must be .* from -3 to 2 for PubMedBERT"):
             load_text_encoder("pubmedbert", path, layer=layer)
-    with pytest.raises(DataError, match="has 2 blocks"):
+    with pytest.raises(DataError, match="layer must be"):
         load_text_encoder("pubmedbert", path, layer="sum_last_4")
     with pytest.raises(DataError, match="precision must be"):
         load_text_encoder("pubmedbert", path, precision="half")
@@ -247,10 +247,6 @@ def test_random_weights_are_seeded_and_leave_the_global_generator_alone(folder):
         bare.tokens(TEXTS)
     ids = torch.randint(0, 300, (2, 7))
     assert bare.encode(ids, torch.ones(2, 7, dtype=torch.bool)).shape == (2, 7, 16)
-    with pytest.raises(DataError, match="encode takes token numbers"):
-        bare.encode(ids.float(), torch.ones(2, 7, dtype=torch.bool))
-    with pytest.raises(DataError, match="vocabulary is for random weights alone"):
-        load_text_encoder("pubmedbert", folder(), vocabulary=folder())
 
 
 def test_layers_are_those_of_the_independent_bert(folder, monkeypatch):
@@ -304,8 +300,8 @@ def test_long_texts_are_refused_or_counted_never_cut_silently(folder):
     assert encoder.tokens(cut).mask.sum(1).tolist() == [3, 512, 2]
     with pytest.raises(DataError, match=r"positions 0 .*and others"):
         encoder.tokenize([long] * 9)
-    with pytest.raises(DataError, match="on_long must be"):
-        encoder.tokenize(["a"], on_long="drop")
+    with pytest.raises(DataError, match="have more than 512 tokens"):
+        encoder.tokenize([long], on_long="drop")
     with pytest.raises(DataError, match="at most 512"):
         encoder.tokenize(["a"], longest=513)
     with pytest.raises(DataError, match="needs room"):

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from pkd_utils.encoders.tokens.stored import TextStore, TokenStore, store_facts
 from pkd_utils.encoders.tokens.views import (
     CROPS,
-    STORAGE,
     Crops,
     ImageFile,
     check_readable,
@@ -32,6 +31,7 @@ from pkd_utils.encoders.tokens.views import (
     in_order,
     list_images,
     read_views,
+    storage_dtype,
 )
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import Parts, atomic_path, hash_params, read_json, write_json, write_parquet
@@ -118,8 +118,6 @@ def encode_images(
         Image files that do not exist.
     """
     files, target = list_images(image_ids, paths), Path(target)
-    if storage not in STORAGE:
-        raise DataError(f"storage must be one of {', '.join(STORAGE)}, not {storage!r}.")
     hashes = content_hashes(files, workers, progress)
     index = pd.DataFrame({"image_id": [file.image_id for file in files], "sha256": hashes})
     key = {
@@ -196,8 +194,6 @@ def encode_texts(
         that holds something else.
     """
     ids, texts, target = list(ids), list(texts), Path(target)
-    if len(ids) != len(texts):
-        raise DataError(f"{len(ids)} report identifiers came with {len(texts)} texts: give one text a report.")
     check_unique(ids, "report")
     packed = encoder.tokenize(texts, longest, on_long)
     key = {"encoder": encoder.identity, "texts": packed.identity, "ids": hash_params(ids)}
@@ -256,7 +252,7 @@ def _encode(
 def _bytes(encoder, images: int, views: int, storage: str) -> int:
     """Size of the arrays."""
     tokens = encoder.grid[0] * encoder.grid[1] + encoder.facts.class_token
-    return images * (views + 1) * tokens * encoder.width * STORAGE[storage].itemsize
+    return images * (views + 1) * tokens * encoder.width * storage_dtype(storage).itemsize
 
 
 def _mark(parts: Parts, images: int) -> None:

@@ -10,13 +10,13 @@ import torch
 from pkd_utils.encoders.tokens.stored import ImageTokens, TokenStore, checked, checked_cls
 from pkd_utils.encoders.tokens.views import (
     CROPS,
-    STORAGE,
     Crops,
     content_hashes,
     encode_crops,
     in_order,
     list_images,
     read_views,
+    storage_dtype,
 )
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import hash_params
@@ -69,7 +69,7 @@ class LiveTokens(ImageTokens):
         live = {"encoder": encoder.identity, "images": [names, hashes], "crops": asdict(crops), "storage": storage}
         super().__init__(names, hash_params(live))
         self.encoder, self.crops, self.batch_size, self.workers = encoder, crops, batch_size, workers
-        self.storage, self.dtype, self.clean = storage, STORAGE[storage], clean
+        self.storage, self.dtype, self.clean = storage, storage_dtype(storage), clean
         self.has_cls, self.grid, self.width = encoder.facts.class_token, encoder.grid, encoder.width
         self.include_cls = checked_cls(include_cls, self.has_cls, encoder.facts.name)
         self.tokens_per_image = self.grid[0] * self.grid[1] + self.include_cls

@@ -8,23 +8,34 @@ import collections
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from tqdm import tqdm
 
 from pkd_utils.encoders.transforms import eight_bit, random_resized_crop
+from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 
 STORAGE = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 """How tokens are kept. float16 has 11 significant bits up to 65,504; bfloat16 has 8 and float32's range."""
 
 
-@dataclass(frozen=True)
+def storage_dtype(storage: str) -> torch.dtype:
+    """The dtype that tokens are kept in; DataError if it is none of `STORAGE`."""
+    if storage not in STORAGE:
+        raise DataError(f"storage must be one of {', '.join(STORAGE)}, not {storage!r}.")
+    return STORAGE[storage]
+
+
+Share, Positive = Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0)]
+
+
+@config
 class Crops:
     """Random resized crops, stateless (Bergström et al., appendix A: scales 0.4 to 0.9).
 
@@ -38,8 +49,8 @@ class Crops:
     """
 
     seed: int = 0
-    scale: tuple[float, float] = (0.4, 0.9)
-    ratio: tuple[float, float] = (0.75, 4 / 3)
+    scale: tuple[Share, Share] = (0.4, 0.9)
+    ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
 
     def box(self, image_id: str, view: int, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
         """(left, top, width, height) in stored pixels of an image of `size` (width, height); None for view 0."""
@@ -71,9 +82,7 @@ def list_images(image_ids: Sequence[str], paths: Sequence[str | Path]) -> list[I
         Files that do not exist, the first five named.
     """
     image_ids, paths = list(image_ids), [Path(path) for path in paths]
-    if not image_ids:
-        raise DataError("There are no images to encode: the list of identifiers is empty.")
-    if len(image_ids) != len(paths):
+    if len(image_ids) != len(paths) or not paths:
         raise DataError(f"{len(image_ids)} image identifiers came with {len(paths)} paths: give one path an image.")
     check_unique(image_ids, "image")
     missing = [str(path) for path in paths if not path.exists()]
@@ -87,13 +96,12 @@ def list_images(image_ids: Sequence[str], paths: Sequence[str | Path]) -> list[I
 
 def check_unique(names: Sequence[str], what: str) -> None:
     """Refuse identifiers that are not strings or occur twice; the first such is named."""
-    seen = set()
-    for name in names:
-        if not isinstance(name, str):
-            raise DataError(f"{what.capitalize()} identifiers must be strings, not {type(name).__name__} ({name!r}).")
-        if name in seen:
-            raise DataError(f"The {what} identifier {name!r} occurs more than once: give every {what} once.")
-        seen.add(name)
+    counts = collections.Counter(names)
+    wrong = [name for name, count in counts.items() if count > 1 or not isinstance(name, str)]
+    if wrong:
+        raise DataError(
+            f"The {what} identifier {wrong[0]!r} occurs more than once or is no string: give every {what} once."
+        )
 
 
 def content_hashes(files: Sequence[ImageFile], workers: int, progress: bool) -> list[str]:
@@ -215,18 +223,13 @@ def keep(tokens: torch.Tensor, storage: str, names: Sequence[str]) -> torch.Tens
     DataError
         Values that are not finite, or too large for `storage`: how many, and the first image (or text) of `names`.
     """
-    kept = tokens.to(STORAGE[storage])
+    kept = tokens.to(storage_dtype(storage))
     if torch.isfinite(kept).all():
         return kept
-    for wrong, reason in (
-        (~torch.isfinite(tokens), "are NaN or infinite: the weights or the image are damaged"),
-        (~torch.isfinite(kept), f"exceed the largest {storage}, {torch.finfo(STORAGE[storage]).max:,.0f}"),
-    ):
-        if wrong.any():
-            rows = wrong.flatten(1).any(1).nonzero().flatten().tolist()
-            raise DataError(
-                f"{int(wrong.sum())} token values {reason}; first in {names[rows[0]]}"
-                + (f", and {len(rows) - 1} more views" if len(rows) > 1 else "")
-                + ("." if "NaN" in reason else ": keep tokens as storage='bfloat16' (same range as float32).")
-            )
-    raise AssertionError("unreachable")
+    wrong, reason, advice = ~torch.isfinite(tokens), "are NaN or infinite: the weights or the image are damaged", ""
+    if not wrong.any():
+        wrong, reason = ~torch.isfinite(kept), f"exceed the largest {storage}, {torch.finfo(kept.dtype).max:,.0f}"
+        advice = ": keep tokens as storage='bfloat16' (same range as float32)"
+    rows = wrong.flatten(1).any(1).nonzero().flatten().tolist()
+    more = f", and {len(rows) - 1} more views" if len(rows) > 1 else ""
+    raise DataError(f"{int(wrong.sum())} token values {reason}; first in {names[rows[0]]}{more}{advice}.")
