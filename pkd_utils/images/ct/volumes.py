@@ -20,6 +20,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 
+from pkd_utils.images.dicom import is_dicom
 from pkd_utils.runs.errors import DataError
 
 LOWEST, HIGHEST = -1024, 3071  # Hounsfield units of 12 bits; scanners pad outside their circle with less
@@ -104,8 +105,8 @@ def find_volumes(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f"There is no folder {folder}: give the folder that holds the CT volumes.")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
     images = [path for path in files if path.name.lower().endswith(_SUFFIXES)]
-    rest = {path.parent: path for path in files if path not in set(images)}
-    series = [parent for parent, example in rest.items() if pydicom.misc.is_dicom(example)]
+    rest = {path.parent: path for path in files if not path.name.lower().endswith(_SUFFIXES)}
+    series = [parent for parent, example in rest.items() if is_dicom(example)]
     if not images and not series:
         raise FileNotFoundError(f"{folder} holds no CT volume ({', '.join(_SUFFIXES)} or folders of DICOM files).")
     return sorted([*images, *series])
