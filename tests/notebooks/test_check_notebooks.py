@@ -23,8 +23,10 @@ def check(*files):
 
 
 def test_committed_notebooks():
-    answer = check()
-    assert answer.returncode == 0, answer.stderr
+    found = check("--strict").stderr.splitlines()
+    # Two notebooks still have wide lines, as notebooks/mmpkd/ruff.toml says too.
+    assert [fault for fault in found if not fault.startswith(("mmpkd/06-", "mmpkd/07-"))] == []
+    assert check().returncode == 0, found
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,7 @@ def test_committed_notebooks():
         ({"metadata": {"tags": ["injected-parameters"]}}, {}, "cell 1 was written by papermill"),
         ({"outputs": [{"output_type": "error"}]}, {}, "cell 1 ends in an error"),
         ({"source": ["a\n"] * 41}, {}, "cell 1 has 41 lines, more than 40"),
+        ({"source": ["a\n"] * 41, "metadata": {"tags": ["parameters"]}}, {}, ""),
         ({"source": ["a" * 89]}, {}, "cell 1 has a line of 89 columns, more than 88"),
     ],
 )
