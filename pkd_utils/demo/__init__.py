@@ -13,7 +13,7 @@ KINDS = {"chest": "ChestCohort", "breast": "BreastCohort", "ct": "CTCohort"}
 SOURCES = {"mimic_cxr": "chest", "cbis_mass": "breast", "cbis_calc": "breast", "inspect": "ct"}  # read by which loader
 
 
-def cohort_class(kind: str) -> type[build.Cohort]:
+def cohort_class(kind: str) -> type[build.Recipe]:
     """The cohort of a kind; imported by name, so that no cohort's code decides another's bytes."""
     return getattr(importlib.import_module(f"pkd_utils.demo.{kind}.cohort"), KINDS[kind])
 

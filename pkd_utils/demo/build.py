@@ -24,7 +24,7 @@ from pkd_utils.runs import files, identity, paths
 from pkd_utils.runs.errors import DataError
 
 
-class Cohort(abc.ABC):
+class Recipe(abc.ABC):
     """What the builder asks of an embedded cohort.
 
     A cohort is a `runs.checked.config` whose fields are its size, `seed` and parameters, with default, range and
@@ -79,7 +79,7 @@ def code_sha256(module: str) -> str:
     return identity.hash_modules(name for name in reached if name.startswith("pkd_utils.demo.") and name.count(".") > 2)
 
 
-def describe(cohort: Cohort) -> dict[str, Any]:
+def describe(cohort: Recipe) -> dict[str, Any]:
     """What decides every byte of a cohort on one machine: seed, parameters, code and sources."""
     module = type(cohort).__module__
     parameters = {field.name: getattr(cohort, field.name) for field in dataclasses.fields(cohort)}
@@ -93,12 +93,12 @@ def describe(cohort: Cohort) -> dict[str, Any]:
     }
 
 
-def ensure(cohort: Cohort, root: str | Path, workers: int = 1) -> Path:
+def ensure(cohort: Recipe, root: str | Path, workers: int = 1) -> Path:
     """Make sure that `root` holds exactly this cohort; build it if it does not.
 
     Parameters
     ----------
-    cohort : Cohort
+    cohort : Recipe
     root : str or Path
         Folder of the cohort; relative paths are relative to the project root.
     workers : int
@@ -157,7 +157,7 @@ def refuse_foreign(folder: Path) -> None:
         raise DataError(f"{folder} exists and is not a simulated cohort (no SIMULATED.txt): choose another root.")
 
 
-def add_options(parser: argparse.ArgumentParser, kind: type[Cohort]) -> None:
+def add_options(parser: argparse.ArgumentParser, kind: type[Recipe]) -> None:
     """Give the command line of a cohort an option for each of its fields."""
     parser.add_argument("--root", default=kind.root, help="folder to write (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes; changes only the time (default %(default)s)")
@@ -171,7 +171,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Cohort]) -> None:
         )
 
 
-def from_command_line(kind: type[Cohort], root: str, workers: int, **options: Any) -> None:
+def from_command_line(kind: type[Recipe], root: str, workers: int, **options: Any) -> None:
     """Write a cohort unless it is there, and say what it holds."""
     start = time.perf_counter()
     folder = ensure(kind(**options), root, workers)
@@ -180,7 +180,7 @@ def from_command_line(kind: type[Cohort], root: str, workers: int, **options: An
     print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
 
 
-def _build(cohort: Cohort, root: Path, wanted: dict, workers: int) -> None:
+def _build(cohort: Recipe, root: Path, wanted: dict, workers: int) -> None:
     """Write the whole cohort below `root`, continuing what a killed build of the same identity left there."""
     parts = files.Parts(root / "parts", wanted)
     if not parts.names():
@@ -195,7 +195,7 @@ def _build(cohort: Cohort, root: Path, wanted: dict, workers: int) -> None:
     files.write_json(root / "cohort.json", wanted | found)
 
 
-def _render_all(cohort: Cohort, todo: list[int], root: Path, parts: files.Parts, workers: int) -> None:
+def _render_all(cohort: Recipe, todo: list[int], root: Path, parts: files.Parts, workers: int) -> None:
     if not todo:
         return
     _start_worker(cohort, root, parts)
@@ -214,7 +214,7 @@ def _render_all(cohort: Cohort, todo: list[int], root: Path, parts: files.Parts,
 _work: dict[str, Any] = {}  # of this process: the cohort, its folder and its parts
 
 
-def _start_worker(cohort: Cohort, root: Path, parts: files.Parts) -> None:
+def _start_worker(cohort: Recipe, root: Path, parts: files.Parts) -> None:
     _work.update(cohort=cohort, root=root, parts=parts)
 
 

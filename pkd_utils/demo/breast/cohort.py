@@ -29,7 +29,7 @@ truth.csv holds what was drawn, for tests only. Parameters, versions and hashes:
 
 
 @config
-class BreastCohort(build.Cohort):
+class BreastCohort(build.Recipe):
     """Mammograms with masses and with calcifications; what they show is in `cases`."""
 
     mass_rows: int = Field(0, ge=0, le=birads.ROWS, description="rows of the BI-RADS table, 0: all")

@@ -29,7 +29,7 @@ Parameters, versions and hashes: cohort.json.
 
 
 @config
-class ChestCohort(build.Cohort):
+class ChestCohort(build.Recipe):
     """Radiographs, reports, labels, boxes, masks and stays; the causal model is in `causal`."""
 
     patients: int = Field(860, ge=1, description="860 give about 3,500 images, 2,480 of them frontal")

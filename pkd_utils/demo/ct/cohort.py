@@ -137,7 +137,7 @@ def plan(patients: int, seed: int, noise: float = 10.0) -> list[list[Exam]]:
 
 
 @config
-class CTCohort(build.Cohort):
+class CTCohort(build.Recipe):
     """CT pulmonary angiograms with their tables."""
 
     patients: int = Field(240, ge=1, description="240 give about 420 scans")
