@@ -1,30 +1,26 @@
 """Train one student by equation (1) of the paper, so that a kill costs at most an epoch and changes nothing.
 
-Every random number is a function of (seed, epoch): the order of the images, their augmentation, dropout. The state at
-the end of an epoch (weights, optimizer moments, best weights, history) lies in one safetensors file that is replaced
-whole. So an interrupted run ends in the same bits as an uninterrupted one (same machine, same number of threads; on a
-GPU as far as its kernels are deterministic), and students that differ in `weight` alone start from the same weights and
-see the same images in the same order: weight 0 is the baseline with everything else equal.
+Every random number is a function of (seed, epoch): the order of the images and their augmentation (`loop.py` does the
+rest). So students that differ in `weight` alone start from the same weights and see the same images in the same order:
+weight 0 is the baseline with everything else equal.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
-import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import nn
-from tqdm import tqdm
+from pydantic import Field
 
-from pkd_utils.distillation.loss import distillation_loss
-from pkd_utils.distillation.student_data import SPLITS, StudentData, check_student_data
+from pkd_utils.distillation.loop import CHECKPOINT, Loop, private_randomness
+from pkd_utils.distillation.loss import check_targets, distillation_loss
 from pkd_utils.distillation.students import (
     build_student,
     class_token_logits,
@@ -33,53 +29,50 @@ from pkd_utils.distillation.students import (
     save_student,
 )
 from pkd_utils.images.augment import AugmentationDraw, apply_augmentation, draw_augmentation
+from pkd_utils.runs.checked import config as checked_config
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import atomic_path, file_sha256, hash_params, read_json, write_csv, write_json, write_parquet
-from pkd_utils.runs.machine import autocast, resolve_precision
+from pkd_utils.runs.files import file_sha256, hash_params, read_json, write_csv, write_json, write_parquet
+from pkd_utils.runs.machine import Device, resolve_precision
 from pkd_utils.runs.seeds import stream
 from pkd_utils.statistics.metrics import macro_auroc
 
-CHECKPOINT = "checkpoint.safetensors"
+SPLITS = ("train", "validate", "test")
+BUILD = ("name", "image_size", "patch_size", "width", "depth", "heads", "channels", "weights")
 
 
-@dataclasses.dataclass(frozen=True)
+@checked_config
 class StudentConfig:
     """Everything that decides a student except data and seed. What no comment explains is not stated in the paper."""
 
     # model, see students.build_student; the paper's student is vit_tiny_patch16_224 with ImageNet weights
     name: str = "vit"
-    image_size: int = 64
-    patch_size: int = 8
-    width: int = 96
-    depth: int = 4
-    heads: int = 3
-    channels: int = 1
+    image_size: int = Field(64, ge=1)
+    patch_size: int = Field(8, ge=1)
+    width: int = Field(96, ge=1)
+    depth: int = Field(4, ge=1)
+    heads: int = Field(3, ge=1)
+    channels: Literal[1, 3] = 1
     weights: str | None = None  # local file to start from
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
     # loss, see distillation.distillation_loss; the temperature of equation (2) is already in the soft targets
-    weight: float = 0.5  # lambda of equation (1); 0 is the baseline
-    activation: str = "sigmoid"
-    student_temperature: float = 1.0
-    temperature_squared: bool = False
+    weight: float = Field(0.5, ge=0, le=1)  # lambda of equation (1); 0 is the baseline
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
     soft_on_missing: bool = False
     # optimisation: AdamW, linear warm-up, cosine to zero, both per step
-    epochs: int = 12
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05  # of matrices only, not of biases, norms, class token and positions
-    warmup_epochs: float = 1.0
-    gradient_clip: float | None = 1.0  # largest norm of the gradient
-    patience: int | None = None  # stop after so many epochs without a better validation AUROC
+    epochs: int = Field(12, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)  # of matrices only, not of biases, norms, class token and positions
+    warmup_epochs: float = Field(1.0, ge=0)
+    patience: int | None = Field(None, ge=1)  # stop after so many epochs without a better validation AUROC
     # augmentation, see augment.draw_augmentation
-    degrees: float = 10.0
-    translate: float = 0.05
+    degrees: float = Field(10.0, ge=0)
+    translate: float = Field(0.05, ge=0)
     scale: tuple[float, float] = (0.9, 1.1)
-    brightness: float = 0.1
-    contrast: float = 0.1
+    brightness: float = Field(0.1, ge=0)
+    contrast: float = Field(0.1, ge=0, lt=1)
     # machine
-    device: str = "cpu"
-    precision: str = "auto"  # fp32, bf16 (autocast) or auto: bf16 where the device multiplies it natively
+    device: Device = "cpu"
+    precision: Literal["fp32", "bf16", "auto"] = "auto"  # bf16: autocast; auto: bf16 where the device has it natively
     compile: bool = False  # torch.compile; pays off on a GPU or in long runs
 
 
@@ -134,7 +127,6 @@ def fit_student(
         classes, a loss that is not finite (the last good epoch stays in the checkpoint), or another student's folder.
     """
     folder = Path(folder)
-    _check_config(config)
     data = check_student_data(
         pixels, targets, soft_targets, splits, config.image_size, config.activation, config.weight, image_ids, labels
     )
@@ -142,32 +134,29 @@ def fit_student(
     if config.weights is not None:
         settings["weights"] = file_sha256(config.weights)
     key = hash_params({"data": data.content_hash(), "config": settings, "seed": seed})
-    if (folder / "metrics.json").exists():
-        return _finished(folder, key)
-    folder.mkdir(parents=True, exist_ok=True)
-    device = torch.device(config.device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        return _Fit(data, config, folder, seed, key, device).run(progress)
+    if not (folder / "metrics.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        device = torch.device(config.device)
+        with private_randomness(device):
+            training = StudentTraining(data, config, folder, seed, key, device)
+            training.loop.run(training.batches, training.losses, training.validate, f"student of seed {seed}", progress)
+            training.loop.restore_best()
+            _write(training, folder, key)
+    return _finished(folder, key)
 
 
-def learning_rate_at(step: int, total: int, warmup: int, peak: float) -> float:
-    """Linear warm-up over `warmup` steps to `peak`, then a half cosine to 0 at step `total`; steps count from 0."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+class StudentTraining:
+    """The training of one student: its loop, and what the loop asks for.
 
-
-class _Fit:
-    """One training: model, optimizer, and where they stand."""
+    Random parts of the model come from torch's global generator, which is seeded here: see `loop.private_randomness`.
+    """
 
     def __init__(
-        self, data: StudentData, config: StudentConfig, folder: Path, seed: int, key: str, device: torch.device
+        self, data: "StudentData", config: StudentConfig, folder: Path, seed: int, key: str, device: torch.device
     ):
-        self.data, self.config, self.folder, self.seed, self.key, self.device = data, config, folder, seed, key, device
+        self.data, self.config, self.seed, self.device = data, config, seed, device
+        self.build = {name: getattr(config, name) for name in BUILD} | {"n_labels": len(data.labels)}
         self.mean, self.std = input_statistics(config.name, config.channels)
-        build = {n: getattr(config, n) for n in ("name", "image_size", "patch_size", "width", "depth", "heads",
-                                                 "channels", "weights", "drop_rate", "drop_path_rate")}  # fmt: skip
-        self.build = {**build, "n_labels": len(data.labels)}
         torch.manual_seed(stream(seed, 0, 0))
         self.model = build_student(**self.build).to(device)
         for block in self.model.blocks:
@@ -176,183 +165,98 @@ class _Fit:
         self.forward = torch.compile(class_token_logits) if config.compile else class_token_logits
         matrices = [p for p in self.model.parameters() if p.ndim >= 2 and p.shape[0] != 1]
         others = [p for p in self.model.parameters() if not (p.ndim >= 2 and p.shape[0] != 1)]
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-        self.parameters = matrices + others
-        self.best = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
-        self.state = {"epoch": 0, "step": 0, "best_epoch": 0, "best_auroc": -math.inf, "history": [], "sessions": 1,
-                      "precision": resolve_precision(config.precision, device)}  # fmt: skip
-        self._load_checkpoint()
-        self._place_data()
+        groups = [{"params": part, "lr": config.learning_rate, "weight_decay": decay}
+                  for part, decay in ((matrices, config.weight_decay), (others, 0.0))]  # fmt: skip
+        steps = math.ceil(len(data.rows["train"]) / config.batch_size)
+        self.loop = Loop(
+            self.model, groups, folder / CHECKPOINT, key, config.epochs, steps, clipped=matrices + others,
+            precision=resolve_precision(config.precision, device), warmup=round(config.warmup_epochs * steps),
+            criterion="validate_auroc", patience=config.patience,
+        )  # fmt: skip
+        self.targets, self.soft = data.targets.to(device), None if data.soft is None else data.soft.to(device)
+        # Pixels once to the GPU if they leave room for training; else batches travel.
+        room = 0 if device.type == "cpu" else 0.6 * torch.cuda.mem_get_info(device)[0]
+        self.pixels = data.pixels.to(device) if data.pixels.nbytes < room else data.pixels
 
-    def run(self, progress: bool) -> StudentResult:
-        config, state = self.config, self.state
-        with tqdm(
-            total=config.epochs, initial=state["epoch"], desc="student", unit="epoch", disable=not progress
-        ) as bar:
-            while state["epoch"] < config.epochs and not self._out_of_patience():
-                self._epoch(state["epoch"] + 1)
-                self._save_checkpoint()
-                bar.set_postfix_str(f"validation AUROC {state['history'][-1]['validate_auroc']:.3f}")
-                bar.update()
-        return self._finish()
-
-    def _epoch(self, epoch: int) -> None:
-        config, device, state = self.config, self.device, self.state
-        started = time.perf_counter()
+    def batches(self, epoch: int):
+        """Augmented images and row numbers, in batches of nearly equal size: no image is left out."""
         generator = torch.Generator().manual_seed(stream(self.seed, epoch, 1))
-        rows = self.data.rows["train"]
+        rows, config = self.data.rows["train"], self.config
         rows = rows[torch.randperm(len(rows), generator=generator)]
         # One draw for the whole epoch: on a GPU one transfer, on a CPU no small-tensor overhead in each step.
         draw = draw_augmentation(len(rows), generator, config.degrees, config.translate, config.scale,
                                  config.brightness, config.contrast)  # fmt: skip
-        torch.manual_seed(stream(self.seed, epoch, 2))  # dropout and stochastic depth
-        steps = math.ceil(len(rows) / config.batch_size)  # of nearly equal size: no image is left out
-        total, warmup = config.epochs * steps, round(config.warmup_epochs * steps)
-        self.model.train()
-        summed = torch.zeros((), device=device)
-        pieces = zip(rows.tensor_split(steps), *(part.to(device).tensor_split(steps) for part in draw), strict=True)
-        for batch_rows, *batch_draw in pieces:
-            rate = learning_rate_at(state["step"], total, warmup, config.learning_rate)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            summed += self._step(batch_rows, AugmentationDraw(*batch_draw)) * len(batch_rows)
-            state["step"] += 1
-        train_loss = summed.item() / len(rows)
-        if not math.isfinite(train_loss):
-            raise DataError(
-                f"The training loss became {train_loss} in epoch {epoch} (seed {self.seed}): lower the learning rate "
-                f"({config.learning_rate}) or use precision fp32; epoch {epoch - 1} is kept in {self.folder}."
-            )
-        validate_loss, auroc = self._validate()
-        state["history"].append({"epoch": epoch, "train_loss": train_loss, "validate_loss": validate_loss,
-                                 "validate_auroc": auroc, "learning_rate": rate,
-                                 "seconds": time.perf_counter() - started})  # fmt: skip
-        state["epoch"] = epoch
-        if auroc > state["best_auroc"]:
-            state["best_auroc"], state["best_epoch"] = auroc, epoch
-            self.best = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
+        pieces = (part.to(self.device).tensor_split(self.loop.steps) for part in draw)
+        for some, *drawn in zip(rows.tensor_split(self.loop.steps), *pieces, strict=True):
+            pixels = self.pixels.index_select(0, some.to(self.pixels.device)).to(self.device, non_blocking=True)
+            images = apply_augmentation(pixels, AugmentationDraw(*drawn), self.mean, self.std)
+            yield len(some), (images, some.to(self.device, non_blocking=True))
 
-    def _step(self, rows: torch.Tensor, draw: AugmentationDraw) -> torch.Tensor:
-        """One step of the optimizer; returns the batch's loss without waiting for the device."""
-        config = self.config
-        pixels = self.pixels.index_select(0, rows.to(self.pixels.device)).to(self.device, non_blocking=True)
-        images = apply_augmentation(pixels, draw, self.mean, self.std)
-        rows = rows.to(self.device, non_blocking=True)
-        with autocast(self.device, self.state["precision"]):
-            logits = self.forward(self.model, images)
+    def losses(self, batch) -> dict[str, torch.Tensor]:
+        """Equation (1) of one batch."""
+        images, rows = batch
+        logits = self.forward(self.model, images).float()
+        soft = None if self.soft is None else self.soft[rows]
         loss = distillation_loss(
-            logits.float(), self.targets[rows], None if self.soft is None else self.soft[rows], config.weight,
-            config.activation, config.student_temperature, config.temperature_squared, config.soft_on_missing,
-            validate=False,
+            logits, self.targets[rows], soft, self.config.weight, self.config.activation,
+            soft_on_missing=self.config.soft_on_missing, validate=False,
         )  # fmt: skip
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if config.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
-        self.optimizer.step()
-        return loss.detach()
+        return {"train_loss": loss}
 
-    def _predict(self, rows: torch.Tensor) -> np.ndarray:
-        return predict_logits(self.model, self.pixels[rows.to(self.pixels.device)], self.mean, self.std, self.device,
-                              self.state["precision"])  # fmt: skip
+    def predict(self, rows: torch.Tensor) -> np.ndarray:
+        """(n, K) float32 logits of images as they are."""
+        pixels = self.pixels[rows.to(self.pixels.device)]
+        return predict_logits(self.model, pixels, self.mean, self.std, self.device, self.loop.precision)
 
-    def _validate(self) -> tuple[float, float]:
+    def validate(self) -> dict[str, float]:
         """Plain loss against the labels (comparable between students of any weight) and macro AUROC."""
         rows = self.data.rows["validate"]
-        logits, targets = self._predict(rows), self.data.targets[rows]
-        loss = distillation_loss(torch.from_numpy(logits), targets, None, 0.0, self.config.activation, validate=False)
-        return loss.item(), _auroc(targets, logits, self.config.activation)
+        truth, logits = self.data.targets[rows], self.predict(rows)
+        loss = distillation_loss(torch.from_numpy(logits), truth, None, 0.0, self.config.activation, validate=False)
+        return {"validate_loss": loss.item(), "validate_auroc": _auroc(truth, logits, self.config.activation)}
 
-    def _out_of_patience(self) -> bool:
-        patience, state = self.config.patience, self.state
-        return patience is not None and state["epoch"] - state["best_epoch"] >= patience and state["epoch"] > 0
 
-    def _place_data(self) -> None:
-        data, device = self.data, self.device
-        self.targets = data.targets.to(device)
-        self.soft = None if data.soft is None else data.soft.to(device)
-        self.pixels = data.pixels
-        # Once to the GPU if it leaves room for training; else batches travel.
-        if device.type == "cuda" and data.pixels.nbytes < 0.6 * torch.cuda.mem_get_info(device)[0]:
-            self.pixels = data.pixels.to(device)
-
-    def _save_checkpoint(self) -> None:
-        tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
-        tensors |= {f"best.{n}": t for n, t in self.best.items()}
-        for i, p in enumerate(self.parameters):
-            moments = self.optimizer.state[p]
-            tensors |= {f"optimizer.{i}.{m}": moments[m] for m in ("exp_avg", "exp_avg_sq")}
-        tensors = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
-        facts = {"key": self.key, "state": json.dumps(self.state)}
-        with atomic_path(self.folder / CHECKPOINT) as temporary:
-            save_file(tensors, temporary, metadata=facts)
-
-    def _load_checkpoint(self) -> None:
-        path = self.folder / CHECKPOINT
-        if not path.exists():
-            return
-        with safe_open(path, "pt") as file:
-            facts = file.metadata()
-        _same_student(facts["key"], self.key, self.folder)
-        tensors = load_file(path)
-        self.model.load_state_dict({n: tensors[f"model.{n}"] for n in self.best})
-        self.best = {n: tensors[f"best.{n}"].to(self.device).clone() for n in self.best}
-        self.state = json.loads(facts["state"])
-        self.state["sessions"] += 1
-        saved = self.optimizer.state_dict()
-        saved["state"] = {
-            i: {"step": torch.tensor(float(self.state["step"]))}
-            | {m: tensors[f"optimizer.{i}.{m}"].clone() for m in ("exp_avg", "exp_avg_sq")}
-            for i in range(len(self.parameters))
-        }
-        self.optimizer.load_state_dict(saved)
-
-    def _finish(self) -> StudentResult:
-        folder, data, state, config = self.folder, self.data, self.state, self.config
-        self.model.load_state_dict(self.best)
-        used = torch.cat([data.rows[s] for s in SPLITS if s in data.rows]).sort().values
-        logits = self._predict(used)
-        predictions = pd.DataFrame({"image_id": [data.image_ids[i] for i in used], "split": data.splits[used.numpy()]})
-        predictions = pd.concat([predictions, pd.DataFrame(logits, columns=data.labels)], axis=1)
-        history = pd.DataFrame(state["history"])
-        auroc = {s: _auroc(data.targets[used][mask], logits[mask.numpy()], config.activation)
-                 for s in data.rows for mask in [torch.from_numpy(predictions["split"].to_numpy() == s)]}  # fmt: skip
-        seconds = float(history["seconds"].sum())
-        metrics = {
-            "key": self.key, "seed": self.seed, "config": dataclasses.asdict(config), "precision": state["precision"],
-            "labels": data.labels, "parameters": sum(p.numel() for p in self.parameters), "epochs": state["epoch"],
-            "best_epoch": state["best_epoch"], "macro_auroc": auroc, "seconds": seconds, "sessions": state["sessions"],
-            "rows": {s: len(r) for s, r in data.rows.items()}, "rows_unused": len(data.pixels) - len(used),
-            "images_per_second": len(data.rows["train"]) * state["epoch"] / seconds, "threads": torch.get_num_threads(),
-            "weights": self.model.weights_report,
-        }  # fmt: skip
-        facts = {
-            "build": {**self.build, "weights": None}, "mean": self.mean, "std": self.std, "labels": data.labels,
-            "seed": self.seed, "activation": config.activation, "weight": config.weight,
-            "best_epoch": state["best_epoch"],
-        }  # fmt: skip
-        save_student(folder / "model.safetensors", self.model, facts)
-        write_csv(folder / "history.csv", history)
-        write_parquet(folder / "predictions.parquet", predictions)
-        write_json(folder / "metrics.json", metrics)  # says finished, so it comes last
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-        return _finished(folder, self.key)
+def _write(training: StudentTraining, folder: Path, key: str) -> None:
+    """The student's files; metrics.json says finished, so it comes last."""
+    data, config, loop, seed = training.data, training.config, training.loop, training.seed
+    used = torch.cat(list(data.rows.values())).sort().values
+    logits = training.predict(used)
+    predictions = pd.DataFrame({"image_id": [data.image_ids[i] for i in used], "split": data.splits[used.numpy()]})
+    predictions = pd.concat([predictions, pd.DataFrame(logits, columns=data.labels)], axis=1)
+    history = pd.DataFrame(loop.history)
+    auroc = {}
+    for split in data.rows:
+        mask = data.splits[used.numpy()] == split
+        auroc[split] = _auroc(data.targets[used][torch.from_numpy(mask)], logits[mask], config.activation)
+    seconds = float(history["seconds"].sum())
+    metrics = {
+        "key": key, "seed": seed, "config": dataclasses.asdict(config), "precision": loop.precision,
+        "labels": data.labels, "parameters": sum(p.numel() for p in loop.model.parameters()), "epochs": loop.epoch,
+        "best_epoch": loop.best_epoch, "macro_auroc": auroc, "seconds": seconds, "sessions": loop.sessions,
+        "rows": {s: len(r) for s, r in data.rows.items()}, "rows_unused": len(data.pixels) - len(used),
+        "images_per_second": len(data.rows["train"]) * loop.epoch / seconds, "threads": torch.get_num_threads(),
+        "weights": loop.model.weights_report,
+    }  # fmt: skip
+    facts = {
+        "build": {**training.build, "weights": None}, "mean": training.mean, "std": training.std, "labels": data.labels,
+        "seed": seed, "activation": config.activation, "weight": config.weight, "best_epoch": loop.best_epoch,
+    }  # fmt: skip
+    save_student(folder / "model.safetensors", loop.model, facts)
+    write_csv(folder / "history.csv", history)
+    write_parquet(folder / "predictions.parquet", predictions)
+    write_json(folder / "metrics.json", metrics)
+    loop.path.unlink(missing_ok=True)
 
 
 def _finished(folder: Path, key: str) -> StudentResult:
     metrics = read_json(folder / "metrics.json")
-    _same_student(metrics["key"], key, folder)
-    history = pd.read_csv(folder / "history.csv")
-    predictions = pd.read_parquet(folder / "predictions.parquet")
-    return StudentResult(history, metrics["best_epoch"], predictions, metrics, folder)
-
-
-def _same_student(found: str, wanted: str, folder: Path) -> None:
-    if found != wanted:
+    if metrics["key"] != key:
         raise DataError(
             f"{folder} holds a student of other data, configuration or seed: give another folder, or delete this one."
         )
+    history = pd.read_csv(folder / "history.csv")
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    return StudentResult(history, metrics["best_epoch"], predictions, metrics, folder)
 
 
 def _auroc(targets: torch.Tensor, logits: np.ndarray, activation: str) -> float:
@@ -364,17 +268,110 @@ def _auroc(targets: torch.Tensor, logits: np.ndarray, activation: str) -> float:
     return macro_auroc(targets.double().numpy(), logits)
 
 
-def _check_config(config: StudentConfig) -> None:
-    checks = {
-        "weight (lambda) must lie in [0, 1]": 0 <= config.weight <= 1,
-        "epochs and batch_size must be at least 1": config.epochs >= 1 and config.batch_size >= 1,
-        "learning_rate must be above 0": config.learning_rate > 0,
-        "weight_decay and warmup_epochs must not be negative": min(config.weight_decay, config.warmup_epochs) >= 0,
-        "gradient_clip must be above 0, or None": config.gradient_clip is None or config.gradient_clip > 0,
-        "patience must be at least 1, or None": config.patience is None or config.patience >= 1,
-        "device must be available (cpu, or cuda on a machine with a GPU)": config.device == "cpu"
-        or (config.device.startswith("cuda") and torch.cuda.is_available()),
-    }
-    for sentence, holds in checks.items():
-        if not holds:
-            raise DataError(f"StudentConfig: {sentence}; given: {config}.")
+class StudentData(NamedTuple):
+    """Checked input of `fit_student`, so that no step of the training has to look at it again."""
+
+    pixels: torch.Tensor  # (N, S, S) uint8
+    targets: torch.Tensor  # (N, K) float32, or (N,) int64 class numbers
+    soft: torch.Tensor | None  # (N, K) float32; None for the baseline
+    rows: dict[str, torch.Tensor]  # split -> row numbers
+    splits: np.ndarray  # (N,) str, "" where a row is not used
+    image_ids: list[str]
+    labels: list[str]
+
+    def content_hash(self) -> str:
+        """SHA-256 of everything; of more than 256 MB of pixels, 4,096 images spread evenly."""
+        digest = hashlib.sha256()
+        many = self.pixels.nbytes > 2**28
+        rows = torch.linspace(0, len(self.pixels) - 1, 4096).long() if many else slice(None)
+        for part in (self.pixels[rows], self.targets, self.soft):
+            if part is not None:
+                digest.update(str((tuple(part.shape), part.dtype)).encode())
+                digest.update(np.ascontiguousarray(part.numpy()).data)
+        digest.update(json.dumps([self.splits.tolist(), self.image_ids, self.labels]).encode())
+        return digest.hexdigest()
+
+
+def check_student_data(
+    pixels: np.ndarray,
+    targets: np.ndarray,
+    soft_targets: np.ndarray | None,
+    splits: Sequence[str],
+    image_size: int,
+    activation: str,
+    weight: float,
+    image_ids: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+) -> StudentData:
+    """Check the arguments of `fit_student` against each other and make tensors of them.
+
+    Raises
+    ------
+    DataError
+        One sentence: which argument, which row or label, what to do.
+    """
+    n = len(pixels)
+    if pixels.ndim != 3 or pixels.dtype != np.uint8 or pixels.shape[1:] != (image_size, image_size):
+        raise DataError(
+            f"pixels must be uint8 (N, {image_size}, {image_size}), not {pixels.dtype} {pixels.shape}: pack the images "
+            "at the student's image_size."
+        )
+    numbers = np.asarray(targets)
+    classes = activation == "softmax" and numbers.dtype.kind in "iu"
+    targets = torch.from_numpy(np.array(numbers, dtype=np.int64 if classes else np.float32))
+    # The baseline is the same whatever the teacher says.
+    soft = None if weight == 0 or soft_targets is None else torch.from_numpy(np.array(soft_targets, dtype=np.float32))
+    ids = [str(i) for i in (range(n) if image_ids is None else image_ids)]
+    names = np.array(["" if pd.isna(s) else str(s) for s in splits])
+    lengths = {"targets": len(targets), "splits": len(names), "image_ids": len(set(ids))}
+    lengths |= {} if soft is None else {"soft_targets": len(soft)}
+    for name, length in lengths.items():
+        if length != n:
+            raise DataError(f"There are {length} different {name} for {n} images: give one for each.")
+    rows = _split_rows(names)
+    width = targets.shape[1] if not classes else int(targets.max()) + 1 if labels is None else len(labels)
+    labels = [f"label_{i}" for i in range(width)] if labels is None else [str(label) for label in labels]
+    if len(labels) != width or len({*labels, "image_id", "split"}) != width + 2:
+        raise DataError(f"labels must be {width} different names, none of them image_id or split, not {labels}.")
+    if soft is not None:
+        _check_soft(soft, rows["train"], width, ids)
+    elif weight > 0:
+        raise DataError(f"weight (lambda) is {weight}, but there are no soft targets: give them, or weight 0.")
+    used = torch.cat(list(rows.values()))
+    check_targets(targets[used], None if soft is None else soft[rows["train"]], activation, width)
+    if activation == "sigmoid" and targets[rows["train"]].isnan().all():
+        raise DataError("No training image has a known label: there is nothing to learn from.")
+    held = targets[rows["validate"]]
+    table = torch.nn.functional.one_hot(held).double() if classes else held.double()
+    if not ((table == 1).any(0) & (table == 0).any(0)).any():
+        raise DataError(
+            f"None of the labels has both 1 and 0 among the {len(held)} validation images, so no epoch can be chosen "
+            "by AUROC: make the validation split larger."
+        )
+    with warnings.catch_warnings():  # a read-only memory map: nothing here writes to it
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        tensor = torch.from_numpy(np.asarray(pixels))
+    return StudentData(tensor, targets, soft, rows, names, ids, labels)
+
+
+def _split_rows(names: np.ndarray) -> dict[str, torch.Tensor]:
+    unknown = sorted(set(names.tolist()) - set(SPLITS) - {""})
+    if unknown:
+        raise DataError(f"A split is one of {', '.join(SPLITS)}, or missing, not {unknown[0]!r}.")
+    rows = {s: torch.from_numpy(np.flatnonzero(names == s)) for s in SPLITS if (names == s).any()}
+    for needed in ("train", "validate"):
+        if needed not in rows:
+            raise DataError(f"No image is in the split {needed!r}: a student needs training and validation images.")
+    return rows
+
+
+def _check_soft(soft: torch.Tensor, training: torch.Tensor, width: int, ids: list[str]) -> None:
+    if soft.shape[1:] != (width,):
+        raise DataError(f"soft_targets have the shape {tuple(soft.shape)}, but there are {width} labels.")
+    without = soft[training].isnan().any(1)
+    if without.any():
+        first = ids[int(training[without.nonzero()[0, 0]])]
+        raise DataError(
+            f"{int(without.sum())} of {len(training)} training images have no soft label (first: {first}): let the "
+            "teacher predict them, or take them out of the training split."
+        )

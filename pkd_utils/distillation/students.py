@@ -59,8 +59,6 @@ def build_student(
     heads: int | None = 3,
     channels: int = 1,
     weights: str | Path | None = None,
-    drop_rate: float = 0.0,
-    drop_path_rate: float = 0.0,
 ) -> VisionTransformer:
     """Build a timm vision transformer; random parts come from torch's global generator, so seed it before.
 
@@ -75,8 +73,6 @@ def build_student(
     channels : {1, 3}
     weights : path, optional
         Local file to start from, see `load_weights`. None: random.
-    drop_rate, drop_path_rate : float
-        Dropout before the head, and stochastic depth. 0 by default; not stated in the paper.
 
     Returns
     -------
@@ -94,14 +90,13 @@ def build_student(
     if channels not in (1, 3):
         raise DataError(f"channels must be 1 or 3, not {channels}.")
     sizes = {"img_size": image_size, "patch_size": patch_size, "num_classes": n_labels, "in_chans": channels}
-    drops = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     if name == SCRATCH:
         if not (width and depth and heads) or width % heads:
             raise DataError(f"width {width} must be a multiple of heads {heads}, and depth {depth} at least 1.")
-        model = VisionTransformer(embed_dim=width, depth=depth, num_heads=heads, **sizes, **drops)
+        model = VisionTransformer(embed_dim=width, depth=depth, num_heads=heads, **sizes)
     else:
         _timm_statistics(name)
-        model = create_model(name, pretrained=False, **sizes, **drops)
+        model = create_model(name, pretrained=False, **sizes)
         if not isinstance(model, VisionTransformer):
             raise DataError(f"{name} is not a timm VisionTransformer; choose one such as vit_tiny_patch16_224.")
     model.weights_report = None if weights is None else load_weights(model, weights, name)

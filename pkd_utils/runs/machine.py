@@ -80,7 +80,7 @@ def available(device: str) -> str:
 
     device = resolve_device(device)
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError("give auto, cpu, or cuda on a machine with a GPU")
+        raise ValueError(f"device {device!r} cannot be used here: give auto, cpu, or cuda on a machine with a GPU.")
     return device
 
 

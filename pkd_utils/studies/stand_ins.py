@@ -11,10 +11,8 @@ are stand-ins for the seven published encoders where those cannot be had; on sim
 
 import dataclasses
 import hashlib
-import json
 import math
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,18 +21,16 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from tqdm import tqdm
 
-from pkd_utils.distillation.student_training import learning_rate_at
+from pkd_utils.distillation.loop import Loop, private_randomness
 from pkd_utils.images.augment import AugmentationDraw, apply_augmentation, draw_augmentation
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import atomic_path, hash_params
-from pkd_utils.runs.machine import autocast, resolve_precision
+from pkd_utils.runs.files import hash_params
+from pkd_utils.runs.machine import Device, resolve_precision
 from pkd_utils.runs.seeds import stream
 
 OBJECTIVES = ("image_ssl", "alignment", "masked")
@@ -67,7 +63,7 @@ class PretrainingConfig:
     learning_rate: float = 1e-3
     word_mask_ratio: float = 0.5
     precision: Literal["fp32", "bf16", "auto"] = "auto"
-    device: str = "cpu"
+    device: Device = "cpu"
 
 
 class Words(NamedTuple):
@@ -162,51 +158,32 @@ def pretrain(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(config.device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    steps = math.ceil(len(pixels) / config.batch_size)  # of nearly equal size
+    with private_randomness(device):
         torch.manual_seed(stream(seed, 0, 0))
         learner = Learner(config, words).to(device)
-        groups = [{"params": [p for p in learner.parameters() if (p.ndim >= 2) == matrix],
+        groups = [{"params": [p for p in learner.parameters() if (p.ndim >= 2) == matrix], "lr": config.learning_rate,
                    "weight_decay": WEIGHT_DECAY * matrix} for matrix in (True, False)]  # fmt: skip
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
-        history = _restore(folder / CHECKPOINT, learner, optimizer, content)
+        loop = Loop(learner, groups, folder / CHECKPOINT, content, config.epochs, steps, warmup=steps,
+                    precision=resolve_precision(config.precision, device), betas=(0.9, 0.95))  # fmt: skip
         data = torch.as_tensor(np.ascontiguousarray(pixels))
-        bar = tqdm(total=config.epochs, initial=len(history), desc=config.objective, unit="epoch", disable=not progress)
-        with bar:
-            for epoch in range(len(history) + 1, config.epochs + 1):
-                history.append(_epoch(learner, optimizer, data, words, config, seed, epoch, device))
-                _store(folder / CHECKPOINT, learner, optimizer, content, history)
-                bar.set_postfix_str(f"loss {history[-1]['loss']:.3f}")
-                bar.update()
-    return PretrainingResult(learner.backbone.eval().requires_grad_(False), pd.DataFrame(history), folder)
 
+        def batches(epoch):
+            generator = torch.Generator().manual_seed(stream(seed, epoch, 1))
+            rows = torch.randperm(len(data), generator=generator)
+            draw = draw_augmentation(len(rows), generator, **AUGMENTATION)
+            for batch, *parts in zip(rows.tensor_split(steps), *(p.tensor_split(steps) for p in draw), strict=True):
+                drawn = AugmentationDraw(*(p.to(device) for p in parts))
+                yield len(batch), (apply_augmentation(data[batch].to(device), drawn, *STATISTICS), batch, generator)
 
-def _epoch(learner, optimizer, data, words, config, seed, epoch, device) -> dict:
-    """Every image once, in batches of nearly equal size."""
-    started = time.perf_counter()
-    generator = torch.Generator().manual_seed(stream(seed, epoch, 1))
-    rows = torch.randperm(len(data), generator=generator)
-    draw = draw_augmentation(len(rows), generator, **AUGMENTATION)
-    steps = math.ceil(len(rows) / config.batch_size)
-    precision = resolve_precision(config.precision, device)
-    sums: dict[str, float] = {}
-    pieces = zip(rows.tensor_split(steps), *(part.tensor_split(steps) for part in draw), strict=True)
-    for step, (batch, *parts) in enumerate(pieces, start=(epoch - 1) * steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, config.epochs * steps, steps, config.learning_rate)
-        images = apply_augmentation(data[batch].to(device), AugmentationDraw(*(p.to(device) for p in parts)),
-                                    *STATISTICS)  # fmt: skip
-        with autocast(device, precision):
-            losses = learner(images, words, batch, generator)
-        loss = sum(losses.values())
-        if not math.isfinite(loss.item()):
-            raise DataError(f"The {config.objective} loss became {loss.item()} in epoch {epoch}: lower learning_rate.")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
-        for name, value in {"loss": loss, **losses}.items():
-            sums[name] = sums.get(name, 0.0) + value.item() * len(batch) / len(rows)
-    return {"epoch": epoch, **sums, "seconds": time.perf_counter() - started}
+        def losses(batch):
+            images, rows, generator = batch
+            found = learner(images, words, rows, generator)
+            return {"loss": sum(found.values()), **found}
+
+        loop.run(batches, losses, title=config.objective, progress=progress)
+    history = pd.DataFrame(loop.history).drop(columns="learning_rate")
+    return PretrainingResult(learner.backbone.eval().requires_grad_(False), history, folder)
 
 
 class Learner(nn.Module):
@@ -306,38 +283,6 @@ def _plain_block(width: int, heads: int) -> Block:
     block = Block(width, heads, mlp_ratio=2.0, qkv_bias=True)
     block.attn.fused_attn = False
     return block
-
-
-def _store(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, content: str, history: list) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in learner.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": state[name] for name in ("step", "exp_avg", "exp_avg_sq")}
-    facts = {"content": content, "history": json.dumps(history)}
-    with atomic_path(path) as temporary:
-        save_file({n: t.detach().cpu().clone() for n, t in tensors.items()}, temporary, metadata=facts)
-
-
-def _restore(path: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, content: str) -> list[dict]:
-    """Put learner and optimizer where the file left them; the history so far, empty without a file."""
-    if not path.exists():
-        return []
-    with safe_open(path, "pt") as file:
-        facts = file.metadata()
-    if facts["content"] != content:
-        raise DataError(
-            f"{path} belongs to a pretraining with other images, reports or settings; choose another folder."
-        )
-    tensors = load_file(path)
-    learner.load_state_dict(
-        {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    )
-    saved = optimizer.state_dict()
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, moment = name.split(".")
-            saved["state"].setdefault(int(index), {})[moment] = tensor.clone()
-    optimizer.load_state_dict(saved)
-    return json.loads(facts["history"])
 
 
 def _digest(array: np.ndarray) -> str:
