@@ -13,18 +13,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-LABELS = [
-    *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture", "Lung Lesion"),
-    *(
-        "Lung Opacity",
-        "No Finding",
-        "Pleural Effusion",
-        "Pleural Other",
-        "Pneumonia",
-        "Pneumothorax",
-        "Support Devices",
-    ),
-]
+from pkd_utils.cohorts.mimic_cxr import ALL_LABELS
+
 SPLITS = ["train", "train", "train", "validate", "test", "test"]
 
 
@@ -72,22 +62,10 @@ def write_mimic_cxr(root: Path, simulated: bool = False) -> Path:
                 path = f"{folder}/{dicom}.jpg"
                 boxes.append(("Edema", "made up", path, 8, 16, 40, 32, dicom, 80, 64, "test"))
         (root / folder).with_suffix(".txt").write_text(mimic_report(patient))
-        values = dict.fromkeys(LABELS, "") | {"Edema": "1.0", "Cardiomegaly": "0.0", "Atelectasis": "-1.0"}
+        values = dict.fromkeys(ALL_LABELS, "") | {"Edema": "1.0", "Cardiomegaly": "0.0", "Atelectasis": "-1.0"}
         labels.append({"subject_id": subject, "study_id": study, **values})
-    metadata = pd.DataFrame(
-        rows,
-        columns=[
-            "dicom_id",
-            "subject_id",
-            "study_id",
-            "ViewPosition",
-            "Rows",
-            "Columns",
-            "StudyDate",
-            "StudyTime",
-            "split",
-        ],
-    )
+    names = ["dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns", "StudyDate", "StudyTime", "split"]
+    metadata = pd.DataFrame(rows, columns=names)
     metadata.drop(columns="split").to_csv(root / "mimic-cxr-2.0.0-metadata.csv.gz", index=False)
     split = metadata[["dicom_id", "study_id", "subject_id", "split"]]
     split.to_csv(root / "mimic-cxr-2.0.0-split.csv.gz", index=False)

@@ -1,0 +1,358 @@
+"""Tasks: every rule on hand-made tables."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pkd_utils.cohorts import load_cohort
+from pkd_utils.cohorts.inspect.tables import read_table
+from pkd_utils.cohorts.table import Cohort
+from pkd_utils.cohorts.tasks import base, mimic
+from pkd_utils.cohorts.tasks import splits as task_splits
+from pkd_utils.cohorts.tasks.age import age, bin_edges, bin_names, rebin
+from pkd_utils.cohorts.tasks.base import PAPER_COUNTS, SplitRule, Task
+from pkd_utils.cohorts.tasks.build import COVID_TASKS, INSPECT_TASKS, MIMIC_TASKS, build_task, count_variants
+from pkd_utils.runs import paths
+from pkd_utils.runs.errors import DataError
+from tests.cohorts.fixtures import write_covid_chestxray, write_mimic_cxr
+from tests.cohorts.tasks.fixtures import BLANK, DAY, make_cohort
+
+# --- 5x1200
+
+
+def label_row(rest=BLANK, **five) -> dict:
+    named = {"A": "Atelectasis", "C": "Cardiomegaly", "E": "Edema", "P": "Pleural Effusion", "S": "Consolidation"}
+    row = dict.fromkeys(mimic.FIVE, BLANK) | dict.fromkeys(mimic.REST, BLANK)
+    return row | {named[key]: value for key, value in five.items()} | {"Support Devices": rest}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [  # class under: others_not_positive, others_negative_or_blank, no_other_finding, uncertain_mapped
+        (label_row(A=1), (0, 0, 0, 0)),
+        (label_row(S=1, A=0), (4, 4, 4, 4)),
+        (label_row(A=1, E=1), (-1, -1, -1, -1)),
+        (label_row(), (-1, -1, -1, -1)),
+        (label_row(C=1, S=-1), (1, -1, -1, 1)),  # an uncertain consolidation maps to 0
+        (label_row(C=1, E=-1), (1, -1, -1, -1)),  # an uncertain edema maps to 1: two findings
+        (label_row(E=-1), (-1, -1, -1, 2)),  # ... or to the only one
+        (label_row(P=1, rest=1), (3, 3, -1, -1)),
+        (label_row(P=1, rest=-1), (3, 3, -1, -1)),
+        (label_row(P=1, rest=0), (3, 3, 3, 3)),
+    ],
+)
+def test_exactly_one_of_five(row, expected):
+    labels = pd.DataFrame([row], index=["s"])
+    assert tuple(mimic.one_of_five(labels, rule)["s"] for rule in mimic.CO_LABELS) == expected
+
+
+def test_no_finding_does_not_exclude_and_odd_labels_are_refused():
+    assert "No Finding" not in mimic.REST and len(mimic.REST) == 8
+    with pytest.raises(DataError, match="other than 1, 0, -1"):
+        mimic.one_of_five(pd.DataFrame([label_row(A=2)]))
+
+
+def write_labels(folder: Path, rows: list[dict]) -> Path:
+    file = folder / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    table = pd.DataFrame(rows, index=pd.Index([f"5{k:07d}" for k in range(len(rows))], name="study_id"))
+    table.to_csv(file)
+    return file
+
+
+def test_five_findings_counts_every_step(tmp_path):
+    rows = [label_row(**{key: 1}) for key in "ACEPS"] + [label_row(A=1, C=1), label_row()]
+    cohort = make_cohort(pd.DataFrame({"view": ["PA"] * 8}), [write_labels(tmp_path, rows)])
+    task = build_task("mimic_5x1200", cohort)
+    assert task.funnel["rows"].tolist() == [8, 7, 5, 5]  # the eighth image's study has no labels
+    assert task.funnel["paper"].iloc[-1] == 6000
+    assert task.table["target"].tolist() == [0, 1, 2, 3, 4] and task.classes == mimic.FIVE
+    assert task.split.per_class == (1000, 200) and task.kind == "diagnostic"
+    two = build_task("mimic_5x1200", cohort, findings=["Consolidation", "Edema"])
+    assert two.table["study_id"].tolist() == ["50000002", "50000004"] and two.table["target"].tolist() == [1, 0]
+    with pytest.raises(DataError, match="name one twice"):
+        build_task("mimic_5x1200", cohort, findings=["Edema", "Edema"])
+
+
+def test_variants_are_counted_one_rule_at_a_time(tmp_path):
+    rows = [label_row(**{key: 1}) for key in "ACEPS"] + [label_row(A=1, S=-1)]
+    cohort = make_cohort(pd.DataFrame({"view": ["PA"] * 5 + ["AP"]}), [write_labels(tmp_path, rows)])
+    table = count_variants("mimic_5x1200", cohort, {"at_most": 1}).set_index("options")
+    assert table.loc["as chosen", "images"] == 6
+    assert table.loc["co_labels others_negative_or_blank", "images"] == 5
+    assert table.loc["views AP", "images"] == 1 and "no image is left" in table.loc["views AP", "classes"]
+    assert (table["paper"] == 6000).all()
+    assert count_variants("mimic_5x1200", cohort, variants=[])["images"].tolist() == [6]
+
+
+# --- age
+
+
+def test_age_bins_edges_and_names():
+    assert bin_edges([20, 70, 45], 5, "equal_width").tolist() == [30, 40, 50, 60]
+    assert bin_edges(np.arange(100), 5, "quantile") == pytest.approx([19.8, 39.6, 59.4, 79.2])
+    assert bin_names(np.array([30.0, 40.0])) == ("under 30", "30 to 40", "40 and over")
+    task = age(make_cohort(pd.DataFrame({"age": [20.0, 30, 39.9, 40, 70, 55, BLANK]})))
+    assert task.table["target"].tolist() == [0, 1, 1, 2, 4, 3]  # an edge belongs to the older bin
+    assert task.table["value"].tolist() == [20, 30, 39.9, 40, 70, 55]
+    assert task.funnel["rows"].tolist() == [7, 6, 6] and task.funnel["paper"].iloc[-1] == 35_242
+    for values, bins in (([5, 5, 5], 5), ([], 5), ([1, 2, 2, 2, 2, 2, 2], 3)):
+        with pytest.raises(DataError, match="bin"):
+            bin_edges(values, bins, "quantile")
+
+
+def test_ages_over_89_are_kept_capped_or_dropped():
+    cohort = make_cohort(pd.DataFrame({"age": [18.0, 40, 60, 70, 89, 90, 91, 95]}))
+    options = {"bins": 2, "edges": "equal_width"}
+    assert age(cohort, **options).table["value"].max() == 95
+    assert age(cohort, over_89="cap", **options).table["value"].tolist()[4:] == [89, 90, 90, 90]
+    dropped = age(cohort, over_89="drop", **options)
+    assert dropped.table["value"].tolist() == [18, 40, 60, 70, 89]
+    assert dropped.classes[0] == "under 53.5" and age(cohort, **options).classes[0] == "under 56.5"
+    with pytest.raises(DataError, match="no column age"):
+        build_task("age", make_cohort(pd.DataFrame({"view": ["PA"]})))
+
+
+def test_edges_may_be_fixed_on_the_training_part_alone():
+    rng = np.random.default_rng(0)
+    task = age(make_cohort(pd.DataFrame({"age": rng.uniform(20, 90, 200).round(1)})), edges="quantile")
+    split = task_splits.split_task(task, 0, refit_edges="quantile")
+    train = split[split["part"] == "train"]
+    assert train["target"].value_counts().tolist() == [36] * 5  # equal numbers of the training images
+    assert not (split["target"].to_numpy() == task.table["target"].to_numpy()).all()
+    young = task.table.sort_values("value")["image_id"].head(50)
+    assert (rebin(task, young, "quantile") == 4).sum() == 160
+
+
+# --- 3-Day Discharge
+
+
+def write_stays(folder: Path, rows: list[tuple]) -> Path:
+    """Rows of (patient, stay, admitted, discharged, died[, registered]); times in hours after `DAY` or None."""
+
+    def moment(hours):
+        return "" if hours is None else str(DAY + pd.Timedelta(hours=hours))
+
+    table = [
+        {
+            "subject_id": f"1{patient:07d}",
+            "hadm_id": stay,
+            "admittime": moment(begin),
+            "dischtime": moment(end),
+            "deathtime": moment(end) if died else "",
+            "hospital_expire_flag": int(died),
+            "edregtime": moment(rest[0] if rest else None),
+        }
+        for patient, stay, begin, end, died, *rest in rows
+    ]
+    file = folder / "admissions.csv.gz"
+    pd.DataFrame(table).to_csv(file, index=False)
+    return file
+
+
+def films(hours, patients, stays: Path) -> Cohort:
+    """Images at these hours, of a cohort that read MIMIC-IV's patients beside the stays."""
+    times = [pd.NaT if h is None else DAY + pd.Timedelta(hours=h) for h in hours]
+    images = pd.DataFrame({"study_datetime": times, "patient_id": [f"1{p:07d}" for p in patients]})
+    return make_cohort(images, [stays.with_name("patients.csv.gz")])
+
+
+def targets(task: Task) -> dict[str, int]:
+    return dict(zip(task.table["image_id"].str[-1].astype(int), task.table["target"], strict=True))
+
+
+def test_discharge_bounds_are_inclusive(tmp_path):
+    file = write_stays(tmp_path, [(0, 20, 0, 100, False), (1, 21, 0, 72, False)])
+    # exactly at admission, 72 h before discharge, just more, at discharge, a second outside either way, no time
+    hours = [0, 28, 27.99, 100, -1 / 3600, 100 + 1 / 3600, None, 0]
+    task = build_task("discharge_3_day", films(hours, [0] * 7 + [1], file))
+    assert targets(task) == {0: 0, 1: 1, 2: 0, 3: 1, 7: 1}
+    assert task.funnel["rows"].tolist() == [8, 7, 5, 5, 5] and task.funnel["paper"].iloc[-1] == 18_490
+    assert task.sources == (file,) and task.kind == "prognostic"
+
+
+def test_discharge_takes_the_stay_that_started_last_and_counts_odd_stays(tmp_path):
+    stays = [(0, 20, 0, 200, False), (0, 21, 48, 100, False), (1, 22, 0, None, False), (1, 23, 50, 40, False)]
+    file = write_stays(tmp_path, [*stays, (2, 24, 0, 500, False)])
+    task = build_task("discharge_3_day", films([50, 150, 45, 10], [0, 0, 1, 2], file))
+    assert targets(task) == {0: 1, 1: 1, 3: 0}  # 50 h before the inner stay's end; the outer one alone; no usable stay
+    assert "1 studies in several stays" in task.funnel["note"].iloc[2]
+    assert "2 stays without usable times" in task.funnel["note"].iloc[2]
+
+
+def test_deaths_images_of_a_stay_and_arrival_are_choices(tmp_path):
+    rows = [(0, 20, 0, 60, True), (1, 21, 0, 200, False, -5), (2, 22, 0, 60, False)]
+    file = write_stays(tmp_path, rows)
+    cohort = films([1, 10, 150, 30, -3, 1], [0, 1, 1, 1, 1, 2], file)
+
+    def build(**options):
+        return targets(build_task("discharge_3_day", cohort, **options))
+
+    assert build() == {1: 0, 2: 1, 3: 0, 5: 1}
+    assert build(deaths="negative") == {0: 0, 1: 0, 2: 1, 3: 0, 5: 1}
+    assert build(deaths="positive") == {0: 1, 1: 0, 2: 1, 3: 0, 5: 1}
+    assert build(per_stay="first") == {1: 0, 5: 1}
+    assert build(start="edregtime") == {1: 0, 2: 1, 3: 0, 4: 0, 5: 1}
+    assert build(start="edregtime", per_stay="first") == {4: 0, 5: 1}
+    assert build(one_per="patient", deaths="positive", start="edregtime") == {0: 1, 4: 0, 5: 1}
+    with pytest.raises(base.EmptyClassError, match="no image is left of class stays longer"):
+        build(per_stay="last")  # both last films see the end within three days
+
+
+def test_discharge_refuses_broken_tables(tmp_path):
+    cohort = films([1], [0], tmp_path / "admissions.csv.gz")
+    with pytest.raises(FileNotFoundError, match="admissions"):
+        build_task("discharge_3_day", cohort)
+    with pytest.raises(DataError, match="loaded without MIMIC-IV"):
+        build_task("discharge_3_day", make_cohort(cohort.images))
+    with pytest.raises(DataError, match="no study times"):
+        build_task("discharge_3_day", make_cohort(pd.DataFrame({"view": ["PA"]})))
+    write_stays(tmp_path, [(0, 20, 0, 60, False), (0, 20, 70, 80, False)])
+    with pytest.raises(DataError, match="occurs more than once"):
+        build_task("discharge_3_day", cohort)
+    file = write_stays(tmp_path, [(0, 20, 0, 60, False)])
+    text = gzip.decompress(file.read_bytes()).decode().replace("2180-05-06 12:00:00", "yesterday")
+    file.write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(DataError, match="admittime is not a time"):
+        build_task("discharge_3_day", cohort)
+
+
+def test_one_image_a_study_is_the_first_in_time_then_by_name():
+    images = pd.DataFrame(
+        {
+            "image_id": ["c", "b", "a", "d"],
+            "patient_id": ["p"] * 3 + ["q"],
+            "study_id": ["s"] * 3 + ["t"],
+            "study_datetime": [DAY, DAY, DAY + pd.Timedelta(hours=1), DAY],
+        }
+    )
+    cohort = make_cohort(images)
+    assert base.select_images(cohort, one_per="study")[0]["image_id"].tolist() == ["b", "d"]
+    assert base.take_one(images, "study", last=True)["image_id"].tolist() == ["a", "d"]
+    with pytest.raises(DataError, match="has the view 'XX'"):
+        base.select_images(cohort, views=["PA", "XX"])
+
+
+# --- INSPECT
+
+
+def inspect_labels(values, column="12_month_PH", key="study_id") -> pd.DataFrame:
+    prefix = {"study_id": "5{:07d}", "image_id": "image-{:04d}"}[key]
+    return pd.DataFrame({key: [prefix.format(k) for k in range(len(values))], column: values})
+
+
+@pytest.mark.parametrize("key", ["study_id", "image_id"])
+def test_outcomes_drop_censored_and_balance(key):
+    cohort = make_cohort(pd.DataFrame({"view": ["PA"] * 8}))
+    labels = inspect_labels(["True", "False", "Censored", "False", "false", True, "FALSE"], key=key)
+    task = build_task("ph_12_month", cohort, labels=labels)
+    assert task.table["target"].tolist() == [1, 0, 0, 0, 1, 0]
+    assert task.funnel["rows"].tolist() == [8, 7, 6, 4] and task.funnel["paper"].iloc[-1] == 5449
+    assert task.split == SplitRule(evaluate=0.25, balance=True)
+
+
+def test_outcomes_refuse_what_they_do_not_know():
+    cohort = make_cohort(pd.DataFrame({"view": ["PA"] * 3}))
+    for values, message in (
+        (["True", "maybe", "False"], "1 value.* first is 'maybe'"),
+        (["True", None, "False"], "not True, False or Censored"),
+        (["True", "True", "Censored"], "no image is left of class no PH"),
+    ):
+        with pytest.raises(DataError, match=message):
+            build_task("ph_12_month", cohort, labels=inspect_labels(values))
+    with pytest.raises(DataError, match="needs `labels`"):
+        build_task("readmission_12_month", cohort)
+    with pytest.raises(DataError, match="'pe_positive_nlp'"):
+        build_task("pulmonary_embolism", cohort, labels=inspect_labels(["True"]))
+    twice = pd.concat([inspect_labels(["True", "False"]), inspect_labels(["Censored"])])
+    with pytest.raises(DataError, match="two different values"):
+        build_task("ph_12_month", cohort, labels=twice)
+    same = pd.concat([inspect_labels(["True", "False"]), inspect_labels(["True"])])
+    assert len(build_task("ph_12_month", cohort, labels=same).table) == 2
+
+
+def test_outcome_tables_are_read_as_text(tmp_path):
+    table = inspect_labels(["True", "Censored"], column="12_month_readmission")
+    table.to_csv(tmp_path / "labels.tsv", sep="\t", index=False)
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    for name in ("labels.tsv", "labels.csv"):
+        assert read_table(tmp_path / name)["12_month_readmission"].tolist() == ["True", "Censored"]
+
+
+# --- covid-chestxray
+
+
+def test_covid_tasks_count_what_is_unknown(tmp_path):
+    cohort = load_cohort("covid_chestxray", write_covid_chestxray(tmp_path), labels=("went_icu", "death", "COVID-19"))
+    task = build_task("went_icu", cohort)
+    known = cohort.images["went_icu"].notna()
+    assert len(task.table) == known.sum() and f"{(~known).sum()} images unknown" in task.funnel["note"].iloc[-1]
+    assert build_task("covid19", cohort).classes == ("other", "COVID-19") and task.split.stratify
+    died = build_task("death", cohort).table.set_index("image_id")["target"]
+    assert (died == cohort.images.set_index("image_id")["death"].dropna()).all()
+    assert build_task("age", cohort, bins=2).funnel["paper"].isna().all(), "the paper's ages are MIMIC's"
+    with pytest.raises(DataError, match="without label 'intubated'"):
+        build_task("intubated", cohort)
+
+
+@pytest.mark.shared
+def test_covid_tasks_of_the_real_table(shared_data):
+    labels = ("went_icu", "in_icu", "intubated", "death", "COVID-19")
+    cohort = load_cohort("covid_chestxray", shared_data / "covid-chestxray", labels=labels)
+    for name in COVID_TASKS:
+        options = {"edges": "quantile", "stratify": True, "evaluate": 0.25} if name == "age" else {}
+        task = build_task(name, cohort, **options)
+        for seed in range(3):
+            task_splits.check_split(task_splits.split_task(task, seed), task)
+
+
+def test_cutting_to_a_number_keeps_whole_patients(tmp_path):
+    ages = pd.DataFrame({"age": np.linspace(20, 90, 300), "patient_id": [f"1{k // 3:07d}" for k in range(300)]})
+    cohort = make_cohort(ages)
+    task = build_task("age", cohort, at_most=100)
+    assert len(task.table) == 99 and (task.table["patient_id"].value_counts() == 3).all()
+    assert task.funnel["rows"].tolist()[-2:] == [300, 99] and "99" not in task.choices["cut"]
+    other = build_task("age", cohort, at_most=100, draw_seed=1)
+    assert set(other.table["image_id"]) != set(task.table["image_id"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("age", {"at_most": 0}, "build_task: at_most = 0"),
+        ("age", {"edges": "guess"}, "Task age: edges = 'guess': input should be 'equal_width' or 'quantile'"),
+        ("age", {"one_per": "house"}, "Task age: one_per = 'house'"),
+        ("age", {"evaluate": 1.5}, "Task age: evaluate = 1.5: input should be less than 1"),
+        ("age", {"bin": 3}, "Task age has no option 'bin'; it has views, one_per, bins"),
+        ("mimic_5x1200", {"findings": ["Edema", "Hernia"]}, "Task mimic_5x1200: findings.1 = 'Hernia'"),
+        ("mimic_5x1200", {"co_labels": "any"}, "Task mimic_5x1200: co_labels = 'any'"),
+        ("discharge_3_day", {"deaths": "x"}, "Task discharge_3_day: deaths = 'x'"),
+        ("ph_12_month", {"colum": "x"}, "Task ph_12_month has no option 'colum'; it has labels, views"),
+        ("x", {}, "There is no task named 'x'; choose one of mimic_5x1200"),
+    ],
+)
+def test_wrong_options_of_a_task_are_one_sentence(name, options, message):
+    with pytest.raises(DataError, match=f"^{message}"):
+        build_task(name, make_cohort(pd.DataFrame({"view": ["PA"]})), **options)
+
+
+def test_the_loader_and_the_tasks_fit_together(tmp_path):
+    root = write_mimic_cxr(tmp_path)
+    write_stays(root / "hosp", [(32 + k, 20 + k, 0, 30 + 39 * k, False) for k in range(6)])
+    cohort = load_cohort("mimic_cxr", root, boxes=False)
+    # the made-up films are taken on 2180-05-06 at 09:30, so start the stays a day before
+    table = pd.read_csv(root / "hosp" / "admissions.csv.gz")
+    table["admittime"] = "2180-05-05 12:00:00"
+    table.to_csv(root / "hosp" / "admissions.csv.gz", index=False)
+    task = build_task("discharge_3_day", cohort)
+    assert task.counts == {"stays longer": 4, "discharged within 3 days": 2}
+    assert build_task("age", cohort, bins=3).counts == {"under 53.67": 2, "53.67 to 55.33": 2, "55.33 and over": 2}
+    with pytest.raises(DataError, match="no image is left"):
+        build_task("mimic_5x1200", cohort)
+
+
+def test_every_task_of_the_paper_has_its_count():
+    assert set(PAPER_COUNTS) == {*MIMIC_TASKS, *INSPECT_TASKS}
+    assert paths.resolve(task_splits.TRAINING_SIZES).is_file()
