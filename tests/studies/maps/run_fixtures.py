@@ -1,4 +1,4 @@
-"""Synthetic runs of 08-score-all-maps and of the 01 that they read, in the schema that 09 is given."""
+"""Synthetic runs of 08-score-all-maps, in the schema that 09 is given."""
 
 import json
 
@@ -23,9 +23,8 @@ def write_map_run(
     simulated=True,
     folds=1,
     maps=MAPS,
-    grid=4,
 ):
-    """Write `<root>/mmpkd/<cohort>/08-score-all-maps/<label>/` and its 01; returns the reference of the 08 run.
+    """Write `<root>/mmpkd/<cohort>/08-score-all-maps/<label>/`; returns its reference.
 
     `effect` is added to every metric of the distilled student, on the scale 0..1 (false positive rates fall).
     """
@@ -33,10 +32,9 @@ def write_map_run(
     ids = [f"{cohort}-i{k:03d}" for k in range(images)]
     who = [f"{cohort}-p{k % patients:03d}" for k in range(images)]
     anatomy = {m: rng.normal(0, 0.05, images) for m in METRICS}
-    rows, students, sanity, stability, stored = [], [], [], [], {}
+    rows, students, sanity, stability = [], [], [], []
     for fold in range(folds):
         part = [k for k in range(images) if k % folds == fold]
-        stored[f"image_id|{fold}"] = np.array([ids[k] for k in part])
         for weight in weights:
             for seed in seeds:
                 luck = {m: rng.normal(0, 0.02) for m in METRICS}
@@ -63,7 +61,6 @@ def write_map_run(
                             {k: facts[k] for k in ("weight", "fold", "seed", "map")}
                             | {"stage": f"{stage} block", "rank_correlation": correlation}
                         )
-                    stored[f"{map_name}|{weight:g}|{fold}|{seed}"] = rng.random((len(part), grid, grid)).astype("f2")
             for map_name in maps:
                 for k in range(len(seeds) - 1):
                     pair = {"seed_a": seeds[k], "seed_b": seeds[k + 1]}
@@ -76,34 +73,20 @@ def write_map_run(
                 rows.append({**facts, "image_id": ids[k], "patient_id": who[k], **dict.fromkeys(METRICS, level)})
                 if reference == "uniform":
                     rows[-1]["fpr"] = np.nan
-    runs_of = root / "mmpkd" / cohort
-    folder, prepared = runs_of / "08-score-all-maps" / label, runs_of / "01-prepare-data" / label
-    for place in (folder, prepared):
-        place.mkdir(parents=True)
+    folder = root / "mmpkd" / cohort / "08-score-all-maps" / label
+    folder.mkdir(parents=True)
     pd.DataFrame(rows).to_parquet(folder / "per_image.parquet")
     pd.DataFrame(students).to_csv(folder / "per_student.csv", index=False)
     pd.DataFrame(sanity).to_csv(folder / "sanity.csv", index=False)
     columns = ["weight", "map", "seed_a", "seed_b", "rank_correlation"]
     pd.DataFrame(stability, columns=columns).to_csv(folder / "stability.csv", index=False)
-    np.savez_compressed(folder / "maps.npz", **stored)
-    _write_prepared(prepared, ids, who, rng)
     cohort_facts = {"name": cohort, "title": f"Pictures of {cohort}", "licence": "CC0", "citation": "nobody"}
     allowed = {"simulated": simulated, "shareable_text": simulated, "shareable_images": simulated}
     record = {
         "identity": f"{cohort}{label}",
         "cohort": cohort_facts | allowed,
         "data_hash": "0",
-        "labels": ["finding"],
-        "parameters": {"prepared_run": f"mmpkd/{cohort}/01-prepare-data/{label}"},
         "artefacts": {},
     }
-    for place in (folder, prepared):
-        (place / "run.json").write_text(json.dumps(record))
+    (folder / "run.json").write_text(json.dumps(record))
     return f"mmpkd/{cohort}/08-score-all-maps/{label}"
-
-
-def _write_prepared(folder, ids, who, rng, size=16):
-    pd.DataFrame({"image_id": ids, "patient_id": who, "finding": 1.0}).to_parquet(folder / "images.parquet")
-    box = {"image_id": ids, "label": "finding", "x0": 2.0, "y0": 3.0, "x1": 9.0, "y1": 11.0}
-    pd.DataFrame(box).to_parquet(folder / "boxes.parquet")
-    np.save(folder / "pixels.npy", rng.integers(0, 255, (len(ids), size, size), dtype=np.uint8))
