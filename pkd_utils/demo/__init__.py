@@ -9,13 +9,18 @@ from pkd_utils.demo.build import verify
 from pkd_utils.runs.errors import DataError
 
 __all__ = ["ensure", "ensure_source", "main", "verify"]
-KINDS = {"chest": "ChestCohort", "breast": "BreastCohort", "ct": "CTCohort"}
+KINDS = {  # module:class, imported when it is asked for; a run's identity follows these names
+    "chest": "pkd_utils.demo.chest.cohort:ChestCohort",
+    "breast": "pkd_utils.demo.breast.cohort:BreastCohort",
+    "ct": "pkd_utils.demo.ct.cohort:CTCohort",
+}
 SOURCES = {"mimic_cxr": "chest", "cbis_mass": "breast", "cbis_calc": "breast", "inspect": "ct"}  # read by which loader
 
 
 def cohort_class(kind: str) -> type[build.Recipe]:
-    """The cohort of a kind; imported by name, so that no cohort's code decides another's bytes."""
-    return getattr(importlib.import_module(f"pkd_utils.demo.{kind}.cohort"), KINDS[kind])
+    """The cohort of a kind."""
+    module, name = KINDS[kind].split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def ensure(root: str | Path, patients: int = 860, seed: int = 0, workers: int = 1, **options) -> Path:

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,9 @@ def _imports(source: str) -> set[str]:
     return {name for name in found if name.split(".")[0] == "pkd_utils" and _module_file(name)}
 
 
-def modules_used(source: str) -> list[str]:
-    """`pkd_utils` modules that `source` reaches, sorted."""
-    reached: set[str] = set()
+def modules_used(source: str, but: Set[str] = frozenset()) -> list[str]:
+    """`pkd_utils` modules that `source` reaches, sorted, `but` some and what only they reach."""
+    reached: set[str] = set(but)
     waiting = _imports(source)
     while waiting:
         module = waiting.pop()
@@ -79,7 +79,7 @@ def modules_used(source: str) -> list[str]:
         # Importing a submodule runs its packages' __init__ too.
         parents = {module.rsplit(".", depth)[0] for depth in range(1, module.count(".") + 1)}
         waiting |= (parents | _imports(_module_file(module).read_text())) - reached
-    return sorted(reached)
+    return sorted(reached - but)
 
 
 @functools.cache
