@@ -13,7 +13,7 @@ sums in float64. Maps, masks and boxes are as in `metrics`: (N, H, W), (N, H, W)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -93,12 +93,16 @@ def pointing_game(maps, masks, tolerance: Annotated[float, Field(ge=0)] = 0.0) -
     return np.where(masks.any((1, 2)), shares, np.nan)
 
 
-def energy_inside(maps, masks) -> np.ndarray:
+@checked
+def energy_inside(maps, masks, negative: Literal["refuse", "clip"] = "refuse") -> np.ndarray:
     """Share of the map's sum that lies in the region (Wang et al., 2020, "energy-based pointing game").
 
     Parameters
     ----------
     maps : (N, H, W) array or Tensor, finite, not negative; masks : (N, H, W), boolean or 0/1
+    negative : {"refuse", "clip"}
+        What to do with maps that hold negative values, for which a share means nothing: refuse them, or count negative
+        values as 0 (evidence against the class is no energy).
 
     Returns
     -------
@@ -109,7 +113,7 @@ def energy_inside(maps, masks) -> np.ndarray:
     Raises
     ------
     DataError
-        As `metrics.pixel_auroc`; or a negative map (its index is named), for which a share means nothing.
+        As `metrics.pixel_auroc`; or a negative map (its index is named) with "refuse".
     """
     maps = as_maps(maps)
     masks = as_masks(masks, maps)
@@ -119,11 +123,12 @@ def energy_inside(maps, masks) -> np.ndarray:
         for i, index in enumerate(range(part.start, part.stop)):
             map = maps[index]
             low, _ = value_range(map, index)
-            if low < 0:
+            if low < 0 and negative == "refuse":
                 raise DataError(
-                    f"Map {index} holds negative values, so its energy has no share inside a region: count them as 0 "
-                    "or scale the maps first."
+                    f"Map {index} holds negative values, so its energy has no share inside a region: use "
+                    "negative='clip' to count them as 0, or scale the maps first."
                 )
+            map = np.maximum(map, 0) if low < 0 else map
             sums[:, i] = map.sum(where=masks[index], dtype=np.float64), map.sum(dtype=np.float64)
         return sums
 

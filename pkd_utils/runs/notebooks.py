@@ -140,7 +140,7 @@ def plan(profile: str) -> list[Job]:
     return list(jobs.values())
 
 
-def _with_short_streams(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def with_short_streams(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Join pieces of one stream and keep, as a terminal would, what a progress bar's last carriage return left."""
     for cell in notebook.cells:
         if cell.cell_type != "code":
@@ -218,7 +218,7 @@ def execute(file: str | Path, expect: str | None = None) -> Path:
         found = found or ["its last cell did not write run.json"]
         raise DataError(f"{notebook} with {file.name} is not complete: {'; '.join(found)}. See {log}")
     with atomic_path(executed) as temporary:
-        nbformat.write(_with_short_streams(nbformat.read(log, as_version=4)), temporary)
+        nbformat.write(with_short_streams(nbformat.read(log, as_version=4)), temporary)
     log.unlink()
     return folder
 

@@ -15,7 +15,7 @@ module therefore imports nothing at its top but sys. Importing `pkd_utils` asks 
 import sys
 
 
-def _compiled_operators_load() -> bool:
+def compiled_operators_load() -> bool:
     """True if torchvision's own compiled library can be loaded into this torch."""
     import importlib.util
     from pathlib import Path
@@ -39,7 +39,7 @@ def declare_missing_operators():
     """Declare `torchvision::nms` and `qnms` where they cannot be loaded; returns the torch library to keep alive."""
     import torch
 
-    if torch.version.cuda is not None or _compiled_operators_load():
+    if torch.version.cuda is not None or compiled_operators_load():
         return None
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):

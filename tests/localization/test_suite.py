@@ -97,10 +97,14 @@ def test_energy_inside_known_values(rng):
     np.testing.assert_allclose(energy_inside(maps, masks), expected, rtol=1e-12)
 
 
-def test_energy_of_negative_maps_is_refused():
+def test_energy_of_negative_maps_is_refused_or_clipped():
     maps = np.array([[[1.0, 2.0]], [[-1.0, 2.0]]])
-    with pytest.raises(DataError, match="Map 1 holds negative values"):
-        energy_inside(maps, np.ones_like(maps) * [0, 1])
+    masks = np.ones_like(maps) * [0, 1]
+    with pytest.raises(DataError, match=r"Map 1 holds negative values.*clip"):
+        energy_inside(maps, masks)
+    np.testing.assert_allclose(energy_inside(maps, masks, negative="clip"), [2 / 3, 1])
+    with pytest.raises(DataError, match="negative = 'abs': input should be 'refuse' or 'clip'"):
+        energy_inside(maps, masks, negative="abs")
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------

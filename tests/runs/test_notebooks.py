@@ -119,5 +119,5 @@ def test_a_progress_bar_becomes_its_last_line():
         stream("stream", name="stdout", text="kept\n"),
     ]
     notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("text")])
-    outputs = notebooks._with_short_streams(notebook).cells[0].outputs
+    outputs = notebooks.with_short_streams(notebook).cells[0].outputs
     assert [(o.name, o.text) for o in outputs] == [("stderr", " 2/2\ndone\n"), ("stdout", "kept\n")]

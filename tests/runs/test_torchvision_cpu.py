@@ -44,5 +44,5 @@ def test_nothing_is_declared_where_torch_has_cuda(monkeypatch):
 
 def test_nothing_is_declared_where_the_library_loads(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
-    monkeypatch.setattr(torchvision_cpu, "_compiled_operators_load", lambda: True)
+    monkeypatch.setattr(torchvision_cpu, "compiled_operators_load", lambda: True)
     assert torchvision_cpu.declare_missing_operators() is None
