@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pkd_utils.runs.errors import DataError
+
 if TYPE_CHECKING:  # the table is read without torch
     from torch import Tensor, nn
 
@@ -40,6 +42,14 @@ def replace_start(name: str, table: dict[str, str]) -> str:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
     return name
+
+
+def known(table: dict, name: str, what: str, words: dict | None = None):
+    """The entry of this name; DataError lists the names that there are, with their `words`."""
+    if name not in table:
+        listed = "; ".join(f"{key} ({words[key]})" for key in words) if words else ", ".join(table)
+        raise DataError(f"{name!r} is no {what}; there are: {listed}.")
+    return table[name]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pkd_utils.encoders.backbones import (
     vision_transformer,
 )
 from pkd_utils.encoders.downloads import find_weights
-from pkd_utils.encoders.facts import Feature, ImageFacts, Preprocessing
+from pkd_utils.encoders.facts import Feature, ImageFacts, Preprocessing, known
 from pkd_utils.encoders.keys import KeyReport, load_state
 from pkd_utils.encoders.weights import Weights, read_weights
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS
@@ -199,11 +199,11 @@ def load_image_encoder(
     FileNotFoundError
         Where `weights` does not exist: says what to get where.
     """
-    facts = _known(IMAGE_ENCODERS, name, "image encoder")
+    facts = known(IMAGE_ENCODERS, name, "image encoder")
     feature = feature or next(iter(facts.features))
-    _known(facts.features, feature, f"feature of {facts.title}", {k: f.what for k, f in facts.features.items()})
+    known(facts.features, feature, f"feature of {facts.title}", {k: f.what for k, f in facts.features.items()})
     preprocessing = preprocessing or next(iter(facts.preprocessing))
-    steps = _known(facts.preprocessing, preprocessing, f"preprocessing of {facts.title}", facts.preprocessing)
+    steps = known(facts.preprocessing, preprocessing, f"preprocessing of {facts.title}", facts.preprocessing)
     if include_cls and not facts.class_token:
         raise DataError(f"{facts.title} ({facts.architecture}) has no class token: leave include_cls out.")
     if not upsample and not facts.enlarges:
@@ -249,10 +249,3 @@ def _resized(facts: ImageFacts, read_as: Feature, steps: Preprocessing, side: in
     grid = (rows * side // steps.crop, columns * side // steps.crop)
     resize = round(steps.resize * side / steps.crop)
     return dataclasses.replace(read_as, grid=grid), dataclasses.replace(steps, crop=side, resize=resize)
-
-
-def _known(table: dict, name: str, what: str, words: dict | None = None):
-    if name not in table:
-        listed = "; ".join(f"{key} ({words[key]})" for key in words) if words else ", ".join(table)
-        raise DataError(f"{name!r} is no {what}; there are: {listed}.")
-    return table[name]

@@ -48,8 +48,8 @@ def read_onnx(path: str | Path) -> dict[str, torch.Tensor]:
         raise DataError(f"{path.name} cannot be read as ONNX: it is cut short or of another kind.") from None
     stored = _stored(graph, path.name)
     try:
-        names, positions = _linear_names(graph, stored), _position_embeddings(graph, stored)
         copies = _copies(graph, stored)
+        names, positions = _linear_names(graph, stored, copies), _position_embeddings(graph, stored)
     except (IndexError, ValueError):  # an operation without the inputs or outputs that it must have
         raise DataError(f"{path.name} holds a graph that is no valid ONNX: it is damaged.") from None
     state = {name: tensor for name, tensor in stored.items() if not _anonymous(name)}
@@ -127,12 +127,11 @@ def _copies(graph: onnx.GraphProto, stored: dict) -> dict[str, str]:
     return copies
 
 
-def _linear_names(graph: onnx.GraphProto, stored: dict) -> dict[str, dict[str, bool]]:
+def _linear_names(graph: onnx.GraphProto, stored: dict, copies: dict[str, str]) -> dict[str, dict[str, bool]]:
     """Names of anonymous matrices, from the named bias that is added to their product; whether to transpose.
 
     The exporter stores the matrix of `y = x W' + b` as W', (in, out); one stored matrix may serve several layers.
     """
-    copies = _copies(graph, stored)
     users = {}
     for node in graph.node:
         for name in node.input:

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from pkd_utils.encoders.backbones import to_bf16
 from pkd_utils.encoders.bert import build_encoder, load_bert, load_tokenizer, longest_text, read_config
 from pkd_utils.encoders.downloads import find_weights
-from pkd_utils.encoders.facts import TextFacts
+from pkd_utils.encoders.facts import TextFacts, known
 from pkd_utils.encoders.keys import KeyReport
 from pkd_utils.encoders.texts import (
     EncodedTexts,
@@ -238,9 +238,7 @@ def load_text_encoder(
     FileNotFoundError
         Where `weights` or a file in it does not exist: says what to get where.
     """
-    if name not in TEXT_ENCODERS:
-        raise DataError(f"{name!r} is no text encoder; there are: {', '.join(TEXT_ENCODERS)}.")
-    facts = TEXT_ENCODERS[name]
+    facts = known(TEXT_ENCODERS, name, "text encoder")
     depth = _depth(facts, layer)
     device, precision = torch.device(device), resolve_precision(precision, device)
     read, keys, tokenizer = None, None, None

@@ -30,7 +30,6 @@ def eight_bit(image: Image.Image, depth: str | int = "minmax") -> Image.Image:
         How more than 8 bits become 8, by the rule of `depth.eight_bit_range`, then rounded. The default
         stretches the image's own range, so that 12 bits stored in 16 do not come out black; radiographs in JPEG were
         stretched so by whoever wrote them. Of 8-bit images no value changes, whatever `depth` says.
-
     """
     if image.mode in DEEP_MODES or image.mode.startswith("I;16"):
         return Image.fromarray(np.rint(eight_bit_range(np.asarray(image), depth)).astype(np.uint8))
@@ -59,7 +58,6 @@ def preprocess(
     Returns
     -------
     (3, S, S) float32 tensor, S = `steps.crop`
-
     """
     image = eight_bit(image, depth)
     if steps.stretch:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pkd_utils.encoders.facts import ImageFacts
+from pkd_utils.encoders.facts import ImageFacts, known
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
@@ -90,14 +90,6 @@ def _md5(file: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _facts(name: str):
-    for table in (IMAGE_ENCODERS, TEXT_ENCODERS):
-        if name in table:
-            return table[name]
-    known = ", ".join([*IMAGE_ENCODERS, *TEXT_ENCODERS])
-    raise DataError(f"There is no encoder {name!r}; there are {known}.")
-
-
 def _image_tokens(name: str, path: str, feature: str | None, preprocessing: str | None, upsample: bool):
     """Encoder, its tokens (N, D) for the fixed image, and the options that shaped them."""
     from pkd_utils.encoders.image import load_image_encoder
@@ -156,7 +148,7 @@ def verify(
         If there is nothing at `path`.
     """
     started = time.perf_counter()
-    facts = _facts(name)
+    facts = known(IMAGE_ENCODERS | TEXT_ENCODERS, name, "encoder")
     if isinstance(facts, ImageFacts):
         encoder, tokens, options = _image_tokens(name, path, feature, preprocessing, upsample)
     elif feature or preprocessing or not upsample:

@@ -72,9 +72,6 @@ HARMLESS = {
 class Inert:
     """Stands for an object of a class that is neither imported nor executed; keeps nothing."""
 
-    def __init__(self, *_args: Any, **_named: Any) -> None:
-        pass
-
     def __new__(cls, *_args: Any, **_named: Any) -> "Inert":
         return object.__new__(cls)
 
