@@ -114,12 +114,12 @@ def words_of(texts: Sequence[str], pooled: np.ndarray, longest: int = 128) -> Wo
     return Words(ids, len(vocabulary) + 2, torch.as_tensor(np.asarray(pooled), dtype=torch.float32))
 
 
-def report_vectors(encoder, texts: Sequence[str], batch_size: int = 64, progress: bool = True) -> np.ndarray:
+def report_vectors(encoder, texts: Sequence[str]) -> np.ndarray:
     """One vector a report: the mean of its tokens, from a frozen `encoders.TextEncoder`; (N, T) float32."""
     order = np.argsort([len(text) for text in texts], kind="stable")  # batches of similar length waste little padding
     out = np.empty((len(texts), encoder.width), dtype=np.float32)
-    for start in tqdm(range(0, len(order), batch_size), desc="reports", unit="batch", disable=not progress):
-        rows = order[start : start + batch_size]
+    for start in tqdm(range(0, len(order), 64), desc="reports", unit="batch"):
+        rows = order[start : start + 64]
         tokens, mask = encoder.tokens([texts[row] for row in rows])
         out[rows] = ((tokens * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()
     return out

@@ -8,12 +8,16 @@ training size leave what remains as it was. All data here are simulated.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
+from scipy.stats import t
 
-from pkd_utils.distillation.loss import check_targets, distillation_loss, soft_labels
+from pkd_utils.distillation.loss import distillation_loss, soft_labels
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
 EXPERIMENTS = {
@@ -83,18 +87,8 @@ def draw(
     x : (n, d) float32, regular features
     x_star : (n, d*) float32, privileged features; d* is 1, d or 3
     y : (n,) bool
-
-    Raises
-    ------
-    DataError
-        Unknown experiment, or fewer than three columns.
     """
-    if experiment not in EXPERIMENTS:
-        raise DataError(f"There is no experiment {experiment!r}; choose one of {', '.join(EXPERIMENTS)}.")
-    d = len(alpha)
-    if d < 3:
-        raise DataError(f"alpha has {d} entries; the experiments pick three columns, so give at least 3.")
-    alpha = np.asarray(alpha, dtype=np.float32)
+    alpha, d = np.asarray(alpha, dtype=np.float32), len(alpha)
     x = rng.standard_normal((n, d), dtype=np.float32)
     if experiment == "1 clean labels":
         score = x @ alpha
@@ -116,16 +110,7 @@ def draw(
 
 
 def training_sets(experiment: str, repetitions: int, n_train: int, dimension: int = 50, seed: int = 0) -> Triplets:
-    """Draw the training sets of all repetitions and standardise each by its own mean and standard deviation.
-
-    Parameters
-    ----------
-    experiment : str, a key of `EXPERIMENTS`
-    repetitions, n_train, dimension : int; at least 1, 2 and 3
-    seed : int
-    """
-    if repetitions < 1 or n_train < 2:
-        raise DataError(f"Give at least 1 repetition and 2 training samples, not {repetitions} and {n_train}.")
+    """Draw the training sets of all repetitions and standardise each by its own mean and standard deviation."""
     sets = [
         draw(experiment, _alpha(seed, r, dimension), n_train, np.random.default_rng([seed, r, _TRAIN]))
         for r in range(repetitions)
@@ -165,9 +150,6 @@ def fit_logistic(
         Stop earlier when the gradient's largest absolute entry is below it in every repetition (looked at each 10
         steps).
     """
-    if steps < 1:
-        raise DataError(f"Gradient descent needs at least 1 step, not {steps}.")
-    check_targets(targets, soft_targets)
     repetitions, _, dimension = features.shape
     coefficients = torch.zeros(repetitions, dimension, 1, requires_grad=True)
     intercept = torch.zeros(repetitions, 1, 1, requires_grad=True)
@@ -185,25 +167,26 @@ def fit_logistic(
     return Fit(coefficients.detach()[..., 0], intercept.detach()[:, 0, 0], gradient, step)
 
 
+@checked
 def compare(
     experiment: str,
-    repetitions: int = 100,
-    n_train: int = 200,
-    n_test: int = 10_000,
-    dimension: int = 50,
+    repetitions: Annotated[int, Field(ge=1)] = 100,
+    n_train: Annotated[int, Field(ge=2)] = 200,
+    n_test: Annotated[int, Field(ge=1)] = 10_000,
+    dimension: Annotated[int, Field(ge=3)] = 50,
     settings: Sequence[tuple[float, float]] = ((1.0, 1.0),),
     seed: int = 0,
-    **fit_options,
+    steps: Annotated[int, Field(ge=1)] = 300,
+    learning_rate: Annotated[float, Field(gt=0)] = 1.0,
+    tolerance: Annotated[float, Field(ge=0)] = 1e-4,
 ) -> pd.DataFrame:
     """Test accuracy of the privileged, the regular and the distilled classifier in every repetition.
 
     Parameters
     ----------
     experiment : str, a key of `EXPERIMENTS`
-    repetitions, n_train, n_test, dimension : int
     settings : sequence of (lambda, T), one distilled classifier each
-    seed : int
-    fit_options : steps, learning_rate and tolerance of `fit_logistic`
+    steps, learning_rate, tolerance : of `fit_logistic`
 
     Returns
     -------
@@ -212,15 +195,14 @@ def compare(
         "distilled"), weight and temperature (NaN unless distilled), accuracy in [0, 1], gradient at the last step.
     """
     train = training_sets(experiment, repetitions, n_train, dimension, seed)
-    teacher = fit_logistic(train.x_star, train.y, **fit_options)
-    fits = [
-        ("privileged", np.nan, np.nan, teacher),
-        ("regular", np.nan, np.nan, fit_logistic(train.x, train.y, **fit_options)),
-    ]
+    how = {"steps": steps, "learning_rate": learning_rate, "tolerance": tolerance}
+    teacher = fit_logistic(train.x_star, train.y, **how)
+    regular = fit_logistic(train.x, train.y, **how)
+    fits = [("privileged", np.nan, np.nan, teacher), ("regular", np.nan, np.nan, regular)]
     teacher_logits = teacher.logits(train.x_star)
     for weight, temperature in settings:
         soft = soft_labels(teacher_logits, temperature)
-        fits.append(("distilled", weight, temperature, fit_logistic(train.x, train.y, soft, weight, **fit_options)))
+        fits.append(("distilled", weight, temperature, fit_logistic(train.x, train.y, soft, weight, **how)))
 
     rows = []
     for r in range(repetitions):  # test sets are drawn one at a time: 100 of 10,000 x 50 would fill 200 MB twice
@@ -238,27 +220,19 @@ def compare(
     return pd.DataFrame(rows, columns=columns)
 
 
-def summarise(rows: pd.DataFrame, by: Sequence[str], confidence: float = 0.95) -> pd.DataFrame:
-    """Mean, standard deviation and interval of the accuracy over repetitions.
-
-    Parameters
-    ----------
-    rows : DataFrame of `compare`
-    by : column names that make a group
-    confidence : float in (0, 1)
+def summarise(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean, standard deviation and 95 % interval of the accuracy over repetitions, for each group of columns `by`.
 
     Returns
     -------
     DataFrame
         The columns of `by`, repetitions, mean, sd, low, high; the interval is Student's t for the mean.
     """
-    from scipy.stats import t
-
     groups = rows.groupby(list(by), dropna=False, sort=False)["accuracy"]
     table = groups.agg(repetitions="count", mean="mean", sd="std").reset_index()
     if (table["repetitions"] < 2).any():
         raise DataError("An interval needs at least 2 repetitions of every group; raise `repetitions`.")
-    half = t.ppf((1 + confidence) / 2, table["repetitions"] - 1) * table["sd"] / np.sqrt(table["repetitions"])
+    half = t.ppf(0.975, table["repetitions"] - 1) * table["sd"] / np.sqrt(table["repetitions"])
     return table.assign(low=table["mean"] - half, high=table["mean"] + half)
 
 

@@ -73,20 +73,11 @@ def test_three_largest_are_sorted_and_largest():
     assert y.sum() == 200
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: synthetic.draw("5 nothing", ALPHA, 5, np.random.default_rng(0)), "no experiment '5 nothing'"),
-        (lambda: synthetic.draw("3 relevant features", ALPHA[:2], 5, np.random.default_rng(0)), "at least 3"),
-        (lambda: synthetic.training_sets("3 relevant features", 0, 20), "at least 1 repetition"),
-        (lambda: synthetic.training_sets("3 relevant features", 1, 1), "at least 1 repetition"),
-        (lambda: synthetic.fit_logistic(torch.zeros(1, 4, 2), torch.zeros(1, 4), steps=0), "at least 1 step"),
-        (lambda: synthetic.fit_logistic(torch.zeros(1, 4, 2), torch.full((1, 4), 2.0)), "not in"),
-    ],
-)
-def test_refusals(call, message):
-    with pytest.raises(DataError, match=message):
-        call()
+@pytest.mark.parametrize("change", [{"repetitions": 0}, {"n_train": 1}, {"dimension": 2}, {"steps": 0}])
+def test_what_cannot_be_drawn_or_fitted_is_refused(change):
+    (name,) = change
+    with pytest.raises(DataError, match=f"^compare: {name} = {change[name]}: "):
+        synthetic.compare("3 relevant features", **change)
 
 
 def test_training_sets_are_standardised_and_do_not_depend_on_how_many_there_are():

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,9 @@ from pkd_utils.distillation.heads.training import HeadConfig, HeadResults, HeadS
 from pkd_utils.encoders.tokens.open import open_tokens
 from pkd_utils.encoders.tokens.stored import TextStore
 from pkd_utils.runs import files, run
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import micro_average_precision
-
-SELECTIONS = ("paper", "nested")
 
 
 @dataclass(frozen=True)
@@ -95,15 +94,16 @@ def head_name(method: str, size: int, seed: int, weight: float | None = None, te
     return name if method not in DISTILLED else f"{name}.lambda{weight:g}.tau{temperature:g}"
 
 
+@checked
 def head_specs(
     study: Study,
     task: str,
-    methods: Sequence[str],
+    methods: Sequence[Literal[METHODS]],
     seeds: Sequence[int] = (),
     sizes: Sequence[int] = (),
     weights: Sequence[float] = (0.75,),
     temperatures: Sequence[float] = (0.25,),
-    selection: str = "paper",
+    selection: Literal["paper", "nested"] = "paper",
     learning_rate: float | None = None,
     epochs: int = 0,
 ) -> list[HeadSpec]:
@@ -111,10 +111,9 @@ def head_specs(
 
     Parameters
     ----------
-    methods : of `heads.modules.METHODS`
     seeds, sizes : empty for all that were prepared
     weights, temperatures : lambda and tau of equation (2), of the distilled methods
-    selection : {"paper", "nested"}
+    selection
         "paper": epochs (the teacher's too) are chosen on the images that are reported, as the paper does. "nested":
         chosen on one half of the evaluation patients, reported on the other.
     learning_rate : None for the paper's (1e-4, probes 1e-3)
@@ -123,14 +122,10 @@ def head_specs(
     Raises
     ------
     DataError
-        An unknown method, selection, task, seed or size.
+        An unknown method or selection, or a task, seed or size that was not prepared.
     """
-    wrong = sorted(set(methods) - set(METHODS))
-    if wrong or selection not in SELECTIONS or task not in study.tasks:
-        raise DataError(
-            f"methods {wrong or list(methods)}, selection {selection!r}, task {task!r}: methods must be of "
-            f"{', '.join(METHODS)}, the selection {' or '.join(SELECTIONS)}, the task one of {', '.join(study.tasks)}."
-        )
+    if task not in study.tasks:
+        raise DataError(f"There is no task {task!r}; there are {', '.join(study.tasks)}.")
     splits = study.splits[study.splits["task"] == task]
     table = study.sizes[study.sizes["task"] == task]
     missing = [s for s in seeds if s not in set(splits["seed"])] + [n for n in sizes if n not in set(table["samples"])]

@@ -38,6 +38,7 @@ MODELS = {
 }
 COLUMNS = ["task", "title", "kind", "source", "images", "patients", "auc", "auc_low", "auc_high", "chance"]
 COLUMNS += ["bits", "bits_low", "bits_high", "entropy"]
+SIDE, COMPONENTS = 32, 100  # of the thumbnails, pixels, and numbers kept of each
 _LEAST = 1e-4  # no probability below this: one overconfident error would outweigh everything
 
 
@@ -47,8 +48,8 @@ def report_features(texts: Iterable[str]):
     return TfidfVectorizer(ngram_range=(1, 2), min_df=least, max_features=3000, sublinear_tf=True).fit_transform(texts)
 
 
-def image_features(files: Iterable[Path], side: int = 32, components: int = 100, seed: int = 0) -> np.ndarray:
-    """Principal components of small grey copies of the images, float32 (N, components); fitted without labels.
+def image_features(files: Iterable[Path]) -> np.ndarray:
+    """Principal components of small grey copies of the images, float32 (N, `COMPONENTS`); fitted without labels.
 
     A floor for what an image tells: no network, no pretraining.
     """
@@ -56,11 +57,11 @@ def image_features(files: Iterable[Path], side: int = 32, components: int = 100,
     for file in files:
         with Image.open(file) as image:
             # draft lets JPEG files be decoded at a fraction of their size.
-            image.draft("L", (2 * side, 2 * side))
-            small.append(np.asarray(image.convert("L").resize((side, side), Image.Resampling.BOX), dtype=np.float32))
+            image.draft("L", (2 * SIDE, 2 * SIDE))
+            small.append(np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32))
     pixels = np.stack(small).reshape(len(small), -1) / 255
-    components = min(components, len(small) - 1, side * side)
-    return PCA(components, svd_solver="randomized", random_state=seed).fit_transform(pixels).astype(np.float32)
+    components = min(COMPONENTS, len(small) - 1)
+    return PCA(components, svd_solver="randomized", random_state=0).fit_transform(pixels).astype(np.float32)
 
 
 def read_state(root: Path) -> pd.DataFrame:
@@ -92,7 +93,7 @@ def features_of(cohort: Cohort, sources: Sequence[str]) -> dict[str, Any]:
     return features
 
 
-def held_out_probabilities(features, target, patients, model, folds: int = 5, seed: int = 0) -> np.ndarray:
+def held_out_probabilities(features, target, patients, model, folds: int = 5) -> np.ndarray:
     """Probabilities (N, C) of each image from a model that saw none of its patient's images.
 
     Folds hold the classes in like shares, as far as patients allow: in small sets, a fold with many positives leaves
@@ -108,7 +109,7 @@ def held_out_probabilities(features, target, patients, model, folds: int = 5, se
     if len(np.unique(patients)) < folds:
         raise DataError(f"{len(np.unique(patients))} patients cannot fill {folds} folds; use fewer folds.")
     out = np.zeros((len(target), len(classes)))
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     for train, test in splitter.split(target, target, patients):
         known = np.unique(target[train])
         if len(known) < 2:
@@ -139,8 +140,6 @@ def relate(
     features: Mapping,
     folds: int = 5,
     resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Relations of a task's label to each source.
 
@@ -155,8 +154,8 @@ def relate(
         Some of "report", "image", "state", each (N, D), dense or sparse.
     folds : int
         Folds over patients.
-    resamples, level, seed : see `intervals.bootstrap_interval`
-        Patients are drawn; percentile intervals. The fitted models stay as they are.
+    resamples : int
+        Draws of patients; percentile intervals at 95 %. The fitted models stay as they are.
 
     Returns
     -------
@@ -170,12 +169,12 @@ def relate(
         raise DataError(f"Task {task.name}: {int(missing.sum())} image(s) have no row of features; add them.")
     rows = position[table["image_id"]].to_numpy()
     target, patients = table["target"].to_numpy(), table["patient_id"].to_numpy()
-    options = {"resamples": resamples, "level": level, "seed": seed, "method": "percentile"}
+    options = {"resamples": resamples, "method": "percentile"}
     share = np.bincount(target, minlength=len(task.classes)) / len(target)
     chance = micro_auroc(target, np.tile(share, (len(target), 1)))
     found = []
     for source, matrix in features.items():
-        predicted = held_out_probabilities(matrix[rows], target, patients, MODELS[source], folds, seed)
+        predicted = held_out_probabilities(matrix[rows], target, patients, MODELS[source], folds)
         auc = bootstrap_interval(partial(micro_auroc, target, predicted), clusters=patients, **options)
         bits = bootstrap_interval(information(target, predicted), clusters=patients, **options)
         counts = (len(table), table["patient_id"].nunique())
@@ -184,7 +183,7 @@ def relate(
     return pd.DataFrame(found, columns=COLUMNS)
 
 
-def state_information(table: pd.DataFrame, state: pd.DataFrame, seed: int = 0) -> pd.Series:
+def state_information(table: pd.DataFrame, state: pd.DataFrame) -> pd.Series:
     """Mutual information in bits of the label with each variable of the state, alone (k-nearest-neighbour estimate).
 
     Parameters
@@ -197,5 +196,5 @@ def state_information(table: pd.DataFrame, state: pd.DataFrame, seed: int = 0) -
     """
     one = table.drop_duplicates("patient_id")
     values = state.loc[one["study_id"]]
-    nats = mutual_info_classif(values, one["target"], discrete_features=False, random_state=seed)
+    nats = mutual_info_classif(values, one["target"], discrete_features=False, random_state=0)
     return pd.Series(nats / np.log(2), index=state.columns, name="bits")

@@ -117,13 +117,17 @@ def test_three_choices_of_the_epoch():
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [({"methods": ["guess"]}, "guess"), ({"selection": "best"}, "selection 'best'"), ({"seeds": [7]}, "seed or size 7"),
-     ({"sizes": [9]}, "seed or size 9")],
-)  # fmt: skip
+    [
+        ({"methods": ["guess"]}, "methods.0 = 'guess'"),
+        ({"selection": "best"}, "selection = 'best'"),
+        ({"seeds": [7]}, "seed or size 7"),
+        ({"sizes": [9]}, "seed or size 9"),
+    ],
+)
 def test_what_was_not_prepared_is_refused(change, sentence):
     with pytest.raises(DataError, match=sentence):
         head_specs(tiny_study(), "age", **{"methods": ["image_only"], **change})
-    with pytest.raises(DataError, match="task 'sex'"):
+    with pytest.raises(DataError, match="no task 'sex'"):
         head_specs(tiny_study(), "sex", ["image_only"])
 
 
