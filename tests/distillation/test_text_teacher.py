@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 from sklearn.metrics import roc_auc_score
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from pkd_utils.distillation import text_training
+from pkd_utils.distillation.loop import Loop
 from pkd_utils.distillation.text_teacher import (
     TextTeacherConfig,
     check_label_names_removed,
@@ -19,6 +20,8 @@ from pkd_utils.distillation.text_teacher import (
     fit_text_teacher,
     label_metrics,
 )
+from pkd_utils.distillation.text_teacher.fit import TextTraining, length_bucketed_batches
+from pkd_utils.distillation.text_teacher.model import TextTeacher, first_token_block
 from pkd_utils.encoders import texts as text_encoding
 from pkd_utils.encoders.bert import load_bert
 from pkd_utils.runs.errors import DataError
@@ -98,13 +101,13 @@ def test_learns_words_that_are_labels(encoder, reports, tmp_path):
 def test_logits_are_those_of_the_best_epoch_not_the_last(encoder, reports, tmp_path, monkeypatch):
     texts, targets, split = reports
     seen = {}
-    end_epoch = text_training.TextTraining.end_epoch
 
-    def second_is_best(self, epoch, train_loss, validate_auroc):
+    def second_is_best(self):
+        epoch = self.loop.epoch + 1
         seen[epoch] = self.predict(np.arange(len(texts)))
-        end_epoch(self, epoch, train_loss, {1: 0.6, 2: 0.8, 3: 0.7, 4: 0.8}[epoch])
+        return {"validate_auroc": {1: 0.6, 2: 0.8, 3: 0.7, 4: 0.8}[epoch]}
 
-    monkeypatch.setattr(text_training.TextTraining, "end_epoch", second_is_best)
+    monkeypatch.setattr(TextTraining, "validate", second_is_best)
     result = fit_text_teacher(texts, targets, split, settings(encoder, epochs=4), tmp_path, seed=0)
     assert result.best_epoch == 2  # the earlier of equals
     np.testing.assert_array_equal(result.logits, seen[2])
@@ -113,7 +116,7 @@ def test_logits_are_those_of_the_best_epoch_not_the_last(encoder, reports, tmp_p
 
 @pytest.mark.parametrize(("layers", "trains"), [(-1, True), (0, False), (2, False)])
 def test_frozen_blocks_stay_in_evaluation_mode(encoder, layers, trains):
-    teacher = text_training.TextTeacher(settings(encoder, trainable_layers=layers), 2).train()
+    teacher = TextTeacher(settings(encoder, trainable_layers=layers), 2).train()
     assert teacher.training and teacher.lower.training is trains
     assert all(parameter.requires_grad is trains for parameter in teacher.lower.parameters())
 
@@ -124,7 +127,7 @@ def test_only_the_chosen_blocks_move(encoder, reports, tmp_path, layers, pooling
     texts, targets, split = reports
     config = settings(encoder, trainable_layers=layers, pooling=pooling, epochs=1)
     fit_text_teacher(texts, targets, split, config, tmp_path, seed=0)
-    with text_training.safe_open(tmp_path / "teacher.safetensors", framework="pt") as file:
+    with safe_open(tmp_path / "teacher.safetensors", framework="pt") as file:
         names = set(file.keys())
     moved = {name.split(".")[1] for name in names if name.startswith("blocks.")}
     assert moved == {str(number) for number in range(3 if layers == -1 else layers)}
@@ -139,7 +142,7 @@ def test_kept_states_give_the_logits_of_the_whole_encoder(encoder, reports, laye
     encoded = encode_teacher_texts(texts, config)
     tokens_only = text_encoding.lower_states(list(texts), encoder, -1, 32)
     torch.manual_seed(0)
-    model = text_training.TextTeacher(config, 2).eval()
+    model = TextTeacher(config, 2).eval()
     whole = BertModel.from_pretrained(encoder).eval()
     rows = np.array([3, 0, 50, 7])
     states, mask = encoded.batch(rows, torch.device("cpu"))
@@ -154,7 +157,7 @@ def test_first_token_block_equals_the_block_and_its_gradient(encoder):
     block = BertModel.from_pretrained(encoder).encoder.layer[1].eval()
     states = torch.randn(3, 9, 16, requires_grad=True)
     mask = torch.arange(9)[None] < torch.tensor([9, 4, 2])[:, None]
-    fast = text_training.first_token_block(block, states, mask)
+    fast = first_token_block(block, states, mask)
     slow = block(states, mask[:, None, None, :])[:, 0]
     torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-4)
     fast_grad = torch.autograd.grad(fast.sin().sum(), [states, *block.parameters()], allow_unused=True)
@@ -172,16 +175,16 @@ def test_killed_and_resumed_ends_in_the_same_numbers(encoder, reports, tmp_path,
     config = settings(encoder)
     straight = fit_text_teacher(texts, targets, split, config, tmp_path / "a", seed=1)
     calls = []
-    run_epoch = text_training.TextTraining.run_epoch
+    train_epoch = Loop.train_epoch
 
-    def dies_in_epoch_three(self, epoch):
-        calls.append(epoch)
-        loss = run_epoch(self, epoch)
-        if epoch == 3 and len(calls) == 3:
+    def dies_in_epoch_three(self, *arguments):
+        calls.append(self.epoch + 1)
+        losses = train_epoch(self, *arguments)
+        if calls == [1, 2, 3]:
             raise KeyboardInterrupt
-        return loss
+        return losses
 
-    monkeypatch.setattr(text_training.TextTraining, "run_epoch", dies_in_epoch_three)
+    monkeypatch.setattr(Loop, "train_epoch", dies_in_epoch_three)
     with pytest.raises(KeyboardInterrupt):
         fit_text_teacher(texts, targets, split, config, tmp_path / "b", seed=1)
     torch.manual_seed(99)  # the world's generator must not matter
@@ -245,19 +248,13 @@ def test_cache_file_is_read_only_for_the_same_reports(encoder, reports, tmp_path
 
 def test_batches_hold_every_report_once_and_similar_lengths():
     lengths = np.random.default_rng(0).integers(5, 200, size=1003)
-    batches = text_training.length_bucketed_batches(lengths, 16, np.random.default_rng(1))
+    batches = length_bucketed_batches(lengths, 16, np.random.default_rng(1))
     assert sorted(np.concatenate(batches)) == list(range(1003))
     assert max(map(len, batches)) == 16
     padded = sum(len(batch) * lengths[batch].max() for batch in batches)
     assert padded < 1.1 * lengths.sum()
     first = [batch[0] for batch in batches[:20]]
     assert not np.all(np.diff(lengths[first]) >= 0)  # batches themselves come in random order
-
-
-def test_learning_rate_rises_then_falls():
-    factors = [text_training.warmup_then_decay(step, 100, 0.1) for step in range(100)]
-    assert factors[9] == 1.0 and np.all(np.diff(factors[:10]) > 0) and np.all(np.diff(factors[10:]) < 0)
-    assert factors[0] > 0 and 0 < factors[-1] < 0.02
 
 
 def test_guard_stops_reports_that_name_a_label_without_printing_them(encoder, reports, tmp_path):
@@ -271,7 +268,6 @@ def test_guard_stops_reports_that_name_a_label_without_printing_them(encoder, re
     texts.iloc[7] = "congestion"  # a synonym, not a name
     with pytest.raises(DataError, match="position 7"):
         check_label_names_removed(texts, ["Edema"])
-    check_label_names_removed(texts, ["Edema"], synonyms=False)
     with pytest.raises(DataError, match="No terms are listed for label Fluid"):
         fit_text_teacher(texts, targets.set_axis(["Fluid", "Edema"], axis=1), split, settings(encoder), tmp_path, 0)
 

@@ -1,26 +1,31 @@
-"""The text teacher: a BERT-type encoder fine-tuned on reports to predict the image's labels (f_t of equation (1)).
+"""Fit a text teacher: what it may read, its training, and what it leaves behind."""
 
-Baur et al. fine-tune PubMedBERT on MIMIC-CXR reports "excluding label names" (AUROC 0.99). Here the encoder is any
-local folder in Hugging Face layout, and `trainable_layers` says how much moves: all of it as in the paper (-1), or the
-last k blocks, in which case the frozen blocks below run once per report and every seed reuses what they produced.
-"""
-
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+import torch
+from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 
 from pkd_utils.cohorts.label_terms import surviving_terms
-from pkd_utils.distillation.text_training import TextTeacherConfig, TextTraining
+from pkd_utils.distillation.loop import CHECKPOINT, Loop, private_randomness
+from pkd_utils.distillation.loss import masked_bce
+from pkd_utils.distillation.student_training import SPLITS
+from pkd_utils.distillation.text_teacher.model import TextTeacher, TextTeacherConfig
 from pkd_utils.encoders.texts import EncodedTexts, lower_states
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.machine import autocast
 from pkd_utils.statistics.metrics import auroc
 
-SPLITS = ("train", "validate", "test")
+WEIGHT_DECAY = 0.01
+WARMUP = 0.1  # part of all steps in which the rates rise linearly; they then fall linearly to zero
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
 @dataclass
@@ -50,7 +55,7 @@ class TextTeacherResult:
     folder: Path
 
 
-def check_label_names_removed(texts: pd.Series, labels: list[str], synonyms: bool = True) -> None:
+def check_label_names_removed(texts: pd.Series, labels: list[str]) -> None:
     """Refuse reports that still name a label: the paper's teacher reads reports "excluding label names".
 
     Parameters
@@ -58,15 +63,13 @@ def check_label_names_removed(texts: pd.Series, labels: list[str], synonyms: boo
     texts : pd.Series of str
     labels : list of str
         Keys of `cohorts.label_terms.LABEL_TERMS`.
-    synonyms : bool
-        Look for synonyms too, or for the names only.
 
     Raises
     ------
     DataError
         If a term of any label is left; the message gives positions, never words.
     """
-    named = [position for position, text in enumerate(texts) if surviving_terms(text, labels, synonyms)]
+    named = [position for position, text in enumerate(texts) if surviving_terms(text, labels)]
     if named:
         raise DataError(
             f"{len(named)} of {len(texts)} reports still name {', '.join(labels)}, first at position {named[0]}: "
@@ -104,7 +107,7 @@ def fit_text_teacher(
     folder: str | Path,
     seed: int,
     encoded: EncodedTexts | None = None,
-    label_names: str = "removed",
+    label_names: Literal["removed", "kept"] = "removed",
 ) -> TextTeacherResult:
     """Train one text teacher, or finish or read back the one that `folder` holds.
 
@@ -123,9 +126,8 @@ def fit_text_teacher(
         Initial head, order of batches and dropout.
     encoded : EncodedTexts, optional
         What `encode_teacher_texts(texts, config)` gave, to share it among seeds.
-    label_names : str
-        "removed" (as in the paper): names and synonyms of every label must be gone, see `check_label_names_removed`;
-        "names_removed": the names only; "kept": no check.
+    label_names : {"removed", "kept"}
+        "removed" (as in the paper): names and synonyms of every label must be gone, see `check_label_names_removed`.
 
     Raises
     ------
@@ -134,13 +136,10 @@ def fit_text_teacher(
         1/0/NaN, unknown split name, no label with both classes in the training or validation split, or a folder that
         holds another teacher.
     """
-    started = time.time()
-    folder = Path(folder)
+    started, folder = time.time(), Path(folder)
     _check_inputs(texts, targets, split)
-    if label_names not in ("removed", "names_removed", "kept"):
-        raise DataError(f"label_names must be 'removed', 'names_removed' or 'kept', not {label_names!r}.")
-    if label_names != "kept":
-        check_label_names_removed(texts, list(targets.columns), synonyms=label_names == "removed")
+    if label_names == "removed":
+        check_label_names_removed(texts, list(targets.columns))
     if encoded is None:
         encoded = encode_teacher_texts(texts, config)
     if len(encoded.lengths) != len(texts):
@@ -149,54 +148,119 @@ def fit_text_teacher(
     done = _read_result(folder, identity, texts.index)
     if done is not None:
         return done
-
-    labelled = targets.notna().any(axis=1)
-    train_rows = np.flatnonzero((split == "train") & labelled)
+    with private_randomness(torch.device(config.device)):
+        training = TextTraining(encoded, targets, split, config, folder, seed, identity)
+        loop = training.loop
+        loop.run(training.batches, training.losses, training.validate, f"text teacher of seed {seed}")
+    loop.restore_best()
     counts = {
         "reports": len(texts),
         "truncated": encoded.truncated,
         "empty": encoded.empty,
-        "unlabelled": int(((split == "train") & ~labelled).sum()),
+        "unlabelled": int((split == "train").sum()) - len(training.rows),
     }
-    training = TextTraining(encoded, targets, train_rows, config, folder, seed, identity)
-    validate = np.flatnonzero(split == "validate")
-    for epoch in training.epochs_left():
-        loss = training.run_epoch(epoch)
-        logits = training.predict(validate)
-        scores = label_metrics(
-            pd.DataFrame(logits, columns=targets.columns, index=texts.index[validate]),
-            targets.iloc[validate],
-            split.iloc[validate],
-        )
-        macro = scores.query("split == 'validate' and label == 'macro'")["auroc"].item()
-        training.end_epoch(epoch, loss, macro)
-    training.restore_best()
     logits = pd.DataFrame(training.predict(np.arange(len(texts))), columns=targets.columns, index=texts.index)
-    result = TextTeacherResult(
-        logits,
-        pd.DataFrame(training.history),
-        label_metrics(logits, targets, split),
-        counts,
-        training.best_epoch,
-        round(time.time() - started, 2),
-        folder,
-    )
+    history = pd.DataFrame(loop.history)[["epoch", "train_loss", "validate_auroc"]]
+    metrics, seconds = label_metrics(logits, targets, split), round(time.time() - started, 2)
+    result = TextTeacherResult(logits, history, metrics, counts, loop.best_epoch, seconds, folder)
+    with files.atomic_path(folder / "teacher.safetensors") as temporary:
+        save_file({n: v.cpu().contiguous() for n, v in loop.best.items()}, temporary, metadata={"identity": identity})
     _write_result(result, identity, config, seed)
-    training.checkpoint.unlink(missing_ok=True)
+    loop.path.unlink(missing_ok=True)
     return result
 
 
 def encode_teacher_texts(texts: pd.Series, config: TextTeacherConfig, cache: str | Path | None = None) -> EncodedTexts:
     """`texts.lower_states` with a teacher's settings; every seed may share the answer."""
-    return lower_states(
-        list(texts),
-        config.encoder,
-        config.trainable_layers,
-        config.max_tokens,
-        config.precision,
-        config.torch_device,
-        cache=cache,
-    )
+    layers, device = config.trainable_layers, torch.device(config.device)
+    return lower_states(list(texts), config.encoder, layers, config.max_tokens, config.precision, device, cache=cache)
+
+
+class TextTraining:
+    """The training of one teacher: its loop, and what the loop asks for; `rows` are the training reports."""
+
+    def __init__(
+        self,
+        encoded: EncodedTexts,
+        targets: pd.DataFrame,
+        split: pd.Series,
+        config: TextTeacherConfig,
+        folder: Path,
+        seed: int,
+        identity: str,
+    ):
+        self.encoded, self.config, self.seed, self.device = encoded, config, seed, torch.device(config.device)
+        self.held = (targets[split == "validate"], split[split == "validate"])
+        self.held_rows = np.flatnonzero(split == "validate")
+        self.rows = np.flatnonzero((split == "train") & targets.notna().any(axis=1))
+        self.targets = torch.tensor(targets.to_numpy(np.float32), device=self.device)
+        torch.manual_seed(_torch_seed(seed, 0))
+        self.model = TextTeacher(config, targets.shape[1]).to(self.device)
+        trained = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        groups = []
+        for of_head, rate in ((True, config.head_learning_rate), (False, config.learning_rate)):
+            part = [value for name, value in trained.items() if name.startswith("head.") == of_head]
+            groups += [{"params": part, "lr": rate, "weight_decay": WEIGHT_DECAY}] if part else []
+        steps = math.ceil(len(self.rows) / config.batch_size)
+        self.loop = Loop(
+            self.model, groups, folder / CHECKPOINT, identity, config.epochs, steps,
+            precision=PRECISIONS[config.precision], warmup=max(1, round(WARMUP * config.epochs * steps)),
+            decay="linear", criterion="validate_auroc",
+        )  # fmt: skip
+
+    def batches(self, epoch: int):
+        """Tokens or states, masks and targets of one pass over the training reports."""
+        rng = np.random.default_rng([self.seed, 1, epoch])
+        torch.manual_seed(_torch_seed(self.seed, epoch))  # dropout
+        for batch in length_bucketed_batches(self.encoded.lengths[self.rows], self.config.batch_size, rng):
+            rows = self.rows[batch]
+            yield len(rows), (*self.encoded.batch(rows, self.device), self.targets[rows])
+
+    def losses(self, batch) -> dict[str, torch.Tensor]:
+        """Binary cross entropy over the known targets of one batch."""
+        inputs, mask, targets = batch
+        return {"train_loss": masked_bce(self.model(inputs, mask), targets)}
+
+    @torch.inference_mode()
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), labels) float32 logits in evaluation mode, in the order of `rows`."""
+        self.model.eval()
+        logits = np.empty((len(rows), self.targets.shape[1]), dtype=np.float32)
+        order = np.argsort(self.encoded.lengths[rows], kind="stable")
+        for start in range(0, len(order), 64):
+            chosen = order[start : start + 64]
+            with autocast(self.device, self.loop.precision):
+                logits[chosen] = self.model(*self.encoded.batch(rows[chosen], self.device)).cpu().numpy()
+        return logits
+
+    def validate(self) -> dict[str, float]:
+        """Macro AUROC of the validation reports."""
+        targets, split = self.held
+        logits = pd.DataFrame(self.predict(self.held_rows), columns=targets.columns, index=targets.index)
+        scores = label_metrics(logits, targets, split).set_index(["split", "label"])
+        return {"validate_auroc": scores.loc[("validate", "macro"), "auroc"].item()}
+
+
+def _torch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, 2, epoch]).generate_state(1)[0])
+
+
+def length_bucketed_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Random batches of reports of similar length: shuffle, sort by length within 50 batches' worth, shuffle batches.
+
+    Returns
+    -------
+    list of np.ndarray
+        Positions into `lengths`; together every position once.
+    """
+    order = rng.permutation(len(lengths))
+    pool = 50 * batch_size
+    batches = []
+    for start in range(0, len(order), pool):
+        part = order[start : start + pool]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches += [part[first : first + batch_size] for first in range(0, len(part), batch_size)]
+    return [batches[position] for position in rng.permutation(len(batches))]
 
 
 def _check_inputs(texts: pd.Series, targets: pd.DataFrame, split: pd.Series) -> None:
