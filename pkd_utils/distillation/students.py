@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 
 from pkd_utils.encoders.weights import read_weights
 from pkd_utils.images.augment import normalise
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import atomic_path
 from pkd_utils.runs.machine import autocast, resolve_precision
@@ -49,6 +50,7 @@ def input_statistics(name: str, channels: int = 1) -> tuple[tuple[float, ...], t
     return mean * (3 // len(mean)), std * (3 // len(std))
 
 
+@checked
 def build_student(
     name: str = SCRATCH,
     image_size: int = 64,
@@ -57,7 +59,7 @@ def build_student(
     width: int | None = 96,
     depth: int | None = 4,
     heads: int | None = 3,
-    channels: int = 1,
+    channels: Literal[1, 3] = 1,
     weights: str | Path | None = None,
 ) -> VisionTransformer:
     """Build a timm vision transformer; random parts come from torch's global generator, so seed it before.
@@ -87,8 +89,6 @@ def build_student(
     """
     if image_size % patch_size:
         raise DataError(f"image_size {image_size} is not a multiple of patch_size {patch_size}: choose one that is.")
-    if channels not in (1, 3):
-        raise DataError(f"channels must be 1 or 3, not {channels}.")
     sizes = {"img_size": image_size, "patch_size": patch_size, "num_classes": n_labels, "in_chans": channels}
     if name == SCRATCH:
         if not (width and depth and heads) or width % heads:

@@ -6,15 +6,19 @@ columns, which forest and which AUROC is not stated in the paper, so all of thes
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
+from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
 MISSING = "missing"
+SEPARATOR = "-"  # joins the values of one cell
 
 
 @dataclass
@@ -62,20 +66,16 @@ def drop_features(features: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return kept
 
 
-def encode_features(
-    features: pd.DataFrame, training: np.ndarray, separator: str = "-"
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def encode_features(features: pd.DataFrame, training: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Turn named features into numbers, with a vocabulary from the training rows alone.
 
     Parameters
     ----------
     features : pd.DataFrame
         Numeric or boolean columns stay numbers. Text columns become one 0/1 column a value, several of which are 1
-        where values are joined by `separator`.
+        where values are joined by a hyphen.
     training : np.ndarray
         (N,) bool.
-    separator : str
-        Joins the values of one cell.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def encode_features(
             columns[name] = values.astype(float)
         else:
             kind = "categories"
-            words = values[~missing].astype(str).map(lambda cell: {word.strip() for word in cell.split(separator)})
+            words = values[~missing].astype(str).map(lambda cell: {word.strip() for word in cell.split(SEPARATOR)})
             known = sorted(set().union(*words[training[~missing]]))
             unknown = int(words[~training[~missing]].map(lambda cell, known=known: bool(cell - set(known))).sum())
             words = words.reindex(values.index, fill_value=frozenset())
@@ -112,6 +112,7 @@ def encode_features(
     return pd.DataFrame(columns, index=features.index), pd.DataFrame(rows, columns=names)
 
 
+@checked
 def fit_tabular_teacher(
     features: pd.DataFrame,
     target: pd.Series,
@@ -120,10 +121,8 @@ def fit_tabular_teacher(
     groups: pd.Series | None = None,
     trees: int = 500,
     min_samples_leaf: int = 1,
-    max_features: str | float = "sqrt",
-    training_rows: str = "fitted",
-    clip: float = 1e-3,
-    separator: str = "-",
+    training_rows: Literal["fitted", "cross_fitted"] = "fitted",
+    clip: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3,
 ) -> TabularTeacherResult:
     """Train a random forest on the rows with `split == "train"` and predict every row.
 
@@ -139,7 +138,7 @@ def fit_tabular_teacher(
         Of the forest and of the folds.
     groups : pd.Series, optional
         Same index, patients; needed by "cross_fitted".
-    trees, min_samples_leaf, max_features
+    trees, min_samples_leaf
         As in scikit-learn; not stated in the paper.
     training_rows : str
         What the training rows get, which becomes the student's soft labels; not stated in the paper. "fitted": the
@@ -147,20 +146,18 @@ def fit_tabular_teacher(
         forest that has not seen the patient (five patient-wise folds).
     clip : float
         Probabilities are clipped to [clip, 1 - clip] before the logit; not stated in the paper.
-    separator : str
-        Joins several values in one cell of a text column.
 
     Raises
     ------
     DataError
         Differing or repeated index, unknown split, too few classes, no training rows, or missing groups.
     """
-    _check_inputs(features, target, split, groups, training_rows, clip)
+    _check_inputs(features, target, split, groups, training_rows)
     training = ((split == "train") & target.notna()).to_numpy()
     if target[training].nunique() < 2:
         raise DataError(f"The {training.sum()} training rows hold fewer than two classes of {target.name!r}.")
-    numbers, encoding = encode_features(features, training, separator)
-    settings = {"n_estimators": trees, "min_samples_leaf": min_samples_leaf, "max_features": max_features}
+    numbers, encoding = encode_features(features, training)
+    settings = {"n_estimators": trees, "min_samples_leaf": min_samples_leaf, "max_features": "sqrt"}
 
     def fitted(rows: np.ndarray) -> RandomForestClassifier:
         forest = RandomForestClassifier(**settings, random_state=seed, n_jobs=1)
@@ -198,7 +195,6 @@ def _check_inputs(
     split: pd.Series,
     groups: pd.Series | None,
     training_rows: str,
-    clip: float,
 ) -> None:
     for name, part in (("target", target), ("split", split), ("groups", groups)):
         if part is not None and not features.index.equals(part.index):
@@ -212,9 +208,5 @@ def _check_inputs(
         raise DataError(f"Column split holds {unknown[0]!r}; only train, validate, test or NaN are allowed.")
     if not (split == "train").any():
         raise DataError("No row has split == 'train'; a tabular teacher needs training rows.")
-    if training_rows not in ("fitted", "cross_fitted"):
-        raise DataError(f"training_rows must be 'fitted' or 'cross_fitted', not {training_rows!r}.")
     if training_rows == "cross_fitted" and groups is None:
         raise DataError("training_rows='cross_fitted' needs groups, the patient of every row.")
-    if not 0 < clip < 0.5:
-        raise DataError(f"clip must lie between 0 and 0.5, not {clip}.")

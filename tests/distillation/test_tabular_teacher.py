@@ -119,8 +119,8 @@ def test_drop_features_takes_all_columns_of_a_feature():
         (lambda a: a | {"split": a["split"].replace("train", "test")}, "No row has split == 'train'"),
         (lambda a: a | {"target": a["target"] * 0}, "fewer than two classes of 'malignant'"),
         (lambda a: a | {"training_rows": "cross_fitted"}, "needs groups"),
-        (lambda a: a | {"training_rows": "oob"}, "not 'oob'"),
-        (lambda a: a | {"clip": 0.0}, "clip must lie"),
+        (lambda a: a | {"training_rows": "oob"}, "training_rows = 'oob'"),
+        (lambda a: a | {"clip": 0.0}, "clip = 0.0"),
         (lambda a: a | {"features": a["features"].rename(index={"r1": "r0"})}, "same index"),
     ],
 )
