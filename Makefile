@@ -33,9 +33,10 @@ book: runs ## run the demo profile and build the book
 	@$(MAKE) --no-print-directory pages
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
-lint: env ## ruff check and format check
+lint: env ## ruff check, format check, and the arrows between the rooms
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
+	@.venv/bin/lint-imports --no-cache
 
 test: assets lint ## ruff, pytest and nbval
 	@$(PY) workflow/run_tests.py

@@ -33,7 +33,6 @@ from pkd_utils.runs.files import hash_params
 from pkd_utils.runs.machine import Device, resolve_precision
 from pkd_utils.runs.seeds import stream
 
-OBJECTIVES = ("image_ssl", "alignment", "masked")
 STATISTICS = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))  # mean and standard deviation of the stand-ins' input
 CHECKPOINT = "pretraining.safetensors"
 MASK_RATIO = 0.75  # share of patches hidden, as in MAE and MRM

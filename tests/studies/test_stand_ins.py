@@ -35,7 +35,7 @@ def upright(monkeypatch):
     monkeypatch.setattr(stand_ins, "AUGMENTATION", stand_ins.AUGMENTATION | still)
 
 
-@pytest.mark.parametrize("objective", stand_ins.OBJECTIVES)
+@pytest.mark.parametrize("objective", ["image_ssl", "alignment", "masked"])
 def test_the_loss_falls_and_an_interrupted_training_continues_to_the_same_bits(objective, tmp_path, monkeypatch):
     pixels, words, _ = paired_data()
     words = None if objective == "image_ssl" else words

@@ -19,9 +19,7 @@ from pkd_utils.cohorts.tasks.base import NOT_STATED, PAPER_COUNTS, Count, EmptyC
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
-MIMIC_TASKS = ("mimic_5x1200", "age", "discharge_3_day")
 INSPECT_TASKS = tuple(inspect.OUTCOMES)
-COVID_TASKS = (*covid.OUTCOMES, "age")
 BUILDERS = {
     "mimic_5x1200": mimic.five_findings,
     "age": age.age,

@@ -2,7 +2,7 @@
 
 import functools
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,6 @@ from pkd_utils.runs.errors import DataError
 
 FIVE = ("Atelectasis", "Cardiomegaly", "Edema", "Pleural Effusion", "Consolidation")  # the paper's order
 CoLabels = Literal["others_not_positive", "others_negative_or_blank", "no_other_finding", "uncertain_mapped"]
-CO_LABELS = get_args(CoLabels)
 # Labels beyond the five that exclude an image under "no_other_finding"; "No Finding" never stands beside a finding.
 REST = tuple(label for label in ALL_LABELS if label not in (*FIVE, "No Finding"))
 Start = Literal["admittime", "edregtime"]

@@ -2,6 +2,7 @@
 
 import gzip
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,11 @@ import pytest
 from pkd_utils.cohorts import load_cohort
 from pkd_utils.cohorts.inspect.tables import read_table
 from pkd_utils.cohorts.table import Cohort
-from pkd_utils.cohorts.tasks import base, mimic
+from pkd_utils.cohorts.tasks import base, covid, mimic
 from pkd_utils.cohorts.tasks import splits as task_splits
 from pkd_utils.cohorts.tasks.age import age, bin_edges, bin_names, rebin
 from pkd_utils.cohorts.tasks.base import PAPER_COUNTS, SplitRule, Task
-from pkd_utils.cohorts.tasks.build import COVID_TASKS, INSPECT_TASKS, MIMIC_TASKS, build_task, count_variants
+from pkd_utils.cohorts.tasks.build import INSPECT_TASKS, build_task, count_variants
 from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
 from tests.cohorts.fixtures import write_covid_chestxray, write_mimic_cxr
@@ -46,7 +47,7 @@ def label_row(rest=BLANK, **five) -> dict:
 )
 def test_exactly_one_of_five(row, expected):
     labels = pd.DataFrame([row], index=["s"])
-    assert tuple(mimic.one_of_five(labels, rule)["s"] for rule in mimic.CO_LABELS) == expected
+    assert tuple(mimic.one_of_five(labels, rule)["s"] for rule in get_args(mimic.CoLabels)) == expected
 
 
 def test_no_finding_does_not_exclude_and_odd_labels_are_refused():
@@ -301,7 +302,7 @@ def test_covid_tasks_count_what_is_unknown(tmp_path):
 def test_covid_tasks_of_the_real_table(shared_data):
     labels = ("went_icu", "in_icu", "intubated", "death", "COVID-19")
     cohort = load_cohort("covid_chestxray", shared_data / "covid-chestxray", labels=labels)
-    for name in COVID_TASKS:
+    for name in (*covid.OUTCOMES, "age"):
         options = {"edges": "quantile", "stratify": True, "evaluate": 0.25} if name == "age" else {}
         task = build_task(name, cohort, **options)
         for seed in range(3):
@@ -354,5 +355,5 @@ def test_the_loader_and_the_tasks_fit_together(tmp_path):
 
 
 def test_every_task_of_the_paper_has_its_count():
-    assert set(PAPER_COUNTS) == {*MIMIC_TASKS, *INSPECT_TASKS}
+    assert set(PAPER_COUNTS) == {"mimic_5x1200", "age", "discharge_3_day", *INSPECT_TASKS}
     assert paths.resolve(task_splits.TRAINING_SIZES).is_file()
