@@ -112,7 +112,7 @@ def contrast(scores: pd.DataFrame, claim: Claim, column: str = "auc") -> tuple[p
     Parameters
     ----------
     scores : DataFrame
-        Rows of `reports.heads.score_heads`, one temperature and weight a method.
+        As `reports.heads.read_scores` gives them: one temperature and weight a method.
     claim : Claim
     column : the score
 
@@ -139,8 +139,6 @@ def contrast(scores: pd.DataFrame, claim: Claim, column: str = "auc") -> tuple[p
             mine = rows[rows["method"] == side].set_index(["encoder", "seed", "size"])[column]
             if mine.empty:
                 return pd.Series(dtype=float), f"method {side} was not run"
-            if mine.index.has_duplicates:
-                raise DataError(f"There are several {side} heads a seed: keep one temperature and one weight.")
             sides.append(mine)
     difference = (sides[0] - sides[1]).dropna()
     encoders = rows["encoder"].nunique() if not claim.high.startswith("group:") else 0

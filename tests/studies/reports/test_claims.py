@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.comparisons import paired_seeds
 from pkd_utils.studies.reports import claims
 from pkd_utils.studies.reports.claims import (
@@ -116,11 +115,3 @@ def test_holm_runs_over_all_that_was_tested():
     assert len(differences) == 5 * 3 * 3
     assert (differences["p_holm"] >= differences["p_corrected"]).all()
     assert (differences["p_corrected"] >= differences["p"]).all()
-
-
-def test_several_temperatures_at_once_are_refused():
-    scores = scores_of({("mrm", "image_only"): [0.6, 0.7], ("mrm", "report_distilled"): [0.6, 0.7]})
-    twice = pd.concat([scores, scores[scores["method"] == "report_distilled"]])
-    claim = next(c for c in CLAIMS if c.name == "Distillation helps a prognosis")
-    with pytest.raises(DataError, match="one temperature"):
-        contrast(twice, claim)

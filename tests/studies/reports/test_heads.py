@@ -164,3 +164,39 @@ def test_reports_can_come_from_another_run_of_the_same_tasks(tmp_path, monkeypat
     assert heads.load_study(encode_run, text_run="reports/a/02-encode/other_text").text == "other_text"
     with pytest.raises(DataError, match="are of different tasks: encode the reports of reports/a/01-prepare-tasks/t"):
         heads.load_study(encode_run, text_run="reports/a/02-encode/other_tasks")
+
+
+def test_scores_of_several_runs_are_of_the_same_tasks_and_one_head_a_seed(tmp_path, monkeypatch):
+    finished_runs(tmp_path, monkeypatch)
+    steps = tmp_path / "reports" / "a"
+    prepared = steps / "01-prepare-tasks" / "t"
+    head = {"encoder": "mrm", "task": "age", "method": "image_only", "seed": 0, "size": 8, "auc": 0.7}
+    for name, before, method in (
+        ("03-train-teachers/one", {"encode_run": "reports/a/02-encode/mrm"}, "image_only"),
+        ("04-distil-students/one", {"teachers_run": "reports/a/03-train-teachers/one"}, "report_distilled"),
+        ("03-train-teachers/other", {"encode_run": "reports/a/02-encode/elsewhere"}, "image_only"),
+    ):
+        files.write_json(steps / name / "run.json", {"parameters": before})
+        files.write_parquet(steps / name / "scores.parquet", pd.DataFrame([head | {"method": method}]))
+    elsewhere = {"parameters": {"tasks_run": "reports/a/01-prepare-tasks/u"}}
+    files.write_json(steps / "02-encode" / "elsewhere" / "run.json", elsewhere)
+
+    runs = ["reports/a/03-train-teachers/one", "reports/a/04-distil-students/one"]
+    scores, titles, folder = heads.read_scores(runs)
+    assert scores["method"].tolist() == ["image_only", "report_distilled"]
+    assert titles == {"age": "Age"} and folder == prepared.resolve()
+    with pytest.raises(DataError, match=r"different tasks \(.*/t, .*/u\)"):
+        heads.read_scores([*runs, "reports/a/03-train-teachers/other"])
+    with pytest.raises(DataError, match="2 heads of one kind a seed: give runs with one temperature"):
+        heads.read_scores([runs[1], runs[1]])
+
+
+def test_heads_that_another_run_has_trained_are_found_done(tmp_path):
+    study = tiny_study()
+    specs = head_specs(study, "age", ["image_only"])
+    first = train(study, "age", specs, tmp_path / "a", progress=False)
+    heads.take_finished(tmp_path / "a", tmp_path / "b")
+    inode = {file.name: file.stat().st_ino for file in (tmp_path / "a").glob("group-*.safetensors")}
+    again = train(study, "age", specs, tmp_path / "b", progress=False)
+    assert inode == {file.name: file.stat().st_ino for file in (tmp_path / "b").glob("group-*.safetensors")}
+    pd.testing.assert_frame_equal(first.scores, again.scores)
