@@ -11,6 +11,7 @@ from pkd_utils.cohorts.tasks.inspect import outcome
 from pkd_utils.demo.chest import outcomes
 from pkd_utils.distillation.heads import training
 from pkd_utils.distillation.heads.modules import METHODS
+from pkd_utils.encoders import load_image_encoder
 from pkd_utils.runs import files, identity, paths
 from pkd_utils.studies.reports import heads
 from pkd_utils.studies.reports.claims import CLAIMS, VERDICTS
@@ -64,7 +65,7 @@ def test_methods_scores_and_verdicts_on_the_page_are_the_codes():
 def test_parameters_on_the_page_exist():
     functions = (
         splits.split_task, build.build_task, age.age, mimic.five_findings, mimic.discharge,
-        outcome, heads.load_study, training.HeadConfig,
+        outcome, heads.load_study, training.HeadConfig, load_image_encoder,
     )  # fmt: skip
     known = {name for function in functions for name in inspect.signature(function).parameters}
     for notebook in (paths.PROJECT_ROOT / "notebooks" / "reports").glob("*.ipynb"):
