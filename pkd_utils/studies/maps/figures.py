@@ -21,7 +21,7 @@ from pkd_utils.studies.maps.verdicts import METHOD_NAMES
 
 _KINDS = ("blue", "vermilion", "bluish green", "reddish purple", "orange", "sky blue", "black", "yellow")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_REFERENCE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 3)))
+_REFERENCE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 4)))
 
 
 def map_label(name: str) -> str:
@@ -247,7 +247,7 @@ def case_gallery(
     size : inches an image
     """
     panels = [(row, case, image_id) for row in maps for case, image_id in cases.items()]
-    return figures.show_radiograph_grid(
+    figure = figures.show_radiograph_grid(
         [images[i] for _, _, i in panels],
         [f"{case}, {METHOD_NAMES.get(row, map_label(row))} {values[row][i]:.2f}" for row, case, i in panels],
         reference=[boxes[i] for _, _, i in panels],
@@ -256,6 +256,9 @@ def case_gallery(
         columns=len(cases),
         size=size,
     )
+    for ax in figure.axes:
+        ax.title.set_fontsize(4.5 * size)  # a title is as wide as its image at most
+    return figure
 
 
 def _style(k: int) -> dict[str, object]:
