@@ -68,7 +68,7 @@ def read_csv(path: Path, columns: Sequence[str], where: str, usecols: Sequence[s
         raise DataError(f"{path} cannot be read as {kind} ({error}); fetch the file again.") from None
 
 
-def _refuse(table: pd.DataFrame, column: str, wrong: pd.Series, file: Path, what: str) -> None:
+def refuse(table: pd.DataFrame, column: str, wrong: pd.Series, file: Path, what: str) -> None:
     """Raise DataError for the first wrong value of a column, if there is one."""
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
@@ -80,12 +80,12 @@ def _refuse(table: pd.DataFrame, column: str, wrong: pd.Series, file: Path, what
 def check_filled(table: pd.DataFrame, columns: Sequence[str], file: Path) -> None:
     """Raise DataError if a field of these columns is empty."""
     for column in columns:
-        _refuse(table, column, table[column].isna(), file, "is empty")
+        refuse(table, column, table[column].isna(), file, "is empty")
 
 
 def check_values(table: pd.DataFrame, column: str, values: Sequence[str], file: Path) -> None:
     """Raise DataError if a field is not one of the values that the published table has."""
-    _refuse(table, column, ~table[column].isin(values), file, f"is not one of {', '.join(values)}")
+    refuse(table, column, ~table[column].isin(values), file, f"is not one of {', '.join(values)}")
 
 
 def as_numbers(table: pd.DataFrame, columns: Sequence[str], file: Path) -> pd.DataFrame:
@@ -95,7 +95,7 @@ def as_numbers(table: pd.DataFrame, columns: Sequence[str], file: Path) -> pd.Da
     except ValueError:
         for column in columns:
             wrong = pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()
-            _refuse(table, column, wrong, file, "is not a number")
+            refuse(table, column, wrong, file, "is not a number")
         raise
 
 

@@ -12,9 +12,15 @@ import pandas as pd
 from pydantic import Field
 
 from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
-from pkd_utils.cohorts.checks import check_filled, check_patient_ids, check_unique, read_csv, require_columns
+from pkd_utils.cohorts.checks import (
+    check_filled,
+    check_patient_ids,
+    check_text,
+    check_unique,
+    read_csv,
+    require_columns,
+)
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
-from pkd_utils.runs.errors import DataError
 
 WHERE = "https://github.com/ieee8023/covid-chestxray-dataset"
 # Older versions of metadata.csv spell these differently.
@@ -114,11 +120,8 @@ def load(
     text = table["clinical_notes"].fillna("").str.strip()
     table["text"] = text.mask(text == "?", "")
     without = table["text"] == ""
-    if report_missing == "raise" and without.any():
-        raise DataError(
-            f"{file.name}: {int(without.sum())} image(s) have no clinical note, the first is "
-            f"{table['image_id'][without].iloc[0]!r}; pass report_missing='drop' or 'keep'."
-        )
+    if report_missing == "raise":
+        check_text(table.set_index("image_id"), file.name)
     if report_missing == "drop":
         table = table[~without]
         funnel.step("with a clinical note", table)

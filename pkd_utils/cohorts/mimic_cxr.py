@@ -4,7 +4,7 @@ The embedded simulated cohort is written in the same layouts and read by the sam
 root marks it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,9 +13,17 @@ import pandas as pd
 from pydantic import Field
 
 from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
-from pkd_utils.cohorts.checks import as_numbers, check_filled, check_text, check_unique, check_values, read_csv
+from pkd_utils.cohorts.checks import (
+    as_numbers,
+    check_filled,
+    check_text,
+    check_unique,
+    check_values,
+    read_csv,
+    refuse,
+)
 from pkd_utils.cohorts.report_sections import read_reports
-from pkd_utils.cohorts.table import SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, is_simulated, simulated_info
+from pkd_utils.cohorts.table import SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, source_info
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://physionet.org/content/mimic-cxr-jpg/2.1.0/ (access is by credential)"
@@ -32,6 +40,12 @@ _POLICY = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
 # Rows of release 2.1.0 (images); the paper states none of its own.
 _PUBLISHED = {"all": 377_110, "AP": 147_169, "PA": 96_155, "train": 368_960, "validate": 2_991, "test": 5_159}
 MS_CXR = "MS_CXR_Local_Alignment_v1.1.0"
+INFO = CohortInfo(
+    name="mimic_cxr",
+    title="MIMIC-CXR-JPG 2.1.0",
+    licence="PhysioNet Credentialed Health Data License 1.5.0",
+    citation="Johnson et al., Sci Data 6:317 (2019), arXiv 1901.07042",
+)
 
 
 def load(
@@ -88,13 +102,14 @@ def load(
     roots = [root if other is None else Path(other) for other in (reports_root, mimic_iv_root, ms_cxr_root)]
     reports_root, mimic_iv_root, ms_cxr_root = roots
     policies = _uncertain_policies(uncertain, labels)
-    info = _info(root, roots)
+    info = source_info(INFO, "Simulated chest radiographs in the layout of MIMIC-CXR-JPG", root, roots)
 
     files = {name: root / f"mimic-cxr-2.0.0-{name}.csv.gz" for name in ("metadata", "split", labeller)}
     funnel = Funnel()
     published = {} if info.simulated else _PUBLISHED
     images = _index(files["metadata"], files["split"])
-    funnel.step("images with metadata", images, published.get("all", np.nan), note=f"paper = release 2.1.0{_of(info)}")
+    note = "paper = release 2.1.0" + (" (not shown beside simulated data)" if info.simulated else "")
+    funnel.step("images with metadata", images, published.get("all", np.nan), note)
     for split in SPLITS:
         funnel.step(f"official split: {split}", images[images["split"] == split], published.get(split, np.nan))
     if views is not None:
@@ -161,22 +176,6 @@ def _uncertain_policies(uncertain: str | Mapping[str, str], labels: tuple[str, .
     return {label: policies[label] for label in labels}
 
 
-def _info(root: Path, roots: list[Path]) -> CohortInfo:
-    """Describe the source."""
-    if is_simulated(root, roots):
-        return simulated_info("mimic_cxr", "Simulated chest radiographs in the layout of MIMIC-CXR-JPG")
-    return CohortInfo(
-        name="mimic_cxr",
-        title="MIMIC-CXR-JPG 2.1.0",
-        licence="PhysioNet Credentialed Health Data License 1.5.0",
-        citation="Johnson et al., Sci Data 6:317 (2019), arXiv 1901.07042",
-    )
-
-
-def _of(info: CohortInfo) -> str:
-    return " (not shown beside simulated data)" if info.simulated else ""
-
-
 def _index(metadata: Path, split: Path) -> pd.DataFrame:
     """Join metadata and official split into the image table, without looking at the image tree."""
     columns = ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime"]
@@ -202,44 +201,45 @@ def _index(metadata: Path, split: Path) -> pd.DataFrame:
             "path": "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + table["dicom_id"] + ".jpg",
             "split": table["split"],
             "view": table["ViewPosition"],
-            "study_datetime": study_datetime(table["StudyDate"], table["StudyTime"], metadata),
+            "study_datetime": _study_datetime(table, metadata),
         }
     )
 
 
-def study_datetime(dates: pd.Series, times: pd.Series, file: Path) -> pd.Series:
+def _study_datetime(table: pd.DataFrame, file: Path) -> pd.Series:
     """Join StudyDate (YYYYMMDD) and StudyTime (HHMMSS.sss without leading zeros) to timestamps; empty gives NaT."""
-    day = pd.to_datetime(dates, format="%Y%m%d", errors="coerce")
-    clock = pd.to_numeric(times, errors="coerce")
+    day = pd.to_datetime(table["StudyDate"], format="%Y%m%d", errors="coerce")
+    clock = pd.to_numeric(table["StudyTime"], errors="coerce")
     hours, minutes, seconds = clock // 10_000, clock % 10_000 // 100, clock % 100
     bad_time = clock.isna() | (clock < 0) | (hours > 23) | (minutes > 59) | (seconds >= 61)
-    for name, values, bad in (("StudyDate", dates, day.isna()), ("StudyTime", times, bad_time)):
-        bad = bad & values.notna()
-        if bad.any():
-            raise DataError(f"{file.name}: {name} {values[bad].iloc[0]!r} is not a date or time in DICOM's form.")
+    for name, bad in (("StudyDate", day.isna()), ("StudyTime", bad_time)):
+        refuse(table, name, bad & table[name].notna(), file, "is not a date or time in DICOM's form")
     return day + pd.to_timedelta((hours * 3600 + minutes * 60 + seconds).round(3), unit="s")
+
+
+def read_labels(file: Path, labels: Sequence[str]) -> pd.DataFrame:
+    """Read a labeller's table: `study_id` (once each) and labels as floats: 1, 0, -1 (uncertain) and NaN (blank)."""
+    table = read_csv(file, ["study_id", *labels], WHERE, usecols=["study_id", *labels])
+    check_filled(table, ["study_id"], file)
+    check_unique(table, "study_id", file.name)
+    values = table[["study_id"]].copy()
+    for label in labels:
+        values[label] = pd.to_numeric(table[label], errors="coerce").astype("float64")
+        wrong = ~values[label].isin([1, 0, -1]) & table[label].notna()
+        refuse(table, label, wrong, file, "is not 1, 0, -1 or empty")
+    return values
 
 
 def _add_labels(
     images: pd.DataFrame, file: Path, labels: tuple[str, ...], policies: dict[str, str], blank: str
 ) -> pd.DataFrame:
     """Join study-level labels; images whose study has no row in the label table are left out."""
-    table = read_csv(file, ["study_id", *labels], WHERE, usecols=["study_id", *labels])
-    check_filled(table, ["study_id"], file)
-    check_unique(table, "study_id", file.name)
+    table = read_labels(file, labels)
     for label in labels:
-        values = pd.to_numeric(table[label], errors="coerce")
-        wrong = (values.isna() & table[label].notna()) | ~(values.isna() | values.isin([-1, 0, 1]))
-        if wrong.any():
-            raise DataError(
-                f"{file.name}: label {label!r} is {table[label][wrong].iloc[0]!r} in study "
-                f"{table['study_id'][wrong].iloc[0]}; it must be 1, 0, -1 or empty."
-            )
-        values = values.fillna(_POLICY[blank]).mask(values == -1, _POLICY[policies[label]])
-        table[label] = values.astype("float64")
-    extra = ["study_datetime"]
+        uncertain = table[label] == -1
+        table[label] = table[label].fillna(_POLICY[blank]).mask(uncertain, _POLICY[policies[label]])
     joined = images.merge(table, on="study_id", how="inner", validate="many_to_one")
-    return joined[[*[c for c in images.columns if c not in extra], *labels, *extra]]
+    return joined[[*images.columns.drop("study_datetime"), *labels, "study_datetime"]]
 
 
 def _add_ages(images: pd.DataFrame, file: Path) -> pd.DataFrame:

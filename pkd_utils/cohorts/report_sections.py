@@ -11,6 +11,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,7 @@ def read_reports(root: Path, studies: pd.DataFrame, sections: Sequence[str]) -> 
     archive = None if (root / "files").is_dir() or not (root / ARCHIVE).is_file() else root / ARCHIVE
     rows = []
     with (
-        zipfile.ZipFile(archive) if archive else ReportFolder(root) as source,
+        zipfile.ZipFile(archive) if archive else nullcontext(ReportFolder(root)) as source,
         # Threads, because small files on a disk or a network drive are mostly waited for.
         ThreadPoolExecutor(READERS) as pool,
         # Short jobs show no bar: it would be the only unstable output of a cell that loads a small cohort.
@@ -177,12 +178,6 @@ class ReportFolder:
 
     def __init__(self, root: Path):
         self.root = root
-
-    def __enter__(self) -> "ReportFolder":
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
 
     def read(self, name: str) -> bytes:
         with open(f"{self.root}/{name}", "rb", buffering=0) as file:  # a pathlib.Path would take as long as the reading

@@ -39,10 +39,23 @@ class CohortInfo:
     splits: tuple[str, ...] = SPLITS
 
 
-def simulated_info(name: str, title: str, splits: tuple[str, ...] = SPLITS) -> CohortInfo:
-    """Describe an embedded cohort: it is not called by the name of the source whose layout it has."""
-    shown = {"simulated": True, "shareable_text": True, "shareable_images": True}
-    return CohortInfo(name, title, "see SIMULATED.txt", "made by pkd_utils.demo", **shown, splits=splits)
+def source_info(info: CohortInfo, simulated_title: str, root: Path, folders: Iterable[Path] = ()) -> CohortInfo:
+    """`info`, or where `root` is marked as simulated (SIMULATED.txt) that of an embedded cohort in the source's layout.
+
+    Real and simulated folders may not be mixed, since one of them may not be shown. A mark holds for the folder that it
+    lies in and those right below; a folder that is not there holds nothing that could be mixed in.
+    """
+    simulated = (root / "SIMULATED.txt").is_file()
+    here = [folder for folder in (root, *folders) if folder.is_dir()]
+    marks = [(folder / "SIMULATED.txt").is_file() or (folder.parent / "SIMULATED.txt").is_file() for folder in here]
+    if any(mark != simulated for mark in marks):
+        raise DataError(
+            f"Of {', '.join(map(str, here))} some are simulated (SIMULATED.txt) and some are not; use one kind."
+        )
+    if not simulated:
+        return info
+    told = {"title": simulated_title, "licence": "see SIMULATED.txt", "citation": "made by pkd_utils.demo"}
+    return replace(info, **told, simulated=True, shareable_text=True, shareable_images=True)
 
 
 class Funnel:
@@ -232,22 +245,6 @@ class Cohort:
                 f"{int(values.isna().sum()):,} unknown"
             )
         return "\n".join(lines)
-
-
-def is_simulated(root: Path, folders: Iterable[Path]) -> bool:
-    """True if `root` is marked as simulated (SIMULATED.txt); the other folders of the source must be of its kind.
-
-    Real and simulated folders may not be mixed, since one of them may not be shown. A mark holds for the folder that it
-    lies in and those right below; a folder that is not there holds nothing that could be mixed in.
-    """
-    simulated = (root / "SIMULATED.txt").is_file()
-    here = [folder for folder in (root, *folders) if folder.is_dir()]
-    marks = [(folder / "SIMULATED.txt").is_file() or (folder.parent / "SIMULATED.txt").is_file() for folder in here]
-    if any(mark != simulated for mark in marks):
-        raise DataError(
-            f"Of {', '.join(map(str, here))} some are simulated (SIMULATED.txt) and some are not; use one kind."
-        )
-    return simulated
 
 
 def is_text(values: pd.Series | pd.Index) -> bool:

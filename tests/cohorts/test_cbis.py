@@ -257,7 +257,7 @@ def test_extra_columns_of_simulated_tables_are_privileged(tmp_path):
     assert words["mass_density=fat-containing"].sum() == words["mass_density=missing"].sum() == 1
     assert words["age"].isna().sum() == 1
     edit_csv(file, lambda t: t.assign(age="old"))
-    with pytest.raises(DataError, match="age is 'old' for patient P_00001; it must be a number"):
+    with pytest.raises(DataError, match="data row 1 has age 'old', which is not a number"):
         load_cohort("cbis_mass", tmp_path)
 
 

@@ -393,14 +393,6 @@ def test_tasks_take_the_cohorts_own_outcomes(root):
         build.build_task("pulmonary_embolism", acute)
 
 
-def test_balance_draws_by_seed_and_keeps_the_smaller_class():
-    images = pd.DataFrame({"label": [1.0] * 4 + [0.0] * 40 + [np.nan] * 6})
-    one, again, other = (studies.balance(images, "label", seed) for seed in (0, 0, 1))
-    assert one.index.equals(again.index) and not one.index.equals(other.index)
-    assert one["label"].value_counts().to_dict() == {0.0: 4, 1.0: 4} and one.index.is_monotonic_increasing
-    assert len(studies.balance(images.assign(label=1 - images["label"]), "label")) == 8
-
-
 def test_reading_a_table_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"labels.tsv is missing; get it from .*INSPECT"):
         read_table(tmp_path / "labels.tsv")

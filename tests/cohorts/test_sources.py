@@ -294,12 +294,12 @@ def _set(column, value, row=0):
         (METADATA, lambda t: t.drop(columns="ViewPosition"), "metadata.csv.gz has no column 'ViewPosition'"),
         (METADATA, lambda t: pd.concat([t, t.tail(1)]), "dicom_id '.*' occurs more than once"),
         (METADATA, _set("subject_id", "", 2), "data row 3 has no subject_id"),
-        (METADATA, _set("StudyDate", "2180-05-06"), "StudyDate '2180-05-06' is not a date"),
-        (METADATA, _set("StudyTime", "250000"), "StudyTime '250000' is not a date or time"),
+        (METADATA, _set("StudyDate", "2180-05-06"), "data row 1 has StudyDate '2180-05-06', which is not a date"),
+        (METADATA, _set("StudyTime", "250000"), "StudyTime '250000', which is not a date or time"),
         (SPLIT, lambda t: t.iloc[1:], r"no row for 1 image\(s\)"),
         (SPLIT, _set("split", "validation"), "split 'validation', which is not one of train, validate, test"),
         (CHEXPERT, lambda t: pd.concat([t, t.head(1)]), "study_id '50414267' occurs more than once"),
-        (CHEXPERT, _set("Edema", "2.0"), "label 'Edema' is '2.0' in study 50414267"),
+        (CHEXPERT, _set("Edema", "2.0"), "data row 1 has Edema '2.0', which is not 1, 0, -1"),
         (CHEXPERT, lambda t: t.rename(columns={"Edema": "Oedema"}), "has no column 'Edema'"),
         (MS_CXR, _set("w", "400"), "box 'Edema' of image '.*' .* lies outside its image of 40x32 pixels"),
         (MS_CXR, _set("x", "-4"), "lies outside its image"),
@@ -376,7 +376,7 @@ def test_covid_options(covid):
     assert "film-9.png" in set(load_cohort("covid_chestxray", covid, views=("L",)).images["image_id"])
     (covid / "annotations/annotations.json").rename(covid / "annotations/imageannotation_ai_lung_bounding_boxes.json")
     assert len(load_cohort("covid_chestxray", covid).boxes) == 18
-    with pytest.raises(DataError, match=r"1 image\(s\) have no clinical note, the first is 'film-11.png'"):
+    with pytest.raises(DataError, match=r"1 report\(s\) have no text, the first is 'film-11.png'"):
         load_cohort("covid_chestxray", covid, report_missing="raise")
 
 

@@ -4,6 +4,7 @@ One row is one abnormality on one view. Radiologists' descriptors are the privil
 `files` finds a row's pictures, `pixels` decides which is the mammogram, the crop and the mask.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from sklearn.model_selection import train_test_split
 
 from pkd_utils.cohorts.cbis import files as cbis_files
 from pkd_utils.cohorts.cbis.pixels import NO_FILE, FileFacts, PictureCohort, assign_roles, place_masks
-from pkd_utils.cohorts.checks import check_filled, check_unique, check_values, read_csv, require_columns
+from pkd_utils.cohorts.checks import as_numbers, check_filled, check_unique, check_values, read_csv, require_columns
 from pkd_utils.cohorts.table import (
     BOX_COLUMNS,
     CORNERS,
@@ -23,8 +24,7 @@ from pkd_utils.cohorts.table import (
     CohortInfo,
     Funnel,
     empty_boxes,
-    is_simulated,
-    simulated_info,
+    source_info,
 )
 from pkd_utils.runs.errors import DataError
 
@@ -40,11 +40,6 @@ _PATHS = {
     "cropped image file path": "cropped_dicom_path",
     "ROI mask file path": "roi_dicom_path",
 }
-_EXTRA = ("age", "mass density")  # columns the published tables lack and a simulated cohort may add
-Kind = Literal["mass", "calc"]
-Target = Literal["malignant", "pathology"]
-Pixels = Literal["none", "full", "crop"]
-Share = Annotated[float, Field(ge=0, lt=1)]
 NEEDED = {"full": ("mammogram", "mask"), "crop": ("crop", "mask")}  # the files each choice of pixels needs
 BOX_LABELS = {"mass": "mass", "calc": "calcification"}
 _TITLES = {"none": "descriptions", "full": "mammograms", "crop": "crops"}
@@ -53,11 +48,9 @@ _ASPECT_TOLERANCE = 0.02  # a mask resized by more than this along one side than
 
 def _info(root: Path, kind: str, pixels: str, splits: tuple[str, ...]) -> CohortInfo:
     """Describe the source."""
-    name, what = f"cbis_{kind}", f"{BOX_LABELS[kind]} {_TITLES[pixels]}"
-    if is_simulated(root, ()):
-        return simulated_info(name, f"Simulated {what} in the layout of CBIS-DDSM", splits)
-    return CohortInfo(
-        name=name,
+    what = f"{BOX_LABELS[kind]} {_TITLES[pixels]}"
+    info = CohortInfo(
+        name=f"cbis_{kind}",
         title=f"CBIS-DDSM {what}",
         licence="CC BY 3.0",
         citation="Lee et al., Sci Data 4:170177 (2017), doi 10.7937/K9/TCIA.2016.7O02S9CY",
@@ -65,41 +58,25 @@ def _info(root: Path, kind: str, pixels: str, splits: tuple[str, ...]) -> Cohort
         shareable_images=True,
         splits=splits,
     )
-
-
-def load_mass(
-    root: Path,
-    target: Target = "malignant",
-    pixels: Pixels = "none",
-    validate_share: Share = 0.0,
-    workers: Annotated[int, Field(ge=0)] = 0,
-) -> Cohort:
-    """Read the two mass tables; see `load`."""
-    return load(root, "mass", target, pixels, validate_share, workers)
-
-
-def load_calc(
-    root: Path,
-    target: Target = "malignant",
-    pixels: Pixels = "none",
-    validate_share: Share = 0.0,
-    workers: Annotated[int, Field(ge=0)] = 0,
-) -> Cohort:
-    """Read the two calcification tables; see `load`."""
-    return load(root, "calc", target, pixels, validate_share, workers)
+    return source_info(info, f"Simulated {what} in the layout of CBIS-DDSM", root)
 
 
 def load(
-    root: Path, kind: Kind, target: Target, pixels: Pixels = "none", validate_share: float = 0.0, workers: int = 0
+    kind: Literal["mass", "calc"],
+    root: Path,
+    target: Literal["malignant", "pathology"] = "malignant",
+    pixels: Literal["none", "full", "crop"] = "none",
+    validate_share: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    workers: Annotated[int, Field(ge=0)] = 0,
 ) -> Cohort:
     """Read the official training and test tables of one abnormality type.
 
     Parameters
     ----------
+    kind : {"mass", "calc"}
     root : Path
         Folder that holds `{mass,calc}_case_description_{train,test}_set.csv` as TCIA serves them (or `csv/` with them,
         as on Kaggle) and, for pixels, the pictures in a layout of `cbis.files.find_files`.
-    kind : {"mass", "calc"}
     target : {"malignant", "pathology"}
         "malignant": one label, 1 for MALIGNANT and 0 for both benign classes. "pathology": three labels `malignant`,
         `benign`, `benign_without_callback`, of which exactly one is 1.
@@ -175,6 +152,11 @@ def load(
         privileged_source=_features(table, kind),
         tables=tables,
     )
+
+
+# What `cohorts.SOURCES` names: `load` with the kind of abnormality fixed.
+load_mass = partial(load, "mass")
+load_calc = partial(load, "calc")
 
 
 def _carve_validate(table: pd.DataFrame, share: float) -> pd.Series:
@@ -280,7 +262,8 @@ def _read_table(file: Path, kind: str) -> pd.DataFrame:
         check_filled(table, [column], file)
         if column in allowed:
             check_values(table, column, allowed[column], file)
-    return table
+    # Like "mass density", a column that the published tables lack and a simulated cohort may add.
+    return as_numbers(table, ["age"], file) if "age" in table.columns else table
 
 
 def _features(table: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -288,8 +271,10 @@ def _features(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     columns = {name.replace(" ", "_"): table[name].astype(float) for name in _ORDINAL}
     columns["side=LEFT"] = (table["side"] == "LEFT").astype(float)
     columns["view=MLO"] = (table["view"] == "MLO").astype(float)
-    for name in (name for name in _EXTRA if name in table.columns):
-        columns |= _extra_feature(table, name, kind)
+    if "age" in table.columns:
+        columns["age"] = table["age"]
+    if "mass density" in table.columns:
+        columns |= _mass_density(table["mass density"])
     for name in DESCRIPTORS[kind]:
         values = table[name].mask(table[name].isin(["N/A", "NA"])).fillna("missing").str.strip().str.split("-")
         values = values.map(lambda words: {DESCRIPTOR_ALIASES.get(word, word) for word in words})
@@ -298,16 +283,10 @@ def _features(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     return pd.DataFrame(columns).set_index(table["image_id"])
 
 
-def _extra_feature(table: pd.DataFrame, name: str, kind: str) -> dict[str, pd.Series]:
+def _mass_density(values: pd.Series) -> dict[str, pd.Series]:
     """A number (NaN where empty) or, for words, one 0/1 column a value."""
-    numbers, column = pd.to_numeric(table[name], errors="coerce"), name.replace(" ", "_")
-    wrong = table[name].notna() & numbers.isna()
-    if not wrong.any():
-        return {column: numbers.astype(float)}
-    if name == "age":
-        raise DataError(
-            f"The {kind} tables: {name} is {table[name][wrong].iloc[0]!r} for patient "
-            f"{table['patient_id'][wrong].iloc[0]}; it must be a number or empty."
-        )
-    words = table[name].fillna("missing").str.strip()
-    return {f"{column}={word}": (words == word).astype(float) for word in sorted(words.unique())}
+    numbers = pd.to_numeric(values, errors="coerce")
+    if not (values.notna() & numbers.isna()).any():
+        return {"mass_density": numbers.astype(float)}
+    words = values.fillna("missing").str.strip()
+    return {f"mass_density={word}": (words == word).astype(float) for word in sorted(words.unique())}

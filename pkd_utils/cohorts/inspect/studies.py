@@ -6,6 +6,7 @@ embedded simulated cohort (`demo.ct`) is written in the same layouts; `SIMULATED
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +25,7 @@ from pkd_utils.cohorts.inspect.tables import (
     read_table,
     unique_rows,
 )
-from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes, is_simulated, simulated_info
+from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes, source_info
 from pkd_utils.runs.errors import DataError
 
 LABELS = ("12_month_PH", "12_month_readmission", "pe_positive_nlp")
@@ -37,6 +38,12 @@ ALL_LABELS = (
 RELEASED = {"studies": 23_248, "volumes": 23_240, "train": 18_937, "validate": 1_089, "test": 3_214}
 POSITIVE = {"12_month_PH": 2_724, "12_month_readmission": 2_825, "pe_positive_nlp": 4_684}
 BALANCED = {"12_month_PH": 5_449, "12_month_readmission": 5_651, "pe_positive_nlp": 9_375}
+INFO = CohortInfo(
+    name="inspect",
+    title="INSPECT",
+    licence="Stanford University Dataset Research Use Agreement",
+    citation="Huang et al., arXiv 2311.10798 (2023)",
+)
 _OF_RELEASE = {False: "paper = the release's count", True: ""}  # whether simulated: then no count stands beside it
 _SPLITS = {"train": "train", "valid": "validate", "test": "test"}  # the release's names to ours
 
@@ -84,18 +91,13 @@ def load(
         rows of the release: their labels are there, so they are kept, which is not stated in the paper) and
         `ct_path`, the volume relative to `root`, NaN where it is not there. `privileged` is indexed by study_id:
         `text`, the impression.
-
-    Raises
-    ------
-    FileNotFoundError
-        Tables are missing, or no study has the pixels asked for; the message says how to get them.
-    DataError
-        A missing column, a value or split that the release does not have, rows that differ.
     """
     tables_root = Path(tables_root or root)
     folders = {"ct": Path(ct_root or root / "CTPA"), "radiograph": Path(radiographs_root or root / "radiographs")}
     name, files = find_tables(tables_root, release)
-    info = _info(root, [tables_root, *folders.values()], name)
+    simulated_title = f"Simulated CT and radiographs in the layout of INSPECT ({name})"
+    info = replace(INFO, title=f"INSPECT (tables of {name})")
+    info = source_info(info, simulated_title, root, [tables_root, *folders.values()])
     published = {} if info.simulated else RELEASED
 
     funnel = Funnel()
@@ -124,25 +126,13 @@ def load(
     )
 
 
-def balance(images: pd.DataFrame, label: str, seed: int = 0) -> pd.DataFrame:
-    """Images of both classes of `label`, the larger one sampled down to the smaller with `seed`; in their order."""
+def _balance(images: pd.DataFrame, label: str) -> pd.DataFrame:
+    """Images of both classes of `label`, the larger one sampled down to the smaller with seed 0; in their order."""
     classes = [images.index[images[label] == value] for value in (0, 1)]
     smaller = min(len(members) for members in classes)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     kept = [rng.permutation(members)[:smaller] for members in classes]
     return images[images.index.isin(np.concatenate(kept))]
-
-
-def _info(root: Path, folders: list[Path], release: str) -> CohortInfo:
-    """Describe the source."""
-    if is_simulated(root, folders):
-        return simulated_info("inspect", f"Simulated CT and radiographs in the layout of INSPECT ({release})")
-    return CohortInfo(
-        name="inspect",
-        title=f"INSPECT (tables of {release})",
-        licence="Stanford University Dataset Research Use Agreement",
-        citation="Huang et al., arXiv 2311.10798 (2023)",
-    )
 
 
 def _join(
@@ -274,4 +264,4 @@ def _count_label(funnel: Funnel, images: pd.DataFrame, label: str, simulated: bo
     paper = np.nan if simulated else BALANCED.get(label, np.nan)
     if label in BALANCED:
         note = "negatives drawn with seed 0; every split draws its own"
-        funnel.step(f"balanced: {label}", balance(images, label), paper, note)
+        funnel.step(f"balanced: {label}", _balance(images, label), paper, note)

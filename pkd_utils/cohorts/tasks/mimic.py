@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.checks import as_numbers, check_unique, read_csv, require_file
-from pkd_utils.cohorts.mimic_cxr import ALL_LABELS, ONES_ZEROS, WHERE
+from pkd_utils.cohorts.checks import check_unique, read_csv, require_file
+from pkd_utils.cohorts.mimic_cxr import ALL_LABELS, ONES_ZEROS, WHERE, read_labels
 from pkd_utils.cohorts.table import Cohort
 from pkd_utils.cohorts.tasks.base import (
     NOT_STATED,
@@ -66,8 +66,9 @@ def five_findings(
     if len(set(findings)) != len(findings):
         raise DataError(f"Task mimic_5x1200: findings {', '.join(findings)} name one twice; name each once.")
     images, funnel = select_images(cohort, views, one_per)
-    file = _labeller_file(cohort)
-    values = read_labels(file, require_file(file, WHERE).stat().st_mtime_ns)
+    kinds = ("-chexpert.csv.gz", "-negbio.csv.gz")
+    file = _table_of(cohort, kinds, "CheXpert or NegBio table; MIMIC 5x1200 needs MIMIC-CXR-JPG")
+    values = _label_values(file, require_file(file, WHERE).stat().st_mtime_ns)
     images = images[images["study_id"].isin(values.index)]
     funnel.step("study has labels", images)
     by_study = one_of_five(values, co_labels)
@@ -102,11 +103,9 @@ def five_findings(
 
 # Counting a task's variants reads the same table again and again, so it is kept until it changes; nobody edits it.
 @functools.lru_cache(maxsize=2)
-def read_labels(file: Path, mtime_ns: int) -> pd.DataFrame:
-    """Read a labeller's table: columns `FIVE` and `REST` as floats, indexed by `study_id`."""
-    labels = read_csv(file, ["study_id", *FIVE, *REST], WHERE, usecols=["study_id", *FIVE, *REST])
-    check_unique(labels, "study_id", file.name)
-    return as_numbers(labels, [*FIVE, *REST], file).set_index("study_id")[[*FIVE, *REST]]
+def _label_values(file: Path, mtime_ns: int) -> pd.DataFrame:
+    """A labeller's table: columns `FIVE` and `REST` as floats, indexed by `study_id`."""
+    return read_labels(file, (*FIVE, *REST)).set_index("study_id")
 
 
 def one_of_five(labels: pd.DataFrame, co_labels: CoLabels = "others_not_positive") -> pd.Series:
@@ -127,11 +126,7 @@ def one_of_five(labels: pd.DataFrame, co_labels: CoLabels = "others_not_positive
     -------
     Series of int64
     """
-    values = labels[[*FIVE, *REST]].to_numpy(dtype=np.float64)
-    wrong = ~(np.isnan(values) | np.isin(values, (1, 0, -1))).all(axis=1)
-    if wrong.any():
-        raise DataError(f"{int(wrong.sum())} studies have a label other than 1, 0, -1 or empty; fetch the table again.")
-    values = np.nan_to_num(values, nan=0.0)
+    values = np.nan_to_num(labels[[*FIVE, *REST]].to_numpy(dtype=np.float64), nan=0.0)
     five, rest = values[:, : len(FIVE)], values[:, len(FIVE) :]
     if co_labels == "uncertain_mapped":
         ones = np.array([ONES_ZEROS[label] == "one" for label in FIVE], dtype=np.float64)
@@ -178,7 +173,8 @@ def discharge(
     images, funnel = select_images(cohort, views, one_per)
     if "study_datetime" not in images.columns:
         raise DataError(f"Cohort {cohort.info.name} has no study times; 3-Day Discharge needs MIMIC-CXR.")
-    file = _admissions_file(cohort)
+    lacking = "table of MIMIC-IV; give the loader mimic_iv_root (hosp/patients.csv.gz)"
+    file = _table_of(cohort, "patients.csv.gz", lacking).with_name("admissions.csv.gz")
     stays = read_admissions(file, require_file(file, WHERE_IV).stat().st_mtime_ns, start)
     unusable = int((stays["start"].isna() | stays["end"].isna() | (stays["end"] < stays["start"])).sum())
     images = images[images["study_datetime"].notna()]
@@ -269,18 +265,9 @@ def join_stays(studies: pd.DataFrame, stays: pd.DataFrame) -> tuple[pd.DataFrame
     return joined, len(pairs[pairs["study_id"].duplicated(keep="first")]["study_id"].unique())
 
 
-def _labeller_file(cohort: Cohort) -> Path:
-    """The labeller's table among the files that the cohort read."""
+def _table_of(cohort: Cohort, ending: str | tuple[str, ...], lacking: str) -> Path:
+    """The file with this ending among those that the cohort read; `lacking` says what it is and where it comes from."""
     for file in cohort.tables:
-        if file.name.endswith(("-chexpert.csv.gz", "-negbio.csv.gz")):
+        if file.name.endswith(ending):
             return file
-    raise DataError(f"Cohort {cohort.info.name} has no CheXpert or NegBio table; MIMIC 5x1200 needs MIMIC-CXR-JPG.")
-
-
-def _admissions_file(cohort: Cohort) -> Path:
-    for file in cohort.tables:
-        if file.name == "patients.csv.gz":
-            return file.with_name("admissions.csv.gz")
-    raise DataError(
-        f"Cohort {cohort.info.name} was loaded without MIMIC-IV; give the loader mimic_iv_root (hosp/patients.csv.gz)."
-    )
+    raise DataError(f"Cohort {cohort.info.name} has no {lacking}.")

@@ -50,10 +50,11 @@ def test_exactly_one_of_five(row, expected):
     assert tuple(mimic.one_of_five(labels, rule)["s"] for rule in get_args(mimic.CoLabels)) == expected
 
 
-def test_no_finding_does_not_exclude_and_odd_labels_are_refused():
+def test_no_finding_does_not_exclude_and_odd_labels_are_refused(tmp_path):
     assert "No Finding" not in mimic.REST and len(mimic.REST) == 8
-    with pytest.raises(DataError, match="other than 1, 0, -1"):
-        mimic.one_of_five(pd.DataFrame([label_row(A=2)]))
+    cohort = make_cohort(pd.DataFrame({"view": ["PA"]}), [write_labels(tmp_path, [label_row(A=2)])])
+    with pytest.raises(DataError, match="data row 1 has Atelectasis '2', which is not 1, 0, -1"):
+        build_task("mimic_5x1200", cohort)
 
 
 def write_labels(folder: Path, rows: list[dict]) -> Path:
@@ -206,7 +207,7 @@ def test_discharge_refuses_broken_tables(tmp_path):
     cohort = films([1], [0], tmp_path / "admissions.csv.gz")
     with pytest.raises(FileNotFoundError, match="admissions"):
         build_task("discharge_3_day", cohort)
-    with pytest.raises(DataError, match="loaded without MIMIC-IV"):
+    with pytest.raises(DataError, match="has no table of MIMIC-IV; give the loader mimic_iv_root"):
         build_task("discharge_3_day", make_cohort(cohort.images))
     with pytest.raises(DataError, match="no study times"):
         build_task("discharge_3_day", make_cohort(pd.DataFrame({"view": ["PA"]})))
