@@ -19,8 +19,10 @@ import pandas as pd
 import torch
 from pydantic import Field
 
+from pkd_utils.cohorts.table import SPLITS
 from pkd_utils.distillation.loop import CHECKPOINT, Loop, private_randomness
 from pkd_utils.distillation.loss import check_targets, distillation_loss
+from pkd_utils.distillation.rows import check_splits
 from pkd_utils.distillation.students import (
     build_student,
     class_token_logits,
@@ -36,7 +38,6 @@ from pkd_utils.runs.machine import Device, resolve_precision
 from pkd_utils.runs.seeds import stream
 from pkd_utils.statistics.metrics import macro_auroc
 
-SPLITS = ("train", "validate", "test")
 BUILD = ("name", "image_size", "patch_size", "width", "depth", "heads", "channels", "weights")
 
 
@@ -262,10 +263,9 @@ def _finished(folder: Path, key: str) -> StudentResult:
 def _auroc(targets: torch.Tensor, logits: np.ndarray, activation: str) -> float:
     """Macro AUROC; for softmax one class against the rest."""
     if activation == "softmax":
-        classes = targets if targets.ndim == 1 else targets.argmax(1)
-        targets = torch.nn.functional.one_hot(classes, logits.shape[1])
-        logits = torch.from_numpy(logits).softmax(1).numpy()
-    return macro_auroc(targets.double().numpy(), logits)
+        targets = torch.nn.functional.one_hot(targets, logits.shape[1])
+        logits = torch.from_numpy(logits).softmax(1)
+    return macro_auroc(targets, logits)
 
 
 class StudentData(NamedTuple):
@@ -303,22 +303,15 @@ def check_student_data(
     image_ids: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
 ) -> StudentData:
-    """Check the arguments of `fit_student` against each other and make tensors of them.
-
-    Raises
-    ------
-    DataError
-        One sentence: which argument, which row or label, what to do.
-    """
+    """Check the arguments of `fit_student` against each other and make tensors of them."""
     n = len(pixels)
     if pixels.ndim != 3 or pixels.dtype != np.uint8 or pixels.shape[1:] != (image_size, image_size):
         raise DataError(
             f"pixels must be uint8 (N, {image_size}, {image_size}), not {pixels.dtype} {pixels.shape}: pack the images "
             "at the student's image_size."
         )
-    numbers = np.asarray(targets)
-    classes = activation == "softmax" and numbers.dtype.kind in "iu"
-    targets = torch.from_numpy(np.array(numbers, dtype=np.int64 if classes else np.float32))
+    classes = activation == "softmax"
+    targets = torch.from_numpy(np.array(targets, dtype=np.int64 if classes else np.float32))
     # The baseline is the same whatever the teacher says.
     soft = None if weight == 0 or soft_targets is None else torch.from_numpy(np.array(soft_targets, dtype=np.float32))
     ids = [str(i) for i in (range(n) if image_ids is None else image_ids)]
@@ -328,15 +321,18 @@ def check_student_data(
     for name, length in lengths.items():
         if length != n:
             raise DataError(f"There are {length} different {name} for {n} images: give one for each.")
-    rows = _split_rows(names)
+    check_splits(set(names.tolist()) - {""}, ["train", "validate"])
+    rows = {s: torch.from_numpy(np.flatnonzero(names == s)) for s in SPLITS if (names == s).any()}
     width = targets.shape[1] if not classes else int(targets.max()) + 1 if labels is None else len(labels)
     labels = [f"label_{i}" for i in range(width)] if labels is None else [str(label) for label in labels]
     if len(labels) != width or len({*labels, "image_id", "split"}) != width + 2:
         raise DataError(f"labels must be {width} different names, none of them image_id or split, not {labels}.")
-    if soft is not None:
-        _check_soft(soft, rows["train"], width, ids)
-    elif weight > 0:
-        raise DataError(f"weight (lambda) is {weight}, but there are no soft targets: give them, or weight 0.")
+    if soft is not None and (without := soft[rows["train"]].isnan().any(1)).any():
+        first = ids[int(rows["train"][without.nonzero()[0, 0]])]
+        raise DataError(
+            f"{int(without.sum())} of {len(without)} training images have no soft label (first: {first}): let the "
+            "teacher predict them, or take them out of the training split."
+        )
     used = torch.cat(list(rows.values()))
     check_targets(targets[used], None if soft is None else soft[rows["train"]], activation, width)
     if activation == "sigmoid" and targets[rows["train"]].isnan().all():
@@ -352,26 +348,3 @@ def check_student_data(
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         tensor = torch.from_numpy(np.asarray(pixels))
     return StudentData(tensor, targets, soft, rows, names, ids, labels)
-
-
-def _split_rows(names: np.ndarray) -> dict[str, torch.Tensor]:
-    unknown = sorted(set(names.tolist()) - set(SPLITS) - {""})
-    if unknown:
-        raise DataError(f"A split is one of {', '.join(SPLITS)}, or missing, not {unknown[0]!r}.")
-    rows = {s: torch.from_numpy(np.flatnonzero(names == s)) for s in SPLITS if (names == s).any()}
-    for needed in ("train", "validate"):
-        if needed not in rows:
-            raise DataError(f"No image is in the split {needed!r}: a student needs training and validation images.")
-    return rows
-
-
-def _check_soft(soft: torch.Tensor, training: torch.Tensor, width: int, ids: list[str]) -> None:
-    if soft.shape[1:] != (width,):
-        raise DataError(f"soft_targets have the shape {tuple(soft.shape)}, but there are {width} labels.")
-    without = soft[training].isnan().any(1)
-    if without.any():
-        first = ids[int(training[without.nonzero()[0, 0]])]
-        raise DataError(
-            f"{int(without.sum())} of {len(training)} training images have no soft label (first: {first}): let the "
-            "teacher predict them, or take them out of the training split."
-        )

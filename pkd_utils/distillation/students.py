@@ -21,7 +21,7 @@ from pkd_utils.images.augment import normalise
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import atomic_path
-from pkd_utils.runs.machine import autocast, resolve_precision
+from pkd_utils.runs.machine import autocast
 
 SCRATCH = "vit"  # the name of a vision transformer of any size with random weights
 SCRATCH_STATISTICS = ((0.5,), (0.25,))
@@ -84,8 +84,6 @@ def build_student(
     ------
     DataError
         An unknown name, sizes that do not fit together, or weights that do not fit.
-    FileNotFoundError
-        The weight file does not exist.
     """
     if image_size % patch_size:
         raise DataError(f"image_size {image_size} is not a multiple of patch_size {patch_size}: choose one that is.")
@@ -97,8 +95,6 @@ def build_student(
     else:
         _timm_statistics(name)
         model = create_model(name, pretrained=False, **sizes)
-        if not isinstance(model, VisionTransformer):
-            raise DataError(f"{name} is not a timm VisionTransformer; choose one such as vit_tiny_patch16_224.")
     model.weights_report = None if weights is None else load_weights(model, weights, name)
     return model
 
@@ -130,7 +126,6 @@ def load_weights(model: VisionTransformer, path: str | Path, name: str = SCRATCH
     ------
     DataError
         A key of the encoder is missing, a shape differs, blocks are left over, or the file cannot be read safely.
-    FileNotFoundError
     """
     path = Path(path)
     state, saved_by_us = _read_state(path)
@@ -140,22 +135,19 @@ def load_weights(model: VisionTransformer, path: str | Path, name: str = SCRATCH
     # A head is taken only from our own student: another task's head has no meaning here, even where it fits.
     take_head = saved_by_us and all(k in state and state[k].shape == own[k].shape for k in own if k.startswith("head."))
     wanted = [k for k in own if take_head or not k.startswith("head.")]
-    missing = [k for k in wanted if k not in state]
-    if missing:
-        raise DataError(
-            f"{path} lacks {len(missing)} of the {len(wanted)} encoder tensors of the student: {_listed(missing)}; "
-            "give a file of the same architecture."
-        )
-    wrong = [f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}" for k in wanted
-             if state[k].shape != own[k].shape]  # fmt: skip
-    if wrong:
-        raise DataError(f"{path} does not fit the student: {_listed(wrong)}; set width, patch or channels to match.")
     left = sorted(set(state) - set(wanted))
-    alien = [k for k in left if not k.startswith(NOT_ENCODER)]
-    if alien:
-        raise DataError(
-            f"{path} holds {len(alien)} encoder tensors that the student has no place for: {_listed(alien)}."
-        )
+    faults = {
+        f"lacks some of the {len(wanted)} encoder tensors of the student": [k for k in wanted if k not in state],
+        "holds encoder tensors of another shape": [
+            f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+            for k in wanted if k in state and state[k].shape != own[k].shape
+        ],
+        "holds encoder tensors that the student has no place for": [k for k in left if not k.startswith(NOT_ENCODER)],
+    }  # fmt: skip
+    for fault, names in faults.items():
+        if names:
+            listed = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+            raise DataError(f"{path} {fault} ({len(names)}): {listed}; give a file of the student's architecture.")
     model.load_state_dict({k: state[k] for k in wanted}, strict=False)
     return {**report, "loaded": len(wanted), "head": "loaded" if take_head else "new", "left_out": left}
 
@@ -190,10 +182,24 @@ def load_student(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
         facts = json.loads((file.metadata() or {}).get("pkd_student", "null"))
     if facts is None:
         raise DataError(f"{path} was not written by save_student: it does not say what to build; use build_student.")
-    with torch.random.fork_rng(devices=[]):
-        model = build_student(**{**facts["build"], "weights": None})
+    model = random_student(facts["build"], 0)
     model.load_state_dict(load_file(path))
-    return model.eval(), facts
+    return model, facts
+
+
+def random_student(build: dict[str, Any], seed: int) -> VisionTransformer:
+    """A student of the same architecture with fresh random weights, in evaluation mode.
+
+    Parameters
+    ----------
+    build : dict
+        Arguments of `build_student`, as `load_student` gives them under "build"; weights among them are left out.
+    seed : int
+        Of torch's generator; its state is restored afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_student(**{**build, "weights": None}).eval()
 
 
 def class_token_logits(model: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
@@ -255,7 +261,6 @@ def predict_logits(
     std: Sequence[float],
     device: str | torch.device = "cpu",
     precision: str = "fp32",
-    batch_size: int = 256,
 ) -> np.ndarray:
     """Logits of packed images without augmentation.
 
@@ -264,7 +269,7 @@ def predict_logits(
     model : VisionTransformer, put into evaluation mode on `device`
     pixels : (N, S, S) uint8
     mean, std : as `input_statistics` or the facts of `load_student` give them
-    precision : {"fp32", "bf16", "auto"}
+    precision : {"fp32", "bf16"}
 
     Returns
     -------
@@ -272,10 +277,10 @@ def predict_logits(
     """
     device, pixels = torch.device(device), torch.as_tensor(pixels)
     model = model.to(device).eval()
-    with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
+    with torch.inference_mode(), autocast(device, precision):
         out = [
             class_token_logits(model, normalise(batch.to(device), mean, std)).float().cpu()
-            for batch in pixels.split(batch_size)
+            for batch in pixels.split(256)
         ]
     return torch.cat(out).numpy()
 
@@ -369,24 +374,3 @@ def _convert(state: dict, own: dict, model: VisionTransformer, name: str, senten
             grid = model.patch_embed.grid_size
             state["pos_embed"] = resample_abs_pos_embed(old, list(grid), [side, side], num_prefix_tokens=prefix)
             sentences.append(f"position embedding from {side} x {side} to {grid[0]} x {grid[1]} patches")
-
-
-def _listed(items: list[str], most: int = 8) -> str:
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
-
-
-def random_student(build: dict[str, Any], seed: int) -> VisionTransformer:
-    """A student of the same architecture with fresh random weights, in evaluation mode.
-
-    Parameters
-    ----------
-    build : dict
-        Arguments of `students.build_student`, as `students.load_student` gives them under "build"; pretrained weights
-        among them are left out.
-    seed : int
-        Of torch's generator; its state is restored afterwards.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_student(**{**build, "weights": None}).eval()

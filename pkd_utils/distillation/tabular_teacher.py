@@ -14,6 +14,7 @@ from pydantic import Field
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
+from pkd_utils.distillation.rows import check_rows
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
@@ -152,7 +153,9 @@ def fit_tabular_teacher(
     DataError
         Differing or repeated index, unknown split, too few classes, no training rows, or missing groups.
     """
-    _check_inputs(features, target, split, groups, training_rows)
+    check_rows(split, ["train"], features=features, target=target, **({} if groups is None else {"groups": groups}))
+    if training_rows == "cross_fitted" and groups is None:
+        raise DataError("training_rows='cross_fitted' needs groups, the patient of every row.")
     training = ((split == "train") & target.notna()).to_numpy()
     if target[training].nunique() < 2:
         raise DataError(f"The {training.sum()} training rows hold fewer than two classes of {target.name!r}.")
@@ -187,26 +190,3 @@ def fit_tabular_teacher(
         forest=forest,
         clipped=int((clipped != values).sum()),
     )
-
-
-def _check_inputs(
-    features: pd.DataFrame,
-    target: pd.Series,
-    split: pd.Series,
-    groups: pd.Series | None,
-    training_rows: str,
-) -> None:
-    for name, part in (("target", target), ("split", split), ("groups", groups)):
-        if part is not None and not features.index.equals(part.index):
-            raise DataError(f"features and {name} must have the same index in the same order; align them first.")
-    if not features.index.is_unique:
-        raise DataError(f"features repeats the row {features.index[features.index.duplicated()][0]!r}.")
-    if not features.columns.is_unique or features.shape[1] == 0:
-        raise DataError("features needs at least one column, each with a name of its own.")
-    unknown = sorted(set(split.dropna()) - {"train", "validate", "test"})
-    if unknown:
-        raise DataError(f"Column split holds {unknown[0]!r}; only train, validate, test or NaN are allowed.")
-    if not (split == "train").any():
-        raise DataError("No row has split == 'train'; a tabular teacher needs training rows.")
-    if training_rows == "cross_fitted" and groups is None:
-        raise DataError("training_rows='cross_fitted' needs groups, the patient of every row.")

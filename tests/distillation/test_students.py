@@ -128,17 +128,17 @@ def test_missing_encoder_keys_are_refused_by_name(tmp_path):
     state = small().state_dict()
     del state["blocks.1.attn.qkv.weight"], state["norm.bias"]
     save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(DataError, match=r"lacks 2 of the \d+ .*blocks\.1\.attn\.qkv\.weight, norm\.bias"):
+    with pytest.raises(DataError, match=r"lacks some of .* \(2\): blocks\.1\.attn\.qkv\.weight, norm\.bias"):
         small(weights=tmp_path / "w.safetensors")
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(small(depth=4).state_dict(), path)
-    with pytest.raises(DataError, match=r"no place for: blocks\.3\."):
+    with pytest.raises(DataError, match=r"no place for \(12\): blocks\.3\."):
         small(weights=path)
     save_file(small(width=96).state_dict(), path)
-    with pytest.raises(DataError, match="does not fit the student"):
+    with pytest.raises(DataError, match="of another shape"):
         small(weights=path)
     save_file(small(patch_size=16).state_dict(), path)
     with pytest.raises(DataError, match=r"patch_embed\.proj\.weight \(48, 1, 16, 16\) instead of"):

@@ -115,8 +115,8 @@ def test_drop_features_takes_all_columns_of_a_feature():
     ("change", "message"),
     [
         (lambda a: a | {"target": a["target"][::-1]}, "same index"),
-        (lambda a: a | {"split": a["split"].replace("test", "dev")}, "split holds 'dev'"),
-        (lambda a: a | {"split": a["split"].replace("train", "test")}, "No row has split == 'train'"),
+        (lambda a: a | {"split": a["split"].replace("test", "dev")}, "'dev' is no split"),
+        (lambda a: a | {"split": a["split"].replace("train", "test")}, "no row is in the split 'train'"),
         (lambda a: a | {"target": a["target"] * 0}, "fewer than two classes of 'malignant'"),
         (lambda a: a | {"training_rows": "cross_fitted"}, "needs groups"),
         (lambda a: a | {"training_rows": "oob"}, "training_rows = 'oob'"),

@@ -78,8 +78,6 @@ class HeadData:
         self.text_width = None if text is None else text.hidden.shape[1]
         self.device, self.dtype = device, dtype
         self.live = getattr(tokens, "live", False)
-        if text is not None and len(text.lengths) != tokens.rows:
-            raise DataError(f"There are {len(text.lengths)} reports for {tokens.rows} rows of tokens: give one a row.")
         if text is not None and not np.asarray(text.lengths).all():
             raise DataError(f"The report of row {int(np.asarray(text.lengths).argmin())} has no tokens: leave it out.")
         # Tokens are frozen, so their normalisation is too: kept where it fits, else made anew for every minibatch.

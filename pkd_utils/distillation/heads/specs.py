@@ -103,10 +103,9 @@ def _check_rows(spec: HeadSpec, targets: np.ndarray, n_classes: int) -> None:
     seen = np.zeros(len(targets), bool)
     for part, rows in parts.items():
         where = f"Head {spec.name!r}: its {part} rows"
-        if not len(rows) or rows.min() < 0 or rows.max() >= len(targets):
-            raise DataError(f"{where} must be one or more numbers from 0 to {len(targets) - 1}.")
-        if len(np.unique(rows)) < len(rows) or seen[rows].any():
-            raise DataError(f"{where} repeat, or are in another part too: every row belongs to one part, once.")
+        exist = len(rows) > 0 and rows.min() >= 0 and rows.max() < len(targets)
+        if not exist or len(np.unique(rows)) < len(rows) or seen[rows].any():
+            raise DataError(f"{where} must be one or more of 0 to {len(targets) - 1}, each once, in no other part.")
         seen[rows] = True
         unknown = (targets[rows] < 0) | (targets[rows] >= n_classes)
         if unknown.any():

@@ -112,8 +112,6 @@ def fit_heads(
         Specs that do not fit the data or each other (see `check_specs`), or a loss that is not finite.
     """
     targets = np.asarray(targets)
-    if targets.shape != (tokens.rows,) or targets.dtype.kind not in "iu":
-        raise DataError(f"targets must be {tokens.rows} whole numbers, a class for each row, not {targets.shape}.")
     check_specs(specs, targets, config.n_classes, text is not None)
     temporary = tempfile.TemporaryDirectory() if folder is None else None
     folder = Path(temporary.name if temporary else folder)

@@ -1,7 +1,6 @@
 """Fit a text teacher: what it may read, its training, and what it leaves behind."""
 
 import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,15 +12,16 @@ from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score
 
 from pkd_utils.cohorts.label_terms import surviving_terms
+from pkd_utils.cohorts.table import SPLITS
 from pkd_utils.distillation.loop import CHECKPOINT, Loop, private_randomness
 from pkd_utils.distillation.loss import masked_bce
-from pkd_utils.distillation.student_training import SPLITS
+from pkd_utils.distillation.rows import check_rows
 from pkd_utils.distillation.text_teacher.model import TextTeacher, TextTeacherConfig
 from pkd_utils.encoders.texts import EncodedTexts, lower_states
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.machine import autocast
-from pkd_utils.statistics.metrics import auroc
+from pkd_utils.statistics.metrics import auroc, macro_auroc
 
 WEIGHT_DECAY = 0.01
 WARMUP = 0.1  # part of all steps in which the rates rise linearly; they then fall linearly to zero
@@ -38,21 +38,14 @@ class TextTeacherResult:
         One row a report (index of `texts`), one float32 column a label, from the epoch with the best validation AUROC.
     history : pd.DataFrame
         epoch, train_loss, validate_auroc (macro).
-    metrics : pd.DataFrame
-        split, label, rows, positives, auroc, auprc; the label "macro" is the mean over labels with both classes.
     counts : dict
         reports; truncated (cut at max_tokens); empty (no words left); unlabelled (training rows without any label).
-    seconds : float
-        Of this call; a finished teacher read back from `folder` keeps the time of its training.
     """
 
     logits: pd.DataFrame
     history: pd.DataFrame
-    metrics: pd.DataFrame
     counts: dict[str, int]
     best_epoch: int
-    seconds: float
-    folder: Path
 
 
 def check_label_names_removed(texts: pd.Series, labels: list[str]) -> None:
@@ -132,18 +125,15 @@ def fit_text_teacher(
     Raises
     ------
     DataError
-        A report that names a label, a label without listed terms, misaligned or duplicated index, targets other than
-        1/0/NaN, unknown split name, no label with both classes in the training or validation split, or a folder that
-        holds another teacher.
+        A report that names a label, a label without listed terms, rows that do not fit together (see `check_rows`),
+        targets other than 1/0/NaN, a split without both classes of any label, or another teacher's folder.
     """
-    started, folder = time.time(), Path(folder)
+    folder = Path(folder)
     _check_inputs(texts, targets, split)
     if label_names == "removed":
         check_label_names_removed(texts, list(targets.columns))
     if encoded is None:
         encoded = encode_teacher_texts(texts, config)
-    if len(encoded.lengths) != len(texts):
-        raise DataError(f"`encoded` holds {len(encoded.lengths)} reports, `texts` {len(texts)}: encode these texts.")
     identity = _identity(encoded, targets, split, config, seed)
     done = _read_result(folder, identity, texts.index)
     if done is not None:
@@ -161,11 +151,10 @@ def fit_text_teacher(
     }
     logits = pd.DataFrame(training.predict(np.arange(len(texts))), columns=targets.columns, index=texts.index)
     history = pd.DataFrame(loop.history)[["epoch", "train_loss", "validate_auroc"]]
-    metrics, seconds = label_metrics(logits, targets, split), round(time.time() - started, 2)
-    result = TextTeacherResult(logits, history, metrics, counts, loop.best_epoch, seconds, folder)
+    result = TextTeacherResult(logits, history, counts, loop.best_epoch)
     with files.atomic_path(folder / "teacher.safetensors") as temporary:
         save_file({n: v.cpu().contiguous() for n, v in loop.best.items()}, temporary, metadata={"identity": identity})
-    _write_result(result, identity, config, seed)
+    _write_result(result, folder, identity, config, seed)
     loop.path.unlink(missing_ok=True)
     return result
 
@@ -190,8 +179,8 @@ class TextTraining:
         identity: str,
     ):
         self.encoded, self.config, self.seed, self.device = encoded, config, seed, torch.device(config.device)
-        self.held = (targets[split == "validate"], split[split == "validate"])
-        self.held_rows = np.flatnonzero(split == "validate")
+        self.held = np.flatnonzero(split == "validate")
+        self.truth = targets.to_numpy(np.float64)[self.held]
         self.rows = np.flatnonzero((split == "train") & targets.notna().any(axis=1))
         self.targets = torch.tensor(targets.to_numpy(np.float32), device=self.device)
         torch.manual_seed(_torch_seed(seed, 0))
@@ -235,10 +224,7 @@ class TextTraining:
 
     def validate(self) -> dict[str, float]:
         """Macro AUROC of the validation reports."""
-        targets, split = self.held
-        logits = pd.DataFrame(self.predict(self.held_rows), columns=targets.columns, index=targets.index)
-        scores = label_metrics(logits, targets, split).set_index(["split", "label"])
-        return {"validate_auroc": scores.loc[("validate", "macro"), "auroc"].item()}
+        return {"validate_auroc": macro_auroc(self.truth, self.predict(self.held))}
 
 
 def _torch_seed(seed: int, epoch: int) -> int:
@@ -265,27 +251,16 @@ def length_bucketed_batches(lengths: np.ndarray, batch_size: int, rng: np.random
 
 def _check_inputs(texts: pd.Series, targets: pd.DataFrame, split: pd.Series) -> None:
     """Refuse what cannot be trained on; messages name positions and columns, never words or identifiers."""
-    if not (texts.index.equals(targets.index) and texts.index.equals(split.index)):
-        raise DataError("texts, targets and split must have the same index in the same order; align them first.")
+    check_rows(split, ["train", "validate"], texts=texts, targets=targets)
     wrong = [position for position, text in enumerate(texts) if not isinstance(text, str)]
     if wrong:
         raise DataError(f"{len(wrong)} reports have no text, first at position {wrong[0]}; leave these studies out.")
-    if not texts.index.is_unique:
-        position = int(np.flatnonzero(texts.index.duplicated())[0])
-        raise DataError(f"The index of texts repeats at position {position}: one row a report is needed.")
-    if targets.shape[1] == 0 or not targets.columns.is_unique:
-        raise DataError("targets needs at least one label column, each with a name of its own.")
     for label in targets.columns:
         strange = targets[label].dropna()[~targets[label].dropna().isin([0, 1])]
         if len(strange):
             raise DataError(f"Column {label!r} of targets holds {strange.iloc[0]}; only 1, 0 and NaN are allowed.")
-    unknown = sorted(set(split.dropna()) - set(SPLITS))
-    if unknown:
-        raise DataError(f"Column split holds {unknown[0]!r}; only {', '.join(SPLITS)} or NaN are allowed.")
     for name in ("train", "validate"):
         part = targets[split == name]
-        if not len(part):
-            raise DataError(f"No report has split == {name!r}; a text teacher needs training and validation reports.")
         if not any(part[label].nunique() == 2 for label in targets.columns):
             raise DataError(f"No label has both classes among the {len(part)} {name} reports; choose another split.")
 
@@ -307,20 +282,18 @@ def _identity(
     )
 
 
-def _write_result(result: TextTeacherResult, identity: str, config: TextTeacherConfig, seed: int) -> None:
+def _write_result(result: TextTeacherResult, folder: Path, identity: str, config: TextTeacherConfig, seed: int) -> None:
     """Write the teacher's files; teacher.json comes last and marks it finished."""
-    files.write_parquet(result.folder / "logits.parquet", result.logits)
-    files.write_csv(result.folder / "history.csv", result.history)
-    files.write_csv(result.folder / "metrics.csv", result.metrics)
+    files.write_parquet(folder / "logits.parquet", result.logits)
+    files.write_csv(folder / "history.csv", result.history)
     facts = {
         "identity": identity,
         "seed": seed,
         "config": {**asdict(config), "encoder": Path(config.encoder).name},
         "counts": result.counts,
         "best_epoch": result.best_epoch,
-        "seconds": result.seconds,
     }
-    files.write_json(result.folder / "teacher.json", facts)
+    files.write_json(folder / "teacher.json", facts)
 
 
 def _read_result(folder: Path, identity: str, index: pd.Index) -> TextTeacherResult | None:
@@ -332,12 +305,5 @@ def _read_result(folder: Path, identity: str, index: pd.Index) -> TextTeacherRes
         raise DataError(f"{folder} holds a teacher of other texts, settings or seed: give this one its own folder.")
     logits = pd.read_parquet(folder / "logits.parquet")
     logits.index = index
-    return TextTeacherResult(
-        logits,
-        pd.read_csv(folder / "history.csv", float_precision="round_trip"),
-        pd.read_csv(folder / "metrics.csv", float_precision="round_trip"),
-        facts["counts"],
-        facts["best_epoch"],
-        facts["seconds"],
-        folder,
-    )
+    history = pd.read_csv(folder / "history.csv", float_precision="round_trip")
+    return TextTeacherResult(logits, history, facts["counts"], facts["best_epoch"])

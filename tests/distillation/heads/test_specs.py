@@ -29,10 +29,10 @@ def test_groups_share_minibatches_and_fit_the_memory():
         ({"teacher": "image"}, "needs as teacher the name of a head with method None, not 'image'"),
         ({"method": "self_distilled"}, "needs as teacher the name of a head with method image_only, not None"),
         ({"method": "report_distilled", "teacher": "image"}, "a head with method teacher, not 'image'"),
-        ({"train_rows": [0, 1, 36]}, "validation rows repeat, or are in another part"),
-        ({"train_rows": [0, 0]}, "train rows repeat"),
-        ({"train_rows": []}, "train rows must be one or more numbers from 0 to 59"),
-        ({"test_rows": [60]}, "test rows must be one or more numbers from 0 to 59"),
+        ({"train_rows": [0, 1, 36]}, "validation rows must be .* in no other part"),
+        ({"train_rows": [0, 0]}, "train rows must be .* each once"),
+        ({"train_rows": []}, "train rows must be one or more of 0 to 59"),
+        ({"test_rows": [60]}, "test rows must be one or more of 0 to 59"),
         ({"train_rows": [2, 3, 4]}, r"train rows hold 1 without a class from 0 to 2 \(first: row 3\)"),
         ({"validation_rows": [36, 39, 42]}, "validation rows are all of one class"),
     ],
@@ -74,9 +74,6 @@ def test_other_bad_input_is_named():
         ([], text, targets, CONFIG, "0 heads have 0 names"),
         ([specs[3], specs[3]], text, targets, CONFIG, "2 heads have 1 names"),
         (specs, None, targets, CONFIG, "'teacher': it reads report tokens"),
-        (specs, text, targets[:-1], CONFIG, "targets must be 60 whole numbers"),
-        (specs, text, targets.astype(float), CONFIG, "targets must be 60 whole numbers"),
-        (specs, dataclasses.replace(text, offsets=text.offsets[:-1]), targets, CONFIG, "59 reports for 60 rows"),
     ]
     for bad_specs, bad_text, bad_targets, config, message in cases:
         with pytest.raises(DataError, match=message):
