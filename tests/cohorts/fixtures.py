@@ -14,6 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from pkd_utils.cohorts.mimic_cxr import ALL_LABELS
+from tests.cohorts.cbis_fixtures import write_tables
 
 SPLITS = ["train", "train", "train", "validate", "test", "test"]
 
@@ -26,9 +27,10 @@ def write_image(path: Path, size: tuple[int, int] = (40, 32)) -> None:
 
 
 def edit_csv(path: Path, change) -> None:
-    """Rewrite a CSV (plain or .gz): `change` takes the table with string fields and returns the new one."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    change(table).to_csv(path, index=False)
+    """Rewrite a CSV (plain or .gz) or TSV: `change` takes the table with string fields and returns the new one."""
+    separator = "\t" if path.suffix == ".tsv" else ","
+    table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    change(table).to_csv(path, sep=separator, index=False)
 
 
 def mimic_ids(patient: int, view: int) -> tuple[str, str, str]:
@@ -49,7 +51,7 @@ def mimic_report(patient: int) -> str:
     )
 
 
-def write_mimic_cxr(root: Path, simulated: bool = False) -> Path:
+def write_mimic_cxr(root: Path) -> Path:
     """Six patients with one study each, of a PA and a lateral image; boxes on the frontal image of the last three."""
     rows, labels, boxes = [], [], []
     for patient, split in enumerate(SPLITS):
@@ -75,19 +77,7 @@ def write_mimic_cxr(root: Path, simulated: bool = False) -> Path:
     people = [(mimic_ids(p, 0)[0], "F", 50 + p, 2178, "2011 - 2013", "") for p in range(len(SPLITS))]
     names = ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod"]
     pd.DataFrame(people, columns=names).to_csv(root / "hosp" / "patients.csv.gz", index=False)
-    names = [
-        "category_name",
-        "label_text",
-        "path",
-        "x",
-        "y",
-        "w",
-        "h",
-        "dicom_id",
-        "image_width",
-        "image_height",
-        "split",
-    ]
+    names = ["category_name", "label_text", "path", *"xywh", "dicom_id", "image_width", "image_height", "split"]
     (root / "ms-cxr").mkdir()
     table = pd.DataFrame(boxes, columns=names)
     table.to_csv(root / "ms-cxr" / "MS_CXR_Local_Alignment_v1.1.0.csv", index=False)
@@ -103,8 +93,6 @@ def write_mimic_cxr(root: Path, simulated: bool = False) -> Path:
         ],
     }
     (root / "ms-cxr" / "MS_CXR_Local_Alignment_v1.1.0.json").write_text(json.dumps(coco))
-    if simulated:
-        (root / "SIMULATED.txt").write_text("Simulated.\n")
     return root
 
 
@@ -139,24 +127,8 @@ def write_covid_chestxray(root: Path, old_spelling: bool = False) -> Path:
 
 
 def write_cbis_mass(root: Path) -> Path:
-    """Four tables with the published spellings, and the line break at the end of a path field."""
-    for kind, density in (("mass", "breast_density"), ("calc", "breast density")):
-        first, second = ("mass shape", "mass margins") if kind == "mass" else ("calc type", "calc distribution")
-        for split, offset in (("train", 0), ("test", 100 if kind == "mass" else 3)):
-            rows = []
-            for i in range(8):
-                patient = f"P_{offset + i // 2 + (20 if kind == 'calc' and split == 'train' else 0):05d}"
-                view = ["CC", "MLO"][i % 2]
-                name = f"{kind.title()}-{split.title()}_{patient}_LEFT_{view}"
-                row = {"patient_id": patient, density: 1 + i % 4, "left or right breast": "LEFT", "image view": view}
-                row |= {"abnormality id": 1, "abnormality type": kind}
-                row |= {first: ["IRREGULAR-ARCHITECTURAL_DISTORTION", "OVAL", "", "N/A"][i % 4], second: "CLUSTERED"}
-                row |= {"assessment": i % 6, "pathology": ["MALIGNANT", "BENIGN", "BENIGN_WITHOUT_CALLBACK"][i % 3]}
-                row |= {"subtlety": 3, "image file path": f"{name}/1.2/1.3/000000.dcm"}
-                row |= {"cropped image file path": f"{name}_1/1.2/1.4/000000.dcm"}
-                row |= {"ROI mask file path": f"{name}_1/1.2/1.4/000001.dcm\n"}
-                rows.append(row)
-            pd.DataFrame(rows).to_csv(root / f"{kind}_case_description_{split}_set.csv", index=False)
+    """The four tables of CBIS-DDSM; pictures are written by `cbis_fixtures`."""
+    write_tables(root)
     return root
 
 

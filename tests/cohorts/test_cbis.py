@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -27,15 +26,7 @@ IDS = [
     "mass_P_00002_RIGHT_CC_2",
     "mass_P_00003_LEFT_MLO_1",
 ]
-LAYOUTS = [
-    ("uid", False),
-    ("old", False),
-    ("new", False),
-    ("new", True),
-    ("uid", True),
-    ("kaggle", True),
-    ("kaggle", False),
-]
+LAYOUTS = [("old", False), *((style, listing) for style in ("uid", "new", "kaggle") for listing in (False, True))]
 
 
 def write(root, style="new", listing=False):
@@ -53,10 +44,6 @@ def roi_file(root, role, number=0):
     return roi_folder(root, number) / ("1-1.dcm" if (role == "mask") == bool(number % 2) else "1-2.dcm")
 
 
-def mask_file(root, number=0):
-    return roi_file(root, "mask", number)
-
-
 def replace_pixels(file, pixels):
     """Give a DICOM file other pixels."""
     file.unlink()
@@ -68,17 +55,10 @@ def tcia(tmp_path):
     return write(tmp_path)
 
 
-def test_simulated_mammograms_are_not_called_cbis_ddsm(tcia):
-    assert load_cohort("cbis_mass", tcia, pixels="full").info.title == "CBIS-DDSM mass mammograms"
-    (tcia / "SIMULATED.txt").write_text("Simulated.\n")
-    info = load_cohort("cbis_mass", tcia, pixels="full").info
-    assert info.simulated and info.title == "Simulated mass mammograms in the layout of CBIS-DDSM"
-    assert "CC BY" not in info.licence and "Lee" not in info.citation
-
-
 # Layouts
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("style", "listing"), LAYOUTS)
 def test_every_layout_gives_the_same_cohort(tmp_path, style, listing):
     cohort = load_cohort("cbis_mass", write(tmp_path, style, listing), pixels="full")
@@ -170,10 +150,28 @@ def test_metadata_leads_before_the_names_of_folders(tmp_path):
         load_cohort("cbis_mass", root, pixels="full")
 
 
-def test_a_series_that_metadata_does_not_list_is_found_by_name(tmp_path):
-    root = write(tmp_path, "uid")
+def _unlisted(root):
     pd.DataFrame({"Series UID": ["1.2.3"], "File Location": ["./CBIS-DDSM/x"]}).to_csv(root / "metadata.csv")
-    assert load_cohort("cbis_mass", root, pixels="full").images["image_id"].tolist() == IDS
+
+
+def _without_identifiers(root):
+    edit_csv(root / "csv" / "dicom_info.csv", lambda t: t.assign(SeriesInstanceUID=""))
+
+
+def _quoted_paths(root):
+    table = root / "mass_case_description_train_set.csv"
+    assert '000000.dcm\n"' in table.read_text()  # as published
+    columns = ["image file path", "ROI mask file path"]
+    edit_csv(table, lambda t: t.assign(**{name: '"' + t[name] + '"\r\n' for name in columns}))
+
+
+@pytest.mark.parametrize(
+    ("style", "listing", "change"),
+    [("uid", False, _unlisted), ("kaggle", True, _without_identifiers), ("new", False, _quoted_paths)],
+)
+def test_rows_that_no_listing_names_and_paths_in_quotes_are_found(tmp_path, style, listing, change):
+    change(write(tmp_path, style, listing))
+    assert load_cohort("cbis_mass", tmp_path, pixels="full").images["image_id"].tolist() == IDS
 
 
 def test_tables_of_the_download_in_folder_csv(tmp_path):
@@ -192,12 +190,6 @@ def test_kaggle_goes_by_series_and_never_by_study(tmp_path):
         case, roi = fixtures.case_names(row, "mass")
         assert paths["mammogram_path"][number].split("/")[1] == fixtures.uid("series", case)
         assert paths["mask_path"][number].split("/")[1] == fixtures.uid("series", roi)
-
-
-def test_kaggle_rows_without_an_identifier_go_by_their_folder(tmp_path):
-    root = write(tmp_path, "kaggle", True)
-    edit_csv(root / "csv" / "dicom_info.csv", lambda t: t.assign(SeriesInstanceUID=""))
-    assert load_cohort("cbis_mass", root, pixels="full").images["image_id"].tolist() == IDS
 
 
 def test_kaggle_folders_of_other_names_go_by_the_listing(tmp_path):
@@ -224,14 +216,6 @@ def test_no_pictures_and_two_kinds_of_them(tmp_path):
 
 
 # Table fields
-
-
-def test_line_breaks_and_quotes_around_paths(tcia):
-    table = tcia / "mass_case_description_train_set.csv"
-    assert '000000.dcm\n"' in table.read_text()  # as published
-    columns = ["image file path", "ROI mask file path"]
-    edit_csv(table, lambda t: t.assign(**{name: '"' + t[name] + '"\r\n' for name in columns}))
-    assert load_cohort("cbis_mass", tcia, pixels="full").images["image_id"].tolist() == IDS
 
 
 def test_a_path_that_is_none(tcia):
@@ -315,9 +299,9 @@ def test_sizes_settle_roles_without_decoding_crops_and_mammograms(tcia, monkeypa
 
 def test_a_mask_of_another_size_is_resized_and_flagged(tcia):
     """As in the collection (4386 x 1789 for 5041 x 2056): nearest pixel; here one smaller, one of another aspect."""
-    file = mask_file(tcia, 0)
+    file = roi_file(tcia, "mask", 0)
     replace_pixels(file, fixtures.mask((60, 100), (15, 20, 35, 35)))  # half of 120 x 200
-    bent = mask_file(tcia, 4)
+    bent = roi_file(tcia, "mask", 4)
     replace_pixels(bent, fixtures.mask((125, 164), (50, 48, 80, 80)))  # 125 x 205
     cohort = load_cohort("cbis_mass", tcia, pixels="full")
     assert cohort.images["mask_resized"].tolist() == [True, False, False, False, True]
@@ -335,7 +319,7 @@ def test_a_mask_of_another_size_is_resized_and_flagged(tcia):
 @pytest.mark.parametrize("stored", [(71, 113), (120, 200), (240, 411), (121, 199)])
 def test_boxes_of_resized_masks_are_those_of_the_masks(tcia, stored):
     rng = np.random.default_rng(1)
-    file = mask_file(tcia)
+    file = roi_file(tcia, "mask")
     pixels = fixtures.mask(stored, (stored[0] // 4, 9, stored[0] // 4 + 20, 9 + int(rng.integers(25, 40))))
     replace_pixels(file, pixels)
     cohort = load_cohort("cbis_mass", tcia, pixels="full")
@@ -346,10 +330,20 @@ def test_boxes_of_resized_masks_are_those_of_the_masks(tcia, stored):
     assert cohort.boxes.loc[0, CORNERS].tolist() == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
 
 
-def test_the_mask_of_a_small_wrong_breast_is_refused(tcia):
-    """Black and white, but a quarter of the sides: it cannot be brought to the mammogram in good faith."""
-    replace_pixels(mask_file(tcia), fixtures.mask((50, 55), (20, 20, 40, 40)))
-    with pytest.raises(DataError, match=r"\(mask unusable 1\).*black and white but too small .*50x55, .* 120x200"):
+@pytest.mark.parametrize(
+    ("role", "number", "pixels", "message"),
+    [
+        # Black and white, but a quarter of the sides: it cannot be brought to the mammogram in good faith.
+        ("mask", 0, fixtures.mask((50, 55), (20, 20, 40, 40)), r"black and white but too small .*50x55, .* 120x200"),
+        # A mammogram among the crops, of the right size.
+        ("mask", 0, fixtures.mammogram((120, 200)), r"none of .*1-1\.dcm, .*1-2\.dcm is black and white"),
+        ("crop", 0, fixtures.mask(*fixtures.ROWS[0][6:]), "2 files could be the mask"),
+        ("mask", 2, np.zeros((190, 130), np.uint8), "without a white pixel"),
+    ],
+)
+def test_series_without_one_sound_mask_are_refused(tcia, role, number, pixels, message):
+    replace_pixels(roi_file(tcia, role, number), pixels)
+    with pytest.raises(DataError, match=rf"\(mask unusable 1\), first '{IDS[number]}' .*{message}"):
         load_cohort("cbis_mass", tcia, pixels="full")
 
 
@@ -361,39 +355,20 @@ def test_jpeg_masks_are_not_exactly_binary(tmp_path):
     np.testing.assert_array_equal(cohort.mask(IDS[1]), fixtures.mask(*fixtures.ROWS[1][6:]) > 0)
 
 
-def test_full_size_series_without_a_mask(tcia):
-    """A mammogram among the crops: of the right size, but its pixels are not black and white."""
-    replace_pixels(mask_file(tcia), fixtures.mammogram((120, 200)))
-    with pytest.raises(DataError, match=r"mask unusable 1.*none of .*1-1\.dcm, .*1-2\.dcm is black and white"):
-        load_cohort("cbis_mass", tcia, pixels="full")
-
-
-def test_two_masks_cannot_be_told_apart(tcia):
-    shutil.copy(roi_file(tcia, "mask"), roi_file(tcia, "crop"))
-    with pytest.raises(DataError, match=r"mask unusable 1.*2 files could be the mask"):
-        load_cohort("cbis_mass", tcia, pixels="full")
-
-
-def test_a_crop_as_large_as_the_mammogram(tcia):
-    """Sizes settle nothing, pixels do."""
-    replace_pixels(roi_file(tcia, "crop"), fixtures.crop((0, 0, 120, 200)))
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"crop": fixtures.crop((0, 0, 120, 200))},  # as large as the mammogram: the grey tones decide
+        {"crop": np.full((30, 40), 40_000, np.uint16), "mask": fixtures.mask((118, 200), (30, 40, 70, 70))},
+    ],
+    ids=["size settles nothing", "no grey tones"],
+)
+def test_crops_are_told_from_masks_by_pixels_or_by_size(tcia, changed):
+    for role, pixels in changed.items():
+        replace_pixels(roi_file(tcia, role), pixels)
     images = load_cohort("cbis_mass", tcia, pixels="full").images
     assert tcia / images["mask_path"][0] == roi_file(tcia, "mask")
     assert tcia / images["crop_path"][0] == roi_file(tcia, "crop")
-
-
-def test_a_crop_without_grey_tones_is_still_the_smaller_one(tcia):
-    replace_pixels(roi_file(tcia, "crop"), np.full((30, 40), 40_000, np.uint16))
-    replace_pixels(roi_file(tcia, "mask"), fixtures.mask((118, 200), (30, 40, 70, 70)))
-    images = load_cohort("cbis_mass", tcia, pixels="full").images
-    assert tcia / images["mask_path"][0] == roi_file(tcia, "mask")
-    assert tcia / images["crop_path"][0] == roi_file(tcia, "crop")
-
-
-def test_an_empty_mask(tcia):
-    replace_pixels(mask_file(tcia, 2), np.zeros((190, 130), np.uint8))
-    with pytest.raises(DataError, match=r"mask unusable 1\), first 'mass_P_00002_RIGHT_CC_1' .*without a white pixel"):
-        load_cohort("cbis_mass", tcia, pixels="full")
 
 
 def test_a_mammogram_series_with_two_files(tcia):
@@ -446,35 +421,27 @@ def test_missing_series_are_counted_in_one_sentence(tcia):
     assert load_cohort("cbis_mass", tcia).images["image_id"].tolist() == IDS
 
 
-@pytest.mark.parametrize(("role", "length"), [("mammogram", -10), ("mammogram", 1000), ("mask", 100), ("mask", -10)])
+@pytest.mark.parametrize(
+    ("role", "length"), [("mammogram", -10), ("mammogram", 1000), ("mask", 100), ("mask", -10), ("crop", -10)]
+)
 def test_a_truncated_dicom(tcia, role, length):
-    file = roi_file(tcia, "mask")
-    if role == "mammogram":
-        file = tcia / "CBIS-DDSM" / fixtures.series_folders(fixtures.ROWS[0], "mass", "new")[0] / "1-1.dcm"
+    file = tcia / "CBIS-DDSM" / fixtures.series_folders(fixtures.ROWS[0], "mass", "new")[0] / "1-1.dcm"
+    file = file if role == "mammogram" else roi_file(tcia, role)
     file.write_bytes(file.read_bytes()[:length])
+    pixels, other = ("crop", "full") if role == "crop" else ("full", "crop")
     with pytest.raises(DataError, match=rf"1 of 5 rows .*\({role} unusable 1\).*{file.name}.*fetch"):
-        load_cohort("cbis_mass", tcia, pixels="full")
-    if role == "mammogram":  # the pictures that crops need are whole
-        assert len(load_cohort("cbis_mass", tcia, pixels="crop").images) == 5
+        load_cohort("cbis_mass", tcia, pixels=pixels)
+    if role != "mask":  # the pictures that the other choice needs are whole
+        assert len(load_cohort("cbis_mass", tcia, pixels=other).images) == 5
 
 
-def test_a_truncated_crop_does_not_matter_to_mammograms(tcia):
-    file = roi_file(tcia, "crop")
-    file.write_bytes(file.read_bytes()[:-10])
-    assert len(load_cohort("cbis_mass", tcia, pixels="full").images) == 5
-    with pytest.raises(DataError, match=r"\(crop unusable 1\).*is cut short"):
-        load_cohort("cbis_mass", tcia, pixels="crop")
-
-
-def test_a_truncated_jpeg_mask(tmp_path):
+def test_a_damaged_jpeg_mask(tmp_path):
     root = write(tmp_path, "kaggle", True)
     file = root / load_cohort("cbis_mass", root, pixels="full").images["mask_path"][0]
-    file.write_bytes(file.read_bytes()[:-400])
-    with pytest.raises(DataError, match=r"mask unusable 1.*cannot be read as an image"):
-        load_cohort("cbis_mass", root, pixels="full")
-    file.write_bytes(b"<html>")
-    with pytest.raises(DataError, match=r"mask unusable 1.*cannot be read as an image"):
-        load_cohort("cbis_mass", root, pixels="full")
+    for content in (file.read_bytes()[:-400], b"<html>"):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"mask unusable 1.*cannot be read as an image"):
+            load_cohort("cbis_mass", root, pixels="full")
 
 
 # What is remembered
@@ -495,7 +462,7 @@ def test_the_second_load_reads_no_file(tcia, monkeypatch):
 
 
 def test_the_cache_follows_the_files_and_survives_damage(tcia):
-    file = mask_file(tcia)
+    file = roi_file(tcia, "mask")
     replace_pixels(file, fixtures.mask((120, 200), (5, 6, 25, 36)))
     assert load_cohort("cbis_mass", tcia, pixels="full").boxes.loc[0, ["x0", "y0"]].tolist() == [5, 6]
     (tcia / cbis_pixels.CACHE).write_bytes(b"not parquet")
@@ -527,42 +494,28 @@ def test_one_cache_serves_both_types(tmp_path):
     assert len(pd.read_parquet(root / cbis_pixels.CACHE)) == 2 * (4 + 10)
 
 
-def test_data_hash_follows_the_masks(tcia):
+def test_selection_keeps_masks_and_the_data_hash_follows_them(tcia):
     cohort = load_cohort("cbis_mass", tcia, pixels="full")
+    part = cohort.select([IDS[3]])
+    assert part.mask(IDS[3]).sum() == (fixtures.mask(*fixtures.ROWS[3][6:]) > 0).sum()
+    assert len(part.boxes) == 1
     before = cohort.data_hash()
     file = tcia / cohort.images["mask_path"][0]
     file.write_bytes(file.read_bytes() + b"\0\0")
-    assert cohort.data_hash() != before
-    assert load_cohort("cbis_mass", tcia).data_hash() != before
-
-
-def test_selection_keeps_masks(tcia):
-    part = load_cohort("cbis_mass", tcia, pixels="full").select([IDS[3]])
-    assert part.mask(IDS[3]).sum() == (fixtures.mask(*fixtures.ROWS[3][6:]) > 0).sum()
-    assert len(part.boxes) == 1
+    assert len({before, cohort.data_hash(), load_cohort("cbis_mass", tcia).data_hash()}) == 3
 
 
 # Splits and options
 
 
-def many_patients(root, rows=60):
-    """Training tables of 60 patients with two views each; the tables alone."""
-    for kind in ("mass", "calc"):
-        file = root / f"{kind}_case_description_train_set.csv"
-        one = pd.read_csv(file, dtype=str).head(2)
-        parts = [
-            one.assign(
-                patient_id=f"P_{100 + i:05d}", pathology=["MALIGNANT", "BENIGN", "BENIGN_WITHOUT_CALLBACK"][i % 3]
-            )
-            for i in range(rows)
-        ]
-        pd.concat(parts).to_csv(file, index=False)
-    return root
-
-
 def test_validate_is_carved_from_training_patients(tmp_path):
     fixtures.write_tables(tmp_path)
-    many_patients(tmp_path)
+    for kind in ("mass", "calc"):  # 60 patients with two views each
+        file = tmp_path / f"{kind}_case_description_train_set.csv"
+        one = pd.read_csv(file, dtype=str).head(2)
+        found = {f"P_{100 + i:05d}": cases.PATHOLOGY[i % 3] for i in range(60)}
+        parts = [one.assign(patient_id=patient, pathology=name) for patient, name in found.items()]
+        pd.concat(parts).to_csv(file, index=False)
     plain = load_cohort("cbis_mass", tmp_path).images
     assert set(plain["split"]) == {"train", "test"}
     cohort = load_cohort("cbis_mass", tmp_path, validate_share=0.2)
@@ -575,25 +528,21 @@ def test_validate_is_carved_from_training_patients(tmp_path):
     step = cohort.funnel.set_index("step").loc["of the train table, now validate"]
     assert (step["rows"], step["patients"]) == (24, 12)
     pd.testing.assert_frame_equal(images, load_cohort("cbis_mass", tmp_path, validate_share=0.2).images)
-
-
-def test_a_share_that_leaves_a_pathology_out_is_refused(tmp_path):
     fixtures.write_tables(tmp_path)
     with pytest.raises(DataError, match=r"2 training patients cannot give a validate split of 0.01"):
         load_cohort("cbis_mass", tmp_path, validate_share=0.01)
 
 
-def test_shared_patients_are_reported_with_pictures_too(tmp_path):
+def test_patients_shared_between_tables_are_counted(tmp_path):
     root = fixtures.write_tcia(tmp_path)
     edit_csv(root / "calc_case_description_test_set.csv", lambda t: t.assign(patient_id="P_00001"))
+    shared = cases.shared_patients(root)
+    assert shared.loc["mass train", "calc test"] == 1 and shared.loc["mass train", "mass test"] == 0
     notes = load_cohort("cbis_mass", root, pixels="full").funnel.set_index("step")["note"]
     assert notes["train table"] == "1 patients are also in the calc test table"
-
-
-def test_no_warning_is_left_to_the_user(tcia):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_cohort("cbis_mass", tcia, pixels="full").mask(IDS[0])
+    for file in root.glob("calc*"):
+        file.unlink()
+    assert load_cohort("cbis_mass", root).funnel.set_index("step")["note"]["train table"] == ""
 
 
 def test_files_that_are_no_pictures_are_passed_over(tcia):
