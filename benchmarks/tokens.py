@@ -41,7 +41,7 @@ def simulated_store(folder: Path, rows: int, views: int) -> TokenStore:
     files.write_parquet(folder / "index.parquet", pd.DataFrame({"image_id": [str(row) for row in range(rows)]}))
     facts = {"identity": "", "views": views, "grid": [16, 16], "has_cls": False, "storage": "float16", "encoder": ""}
     files.write_json(folder / "store.json", facts)
-    return TokenStore.open(folder)
+    return TokenStore(folder)
 
 
 def take_turns(contestants: dict, rounds: int) -> dict[str, list[float]]:

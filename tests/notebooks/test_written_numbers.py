@@ -65,7 +65,7 @@ def written_reports() -> dict[str, float]:
     relations = pd.read_csv(prepared / "relations.csv").set_index(["task", "source"])["auc"]
     for task, source in (("mimic_5x1200", "report"), ("age", "state"), ("ph_12_month", "state")):
         numbers[f"{task} read from the {source}, AUROC"] = float(relations[task, source])
-    store = TokenStore.open(encoded / "tokens")
+    store = TokenStore(encoded / "tokens")
     numbers["mean size of a token"] = float(store.batch(range(store.rows), 0).float().norm(dim=2).mean())
     files = sorted((taught / "heads").glob("*/history.parquet"))
     history = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True).query("epoch == 1")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pkd_utils.encoders.tokens.stored import ImageTokens, TokenStore, checked, checked_cls
+from pkd_utils.encoders.tokens.stored import ImageTokens, TokenStore, checked
 from pkd_utils.encoders.tokens.views import (
     CROPS,
     Crops,
@@ -43,8 +43,6 @@ class LiveTokens(ImageTokens):
     workers : int
         Threads that decode ahead; 0: none.
     storage : {"float16", "bfloat16", "float32"}
-    include_cls : bool
-        Put the class token before the patches.
     clean : TokenStore, optional
         Where view 0 of the same images is kept: evaluation then costs no encoding.
     """
@@ -60,7 +58,6 @@ class LiveTokens(ImageTokens):
         batch_size: int = 32,
         workers: int = 1,
         storage: str = "float16",
-        include_cls: bool = False,
         clean: TokenStore | None = None,
     ):
         self._files, self.views = list_images(image_ids, paths), LIVE_VIEWS
@@ -71,22 +68,21 @@ class LiveTokens(ImageTokens):
         self.encoder, self.crops, self.batch_size, self.workers = encoder, crops, batch_size, workers
         self.storage, self.dtype, self.clean = storage, storage_dtype(storage), clean
         self.has_cls, self.grid, self.width = encoder.facts.class_token, encoder.grid, encoder.width
-        self.include_cls = checked_cls(include_cls, self.has_cls, encoder.facts.name)
-        self.tokens_per_image = self.grid[0] * self.grid[1] + self.include_cls
-        if clean is not None and (clean.image_ids != self.image_ids or clean.include_cls != include_cls):
-            raise DataError(f"The clean views in {clean.folder} are of other images or another choice of class token.")
+        self.tokens_per_image = self.grid[0] * self.grid[1]
+        if clean is not None and clean.image_ids != self.image_ids:
+            raise DataError(f"The clean views in {clean.folder} are of other images.")
 
     def batch(self, rows, views=0, device="cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
         """(B, N, D) tokens; see `TokenStore.batch`. View 0 is the clean image, v >= 1 the crop drawn from v."""
         rows, views = self.stored(rows, views)
         if self.clean is not None and not views.any():
             return self.clean.batch(rows, 0, device, dtype)
-        patches, cls, inverse = self._encode_unique(rows, views)
-        return self._joined(patches, cls)[inverse].to(device=device, dtype=dtype or self.dtype)
+        patches, _, inverse = self._encode_unique(rows, views)
+        return patches[inverse].to(device=device, dtype=dtype or self.dtype)
 
     def class_tokens(self, rows, views=0, device="cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
         """(B, D) class tokens; see `TokenStore.class_tokens`."""
-        checked_cls(True, self.has_cls, self.encoder.facts.name)
+        self.check_cls(self.encoder.facts.name)
         rows, views = self.stored(rows, views)
         if self.clean is not None and not views.any():
             return self.clean.class_tokens(rows, 0, device, dtype)
@@ -108,7 +104,7 @@ class LiveTokens(ImageTokens):
         read = in_order(lambda row: self._read(row, [view]), files.tolist(), self.workers, self.batch_size)
         for some, numbers in zip(rows.split(self.batch_size), files.split(self.batch_size), strict=True):
             patches, cls = self._encode(torch.cat(list(itertools.islice(read, len(some)))), numbers)
-            yield some, self._joined(patches, cls), cls
+            yield some, patches, cls
 
     def _encode_unique(self, rows, views) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         pairs, inverse = torch.unique(torch.stack([rows, views], 1), dim=0, return_inverse=True)
@@ -124,6 +120,3 @@ class LiveTokens(ImageTokens):
     def _encode(self, inputs: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         names = [self._files[row].image_id for row in rows.tolist()]
         return encode_crops(self.encoder, inputs, self.batch_size, self.storage, names)
-
-    def _joined(self, patches: torch.Tensor, cls: torch.Tensor | None) -> torch.Tensor:
-        return torch.cat([cls[:, None], patches], 1) if self.include_cls else patches

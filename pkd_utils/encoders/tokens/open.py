@@ -36,16 +36,13 @@ def record_live(
     write_json(target / "live.json", {**facts, "image_root": str(image_root)})
 
 
-def open_tokens(
-    folder: str | Path, include_cls: bool = False, device="cpu", batch_size: int = 32, workers: int = 1
-) -> TokenStore | LiveTokens:
+def open_tokens(folder: str | Path, device="cpu") -> TokenStore | LiveTokens:
     """Open what reports/02-encode left: a store, or the record of how to encode live (`live.json`).
 
     Parameters
     ----------
     folder : the run's folder `tokens`
-    include_cls : put the class token before the patches
-    device, batch_size, workers : live only: where the encoder runs, and see `LiveTokens`
+    device : live only: where the encoder runs
 
     Raises
     ------
@@ -54,23 +51,20 @@ def open_tokens(
     """
     folder = Path(folder)
     if not (folder / "live.json").exists():
-        return TokenStore.open(folder, include_cls)
+        return TokenStore(folder)
     from pkd_utils.encoders import load_image_encoder
 
     facts, images = read_json(folder / "live.json"), pd.read_parquet(folder / "live.parquet")
     options, root = facts["encoder"], resolve(facts["image_root"])
     weights = options["weights"] if options["weights"] == "random" else resolve(options["weights"])
-    clean = TokenStore.open(folder / "clean", include_cls) if (folder / "clean").exists() else None
+    clean = TokenStore(folder / "clean") if (folder / "clean").exists() else None
     live = LiveTokens(
         load_image_encoder(**{**options, "weights": weights}, device=device),
         images["image_id"].tolist(),
         [root / path for path in images["path"]],
         Crops(**facts["crops"]),
-        batch_size,
-        workers,
-        facts["storage"],
-        include_cls,
-        clean,
+        storage=facts["storage"],
+        clean=clean,
     )
     if live.identity != facts["identity"]:
         raise DataError(

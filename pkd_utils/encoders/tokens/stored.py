@@ -30,10 +30,10 @@ class ImageTokens:
     views : int
         K, the augmented views; view 0 is the clean one.
     tokens_per_image, width : int
-        N and D; N counts the class token with `include_cls`.
+        N and D.
     grid : (rows, columns) of the patches
-    has_cls, include_cls : bool
-        Whether there are class tokens; whether `batch` puts them before the patches.
+    has_cls : bool
+        Whether there are class tokens.
     dtype : torch.dtype, as kept
     identity : str
         Hash of the encoder with its weights, the images by content, and the crops.
@@ -59,29 +59,28 @@ class ImageTokens:
         return part
 
     def stored(self, rows, views) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows as they are stored, and a view for each, after checking both."""
+        """Rows as they are stored, and a view for each, both (B,) int64."""
         rows = checked(rows, self.rows - 1, "Rows")
         return self._pick[rows], checked(views, self.views, "Views").expand(rows.shape)
+
+    def check_cls(self, encoder: str) -> None:
+        """Refuse to give class tokens of an encoder that has none."""
+        if not self.has_cls:
+            raise DataError(f"The encoder {encoder} has no class token: choose a transformer, or another head.")
 
 
 class TokenStore(ImageTokens):
     """Tokens on disk, gathered by row and view; attributes beside those above: `folder`, `facts` (store.json)."""
 
-    def __init__(self, folder: str | Path, include_cls: bool = False):
+    def __init__(self, folder: str | Path):
         folder = Path(folder)
         self.folder, self.facts = folder, store_facts(folder)
         super().__init__(pd.read_parquet(folder / "index.parquet")["image_id"].tolist(), self.facts["identity"])
         self.views, self.grid, self.has_cls = self.facts["views"], tuple(self.facts["grid"]), self.facts["has_cls"]
         self.dtype = STORAGE[self.facts["storage"]]
-        self.include_cls = checked_cls(include_cls, self.has_cls, self.facts["encoder"])
         self._patches = np.load(folder / "tokens.npy", mmap_mode="r")
         self._cls = np.load(folder / "cls.npy", mmap_mode="r") if self.has_cls else None
-        self.tokens_per_image, self.width = self._patches.shape[2] + self.include_cls, self._patches.shape[3]
-
-    @classmethod
-    def open(cls, folder: str | Path, include_cls: bool = False) -> "TokenStore":
-        """Open what `tokens.encode.encode_images` wrote."""
-        return cls(folder, include_cls)
+        self.tokens_per_image, self.width = self._patches.shape[2:]
 
     def batch(self, rows, views=0, device="cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
         """Gather tokens.
@@ -94,17 +93,14 @@ class TokenStore(ImageTokens):
 
         Returns
         -------
-        (B, N, D) tensor; with `include_cls` the class token comes first
+        (B, N, D) tensor
         """
-        rows, views = self.stored(rows, views)
-        found = _gather(self._patches, rows, views, self.dtype)
-        if self.include_cls:
-            found = torch.cat([_gather(self._cls, rows, views, self.dtype)[:, None], found], 1)
+        found = _gather(self._patches, *self.stored(rows, views), self.dtype)
         return found.to(device=device, dtype=dtype or self.dtype)
 
     def class_tokens(self, rows, views=0, device="cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
         """(B, D) class tokens; DataError if the encoder has none."""
-        checked_cls(True, self.has_cls, self.facts["encoder"])
+        self.check_cls(self.facts["encoder"])
         return _gather(self._cls, *self.stored(rows, views), self.dtype).to(device=device, dtype=dtype or self.dtype)
 
 
@@ -131,11 +127,6 @@ class TextStore:
             raise DataError(f"{folder / 'tokens.safetensors'} is not the file that store.json describes: encode again.")
         self.hidden, offsets = packed.hidden, torch.from_numpy(packed.offsets)
         self._first, self.lengths, self.width = offsets[:-1], offsets.diff(), packed.hidden.shape[1]
-
-    @classmethod
-    def open(cls, folder: str | Path) -> "TextStore":
-        """Open what `tokens.encode.encode_texts` wrote."""
-        return cls(folder)
 
     @property
     def rows(self) -> int:
@@ -191,13 +182,6 @@ def checked(numbers, last: int, what: str) -> torch.Tensor:
     if numbers.numel() and (int(numbers.min()) < 0 or int(numbers.max()) > last):
         raise DataError(f"{what} must be 0 to {last}, not {int(numbers.min())} to {int(numbers.max())}.")
     return numbers
-
-
-def checked_cls(wanted: bool, has_cls: bool, name: str) -> bool:
-    """`wanted`; DataError if class tokens are wanted of an encoder that has none."""
-    if wanted and not has_cls:
-        raise DataError(f"The encoder {name} has no class token: leave include_cls off, or choose a transformer.")
-    return wanted
 
 
 def _gather(tokens: np.ndarray, rows: torch.Tensor, views: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import Field
 from tqdm import tqdm
 
+from pkd_utils.encoders.facts import known
 from pkd_utils.encoders.transforms import eight_bit, random_resized_crop
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
@@ -27,9 +28,7 @@ STORAGE = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torc
 
 def storage_dtype(storage: str) -> torch.dtype:
     """The dtype that tokens are kept in; DataError if it is none of `STORAGE`."""
-    if storage not in STORAGE:
-        raise DataError(f"storage must be one of {', '.join(STORAGE)}, not {storage!r}.")
-    return STORAGE[storage]
+    return known(STORAGE, storage, "storage of tokens")
 
 
 Share, Positive = Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0)]

@@ -80,7 +80,7 @@ def load_study(encode_run: str, device: str = "cpu", text_run: str = "") -> Stud
     return Study(
         encoder=facts["parameters"]["image_encoder"],
         tokens=open_tokens(folder / "tokens", device=device) if (folder / "tokens").exists() else None,
-        text=TextStore.open(texts / "text") if (texts / "text").exists() else None,
+        text=TextStore(texts / "text") if (texts / "text").exists() else None,
         tasks=files.read_json(prepared / "tasks.json"),
         splits=splits[used],
         sizes=sizes,
