@@ -71,6 +71,24 @@ def use_fused_attention(network: nn.Module, fused: bool) -> None:
             module.fused_attn = fused
 
 
+class FrozenEncoder(nn.Module):
+    """A network that stays in evaluation mode and without gradients, also inside a module that is trained."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.train().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "FrozenEncoder":
+        """Frozen: stays in evaluation mode."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+
 def to_bf16(network: nn.Module) -> None:
     """Store what autocast would cast at every call as bfloat16, once: weights of matrix products and convolutions.
 

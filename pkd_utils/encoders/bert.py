@@ -5,6 +5,7 @@ classes, the weights by the strict key account of `keys.load_state`, the tokeniz
 folder that wants code of its own (CXR-BERT's asks for trust_remote_code) is read as the plain BERT that it holds.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -101,14 +102,11 @@ def build_encoder(config: PretrainedConfig, seed: int | None = None) -> nn.Modul
     seed : int, optional
         Random weights; without it their values are left open, to be loaded. The global generator stays as it was.
     """
-    with torch.random.fork_rng(devices=[]):
-        if seed is None:
-            with no_init_weights():
-                # Measured: sdpa is as fast as eager or faster (fp32 and bf16, 64 and 256 tokens), and equal to 1e-6.
-                module = AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
-        else:
+    with torch.random.fork_rng(devices=[]), no_init_weights() if seed is None else contextlib.nullcontext():
+        if seed is not None:
             torch.manual_seed(seed)
-            module = AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        # Measured: sdpa is as fast as eager or faster (fp32 and bf16, 64 and 256 tokens), and equal to 1e-6.
+        module = AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
     if getattr(module, "pooler", None) is not None:
         module.pooler = None
     return module.eval()
@@ -222,13 +220,7 @@ def load_tokenizer(folder: str | Path, facts: TextFacts | None = None) -> Tokeni
             tokenizer.no_truncation()
             tokenizer.no_padding()
             return tokenizer
-    vocabulary, said = _read_vocabulary(folder)
-    if facts is not None and len(vocabulary) != facts.vocabulary:
-        raise DataError(
-            f"The vocabulary in {folder} has {len(vocabulary)} tokens, that of {facts.title} has {facts.vocabulary}: "
-            "these are another encoder's tokenizer files."
-        )
-    lowercase = _lowercase(folder, vocabulary, said, facts)
+    vocabulary, lowercase = _read_vocabulary(folder, facts)
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=None)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -237,58 +229,51 @@ def load_tokenizer(folder: str | Path, facts: TextFacts | None = None) -> Tokeni
     return tokenizer
 
 
-def _read_vocabulary(folder: Path) -> tuple[dict[str, int], dict[str, bool]]:
-    """Tokens with their numbers, and what each file says about lower-casing."""
+def _read_vocabulary(folder: Path, facts: TextFacts | None) -> tuple[dict[str, int], bool]:
+    """Tokens with their numbers, and whether texts become lower case: what files and facts say must agree."""
     said: dict[str, bool] = {}
-    settings = folder / "tokenizer_config.json"
+    found: dict[str, dict[str, int]] = {}
+    faults: list[str] = []
+    settings, plain, fast = (folder / name for name in ("tokenizer_config.json", "vocab.txt", "tokenizer.json"))
     if settings.is_file() and isinstance(answer := _read_json(settings).get("do_lower_case"), bool):
         said[settings.name] = answer
-    found: dict[str, dict[str, int]] = {}
-    plain, fast = folder / "vocab.txt", folder / "tokenizer.json"
     if plain.is_file():
         # Lines end in \n alone: a vocabulary holds other characters that Python calls line ends.
         tokens = plain.read_bytes().decode("utf-8").removesuffix("\n").replace("\r\n", "\n").split("\n")
         found[plain.name] = {token: number for number, token in enumerate(tokens)}
         if len(found[plain.name]) != len(tokens):
-            raise DataError(f"{plain} lists a token twice: download it again.")
+            faults.append("vocab.txt lists a token twice")
     if fast.is_file():
         content = _read_json(fast)
         model, normalizer = content.get("model") or {}, content.get("normalizer") or {}
         # transformers writes no "type" for a vocabulary that it made itself
         if model.get("type", "WordPiece") != "WordPiece" or not isinstance(model.get("vocab"), dict):
-            raise DataError(f"{fast} is no WordPiece tokenizer, which BERT-type encoders have: this is another's file.")
+            faults.append("tokenizer.json is no WordPiece tokenizer, which BERT-type encoders have")
+            model = {"vocab": {}}
         found[fast.name] = model["vocab"]
         if isinstance(normalizer.get("lowercase"), bool):
             said[fast.name] = normalizer["lowercase"]
     if not found:
         raise FileNotFoundError(f"{folder} has no vocabulary: put vocab.txt or tokenizer.json of the encoder there.")
-    if len(found) == 2 and found[plain.name] != found[fast.name]:
-        raise DataError(f"{plain} and {fast.name} hold different vocabularies: download both again.")
     vocabulary = next(iter(found.values()))
-    missing = [token for token in ("[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
-    if missing:
-        raise DataError(f"The vocabulary in {folder} has no {missing[0]}: it is not that of a BERT-type encoder.")
-    return vocabulary, said
-
-
-def _lowercase(folder: Path, vocabulary: dict[str, int], said: dict[str, bool], facts: TextFacts | None) -> bool:
-    """Whether texts become lower case; facts decide, and whatever contradicts is refused."""
-    words = {True: "lower-cased", False: "cased"}
-    capitals = any(token != token.lower() for token in vocabulary if not token.startswith("["))
+    if any(other != vocabulary for other in found.values()):
+        faults.append("vocab.txt and tokenizer.json hold different vocabularies")
+    faults += [f"the vocabulary has no {token}" for token in ("[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
     if facts is not None:
-        said = {**said, "pkd_utils.encoders.facts": facts.lowercase}
+        said["pkd_utils.encoders.facts"] = facts.lowercase
+        if len(vocabulary) != facts.vocabulary:
+            faults.append(f"the vocabulary has {len(vocabulary)} tokens, that of {facts.title} has {facts.vocabulary}")
+    if any(token != token.lower() for token in vocabulary if not token.startswith("[")):
+        said["the vocabulary with its capital letters"] = False
     if len(set(said.values())) > 1:
-        answers = " and ".join(f"{file} says {words[answer]}" for file, answer in said.items())
+        words = {True: "lower-cased", False: "cased"}
+        faults.append(" and ".join(f"{who} says {words[answer]}" for who, answer in said.items()))
+    if faults:
         raise DataError(
-            f"Is the text encoder in {folder} cased? {answers}: correct the file, or give the right folder."
+            f"The tokenizer files in {folder} cannot be used, {faults[0]}: correct them, or give the encoder's folder "
+            "as it was downloaded."
         )
-    lowercase = next(iter(said.values())) if said else not capitals
-    if lowercase and capitals:
-        raise DataError(
-            f"The text encoder in {folder} is said to be lower-cased ({', '.join(said)}), but its vocabulary has words "
-            "with capital letters: set do_lower_case to false in tokenizer_config.json, or give the right folder."
-        )
-    return lowercase
+    return vocabulary, next(iter(said.values()), True)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

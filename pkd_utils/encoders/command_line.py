@@ -1,8 +1,6 @@
 """`python -m pkd_utils encoders list | verify NAME PATH`: the table of encoders, and whether a download is right."""
 
 import argparse
-import dataclasses
-import json
 import sys
 import textwrap
 import warnings
@@ -10,6 +8,8 @@ import warnings
 from pkd_utils.encoders.facts import ImageFacts
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.runs.errors import DataError
+
+WIDTH = 120  # characters a line of the table
 
 
 def row(facts) -> dict[str, str]:
@@ -35,13 +35,7 @@ def row(facts) -> dict[str, str]:
             "where": facts.source}  # fmt: skip
 
 
-def _data(facts) -> dict:
-    """An encoder's facts without the functions that build and read it."""
-    code = ("network", "tokens", "layouts")
-    return {name: value for name, value in dataclasses.asdict(facts).items() if name not in code}
-
-
-def table(width: int = 120) -> str:
+def table() -> str:
     """Every encoder: one line of what it is, then its files, where they come from and their licence."""
     columns = ("name", "architecture", "input", "tokens", "params")
     rows = [row(facts) for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values())]
@@ -51,11 +45,11 @@ def table(width: int = 120) -> str:
         return "".join(values[name].ljust(wide[name]) for name in columns).rstrip()
 
     indent = " " * wide["name"]
-    lines = [line({name: name for name in columns}), "-" * width]
+    lines = [line({name: name for name in columns}), "-" * WIDTH]
     for values in rows:
         lines.append(line(values))
         rest = f"{values['file']}; {values['where']}; licence: {values['licence']}"
-        lines += textwrap.wrap(rest, width, initial_indent=indent, subsequent_indent=indent,
+        lines += textwrap.wrap(rest, WIDTH, initial_indent=indent, subsequent_indent=indent,
                                break_long_words=False, break_on_hyphens=False)  # fmt: skip
     return "\n".join(lines)
 
@@ -64,7 +58,7 @@ def main(arguments: list[str]) -> int:
     """Run the command; 0 if all is right, 1 if a file is not what it should be."""
     parser = argparse.ArgumentParser(prog="python -m pkd_utils encoders", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    listing = commands.add_parser("list", help="the table of encoders")
+    commands.add_parser("list", help="the table of encoders")
     check = commands.add_parser("verify", help="load a file, report its keys, its hash and a fingerprint of its tokens")
     check.add_argument("name", help="as in the table")
     check.add_argument("path", help='file or folder as downloaded, or "random"')
@@ -73,13 +67,9 @@ def main(arguments: list[str]) -> int:
     check.add_argument("--no-upsample", action="store_true", help="GLoRIA: leave the input at 224 px")
     check.add_argument("--layer", default="last", help="of a text encoder: last, sum_last_4 or a number")
     check.add_argument("--record", action="store_true", help="keep the fingerprint in the package's fingerprints.json")
-    for command in (listing, check):
-        command.add_argument("--json", action="store_true", help="as JSON")
     options = parser.parse_args(arguments[1:])
     if options.command == "list":
-        facts = {"image": IMAGE_ENCODERS, "text": TEXT_ENCODERS}
-        plain = {kind: [_data(entry) for entry in group.values()] for kind, group in facts.items()}
-        print(json.dumps(plain, indent=1) if options.json else table())
+        print(table())
         return 0
 
     from pkd_utils.encoders import verify  # the table needs neither timm nor transformers
@@ -96,5 +86,5 @@ def main(arguments: list[str]) -> int:
     except (DataError, OSError) as error:
         print(f"{options.name}: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(report, indent=1) if options.json else verify.report_text(report))
+    print(verify.report_text(report))
     return 1 if report["problems"] else 0

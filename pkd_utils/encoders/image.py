@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
-from torch import nn
 
 from pkd_utils.encoders import transforms
 from pkd_utils.encoders.backbones import (
+    FrozenEncoder,
     build_backbone,
     fit_position_embeddings,
     to_bf16,
@@ -38,10 +38,10 @@ class ImageTokens(NamedTuple):
     cls: torch.Tensor | None
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(FrozenEncoder):
     """A frozen image encoder; made by `load_image_encoder`.
 
-    Always in evaluation mode, without gradients. Tokens are ordinary tensors: they may feed a head that is trained.
+    Tokens are ordinary tensors: they may feed a head that is trained.
 
     Attributes
     ----------
@@ -62,8 +62,7 @@ class ImageEncoder(nn.Module):
     """
 
     def __init__(self, network, facts, feature_name, feature, preprocessing, **options):
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.facts: ImageFacts = facts
         self.feature_name: str = feature_name
         self.feature: Feature = feature
@@ -78,16 +77,6 @@ class ImageEncoder(nn.Module):
         self.keys: KeyReport | None = options["keys"]
         # Channels last suits convolutions; a ViT has only one.
         self._format = torch.channels_last if vision_transformer(network) is None else torch.contiguous_format
-        super().train(False).requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "ImageEncoder":
-        """Frozen: stays in evaluation mode, also inside a module that is trained."""
-        return super().train(False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.network.parameters()).device
 
     @property
     def identity(self) -> str:

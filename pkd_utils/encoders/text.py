@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig
 
-from pkd_utils.encoders.backbones import to_bf16
+from pkd_utils.encoders.backbones import FrozenEncoder, to_bf16
 from pkd_utils.encoders.bert import build_encoder, load_bert, load_tokenizer, longest_text, read_config
 from pkd_utils.encoders.downloads import find_weights
 from pkd_utils.encoders.facts import TextFacts, known
@@ -19,9 +19,7 @@ from pkd_utils.encoders.texts import (
     check_texts,
     encode_packed,
     pack_tokens,
-    read_cache,
     texts_sha256,
-    write_cache,
 )
 from pkd_utils.encoders.weights import Weights
 from pkd_utils.encoders.zoo import TEXT_ENCODERS
@@ -40,10 +38,10 @@ class TextTokens(NamedTuple):
     mask: torch.Tensor
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(FrozenEncoder):
     """A frozen text encoder; made by `load_text_encoder`.
 
-    Always in evaluation mode, without gradients. Tokens are ordinary tensors: they may feed a head that is trained.
+    Tokens are ordinary tensors: they may feed a head that is trained.
 
     Attributes
     ----------
@@ -70,8 +68,8 @@ class TextEncoder(nn.Module):
         weights: Weights | None,
         keys: KeyReport | None,
     ):
-        super().__init__()
-        self.network, self.tokenizer = network, tokenizer
+        super().__init__(network)
+        self.tokenizer = tokenizer
         self.facts, self.layer, self.precision, self.seed = facts, layer, precision, seed
         self.width, self.longest = facts.width, facts.longest
         self.weights, self.keys = weights, keys
@@ -85,16 +83,6 @@ class TextEncoder(nn.Module):
                 "precision": precision,
             }
         )
-        super().train(False).requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "TextEncoder":
-        """Frozen: stays in evaluation mode, also inside a module that is trained."""
-        return super().train(False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.network.parameters()).device
 
     def tokenize(self, texts: Sequence[str], longest: int | None = None, on_long: str = "error") -> EncodedTexts:
         """Word pieces of texts between [CLS] and [SEP], packed without padding.
@@ -114,7 +102,9 @@ class TextEncoder(nn.Module):
             For longer texts with "error" (positions and lengths are named, never words), for what is no text, and for
             random weights without a vocabulary.
         """
-        longest = self._check_longest(longest)
+        longest = self.longest if longest is None else longest
+        if longest > self.longest:
+            raise DataError(f"longest is {longest}, but {self.facts.title} reads at most {self.longest} tokens.")
         texts = check_texts(texts)
         if self.tokenizer is None:
             raise DataError(
@@ -183,17 +173,8 @@ class TextEncoder(nn.Module):
             memory while encoding). `batch(rows, device)` pads texts to float32 states and a mask.
         """
         packed = self.tokenize(texts, longest, on_long)
-        if cache is not None and (kept := read_cache(cache, packed.identity)) is not None:
-            return kept
-        encode_packed(packed, self.encode, self.width, torch.float16, self.device, batch_size, cache, self.facts.title)
-        if cache is not None:
-            write_cache(cache, packed)
-        return packed
-
-    def _check_longest(self, longest: int | None) -> int:
-        if longest is not None and longest > self.longest:
-            raise DataError(f"longest is {longest}, but {self.facts.title} reads at most {self.longest} tokens.")
-        return self.longest if longest is None else longest
+        how = {"device": self.device, "batch_size": batch_size, "cache": cache, "what": self.facts.title}
+        return encode_packed(packed, self.encode, self.width, torch.float16, **how)
 
     def extra_repr(self) -> str:
         """What is loaded, in one line."""
@@ -262,9 +243,7 @@ def load_text_encoder(
 
 def _depth(facts: TextFacts, layer: str | int) -> int:
     """Blocks that are needed to read a layer."""
-    if layer == "last":
-        return facts.layers
-    if layer == SUM_LAST_4 and facts.layers >= 4:
+    if layer == "last" or (layer == SUM_LAST_4 and facts.layers >= 4):
         return facts.layers
     if isinstance(layer, bool) or not isinstance(layer, int) or not -facts.layers - 1 <= layer <= facts.layers:
         raise DataError(
@@ -289,18 +268,10 @@ def config_of(facts: TextFacts):
 def _check_config(facts: TextFacts, folder: Path) -> None:
     """Refuse a folder whose architecture is not this encoder's; names both."""
     config, expected = read_config(folder), config_of(facts)
-    if config.model_type != "bert":
-        raise DataError(f"{folder} holds a {config.model_type} encoder, {facts.title} is a BERT: give its folder.")
+    names = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
     wrong = [
         f"{name} is {getattr(config, name)}, {facts.title} has {getattr(expected, name)}"
-        for name in (
-            "num_hidden_layers",
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "vocab_size",
-            "hidden_act",
-        )
+        for name in (*names, "vocab_size", "hidden_act")
         if getattr(config, name) != getattr(expected, name)
     ]
     if longest_text(config) != facts.longest:

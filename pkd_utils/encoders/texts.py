@@ -137,10 +137,10 @@ def encode_packed(
     dtype: torch.dtype,
     device: torch.device,
     batch_size: int,
-    cache: str | Path | None = None,
-    what: str = "texts",
-) -> None:
-    """Run an encoder over packed texts and keep its states as `encoded.hidden` (total, D), without padding.
+    cache: str | Path | None,
+    what: str,
+) -> EncodedTexts:
+    """Run an encoder over packed texts and keep its states as `hidden` (total, D), without padding.
 
     Parameters
     ----------
@@ -148,15 +148,17 @@ def encode_packed(
         (B, L) int64 tokens and a (B, L) bool mask on `device` -> (B, L, D) states.
     width, dtype : int, torch.dtype
         Of the result: D, and float16 or float32; it is in memory as a whole, 2 or 4 bytes a number.
-    cache : path, optional
-        Where the result will be written to. Until then parts lie beside it, one about every `PART_SECONDS`, so that
-        an interrupted encoding continues and gives the same bits.
+    cache : path or None
+        Read if it holds this encoding, else written at the end. Until then parts lie beside it, one about every
+        `PART_SECONDS`, so that an interrupted encoding continues and gives the same bits.
 
     Raises
     ------
     DataError
         If a state is not finite in `dtype`, by the text's position.
     """
+    if cache is not None and (kept := read_cache(cache, encoded.identity)) is not None:
+        return kept
     tokens_only = EncodedTexts(encoded.tokens, encoded.offsets, None, 0, 0, encoded.identity)
     order = np.argsort(-encoded.lengths, kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -182,6 +184,9 @@ def encode_packed(
                 save_file({"hidden": hidden[_rows(encoded, batches[written : number + 1])]}, temporary)
             written, last_write = number + 1, time.monotonic()
     encoded.hidden = hidden
+    if cache is not None:
+        write_cache(cache, encoded)
+    return encoded
 
 
 def _parts(cache: str | Path, identity: list | None = None) -> files.Parts:
@@ -251,7 +256,7 @@ def lower_states(
         If a text is not a string, named by its position (never by its words), or max_tokens is too large.
     """
     texts = check_texts(texts)
-    from pkd_utils.encoders import bert  # needs transformers, which reading what was kept does not
+    from pkd_utils.encoders import bert  # needs transformers, which reading a store does not
 
     longest = bert.longest_text(bert.read_config(encoder))
     if max_tokens > longest:
@@ -261,20 +266,20 @@ def lower_states(
         return kept
 
     encoded = pack_tokens(bert.load_tokenizer(encoder), texts, max_tokens, "cut", identity)
-    if trainable_layers >= 0:
-        lower, _ = bert.split_encoder(bert.load_bert(encoder)[0], trainable_layers)
-        device, half = torch.device(device), precision == "bfloat16"
-        lower.to(device)
+    if trainable_layers < 0:
+        if cache is not None:
+            write_cache(cache, encoded)
+        return encoded
+    lower, _ = bert.split_encoder(bert.load_bert(encoder)[0], trainable_layers)
+    device, half = torch.device(device), precision == "bfloat16"
+    lower.to(device)
 
-        def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-                return lower(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return lower(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
-        width, dtype = lower.config.hidden_size, torch.float16 if half else torch.float32
-        encode_packed(encoded, states, width, dtype, device, batch_size, cache, "frozen blocks")
-    if cache is not None:
-        write_cache(cache, encoded)
-    return encoded
+    width, dtype = lower.config.hidden_size, torch.float16 if half else torch.float32
+    return encode_packed(encoded, states, width, dtype, device, batch_size, cache, "frozen blocks")
 
 
 def _identity(texts: list[str], encoder: str | Path, trainable_layers: int, max_tokens: int, precision: str) -> str:

@@ -8,7 +8,6 @@ real weights.
 
 import hashlib
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 
 from pkd_utils.encoders.facts import ImageFacts, known
+from pkd_utils.encoders.weights import some
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
@@ -42,22 +42,13 @@ def fixed_image() -> Image.Image:
 
 
 def fingerprint(tokens: torch.Tensor | np.ndarray) -> dict[str, Any]:
-    """Statistics of one encoder's tokens for the fixed input.
-
-    Parameters
-    ----------
-    tokens : (N, D) float
+    """Statistics of one encoder's tokens (N, D) for the fixed input; DataError if one is not finite.
 
     Returns
     -------
     dict
         `tokens` ("N x D"), and numbers to four digits: `mean`, `sd`, `first` and `last` (Euclidean norms of those
         tokens), `probe` (a weighted sum that changes if tokens or channels change places).
-
-    Raises
-    ------
-    DataError
-        If a value is not finite.
     """
     values = np.asarray(tokens, dtype=np.float64)
     if not np.isfinite(values).all():
@@ -77,12 +68,12 @@ def fingerprint(tokens: torch.Tensor | np.ndarray) -> dict[str, Any]:
     }
 
 
-def same_fingerprint(mine: dict[str, Any], recorded: dict[str, Any], tolerance: float = TOLERANCE) -> bool:
-    """Whether two fingerprints agree: the shape exactly, the numbers within the tolerance."""
+def same_fingerprint(mine: dict[str, Any], recorded: dict[str, Any]) -> bool:
+    """Whether two fingerprints agree: the shape exactly, the numbers within `TOLERANCE`."""
     if mine["tokens"] != recorded["tokens"]:
         return False
     numbers = [name for name in recorded if name != "tokens"]
-    return all(abs(mine[n] - recorded[n]) <= tolerance * max(abs(recorded[n]), recorded["sd"]) for n in numbers)
+    return all(abs(mine[n] - recorded[n]) <= TOLERANCE * max(abs(recorded[n]), recorded["sd"]) for n in numbers)
 
 
 def _md5(file: Path) -> str:
@@ -139,13 +130,6 @@ def verify(
     -------
     dict
         As `report_text` shows it; `problems` (list of str) is empty if everything is as it should be.
-
-    Raises
-    ------
-    DataError
-        For an unknown name or option, or a file that does not hold this encoder (the message lists missing keys).
-    FileNotFoundError
-        If there is nothing at `path`.
     """
     started = time.perf_counter()
     facts = known(IMAGE_ENCODERS | TEXT_ENCODERS, name, "encoder")
@@ -155,12 +139,11 @@ def verify(
         raise DataError(f"{name} reads text: it has a layer, but no feature, preprocessing or upsampling.")
     else:
         encoder, tokens, options = _text_tokens(name, path, layer)
-    parameters = sum(p.numel() for p in encoder.parameters())
     report: dict[str, Any] = {
         "name": name,
         "title": facts.title,
         "options": options,
-        "parameters": parameters,
+        "parameters": sum(p.numel() for p in encoder.parameters()),
         "parameters_in_table": facts.parameters,
         "fingerprint": fingerprint(tokens),
         "problems": [],
@@ -233,24 +216,13 @@ def _recorded_says(report: dict[str, Any]) -> str:
 
 
 def record(report: dict[str, Any]) -> None:
-    """Add a report's fingerprint to `fingerprints.json`.
-
-    Raises
-    ------
-    DataError
-        If the encoder's weights are random.
-    """
+    """Add a report's fingerprint to `fingerprints.json`; those of random weights are refused."""
     if "sha256" not in report:
         raise DataError("Random weights are not recorded.")
     entry = {name: report[name] for name in ("file", "sha256", "fingerprint")}
     files.write_json(RECORDED, dict(sorted((recorded_fingerprints() | {_key(report): entry}).items())))
     report["fingerprint_says"] = f"recorded in {RECORDED.name}"
     report["problems"] = [text for text in report["problems"] if "tokens" not in text]
-
-
-def _names(names: Iterable[str], most: int = 6) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def report_text(report: dict[str, Any]) -> str:
@@ -264,11 +236,11 @@ def report_text(report: dict[str, Any]) -> str:
             lines.append(("MD5", f"{report['md5']}: {report['md5_says']}"))
         lines.append(("wrapper", f'"{report["wrapper"]}"' if report["wrapper"] else "none"))
         if report["skipped"]:
-            lines.append(("skipped", f"{_names(report['skipped'])} (beside the weights)"))
+            lines.append(("skipped", f"{some(report['skipped'])} (beside the weights)"))
         if report["inert"]:
-            lines.append(("inert", f"{_names(report['inert'])} (named in the file, not imported or run)"))
+            lines.append(("inert", f"{some(report['inert'])} (named in the file, not imported or run)"))
         lines.append(("keys found", f"{len(keys['found'])}; none of the encoder's is missing"))
-        lines += [(f"keys {kind}", f"{len(keys[kind])}: {_names(keys[kind])}") for kind in ("dropped", "unexpected")
+        lines += [(f"keys {kind}", f"{len(keys[kind])}: {some(keys[kind])}") for kind in ("dropped", "unexpected")
                   if keys[kind]]  # fmt: skip
     table = report["parameters_in_table"]
     same = "as in the table" if report["parameters"] == table else f"the table counts {table:,} for the whole backbone"
