@@ -17,6 +17,7 @@ PNG = base64.b64decode(
 )
 # Made up for this test; none of them is an identifier of a real image, study or patient.
 IMAGE_ID = "0a1b2c3d-11112222-33334444-55556666-77778888"
+OWN = "the student never sees the report that its teacher has read before training"
 REPORT = "Small left pleural effusion is new. The cardiomediastinal silhouette is unchanged."
 SIMULATED = {"title": "Embedded cohort", "simulated": True, "shareable_text": True, "shareable_images": True}
 CREDENTIALED = {"title": "MIMIC-CXR", "simulated": False, "shareable_text": False, "shareable_images": False}
@@ -35,6 +36,9 @@ def code(source, *outputs, count=1, alt=None):
     if alt:
         cell.metadata["mystnb"] = {"image": {"alt": alt}}
     return cell
+
+
+IMAGE = display(image_png=base64.b64encode(PNG).decode())
 
 
 def make_run(folder: Path, cells, cohort=SIMULATED, title="# Prepare simulated data"):
@@ -69,51 +73,39 @@ def findings(tmp_path, *cells, cohort=CREDENTIALED, **options):
 
 
 def test_a_whole_run_passes(tmp_path):
-    image = display(image_png=base64.b64encode(PNG).decode())
-    assert findings(tmp_path, code("show()", image, alt="A dot."), cohort=SIMULATED) == []
+    assert findings(tmp_path, code("show()", IMAGE, alt="A dot."), cohort=SIMULATED) == []
 
 
-def test_killed_kernel_is_refused_although_papermill_says_completed(tmp_path):
-    killed = code("train()", count=None)
-    killed.metadata["papermill"] = {"status": "completed", "exception": None}
-    assert any("was not run" in line for line in findings(tmp_path, code("load()"), killed, cohort=SIMULATED))
+KILLED = code("train()", count=None)
+KILLED.metadata["papermill"] = {"status": "completed", "exception": None}  # what papermill says of a killed kernel
+ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="bad", traceback=["ValueError: bad"])
 
 
-def test_sys_exit_zero_halfway_is_refused(tmp_path):
-    cells = [code("load()"), code("import sys; sys.exit(0)", count=2), code("run.finish(['table.csv'])", count=None)]
-    assert any("was not run" in line for line in findings(tmp_path, *cells, cohort=SIMULATED))
+@pytest.mark.parametrize(
+    ("cells", "word"),
+    [
+        ([code("load()"), KILLED], "was not run"),
+        ([code("load()"), code("import sys; sys.exit(0)", count=2), code("run.finish([])", count=None)], "was not run"),
+        ([code("fail()", ERROR)], "ValueError"),
+        ([code("a = 1", count=2), code("b = 2", count=1)], "first to last"),
+        ([code("show()", IMAGE)], "alt text"),
+    ],
+    ids=["killed", "sys.exit", "error", "order", "alt text"],
+)
+def test_runs_that_are_not_whole_are_refused(tmp_path, cells, word):
+    assert any(word in line for line in findings(tmp_path, *cells, cohort=SIMULATED))
 
 
-def test_missing_run_json_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("run.json", None), ("table.csv", None), ("table.csv", "rows\n4\n"), ("table.csv", "rows\n12345\n")],
+)
+def test_missing_or_changed_file_is_refused(tmp_path, name, content):
     folder = make_run(tmp_path / "run", [code("load()")])
-    (folder / "run.json").unlink()
-    assert any("run.json" in line for line in gate.run_findings(folder))
-
-
-@pytest.mark.parametrize("damage", ["delete", "other bytes", "other length"])
-def test_missing_or_changed_artefact_is_refused(tmp_path, damage):
-    folder = make_run(tmp_path / "run", [code("load()")])
-    table = folder / "table.csv"
-    if damage == "delete":
-        table.unlink()
-    else:
-        table.write_text(table.read_text().replace("3", "4") if damage == "other bytes" else "rows\n12345\n")
-    assert any("table.csv" in line for line in gate.run_findings(folder))
-
-
-def test_error_output_is_refused(tmp_path):
-    error = nbformat.v4.new_output("error", ename="ValueError", evalue="bad", traceback=["ValueError: bad"])
-    assert any("ValueError" in line for line in findings(tmp_path, code("fail()", error), cohort=SIMULATED))
-
-
-def test_cells_run_out_of_order_are_refused(tmp_path):
-    cells = [code("a = 1", count=2), code("b = 2", count=1)]
-    assert any("first to last" in line for line in findings(tmp_path, *cells, cohort=SIMULATED))
-
-
-def test_image_without_alt_text_is_refused(tmp_path):
-    cell = code("show()", display(image_png=base64.b64encode(PNG).decode()))
-    assert any("alt text" in line for line in findings(tmp_path, cell, cohort=SIMULATED))
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    assert any(name in line for line in gate.run_findings(folder))
 
 
 # --- credentialed content ----------------------------------------------------------------------------------------
@@ -169,14 +161,17 @@ def test_planted_report_text_is_refused_and_not_repeated(tmp_path, text, kind):
     assert text not in " ".join(found)
 
 
-def test_text_that_the_project_itself_wrote_passes(tmp_path):
-    sentence = "the student never sees the report that its teacher has read before training"
-    assert findings(tmp_path, code(f'print("{sentence}")', stream(sentence))) == []
-
-
-def test_own_sentence_with_a_value_filled_in_passes(tmp_path):
-    source = 'print(f"imitation {verdict} and makes no difference that anybody can tell in {name}")'
-    shown = "imitation agrees well and makes no difference that anybody can tell in consolidation"
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (f'print("{OWN}")', OWN),
+        (
+            'print(f"imitation {verdict} and makes no difference that anybody can tell in {name}")',
+            "imitation agrees well and makes no difference that anybody can tell in consolidation",
+        ),
+    ],
+)
+def test_text_that_the_project_itself_wrote_passes(tmp_path, source, shown):
     assert findings(tmp_path, code(source, stream(shown))) == []
 
 
@@ -260,8 +255,7 @@ def make_site(tmp_path, body="", allowed=SIMULATED, other=""):
     (html / "book" / "_generated" / "mmpkd").mkdir(parents=True)
     (html / "_images").mkdir()
     generated.mkdir(parents=True)
-    image = display(image_png=base64.b64encode(PNG).decode())
-    cells = [code("show()", image, alt="A dot.")] if allowed["shareable_images"] else [code("x")]
+    cells = [code("show()", IMAGE, alt="A dot.")] if allowed["shareable_images"] else [code("x")]
     gate.collect({"mmpkd/01-prepare-data": make_run(tmp_path / "run", cells, allowed)}, generated)
     (html / "index.html").write_text(f"<html><body><p>Home</p>{other}</body></html>")
     if allowed["shareable_images"]:
@@ -320,15 +314,12 @@ def test_credentialed_page_shows_neither_image_nor_report(tmp_path, body):
     assert site.site_findings(*make_site(tmp_path, body=body.replace("'", '"'), allowed=CREDENTIALED))
 
 
-def test_simulated_page_must_say_so_in_the_html(tmp_path):
+def test_site_without_manifest_and_simulated_page_that_does_not_say_so_are_refused(tmp_path):
     html, generated = make_site(tmp_path)
     page = html / "book/_generated/mmpkd/01-prepare-data.html"
     page.write_text(page.read_text().replace("Simulated", ""))
     assert any("simulated" in line for line in site.site_findings(html, generated))
-
-
-def test_site_without_manifest_is_refused(tmp_path):
-    html, generated = make_site(tmp_path)
+    html, generated = make_site(tmp_path / "other")
     (generated / gate.MANIFEST).unlink()
     assert site.site_findings(html, generated)
 
