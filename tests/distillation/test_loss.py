@@ -104,9 +104,7 @@ def test_gradcheck_and_closed_form_gradient(options):
     logits, targets, soft = case(4, 3)
     logits.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: distillation_loss(x, targets, soft, 0.4, **options), logits)
-    if (
-        not options
-    ):  # d/dlogit = (sigmoid - mixed target) / number observed, and exactly 0 where the target is not known
+    if not options:  # (sigmoid - mixed target) / number observed, and exactly 0 where the target is not known
         distillation_loss(logits, targets, soft, 0.4).backward()
         seen = ~targets.isnan()
         want = (torch.sigmoid(logits) - 0.6 * targets - 0.4 * soft) / seen.sum()
@@ -210,10 +208,7 @@ HALF = torch.full((2, 3), 0.5)
         (lambda: distillation_loss(X, HALF * 4, HALF, 0.5), "targets are not in"),
         (lambda: distillation_loss(X, HALF * float("inf"), HALF, 0.5), "targets are not in"),
         (lambda: distillation_loss(X, HALF * NAN, HALF / 1.5, 0.5, "softmax"), "must be left out"),
-        (
-            lambda: distillation_loss(X, torch.tensor([0, -100]), HALF / 1.5, 0.5, "softmax"),
-            "must be left out",
-        ),
+        (lambda: distillation_loss(X, torch.tensor([0, -100]), HALF / 1.5, 0.5, "softmax"), "must be left out"),
         (lambda: distillation_loss(X, torch.tensor([0, 3]), HALF / 1.5, 0.5, "softmax"), "Class numbers"),
         (lambda: distillation_loss(X, torch.tensor([0, 1]), HALF, 0.5, "softmax"), "sum to 1"),
         (lambda: distillation_loss(X[0], torch.tensor([0]), HALF[0], 0.5, "softmax"), "shape"),

@@ -334,14 +334,7 @@ def test_bad_data_is_refused(changes, message):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"weight": 1.5},
-        {"epochs": 0},
-        {"learning_rate": 0.0},
-        {"patience": 0},
-        {"device": "tpu"},
-    ],
+    "change", [{"weight": 1.5}, {"epochs": 0}, {"learning_rate": 0.0}, {"patience": 0}, {"device": "tpu"}]
 )
 def test_bad_configuration_is_refused(tmp_path, change):
     with pytest.raises(DataError, match=r"StudentConfig|device 'tpu' cannot be used"):

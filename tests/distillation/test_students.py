@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 from pkd_utils.distillation import students
 from pkd_utils.runs.errors import DataError
 
+SIZES = {"img_size": 32, "patch_size": 8, "in_chans": 1, "num_classes": 3, "embed_dim": 48, "depth": 2, "num_heads": 3}
+
 
 def small(seed=0, **options):
     torch.manual_seed(seed)
@@ -42,26 +44,14 @@ def test_class_token_logits_equal_the_model_and_so_do_gradients(options):
 def test_class_token_logits_layer_scale_no_bias_and_scaled_norm():
     for extra in ({"init_values": 0.3}, {"qkv_bias": False}, {"scale_attn_norm": True}, {"reg_tokens": 2}):
         torch.manual_seed(0)
-        model = students.VisionTransformer(
-            img_size=32, patch_size=8, in_chans=1, num_classes=3, embed_dim=48, depth=2, num_heads=3, **extra
-        )
-        model = scrambled(model).double()
+        model = scrambled(students.VisionTransformer(**SIZES, **extra)).double()
         assert students.has_plain_last_block(model)
         torch.testing.assert_close(students.class_token_logits(model, images().double()), model(images().double()))
 
 
 def test_other_makes_and_hooked_models_run_as_they_are():
-    sizes = {
-        "img_size": 32,
-        "patch_size": 8,
-        "in_chans": 1,
-        "num_classes": 3,
-        "embed_dim": 48,
-        "depth": 2,
-        "num_heads": 3,
-    }
     for extra in ({"global_pool": "avg"}, {"qk_norm": True}):
-        model = scrambled(students.VisionTransformer(**sizes, **extra))
+        model = scrambled(students.VisionTransformer(**SIZES, **extra))
         assert not students.has_plain_last_block(model)
         assert torch.equal(students.class_token_logits(model, images()), model(images()))
     model = small()
@@ -73,11 +63,9 @@ def test_other_makes_and_hooked_models_run_as_they_are():
 
 
 def test_dropout_has_the_same_expectation():
-    sizes = {"img_size": 32, "patch_size": 8, "in_chans": 1, "num_classes": 5}
     torch.manual_seed(0)
-    model = students.VisionTransformer(
-        embed_dim=48, depth=3, num_heads=3, drop_path_rate=0.2, drop_rate=0.1, **sizes
-    ).train()
+    sizes = {**SIZES, "num_classes": 5, "depth": 3}
+    model = students.VisionTransformer(**sizes, drop_path_rate=0.2, drop_rate=0.1).train()
     x = images(1).expand(4000, -1, -1, -1)
     with torch.no_grad():
         got, want = students.class_token_logits(model, x).mean(0), model(x).mean(0)

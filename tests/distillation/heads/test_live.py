@@ -23,6 +23,7 @@ from tests.distillation.heads.test_training import (
     assert_same_bits,
     make_data,
     make_specs,
+    stop_and_continue,
 )
 from tests.encoders.test_tokens import TinyEncoder
 
@@ -149,48 +150,19 @@ def test_a_stopped_lockstep_continues_to_the_same_bits(tmp_path, monkeypatch, st
     specs = many_specs(taught=True)
     straight = live_data()
     whole = fit_heads(specs, *straight, CONFIG, tmp_path / "whole", progress=False)
-    evaluate = training.GroupTraining.evaluate
-
-    def stop(fit, losses):
-        if fit.epoch == stop_at[0] and any(spec.name == stop_at[1] for spec in fit.specs):
-            raise KeyboardInterrupt
-        evaluate(fit, losses)
-
     data = live_data()
-    with monkeypatch.context() as patch:
-        patch.setattr(training.GroupTraining, "evaluate", stop)
-        with pytest.raises(KeyboardInterrupt):
-            fit_heads(specs, *data, CONFIG, tmp_path / "stopped", progress=False)
-    data[0].asked.clear()
-    trained = []
-    train = training.GroupTraining.train
-    monkeypatch.setattr(training.GroupTraining, "train", lambda fit: (trained.append(fit.epoch), train(fit))[1])
-    continued = fit_heads(specs, *data, CONFIG, tmp_path / "stopped", progress=False)
+    both = [live_data(), data]
+    continued, trained = stop_and_continue(specs, both, tmp_path / "stopped", monkeypatch, *stop_at)
     assert_same_bits(whole, continued, specs)
-    assert not list((tmp_path / "stopped").glob("*.checkpoint"))
-    assert trained[0] == stop_at[0]  # only the epoch that was stopped is trained again
+    assert trained[0][1] == stop_at[0]  # only the epoch that was stopped is trained again
     assert data[0].asked[-1] == straight[0].asked[-1]
     assert all(batch in straight[0].asked for batch in data[0].asked)
 
 
 def test_groups_ahead_wait_and_are_not_trained_twice(tmp_path, monkeypatch):
-    specs, epochs = many_specs(), []
-    evaluate, train = training.GroupTraining.evaluate, training.GroupTraining.train
-
-    def stop(fit, losses):
-        if fit.epoch == 2 and fit.specs[0].name == "image 2 30":
-            raise KeyboardInterrupt
-        evaluate(fit, losses)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.GroupTraining, "evaluate", stop)
-        with pytest.raises(KeyboardInterrupt):
-            fit_heads(specs, *live_data(), CONFIG, tmp_path, progress=False)
-    monkeypatch.setattr(training.GroupTraining, "train", lambda fit: (
-        epochs.append((fit.specs[0].name, fit.epoch)), train(fit))[1])  # fmt: skip
-    fit_heads(specs, *live_data(), CONFIG, tmp_path, progress=False)
-    expected = [("image 2 30", 2), ("image 2 12", 2), ("image 1 12", 3), ("image 2 12", 3)]
-    assert epochs == expected
+    data = [live_data(), live_data()]
+    _, trained = stop_and_continue(many_specs(), data, tmp_path, monkeypatch, 2, "image 2 30")
+    assert trained == [("image 2 30", 2), ("image 2 12", 2), ("image 1 12", 3), ("image 2 12", 3)]
 
 
 def test_tokens_that_do_not_fit_memory_go_to_a_file_that_leaves_nothing(tmp_path, monkeypatch):

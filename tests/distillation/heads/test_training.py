@@ -163,29 +163,40 @@ def assert_same_bits(one, other, specs):
     pd.testing.assert_frame_equal(one.history[columns], other.history[columns])
 
 
-@pytest.mark.parametrize("stop_at", [(1, "image"), (2, "image"), (2, "student")])
-def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, stop_at):
-    data, specs = make_data(), make_specs()
-    whole = fit_heads(specs, *data, CONFIG, tmp_path / "whole", progress=False)
-    evaluate = training.GroupTraining.evaluate
+def stop_and_continue(specs, data, folder, monkeypatch, epoch, name):
+    """Stop before the evaluation of one head's epoch, go on; the results, and (first head, epoch) of what was trained.
+
+    `data` is a list of two: what the stopped and the continued run read.
+    """
+    evaluate, train, trained = training.GroupTraining.evaluate, training.GroupTraining.train, []
 
     def stop(fit, losses):
-        if fit.epoch == stop_at[0] and any(spec.name == stop_at[1] for spec in fit.specs):
+        if fit.epoch == epoch and any(spec.name == name for spec in fit.specs):
             raise KeyboardInterrupt
         evaluate(fit, losses)
+
+    def watched(fit):
+        trained.append((fit.specs[0].name, fit.epoch))
+        return train(fit)
 
     with monkeypatch.context() as patch:
         patch.setattr(training.GroupTraining, "evaluate", stop)
         with pytest.raises(KeyboardInterrupt):
-            fit_heads(specs, *data, CONFIG, tmp_path / "stopped", progress=False)
-    epochs = []
-    train = training.GroupTraining.train
-    monkeypatch.setattr(training.GroupTraining, "train", lambda fit: (epochs.append(fit.epoch), train(fit))[1])
-    continued = fit_heads(specs, *data, CONFIG, tmp_path / "stopped", progress=False)
+            fit_heads(specs, *data[0], CONFIG, folder, progress=False)
+    monkeypatch.setattr(training.GroupTraining, "train", watched)
+    continued = fit_heads(specs, *data[1], CONFIG, folder, progress=False)
+    assert not list(folder.glob("*.checkpoint"))
+    return continued, trained
+
+
+@pytest.mark.parametrize("stop_at", [(1, "image"), (2, "image"), (2, "student")])
+def test_a_stopped_run_continues_to_the_same_bits(tmp_path, monkeypatch, stop_at):
+    data, specs = make_data(), make_specs()
+    whole = fit_heads(specs, *data, CONFIG, tmp_path / "whole", progress=False)
+    continued, trained = stop_and_continue(specs, [data, data], tmp_path / "stopped", monkeypatch, *stop_at)
     done = (stop_at[0] - 1) + (3 if stop_at[1] == "student" else 0)
-    assert len(epochs) == 6 - done  # at most the epoch that was stopped is trained again
+    assert len(trained) == 6 - done  # at most the epoch that was stopped is trained again
     assert_same_bits(whole, continued, specs)
-    assert not list((tmp_path / "stopped").glob("*.checkpoint"))
 
 
 KILLED = """
