@@ -99,6 +99,17 @@ def as_numbers(table: pd.DataFrame, columns: Sequence[str], file: Path) -> pd.Da
         raise
 
 
+def as_times(table: pd.DataFrame, columns: Sequence[str], file: Path, form: str) -> pd.DataFrame:
+    """The table with these columns as timestamps of one form (see `pandas.to_datetime`); an empty field is NaT."""
+    try:
+        times = {column: pd.to_datetime(table[column], format=form, errors="coerce") for column in columns}
+    except ValueError as error:  # offsets of several time zones
+        raise DataError(f"{file.name}: {', '.join(columns)} cannot be read as times ({error}); correct them.") from None
+    for column, values in times.items():
+        refuse(table, column, values.isna() & table[column].notna(), file, "is not a time")
+    return table.assign(**times)
+
+
 def check_unique(table: pd.DataFrame, columns: str | list[str], source: str) -> None:
     """Raise DataError if two rows carry the same identifier."""
     duplicated = table.duplicated(columns, keep=False)

@@ -340,7 +340,8 @@ def test_real_and_simulated_folders_do_not_mix(tmp_path):
         ("inspect", "impressions", _set("impressions", "  "), "1 report.*have no text"),
         ("inspect", "impressions", lambda t: t[1:], "1 report.*have no text"),
         ("inspect", "study_mapping", _set("person_id", ""), "no patient id"),
-        ("inspect", "study_mapping", _set("procedure_DATETIME", "yesterday"), "time of a study cannot be read"),
+        ("inspect", "study_mapping", _set("procedure_DATETIME", "yesterday"), "'yesterday', which is not a time"),
+        ("inspect", "study_mapping", _set("procedure_DATETIME", "2015-03-01T10:00+02:00"), "cannot be read as times"),
         ("inspect", "splits", _set("split", "test"), "patient '700000' is in splits"),
     ],
 )

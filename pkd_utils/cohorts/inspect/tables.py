@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pkd_utils.cohorts.checks import check_filled, read_csv
+from pkd_utils.cohorts.checks import as_times, check_filled, read_csv
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://stanfordaimi.azurewebsites.net (INSPECT; access under a data use agreement)"
@@ -147,13 +147,10 @@ def read_studies(file: Path, crosswalk: Path | None = None) -> tuple[pd.DataFram
     for column in TIMES:
         if column in table.columns:
             time = time.fillna(table[column])
-    try:
-        # A date without a time of day is midnight.
-        moments = pd.to_datetime(time, format="ISO8601").astype("datetime64[us]")
-    except ValueError as error:
-        raise DataError(f"{file.name}: a time of a study cannot be read ({error}); correct the table.") from None
+    # A date without a time of day is midnight.
+    moments = as_times(pd.DataFrame({"study time": time}), ["study time"], file, "ISO8601")["study time"]
     studies = {"study_id": table["impression_id"], "image_id": image, "patient_id": patients}
-    return pd.DataFrame(studies | {"study_datetime": moments}), sources
+    return pd.DataFrame(studies | {"study_datetime": moments.astype("datetime64[us]")}), sources
 
 
 def unique_rows(table: pd.DataFrame, key: str, file: Path, policy: str) -> tuple[pd.DataFrame, set[str]]:

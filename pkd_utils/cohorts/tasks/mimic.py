@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.checks import check_unique, read_csv, require_file
+from pkd_utils.cohorts.checks import as_times, check_unique, read_csv, require_file
 from pkd_utils.cohorts.mimic_cxr import ALL_LABELS, ONES_ZEROS, WHERE, read_labels
 from pkd_utils.cohorts.table import Cohort
 from pkd_utils.cohorts.tasks.base import (
@@ -227,11 +227,7 @@ def read_admissions(file: Path, mtime_ns: int, start: Start) -> pd.DataFrame:
     columns += ["edregtime"] if start == "edregtime" else []
     table = read_csv(file, columns, WHERE_IV, usecols=columns)
     check_unique(table, "hadm_id", file.name)
-    for column in ("admittime", "dischtime", *columns[6:]):
-        try:
-            table[column] = pd.to_datetime(table[column], format="%Y-%m-%d %H:%M:%S")
-        except ValueError as error:
-            raise DataError(f"{file.name}: {column} is not a time ({error}); fetch the file again.") from None
+    table = as_times(table, ["admittime", "dischtime", *columns[6:]], file, "%Y-%m-%d %H:%M:%S")
     begin = table["admittime"]
     if start == "edregtime":
         begin = table[["admittime", "edregtime"]].min(axis=1).where(begin.notna())

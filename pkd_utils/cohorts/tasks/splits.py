@@ -8,7 +8,7 @@ evaluation part in two, so that one half can select and the other report.
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -223,19 +223,25 @@ def hash_id(image_id: str, salt: str = "") -> str:
 
 def check_public(table: pd.DataFrame, identifiers: set[str]) -> None:
     """Raise DataError unless a table may be published: only hashes, parts and whole numbers, and no identifier."""
+    problem = next(_public_problems(table, identifiers), None)
+    if problem is not None:
+        raise DataError(f"Public splits: {problem}")
+
+
+def _public_problems(table: pd.DataFrame, identifiers: set[str]) -> Iterator[str]:
     if list(table.columns) != PUBLIC_COLUMNS:
-        raise DataError(f"Public splits have the columns {', '.join(PUBLIC_COLUMNS)} and no others; remove the rest.")
+        yield f"the columns must be {', '.join(PUBLIC_COLUMNS)} and no others; remove the rest."
     hashes = [str(value) for value in table["image_sha256"]]
     hexadecimal = all(len(value) == 64 for value in hashes) and set("".join(hashes)) <= set("0123456789abcdef")
     if not hexadecimal or not identifiers.isdisjoint(hashes):
-        raise DataError("Public splits: a value of image_sha256 is no SHA-256 hash of an identifier; hash it.")
+        yield "a value of image_sha256 is no SHA-256 hash of an identifier; hash it."
     if not table["part"].isin(_PARTS).all() or table["inner"].dtype != bool:
-        raise DataError("Public splits: part must be train or evaluate, and inner true or false; correct the table.")
+        yield "part must be train or evaluate, and inner true or false; correct the table."
     for column in ("target", "rank", "half"):
         values = table[column]
         # No class, place or half comes near the eight digits of a patient or study.
         if not pd.api.types.is_integer_dtype(values) or values.min() < -1 or values.max() >= 10_000_000:
-            raise DataError(f"Public splits: {column} holds something other than small whole numbers; correct it.")
+            yield f"{column} holds something other than small whole numbers; correct it."
 
 
 def _balanced(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

@@ -217,7 +217,7 @@ def test_discharge_refuses_broken_tables(tmp_path):
     file = write_stays(tmp_path, [(0, 20, 0, 60, False)])
     text = gzip.decompress(file.read_bytes()).decode().replace("2180-05-06 12:00:00", "yesterday")
     file.write_bytes(gzip.compress(text.encode()))
-    with pytest.raises(DataError, match="admittime is not a time"):
+    with pytest.raises(DataError, match="data row 1 has admittime 'yesterday', which is not a time"):
         build_task("discharge_3_day", cohort)
 
 
