@@ -154,7 +154,7 @@ def finished_runs(folder, monkeypatch):
         parameters = {"tasks_run": "reports/a/01-prepare-tasks/t", "image_encoder": "mrm"}
         upstream = {"reports/a/01-prepare-tasks/t": tasks}
         files.write_json(run / "run.json", {"parameters": parameters, "upstream": upstream})
-    monkeypatch.setattr(heads.TextStore, "open", lambda folder: folder.parent.name)
+    monkeypatch.setattr(heads, "TextStore", lambda folder: folder.parent.name)
     return "reports/a/02-encode/mrm"
 
 
