@@ -148,13 +148,6 @@ def load_bert(folder: str | Path, facts: TextFacts | None = None) -> tuple[nn.Mo
     weights : Weights
         The file that was read, its SHA-256, what stood beside the weights; without the tensors.
     keys : KeyReport
-
-    Raises
-    ------
-    FileNotFoundError
-        If config.json or the weights are missing.
-    DataError
-        As `read_config`, `weights.read_weights` and `keys.load_state`.
     """
     config = read_config(folder)
     module = build_encoder(config)

@@ -98,13 +98,7 @@ class ImageEncoder(FrozenEncoder):
         return transforms.preprocess(image, self.preprocessing, crop, self.depth)
 
     def encode(self, batch: torch.Tensor) -> ImageTokens:
-        """Patch tokens and class token of a preprocessed batch (B, 3, S, S), on the encoder's device.
-
-        Raises
-        ------
-        DataError
-            For another shape or a batch that is not floating point.
-        """
+        """Patch tokens and class token of a preprocessed batch (B, 3, S, S), on the encoder's device."""
         tokens = self._forward(batch)
         if self.facts.class_token:
             return ImageTokens(tokens[:, 1:], tokens[:, 0])
@@ -193,19 +187,20 @@ def load_image_encoder(
     known(facts.features, feature, f"feature of {facts.title}", {k: f.what for k, f in facts.features.items()})
     preprocessing = preprocessing or next(iter(facts.preprocessing))
     steps = known(facts.preprocessing, preprocessing, f"preprocessing of {facts.title}", facts.preprocessing)
+    fault = ""
     if include_cls and not facts.class_token:
-        raise DataError(f"{facts.title} ({facts.architecture}) has no class token: leave include_cls out.")
-    if not upsample and not facts.enlarges:
-        raise DataError(f"upsample=False is not for {facts.title}, which never enlarges its input.")
+        fault = f"{facts.title} ({facts.architecture}) has no class token: leave include_cls out."
+    elif not upsample and not facts.enlarges:
+        fault = f"upsample=False is not for {facts.title}, which never enlarges its input."
+    elif input_size is not None and facts.enlarges and upsample:
+        fault = f"{facts.title} enlarges every input to {facts.enlarges} pixels: give upsample=False with input_size."
+    if fault:
+        raise DataError(fault)
     read_as = facts.features[feature]
     if not upsample:
         side = steps.crop // read_as.stride
         read_as = dataclasses.replace(read_as, grid=(side, side))
     if input_size is not None:
-        if facts.enlarges and upsample:
-            raise DataError(
-                f"{facts.title} enlarges every input to {facts.enlarges} pixels: give upsample=False with input_size."
-            )
         read_as, steps = _resized(facts, read_as, steps, input_size)
     check_depth(depth)
     device, precision = torch.device(device), resolve_precision(precision, device)

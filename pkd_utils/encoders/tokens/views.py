@@ -21,6 +21,7 @@ from pkd_utils.encoders.facts import known
 from pkd_utils.encoders.transforms import eight_bit, random_resized_crop
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import file_sha256
 
 STORAGE = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 """How tokens are kept. float16 has 11 significant bits up to 65,504; bfloat16 has 8 and float32's range."""
@@ -105,11 +106,7 @@ def check_unique(names: Sequence[str], what: str) -> None:
 
 def content_hashes(files: Sequence[ImageFile], workers: int, progress: bool) -> list[str]:
     """SHA-256 of every file's bytes."""
-
-    def digest(file: ImageFile) -> str:
-        return hashlib.sha256(file.path.read_bytes()).hexdigest()
-
-    found = in_order(digest, files, workers)
+    found = in_order(lambda file: file_sha256(file.path), files, workers)
     return list(tqdm(found, total=len(files), desc="hashing", unit="img", disable=not progress, mininterval=5))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def resnet(facts: ImageFacts, feature: str = "") -> "nn.Module":
+def resnet(facts: ImageFacts, feature: str) -> "nn.Module":
     """torchvision's ResNet without its classifier."""
     import torchvision
     from torch import nn
@@ -79,7 +79,7 @@ def biovil_t_network(facts: ImageFacts, feature: str) -> "nn.Module":
     from torch import nn
 
     network = nn.Module()
-    network.encoder = resnet(facts)
+    network.encoder = resnet(facts, feature)
     network.backbone_to_vit = nn.Conv2d(2048, 256, 1, bias=False)
     network.missing_previous_emb = nn.Parameter(torch.zeros(1, 256, 1, 1))
     nn.init.trunc_normal_(network.missing_previous_emb, std=0.02)
@@ -155,7 +155,7 @@ def gloria_network(facts: ImageFacts, feature: str) -> "nn.Module":
     from torch import nn
 
     network = nn.Module()
-    network.model = resnet(facts)
+    network.model = resnet(facts, feature)
     network.local_embedder = nn.Conv2d(1024, 768, 1, bias=False) if feature == "projected" else None
     return network
 
