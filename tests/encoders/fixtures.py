@@ -13,6 +13,7 @@ import json
 import sys
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -265,10 +266,6 @@ def _write_shards(state: State, folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def _dinov2_s14(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
-    return _rad_dino(folder, seed, small, kind, edit, width=384)
-
-
 def _medical_mae(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
     """MAE's pre-training file with its decoder, or ("finetuned") the classifier that lost the final norm."""
     width, depth = _size(small)
@@ -348,10 +345,6 @@ def _biovil(folder: Path, seed: int, small: bool, kind: str, edit: Edit, tempora
     file = folder / f"{stem}_proj_size_128.pt"
     torch.save(edit(random_state(shapes, seed)), file)
     return file
-
-
-def _biovil_t(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
-    return _biovil(folder, seed, small, kind, edit, temporal=True)
 
 
 def _gloria(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
@@ -493,26 +486,22 @@ def _text(folder: Path, seed: int, small: bool, kind: str, edit: Edit, style: st
     return folder
 
 
-def _text_writer(style: str, lowercase: bool = True) -> Callable[..., Path]:
-    return lambda folder, seed, small, kind, edit: _text(folder, seed, small, kind, edit, style, lowercase)
-
-
 WRITERS: dict[str, tuple[Callable[..., Path], tuple[str, ...]]] = {
     "rad_dino": (_rad_dino, ("folder", "backbone_compatible", "in_memory", "sharded")),
     "medical_mae": (_medical_mae, ("pretrained", "finetuned")),
     "mrm": (_mrm, ("raw", "benchx")),
     "c2l": (_c2l, ("encoder.module.", "module.encoder.", "encoder.", "module.", "plain")),
-    "biovil_t": (_biovil_t, ("hi-ml",)),
+    "biovil_t": (partial(_biovil, temporal=True), ("hi-ml",)),
     "biovil": (_biovil, ("hi-ml",)),
     "gloria": (_gloria, ("lightning", "legacy")),
     "biomedclip": (_biomedclip, ("bin", "safetensors")),
-    "dinov2_s14": (_dinov2_s14, ("folder", "backbone_compatible", "in_memory", "sharded")),
+    "dinov2_s14": (partial(_rad_dino, width=384), ("folder", "backbone_compatible", "in_memory", "sharded")),
     "efficientnet_lite0": (_efficientnet_lite0, ("lukemelas",)),
-    "biovil_t_bert": (_text_writer("cxr"), ("bin", "safetensors")),
-    "cxr_bert_general": (_text_writer("cxr"), ("bin", "safetensors")),
-    "bio_clinicalbert": (_text_writer("clinical", lowercase=False), ("bin", "old_names", "safetensors")),
-    "pubmedbert": (_text_writer("plain"), ("bin", "safetensors")),
-    "minilm": (_text_writer("sentence"), ("safetensors",)),
+    "biovil_t_bert": (partial(_text, style="cxr"), ("bin", "safetensors")),
+    "cxr_bert_general": (partial(_text, style="cxr"), ("bin", "safetensors")),
+    "bio_clinicalbert": (partial(_text, style="clinical", lowercase=False), ("bin", "old_names", "safetensors")),
+    "pubmedbert": (partial(_text, style="plain"), ("bin", "safetensors")),
+    "minilm": (partial(_text, style="sentence"), ("safetensors",)),
 }
 """Encoder -> (writer, kinds of file it can write, the first is the default)."""
 
