@@ -85,9 +85,11 @@ class HeadResults:
         Raises
         ------
         DataError
-            If this epoch's logits were not kept (`HeadConfig.keep_logits`).
+            If there are no test rows, or this epoch's logits were not kept (`HeadConfig.keep_logits`).
         """
         spec = self.specs[name]
+        if part not in ("validation", "test") or (spec.test_rows is None and "test" in (part, str(epoch)[5:])):
+            raise DataError(f"Head {name!r} has no {part!r} rows to give logits of, or to choose epoch {epoch!r} on.")
         chosen = {"best": "validation", "best_test": "test"}
         number = spec.epochs if epoch == "last" else self.best_epoch(name, chosen[epoch]) if epoch in chosen else epoch
         with safe_open(self._files[name], "pt") as file:

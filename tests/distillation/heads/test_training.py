@@ -354,6 +354,15 @@ def test_only_chosen_logits_are_kept():
                 chosen.logits("image", "test", epoch)
 
 
+def test_logits_of_rows_that_are_not_there_are_refused():
+    spec = dataclasses.replace(make_specs(epochs=1)[3], test_rows=None)
+    results = fit_heads([spec], *make_data(), CONFIG, progress=False)
+    assert len(results.logits("image")) == len(VALIDATION)
+    for part, epoch in (("test", 1), ("validation", "best_test"), ("train", 1)):
+        with pytest.raises(DataError, match=f"has no '{part}' rows"):
+            results.logits("image", part, epoch)
+
+
 def test_weights_are_kept_of_heads_that_may_teach(monkeypatch):
     monkeypatch.setattr(training, "KEEPS_WEIGHTS", TEACHES)
     data, (spec,) = make_data(), make_specs(epochs=1)[3:4]
