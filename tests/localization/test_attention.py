@@ -10,24 +10,11 @@ from pkd_utils.localization.attention import (
     upsample_maps,  # before timm: see pkd_utils.runs.torchvision_cpu
 )
 from pkd_utils.runs.errors import DataError
+from tests.localization.models import SMALL, build
 
 # isort: split
 import timm
 from timm.models.vision_transformer import VisionTransformer
-
-SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
-
-
-def build(**options):
-    torch.manual_seed(0)
-    model = VisionTransformer(**(SMALL | options))
-    with torch.no_grad():  # fresh weights give nearly flat attention, which would hide mistakes
-        for block in model.blocks:
-            block.attn.qkv.weight.mul_(15)
-            if block.attn.qkv.bias is not None:
-                block.attn.qkv.bias.normal_()
-        model.cls_token.normal_()
-    return model
 
 
 def images_for(n=5, size=(32, 32)):

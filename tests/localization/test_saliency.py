@@ -10,12 +10,13 @@ import torch
 from pkd_utils.localization.attention import attention_maps  # before timm: see pkd_utils.runs.torchvision_cpu
 from pkd_utils.localization.saliency import METHODS, predicted_positives, saliency_maps
 from pkd_utils.runs.errors import DataError
+from tests.localization import models
+from tests.localization.models import SMALL
 
 # isort: split
 import timm
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer
 
-SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
 SHAPES = {
     "plain": {},
     "registers": {"reg_tokens": 4, "no_embed_class": True},
@@ -26,15 +27,9 @@ SHAPES = {
 
 
 def build(**options):
-    torch.manual_seed(0)
-    model = VisionTransformer(**(SMALL | options))
-    with torch.no_grad():  # fresh weights give nearly flat attention, which would hide mistakes
-        for block in model.blocks:
-            block.attn.qkv.weight.mul_(15)
-            if block.attn.qkv.bias is not None:
-                block.attn.qkv.bias.normal_()
-        model.cls_token.normal_()
-        model.head.weight.normal_()
+    """The small model with a head whose labels differ."""
+    model = models.build(**options)
+    torch.nn.init.normal_(model.head.weight)
     return model
 
 

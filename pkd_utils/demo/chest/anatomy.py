@@ -21,8 +21,8 @@ from scipy import ndimage
 
 from pkd_utils.demo import build
 from pkd_utils.runs import files, paths
+from pkd_utils.runs.physics import MU_WATER
 
-MU_WATER = 0.02  # attenuation of water, 1/mm, at about 70 keV
 MU_LUNG = 0.0052
 CANVAS = (288, 304)  # rows, columns of the projected canvas; the image is a window of it after the warp
 PITCH = 1.3  # detector pixel, mm

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from pkd_utils.demo.chest.anatomy import CANVAS, COARSE, DEPTH_STEP, FAT, HEART, LOBES, MU_LUNG, MU_WATER, Points
+from pkd_utils.demo.chest.anatomy import CANVAS, COARSE, DEPTH_STEP, FAT, HEART, LOBES, MU_LUNG, Points
+from pkd_utils.runs.physics import MU_WATER
 
 FINDINGS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 VISIBLE = 0.25  # severity from which a careful reader would call a finding; below it is drawn, but has no region

@@ -19,9 +19,10 @@ from nibabel import orientations
 from scipy import ndimage
 
 from pkd_utils.demo.chest import anatomy
-from pkd_utils.demo.chest.anatomy import FAT, HEART, MU_WATER, Points
+from pkd_utils.demo.chest.anatomy import FAT, HEART, Points
 from pkd_utils.demo.chest.film import Body, spline
 from pkd_utils.demo.chest.findings import Field, Lesion, heart_delta, lesion_fill
+from pkd_utils.runs.physics import MU_WATER
 
 SUPINE = 1.2  # radians that fluid runs to the back: CT is taken lying down
 # Direction of the voxel axes in the file and how often: readers that ignore the affine get most of them wrong.
