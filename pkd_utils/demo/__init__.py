@@ -2,13 +2,16 @@
 
 import argparse
 import importlib
+import time
 from pathlib import Path
+from typing import get_args
 
 from pkd_utils.demo import build
 from pkd_utils.demo.build import verify
+from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 
-__all__ = ["ensure", "ensure_source", "main", "verify"]
+__all__ = ["ensure_source", "main", "verify"]
 KINDS = {  # module:class, imported when it is asked for; a run's identity follows these names
     "chest": "pkd_utils.demo.chest.cohort:ChestCohort",
     "breast": "pkd_utils.demo.breast.cohort:BreastCohort",
@@ -21,11 +24,6 @@ def cohort_class(kind: str) -> type[build.Recipe]:
     """The cohort of a kind."""
     module, name = KINDS[kind].split(":")
     return getattr(importlib.import_module(module), name)
-
-
-def ensure(root: str | Path, patients: int = 860, seed: int = 0, workers: int = 1, **options) -> Path:
-    """Write the embedded radiographs, unless they are there: `ensure_source` of `mimic_cxr`."""
-    return ensure_source("mimic_cxr", root, patients, seed, workers, **options)
 
 
 def ensure_source(source: str, root: str | Path, size: int, seed: int = 0, workers: int = 1, **options) -> Path:
@@ -47,16 +45,10 @@ def ensure_source(source: str, root: str | Path, size: int, seed: int = 0, worke
     **options
         Further fields of `ChestCohort`, `BreastCohort` or `CTCohort`.
 
-    Returns
-    -------
-    Path
-        The cohort's folder.
-
     Raises
     ------
     DataError
-        There is no embedded cohort for the source, an option is unknown or out of range, or `root` holds something
-        that is not a simulated cohort.
+        `root`, or a folder of the build beside it, holds something that is not a simulated cohort.
     FileNotFoundError
         The real files behind the cohort have not been fetched.
     """
@@ -74,6 +66,21 @@ def main(arguments: list[str]) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar=" | ".join(KINDS))
     for kind in KINDS:
         cohort = cohort_class(kind)
-        build.add_options(kinds.add_parser(kind, description=cohort.__doc__), cohort)
+        options = kinds.add_parser(kind, description=cohort.__doc__)
+        options.add_argument("--root", default=cohort.root, help="folder to write (default %(default)s)")
+        options.add_argument("--workers", type=int, default=2, help="processes (default %(default)s)")
+        for name, field in cohort.__pydantic_fields__.items():
+            options.add_argument(
+                f"--{name.replace('_', '-')}",
+                type=type(field.default),
+                default=field.default,
+                choices=get_args(field.annotation) or None,
+                help=f"{field.description} (default %(default)s)",
+            )
     given = vars(parser.parse_args(arguments[1:]))
-    build.from_command_line(cohort_class(given.pop("kind")), **given)
+    kind, root, workers = (given.pop(name) for name in ("kind", "root", "workers"))
+    start = time.perf_counter()
+    folder = build.ensure(cohort_class(kind)(**given), root, workers)
+    counts = files.read_json(folder / "cohort.json")["counts"]
+    print(f"Simulated cohort in {folder}, {time.perf_counter() - start:.1f} s:", end=" ")
+    print(", ".join(f"{count:,} {name}" for name, count in counts.items()))

@@ -5,7 +5,6 @@ finished folder is renamed to `<root>` last. Neither the number of workers nor a
 """
 
 import abc
-import argparse
 import dataclasses
 import functools
 import hashlib
@@ -13,10 +12,9 @@ import json
 import multiprocessing
 import platform
 import shutil
-import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 from tqdm import tqdm
 
@@ -29,26 +27,13 @@ class Recipe(abc.ABC):
 
     A cohort is a `runs.checked.config` whose fields are its size, `seed` and parameters, with default, range and
     description; together with code and sources they decide every byte.
-
-    Attributes
-    ----------
-    root : str
-        Folder that the command line writes.
-    size : str
-        The field that says how many patients there are.
-    notice : str
-        Text of SIMULATED.txt.
-    folders : tuple of str
-        Top folders of many files, which get one hash each.
-    libraries : tuple of str
-        Whose versions shape the bytes.
     """
 
-    root: ClassVar[str]
-    size: ClassVar[str] = "patients"
-    notice: ClassVar[str]
-    folders: ClassVar[tuple[str, ...]]
-    libraries: ClassVar[tuple[str, ...]]
+    root: ClassVar[str]  # folder that the command line writes
+    size: ClassVar[str] = "patients"  # the field that says how many patients there are
+    notice: ClassVar[str]  # text of SIMULATED.txt
+    folders: ClassVar[tuple[str, ...]]  # top folders of many files, which get one hash each
+    libraries: ClassVar[tuple[str, ...]]  # whose versions shape the bytes
 
     @abc.abstractmethod
     def sources(self) -> dict[str, Any]:
@@ -95,28 +80,7 @@ def describe(cohort: Recipe) -> dict[str, Any]:
 
 
 def ensure(cohort: Recipe, root: str | Path, workers: int = 1) -> Path:
-    """Make sure that `root` holds exactly this cohort; build it if it does not.
-
-    Parameters
-    ----------
-    cohort : Recipe
-    root : str or Path
-        Folder of the cohort; relative paths are relative to the project root.
-    workers : int
-        Processes; changes nothing but time.
-
-    Returns
-    -------
-    Path
-        The cohort's folder.
-
-    Raises
-    ------
-    DataError
-        `root`, or a folder of the build beside it, holds something that is not a simulated cohort.
-    FileNotFoundError
-        The real files behind the cohort have not been fetched.
-    """
+    """Make sure that `root` holds exactly this cohort, and return it; see `demo.ensure_source`."""
     root, wanted = paths.resolve(root), describe(cohort)
     partial, old = root.with_name(root.name + ".partial"), root.with_name(root.name + ".old")
     for folder in (root, partial, old):
@@ -138,11 +102,6 @@ def verify(root: str | Path) -> list[str]:
     """Names of tables, or of folders of many files ("files/"), whose bytes are not those written; empty if whole.
 
     What was made of the cohort later is no part of it.
-
-    Raises
-    ------
-    FileNotFoundError
-        `root` has no cohort.json.
     """
     root = paths.resolve(root)
     described = _description(root)
@@ -156,29 +115,6 @@ def refuse_foreign(folder: Path) -> None:
     simulated = (folder / "SIMULATED.txt").is_file()
     if folder.exists() and not (folder.is_dir() and (simulated or not any(folder.iterdir()))):
         raise DataError(f"{folder} exists and is not a simulated cohort (no SIMULATED.txt): choose another root.")
-
-
-def add_options(parser: argparse.ArgumentParser, kind: type[Recipe]) -> None:
-    """Give the command line of a cohort an option for each of its fields."""
-    parser.add_argument("--root", default=kind.root, help="folder to write (default %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes; changes only the time (default %(default)s)")
-    for name, field in kind.__pydantic_fields__.items():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=type(field.default),
-            default=field.default,
-            choices=get_args(field.annotation) or None,
-            help=f"{field.description} (default %(default)s)",
-        )
-
-
-def from_command_line(kind: type[Recipe], root: str, workers: int, **options: Any) -> None:
-    """Write a cohort unless it is there, and say what it holds."""
-    start = time.perf_counter()
-    folder = ensure(kind(**options), root, workers)
-    counts = files.read_json(folder / "cohort.json")["counts"]
-    print(f"Simulated cohort in {folder}, {time.perf_counter() - start:.1f} s:", end=" ")
-    print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
 
 
 def _build(cohort: Recipe, root: Path, wanted: dict, workers: int) -> None:
@@ -201,15 +137,12 @@ def _render_all(cohort: Recipe, todo: list[int], root: Path, parts: files.Parts,
         return
     _start_worker(cohort, root, parts)
     _ = cohort.scene  # before the workers start, so that they find it instead of each making it
-    with tqdm(total=len(todo), desc="simulated patients", unit="patient", disable=len(todo) < 20) as progress:
-        if workers == 1 or len(todo) < 2:
-            for i in todo:
-                _render(i)
-                progress.update()
-            return
-        with multiprocessing.Pool(workers, initializer=_start_worker, initargs=(cohort, root, parts)) as pool:
-            for _ in pool.imap_unordered(_render, todo, chunksize=2):
-                progress.update()
+    show = {"desc": "simulated patients", "unit": "patient", "total": len(todo), "disable": len(todo) < 20}
+    if workers == 1 or len(todo) < 2:
+        list(tqdm(map(_render, todo), **show))
+        return
+    with multiprocessing.Pool(workers, _start_worker, (cohort, root, parts)) as pool:
+        list(tqdm(pool.imap_unordered(_render, todo, chunksize=2), **show))
 
 
 _work: dict[str, Any] = {}  # of this process: the cohort, its folder and its parts

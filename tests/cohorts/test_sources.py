@@ -532,7 +532,7 @@ def test_folds_refusals():
 def test_embedded_cohort_is_read_as_it_is(tmp_path):
     from pkd_utils import demo
 
-    cohort = load_cohort("mimic_cxr", demo.ensure(tmp_path / "embedded", patients=4, seed=0, train_box_share=1.0))
+    cohort = load_cohort("mimic_cxr", demo.ensure_source("mimic_cxr", tmp_path / "embedded", 4, train_box_share=1.0))
     assert cohort.info.simulated
     assert cohort.images["age"].notna().any()
     assert len(cohort.boxes)

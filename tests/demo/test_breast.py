@@ -158,6 +158,14 @@ def body(seed=0, density=2, view="CC", rows=160):
     return anatomy.make(anatomy.draw_woman(rng, density), view, rows, rng), rng
 
 
+def mass(shape, margin, radius, made, rng):
+    return lesions.mass(made, shape, margin, 3, radius, 1.0, rng, lesions.place(made, radius, rng))
+
+
+def calcifications(kind, distribution, size, made, rng):
+    return lesions.calcifications(made, kind, distribution, size, 1.0, rng, lesions.place(made, size, rng))
+
+
 def test_power_law_has_its_slope():
     fields = [anatomy.power_law(np.random.default_rng(seed), (224, 224), 3.0) for seed in range(8)]
     power = np.mean(
@@ -205,8 +213,9 @@ def test_film_is_dark_outside_and_keeps_order():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_mask_is_where_the_mass_is(shape, margin):
     made, rng = body(2, rows=256)
-    lesion = lesions.mass(made, shape, margin, 3, 12.0, 1.0, rng)
-    assert lesion.mask[tuple(map(round, lesion.centre))] and ndimage.label(lesion.mask)[1] == 1
+    centre = lesions.place(made, 12.0, rng)
+    lesion = lesions.mass(made, shape, margin, 3, 12.0, 1.0, rng, centre)
+    assert lesion.mask[centre] and ndimage.label(lesion.mask)[1] == 1
     inside = lesion.path[lesion.mask].mean()
     away = ndimage.binary_dilation(lesion.mask, iterations=3)
     outside = lesion.path[~away & made.inside].mean()
@@ -217,7 +226,7 @@ def test_the_mask_is_where_the_mass_is(shape, margin):
 def edge_sharpness(margin, seed):
     """Steepest fall of the mean profile across the outline of a round mass, over its height."""
     made, rng = body(seed, rows=256)
-    lesion = lesions.mass(made, "ROUND", margin, 3, 12.0, 1.0, rng)
+    lesion = mass("ROUND", margin, 12.0, made, rng)
     distance = np.where(
         lesion.mask, -ndimage.distance_transform_edt(lesion.mask), ndimage.distance_transform_edt(~lesion.mask)
     )
@@ -232,7 +241,7 @@ def test_margins_differ():
 
 def roughness(shape, margin, seed=0):
     made, rng = body(seed, rows=224)
-    mask = lesions.mass(made, shape, margin, 3, 14.0, 1.0, rng).mask
+    mask = mass(shape, margin, 14.0, made, rng).mask
     edge = mask & ~ndimage.binary_erosion(mask)
     return edge.sum() ** 2 / mask.sum()
 
@@ -269,7 +278,7 @@ def test_dense_masses_are_brighter_and_fat_has_a_lucent_centre():
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_the_mask_covers_the_calcifications(kind, distribution):
     made, rng = body(6, rows=192)
-    lesion = lesions.calcifications(made, kind, distribution, 8.0, 1.0, rng)
+    lesion = calcifications(kind, distribution, 8.0, made, rng)
     assert lesion.path.min() >= 0 and lesion.path.max() > 0.2
     assert lesion.path[lesion.mask].sum() > 0.97 * lesion.path.sum()
     assert not lesion.mask[~made.inside].any() and ndimage.label(lesion.mask)[1] == 1
@@ -280,13 +289,13 @@ def test_distributions_differ_in_extent():
         areas = []
         for seed in range(5):
             made, rng = body(seed, rows=256)
-            areas.append(lesions.calcifications(made, "PUNCTATE", distribution, 8.0, 1.0, rng).mask.mean())
+            areas.append(calcifications("PUNCTATE", distribution, 8.0, made, rng).mask.mean())
         return np.mean(areas)
 
     areas = {name: extent(name) for name in ("LINEAR", "CLUSTERED", "REGIONAL", "DIFFUSELY_SCATTERED")}
     assert areas["CLUSTERED"] < areas["REGIONAL"] < areas["DIFFUSELY_SCATTERED"]
     made, rng = body(0, rows=256)
-    mask = lesions.calcifications(made, "PUNCTATE", "LINEAR", 10.0, 1.0, rng).mask
+    mask = calcifications("PUNCTATE", "LINEAR", 10.0, made, rng).mask
     long, wide = np.linalg.eigvalsh(np.cov(np.argwhere(mask).T))[::-1] ** 0.5
     assert long > 2 * wide
 

@@ -151,7 +151,7 @@ def test_bad_parameters(tmp_path, source, options, message):
 def test_each_source_gets_the_embedded_cohort_that_its_loader_reads(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(build, "ensure", lambda cohort, root, workers: asked.append((cohort, workers)))
-    demo.ensure(tmp_path, 9, 1, workers=2, noise=2.0)
+    demo.ensure_source("mimic_cxr", tmp_path, 9, 1, workers=2, noise=2.0)
     demo.ensure_source("cbis_calc", tmp_path, 9, 1, workers=2, calc_cases=4)
     demo.ensure_source("inspect", tmp_path, 9, 1, workers=2)
     chest, breast, ct = map(demo.cohort_class, KINDS)

@@ -24,7 +24,7 @@ def table(root, name):
 
 
 def test_another_seed_writes_another_cohort(cohort, tmp_path):
-    other = demo.ensure(tmp_path / "other", patients=2, seed=4)
+    other = demo.ensure_source("mimic_cxr", tmp_path / "other", 2, seed=4)
     mine, theirs = table(cohort, "truth.csv.gz"), table(other, "truth.csv.gz")
     assert not set(mine.subject_id) & set(theirs.subject_id)
 

@@ -36,6 +36,7 @@ from tests.demo.conftest import SMALL
 
 VOXEL = SMALL["ct"]["voxel"]  # mm; coarser than the default, so that the tests are quick
 BODY = causal.Body("M", 1.0, 1.0, 1.0, (0, 4, 0))
+PLAIN = Scan(BODY, 50.0, 0.82, noise=0.0, seed=(1,))
 STRAIGHT = VolumeGeometry("LAS", (0.0, 0.0, 0.0), ((0.0, 0.0),) * 3)
 
 
@@ -60,8 +61,7 @@ def table(root, name, **options):
 
 def scan(torso, points, **changes):
     """A volume without noise, and its voxels in the order of the points."""
-    plan = Scan(BODY, 50.0, 0.82, noise=0.0, seed=(1,))
-    volume = make_volume(torso, points, replace(plan, **changes))
+    volume = make_volume(torso, points, replace(PLAIN, **changes))
     return volume, volume.ravel()[torso.points.pixel].astype(float)
 
 
@@ -116,7 +116,7 @@ def test_a_reader_that_honours_the_affine_sees_every_patient_the_same_way(torso,
     reference = volume[::-1].astype(float)  # R, A, S
     for codes in ORIENTATIONS:
         geometry = VolumeGeometry(codes, (0.0, 0.0, 0.0), ((0.0, 0.0),) * 3)
-        image = orient(volume, VOXEL, BODY, geometry, (1,))
+        image = orient(volume, VOXEL, PLAIN, geometry)
         assert "".join(nibabel.aff2axcodes(image.affine)) == codes
         np.testing.assert_array_equal(np.asanyarray(nibabel.as_closest_canonical(image).dataobj), reference)
         size = nibabel.affines.voxel_sizes(image.affine)
@@ -128,7 +128,7 @@ def test_size_is_in_the_spacing_and_pose_in_the_affine(torso, points):
     volume, _ = scan(torso, points)
     body = causal.Body("M", 1.1, 0.9, 0.8, (0, 4, 0))
     geometry = VolumeGeometry("ALS", (5.0, -3.0, 2.0), ((0.0, 0.0), (0.0, 0.1), (0.2, 0.0)))
-    image = orient(volume, 4.0, body, geometry, (1,))
+    image = orient(volume, 4.0, replace(PLAIN, body=body), geometry)
     shape = np.array(volume.shape) - [0, round(0.1 * volume.shape[1]), round(0.2 * volume.shape[2])]
     assert image.shape == tuple(shape[[1, 0, 2]])
     np.testing.assert_allclose(nibabel.affines.voxel_sizes(image.affine), [4 * 0.9 * 1.1, 3.6, 3.2], rtol=1e-6)
@@ -294,7 +294,7 @@ def test_six_ways_to_store_a_scan_give_one_radiograph(torso, points, tmp_path):
     volume, _ = scan(torso, points)
     for codes in ORIENTATIONS:
         geometry = replace(STRAIGHT, codes=codes)
-        image = orient(volume, VOXEL, BODY, geometry, (1,))
+        image = orient(volume, VOXEL, PLAIN, geometry)
         (tmp_path / f"{codes}.nii.gz").write_bytes(compress(image))
     files = sorted(tmp_path.glob("*.nii.gz"))
     radiograph.reconstruct(files, tmp_path / "jpg", projector_name="parallel", progress=False)

@@ -131,20 +131,7 @@ def _parenchyma(rng, woman: Woman, pixel: float, inside, skin, muscle, nipple) -
 
 
 def make(woman: Woman, view: str, rows: int, rng: np.random.Generator) -> Breast:
-    """Draw one view of a breast, chest wall at the left edge.
-
-    Parameters
-    ----------
-    woman : Woman
-    view : {"CC", "MLO"}
-    rows : int
-        Height of the picture in pixels; the width is 0.8 of it.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    Breast
-    """
+    """Draw one view ("CC" or "MLO") of a breast, chest wall at the left edge, `rows` pixels high and 0.8 as wide."""
     shape, pixel = (rows, round(rows * ASPECT)), FILM_HEIGHT / rows
     row, col = np.mgrid[: shape[0], : shape[1]] * pixel
     edge, nipple_row = _edge_columns(rng, view, woman.size, np.arange(rows) * pixel)
@@ -177,22 +164,10 @@ def make(woman: Woman, view: str, rows: int, rng: np.random.Generator) -> Breast
 
 
 def develop(path: np.ndarray, inside: np.ndarray, rng: np.random.Generator, noise: float = 1.0) -> np.ndarray:
-    """Expose, develop and digitise: attenuation to grey values, dense tissue bright.
+    """Expose, develop and digitise: attenuation (H, W) to grey values (H, W) uint16, dense tissue bright.
 
-    Parameters
-    ----------
-    path : np.ndarray
-        (H, W) attenuation with the lesion in it.
-    inside : np.ndarray
-        (H, W) bool; the exposure control aims at the median of this region.
-    rng : numpy.random.Generator
-    noise : float
-        Multiple of the usual quantum noise and film grain; 0 for none.
-
-    Returns
-    -------
-    np.ndarray
-        (H, W) uint16, the full range of 16 bits: brighter means denser, as in CBIS-DDSM.
+    The exposure control aims at the median of `inside` (H, W) bool; `noise` is a multiple of the usual quantum noise
+    and film grain.
     """
     blurred = ndimage.gaussian_filter(path, 0.55)
     quanta = rng.standard_normal(path.shape) * 0.016 * np.exp(np.clip(blurred, 0, 6) / 4)

@@ -36,11 +36,6 @@ def table_file() -> Path:
 def read(file: Path | None = None) -> pd.DataFrame:
     """Read the table in KEEL's format, check every code, and add CBIS-DDSM's words.
 
-    Parameters
-    ----------
-    file : Path, optional
-        Default: the fetched asset (830 rows).
-
     Returns
     -------
     DataFrame
@@ -50,12 +45,10 @@ def read(file: Path | None = None) -> pd.DataFrame:
 
     Raises
     ------
-    FileNotFoundError
-        The asset has not been fetched.
     DataError
         The header names other columns, a value is missing or not a whole number, or a code or age is unknown.
     """
-    file = Path(file or table_file())
+    file = file or table_file()
     lines = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     header = [line for line in lines if line.startswith("@")]
     # KEEL names an attribute as `@attribute BI-RADS integer [0,55]`.

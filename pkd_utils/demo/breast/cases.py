@@ -5,7 +5,7 @@ patient, side, view, breast density, size and contrast are drawn. Calcifications
 Nothing here makes a picture, so the tables alone take no time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -131,14 +131,8 @@ def _split(patients: dict[int, str], seed: int, stream: int) -> dict[int, str]:
 def mass_cases(table: pd.DataFrame, seed: int, rows: int = 0) -> list[Case]:
     """One case per row of the BI-RADS table, in its order.
 
-    Parameters
-    ----------
-    table : DataFrame
-        From `breast.birads.read`.
-    seed : int
-    rows : int
-        How many rows, chosen at random by the seed; 0 for all. The chosen rows' patients are the same persons as in the
-        whole cohort of the same seed, but the split is drawn anew.
+    With `rows`, that many chosen at random by the seed: the same persons as in the whole cohort of that seed, but the
+    split is drawn anew.
     """
     order = np.random.default_rng([seed, _STREAM_ORDER]).permutation(len(table))
     chosen = table.iloc[np.sort(order[: rows or len(table)])]
@@ -215,4 +209,4 @@ def calc_cases(seed: int, cases: int) -> list[Case]:
         number += 1
     drawn = drawn[:cases]  # the last patient may lose the second view
     split = _split({case.number: case.pathology for case in drawn}, seed, _STREAM_CALC)
-    return [Case(**{**vars(case), "split": split[case.number]}) for case in drawn]
+    return [replace(case, split=split[case.number]) for case in drawn]

@@ -112,25 +112,17 @@ def crop_box(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
 
 
 def write_case(root: Path, case: Case, seed: int, image: np.ndarray, mask: np.ndarray, pixel: float) -> list[dict]:
-    """Write the mammogram, the crop and the mask of one case.
+    """Write mammogram, crop and mask of one case to `<root>/CBIS-DDSM/<case>/<study>/<series>/1-<number>.dcm`.
 
     Parameters
     ----------
-    root : Path
-        The collection's parent folder; files go to `CBIS-DDSM/<case>/<study>/<series>/1-1.dcm`.
-    case : Case
-    seed : int
-    image : np.ndarray
-        (H, W) uint16, as the film shows it (right breasts at the right edge).
-    mask : np.ndarray
-        (H, W) bool.
-    pixel : float
-        Side of a pixel, mm.
+    image : (H, W) uint16, as the film shows it (right breasts at the right edge)
+    mask : (H, W) bool
+    pixel : float, side of a pixel, mm
 
     Returns
     -------
-    list of dict
-        The two series' rows of metadata.csv.
+    list of dict, the two series' rows of metadata.csv
     """
     ids = case_uids(case, seed)
     crop = image[crop_box(mask, round(4 / pixel))]

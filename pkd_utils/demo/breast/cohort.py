@@ -95,22 +95,11 @@ def _stamp(image: np.ndarray, case: Case) -> np.ndarray:
 def draw(case: Case, cohort: BreastCohort, depth: float | None = None):
     """Draw one mammogram.
 
-    Parameters
-    ----------
-    case : Case
-    cohort : BreastCohort
-        Its seed and parameters.
-    depth : float, optional
-        Distance of the lesion from the nipple, mm; drawn if not given.
-
     Returns
     -------
-    image : np.ndarray
-        (H, W) uint16; a left breast lies at the left edge, a right one at the right edge.
-    mask : np.ndarray
-        (H, W) bool, the lesion.
-    depth : float
-        Distance of the lesion from the nipple, mm.
+    image : (H, W) uint16; a left breast lies at the left edge, a right one at the right edge
+    mask : (H, W) bool, the lesion
+    depth : float, distance of the lesion from the nipple, mm; drawn where `depth` is not given
     """
     woman_key, view_key = ([cohort.seed, s, case.kind == "mass", case.number] for s in (_STREAM_WOMAN, _STREAM_VIEW))
     woman = anatomy.draw_woman(np.random.default_rng(woman_key), case.breast_density)
@@ -135,21 +124,8 @@ def draw(case: Case, cohort: BreastCohort, depth: float | None = None):
 def write_tables(root, **options) -> Path:
     """Write the four case-description tables of a cohort alone, without pixels, and SIMULATED.txt.
 
-    The rows are those of the whole cohort with the same options; the files that their paths name do not exist.
-
-    Parameters
-    ----------
-    root : str or Path
-        Made if missing.
-    **options
-        `seed`, `mass_rows`, `calc_cases`: see `BreastCohort`.
-
-    Raises
-    ------
-    DataError
-        `root` holds something that is not simulated, or a whole cohort with pixels.
-    FileNotFoundError
-        The BI-RADS table has not been fetched.
+    The rows are those of the whole cohort with the same options (`seed`, `mass_rows`, `calc_cases`); the files that
+    their paths name do not exist. A folder that holds anything else is refused.
     """
     root, cohort = paths.resolve(root), BreastCohort(**options)
     build.refuse_foreign(root)

@@ -27,18 +27,12 @@ class BreastLesion:
 
     path: np.ndarray  # (H, W) float32, attenuation to add; negative where fat replaces tissue
     mask: np.ndarray  # (H, W) bool, the region of interest
-    centre: tuple[float, float]  # row, column in pixels
 
 
 def place(breast: Breast, radius: float, rng: np.random.Generator, depth: float | None = None) -> tuple[float, float]:
     """Draw a centre (row, column in pixels) where glandular tissue lies, at least about `radius` mm from the skin.
 
     `depth`, in mm from the nipple, is kept to within about 6 mm: two views of a lesion agree in it.
-
-    Raises
-    ------
-    DataError
-        The breast is too small for a lesion of this radius.
     """
     weight = (breast.envelope + 0.03) * breast.inside * ~breast.pectoral
     if depth is not None:
@@ -103,29 +97,22 @@ def mass(
     radius: float,
     contrast: float,
     rng: np.random.Generator,
-    centre: tuple[float, float] | None = None,
+    centre: tuple[float, float],
 ) -> BreastLesion:
     """Draw a mass of a BI-RADS shape and margin.
 
+    Circumscribed: a sharp border; microlobulated: many small lobes; obscured: part of it fades under tissue that is
+    drawn over it; ill-defined: a wide, uneven border; spiculated: radiating lines.
+
     Parameters
     ----------
-    breast : Breast
-    shape : str
-        Of `birads.SHAPES`.
-    margin : str
-        Of `birads.MARGINS`. Circumscribed: a sharp border; microlobulated: many small lobes; obscured: part of it
-        fades under tissue that is drawn over it; ill-defined: a wide, uneven border; spiculated: radiating lines.
-    density : int
-        Of the mass, 1 to 4; see `MASS_ATTENUATION`. Fat-containing masses have a lucent centre.
-    radius : float
-        Mean radius of the outline, mm.
-    contrast : float
-        Multiple of the attenuation, 0 for an invisible mass.
-    rng : numpy.random.Generator
-    centre : (row, column), optional
-        In pixels; drawn with `place` if not given.
+    shape, margin : of `birads.SHAPES` and `birads.MARGINS`
+    density : int, of the mass, see `MASS_ATTENUATION`; fat-containing masses have a lucent centre
+    radius : float, mean radius of the outline, mm
+    contrast : float, multiple of the attenuation
+    centre : row and column in pixels, as `place` draws them
     """
-    row0, col0 = place(breast, radius, rng) if centre is None else centre
+    row0, col0 = centre
     row, col = np.indices(breast.path.shape, dtype=np.float32)
     dr, dc = (row - row0) * breast.pixel, (col - col0) * breast.pixel
     theta = np.arctan2(dr, dc)
@@ -156,7 +143,7 @@ def mass(
         added = added * (1 - 1.45 * np.exp(-0.5 * (distance / 0.5) ** 2))
     outline = distance <= (1.12 if margin in ("SPICULATED", "ILL_DEFINED") else 1.0)
     mask = ndimage.binary_fill_holes(outline) & breast.inside
-    return BreastLesion((added * breast.inside).astype(np.float32), mask, (row0, col0))
+    return BreastLesion((added * breast.inside).astype(np.float32), mask)
 
 
 def _positions(breast: Breast, distribution: str, centre, size: float, rng: np.random.Generator) -> np.ndarray:
@@ -196,14 +183,15 @@ def _dot(canvas: np.ndarray, at, sigma: float, height: float, pixel: float, stre
     sigma = max(sigma / pixel, 0.45)  # one pixel is the least that a film of this resolution shows
     row, col = at[0] / pixel, at[1] / pixel
     reach = int(np.ceil(3.2 * sigma * length)) + 1
-    rows = slice(max(0, int(row) - reach), max(0, int(row) + reach + 1))
-    cols = slice(max(0, int(col) - reach), max(0, int(col) + reach + 1))
-    r, c = np.mgrid[rows, cols]
-    r, c = r[: canvas[rows, cols].shape[0]] - row, c[: canvas[rows, cols].shape[0]] - col
-    r, c = r[:, : canvas[rows, cols].shape[1]], c[:, : canvas[rows, cols].shape[1]]
+    rows, cols = (
+        np.arange(max(0, int(place) - reach), min(size, int(place) + reach + 1))
+        for place, size in zip((row, col), canvas.shape, strict=True)
+    )
+    r, c = rows[:, None] - row, cols - col
     u, v = np.cos(angle) * c + np.sin(angle) * r, -np.sin(angle) * c + np.cos(angle) * r
     spot = height * np.exp(-0.5 * ((u / (sigma * length)) ** 2 + (v / sigma) ** 2))
-    canvas[rows, cols] = np.maximum(canvas[rows, cols], spot)
+    part = np.ix_(rows, cols)
+    canvas[part] = np.maximum(canvas[part], spot)
 
 
 def _ring(canvas: np.ndarray, at, radius: float, wall: float, height: float, pixel: float, rng) -> None:
@@ -259,27 +247,19 @@ def _vessel(canvas, breast: Breast, centre, size: float, rng: np.random.Generato
 
 
 def calcifications(
-    breast: Breast, kind: str, distribution: str, size: float, contrast: float, rng: np.random.Generator, centre=None
+    breast: Breast, kind: str, distribution: str, size: float, contrast: float, rng: np.random.Generator, centre
 ) -> BreastLesion:
     """Draw calcifications of a type and distribution.
 
     Parameters
     ----------
-    breast : Breast
-    kind : str
-        A type of `cases.CALC_SHARES`; of several joined by "-", each particle is one.
-    distribution : str
-        Of `cases.CALC_SHARES`; "" is a few single ones, or a vessel for VASCULAR.
-    size : float
-        Scale of the group, mm: about the radius of a cluster.
-    contrast : float
-        Multiple of the particles' attenuation.
-    rng : numpy.random.Generator
-    centre : (row, column), optional
-        In pixels; drawn with `place` if not given.
+    kind : a type of `cases.CALC_SHARES`; of several joined by "-", each particle is one
+    distribution : of `cases.CALC_SHARES`; "" is a few single ones, or a vessel for VASCULAR
+    size : float, scale of the group, mm: about the radius of a cluster
+    contrast : float, multiple of the particles' attenuation
+    centre : row and column in pixels, as `place` draws them
     """
     kinds = kind.split("-")
-    centre = place(breast, size, rng) if centre is None else centre
     canvas = np.zeros(breast.path.shape)
     if "VASCULAR" in kinds:
         places = _vessel(canvas, breast, centre, size, rng)
@@ -293,11 +273,7 @@ def calcifications(
         for at in places[: min(_MOST.get(word, 99) for word in kinds)]:
             _particle(canvas, str(rng.choice(kinds)), at, breast.pixel, rng)
     canvas = canvas * breast.inside
-    mask = _hull(canvas > 0.1, breast)
-    return BreastLesion((contrast * CALCIFICATION_PATH * canvas).astype(np.float32), mask, tuple(centre))
-
-
-def _hull(bright: np.ndarray, breast: Breast) -> np.ndarray:
-    """The outline that a reader would draw around particles: their convex hull and a margin of 2.5 mm."""
-    hull = morphology.convex_hull_image(bright)
-    return (ndimage.distance_transform_edt(~hull) * breast.pixel <= 2.5) & breast.inside
+    # The outline that a reader would draw around particles: their convex hull and a margin of 2.5 mm.
+    hull = morphology.convex_hull_image(canvas > 0.1)
+    mask = (ndimage.distance_transform_edt(~hull) * breast.pixel <= 2.5) & breast.inside
+    return BreastLesion((contrast * CALCIFICATION_PATH * canvas).astype(np.float32), mask)

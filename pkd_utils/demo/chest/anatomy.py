@@ -47,30 +47,14 @@ LUNGS = (
 
 @dataclass(frozen=True)
 class Points:
-    """Lung, heart and pericardial-fat points of one view, along the view's own rays.
+    """Lung, heart and pericardial-fat points of one view, along the view's own rays."""
 
-    Attributes
-    ----------
-    pixel : (N,) int32
-        Flat index of the coarse detector pixel (row-major, shape `CANVAS / COARSE`).
-    xyz : (N, 3) float32
-        True position, mm from the carina.
-    mu : (N,) float32
-        Attenuation in the healthy CT, 1/mm.
-    tissue : (N,) uint8
-        1..5 lobes in the order of `LOBES`, 6 heart, 7 fat around the heart.
-    wall : (N,) float32
-        Distance to the nearest point outside the lung, mm (0 outside the lung).
-    heart_scale : (N,) float32
-        Smallest scale of the heart that covers the point (9 where none does).
-    """
-
-    pixel: np.ndarray
-    xyz: np.ndarray
-    mu: np.ndarray
-    tissue: np.ndarray
-    wall: np.ndarray
-    heart_scale: np.ndarray
+    pixel: np.ndarray  # (N,) int32, flat index of the coarse detector pixel (row-major, shape `CANVAS / COARSE`)
+    xyz: np.ndarray  # (N, 3) float32, true position, mm from the carina
+    mu: np.ndarray  # (N,) float32, attenuation in the healthy CT, 1/mm
+    tissue: np.ndarray  # (N,) uint8, 1..5 lobes in the order of `LOBES`, 6 heart, 7 fat around the heart
+    wall: np.ndarray  # (N,) float32, distance to the nearest point outside the lung, mm (0 outside the lung)
+    heart_scale: np.ndarray  # (N,) float32, smallest scale of the heart that covers the point (9 where none does)
 
 
 @dataclass(frozen=True)
@@ -163,14 +147,11 @@ def _without_nodule(mu, lung) -> np.ndarray:
     return filled
 
 
-def _slab_sampler(size_a, size_b, step_a, step_b, origin_a, origin_b, positions_a, positions_b):
-    """Indices and weights of separable linear interpolation at `positions` (mm), edges repeated."""
-    out = []
-    for size, step, origin, pos in ((size_a, step_a, origin_a, positions_a), (size_b, step_b, origin_b, positions_b)):
-        where = np.clip(pos / step + origin, 0, size - 1.001)
-        low = where.astype(np.int64)
-        out += [low, (where - low).astype(np.float32)]
-    return out
+def _interpolation(size, step, origin, at):
+    """Lower index, and weight of the next one, for linear interpolation at `at` (mm), edges repeated."""
+    where = np.clip(at / step + origin, 0, size - 1.001)
+    low = where.astype(np.int64)
+    return low, (where - low).astype(np.float32)
 
 
 def _project_view(name, mu, mineral, wall_aorta, fields, step, origin) -> View:
@@ -198,9 +179,8 @@ def _project_view(name, mu, mineral, wall_aorta, fields, step, origin) -> View:
     for k in range(body[0], body[-1] + 1):
         mag = distance / (distance - abs(coordinate[k] - plane))
         take = (k,) if depth_axis == 0 else (slice(None), k)
-        ia, wa, ib, wb = _slab_sampler(
-            size[across], size[2], step[across], step[2], origin[across], origin[2], cols / mag + cu, rows / mag + cv
-        )
+        ia, wa = _interpolation(size[across], step[across], origin[across], cols / mag + cu)
+        ib, wb = _interpolation(size[2], step[2], origin[2], rows / mag + cv)
         for key, volume in volumes.items():
             slab = volume[take]
             slab = slab[ia] * (1 - wa[:, None]) + slab[ia + 1] * wa[:, None]
@@ -266,28 +246,31 @@ def breasts(mu, origin, step) -> list[tuple[float, float, float]]:
     return found
 
 
-def lobes(labels, names) -> np.ndarray:
-    """Codes 1 to 5 of the lobes in the order of `LOBES`, 0 elsewhere; uint8."""
+def tissue_fields(labels, names, step, closing: int, fat: int, lung: int, bones: int) -> dict[str, np.ndarray]:
+    """`tissue`, `wall` and `heart_scale` of `Points` for every voxel of edges `step` (mm).
+
+    The other numbers are voxels: gaps of the heart that are closed, how far its fat reaches from it and from the lung,
+    and how far from ribs and sternum it stays.
+    """
     tissue = np.zeros(labels.shape, np.uint8)
     for code, structure in enumerate(LUNGS, start=1):
         tissue[labels == names[structure]] = code
-    return tissue
+    air = tissue > 0
+    heart = np.isin(labels, [names["heart"], names["atrial_appendage_left"]])
+    heart = ndimage.binary_closing(np.pad(heart, closing + 1), iterations=closing)
+    heart = ndimage.binary_fill_holes(heart[(slice(closing + 1, -closing - 1),) * 3]) & ~air
+    tissue[heart] = HEART
+    near = ndimage.binary_dilation(heart, iterations=fat) & ndimage.binary_dilation(air, iterations=lung)
+    chest_wall = ndimage.binary_dilation(np.isin(labels, range(92, 119)), iterations=bones)
+    tissue[near & ~chest_wall & (labels == 0) & (tissue == 0)] = FAT
+    wall = ndimage.distance_transform_edt(air, sampling=step).astype(np.float32)
+    return {"tissue": tissue, "wall": wall, "heart_scale": heart_scale(heart, tissue > 0)}
 
 
 def _prepare(folder: Path) -> dict[str, np.ndarray]:
     """Everything of `Anatomy` as arrays."""
     mu, mineral, labels, names, step = read(folder)
-    tissue = lobes(labels, names)
-    lung = tissue > 0
-    heart = np.isin(labels, [names["heart"], names["atrial_appendage_left"]])
-    heart = ndimage.binary_closing(np.pad(heart, 6), iterations=5)[6:-6, 6:-6, 6:-6]
-    heart = ndimage.binary_fill_holes(heart) & ~lung
-    tissue[heart] = HEART
-    fat = ndimage.binary_dilation(heart, iterations=5) & (labels == 0) & ndimage.binary_dilation(lung, iterations=9)
-    chest_wall = ndimage.binary_dilation(np.isin(labels, [*range(92, 119)]), iterations=4)
-    tissue[fat & ~chest_wall & (tissue == 0)] = FAT
-    wall = ndimage.distance_transform_edt(lung, sampling=step).astype(np.float32)
-    fields = {"tissue": tissue, "wall": wall, "heart_scale": heart_scale(heart, tissue > 0)}
+    fields = tissue_fields(labels, names, step, closing=5, fat=5, lung=9, bones=4)
     aorta_wall, origin = aortic_wall(labels, names), carina(labels, names)
     views = {v: _project_view(v, mu, mineral, aorta_wall, fields, step, origin) for v in VIEWS}
     landmarks = {}
@@ -321,18 +304,7 @@ def kept(
 
 @functools.lru_cache(maxsize=1)
 def load(folder: Path) -> Anatomy:
-    """Projections and points of the CT in `folder`, prepared once (about 20 s) and kept in a cache file.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder with `cxr.nii.gz`, `mask.nii.gz` and `structures.csv` (the asset `chest_ct`).
-
-    Raises
-    ------
-    FileNotFoundError
-        A file of the CT is missing.
-    """
+    """Projections and points of the CT in `folder` (the asset `chest_ct`), prepared once (20 s) and kept in a file."""
     data = kept("anatomy", folder, __name__, make=_prepare)
     views = {}
     for name in VIEWS:

@@ -196,40 +196,20 @@ def _stay(rng, hadm_id, start, state, age, last_study):
     risk = _logistic(-5.2 + 1.6 * hf + 1.4 * infection + 0.6 * immobility + 0.03 * (age - 60))
     died = bool(rng.random() < risk)
     ill = 0.25 + 0.35 * max(state)
-    location = (
-        "DIED"
-        if died
-        else str(rng.choice(["HOME", "HOME HEALTH CARE", "SKILLED NURSING FACILITY"], p=[1 - ill, ill / 2, ill / 2]))
-    )
+    location = "DIED"
+    if not died:
+        places = ["HOME", "HOME HEALTH CARE", "SKILLED NURSING FACILITY"]
+        location = str(rng.choice(places, p=[1 - ill, ill / 2, ill / 2]))
     insurance = "Medicare" if age >= 65 else str(rng.choice(["Private", "Medicaid", "Other"]))
-    return Stay(
-        hadm_id,
-        start,
-        discharged.replace(microsecond=0),
-        registered,
-        start + timedelta(hours=1),
-        emergency,
-        died,
-        location,
-        insurance,
-    )
+    moments = (start, discharged.replace(microsecond=0), registered, start + timedelta(hours=1))
+    return Stay(hadm_id, *moments, emergency, died, location, insurance)
 
 
 def simulate_patient(index, subject_id, split, study_ids, stay_ids, seed) -> Patient:
     """Draw one patient: constitution, encounters, studies, stays, death.
 
-    Parameters
-    ----------
-    index : int
-        Number of the patient in the cohort; selects the random stream.
-    subject_id : int
-        MIMIC-style identifier.
-    split : str
-        "train", "validate" or "test".
-    study_ids, stay_ids : sequence of int
-        At least 16 and 4 unused identifiers.
-    seed : int
-        Seed of the cohort.
+    `index`, the patient's number in the cohort, selects the random stream; `study_ids` and `stay_ids` are at least 16
+    and 4 unused identifiers.
     """
     rng = np.random.default_rng([seed, _STREAM_PATIENT, index])
     study_ids, stay_ids = iter(study_ids), iter(stay_ids)
@@ -312,19 +292,9 @@ def simulate_patient(index, subject_id, split, study_ids, stay_ids, seed) -> Pat
 
 
 def simulate(patients: int, seed: int) -> list[Patient]:
-    """Draw the whole cohort's latent history; nothing is rendered.
+    """Draw the whole cohort's latent history, in the order of the random streams; nothing is rendered.
 
-    Parameters
-    ----------
-    patients : int
-        Number of patients, at least 1.
-    seed : int
-        Seed, at least 0.
-
-    Returns
-    -------
-    list of Patient
-        In the order of their random streams; identifiers are unique and carry no order.
+    Identifiers are unique and carry no order.
     """
     rng = np.random.default_rng([seed, _STREAM_IDS])
     subject_ids = unique_numbers(rng, 10_000_000, 20_000_000, patients)

@@ -1,6 +1,7 @@
 """The embedded radiographs: a simulated cohort in the layout of MIMIC-CXR-JPG, MIMIC-CXR, MIMIC-IV and MS-CXR."""
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,7 @@ class ChestCohort(build.Recipe):
         part = {"films": {}, "labels": {"chexpert": {}, "negbio": {}}, "boxes": []}
         folder = root / tables.patient_folder(patient.subject_id)
         folder.mkdir(parents=True, exist_ok=True)
-        previous = None
-        for study in patient.studies:
+        for previous, study in itertools.pairwise([None, *patient.studies]):
             report = reports.compose(patient, study, previous, self.report_informativeness, self.seed)
             (folder / f"s{study.study_id}.txt").write_bytes(report.text.encode("ascii"))
             for labeller, values in part["labels"].items():
@@ -71,58 +71,32 @@ class ChestCohort(build.Recipe):
                     report.assertions, self.label_noise, self.seed, study.study_id, labeller
                 )
             _render_study(self, root, patient, study, report, part)
-            previous = study
         return part
 
     def tables(self, root: Path, parts: list[dict]) -> dict[str, int]:
         return tables.write_tables(root, self.patients_drawn, parts)
 
 
-def _save_mask(path: Path, mask) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(mask.astype(np.uint8) * 255).save(path, optimize=False, compress_level=6)
-
-
 def _render_study(cohort: ChestCohort, root: Path, patient, study, report, part: dict) -> None:
     """Write the films and masks of one study; add their sizes and boxes to `part`."""
     ct, points = cohort.scene
     share = cohort.train_box_share if patient.split == "train" else 1.0
-    draw = np.random.default_rng([cohort.seed, _STREAM_BOXES, study.study_id]).random()
+    boxed = np.random.default_rng([cohort.seed, _STREAM_BOXES, study.study_id]).random() < share
+    split = "val" if patient.split == "validate" else patient.split
+    shown = {name: getattr(study, name) for name in ("age", "heart_scale", "lesions", "devices")}
     for plan in study.films:
-        exposure = film.Film(
-            view=plan.view,
-            body=patient.body,
-            age=study.age,
-            heart_scale=study.heart_scale,
-            lesions=study.lesions,
-            devices=study.devices,
-            inspiration=plan.inspiration,
-            tilt=plan.tilt,
-            noise=cohort.noise,
-            seed=plan.seed,
-        )
+        pose = {name: getattr(plan, name) for name in ("view", "inspiration", "tilt", "seed")}
+        exposure = film.Film(body=patient.body, noise=cohort.noise, **shown, **pose)
         image, masks = film.expose(ct, points[plan.view], exposure)
         path = tables.image_path(patient.subject_id, study.study_id, plan.dicom_id)
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(root / path, quality=JPEG_QUALITY, comment=COMMENT)
         part["films"][plan.dicom_id] = list(image.shape)
         for finding, mask in masks.items():
-            _save_mask(root / "masks" / plan.dicom_id / f"{finding.replace(' ', '_')}.png", mask)
-            if plan.view == "LATERAL" or finding not in report.phrases or draw >= share:
-                continue
-            for x, y, w, h in findings.component_boxes(mask):
-                part["boxes"].append(
-                    {
-                        "category_name": finding,
-                        "label_text": report.phrases[finding],
-                        "path": path,
-                        "x": x,
-                        "y": y,
-                        "w": w,
-                        "h": h,
-                        "dicom_id": plan.dicom_id,
-                        "image_width": image.shape[1],
-                        "image_height": image.shape[0],
-                        "split": "val" if patient.split == "validate" else patient.split,
-                    }
-                )
+            file = root / "masks" / plan.dicom_id / f"{finding.replace(' ', '_')}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask.astype(np.uint8) * 255).save(file, optimize=False, compress_level=6)
+            if plan.view != "LATERAL" and finding in report.phrases and boxed:
+                for box in findings.component_boxes(mask):
+                    row = (finding, report.phrases[finding], path, *box, plan.dicom_id, *image.shape[::-1], split)
+                    part["boxes"].append(dict(zip(tables.BOX_COLUMNS, row, strict=True)))

@@ -19,65 +19,29 @@ _GRID = 5  # control points of the elastic warp along each side
 
 @dataclass(frozen=True)
 class Body:
-    """What stays the same in all films of a patient.
+    """What stays the same in all films of a patient; sizes are relative to the CT's patient."""
 
-    Attributes
-    ----------
-    sex : str
-        "M" or "F".
-    habitus : float
-        Thickness of soft tissue relative to the CT's patient, about 0.9 to 1.25.
-    width, height : float
-        Size relative to the CT's patient.
-    seed : tuple of int
-        Seed of the patient's own elastic warp.
-    """
-
-    sex: str
-    habitus: float
+    sex: str  # "M" or "F"
+    habitus: float  # thickness of soft tissue, about 0.9 to 1.25
     width: float
     height: float
-    seed: tuple
+    seed: tuple  # of the patient's own elastic warp
 
 
 @dataclass(frozen=True)
 class Film:
-    """One exposure.
+    """One exposure."""
 
-    Attributes
-    ----------
-    view : str
-        "AP", "PA" or "LATERAL".
-    body : Body
-        The patient.
-    age : float
-        Years; older means less mineral in bone, a calcified aorta, and a bent upper spine on the lateral film.
-    heart_scale : float
-        Size of the heart relative to the CT's.
-    lesions : list of Lesion
-        Findings of the study.
-    devices : tuple of str
-        Of "pacemaker", "central line", "endotracheal tube", "wires".
-    inspiration : float
-        1 full breath, 0 very shallow.
-    tilt : float
-        Radians by which the patient leans back (AP only).
-    noise : float
-        Multiple of the usual quantum noise.
-    seed : tuple of int
-        Seed of pose, elastic warp and noise.
-    """
-
-    view: str
+    view: str  # "AP", "PA" or "LATERAL"
     body: Body
-    age: float
-    heart_scale: float
+    age: float  # years; older: less mineral in bone, a calcified aorta, on the lateral film a bent upper spine
+    heart_scale: float  # size of the heart relative to the CT's
     lesions: list[Lesion] = field(default_factory=list)
-    devices: tuple = ()
-    inspiration: float = 0.8
-    tilt: float = 0.0
-    noise: float = 1.0
-    seed: tuple = (0,)
+    devices: tuple = ()  # of "pacemaker", "central line", "endotracheal tube", "wires"
+    inspiration: float = 0.8  # 1 full breath, 0 very shallow
+    tilt: float = 0.0  # radians by which the patient leans back (AP only)
+    noise: float = 1.0  # multiple of the usual quantum noise
+    seed: tuple = (0,)  # of pose, elastic warp and noise
 
 
 def spline(n, size):
@@ -202,8 +166,7 @@ def line_integrals(anatomy: Anatomy, points: Field, film: Film):
 
     Returns
     -------
-    p : CANVAS float32
-        Healthy body (size of soft tissue, mineral and calcium of that age, breasts, devices) plus all findings.
+    p : CANVAS float32, healthy body (soft tissue, mineral and calcium of that age, breasts, devices) plus findings
     regions : dict of str to (CANVAS / 2) bool
     """
     view = anatomy.views[film.view]
@@ -245,22 +208,12 @@ def develop(p, film: Film) -> np.ndarray:
 
 
 def expose(anatomy: Anatomy, points: Field, film: Film) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Make one film.
-
-    Parameters
-    ----------
-    anatomy : Anatomy
-        From `anatomy.load`.
-    points : Field
-        Points of the film's view.
-    film : Film
-        What to show.
+    """Make one film; `points` are those of its view.
 
     Returns
     -------
-    image : (rows, columns) uint8
-        Shape `IMAGE_SHAPE[view]`.
-    masks : dict of str to (rows, columns) bool
+    image : `IMAGE_SHAPE[view]` uint8
+    masks : dict of str to bool of the same shape
         Region of each finding that has one on this film, small islands removed.
     """
     p, regions = line_integrals(anatomy, points, film)

@@ -30,27 +30,13 @@ SMALLEST_REGION = 24  # detector pixels; smaller islands are not part of a regio
 
 @dataclass(frozen=True)
 class Lesion:
-    """One lesion of one study, independent of any view.
+    """One lesion of one study, independent of any view."""
 
-    Attributes
-    ----------
-    finding : str
-        One of `FINDINGS`.
-    severity : float
-        0 (absent) to 1; shown as a region from `VISIBLE`.
-    side : str
-        "left", "right" or "bilateral".
-    lobe : int
-        1..5 (order of `anatomy.LOBES`) where the lesion has a lobe, else 0.
-    seed : tuple of int
-        Seed of its shape: the same lesion in every view.
-    """
-
-    finding: str
-    severity: float
-    side: str
-    lobe: int
-    seed: tuple
+    finding: str  # one of `FINDINGS`
+    severity: float  # 0 (absent) to 1; shown as a region from `VISIBLE`
+    side: str  # "left", "right" or "bilateral"
+    lobe: int  # 1..5 (order of `anatomy.LOBES`) where the lesion has a lobe, else 0
+    seed: tuple  # of its shape: the same lesion in every view
 
     @property
     def lobe_name(self) -> str:
@@ -170,23 +156,9 @@ _SHAPES = {
 
 
 def lesion_fill(field: Field, lesion: Lesion, tilt: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Points that a lesion touches and how far it fills them.
+    """Points (K,) int that a lesion touches and how far it fills each: (K,) float, 0 healthy to 1 water.
 
-    Parameters
-    ----------
-    field : Field
-        Points of the view.
-    lesion : Lesion
-        Any finding but cardiomegaly (which is the heart's scale, see `heart_delta`).
-    tilt : float
-        Radians by which the patient leans back; only fluid cares.
-
-    Returns
-    -------
-    at : (K,) int
-        Indices into the points.
-    fill : (K,) float
-        0 (healthy) to 1 (water).
+    Any finding but cardiomegaly, which is the heart's scale; `tilt` in radians by which the patient leans back.
     """
     return _SHAPES[lesion.finding](field, lesion, np.random.default_rng(lesion.seed), tilt)
 
@@ -196,12 +168,9 @@ def heart_delta(field: Field, scale: float) -> tuple[np.ndarray, np.ndarray, np.
 
     Returns
     -------
-    at : (K,) int
-        Points of the heart, its fat and the lung it could grow into.
-    delta_mu : (K,) float
-        Change of attenuation, 1/mm.
-    inside : (K,) float
-        1 inside the new heart, 0 outside, with a soft edge.
+    at : (K,) int, points of the heart, its fat and the lung it could grow into
+    delta_mu : (K,) float, change of attenuation, 1/mm
+    inside : (K,) float, 1 inside the new heart, 0 outside, with a soft edge
     """
     at = field.where["heart"]
     points = field.points
@@ -229,23 +198,11 @@ def upsample(image) -> np.ndarray:
 
 
 def study_delta(field: Field, lesions: list[Lesion], heart_scale: float, tilt: float = 0.0):
-    """Project all lesions of a study together, and find the region of each finding.
-
-    Parameters
-    ----------
-    field : Field
-        Points of the view.
-    lesions : list of Lesion
-        Findings of the study; a cardiomegaly is drawn by `heart_scale`.
-    heart_scale : float
-        Size of the patient's heart relative to the CT's.
-    tilt : float
-        Radians by which the patient leans back.
+    """Project all lesions of a study together, and find the region of each finding; a large heart is `heart_scale`.
 
     Returns
     -------
-    delta : (CANVAS / 2) float64
-        Change of the line integral over healthy anatomy.
+    delta : (CANVAS / 2) float64, change of the line integral over healthy anatomy
     regions : dict of str to (CANVAS / 2) bool
         For each finding of at least `VISIBLE` severity, where its lesions (each alone) stand out; for cardiomegaly
         the whole heart, which is what a reader boxes.

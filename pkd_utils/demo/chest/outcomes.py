@@ -21,12 +21,7 @@ COLUMNS = ["study_id", "12_month_readmission", "12_month_PH", "tte_readmission",
 
 
 def label_table(cohort) -> pd.DataFrame:
-    """Outcomes of every study of a simulated cohort.
-
-    Parameters
-    ----------
-    cohort : cohorts.Cohort
-        The embedded cohort, loaded by `mimic_cxr`; the tables are read from its root.
+    """Outcomes of every study of the embedded cohort that `mimic_cxr` has loaded, from the tables below its root.
 
     Returns
     -------
@@ -59,13 +54,9 @@ def simulate_outcomes(studies: pd.DataFrame, stays: pd.DataFrame, died: pd.Serie
 
     Parameters
     ----------
-    studies : DataFrame
-        `study_id`, `subject_id`, `study_datetime` and the columns of `STATE`.
-    stays : DataFrame
-        `subject_id`, `hadm_id`, `admittime`, `dischtime`.
-    died : Series
-        Date of death or NaT by subject_id.
-    seed : int
+    studies : DataFrame of study_id, subject_id, study_datetime and the columns of `STATE`
+    stays : DataFrame of subject_id, hadm_id, admittime, dischtime
+    died : Series of dates of death or NaT, by subject_id
     """
     rows = []
     stays_of = {
@@ -120,9 +111,7 @@ def _label(time, event, end) -> tuple[str, int]:
 
 def _rate(weights: dict[str, float], state: np.ndarray) -> float:
     """Events a day."""
-    return float(
-        np.exp(weights["constant"] + sum(weights[name] * value for name, value in zip(STATE, state, strict=True)))
-    )
+    return float(np.exp(weights["constant"] + sum(weights[name] * x for name, x in zip(STATE, state, strict=True))))
 
 
 def _days(number: float) -> np.timedelta64:

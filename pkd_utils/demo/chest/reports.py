@@ -8,7 +8,7 @@ the state, never on `informativeness`: the labels of a cohort are the same for e
 
 import re
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -116,6 +116,9 @@ _HISTORY = {
     ),
 }
 _VAGUE = ("chest pain", "shortness of breath", "altered mental status", "weakness", "pre-operative evaluation", "cough")
+_QUESTIONS = ("evaluate for acute process", "interval change?", "please evaluate", "rule out acute disease")
+_NO_PRIOR = ("None.", "None available.", "No prior chest radiographs.")
+_PRIOR = ("Chest radiograph from ___.", "Prior chest radiographs ___ through ___.", "___.")
 _NORMAL = (
     "No acute cardiopulmonary process.",
     "No acute cardiopulmonary abnormality.",
@@ -132,21 +135,11 @@ _DEVICE_TEXT = {
 
 @dataclass
 class Report:
-    """A report and what it asserts.
-
-    Attributes
-    ----------
-    text : str
-        In the format of MIMIC-CXR 2.1.0.
-    assertions : dict of str to float
-        1 positive, -1 uncertain, 0 negative, per label of `LABELS` that the text mentions.
-    phrases : dict of str to str
-        For each finding called positive or uncertain, the words of the report that say so.
-    """
+    """A report in the format of MIMIC-CXR 2.1.0, and what it asserts."""
 
     text: str
-    assertions: dict[str, float] = field(default_factory=dict)
-    phrases: dict[str, str] = field(default_factory=dict)
+    assertions: dict[str, float]  # by label that the text mentions: 1 positive, -1 uncertain, 0 negative
+    phrases: dict[str, str]  # by finding called positive or uncertain: the words that say so
 
 
 def assertions(study: Study, seed: int) -> dict[str, float]:
@@ -203,12 +196,9 @@ def _words(study: Study, finding: str, tell, rng) -> dict[str, str]:
     """Severity, side and place of a finding in words, or nothing where the report does not tell them."""
     severity = study.severity[finding]
     noisy = severity + rng.normal(0, 0.04)
-    scale = (
-        ("trace ", "small ", "moderate ", "large ")
-        if finding == "Pleural Effusion"
-        else ("minimal ", "mild ", "moderate ", "severe ")
-    )
-    sev = scale[0 if noisy < 0.25 else 1 if noisy < 0.45 else 2 if noisy < 0.70 else 3]
+    fluid = finding == "Pleural Effusion"
+    scale = ("trace ", "small ", "moderate ", "large ") if fluid else ("minimal ", "mild ", "moderate ", "severe ")
+    sev = scale[np.searchsorted((0.25, 0.45, 0.70), noisy, side="right")]
     lesions = [lesion for lesion in study.lesions if lesion.finding == finding]
     sides = {lesion.side for lesion in lesions if lesion.severity >= 0.5 * severity}
     side = "bilateral" if len(sides) > 1 or "bilateral" in sides else next(iter(sides), "left")
@@ -293,37 +283,17 @@ def _section(name: str, body: str, own_line: bool) -> str:
 
 
 def compose(patient: Patient, study: Study, previous: Study | None, informativeness: float, seed: int) -> Report:
-    """Write the report of a study.
-
-    Parameters
-    ----------
-    patient : Patient
-        Whose study it is.
-    study : causal.Study
-        The state to report.
-    previous : causal.Study or None
-        The film before, if there was one.
-    informativeness : float
-        Probability, 0 to 1, that a detail beyond the bare call is told.
-    seed : int
-        Seed of the cohort.
-    """
+    """Write the report of a study; `informativeness` is the probability that a detail beyond the bare call is told."""
     said = assertions(study, seed)
     rng = np.random.default_rng([seed, _STREAM_WORDS, study.study_id])
 
     def tell():
         return bool(rng.random() < informativeness)
 
-    history = []
-    for cause, texts in _HISTORY.items():
-        if getattr(study, cause) > 0.4 and tell():
-            history.append(str(rng.choice(texts)))
-    if not history:
-        history = [str(rng.choice(_VAGUE))]
+    history = [str(rng.choice(texts)) for cause, texts in _HISTORY.items() if getattr(study, cause) > 0.4 and tell()]
+    history = history or [str(rng.choice(_VAGUE))]
     who = "woman" if patient.sex == "F" else "man"
-    question = str(
-        rng.choice(("evaluate for acute process", "interval change?", "please evaluate", "rule out acute disease"))
-    )
+    question = str(rng.choice(_QUESTIONS))
     indication = f"___ year old {who} with {', '.join(history)} // {question}"
     sentences, phrases, short = finding_sentences(study, previous, said, tell, rng)
     others = _other_sentences(study, said, rng)
@@ -339,18 +309,14 @@ def compose(patient: Patient, study: Study, previous: Study | None, informativen
     impression = [*short, *last] or normal
     views = {film.view for film in study.films}
     examination = "CHEST (PORTABLE AP)" if "AP" in views else "CHEST (PA AND LAT)" if len(views) > 1 else "CHEST (PA)"
-    if previous is None:
-        comparison = str(rng.choice(("None.", "None available.", "No prior chest radiographs.")))
-    else:
-        comparison = str(rng.choice(("Chest radiograph from ___.", "Prior chest radiographs ___ through ___.", "___.")))
+    comparison = str(rng.choice(_NO_PRIOR if previous is None else _PRIOR))
     text = " " * 33 + "FINAL REPORT\n"
     if rng.random() < 0.85:
         text += _section("EXAMINATION", examination, False)
     text += _section("INDICATION", indication, False)
     if rng.random() < 0.35:
-        text += _section(
-            "TECHNIQUE", "Single frontal view of the chest." if len(views) == 1 else "Frontal and lateral.", False
-        )
+        technique = "Single frontal view of the chest." if len(views) == 1 else "Frontal and lateral."
+        text += _section("TECHNIQUE", technique, False)
     text += _section("COMPARISON", comparison, False)
     if layout < 0.12:
         text += _section("IMPRESSION", " ".join([*sentences, *last] if short else [*normal, *sentences, *last]), True)

@@ -15,9 +15,8 @@ _VIEW_CODE = {"AP": "antero-posterior", "PA": "postero-anterior", "LATERAL": "la
 _ADMISSION_COLUMNS = ["subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "admission_type"]
 _ADMISSION_COLUMNS += ["admit_provider_id", "admission_location", "discharge_location", "insurance", "language"]
 _ADMISSION_COLUMNS += ["marital_status", "race", "edregtime", "edouttime", "hospital_expire_flag"]
-_BOX_COLUMNS = ["category_name", "label_text", "path", "x", "y", "w", "h", "dicom_id"]
-_BOX_COLUMNS += ["image_width", "image_height", "split"]
-_ADMISSION_TYPES = {True: "EW EMER.", False: "URGENT"}
+BOX_COLUMNS = ["category_name", "label_text", "path", "x", "y", "w", "h", "dicom_id"]
+BOX_COLUMNS += ["image_width", "image_height", "split"]
 MS_CXR_NAMES = (
     "Atelectasis",
     "Cardiomegaly",
@@ -40,7 +39,7 @@ def image_path(subject_id: int, study_id: int, dicom_id: str) -> str:
     return f"{patient_folder(subject_id)}/s{study_id}/{dicom_id}.jpg"
 
 
-def write_table(path: Path, rows: list[dict], columns: list[str], sort: list[str]) -> None:
+def write_table(path: Path, rows: list[dict], sort: list[str], columns: list[str] | None = None) -> None:
     """Write rows as CSV (gzip with a fixed time stamp where the name ends in .gz, so the same bytes every time)."""
     table = pd.DataFrame(rows, columns=columns).sort_values(sort, kind="stable")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +88,7 @@ def _admission(patient, stay) -> dict:
         "admittime": _time(stay.admitted),
         "dischtime": _time(stay.discharged),
         "deathtime": _time(stay.discharged) if stay.died else None,
-        "admission_type": _ADMISSION_TYPES[stay.emergency],
+        "admission_type": "EW EMER." if stay.emergency else "URGENT",
         "admit_provider_id": f"P{stay.hadm_id % 900 + 100}SI",
         "admission_location": "EMERGENCY ROOM" if stay.emergency else "PHYSICIAN REFERRAL",
         "discharge_location": stay.location,
@@ -104,38 +103,27 @@ def _admission(patient, stay) -> dict:
 
 
 def write_tables(root: Path, patients: list[Patient], parts: list[dict]) -> dict[str, int]:
-    """Write every table of the cohort below `root`.
+    """Write every table of the cohort below `root`; counts of rows come back.
 
-    Parameters
-    ----------
-    root : Path
-        Folder of the cohort.
-    patients : list of Patient
-        The latent history.
-    parts : list of dict
-        What the renderer returned for each patient, in the same order: `films` (dicom_id -> rows, columns), `labels`
-        (labeller -> study_id -> label -> value) and `boxes` (rows of MS-CXR).
-
-    Returns
-    -------
-    dict of str to int
-        Counts: patients, studies, images, frontal images, boxes, admissions.
+    `parts` is what the renderer returned for each patient: `films` (dicom_id -> rows, columns), `labels` (labeller ->
+    study_id -> label -> value) and `boxes` (rows of MS-CXR).
     """
-    rows = {name: [] for name in ("metadata", "split", "chexpert", "negbio", "truth", "records", "studies", "hosp")}
+    metadata, split, records, studies, truth, stays = [], [], [], [], [], []
+    labels = {"chexpert": [], "negbio": []}
     for patient, part in zip(patients, parts, strict=True):
-        rows["hosp"] += [_admission(patient, stay) for stay in patient.stays]
+        stays += [_admission(patient, stay) for stay in patient.stays]
         for study in patient.studies:
             ids = {"subject_id": patient.subject_id, "study_id": study.study_id}
-            rows["truth"].append(truth_row(patient, study))
-            folder = patient_folder(patient.subject_id)
-            rows["studies"].append(ids | {"path": f"{folder}/s{study.study_id}.txt"})
-            for labeller in ("chexpert", "negbio"):
-                rows[labeller].append(ids | part["labels"][labeller][str(study.study_id)])
+            truth.append(truth_row(patient, study))
+            studies.append(ids | {"path": f"{patient_folder(patient.subject_id)}/s{study.study_id}.txt"})
+            for labeller, rows in labels.items():
+                rows.append(ids | part["labels"][labeller][str(study.study_id)])
             for film in study.films:
-                rows["metadata"].append(_metadata(patient, study, film, part["films"][film.dicom_id]))
-                rows["split"].append(ids | {"dicom_id": film.dicom_id, "split": patient.split})
+                metadata.append(_metadata(patient, study, film, part["films"][film.dicom_id]))
+                image = {"dicom_id": film.dicom_id, "study_id": study.study_id, "subject_id": patient.subject_id}
+                split.append(image | {"split": patient.split})
                 dicom = image_path(patient.subject_id, study.study_id, film.dicom_id).replace(".jpg", ".dcm")
-                rows["records"].append(ids | {"dicom_id": film.dicom_id, "path": dicom})
+                records.append(ids | {"dicom_id": film.dicom_id, "path": dicom})
     people = [
         {
             "subject_id": p.subject_id,
@@ -147,39 +135,33 @@ def write_tables(root: Path, patients: list[Patient], parts: list[dict]) -> dict
         }
         for p in patients
     ]
-    image_sort, study_sort = ["subject_id", "study_id", "dicom_id"], ["subject_id", "study_id"]
-    jpg = "mimic-cxr-2.0.0"  # MIMIC-CXR-JPG 2.1.0 kept these names
-    write_table(root / f"{jpg}-metadata.csv.gz", rows["metadata"], list(rows["metadata"][0]), image_sort)
-    write_table(
-        root / f"{jpg}-split.csv.gz", rows["split"], ["dicom_id", "study_id", "subject_id", "split"], image_sort
-    )
-    for labeller in ("chexpert", "negbio"):
-        columns = ["subject_id", "study_id", *LABELS]
-        write_table(root / f"{jpg}-{labeller}.csv.gz", rows[labeller], columns, study_sort)
-    write_table(
-        root / "cxr-record-list.csv.gz", rows["records"], ["subject_id", "study_id", "dicom_id", "path"], image_sort
-    )
-    write_table(root / "cxr-study-list.csv.gz", rows["studies"], ["subject_id", "study_id", "path"], study_sort)
-    write_table(root / "truth.csv.gz", rows["truth"], list(rows["truth"][0]), study_sort)
-    stay_sort = ["subject_id", "admittime"]
-    write_table(root / "hosp" / "admissions.csv.gz", rows["hosp"], _ADMISSION_COLUMNS, stay_sort)
-    write_table(root / "hosp" / "patients.csv.gz", people, list(people[0]), ["subject_id"])
+    by_study, by_image = ["subject_id", "study_id"], ["subject_id", "study_id", "dicom_id"]
+    jpg = f"{root}/mimic-cxr-2.0.0"  # MIMIC-CXR-JPG 2.1.0 kept these names
+    write_table(Path(f"{jpg}-metadata.csv.gz"), metadata, by_image)
+    write_table(Path(f"{jpg}-split.csv.gz"), split, by_image)
+    for labeller, rows in labels.items():
+        write_table(Path(f"{jpg}-{labeller}.csv.gz"), rows, by_study, [*by_study, *LABELS])
+    write_table(root / "cxr-record-list.csv.gz", records, by_image)
+    write_table(root / "cxr-study-list.csv.gz", studies, by_study)
+    write_table(root / "truth.csv.gz", truth, by_study)
+    write_table(root / "hosp" / "admissions.csv.gz", stays, ["subject_id", "admittime"], _ADMISSION_COLUMNS)
+    write_table(root / "hosp" / "patients.csv.gz", people, ["subject_id"])
     boxes = [box for part in parts for box in part["boxes"]]
     write_ms_cxr(root / "ms-cxr", boxes)
     return {
         "patients": len(patients),
-        "studies": len(rows["studies"]),
-        "images": len(rows["metadata"]),
-        "frontal images": sum(row["ViewPosition"] in ("AP", "PA") for row in rows["metadata"]),
+        "studies": len(studies),
+        "images": len(metadata),
+        "frontal images": sum(row["ViewPosition"] in ("AP", "PA") for row in metadata),
         "boxes": len(boxes),
-        "admissions": len(rows["hosp"]),
+        "admissions": len(stays),
     }
 
 
 def write_ms_cxr(folder: Path, boxes: list[dict]) -> None:
     """Write MS-CXR's CSV and its COCO-like JSON for rows with the columns of the CSV."""
     sort = ["path", "category_name", "x", "y"]
-    write_table(folder / "MS_CXR_Local_Alignment_v1.1.0.csv", boxes, _BOX_COLUMNS, sort)
+    write_table(folder / "MS_CXR_Local_Alignment_v1.1.0.csv", boxes, sort, BOX_COLUMNS)
     boxes = sorted(boxes, key=lambda row: tuple(row[name] for name in sort))
     categories = {name: k for k, name in enumerate(MS_CXR_NAMES, start=1)}
     images, annotations = {}, []

@@ -6,6 +6,7 @@ what it does to the heart are drawn here, outcomes by `outcomes`. Equations: `bo
 
 import functools
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,35 +35,20 @@ coincidence. truth.csv.gz holds the simulated latent state, for tests only. Para
 
 @dataclass(frozen=True)
 class Exam:
-    """One study: whose, its identifiers, and what the scan shows.
-
-    Attributes
-    ----------
-    patient : causal.Patient
-    study : causal.Study
-        The first study of an encounter, with its state and findings.
-    previous : causal.Study or None
-        That of the encounter before.
-    person_id, impression_id : int
-    image_id : str
-        Without .nii.gz.
-    burden : float
-        Share of the pulmonary arteries of `side` that clots fill; 0 without embolism.
-    side : str
-    scan : volumes.Scan
-    geometry : volumes.VolumeGeometry
-    """
+    """One study: whose, its identifiers, and what the scan shows."""
 
     patient: causal.Patient
-    study: causal.Study
-    previous: causal.Study | None
+    study: causal.Study  # the first of an encounter, with its state and findings
+    previous: causal.Study | None  # that of the encounter before
     person_id: int
     impression_id: int
-    image_id: str
-    burden: float
-    side: str
+    image_id: str  # without .nii.gz
     scan: volumes.Scan
-    geometry: volumes.VolumeGeometry
+
+    @property
+    def burden(self) -> float:
+        """Share of the pulmonary arteries of `scan.side` that clots fill; 0 without embolism."""
+        return self.scan.burden
 
 
 def embolism(rng, study: causal.Study) -> tuple[float, str]:
@@ -82,15 +68,7 @@ def _infarct(rng, burden: float, side: str, seed: tuple) -> list[Lesion]:
 
 
 def plan(patients: int, seed: int, noise: float = 10.0) -> list[list[Exam]]:
-    """Draw every exam of the cohort, a list a patient; nothing is rendered.
-
-    Parameters
-    ----------
-    patients : int
-    seed : int
-    noise : float
-        Standard deviation of the noise, HU.
-    """
+    """Draw every exam of the cohort, a list a patient; nothing is rendered. `noise` is in HU."""
     rng = np.random.default_rng([seed, _STREAM_IDS])
     people = causal.simulate(patients, seed)
     # Nine digits, so that no number looks like one of MIMIC's.
@@ -100,40 +78,31 @@ def plan(patients: int, seed: int, noise: float = 10.0) -> list[list[Exam]]:
     exams = []
     for patient in people:
         first = {study.encounter: study for study in reversed(patient.studies)}
-        mine, previous = [], None
-        for number, (_, study) in enumerate(sorted(first.items())):
-            draw = np.random.default_rng([seed, _STREAM_CLOT, study.study_id])
-            burden, side = embolism(draw, study)
-            lesions = [*study.lesions, *_infarct(draw, burden, side, (seed, _STREAM_CLOT, study.study_id))]
-            scan_seed = (seed, _STREAM_SCAN, study.study_id)
-            scan = volumes.Scan(
-                body=patient.body,
-                age=study.age,
-                heart_scale=study.heart_scale + 0.10 * burden,
-                lesions=lesions,
-                burden=burden,
-                side=side,
-                inspiration=study.films[0].inspiration,
-                noise=noise,
-                seed=scan_seed,
-            )
-            at = 4 * patient.index + number
-            exam = Exam(
-                patient=patient,
-                study=study,
-                previous=previous,
-                person_id=int(persons[patient.index]),
-                impression_id=int(impressions[at]),
-                image_id=f"PE{int(images[at]):07x}",
-                burden=burden,
-                side=side,
-                scan=scan,
-                geometry=volumes.draw_geometry(scan_seed),
-            )
-            mine.append(exam)
-            previous = study
+        studies = [None, *(first[encounter] for encounter in sorted(first))]
+        mine = []
+        for at, (previous, study) in enumerate(itertools.pairwise(studies), start=4 * patient.index):
+            numbers = int(persons[patient.index]), int(impressions[at]), f"PE{int(images[at]):07x}"
+            mine.append(Exam(patient, study, previous, *numbers, _scan(patient, study, seed, noise)))
         exams.append(mine)
     return exams
+
+
+def _scan(patient: causal.Patient, study: causal.Study, seed: int, noise: float) -> volumes.Scan:
+    """What the scan of a study shows: its state, and perhaps an embolism and what that does."""
+    key = (seed, _STREAM_CLOT, study.study_id)
+    draw = np.random.default_rng(key)
+    burden, side = embolism(draw, study)
+    return volumes.Scan(
+        body=patient.body,
+        age=study.age,
+        heart_scale=study.heart_scale + 0.10 * burden,
+        lesions=[*study.lesions, *_infarct(draw, burden, side, key)],
+        burden=burden,
+        side=side,
+        inspiration=study.films[0].inspiration,
+        noise=noise,
+        seed=(seed, _STREAM_SCAN, study.study_id),
+    )
 
 
 @config
@@ -184,7 +153,7 @@ class CTCohort(build.Recipe):
         made = [exam for exam in self.patients_drawn[i] if exam.image_id not in self.lost]
         for exam in made:
             volume = volumes.make_volume(torso, points, exam.scan)
-            image = volumes.orient(volume, torso.voxel, exam.scan.body, exam.geometry, exam.scan.seed)
+            image = volumes.orient(volume, torso.voxel, exam.scan)
             file = root / "CTPA" / f"{exam.image_id}.nii.gz"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(volumes.compress(image))

@@ -9,6 +9,7 @@ import pandas as pd
 from pkd_utils.demo.chest import outcomes, reports, tables
 from pkd_utils.demo.chest.causal import visible
 from pkd_utils.demo.chest.findings import FINDINGS
+from pkd_utils.demo.ct import volumes
 
 _STREAM_WORDS, _STREAM_LABELS, _STREAM_FAULTS = 44, 45, 46
 DAY = 1440  # minutes
@@ -53,7 +54,7 @@ def impression(exam, informativeness: float, seed: int) -> str:
     where = ""
     if called and tell():
         level = "subsegmental" if exam.burden < SUBSEGMENTAL else "lobar and segmental" if exam.burden < 0.6 else "main"
-        plural = "branches of both lungs" if exam.side == "bilateral" else f"branches of the {exam.side} lung"
+        plural = "branches of both lungs" if exam.scan.side == "bilateral" else f"branches of the {exam.scan.side} lung"
         where = f"in the {level} {plural}" if level != "main" else f"in the main and lobar {plural}"
     said = reports.assertions(exam.study, seed)
     statements = [reports.tidy(str(rng.choice(_CLOT[called])).format(where=where).replace(" ,", ","))]
@@ -142,26 +143,15 @@ def truth_row(exam, seed: int) -> dict:
     """The latent state of a study, for tests and for what only a simulation can measure."""
     row = tables.truth_row(exam.patient, exam.study)
     row |= {"study_id": exam.impression_id, "subject_id": exam.person_id, "image_id": exam.image_id}
-    row |= {"embolism": round(exam.burden, 4), "embolism_side": exam.side, "called": asserted_embolism(exam, seed)}
-    row |= {"scan_heart_scale": round(exam.scan.heart_scale, 4), "codes": exam.geometry.codes}
-    row |= {"rotated": any(exam.geometry.angles), "cropped": any(map(any, exam.geometry.crop))}
+    row |= {"embolism": round(exam.burden, 4), "embolism_side": exam.scan.side}
+    geometry = volumes.draw_geometry(exam.scan.seed)
+    row |= {"called": asserted_embolism(exam, seed), "scan_heart_scale": round(exam.scan.heart_scale, 4)}
+    row |= {"codes": geometry.codes, "rotated": any(geometry.angles), "cropped": any(map(any, geometry.crop))}
     return row
 
 
 def write_tables(root: Path, cohort) -> dict[str, int]:
-    """Write every table of the cohort below `root`.
-
-    Parameters
-    ----------
-    root : Path
-    cohort : ct.cohort.CTCohort
-        Its exams and parameters.
-
-    Returns
-    -------
-    dict of str to int
-        Counts: patients, studies, and studies without a time.
-    """
+    """Write every table of a `CTCohort` below `root`; counts of patients, of studies and of those without a time."""
     exams, seed = sorted(cohort.exams, key=lambda exam: exam.impression_id), cohort.seed
     rng = np.random.default_rng([seed, _STREAM_FAULTS])
     faults = cohort.faults > 0
@@ -192,7 +182,7 @@ def write_tables(root: Path, cohort) -> dict[str, int]:
         splits = pd.concat([splits, splits.iloc[[twice]]], ignore_index=True)
     _write(root, cohort.release, studies, labels, splits, impressions)
     truth = [truth_row(exam, seed) for exam in exams]
-    tables.write_table(root / "truth.csv.gz", truth, list(truth[0]), ["study_id"])
+    tables.write_table(root / "truth.csv.gz", truth, ["study_id"])
     people = len({exam.person_id for exam in exams})
     return {"patients": people, "studies": len(exams), "without time": int(timeless.sum())}
 

@@ -19,7 +19,7 @@ from nibabel import orientations
 from scipy import ndimage
 
 from pkd_utils.demo.chest import anatomy
-from pkd_utils.demo.chest.anatomy import FAT, HEART, Points
+from pkd_utils.demo.chest.anatomy import HEART, Points
 from pkd_utils.demo.chest.film import Body, spline
 from pkd_utils.demo.chest.findings import Field, Lesion, heart_delta, lesion_fill
 from pkd_utils.runs.physics import MU_WATER
@@ -35,73 +35,33 @@ _ARTERY_REACH = 70.0  # mm from the carina within which unlabelled bright vessel
 
 @dataclass(frozen=True)
 class Torso:
-    """The CT on a cubic grid, and the points on which findings act.
+    """The CT on a cubic grid (X, Y, Z), float32 where not said otherwise, and the points on which findings act."""
 
-    Attributes
-    ----------
-    soft, mineral, contrast : (X, Y, Z) float32
-        HU without bone mineral and contrast medium; what bone and contrast add.
-    aorta : (X, Y, Z) float32
-        1 in the wall of the aorta, which calcifies with age.
-    arteries : (X, Y, Z) uint8
-        1 left and 2 right pulmonary arteries, as far as they hold contrast medium near the carina; 3 aorta.
-    origin : (3,) float
-        Voxel coordinates of the carina.
-    voxel : float
-        Edge of a voxel, mm.
-    points : Points
-        Voxels of lung, heart and its fat; `pixel` is the flat voxel index.
-    domes : (2,) float
-        Height of the right and left dome of the diaphragm, mm from the carina.
-    breasts : (2, 3) float
-        Centres of the right and left breast on the skin, mm.
-    """
-
-    soft: np.ndarray
-    mineral: np.ndarray
-    contrast: np.ndarray
-    aorta: np.ndarray
-    arteries: np.ndarray
-    origin: np.ndarray
-    voxel: float
-    points: Points
-    domes: np.ndarray
-    breasts: np.ndarray
+    soft: np.ndarray  # HU without bone mineral and contrast medium
+    mineral: np.ndarray  # HU that bone adds
+    contrast: np.ndarray  # HU that the contrast medium adds
+    aorta: np.ndarray  # 1 in the wall of the aorta, which calcifies with age
+    arteries: np.ndarray  # uint8: 1 left, 2 right pulmonary arteries, as far as bright near the carina; 3 aorta
+    origin: np.ndarray  # (3,) voxel coordinates of the carina
+    voxel: float  # edge of a voxel, mm
+    points: Points  # voxels of lung, heart and its fat; `pixel` is the flat voxel index
+    domes: np.ndarray  # (2,) height of the right and left dome of the diaphragm, mm from the carina
+    breasts: np.ndarray  # (2, 3) centres of the right and left breast on the skin, mm
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One CT pulmonary angiogram to be.
-
-    Attributes
-    ----------
-    body : Body
-    age : float
-        Years.
-    heart_scale : float
-        Size of the heart relative to the CT's.
-    lesions : list of Lesion
-    burden : float
-        Share of the pulmonary arteries of `side` that a clot fills, 0 to 1.
-    side : str
-        "left", "right" or "bilateral": where the clot is.
-    inspiration : float
-        1 full breath, 0 very shallow.
-    noise : float
-        Standard deviation of the noise, HU.
-    seed : tuple of int
-        Seed of warp, contrast, clot, noise and geometry.
-    """
+    """One CT pulmonary angiogram to be."""
 
     body: Body
-    age: float
-    heart_scale: float
+    age: float  # years
+    heart_scale: float  # size of the heart relative to the CT's
     lesions: list[Lesion] = field(default_factory=list)
-    burden: float = 0.0
-    side: str = "bilateral"
-    inspiration: float = 0.85
-    noise: float = 12.0
-    seed: tuple = (0,)
+    burden: float = 0.0  # share of the pulmonary arteries of `side` that a clot fills, 0 to 1
+    side: str = "bilateral"  # or "left", "right"
+    inspiration: float = 0.85  # 1 full breath, 0 very shallow
+    noise: float = 12.0  # standard deviation, HU
+    seed: tuple = (0,)  # of warp, contrast, clot, noise and geometry
 
 
 def _resample(volume, step, voxel, shape, order):
@@ -119,7 +79,7 @@ def _prepare(folder: Path, voxel: float) -> dict[str, np.ndarray]:
     raw = np.asanyarray(nibabel.load(folder / "cxr.nii.gz").dataobj)[::2, ::2].astype(np.float32)
     # What `anatomy.read` took for contrast medium: brighter than muscle outside bone, in the chest's vessels and heart.
     vessels = np.isin(labels, [names[name] for name in names.index if 51 <= names[name] <= 63])
-    lung = anatomy.lobes(labels, names) > 0
+    lung = np.isin(labels, [names[name] for name in anatomy.LUNGS])
     origin = anatomy.carina(labels, names)
     offsets = np.ogrid[tuple(slice(n) for n in labels.shape)]
     distance = sum(((o - c) * s) ** 2 for o, c, s in zip(offsets, origin, step, strict=True))
@@ -134,20 +94,10 @@ def _prepare(folder: Path, voxel: float) -> dict[str, np.ndarray]:
     coarse = functools.partial(_resample, step=step, voxel=voxel, shape=shape)
     origin = (origin + 0.5) * step / voxel - 0.5
     labels = coarse(labels, order=0)
-    tissue = anatomy.lobes(labels, names)
-    lung = tissue > 0
-    heart = np.isin(labels, [names["heart"], names["atrial_appendage_left"]])
-    heart = ndimage.binary_closing(np.pad(heart, 3), iterations=2)[3:-3, 3:-3, 3:-3]
-    heart = ndimage.binary_fill_holes(heart) & ~lung
-    tissue[heart] = HEART
-    fat = ndimage.binary_dilation(heart, iterations=2) & (labels == 0) & ndimage.binary_dilation(lung, iterations=3)
-    tissue[fat & ~ndimage.binary_dilation(np.isin(labels, range(92, 119))) & (tissue == 0)] = FAT
-    mu = coarse(mu, order=1)
-    mineral = coarse(mineral, order=1)
-    scale = anatomy.heart_scale(heart, tissue > 0)
-    at = np.flatnonzero(tissue)
+    mu, mineral = coarse(mu, order=1), coarse(mineral, order=1)
+    fields = {"mu": mu} | anatomy.tissue_fields(labels, names, voxel, closing=2, fat=2, lung=3, bones=1)
+    at = np.flatnonzero(fields["tissue"])
     index = np.stack(np.unravel_index(at, shape), axis=1)
-    distance = ndimage.distance_transform_edt(lung, sampling=voxel).astype(np.float32)
     tops = [labels == names["liver"], np.isin(labels, [names["stomach"], names["spleen"]])]
     return {
         "soft": ((mu - mineral) / MU_WATER * 1000 - 1000).astype(np.float32),
@@ -158,10 +108,7 @@ def _prepare(folder: Path, voxel: float) -> dict[str, np.ndarray]:
         "origin": origin,
         "points/pixel": at.astype(np.int32),
         "points/xyz": ((index - origin) * voxel).astype(np.float32),
-        "points/mu": mu.ravel()[at],
-        "points/tissue": tissue.ravel()[at],
-        "points/wall": distance.ravel()[at],
-        "points/heart_scale": scale.ravel()[at],
+        **{f"points/{name}": volume.ravel()[at] for name, volume in fields.items()},
         "domes": np.array([(np.flatnonzero(top.any((0, 1)))[-1] - origin[2]) * voxel for top in tops]),
         "breasts": np.array(anatomy.breasts(mu, origin, voxel)),
     }
@@ -211,19 +158,9 @@ def _coordinates(torso: Torso, scan: Scan, rng) -> np.ndarray:
 
 
 def make_volume(torso: Torso, points: Field, scan: Scan) -> np.ndarray:
-    """Hounsfield units of one scan.
+    """Hounsfield units of one scan: (X, Y, Z) int16 in [-1024, 3071], axes to the left, front and top.
 
-    Parameters
-    ----------
-    torso : Torso
-    points : Field
-        `Field(torso.points)`, built once a process.
-    scan : Scan
-
-    Returns
-    -------
-    (X, Y, Z) int16
-        HU in [-1024, 3071], axes to the left, front and top.
+    `points` is `Field(torso.points)`, built once a process.
     """
     rng = np.random.default_rng([*scan.seed, 0])
     own = np.random.default_rng([*scan.body.seed, 8])
@@ -286,15 +223,14 @@ def draw_geometry(seed: tuple) -> VolumeGeometry:
     return VolumeGeometry(codes, tuple(angles.round(2).tolist()), tuple(map(tuple, crop.round(3).tolist())))
 
 
-def orient(volume: np.ndarray, voxel: float, body: Body, geometry: VolumeGeometry, seed: tuple) -> nibabel.Nifti1Image:
+def orient(volume: np.ndarray, voxel: float, scan: Scan, geometry: VolumeGeometry | None = None) -> nibabel.Nifti1Image:
     """Put a volume (L, A, S) into a NIfTI image as `geometry` says; the affine alone knows what is left and up.
 
     The patient's size is in the spacing: width across, width times habitus from front to back, height.
     """
-    cuts = tuple(
-        slice(round(low * n), n - round(high * n)) for (low, high), n in zip(geometry.crop, volume.shape, strict=True)
-    )
-    volume = volume[cuts]
+    geometry, body = geometry or draw_geometry(scan.seed), scan.body
+    parts = zip(geometry.crop, volume.shape, strict=True)
+    volume = volume[tuple(slice(round(low * n), n - round(high * n)) for (low, high), n in parts)]
     spacing = voxel * np.array([body.width, body.width * body.habitus, body.height])
     affine = np.diag([-spacing[0], spacing[1], spacing[2], 1.0])
     a, b, c = np.deg2rad(geometry.angles)
@@ -304,10 +240,8 @@ def orient(volume: np.ndarray, voxel: float, body: Body, geometry: VolumeGeometr
     affine[:3, :3] = turn @ affine[:3, :3]
     centre = affine[:3, :3] @ ((np.array(volume.shape) - 1) / 2)
     # Where a scanner puts its origin is arbitrary.
-    affine[:3, 3] = np.random.default_rng([*seed, 2]).normal(0, 60, 3) - centre
-    change = orientations.ornt_transform(
-        orientations.axcodes2ornt("LAS"), orientations.axcodes2ornt(tuple(geometry.codes))
-    )
+    affine[:3, 3] = np.random.default_rng([*scan.seed, 2]).normal(0, 60, 3) - centre
+    change = orientations.ornt_transform(*(orientations.axcodes2ornt(tuple(c)) for c in ("LAS", geometry.codes)))
     affine = affine @ orientations.inv_ornt_aff(change, volume.shape)
     image = nibabel.Nifti1Image(np.ascontiguousarray(orientations.apply_orientation(volume, change)), affine)
     image.header["descrip"] = DESCRIPTION
