@@ -22,9 +22,8 @@ SOURCES = {
     "openi": "pkd_utils.cohorts.openi:load",
     "inspect": "pkd_utils.cohorts.inspect.studies:load",
 }
-COHORTS = tuple(SOURCES)
 
-__all__ = ["COHORTS", "SOURCES", "Cohort", "CohortInfo", "Funnel", "load_cohort"]
+__all__ = ["SOURCES", "Cohort", "CohortInfo", "Funnel", "load_cohort"]
 
 
 def load_cohort(name: str, root: str | Path, **options) -> Cohort:
@@ -44,14 +43,7 @@ def load_cohort(name: str, root: str | Path, **options) -> Cohort:
     Returns
     -------
     Cohort
-        Tables that passed `checks.check_cohort`.
-
-    Raises
-    ------
-    FileNotFoundError
-        The root or a file that the loader needs is missing; the message says where to get it.
-    DataError
-        Unknown cohort name, unknown option or value, or a table that breaks the contract, in one sentence.
+        Tables that passed `checks.check_cohort`; what breaks the contract is a DataError of one sentence.
     """
     if name not in SOURCES:
         raise DataError(f"There is no cohort named {name!r}; choose one of {', '.join(SOURCES)}.")

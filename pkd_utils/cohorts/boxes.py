@@ -6,18 +6,16 @@ from pathlib import Path
 import pandas as pd
 
 from pkd_utils.cohorts.checks import require_file
-from pkd_utils.cohorts.table import BOX_COLUMNS, read_image_size
+from pkd_utils.cohorts.table import BOX_COLUMNS
+from pkd_utils.images.decode import image_size
 from pkd_utils.runs.errors import DataError
 
 
 def read_coco(path: Path, where: str) -> pd.DataFrame:
-    """Read the boxes of a COCO annotation file; `where` says in the error message where to get it.
+    """Read the boxes of a COCO annotation file, which `where` says where to get: one row an annotation.
 
-    Returns
-    -------
-    DataFrame
-        One row an annotation: `file_name`, `label` (category name), `x, y, width, height` (float, pixels of the
-        declared size), `declared_width, declared_height`.
+    Columns: `file_name`, `label` (category name), `x, y, width, height` (float, pixels of the declared size),
+    `declared_width, declared_height`.
     """
     require_file(path, where)
     try:
@@ -28,10 +26,9 @@ def read_coco(path: Path, where: str) -> pd.DataFrame:
         for annotation in coco["annotations"]:
             image = images[annotation["image_id"]]
             x, y, width, height = annotation["bbox"]
-            label = names[annotation["category_id"]]
             declared = (image["width"], image["height"])
-            rows.append((image["file_name"], label, x, y, width, height, *declared))
-    except (ValueError, TypeError, UnicodeDecodeError) as error:
+            rows.append((image["file_name"], names[annotation["category_id"]], x, y, width, height, *declared))
+    except (ValueError, TypeError) as error:
         raise DataError(f"{path} is not a COCO annotation file ({error}); fetch it again.") from None
     except KeyError as error:
         raise DataError(f"{path} lacks the COCO entry {error}; check that the file is the published one.") from None
@@ -58,17 +55,15 @@ def rescale_to_stored(boxes: pd.DataFrame, paths: pd.Series) -> tuple[pd.DataFra
     """
     bad = ~(boxes[["declared_width", "declared_height"]] > 0).all(axis=1)
     if bad.any():
-        raise DataError(
-            f"The annotation of image {boxes['image_id'][bad].iloc[0]!r} declares no image size; "
-            "correct the annotation file."
-        )
+        first = boxes["image_id"][bad].iloc[0]
+        raise DataError(f"The annotation of image {first!r} declares no image size; correct the annotation file.")
     ids = boxes["image_id"].unique()
-    sizes = pd.DataFrame([read_image_size(paths[i]) for i in ids], index=ids, columns=["w", "h"], dtype="float64")
+    sizes = pd.DataFrame([image_size(paths[i]) for i in ids], index=ids, columns=["w", "h"], dtype="float64")
     stored = sizes.loc[boxes["image_id"]].to_numpy().reshape(-1, 2)
     scale = stored / boxes[["declared_width", "declared_height"]].to_numpy()
     result = boxes[["image_id", "label"]].copy()
     for axis, (start, length) in enumerate((("x", "width"), ("y", "height"))):
         result[f"{start}0"] = boxes[start].to_numpy() * scale[:, axis]
         result[f"{start}1"] = result[f"{start}0"] + boxes[length].to_numpy() * scale[:, axis]
-    differing = boxes.loc[(scale != 1).any(axis=1), "image_id"].nunique()
-    return result[BOX_COLUMNS].reset_index(drop=True), int(differing)
+    differing = boxes["image_id"][(scale != 1).any(axis=1)].nunique()
+    return result[BOX_COLUMNS].reset_index(drop=True), differing

@@ -1,5 +1,6 @@
 """Refusals shared by all loaders: each raises with one sentence that says what is wrong, where, and what to do."""
 
+import collections
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
 from pkd_utils.cohorts.table import (
@@ -20,7 +20,9 @@ from pkd_utils.cohorts.table import (
     Cohort,
     is_text,
     privileged_problems,
+    within,
 )
+from pkd_utils.images.decode import open_image
 from pkd_utils.runs.errors import DataError
 
 BOX_TOLERANCE = 1.0  # pixels: annotation tools round outwards
@@ -57,14 +59,9 @@ def read_csv(path: Path, columns: Sequence[str], where: str, usecols: Sequence[s
         require_columns(header, columns, path)
         fields = {"dtype": str, "keep_default_na": False, "na_values": [""], "usecols": wanted}
         return pd.read_csv(path, sep=separator, **fields).rename(columns=str.strip)
-    except (
-        pd.errors.ParserError,
-        pd.errors.EmptyDataError,
-        UnicodeDecodeError,
-        EOFError,
-        OSError,
-        zlib.error,
-    ) as error:
+    except DataError:
+        raise
+    except (ValueError, EOFError, OSError, zlib.error) as error:  # pandas' and Unicode's errors are ValueErrors
         raise DataError(f"{path} cannot be read as {kind} ({error}); fetch the file again.") from None
 
 
@@ -110,22 +107,23 @@ def as_times(table: pd.DataFrame, columns: Sequence[str], file: Path, form: str)
     return table.assign(**times)
 
 
-def check_unique(table: pd.DataFrame, columns: str | list[str], source: str) -> None:
+def check_unique(table: pd.DataFrame, column: str, source: str) -> None:
     """Raise DataError if two rows carry the same identifier."""
-    duplicated = table.duplicated(columns, keep=False)
+    duplicated = table[column].duplicated(keep=False)
     if duplicated.any():
-        first = table.loc[duplicated, columns].iloc[0]
-        first = first if isinstance(first, str) else " / ".join(map(str, first))
-        name = columns if isinstance(columns, str) else " + ".join(columns)
         raise DataError(
-            f"{source}: {name} {first!r} occurs more than once ({int(duplicated.sum())} such rows); "
-            "remove the duplicate rows."
+            f"{source}: {column} {table[column][duplicated].iloc[0]!r} occurs more than once "
+            f"({int(duplicated.sum())} such rows); remove the duplicate rows."
         )
+
+
+def _is_empty(values: pd.Series) -> pd.Series:
+    return values.isna() | (values.astype("str").str.strip() == "")
 
 
 def check_patient_ids(images: pd.DataFrame, source: str) -> None:
     """Raise DataError if a row has no patient id: without it no split can keep patients apart."""
-    missing = images["patient_id"].isna() | (images["patient_id"].astype("str").str.strip() == "")
+    missing = _is_empty(images["patient_id"])
     if missing.any():
         first = images.loc[missing, "image_id"].iloc[0]
         raise DataError(
@@ -136,7 +134,7 @@ def check_patient_ids(images: pd.DataFrame, source: str) -> None:
 
 def check_text(privileged: pd.DataFrame, source: str) -> None:
     """Raise DataError if a report has no text."""
-    empty = privileged["text"].isna() | (privileged["text"].astype("str").str.strip() == "")
+    empty = _is_empty(privileged["text"])
     if empty.any():
         raise DataError(
             f"{source}: {int(empty.sum())} report(s) have no text, the first is {privileged.index[empty][0]!r}; "
@@ -146,32 +144,14 @@ def check_text(privileged: pd.DataFrame, source: str) -> None:
 
 def check_images_readable(cohort: Cohort) -> None:
     """Decode every image; DataError (or FileNotFoundError) for the first that cannot be read. Slow: shows progress."""
-
-    def decode(image_ids: Sequence[str]) -> int:
-        for image_id in image_ids:
-            cohort.image_size(image_id)  # missing files and files that are no image at all
-            try:
-                with Image.open(cohort.image_path(image_id)) as image:
-                    image.load()
-            except (OSError, SyntaxError, ValueError) as error:
-                raise DataError(
-                    f"Image {cohort.image_path(image_id)} is damaged ({error}); fetch the file again."
-                ) from None
-        return len(image_ids)
-
-    ids = cohort.images["image_id"].tolist()
-    batches = [ids[i : i + 32] for i in range(0, len(ids), 32)]
-    # Threads: PIL's decoders let each other run.
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(ids), desc="decoding images", unit="image") as bar:
-        for done in pool.map(decode, batches):
-            bar.update(done)
+    files = [cohort.root / path for path in cohort.images["path"]]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads: PIL's decoders let each other run
+        sizes = pool.map(lambda file: open_image(file).size, files)
+        collections.deque(tqdm(sizes, total=len(files), desc="decoding images", unit="image"), maxlen=0)
 
 
 def check_cohort(cohort: Cohort) -> None:
-    """Raise DataError with one sentence if a cohort breaks the contract of `table.Cohort`.
-
-    Reads the header of every image that carries a box.
-    """
+    """Raise DataError with one sentence if a cohort breaks the contract of `Cohort`; reads headers of boxed images."""
     problem = next(_problems(cohort), None)
     if problem is not None:
         raise DataError(f"{cohort.info.name}: {problem}")
@@ -189,8 +169,8 @@ def _problems(cohort: Cohort) -> Iterator[str]:
         yield "no image is left after the filters; cohort options and the files do not fit."
     yield from _column_problems(cohort)
     check_patient_ids(images, cohort.info.name)
-    if images["study_id"].isna().any():
-        yield f"image {images['image_id'][images['study_id'].isna()].iloc[0]!r} has no study_id; give it one."
+    for image in images["image_id"][images["study_id"].isna()]:
+        yield f"image {image!r} has no study_id; give it one."
     check_unique(images, "image_id", cohort.info.name)
     yield from _split_problems(images, cohort.info.splits)
     if isinstance(cohort.privileged_source, pd.DataFrame):  # what is read late is checked when it is read
@@ -208,9 +188,8 @@ def _column_problems(cohort: Cohort) -> Iterator[str]:
     for column in ("path", "split", "view"):
         if not (images[column].isna().all() or is_text(images[column])):
             yield f"{column} holds {images[column].dtype}, not text; give text, or NaN where the source has none."
-    if images["path"].isna().any() and not images["path"].isna().all():
-        first = images["image_id"][images["path"].isna()].iloc[0]
-        yield f"image {first!r} has no path while others have one; leave it out and count it in the funnel."
+    for image in images["image_id"][images["path"].isna() & images["path"].notna().any()]:
+        yield f"image {image!r} has no path while others have one; leave it out and count it in the funnel."
     for label in cohort.labels:
         if images[label].dtype != "float64" or not (images[label].isna() | images[label].isin([0.0, 1.0])).all():
             yield f"label {label!r} must be a float column of 1, 0 and NaN (unknown), not {images[label].dtype}."
@@ -228,14 +207,10 @@ def _split_problems(images: pd.DataFrame, splits: Sequence[str]) -> Iterator[str
         if name not in found:
             yield f"no image is in split {name}; relax the options, or name in info.splits what the source has."
     counts = images.dropna(subset=["split"]).groupby("patient_id")["split"].nunique()
-    shared = counts[counts > 1]
-    if len(shared):
-        patient = shared.index[0]
-        both = sorted(images.loc[images["patient_id"] == patient, "split"].dropna().unique())
-        yield (
-            f"patient {patient!r} is in splits {' and '.join(both)} ({len(shared)} such patients); "
-            "move each patient to one split."
-        )
+    shared = counts.index[counts > 1]
+    for patient in shared[:1]:
+        both = sorted(images["split"][images["patient_id"] == patient].dropna().unique())
+        yield f"patient {patient!r} is in splits {' and '.join(both)} ({len(shared)} such patients); move each to one."
 
 
 def _box_problems(cohort: Cohort) -> Iterator[str]:
@@ -243,25 +218,19 @@ def _box_problems(cohort: Cohort) -> Iterator[str]:
     boxes = cohort.boxes
     low, high = boxes[CORNERS[:2]].to_numpy(), boxes[CORNERS[2:]].to_numpy()
     bad = ~(np.isfinite(low) & np.isfinite(high) & (high > low)).all(axis=1)
-    if bad.any():
-        yield (
-            f"a box of image {boxes['image_id'][bad].iloc[0]!r} has no area or is not a number; "
-            "correct it in the annotation file."
-        )
-    # First down to the few boxed images: `isin` takes a long list of strings one by one.
-    known = cohort.images["image_id"]
-    unknown = ~boxes["image_id"].isin(known[known.isin(boxes["image_id"].unique())])
-    if unknown.any():
-        yield f"a box names image {boxes['image_id'][unknown].iloc[0]!r}, which is not in the images."
+    for image in boxes["image_id"][bad]:
+        yield f"a box of image {image!r} has no area or is not a number; correct it in the annotation file."
+    for image in boxes["image_id"][~within(boxes["image_id"], pd.Index(cohort.images["image_id"]))]:
+        yield f"a box names image {image!r}, which is not in the images."
     if not cohort.has_images:  # no sizes to compare with
         return
     ids = boxes["image_id"].unique()
     sizes = pd.DataFrame([cohort.image_size(i) for i in ids], index=ids, columns=["w", "h"], dtype=float)
     sizes = sizes.loc[boxes["image_id"]].to_numpy().reshape(-1, 2)
     outside = (low < -BOX_TOLERANCE).any(axis=1) | (high > sizes + BOX_TOLERANCE).any(axis=1)
-    if outside.any():
-        box, size = boxes[outside].iloc[0], sizes[outside][0]
+    for row in np.flatnonzero(outside):
+        box, (width, height) = boxes.iloc[row], sizes[row]
         yield (
             f"box {box['label']!r} of image {box['image_id']!r} ({', '.join(f'{c} {box[c]:g}' for c in CORNERS)}) "
-            f"lies outside its image of {size[0]:g}x{size[1]:g} pixels; correct it in the annotation file."
+            f"lies outside its image of {width:g}x{height:g} pixels; correct it in the annotation file."
         )

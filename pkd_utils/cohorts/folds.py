@@ -1,5 +1,6 @@
 """Splits that keep a patient's images together, for sources without an official split."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -30,10 +31,8 @@ def patient_folds(
         Columns `image_id`, `patient_id` and the label columns.
     label : str or sequence of str
         Label to stratify by; for several labels, their joint pattern. Images without it (NaN) take no part.
-    n_folds : int
-        At least 3: one part each for training, validation and test.
-    seed : int
-        Seed of the shuffling.
+    n_folds, seed : int
+        At least 3, one part each for training, validation and test; seed of the shuffling.
 
     Returns
     -------
@@ -41,19 +40,17 @@ def patient_folds(
         `fold` (int), `image_id`, `split` (train, validate, test), `n_folds` rows a labelled image.
     """
     labels = [label] if isinstance(label, str) else list(label)
-    missing = [name for name in labels if name not in images.columns]
-    if missing:
+    if missing := [name for name in labels if name not in images.columns]:
         raise DataError(f"The images have no label {', '.join(missing)} to cut folds by; name one of the cohort's.")
     rows = images.dropna(subset=labels).reset_index(drop=True)
-    for name in labels:
-        for value in (0, 1):
-            patients = rows.loc[rows[name] == value, "patient_id"].nunique()
-            if patients < n_folds:
-                raise DataError(
-                    f"Label {name!r} has {patients} patient(s) with value {value}, too few for {n_folds} folds; "
-                    "use fewer folds or another label."
-                )
-    part = np.empty(len(rows), dtype=int)
+    for name, value in itertools.product(labels, (0, 1)):
+        patients = rows.loc[rows[name] == value, "patient_id"].nunique()
+        if patients < n_folds:
+            raise DataError(
+                f"Label {name!r} has {patients} patient(s) with value {value}, too few for {n_folds} folds; "
+                "use fewer folds or another label."
+            )
+    part = np.empty(len(rows), dtype=int)  # 0 to n_folds - 1
     strata = rows[labels].astype(int).astype(str).agg("".join, axis=1)
     splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
     for k, (_, test) in enumerate(splitter.split(rows, strata, rows["patient_id"])):

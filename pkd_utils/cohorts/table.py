@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
+from pkd_utils.images.decode import image_size, open_image
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import file_sha256
 
 IMAGE_COLUMNS = ["image_id", "patient_id", "study_id", "path", "split", "view"]
 SPLITS = ("train", "validate", "test")
@@ -130,66 +131,54 @@ class Cohort:
         return self.privileged_source.loc[self.privileged_source.index.isin(keys)]
 
     @cached_property
-    def _paths(self) -> pd.Series:
-        return self.images.set_index("image_id")["path"]
+    def rows(self) -> pd.DataFrame:
+        """`images`, indexed by `image_id`."""
+        return self.images.set_index("image_id")
 
     def select(self, image_ids: Iterable[str], step: str = "selected images") -> "Cohort":
         """Return the cohort with these images only, in the cohort's own order, and one more funnel row."""
-        wanted = set(image_ids)
-        unknown = wanted.difference(self.images["image_id"])
-        if unknown:
+        index = pd.Index(sorted(set(image_ids)))
+        unknown = index.difference(self.images["image_id"])
+        if len(unknown):
             raise DataError(
-                f"{len(unknown)} image_id(s) are not in cohort {self.info.name}, the first is {min(unknown)!r}; "
+                f"{len(unknown)} image_id(s) are not in cohort {self.info.name}, the first is {unknown[0]!r}; "
                 "select from cohort.images['image_id']."
             )
-        index = pd.Index(sorted(wanted))  # isin() on strings looks through a long list anew for every image
-        images = self.images[index.get_indexer(self.images["image_id"]) >= 0].reset_index(drop=True)
-        boxes = self.boxes[index.get_indexer(self.boxes["image_id"]) >= 0].reset_index(drop=True)
+        images, boxes = (table[within(table["image_id"], index)] for table in (self.images, self.boxes))
         funnel = Funnel()
         funnel.step(step, images)
         funnel = pd.concat([self.funnel, funnel.table()], ignore_index=True)
+        images, boxes = images.reset_index(drop=True), boxes.reset_index(drop=True)
         return replace(self, images=images, boxes=boxes, funnel=funnel)
 
     def image_path(self, image_id: str) -> Path:
         """Return the absolute path of an image; the file need not exist."""
         try:
-            return self.root / self._paths[image_id]
+            return self.root / self.rows.at[image_id, "path"]
         except KeyError:
             raise DataError(f"Cohort {self.info.name} has no image {image_id!r}.") from None
 
     def image_size(self, image_id: str) -> tuple[int, int]:
         """Return (width, height) in pixels of the stored image, from its header."""
-        return read_image_size(self.image_path(image_id))
+        return image_size(self.image_path(image_id))
 
     def mask(self, image_id: str, label: str | None = None) -> np.ndarray:
-        """Return the region of one label, or of all labels together, as a mask of the stored image.
-
-        Parameters
-        ----------
-        image_id : str
-        label : str, optional
-            A value of `boxes["label"]`; None gives the union.
+        """Return the region of one label (a value of `boxes["label"]`), or of all together, in the stored image.
 
         Returns
         -------
         ndarray of bool, shape (H, W)
-            From the source's mask files where it has them for this image, else its boxes filled.
-
-        Raises
-        ------
-        DataError
-            The image has no such region: an image nobody annotated must not pass for one without lesion.
+            From the source's mask files where it has them for this image, else its boxes filled. Without any it is a
+            DataError: an image that nobody annotated must not pass for one without lesion.
         """
         width, height = self.image_size(image_id)
         mask = np.zeros((height, width), dtype=bool)
-        folder = self.masks_root / image_id if self.masks_root is not None else None
-        if folder is not None and folder.is_dir():
-            stem = "*" if label is None else label.replace(" ", "_")
-            files = sorted(folder.glob(f"{stem}.png"))
-            for file in files:
-                mask |= read_mask(file, (width, height))
-            if files:
-                return mask
+        stem = "*" if label is None else label.replace(" ", "_")
+        files = list((self.masks_root / image_id).glob(f"{stem}.png")) if self.masks_root else []
+        for file in files:
+            mask |= _read_mask(file, (width, height))
+        if files:
+            return mask
         boxes = self.boxes[self.boxes["image_id"] == image_id]
         if label is not None:
             boxes = boxes[boxes["label"] == label]
@@ -210,8 +199,7 @@ class Cohort:
         """
         digest = hashlib.sha256()
         for table in sorted(self.tables):
-            with open(table, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(file_sha256(table)))
         if self.has_images:
             for path in sorted(self.images["path"]):
                 file = f"{self.root}/{path}"  # a Path for each of 377,110 images takes longer than asking for its size
@@ -249,8 +237,12 @@ class Cohort:
 
 def is_text(values: pd.Series | pd.Index) -> bool:
     """True if every value that is there is a string."""
-    text = isinstance(values.dtype, pd.StringDtype)
-    return text or pd.api.types.infer_dtype(values, skipna=True) in ("string", "empty")
+    return pd.api.types.infer_dtype(values, skipna=True) in ("string", "empty")
+
+
+def within(values: pd.Series | pd.Index, index: pd.Index) -> np.ndarray:
+    """`values.isin(index)` as a bool array; isin() looks through a long list of strings anew for every value."""
+    return index.get_indexer(values) >= 0
 
 
 def privileged_problems(table: pd.DataFrame, images: pd.DataFrame) -> Iterator[str]:
@@ -262,7 +254,7 @@ def privileged_problems(table: pd.DataFrame, images: pd.DataFrame) -> Iterator[s
     if not is_text(table.index) or table.index.hasnans or not table.index.is_unique:
         yield f"the privileged table must have one row a {key}, each a string; drop repeated and empty ones."
         return
-    unknown = pd.Index(images[key].unique()).get_indexer(table.index) < 0
+    unknown = ~within(table.index, pd.Index(images[key].unique()))
     if unknown.any():
         yield (
             f"{int(unknown.sum())} of {len(table)} privileged rows belong to no image, the first is {key} "
@@ -280,21 +272,9 @@ def empty_boxes() -> pd.DataFrame:
     )
 
 
-def read_image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) of an image file from its header; DataError where it cannot be read as an image."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError:
-        raise FileNotFoundError(f"Image {path} is missing; the cohort's table lists it.") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"Image {path} cannot be read ({type(error).__name__}); fetch the file again.") from None
-
-
-def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read an 8-bit mask PNG, (H, W) bool; DataError if it is unreadable or its size is not the image's (W, H)."""
-    mask_size = read_image_size(path)
-    if mask_size != size:
-        raise DataError(f"Mask {path} is {mask_size[0]}x{mask_size[1]} but its image is {size[0]}x{size[1]} pixels.")
-    with Image.open(path) as image:
-        return np.asarray(image.convert("L")) > 127
+def _read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Read an 8-bit mask PNG, (H, W) bool; DataError if its size is not the image's (W, H)."""
+    mask = open_image(path)
+    if mask.size != size:
+        raise DataError(f"Mask {path} is {mask.width}x{mask.height} but its image is {size[0]}x{size[1]} pixels.")
+    return np.asarray(mask.convert("L")) > 127

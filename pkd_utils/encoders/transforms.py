@@ -13,10 +13,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from pkd_utils.encoders.facts import Preprocessing
-from pkd_utils.images.depth import eight_bit_range
+from pkd_utils.images.depth import eight_bit_range, is_deep
 
 INTERPOLATION = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
-DEEP_MODES = ("I", "F")  # and those that begin with "I;16": more than 8 bits a pixel
 
 
 def eight_bit(image: Image.Image, depth: str | int = "minmax") -> Image.Image:
@@ -31,7 +30,7 @@ def eight_bit(image: Image.Image, depth: str | int = "minmax") -> Image.Image:
         stretches the image's own range, so that 12 bits stored in 16 do not come out black; radiographs in JPEG were
         stretched so by whoever wrote them. Of 8-bit images no value changes, whatever `depth` says.
     """
-    if image.mode in DEEP_MODES or image.mode.startswith("I;16"):
+    if is_deep(image):
         return Image.fromarray(np.rint(eight_bit_range(np.asarray(image), depth)).astype(np.uint8))
     if image.mode in ("1", "L", "LA", "La"):
         return image.convert("L")

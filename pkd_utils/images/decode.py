@@ -1,19 +1,21 @@
-"""From one file to pixels: the image as it is stored, or grey and resized to a packed square.
+"""From one file to pixels: the image as it is stored, or grey and resized to a packed square; see `geometry`.
 
-Packed pixels are related to stored pixels by `packed = scale * stored + offset` along each axis; the four numbers stand
-in the index beside every image, and `transform_boxes` and `transform_mask` apply them. Coordinates are pixel edges:
-a box (x0, y0, x1, y1) has exclusive x1, y1, and an image of width W spans 0 ... W.
+A source is a path or a file's bytes, of anything that PIL reads or DICOM (see `dicom.read_grey`). EXIF orientation is
+not applied: boxes refer to stored pixels. A file that is no whole image is a DataError of one sentence.
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from pkd_utils.images.depth import eight_bit_range
-from pkd_utils.images.dicom import is_dicom, read_grey
+from pkd_utils.images.depth import eight_bit_range, is_deep
+from pkd_utils.images.dicom import is_dicom, read_grey, read_header
 from pkd_utils.images.geometry import Aspect, packed_geometry, resize
+from pkd_utils.runs.errors import DataError
 
 
 def read_image(
@@ -24,8 +26,8 @@ def read_image(
     Parameters
     ----------
     source : path, or the file's bytes
-        See `open_image`. Colour becomes luma (ITU-R 601), transparency is ignored. Of a JPEG, libjpeg decodes 1/2, 1/4
-        or 1/8 of the size where that still has `size` pixels along each resized side.
+        Colour becomes luma (ITU-R 601), transparency is ignored. Of a JPEG, libjpeg decodes 1/2, 1/4 or 1/8 of the size
+        where that still has `size` pixels along each resized side.
     size : int, side of the result in pixels
     aspect : {"squash", "pad", "crop"}, see `packed_geometry`
         The resize is PIL's bilinear one, which averages what it makes smaller.
@@ -37,30 +39,13 @@ def read_image(
     -------
     pixels : (size, size) uint8 array
     stored_size : (width, height) of the file
-
-    Raises
-    ------
-    OSError, ValueError, SyntaxError, DecompressionBombError
-        As `open_image`.
     """
     image, stored = _decoded(source, (size, aspect))
     return _eight_bits(resize(_grey(image, depth), stored, size, aspect, Image.Resampling.BILINEAR)), stored
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
-    """Open one image, whole and as it is stored: the one way from a file to its picture.
-
-    Parameters
-    ----------
-    source : path, or the file's bytes
-        Anything PIL reads, or DICOM (see `dicom.read_grey`: mode "L" or "I;16"). EXIF orientation is not applied: boxes
-        refer to stored pixels.
-
-    Raises
-    ------
-    OSError, ValueError, SyntaxError, DecompressionBombError
-        Whatever PIL says of a file that is not an image; a DataError (a ValueError) of a DICOM file.
-    """
+    """Open one image, whole and in the mode that it is stored in (DICOM: "L" or "I;16"): the one way to a picture."""
     return _decoded(source)[0]
 
 
@@ -69,24 +54,52 @@ def open_grey(path: str | Path) -> Image.Image:
     return Image.fromarray(_eight_bits(_grey(open_image(path), "full")))
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a stored image from its header alone; DataError also of DICOM that is cut short."""
+    with _one_sentence(path):
+        if is_dicom(path):
+            header = read_header(path)
+            if not header.complete:
+                raise DataError(f"{path} is cut short; fetch the file again.")
+            return header.width, header.height
+        with Image.open(path) as image:
+            return image.size
+
+
+@contextlib.contextmanager
+def _one_sentence(source: str | Path | bytes) -> Iterator[None]:
+    """Whatever PIL says of a file that is no image, as one sentence."""
+    name = "The image" if isinstance(source, bytes) else str(source)
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"Image {name} is missing; fetch it, or take it out of the table.") from None
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DataError(f"{name} cannot be read as an image ({said}); fetch the file again.") from None
+
+
 def _decoded(source, packed: tuple[int, Aspect] | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """The image, of any mode, and its stored size; a JPEG no larger than what is `packed` (size, aspect) needs."""
-    if is_dicom(source):
-        image = Image.fromarray(read_grey(source))
-        return image, image.size
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        stored = image.size
-        if packed and image.format == "JPEG":
-            geometry = packed_geometry(*stored, *packed)
-            # draft() keeps both sides at least as large as asked for.
-            image.draft("L", (round(geometry.scale_x * stored[0]), round(geometry.scale_y * stored[1])))
-        image.load()
-    return image, stored
+    with _one_sentence(source):
+        if is_dicom(source):
+            image = Image.fromarray(read_grey(source))
+            return image, image.size
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            stored = image.size
+            if packed and image.format == "JPEG":
+                geometry = packed_geometry(*stored, *packed)
+                # draft() keeps both sides at least as large as asked for.
+                image.draft("L", (round(geometry.scale_x * stored[0]), round(geometry.scale_y * stored[1])))
+            image.load()
+        return image, stored
 
 
 def _grey(image: Image.Image, depth: str) -> Image.Image:
     """Mode "L", or "F" with values from 0 to 255 for more than 8 bits."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if is_deep(image):
         return Image.fromarray(eight_bit_range(np.asarray(image), depth))
     return image.convert("RGB").convert("L") if image.mode in ("P", "PA", "CMYK") else image.convert("L")
 

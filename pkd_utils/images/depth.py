@@ -1,8 +1,14 @@
 """How pixels of more than 8 bits become 8 bits: one rule for packed images and for the encoders' input."""
 
 import numpy as np
+from PIL import Image
 
 from pkd_utils.runs.errors import DataError
+
+
+def is_deep(image: Image.Image) -> bool:
+    """True if the image has more than 8 bits a pixel, which PIL's own `convert("L")` would clip."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def check_depth(depth: str | int) -> None:
@@ -26,11 +32,6 @@ def eight_bit_range(values: np.ndarray, depth: str | int = "full") -> np.ndarray
     Returns
     -------
     float32 array of the same shape; an image of one value under "minmax" is 0 everywhere.
-
-    Raises
-    ------
-    DataError
-        For a `depth` that is none of these, values outside the number of bits, or values that are not finite.
     """
     values = np.asarray(values)
     if values.dtype.kind == "f" and not np.isfinite(values).all():

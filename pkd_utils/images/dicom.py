@@ -1,8 +1,4 @@
-"""Grey DICOM pictures as arrays: rescale and photometric interpretation applied, bright is high.
-
-Radiographs and mammograms of more than 8 bits come as DICOM files. `read_grey` decodes one; `read_header` reads its
-size without its pixels.
-"""
+"""Grey DICOM pictures as arrays: rescale and photometric interpretation applied, bright is high."""
 
 import io
 from pathlib import Path
@@ -26,8 +22,6 @@ class Header(NamedTuple):
 
     width: int
     height: int
-    bits_stored: int
-    photometric: str
     complete: bool
 
 
@@ -40,11 +34,7 @@ def is_dicom(source: str | Path | bytes) -> bool:
 
 
 def read_header(source: str | Path | bytes) -> Header:
-    """Read the size and kind of a grey picture without its pixels.
-
-    Parameters
-    ----------
-    source : path, or the file's bytes
+    """Read the size and kind of a grey picture, a path or the file's bytes, without its pixels.
 
     Returns
     -------
@@ -53,8 +43,6 @@ def read_header(source: str | Path | bytes) -> Header:
 
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
     DataError
         The file is no DICOM, holds no picture, or one that is not a single grey frame.
     """
@@ -66,13 +54,7 @@ def read_header(source: str | Path | bytes) -> Header:
             pixel_bytes = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
             start = file.tell() + (8 if syntax.is_implicit_VR else 12)  # past the header of the pixel element
             complete = file.seek(0, io.SEEK_END) - start >= pixel_bytes
-    return Header(
-        int(dataset.Columns),
-        int(dataset.Rows),
-        int(dataset.BitsStored),
-        str(dataset.PhotometricInterpretation),
-        bool(complete),
-    )
+    return Header(int(dataset.Columns), int(dataset.Rows), bool(complete))
 
 
 def read_grey(source: str | Path | bytes) -> np.ndarray:
@@ -94,8 +76,6 @@ def read_grey(source: str | Path | bytes) -> np.ndarray:
 
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
     DataError
         The file is no DICOM, is cut short, is compressed in a way that no installed decoder reads, or holds several
         frames or colours.

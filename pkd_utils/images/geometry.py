@@ -1,4 +1,8 @@
-"""Where a pixel goes when an image is resized to a packed square: boxes and masks move with it."""
+"""Where a pixel goes when an image is resized to a packed square: boxes and masks move with it.
+
+Packed pixels are related to stored pixels by `packed = scale * stored + offset` along each axis. Coordinates are pixel
+edges: a box (x0, y0, x1, y1) has exclusive x1, y1, and an image of width W spans 0 ... W.
+"""
 
 from typing import Literal, NamedTuple, get_args
 
@@ -12,7 +16,7 @@ ASPECTS = get_args(Aspect)
 
 
 class Geometry(NamedTuple):
-    """Stored to packed coordinates: `x_packed = scale_x * x + offset_x`, likewise y."""
+    """The four numbers that take stored to packed coordinates; they stand in the index beside every packed image."""
 
     scale_x: float
     scale_y: float
@@ -29,11 +33,6 @@ def packed_geometry(width: int, height: int, size: int, aspect: Aspect = "squash
     aspect : {"squash", "pad", "crop"}
         "squash": both sides to `size`, the aspect ratio changes. "pad": the longer side to `size`, black around the
         rest, centred. "crop": the shorter side to `size`, the overhang cut off, centred.
-
-    Raises
-    ------
-    DataError
-        For an unknown `aspect`.
     """
     if aspect == "squash":
         return Geometry(size / width, size / height, 0.0, 0.0)

@@ -56,7 +56,8 @@ def pack_images(
     aspect, depth : see `read_image`
     max_unreadable : int
         How many files may be missing or no images. They are black in `pixels`, not `readable` in `index`, and listed in
-        `<stem>.unreadable.csv`; leaving them out is the caller's to do.
+        `<stem>.unreadable.csv`; leaving them out is the caller's to do. More are refused; after some were mended,
+        another call reads those alone.
     progress : bool
         Show a tqdm bar: images done, images a second in this call, time left.
 
@@ -65,16 +66,6 @@ def pack_images(
     pixels : (N, size, size) uint8 memory map, read only
     index : table of N rows: path, sha256, bytes, width, height (stored), scale_x, scale_y, offset_x, offset_y, readable
         (bool), error (why not, else empty); width and height are 0 and scales and offsets NaN where not readable
-
-    Raises
-    ------
-    DataError
-        More unreadable images than `max_unreadable`: the first are named, and all are in `<stem>.unreadable.csv`. The
-        readable ones are kept, and after some files were mended, another call reads those alone.
-    FileNotFoundError
-        More missing files than `max_unreadable`.
-    RuntimeError
-        A worker was ended from outside; what was marked is kept.
     """
     paths, target = [Path(path) for path in paths], Path(target)
     stamps = _file_stamps(paths, max_unreadable)
@@ -93,7 +84,12 @@ def pack_images(
     else:
         listing.unlink(missing_ok=True)
     if len(unreadable) > max_unreadable:
-        raise DataError(_unreadable_sentence(unreadable, len(paths), max_unreadable, listing))
+        named = "; ".join(f"{row.path} ({row.error})" for row in unreadable.head(20).itertuples())
+        raise DataError(
+            f"{len(unreadable)} of {len(paths)} images cannot be read (max_unreadable allows {max_unreadable}): {named}"
+            f"{' and more' if len(unreadable) > 20 else ''}. All are listed in {listing}; mend those files, or allow "
+            "as many, then run again: the others are kept."
+        )
     if fresh:
         target.unlink(missing_ok=True)  # never an old array beside a new index
         write_parquet(index_path, index)
@@ -107,15 +103,14 @@ def _file_stamps(paths: Sequence[Path], allowed: int) -> list[str]:
     stamps, missing = [], []
     for path in paths:
         try:
-            stat = os.stat(path)
+            stat = path.stat()
             stamps.append(f"{path}|{stat.st_size}|{stat.st_mtime_ns}")
         except (FileNotFoundError, NotADirectoryError):
             missing.append(str(path))
             stamps.append(f"{path}|missing")
     if len(missing) > allowed:
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} image files do not exist: {', '.join(missing[:5])}{more}; "
+            f"{len(missing)} of {len(paths)} image files do not exist, the first are {', '.join(missing[:5])}; "
             "check the data root."
         )
     return stamps
@@ -197,13 +192,3 @@ def _pack_one(path: str, size: int, aspect: Aspect, depth: str) -> tuple[np.ndar
         return None, row | {"readable": False, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
     geometry = packed_geometry(width, height, size, aspect)._asdict()
     return pixels, {**row, "width": width, "height": height, **geometry, "readable": True, "error": ""}
-
-
-def _unreadable_sentence(unreadable: pd.DataFrame, total: int, allowed: int, listing: Path) -> str:
-    first = unreadable.head(20)
-    listed = "; ".join(f"{path} ({error})" for path, error in zip(first["path"], first["error"], strict=True))
-    more = f"; and {len(unreadable) - 20} more" if len(unreadable) > 20 else ""
-    return (
-        f"{len(unreadable)} of {total} images cannot be read (max_unreadable allows {allowed}): {listed}{more}. "
-        f"All are listed in {listing}; mend those files, or allow as many, then run again: the others are kept."
-    )

@@ -14,7 +14,6 @@ from pkd_utils.cohorts.cbis import cases
 from pkd_utils.cohorts.cbis import pixels as cbis_pixels
 from pkd_utils.cohorts.cbis.files import find_files
 from pkd_utils.cohorts.table import CORNERS
-from pkd_utils.images import dicom
 from pkd_utils.runs.errors import DataError
 from tests.cohorts import cbis_fixtures as fixtures
 from tests.cohorts.fixtures import edit_csv
@@ -453,7 +452,7 @@ def test_the_second_load_reads_no_file(tcia, monkeypatch):
     def refuse(path):
         raise AssertionError(path)
 
-    monkeypatch.setattr(dicom, "read_header", refuse)
+    monkeypatch.setattr(cbis_pixels, "image_size", refuse)
     monkeypatch.setattr(cbis_pixels, "read_picture", refuse)
     again = load_cohort("cbis_mass", tcia, pixels="full")
     pd.testing.assert_frame_equal(first.images, again.images)

@@ -8,20 +8,20 @@ was read of a file is kept and used again as long as the file's length and time 
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from pkd_utils.cohorts.table import CORNERS, Cohort
-from pkd_utils.images import dicom
+from pkd_utils.images.decode import image_size, open_image
+from pkd_utils.images.depth import is_deep
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import write_parquet
 from pkd_utils.runs.paths import data_dir
@@ -53,8 +53,8 @@ class FileFacts:
         self.workers = workers or os.cpu_count() or 1
         name = f"cbis-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.parquet"
         self.cache = root / CACHE if os.access(root, os.W_OK) else data_dir() / "cache" / name
-        self._facts: dict[str, dict] = {}
-        self._kept: dict[str, dict] = {}
+        self._facts: dict[str, dict] = {}  # of the files that were asked for
+        self._kept: dict[str, dict] = {}  # of an earlier session, perhaps out of date
         if self.cache.is_file():
             with contextlib.suppress(OSError, ValueError, KeyError):  # what cannot be read is written anew
                 self._kept = pd.read_parquet(self.cache)[_FACTS].to_dict("index")
@@ -73,55 +73,52 @@ class FileFacts:
         todo = [f for f in files if pd.isna(self._facts[f].get(done)) and not self._facts[f].get("problem")]
         if not todo:
             return
-        look, what = (_look_at_pixels, "masks") if pixels else (_look_at_header, "headers")
+
+        def look(file: str) -> dict:
+            try:
+                return (_look_at_pixels if pixels else _look_at_header)(self.root / file)
+            except DataError as error:
+                return {"problem": str(error).rstrip(".")}
+
+        what = "masks" if pixels else "headers"
         with ThreadPoolExecutor(self.workers) as pool:
-            results = pool.map(look, [self.root / file for file in todo])
-            bar = tqdm(results, total=len(todo), desc=f"reading {what}", unit="file", delay=5, mininterval=5)
+            bar = tqdm(pool.map(look, todo), f"reading {what}", len(todo), unit="file", delay=5, mininterval=5)
             for file, facts in zip(todo, bar, strict=True):
                 self._facts[file] = {**self._facts[file], **facts}
-        self._save()
+        # What is known of the other table's files is kept.
+        write_parquet(self.cache, pd.DataFrame.from_dict(self._kept | self._facts, "index", columns=_FACTS))
 
     def __getitem__(self, file: str) -> dict:
         return self._facts[file]
 
-    def _save(self) -> None:
-        kept = {f: facts for f, facts in self._kept.items() if f not in self._facts}  # the other table's files
-        write_parquet(self.cache, pd.DataFrame.from_dict(kept | self._facts, "index", columns=_FACTS))
+    def size(self, file: str) -> tuple[int, int]:
+        """(width, height) of a file that was read, in pixels."""
+        return int(self._facts[file]["width"]), int(self._facts[file]["height"])
+
+    def area(self, file: str) -> int:
+        """Pixels of a file that was read."""
+        return math.prod(self.size(file))
+
+    def sound(self, files: Iterable[str]) -> list[str]:
+        """The files without a problem, largest first."""
+        return sorted((f for f in files if not self._facts[f].get("problem")), key=self.area, reverse=True)
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Decode a DICOM or JPEG picture of any role, (H, W) uint8 or uint16; DataError where it cannot be read."""
-    if dicom.is_dicom(path):
-        return dicom.read_grey(path)
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("L"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image ({error}); fetch the file again.") from None
+    """Decode a picture of any role, (H, W) uint8 or of more bits; DataError where it cannot be read."""
+    image = open_image(path)
+    return np.asarray(image if is_deep(image) else image.convert("L"))
 
 
 def _look_at_header(path: Path) -> dict:
-    """Width and height, or the problem with the file."""
-    try:
-        if dicom.is_dicom(path):
-            header = dicom.read_header(path)
-            if not header.complete:
-                return {"problem": f"{path} is cut short; fetch the file again"}
-            return {"width": header.width, "height": header.height}
-        with Image.open(path) as image:
-            return {"width": image.width, "height": image.height}
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        return {"problem": f"{path} cannot be read as an image ({type(error).__name__}); fetch the file again"}
-    except DataError as error:
-        return {"problem": str(error).rstrip(".")}
+    """Width and height."""
+    width, height = image_size(path)
+    return {"width": width, "height": height}
 
 
 def _look_at_pixels(path: Path) -> dict:
     """Share of pixels between black and white, and the extent of the white ones, x1 and y1 exclusive."""
-    try:
-        pixels = read_picture(path)
-    except DataError as error:
-        return {"problem": str(error).rstrip(".")}
+    pixels = read_picture(path)
     # One pass over all pixels; the rest looks at the rows that are not black, in a mask the lesion's alone.
     brightest = pixels.max(axis=1)
     peak = int(brightest.max())
@@ -178,55 +175,44 @@ def assign_roles(files: pd.DataFrame, facts: FileFacts) -> pd.DataFrame:
 
 
 def _is_mask(facts: dict) -> bool:
-    return facts["middle"] <= MIDDLE_SHARE if not facts.get("problem") else False
-
-
-def _area(facts: dict) -> int:
-    return int(facts["width"]) * int(facts["height"])
+    return not facts.get("problem") and facts["middle"] <= MIDDLE_SHARE
 
 
 def _mammogram(names: list[str], facts: FileFacts) -> tuple[str | None, str | None]:
     """The mammogram of its series and the problem with it; its series holds one file, or the largest is meant."""
-    sound = sorted((n for n in names if not facts[n].get("problem")), key=lambda n: _area(facts[n]), reverse=True)
+    sound = facts.sound(names)
     if not sound:
         return None, facts[names[0]]["problem"] if names else NO_FILE
-    if len(sound) > 1 and _area(facts[sound[0]]) == _area(facts[sound[1]]):
+    if len(sound) > 1 and facts.area(sound[0]) == facts.area(sound[1]):
         return None, f"{facts.root / sound[0]} and {sound[1].rsplit('/', 1)[-1]} beside it could both be the mammogram"
     return sound[0], None
 
 
 def _by_size(mammogram: str | None, names: list[str], facts: FileFacts) -> tuple[str, str | None] | None:
-    """(mask, crop or None) if exactly one file has the mammogram's size and at most one other, smaller, is there."""
-    sound = [name for name in names if not facts[name].get("problem")]
-    if mammogram is None or not 1 <= len(sound) <= 2:
+    """(mask, crop or None) if one file has the mammogram's size and at most one other, smaller, is there."""
+    mask, *crops = facts.sound(names) or [None]
+    if mask is None or mammogram is None or len(crops) > 1 or facts.size(mask) != facts.size(mammogram):
         return None
-    size = (facts[mammogram]["width"], facts[mammogram]["height"])
-    same = [name for name in sound if (facts[name]["width"], facts[name]["height"]) == size]
-    if len(same) != 1:
+    if crops and facts.area(crops[0]) == facts.area(mask):
         return None
-    others = [name for name in sound if name != same[0]]
-    if others and _area(facts[others[0]]) >= _area(facts[same[0]]):
-        return None
-    return same[0], others[0] if others else None
+    return mask, crops[0] if crops else None
 
 
 def _by_pixels(mammogram: str | None, names: list[str], facts: FileFacts) -> tuple:
     """(mask, crop, problem of the mask, problem of the crop) from the share of pixels between black and white."""
-    sound = [name for name in names if not facts[name].get("problem")]
-    masks = sorted((n for n in sound if _is_mask(facts[n])), key=lambda n: _area(facts[n]), reverse=True)
+    sound = facts.sound(names)
+    masks = [name for name in sound if _is_mask(facts[name])]
     crops = [name for name in sound if name not in masks]
     mask = mask_problem = crop_problem = None
-    if len(masks) > 1 and _area(facts[masks[0]]) > _area(facts[masks[1]]):
+    if len(masks) > 1 and facts.area(masks[0]) > facts.area(masks[1]):
         crops += masks[1:]  # a crop without grey tones
         masks = masks[:1]
     if len(masks) > 1:
         mask_problem = f"{len(masks)} files could be the mask: {', '.join(str(facts.root / m) for m in masks)}"
-    elif masks and mammogram and _area(facts[masks[0]]) < MASK_AREA * _area(facts[mammogram]):
-        small, whole = facts[masks[0]], facts[mammogram]
-        mask_problem = (
-            f"{facts.root / masks[0]} is black and white but too small to be a mask "
-            f"({small['width']:.0f}x{small['height']:.0f}, its mammogram {whole['width']:.0f}x{whole['height']:.0f})"
-        )
+    elif masks and mammogram and facts.area(masks[0]) < MASK_AREA * facts.area(mammogram):
+        small, whole = ("x".join(map(str, facts.size(name))) for name in (masks[0], mammogram))
+        mask_problem = f"{facts.root / masks[0]} is black and white but too small to be a mask ({small}, its mammogram "
+        mask_problem += f"{whole})"
     elif masks:
         mask = masks[0]
     elif sound and len(sound) == len(names):
@@ -256,16 +242,13 @@ def place_masks(roles: pd.DataFrame, facts: FileFacts, pixels: str) -> pd.DataFr
     """
     rows = []
     for row in roles.itertuples():
-        mask = facts[row.mask_path]
-        stored = (int(mask["width"]), int(mask["height"]))
-        whole = facts[row.mammogram_path] if row.mammogram_path else mask
-        size = (int(whole["width"]), int(whole["height"]))
+        mask, stored = facts[row.mask_path], facts.size(row.mask_path)
+        size = facts.size(row.mammogram_path) if row.mammogram_path else stored
         low = [_scaled_edge(mask[k], n, m) for k, n, m in zip(("x0", "y0"), stored, size, strict=True)]
         high = [_scaled_edge(mask[k], n, m) for k, n, m in zip(("x1", "y1"), stored, size, strict=True)]
         corner, picture = [0, 0], size
         if pixels == "crop":
-            crop = facts[row.crop_path]
-            picture = (int(crop["width"]), int(crop["height"]))
+            picture = facts.size(row.crop_path)
             corner = [_crop_corner(*edges) for edges in zip(low, high, picture, size, strict=True)]
             low = [max(a - c, 0) for a, c in zip(low, corner, strict=True)]
             high = [min(b - c, n) for b, c, n in zip(high, corner, picture, strict=True)]
@@ -294,22 +277,17 @@ def _crop_corner(low: int, high: int, crop: int, whole: int) -> int:
 class PictureCohort(Cohort):
     """A cohort whose rows carry their own picture size and mask file; see `place_masks` for the columns."""
 
-    @cached_property
-    def _rows(self) -> pd.DataFrame:
-        return self.images.set_index("image_id")
-
     def image_size(self, image_id: str) -> tuple[int, int]:
         """Return (width, height) in pixels of the stored picture, as read when the cohort was loaded."""
         self.image_path(image_id)  # refuses an unknown image
-        row = self._rows.loc[image_id]
-        return int(row["width"]), int(row["height"])
+        return int(self.rows.at[image_id, "width"]), int(self.rows.at[image_id, "height"])
 
     def mask(self, image_id: str, label: str | None = None) -> np.ndarray:
         """Return the lesion of this row in its picture, (H, W) bool; other lesions of the mammogram have other rows."""
         width, height = self.image_size(image_id)
         if label is not None and label not in set(self.boxes.loc[self.boxes["image_id"] == image_id, "label"]):
             raise DataError(f"Image {image_id!r} has no region labelled {label!r}; see cohort.boxes.")
-        row = self._rows.loc[image_id]
+        row = self.rows.loc[image_id]
         pixels = read_picture(self.root / row["mask_path"])
         mask = pixels > pixels.max() / 2
         if row["mask_resized"]:

@@ -13,12 +13,12 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field
 from tqdm import tqdm
 
 from pkd_utils.encoders.facts import known
 from pkd_utils.encoders.transforms import eight_bit, random_resized_crop
+from pkd_utils.images.decode import open_image, read_image
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import file_sha256
@@ -121,12 +121,10 @@ def check_readable(files: Sequence[ImageFile], workers: int, progress: bool) -> 
 
     def fault(file: ImageFile) -> str:
         try:
-            with Image.open(file.path) as image:
-                image.draft("L", (1, 1))
-                image.load()
-        except UNREADABLE as error:
-            return f"{file.image_id} ({file.path}: {_reason(error)})"
-        return ""
+            read_image(file.path, 1)
+            return ""
+        except DataError as error:
+            return f"{file.image_id} ({error})"
 
     found = in_order(fault, files, workers)
     bar = tqdm(found, total=len(files), desc="checking", unit="img", disable=not progress, mininterval=5)
@@ -136,14 +134,6 @@ def check_readable(files: Sequence[ImageFile], workers: int, progress: bool) -> 
             f"{len(bad)} of {len(files)} images cannot be read: {'; '.join(bad[:20])}{more}. Mend those files or leave "
             "their rows out."
         )
-
-
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""Whatever PIL says of a file that is no image."""
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def read_views(file: ImageFile, views: Iterable[int], encoder, crops: Crops) -> torch.Tensor:
@@ -159,14 +149,11 @@ def read_views(file: ImageFile, views: Iterable[int], encoder, crops: Crops) -> 
         If the file is not a whole image; it is named.
     """
     try:
-        with Image.open(file.path) as image:
-            grey = eight_bit(image, encoder.depth)  # once, not once a view
+        grey = eight_bit(open_image(file.path), encoder.depth)  # once, not once a view
         boxes = [crops.box(file.image_id, int(view), grey.size) for view in views]
         return torch.stack([encoder.preprocess(grey, crop=box) for box in boxes])
-    except UNREADABLE as error:
-        raise DataError(
-            f"Image {file.image_id} ({file.path}) cannot be read ({_reason(error)}): mend it or leave its row out."
-        ) from error
+    except DataError as error:
+        raise DataError(f"Image {file.image_id} gives no views: {error}") from None
 
 
 def in_order(function: Callable, items: Iterable, workers: int, ahead: int = 0) -> Iterator:

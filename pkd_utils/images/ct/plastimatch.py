@@ -22,23 +22,16 @@ from pkd_utils.images.ct.volumes import Volume
 AIR = -800  # HU up to which plastimatch takes a voxel for air
 MU_WATER = 0.022  # its attenuation of water, 1/mm, at 50 keV
 TIMEOUT = 900  # seconds that it may take for one volume
-MISSING = (
-    "plastimatch is not installed: `apt-get install plastimatch` on Debian or Ubuntu, or choose the projector "
-    "'parallel', which needs nothing but is not the paper's."
-)
 
 
 @functools.cache
 def version() -> str:
-    """Version that the installed `plastimatch` states.
-
-    Raises
-    ------
-    FileNotFoundError
-        It is not installed; the message says how to get it.
-    """
+    """Version that the installed `plastimatch` states; FileNotFoundError, which says how to get it, where it is not."""
     if shutil.which("plastimatch") is None:
-        raise FileNotFoundError(MISSING)
+        raise FileNotFoundError(
+            "plastimatch is not installed: `apt-get install plastimatch` on Debian or Ubuntu, or choose the projector "
+            "'parallel', which needs nothing but is not the paper's."
+        )
     answer = subprocess.run(["plastimatch", "--version"], capture_output=True, text=True, timeout=60)
     return (answer.stdout + answer.stderr).strip().removeprefix("plastimatch version ")
 
@@ -60,12 +53,8 @@ def drr(volume: Volume, geometry: DrrGeometry, frame: Frame, centre=None, thread
 
     Parameters
     ----------
-    volume : Volume
-    geometry : DrrGeometry
-    frame : Frame
-        From `ct.projectors.frame_of`.
-    centre : (3,) array, optional
-        Isocentre, LPS mm in the order z, y, x; default the volume's centre.
+    volume, geometry, frame, centre
+        As for `ct.projectors.parallel_beam`.
     threads : int
         OpenMP threads of plastimatch.
 
@@ -75,8 +64,6 @@ def drr(volume: Volume, geometry: DrrGeometry, frame: Frame, centre=None, thread
 
     Raises
     ------
-    FileNotFoundError
-        plastimatch is not installed.
     RuntimeError
         It failed, or took longer than `TIMEOUT`.
     """

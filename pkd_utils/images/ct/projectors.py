@@ -73,7 +73,7 @@ class Frame(NamedTuple):
 
 
 def frame_of(volume: Volume, body: tuple[np.ndarray, np.ndarray], geometry: DrrGeometry) -> Frame:
-    """Part of the detector to expose.
+    """Part of the detector to expose; DataError if next to nothing of it is left.
 
     Parameters
     ----------
@@ -81,11 +81,6 @@ def frame_of(volume: Volume, body: tuple[np.ndarray, np.ndarray], geometry: DrrG
     body : (low, high), each (3,)
         Corners of the body's box, LPS mm in the order z, y, x; only used by the frame "body".
     geometry : DrrGeometry
-
-    Raises
-    ------
-    DataError
-        The body is so far off, or the volume so short, that nothing of the frame is left.
     """
     rows, columns = geometry.detector_pixels
     whole = Frame(rows, columns, (rows - 1) / 2, (columns - 1) / 2)
@@ -118,10 +113,8 @@ def _whole_rays(volume: Volume, low: np.ndarray, high: np.ndarray, geometry: Drr
     y, x = (axis.ravel() for axis in np.meshgrid([low[1], high[1]], [low[2], high[2]]))
     magnified = geometry.sid_mm / (geometry.sad_mm + y)
     shift = x * normal_x + y * normal_y
-    return (
-        float((((-half - shift) / normal_z) * magnified).max()),
-        float((((half - shift) / normal_z) * magnified).min()),
-    )
+    lowest, highest = (((end - shift) / normal_z) * magnified for end in (-half, half))
+    return float(lowest.max()), float(highest.min())
 
 
 def reach(volume: Volume, geometry: DrrGeometry, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
@@ -143,10 +136,7 @@ def reach(volume: Volume, geometry: DrrGeometry, frame: Frame) -> tuple[np.ndarr
 
 
 def attenuation(hu: np.ndarray) -> np.ndarray:
-    """Linear attenuation coefficient, 1/mm: mu = max(0, 1 + HU / 1000) * mu_water, float32.
-
-    plastimatch uses the same line with 0.022 / mm and takes everything up to -800 HU for air.
-    """
+    """Linear attenuation coefficient, 1/mm: mu = max(0, 1 + HU / 1000) * mu_water, float32."""
     return np.maximum(0, 1 + hu.astype(np.float32) / 1000) * np.float32(MU_WATER)
 
 

@@ -3,8 +3,7 @@
 "We perform digital radiograph reconstruction using the Plastimatch software suite to convert the CT volumes to
 (anterior-posterior) radiographs [...] follow the preprocessing of Johnson et al. (2019) and apply histogram
 equalization using OpenCV, before storing the images in the JPEG format with a 95 quality factor" (Appendix A). The
-geometry is not stated; it is `ct.projectors.DrrGeometry`. plastimatch is a program of its own (Debian: `apt-get install
-plastimatch`), started once a volume.
+geometry is not stated; it is `ct.projectors.DrrGeometry`.
 """
 
 import contextlib
@@ -36,8 +35,9 @@ Response = Literal["line integral", "absorption"]
 Refusable = Literal[tuple(checks.NAMED)]
 JPEG_QUALITY = 95
 _RECORD = 2  # raise it when the same volume and parameters would give another picture
-COLUMNS = ["image_id", "status", "problems", "message", "slices", "spacing_mm", "orientation", "rows", "columns",
-           "seconds"]  # fmt: skip
+UNKNOWN = {"problems": "", "message": "", "slices": np.nan, "spacing_mm": "", "orientation": "", "rows": np.nan}
+UNKNOWN |= {"columns": np.nan}
+COLUMNS = ["image_id", "status", *UNKNOWN, "seconds"]
 
 
 @checked
@@ -65,10 +65,9 @@ def line_integrals(
 
 @checked
 def to_picture(integrals: np.ndarray, response: Response = "line integral") -> np.ndarray:
-    """Line integrals to an 8-bit radiograph, dense is bright.
+    """Line integrals to an 8-bit radiograph, dense is bright, as in MIMIC-CXR-JPG.
 
-    As in MIMIC-CXR-JPG: the lowest value becomes 0, the highest 255, the rest is cut off to whole numbers, and
-    `cv2.equalizeHist` spreads them.
+    The lowest value becomes 0, the highest 255, the rest whole numbers, which `cv2.equalizeHist` spreads.
 
     Parameters
     ----------
@@ -76,10 +75,6 @@ def to_picture(integrals: np.ndarray, response: Response = "line integral") -> n
     response : {"line integral", "absorption"}
         What grey follows before the equalisation: the line integral p, as the logarithm of a digital detector does, or
         the absorbed share 1 - exp(-p); not stated in the paper.
-
-    Returns
-    -------
-    (rows, columns) uint8 array
     """
     values = integrals if response == "line integral" else 1 - np.exp(-integrals)
     low, high = float(values.min()), float(values.max())
@@ -108,12 +103,11 @@ def make_radiograph(
     refuse: Sequence[Refusable] = (),
     threads: int = 1,
 ) -> tuple[np.ndarray | None, dict]:
-    """One volume to one radiograph.
+    """One volume (see `volumes.read_volume`) to one radiograph.
 
     Parameters
     ----------
     path : str or Path
-        See `volumes.read_volume`.
     geometry : DrrGeometry, optional
     projector_name : {"plastimatch", "parallel", "cone"}
         Only plastimatch is the paper's.
@@ -133,8 +127,7 @@ def make_radiograph(
         The columns of `COLUMNS` but `seconds`. `status` is "done" or "refused"; `problems` are names of
         `ct.checks.PROBLEMS`, joined by "; ", `message` says more.
     """
-    row = dict.fromkeys(COLUMNS[:-1], "") | {"image_id": image_id(path), "status": "refused"}
-    row |= {name: np.nan for name in ("slices", "rows", "columns")}
+    row = {"image_id": image_id(path), "status": "refused"} | UNKNOWN
     try:
         volume = read_volume(path)
         body, problems = checks.inspect(volume)
@@ -164,8 +157,7 @@ def _stamp(path: Path) -> list:
 def _work(path: Path, target: Path, records: Parts, options: dict) -> dict:
     """Make, write and record one radiograph; an unforeseen failure is a row too, but none that is kept."""
     start = time.perf_counter()
-    name = image_id(path)
-    file = target / f"{name}.jpg"
+    name, file = image_id(path), target / f"{image_id(path)}.jpg"
     try:
         stamp = _stamp(path)
         pixels, row = make_radiograph(path, **options)
@@ -176,9 +168,9 @@ def _work(path: Path, target: Path, records: Parts, options: dict) -> dict:
                 if not cv2.imwrite(str(temporary), pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
                     raise OSError(f"{file.name} cannot be written")
     except Exception as error:
-        row = dict.fromkeys(COLUMNS, "") | {"image_id": name, "status": "failed", "problems": "failed"}
-        row |= {"slices": np.nan, "rows": np.nan, "columns": np.nan, "seconds": time.perf_counter() - start}
-        return row | {"message": f"{type(error).__name__}: {error}".splitlines()[0]}
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        row = {"image_id": name, "status": "failed"} | UNKNOWN | {"problems": "failed", "message": message}
+        return row | {"seconds": round(time.perf_counter() - start, 3)}
     row["seconds"] = round(time.perf_counter() - start, 3)
     with records.write(f"{name}.json") as record:
         record.write_text(json.dumps({"stamp": stamp, "row": row}))
@@ -236,13 +228,6 @@ def reconstruct(
     -------
     DataFrame
         `COLUMNS`, one row a volume in the order given; `failures` selects those with a problem.
-
-    Raises
-    ------
-    FileNotFoundError
-        plastimatch is not installed but asked for, or a volume does not exist.
-    DataError
-        Two volumes with one name, or an unknown choice.
     """
     volumes, target, geometry = [Path(path) for path in volumes], Path(target), geometry or DrrGeometry()
     _check_names(volumes)

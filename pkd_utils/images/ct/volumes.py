@@ -4,8 +4,7 @@ LPS is DICOM's patient frame: x grows to the patient's left, y to the back, z to
 direction cosines, so a volume must be brought to these axes before it is projected: one stored feet first or mirrored
 would otherwise give a picture that is upside down or has its heart on the wrong side, and nothing would say so.
 
-What cannot be read raises `VolumeError`, which carries one of the names of `READ_PROBLEMS`; what is odd about a volume
-that can be read is for `pkd_utils.images.ct.checks` to name.
+What is odd about a volume that can be read is for `pkd_utils.images.ct.checks` to name.
 """
 
 import contextlib
@@ -93,13 +92,7 @@ def image_id(path: str | Path) -> str:
 
 
 def find_volumes(folder: str | Path) -> list[Path]:
-    """Volumes below a folder, sorted: image files, and folders whose files are DICOM.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such folder, or nothing in it.
-    """
+    """Volumes below a folder, sorted: image files, and folders whose files are DICOM; it must hold one at least."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: give the folder that holds the CT volumes.")
@@ -124,8 +117,6 @@ def read_volume(path: str | Path) -> Volume:
 
     Raises
     ------
-    FileNotFoundError
-        There is nothing at `path`.
     VolumeError
         It cannot be used; `.name` is one of `READ_PROBLEMS`.
     """
@@ -143,13 +134,11 @@ def read_volume(path: str | Path) -> Volume:
 
 def to_lps(image: sitk.Image, name: str = "the image", patient_position: str = "") -> Volume:
     """Bring a SimpleITK image of Hounsfield units to LPS axes; see `read_volume`."""
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        size = " x ".join(str(n) for n in image.GetSize())
-        raise VolumeError(
-            "unreadable",
-            f"{name} is no volume: it has {size} voxels of {image.GetNumberOfComponentsPerPixel()} value(s); give one "
-            "3-D grid of Hounsfield units a file.",
-        )
+    components = image.GetNumberOfComponentsPerPixel()
+    if image.GetDimension() != 3 or components != 1:
+        size = " x ".join(map(str, image.GetSize()))
+        message = f"{name} is no volume: it has {size} voxels of {components} value(s); give one 3-D grid of HU a file."
+        raise VolumeError("unreadable", message)
     direction = np.array(image.GetDirection()).reshape(3, 3)
     stored = sitk.DICOMOrientImageFilter().GetOrientationFromDirectionCosines(image.GetDirection())
     oblique = float(np.degrees(np.arccos(np.clip(np.abs(direction).max(axis=0), 0, 1))).max())
@@ -187,12 +176,11 @@ def _on_lps_axes(image: sitk.Image) -> tuple[np.ndarray, tuple, tuple]:
     view = sitk.GetArrayViewFromImage(image).transpose([2 - stored_axis[axis] for axis in (2, 1, 0)])
     view = view[tuple(slice(None, None, -1 if backward[axis] else 1) for axis in (2, 1, 0))]
     corner = [0, 0, 0]
-    for axis in range(3):
-        if backward[axis]:
-            corner[stored_axis[axis]] = image.GetSize()[stored_axis[axis]] - 1
+    for axis, stored in enumerate(stored_axis.tolist()):
+        corner[stored] = image.GetSize()[stored] - 1 if backward[axis] else 0
     origin = image.TransformIndexToPhysicalPoint(corner)
-    spacing = [image.GetSpacing()[stored_axis[axis]] for axis in (2, 1, 0)]
-    return view, tuple(float(step) for step in spacing), tuple(origin[::-1])
+    spacing = [float(image.GetSpacing()[stored_axis[axis]]) for axis in (2, 1, 0)]
+    return view, tuple(spacing), tuple(origin[::-1])
 
 
 def _resampled(image: sitk.Image, outside: float) -> sitk.Image:
@@ -216,11 +204,8 @@ def _read(source: Path | list[str], path: Path) -> sitk.Image:
     try:
         return sitk.ReadImage(str(source) if isinstance(source, Path) else source)
     except RuntimeError as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        reason = (lines[-1] if lines else "no reason given").split("): ")[-1].strip()
-        raise VolumeError(
-            "unreadable", f"{path.name} cannot be read ({reason[:200]}); fetch or convert it again."
-        ) from None
+        reason = str(error).strip().splitlines()[-1].split("): ")[-1].strip()[:200]
+        raise VolumeError("unreadable", f"{path.name} cannot be read ({reason}); fetch or convert it again.") from None
 
 
 def _check_whole(path: Path) -> None:
@@ -245,35 +230,29 @@ def _check_whole(path: Path) -> None:
 
 def _slices_in_order(folder: Path) -> tuple[list[str], str]:
     """Files of the one DICOM series in a folder, from the first slice to the last, and PatientPosition."""
-    files, found = [], []
+    heads = {}
     for file in sorted(item for item in folder.iterdir() if item.is_file()):
-        try:
+        with contextlib.suppress(pydicom.errors.InvalidDicomError, OSError, EOFError):  # a licence text, say
             head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-        except (pydicom.errors.InvalidDicomError, OSError, EOFError):
-            continue  # a licence text, say
-        if "ImagePositionPatient" in head and "ImageOrientationPatient" in head:
-            files.append(file)
-            found.append(head)
+            if "ImagePositionPatient" in head and "ImageOrientationPatient" in head:
+                heads[str(file)] = head
+    name, files, found = folder.name, list(heads), list(heads.values())
     if not found:
-        raise VolumeError(
-            "unreadable", f"{folder.name} holds no DICOM slices with a position; give the folder of one series."
-        )
+        raise VolumeError("unreadable", f"{name} holds no DICOM slices with a position; give the folder of one series.")
     modalities = sorted({str(head.get("Modality", "missing")) for head in found})
     if modalities != ["CT"]:
-        raise VolumeError("not CT", f"The series in {folder.name} has the modality {', '.join(modalities)}, not CT.")
+        raise VolumeError("not CT", f"The series in {name} has the modality {', '.join(modalities)}, not CT.")
     several = len({str(head.get("SeriesInstanceUID", "")) for head in found})
     if several > 1:
-        raise VolumeError(
-            "several series", f"The folder {folder.name} holds {several} DICOM series; give each a folder of its own."
-        )
+        raise VolumeError("several series", f"{name} holds {several} DICOM series; give each a folder of its own.")
     orientations = np.array([head.ImageOrientationPatient for head in found], dtype=float)
     if np.ptp(orientations, axis=0).max() > 1e-3:
-        raise VolumeError("missing slices", f"The slices in {folder.name} point into different directions.")
+        raise VolumeError("missing slices", f"The slices in {name} point into different directions.")
     normal = np.cross(orientations[0, :3], orientations[0, 3:])
     positions = np.array([head.ImagePositionPatient for head in found], dtype=float)
     order = np.argsort(positions @ normal)
-    _check_stack(positions[order], normal, folder.name)
-    return [str(files[i]) for i in order], str(found[0].get("PatientPosition", ""))
+    _check_stack(positions[order], normal, name)
+    return [files[i] for i in order], str(found[0].get("PatientPosition", ""))
 
 
 def _check_stack(positions: np.ndarray, normal: np.ndarray, name: str) -> None:
