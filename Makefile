@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # Where this is set, every kernel compiles torch's and timm's sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env assets runs pages book test lint hooks notebooks lab bench budget open-data clean
+.PHONY: help env assets runs pages book test lint hooks notebooks lab bench mutants budget open-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,10 @@ notebooks: assets ## run the committed notebooks (NAMES=... for some) with smoke
 lab: ## open JupyterLab
 	@$(PYTHON) workflow/setup_env.py book test lab
 	@.venv/bin/jupyter lab --notebook-dir=notebooks
+
+mutants: ## change tokens of the core at random, one at a time, and count those that the tests notice (long)
+	@$(PYTHON) workflow/setup_env.py book test mutants
+	@$(PY) -m workflow.mutants
 
 bench: ## measure speed, and write book/results/benchmark-*.json (long: one writes a tree of 600,000 files)
 	@$(PYTHON) workflow/setup_env.py book test bench

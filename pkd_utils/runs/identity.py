@@ -7,7 +7,6 @@ compared as syntax trees without docstrings: a comment or a sentence may change,
 import ast
 import functools
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Set
 from pathlib import Path
@@ -15,19 +14,9 @@ from typing import Any
 
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import hash_params
+from pkd_utils.runs.parameters import code_cells, identifying, notebook_path
 
 _ENTRY = re.compile(r"pkd_utils(\.\w+)+:\w+")
-
-
-def notebook_path(notebook: str) -> Path:
-    """Source notebook of `<study>/<NN-verb-noun>`."""
-    return paths.PROJECT_ROOT / "notebooks" / f"{notebook}.ipynb"
-
-
-def code_cells(path: Path) -> list[dict[str, Any]]:
-    """Code cells of a notebook file as dictionaries with `source` joined to one string."""
-    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-    return [{**cell, "source": "".join(cell["source"])} for cell in cells]
 
 
 def _without_docstrings(source: str) -> str:
@@ -117,7 +106,9 @@ def references(parameters: dict[str, Any]) -> list[str]:
 
 def run_hash(notebook: str, parameters: dict[str, Any], code: str, upstream: dict[str, str]) -> str:
     """Identity of a run (64 hex digits)."""
-    return hash_params({"notebook": notebook, "parameters": parameters, "code": code, "upstream": upstream})
+    return hash_params(
+        {"notebook": notebook, "parameters": identifying(parameters), "code": code, "upstream": upstream}
+    )
 
 
 def run_folder(notebook: str, parameters: dict[str, Any], run_identity: str) -> Path:

@@ -23,7 +23,7 @@ import yaml  # noqa: E402
 from pkd_utils.runs import identity, paths, run  # noqa: E402
 from pkd_utils.runs.errors import DataError  # noqa: E402
 from pkd_utils.runs.files import atomic_path, read_json  # noqa: E402
-from pkd_utils.runs.parameters import read_file, resolve  # noqa: E402
+from pkd_utils.runs.parameters import notebook_path, read_file, resolve  # noqa: E402
 
 # One thread a notebook: runs stay the same whatever runs beside them, and two notebooks use two cores better than one.
 _ENVIRONMENT = {
@@ -201,7 +201,7 @@ def execute(file: str | Path, expect: str | None = None) -> Path:
     os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
     try:
         papermill.execute_notebook(
-            str(identity.notebook_path(notebook)),
+            str(notebook_path(notebook)),
             str(log),
             parameters=read_file(file),
             kernel_name="python3",

@@ -6,17 +6,32 @@ notebook therefore declares its parameters once, as annotated assignments in its
 """
 
 import ast
+import json
 import types
 from pathlib import Path
 from typing import Any
 
 import pydantic
 
-from pkd_utils.runs import identity
+from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
+
+# Parameters that say how a machine does the work, not what is computed: no part of a run's identity.
+MACHINE = frozenset({"device", "memory_gib", "workers", "threads", "encode_batch_size", "text_batch_size"})
 
 # What an annotation may say; evaluated with nothing else in reach.
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "None": None}
+
+
+def notebook_path(notebook: str) -> Path:
+    """Source notebook of `<study>/<NN-verb-noun>`."""
+    return paths.PROJECT_ROOT / "notebooks" / f"{notebook}.ipynb"
+
+
+def code_cells(path: Path) -> list[dict[str, Any]]:
+    """Code cells of a notebook file as dictionaries with `source` joined to one string."""
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    return [{**cell, "source": "".join(cell["source"])} for cell in cells]
 
 
 def declared(notebook: str) -> dict[str, tuple[Any, Any]]:
@@ -27,10 +42,10 @@ def declared(notebook: str) -> dict[str, tuple[Any, Any]]:
     DataError
         If the notebook has not exactly one such cell, or a line of it is not `name: type = literal`.
     """
-    path = identity.notebook_path(notebook)
+    path = notebook_path(notebook)
     if not path.exists():
         raise FileNotFoundError(f"There is no notebook {notebook!r}: expected the file notebooks/{notebook}.ipynb.")
-    cells = [c for c in identity.code_cells(path) if "parameters" in c.get("metadata", {}).get("tags", [])]
+    cells = [c for c in code_cells(path) if "parameters" in c.get("metadata", {}).get("tags", [])]
     if len(cells) != 1:
         raise DataError(f"notebooks/{notebook}.ipynb has {len(cells)} cells tagged `parameters`; it needs exactly one.")
     found = {}
@@ -75,6 +90,11 @@ def resolve(notebook: str, values: dict[str, Any]) -> dict[str, Any]:
                 f"({error.errors()[0]['msg']})."
             ) from None
     return resolved
+
+
+def identifying(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that a run's result depends on: all but those of the machine."""
+    return {name: value for name, value in values.items() if name not in MACHINE}
 
 
 def check(notebook: str, namespace: dict[str, Any]) -> types.SimpleNamespace:

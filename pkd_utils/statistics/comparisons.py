@@ -61,32 +61,23 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class PairedSeeds:
-    """Treatment minus baseline over the same seeds.
-
-    `difference` with its t interval; `p` two-sided, plain paired t; `low_corrected`, `high_corrected`, `p_corrected`
-    after Nadeau and Bengio; `wins` seeds in which the treatment is higher, ties half.
-    """
+    """Result of `paired_seeds`, treatment minus baseline."""
 
     difference: float
-    low: float
+    low: float  # of its t interval
     high: float
-    p: float
-    low_corrected: float
+    p: float  # two-sided, plain paired t
+    low_corrected: float  # after Nadeau and Bengio
     high_corrected: float
     p_corrected: float
-    wins: float
+    wins: float  # seeds in which the treatment is higher, ties half
     seeds: int
-    level: float
 
 
 def mean_sd(values) -> tuple[np.ndarray | float, np.ndarray | float]:
-    """Mean and standard deviation over seeds, the paper's "mean +- sd".
+    """Mean and standard deviation over seeds of finite values (S, ...), the paper's "mean +- sd".
 
     The standard deviation divides by n - 1 (the paper's divisor is not stated in the paper) and is NaN for one value.
-
-    Parameters
-    ----------
-    values : (S, ...), finite
     """
     values = finite(values, "values")
     mean = values.mean(0)
@@ -102,10 +93,6 @@ def mann_whitney(a, b) -> MannWhitney:
     Parameters
     ----------
     a, b : (n,), (m,) finite; for example one value a seed
-
-    Returns
-    -------
-    MannWhitney
     """
     a, b = finite(a, "a"), finite(b, "b")
     n, m = len(a), len(b)
@@ -126,23 +113,17 @@ def mann_whitney(a, b) -> MannWhitney:
 
 @checked
 def cliffs_delta(a, b, level: Level = 0.95) -> Interval:
-    """Cliff's delta P(a > b) - P(a < b) of two independent samples, by order alone, with Newcombe's interval.
+    """Cliff's delta P(a > b) - P(a < b) of two independent samples, in [-1, 1], with Newcombe's interval.
 
     Parameters
     ----------
     a, b : (n,), (m,) finite; for example one value a seed
     level : float in (0, 1)
-
-    Returns
-    -------
-    Interval
-        Of delta in [-1, 1]; see `newcombe_interval`.
     """
-    test = mann_whitney(a, b)
-    dominance = np.sign(np.subtract.outer(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)))
-    delta = float(dominance.mean())
-    low, high = (2 * value - 1 for value in newcombe_interval((delta + 1) / 2, *test.n, level))
-    return Interval(delta, low, high, level, "Newcombe (2006), method 5", sum(test.n))
+    a, b = finite(a, "a"), finite(b, "b")
+    delta = float(np.sign(np.subtract.outer(a, b)).mean())
+    low, high = (2 * value - 1 for value in newcombe_interval((delta + 1) / 2, len(a), len(b), level))
+    return Interval(delta, low, high, level, "Newcombe (2006), method 5", len(a) + len(b))
 
 
 def newcombe_interval(a: float, n: int, m: int, level: float = 0.95) -> tuple[float, float]:
@@ -153,12 +134,6 @@ def newcombe_interval(a: float, n: int, m: int, level: float = 0.95) -> tuple[fl
     and it holds its level there (`tests/statistics/test_comparisons.py` simulates it).
     The ends solve |a - x| = z sqrt(V(x)) with, for h = (n + m) / 2 - 1,
     V(x) = x (1 - x) (1 + h (1 - x) / (2 - x) + h x / (1 + x)) / (n m).
-
-    Parameters
-    ----------
-    a : float in [0, 1]
-    n, m : int, sample sizes
-    level : float in (0, 1)
     """
     z, h = stats.norm.ppf((1 + level) / 2), (n + m) / 2 - 1
 
@@ -176,18 +151,11 @@ def newcombe_interval(a: float, n: int, m: int, level: float = 0.95) -> tuple[fl
 
 
 def holm(p_values) -> np.ndarray:
-    """Holm's step-down adjusted p-values: p of rank k times (m - k + 1), made monotone, at most 1.
-
-    Parameters
-    ----------
-    p_values : (m,), each in [0, 1]
-    """
+    """Holm's step-down adjusted p-values (m,): p of rank k times (m - k + 1), made monotone, at most 1."""
     p = finite(p_values, "p_values")
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1)
-    return adjusted
+    return np.minimum(stepped, 1)[np.argsort(order)]
 
 
 @checked
@@ -214,10 +182,6 @@ def paired_comparison(
     larger_is_better : bool
         False for the false positive rate; it turns the win rate and nothing else.
     resamples, level, seed : see `bootstrap_interval` (BCa)
-
-    Returns
-    -------
-    PairedComparison
     """
     baseline, treatment = seeds_by_images(baseline, treatment)
     difference = treatment.mean(0) - baseline.mean(0)
@@ -249,7 +213,6 @@ def paired_seeds(baseline, treatment, evaluation_share: Level | None = None, lev
         Evaluation images over all images of a seed's split. The corrected variance of the mean difference is
         (1 / S + share / (1 - share)) s^2 in place of s^2 / S: the correction for heads trained on the whole training
         part, cautious for those trained on a subset. Without it the corrected values are NaN.
-    level : float in (0, 1)
     """
     baseline, treatment = finite(baseline, "baseline"), finite(treatment, "treatment")
     if len(baseline) != len(treatment) or len(baseline) < 2:
@@ -269,4 +232,4 @@ def paired_seeds(baseline, treatment, evaluation_share: Level | None = None, lev
     if evaluation_share is not None:
         corrected = judged(1 / n + evaluation_share / (1 - evaluation_share))
     wins = float((np.sign(difference) + 1).sum() / 2)
-    return PairedSeeds(mean, *plain, *corrected, wins, n, level)
+    return PairedSeeds(mean, *plain, *corrected, wins, n)

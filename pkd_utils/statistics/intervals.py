@@ -62,10 +62,6 @@ def bootstrap_interval(
         Quantiles of the resampled statistic; "bca" corrects them for bias and skewness, with the acceleration from
         leaving out one cluster at a time (Efron, 1987). BCa falls back to nothing silently: where it cannot be computed
         (all resamples on one side of the estimate, or no variation) the percentile interval is returned and named.
-
-    Returns
-    -------
-    Interval
     """
     values = None if callable(statistic) else finite(statistic, "values")
     index, units = cluster_index(clusters, n if values is None else len(values))
@@ -83,27 +79,17 @@ def bootstrap_interval(
             return sums[drawn].sum(axis) / sizes[drawn].sum(axis)
 
     def bootstrap(method: str, **options):
-        batch = max(1, CELLS // len(index))
+        options |= {"method": method, "confidence_level": level, "batch": max(1, CELLS // len(index))}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # undefined resamples are counted below
-            return stats.bootstrap(
-                (np.arange(units),),
-                of_patients,
-                method=method,
-                confidence_level=level,
-                vectorized=True,
-                batch=batch,
-                rng=np.random.default_rng(seed),
-                **options,
-            )
+            rng = np.random.default_rng(seed)
+            return stats.bootstrap((np.arange(units),), of_patients, vectorized=True, rng=rng, **options)
 
     estimate = float(of_patients(np.arange(units)))
     drawn = bootstrap("percentile", n_resamples=resamples).bootstrap_distribution
     defined = drawn[~np.isnan(drawn)]
     if np.isnan(estimate) or not len(defined):
-        raise DataError(
-            "The statistic is undefined on these data, so it has no interval: look at it before resampling."
-        )
+        raise DataError("The statistic is undefined on these data, so it has no interval: look at it first.")
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     used = "percentile"
     if method == "bca":
@@ -169,24 +155,20 @@ def training_interval(
     Parameters
     ----------
     baseline, treatment : (S, N), (R, N) finite, the same images in the same order
-    patients : (N,) patient of each image
-    resamples, level, seed : see `intervals.bootstrap_interval`
+    patients : (N,) patient of each image; resamples, level, seed : see `bootstrap_interval`
     """
     baseline, treatment = (np.atleast_2d(np.asarray(v, dtype=np.float64)) for v in (baseline, treatment))
     options = {"resamples": resamples, "level": level, "seed": seed}
     over_patients = bootstrap_interval(treatment.mean(0) - baseline.mean(0), patients, method="percentile", **options)
     z = stats.norm.ppf((1 + level) / 2)
     count = over_patients.units
-    seen = [((over_patients.high - over_patients.low) / (2 * z)) ** 2]
-    freedom = [count - 1]
-    for values in (baseline, treatment):
-        if len(values) > 1:
-            seen.append(values.mean(1).var() / len(values))
-            freedom.append(len(values) - 1)
-    seen, freedom = np.array(seen), np.array(freedom)
+    drawn = [values for values in (baseline, treatment) if len(values) > 1]
+    seen = np.array([((over_patients.high - over_patients.low) / (2 * z)) ** 2]
+                    + [values.mean(1).var() / len(values) for values in drawn])  # fmt: skip
+    freedom = np.array([count - 1, *(len(values) - 1 for values in drawn)])
     true = seen * (freedom + 1) / freedom
     found, how = over_patients, "patients"
-    if len(freedom) > 1:
+    if drawn:
         # Two copies of the one row of a reference map: drawing them changes nothing.
         pair = [values if len(values) > 1 else np.repeat(values, 2, axis=0) for values in (baseline, treatment)]
         found, how = hierarchical_bootstrap(*pair, patients, **options), "patients and seeds"
@@ -239,15 +221,10 @@ def interval_coverage(
 
 @checked
 def seed_interval(values, level: Level = 0.90) -> Interval:
-    """Mean over seeds with Student's t interval.
+    """Mean over seeds with Student's t interval, of finite values (S,); with one seed the interval is NaN.
 
     The paper shades 90 % intervals in Figures 4 and 7 and draws 95 % bars in Figures 5, 6 and 8; how they were computed
     is not stated in the paper.
-
-    Parameters
-    ----------
-    values : (S,) finite, one a seed; with one seed the interval is NaN
-    level : float in (0, 1)
     """
     values = finite(values, "values")
     mean, n = float(values.mean()), len(values)

@@ -6,6 +6,9 @@ or with whole ones, it is the exact share rounded once. Unknown targets (NaN) ar
 precision, sum over thresholds of (recall_n - recall_{n-1}) precision_n, as scikit-learn computes it. A label is
 undefined where its known targets hold one class only: its scores are NaN, its `note` says why, and nothing warns. That
 the paper's "AUROC" of several labels is their macro mean is not stated in the paper.
+
+`weights` (B, N) are sets of case weights, such as a bootstrap's counts (`intervals.bootstrap_interval`): a function
+that is given them answers for all sets at once, float64 (B,), else with one float.
 """
 
 import numpy as np
@@ -27,16 +30,12 @@ def auroc(targets, scores) -> float:
 
 
 def macro_auroc(targets, scores, weights=None) -> float | np.ndarray:
-    """Mean AUROC over the labels that are defined; NaN where none is. See `prediction_scores`.
+    """Mean AUROC over the labels that are defined; NaN where none is.
 
     Parameters
     ----------
-    targets, scores : (N, L)
-    weights : (B, N), optional; see `weighted_auroc`
-
-    Returns
-    -------
-    float, or float64 (B,) with weights
+    targets, scores : (N, L), see `auroc`
+    weights : (B, N), optional
     """
     targets, scores = _check(targets, scores)
     sets = np.ones((1, len(targets))) if weights is None else weights
@@ -48,47 +47,42 @@ def macro_auroc(targets, scores, weights=None) -> float | np.ndarray:
 
 
 def micro_auroc(targets, probabilities, weights=None) -> float | np.ndarray:
-    """AUROC of class numbers over all pairs of case and class, one class against the rest (micro-averaged).
-
-    With two classes it is the plain AUROC of the second class. NaN where a binary target holds one class only.
+    """AUROC over all pairs of case and class, one class against the rest (micro-averaged); of two classes the second's.
 
     Parameters
     ----------
     targets : (N,), class numbers from 0
     probabilities : (N, C), finite
-    weights : (B, N), optional; see `weighted_auroc`
-
-    Returns
-    -------
-    float, or float64 (B,) with weights
+    weights : (B, N), optional
     """
-    targets, probabilities = np.asarray(targets), np.asarray(probabilities)
-    classes = probabilities.shape[1]
-    if classes == 2:
-        hit, scores, each = targets == 1, probabilities[:, 1], 1
-    else:
-        hit, scores, each = (targets[:, None] == np.arange(classes)).ravel(), probabilities.ravel(), classes
+    hit, scores = _one_versus_rest(targets, probabilities)
     if weights is None:
-        return auroc(hit, scores)
-    return weighted_auroc(hit, scores, np.repeat(weights, each, axis=1))
+        return auroc(hit.ravel(), scores.ravel())
+    return weighted_auroc(hit.ravel(), scores.ravel(), np.repeat(weights, hit.shape[1], axis=1))
+
+
+def micro_average_precision(targets, probabilities) -> float:
+    """AUPRC over the pairs of `micro_auroc`; NaN where the targets hold one class only."""
+    hit, scores = _one_versus_rest(targets, probabilities)
+    if len(np.unique(targets)) < 2:
+        return float("nan")
+    return float(average_precision_score(hit.ravel(), scores.ravel()))
 
 
 def weighted_auroc(targets, scores, weights) -> np.ndarray:
     """Exact AUROC of one label under many sets of case weights at once; the statistic of a bootstrap.
 
-    With w the weights (a bootstrap's counts), AUROC = sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (W+ W-) over
-    positives i and negatives j. The scores are sorted once for all sets.
+    With w the weights, AUROC = sum_ij w_i w_j ([s_i > s_j] + [s_i = s_j] / 2) / (W+ W-) over positives i and negatives
+    j. The scores are sorted once for all sets.
 
     Parameters
     ----------
-    targets : (N,), 1, 0 or NaN (unknown: left out, with its weights)
-    scores : (N,), finite
+    targets, scores : (N,), see `auroc`; an unknown case is left out with its weights
     weights : (B, N), not negative
 
     Returns
     -------
-    float64 (B,)
-        NaN for a set without weight on positives or on negatives.
+    float64 (B,); NaN for a set without weight on positives or on negatives
     """
     y, s = np.asarray(targets, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     weights = np.asarray(weights, dtype=np.float64)
@@ -114,16 +108,13 @@ def class_aurocs(probabilities: pd.DataFrame, truth: pd.Series, weights: np.ndar
 
     Parameters
     ----------
-    probabilities : pd.DataFrame
-        (N, classes), one column a class.
-    truth : pd.Series
-        Same index, class names.
+    probabilities : (N, classes), one column a class
+    truth : (N,) class names, same index
     weights : (B, N), optional
-        Case weights, such as a bootstrap's counts: all samples at once, see `intervals.bootstrap_interval`.
 
     Returns
     -------
-    pd.DataFrame
+    DataFrame
         B rows (one without weights); a column "<class> vs rest" for every class, "macro": their mean, "weighted": their
         mean weighted by the share of rows of each class (scikit-learn's `multi_class="ovr"`).
     """
@@ -135,9 +126,9 @@ def class_aurocs(probabilities: pd.DataFrame, truth: pd.Series, weights: np.ndar
     weights = np.ones((1, len(truth))) if weights is None else weights
     members = np.column_stack([(truth == name).to_numpy() for name in probabilities.columns])
     each = [weighted_auroc(m, s, weights) for m, s in zip(members.T, probabilities.to_numpy().T, strict=True)]
-    values, shares = np.column_stack(each), weights @ members
-    shares = shares / shares.sum(1, keepdims=True)
+    values, counts = np.column_stack(each), weights @ members
     table = pd.DataFrame(values, columns=[f"{name} vs rest" for name in probabilities.columns])
+    shares = counts / counts.sum(1, keepdims=True)
     return table.assign(macro=values.mean(1), weighted=(values * shares).sum(1))
 
 
@@ -146,8 +137,7 @@ def prediction_scores(targets, scores, labels: list[str] | None = None) -> pd.Da
 
     Parameters
     ----------
-    targets : (N, L) or (N,), 1, 0 or NaN (unknown: left out of this label's scores)
-    scores : same shape, finite; any number that grows with the probability (logits or probabilities)
+    targets, scores : (N, L) or (N,), see `auroc`
     labels : names of the L labels; default "label 0", ...
 
     Returns
@@ -163,9 +153,8 @@ def prediction_scores(targets, scores, labels: list[str] | None = None) -> pd.Da
         If shapes differ, a score is not finite, or a target is none of 1, 0, NaN.
     """
     targets, scores = _check(targets, scores)
-    labels = [f"label {i}" for i in range(targets.shape[1])] if labels is None else list(labels)
     rows = []
-    for column, label in enumerate(labels):
+    for column, label in enumerate(labels or [f"label {i}" for i in range(targets.shape[1])]):
         known = ~np.isnan(targets[:, column])
         y, s = targets[known, column], scores[known, column]
         positives, negatives = int((y == 1).sum()), int((y == 0).sum())
@@ -175,28 +164,18 @@ def prediction_scores(targets, scores, labels: list[str] | None = None) -> pd.Da
             auprc, note = average_precision_score(y, s), ""
         rows.append((label, auroc(y, s), auprc, positives, negatives, int((~known).sum()), note))
     table = pd.DataFrame(rows, columns=["label", "auroc", "auprc", "positives", "negatives", "unknown", "note"])
-    defined = table[table["note"] == ""]
-    macro = {
-        "label": "macro",
-        "note": "" if len(defined) == len(table) else f"mean of {len(defined)} of {len(table)} labels",
-    }
-    macro |= {name: defined[name].mean() for name in ("auroc", "auprc")}
-    macro |= {name: table[name].sum() for name in ("positives", "negatives", "unknown")}
-    return pd.concat([table, pd.DataFrame([macro])[list(table)]], ignore_index=True)
+    defined = table["note"] == ""
+    macro = {"label": "macro", **table.loc[defined, ["auroc", "auprc"]].mean()}
+    macro |= table[["positives", "negatives", "unknown"]].sum().to_dict()
+    macro["note"] = "" if defined.all() else f"mean of {defined.sum()} of {len(table)} labels"
+    return pd.concat([table, pd.DataFrame([macro])], ignore_index=True)
 
 
-def micro_average_precision(targets, probabilities) -> float:
-    """AUPRC of class numbers (N,) and class probabilities (N, C), one class against the rest, micro-averaged.
-
-    With two classes it is the plain average precision of the second class. NaN where the targets hold one class only.
-    """
-    targets, probabilities = np.asarray(targets), np.asarray(probabilities, dtype=np.float64)
-    if len(np.unique(targets)) < 2:
-        return float("nan")
-    if probabilities.shape[1] == 2:
-        return float(average_precision_score(targets == 1, probabilities[:, 1]))
-    one_versus_rest = targets[:, None] == np.arange(probabilities.shape[1])
-    return float(average_precision_score(one_versus_rest.reshape(-1), probabilities.reshape(-1)))
+def _one_versus_rest(targets, probabilities) -> tuple[np.ndarray, np.ndarray]:
+    """Whether a case is of a class, and how probable: (N, C) each; (N, 1), the second class, where there are two."""
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    classes = np.arange(probabilities.shape[1]) if probabilities.shape[1] != 2 else np.array([1])
+    return np.asarray(targets)[:, None] == classes, probabilities[:, classes]
 
 
 def _check(targets, scores) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ deviations of 1 for standardised differences. Among m tests, Holm's procedure as
 stands alone; where all differences are real the bar falls, up to alpha for the last.
 """
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
@@ -44,12 +45,7 @@ class Detectable:
 
 
 def u_distribution(n: int, m: int) -> np.ndarray:
-    """Counts (n m + 1,) of the C(n + m, n) equally likely rankings that give U = 0, 1, ..., without ties.
-
-    Parameters
-    ----------
-    n, m : int, 1 to 30
-    """
+    """Counts (n m + 1,) of the C(n + m, n) equally likely rankings that give U = 0, 1, ..., without ties."""
     counts = np.zeros(n * m + 1, dtype=np.int64)
     counts[0] = 1
     for i in range(1, m + 1):  # Gaussian binomial: times (1 - x^(n+i)), divided by (1 - x^i)
@@ -61,13 +57,7 @@ def u_distribution(n: int, m: int) -> np.ndarray:
 
 
 def critical_u(n: int, m: int, alpha: float = 0.05) -> int | None:
-    """Smallest U whose exact two-sided p is at most alpha; None where even complete separation is not enough.
-
-    Parameters
-    ----------
-    n, m : int, 1 to 30
-    alpha : float in (0, 1)
-    """
+    """Smallest U whose exact two-sided p is at most alpha; None where even complete separation is not enough."""
     upper = np.cumsum(u_distribution(n, m)[::-1])[::-1]  # rankings with U or more
     enough = np.flatnonzero(2 * upper <= alpha * comb(n + m, n) * (1 + 1e-12))
     return int(enough[0]) if len(enough) else None
@@ -87,7 +77,7 @@ def rejection_shifts(
 
     Parameters
     ----------
-    n, m : int, values (seeds) of the baseline and of the treatment
+    n, m : int, values (seeds) of the baseline and of the treatment, 1 to 30
     alphas : levels of the two-sided test
     sd : standard deviations of baseline and treatment
     tail_df : degrees of freedom of Student's t, above 2, scaled to those standard deviations; None: normal
@@ -113,36 +103,25 @@ def rejection_shifts(
 def power_at(difference: float, n: int, m: int, alpha: float = 0.05, **options) -> float:
     """Share of studies in which a true difference (treatment minus baseline, its size) is found on its own side.
 
-    Parameters
-    ----------
-    difference : float, in the units of `sd`
-    n, m, alpha : see `rejection_shifts`; options : its `sd`, `tail_df`, `simulations`, `seed`
+    `options` here and below: `sd` (in whose units differences are), `tail_df`, `simulations`, `seed` of
+    `rejection_shifts`.
     """
     return float((rejection_shifts(n, m, (alpha,), **options)[0] < abs(difference)).mean())
 
 
 @checked
 def detectable(n: Size, m: Size, alpha: Level = 0.05, power: Level = 0.8, **options) -> Detectable:
-    """Smallest true difference that is found with the wanted power.
-
-    Parameters
-    ----------
-    n, m, alpha : see `rejection_shifts`; options : its `sd`, `tail_df`, `simulations`, `seed`
-    power : float in (0, 1)
-    """
+    """Smallest true difference that is found with the wanted power."""
     return _quantile(rejection_shifts(n, m, (alpha,), **options)[0], power)
 
 
 @checked
-def detectable_table(
-    sizes: Sequence[Size], alpha: Level = 0.05, power: Level = 0.8, simulations: Count = 10_000
-) -> pd.DataFrame:
+def detectable_table(sizes: Sequence[Size], alpha: Level, power: Level, simulations: Count) -> pd.DataFrame:
     """Smallest standardised difference found with the wanted power, by seeds a method, family and distribution.
 
     Parameters
     ----------
     sizes : seeds a method, n against n; alpha : of the family, of k tests each has alpha / k (k of `FAMILIES`)
-    power, simulations : see `detectable`
 
     Returns
     -------
@@ -151,8 +130,7 @@ def detectable_table(
     rows = []
     for n in sizes:
         for tail_df, name in ((None, "normal"), (HEAVY, f"t with {HEAVY:g} degrees of freedom")):
-            levels = [alpha / k for k in FAMILIES]
-            shifts = rejection_shifts(n, n, levels, tail_df=tail_df, simulations=simulations)
+            shifts = rejection_shifts(n, n, _levels(alpha), tail_df=tail_df, simulations=simulations)
             for k, values in zip(FAMILIES, shifts, strict=True):
                 found = _quantile(values, power)
                 facts = {"seeds": n, "tests": k, "distribution": name, "smallest_p": 2 / comb(2 * n, n)}
@@ -161,30 +139,15 @@ def detectable_table(
 
 
 def seeds_needed(difference: float, alpha: float = 0.05, power: float = 0.8, **options) -> int | None:
-    """Fewest seeds a method (2 to 30, n against n) that find a difference with the wanted power; None: more.
-
-    Parameters
-    ----------
-    difference : float, in the units of `sd`
-    alpha, power : float; options : `sd`, `tail_df`, `simulations`, `seed` of `rejection_shifts`
-    """
-    low, high = 1, 31  # low is known not to do, high is taken to do
-    while high - low > 1:
-        n = (low + high) // 2
-        if power_at(difference, n, n, alpha, **options) >= power:
-            high = n
-        else:
-            low = n
-    return high if high <= 30 else None
+    """Fewest seeds a method (2 to 30, n against n) that find a difference with the wanted power; None: more."""
+    sizes = range(2, 31)
+    at = bisect.bisect_left(sizes, power, key=lambda n: power_at(difference, n, n, alpha, **options))
+    return sizes[at] if at < len(sizes) else None
 
 
 @checked
 def reported_differences(
-    table: pd.DataFrame,
-    alpha: Level = 0.05,
-    power: Level = 0.8,
-    tail_df: Tails = None,
-    simulations: Count = 10_000,
+    table: pd.DataFrame, alpha: Level, power: Level, simulations: Count, tail_df: Tails = None
 ) -> pd.DataFrame:
     """Which differences of a published table five runs a method could have detected, taking its standard deviations.
 
@@ -197,7 +160,6 @@ def reported_differences(
     ----------
     table : DataFrame with columns dataset, method ("Baseline", "MMPKD"), metric, mean, sd, marks
         As book/reported/mmpkd-table1.csv (Table 1 of the paper).
-    alpha, power, tail_df, simulations : see `detectable`
 
     Returns
     -------
@@ -217,38 +179,30 @@ def reported_differences(
             raise DataError(f"{dataset}, {metric}: give one row Baseline and one row MMPKD, not {list(methods.index)}.")
         base, ours = methods.loc["Baseline"], methods.loc["MMPKD"]
         sd, difference = (float(base["sd"]), float(ours["sd"])), float(ours["mean"] - base["mean"])
-        levels = [alpha / k for k in FAMILIES]
-        shifts = rejection_shifts(RUNS, RUNS, levels, sd, tail_df, simulations)
-        found = [_quantile(values, power) for values in shifts]
-        row = {
-            "dataset": dataset,
-            "metric": metric,
-            "difference": difference,
-            "sd_baseline": sd[0],
-            "sd_mmpkd": sd[1],
+        shifts = rejection_shifts(RUNS, RUNS, _levels(alpha), sd, tail_df, simulations)
+        found = [_quantile(values, power).difference for values in shifts]
+        row = {"dataset": dataset, "metric": metric, "difference": difference, "sd_baseline": sd[0], "sd_mmpkd": sd[1]}
+        row |= {
             "standardised": difference / np.sqrt(np.mean(np.square(sd))),
             "marked": str(ours.get("marks", "")) == "**",
             "power": float((shifts[0] < abs(difference)).mean()),
-            "detectable": found[0].difference,
-            "detectable_low": found[0].difference * factors[0],
-            "detectable_high": found[0].difference * factors[1],
+            "detectable": found[0],
+            "detectable_low": found[0] * factors[0],
+            "detectable_high": found[0] * factors[1],
             "seeds_needed": seeds_needed(difference, alpha, power, sd=sd, tail_df=tail_df, simulations=4000),
         }
         for k, one in zip(FAMILIES, found, strict=True):
-            row |= {f"detectable_{k}": one.difference, f"found_{k}": abs(difference) >= one.difference}
+            row |= {f"detectable_{k}": one, f"found_{k}": abs(difference) >= one}
         rows.append(row)
     return pd.DataFrame(rows).astype({"seeds_needed": "Int64"})
 
 
-def detectable_differences(
-    table: pd.DataFrame, alpha: float = 0.05, power: float = 0.8, simulations: int = 10_000
-) -> np.ndarray:
+def detectable_differences(table: pd.DataFrame, alpha: float, power: float, simulations: int) -> np.ndarray:
     """Smallest difference that each row's number of seeds detects, given the row's standard deviations over seeds.
 
     Parameters
     ----------
     table : DataFrame with columns seeds, sd_baseline, sd_mmpkd, as `maps.comparison.compare_maps` gives it
-    alpha, power, simulations : see `detectable`
 
     Returns
     -------
@@ -266,6 +220,10 @@ def draws(rng: np.random.Generator, shape: tuple[int, ...], tail_df: float | Non
     if tail_df is None:
         return rng.standard_normal(shape)
     return rng.standard_t(tail_df, shape) * np.sqrt((tail_df - 2) / tail_df)
+
+
+def _levels(alpha: float) -> list[float]:
+    return [alpha / k for k in FAMILIES]
 
 
 def _quantile(shifts: np.ndarray, power: float) -> Detectable:

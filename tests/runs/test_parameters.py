@@ -2,7 +2,7 @@
 
 import pytest
 
-from pkd_utils.runs import parameters, paths
+from pkd_utils.runs import identity, parameters, paths
 from pkd_utils.runs.errors import DataError
 from tests.runs.test_run import (
     make_notebook,
@@ -66,3 +66,11 @@ def test_every_committed_parameter_file_fits_its_notebook():
     assert files
     for file in files:
         parameters.resolve(notebooks.notebook_of(file), parameters.read_file(file))
+
+
+def test_what_belongs_to_the_machine_is_no_part_of_an_identity():
+    values = {"epochs": 3, "batch_size": 8, "device": "cuda", "memory_gib": 4.0, "encode_batch_size": 64, "workers": 2}
+    told = identity.run_hash("toy/01-do-things", values, "code", {})
+    assert parameters.identifying(values) == {"epochs": 3, "batch_size": 8}
+    assert told == identity.run_hash("toy/01-do-things", values | {"device": "cpu", "workers": 9}, "code", {})
+    assert told != identity.run_hash("toy/01-do-things", values | {"batch_size": 9}, "code", {})

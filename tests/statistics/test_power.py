@@ -91,7 +91,7 @@ def test_heavier_tails_have_the_same_sd_and_another_answer():
 
 
 def test_detectable_table():
-    table = power.detectable_table((5, 8), simulations=2000)
+    table = power.detectable_table((5, 8), 0.05, 0.8, 2000)
     assert len(table) == 12 and table["distribution"].nunique() == 2
     rows = table.set_index(["seeds", "tests", "distribution"])["detectable"]
     assert rows[5, 9, "normal"] == np.inf and rows[8, 9, "normal"] > rows[8, 1, "normal"]
@@ -105,7 +105,7 @@ def test_seeds_needed():
 
 
 def test_table_1(table1):
-    got = power.reported_differences(table1, simulations=3000).set_index(["dataset", "metric"])
+    got = power.reported_differences(table1, alpha=0.05, power=0.8, simulations=3000).set_index(["dataset", "metric"])
     assert len(got) == 9
     row = got.loc["MIMIC-CXR", "IoU"]
     assert row["difference"] == pytest.approx(0.11) and row["marked"] and row["found_1"] and not row["found_9"]
@@ -120,7 +120,7 @@ def test_table_1(table1):
 
 def test_detectable_differences_of_rows():
     rows = {"seeds": [5, 5, 3, 1], "sd_baseline": [0.1, 0.0, 0.1, np.nan], "sd_mmpkd": [0.2, 0.1, 0.1, np.nan]}
-    got = power.detectable_differences(pd.DataFrame(rows), simulations=2000)
+    got = power.detectable_differences(pd.DataFrame(rows), 0.05, 0.8, 2000)
     assert got[0] == power.detectable(5, 5, sd=(0.1, 0.2), simulations=2000).difference
     assert np.isnan(got[[1, 3]]).all() and np.isinf(got[2])
 
@@ -135,6 +135,6 @@ def test_refusals(table1):
     with pytest.raises(DataError, match="power = 1"):
         power.detectable(5, 5, power=1)
     with pytest.raises(DataError, match="no column sd"):
-        power.reported_differences(table1.drop(columns="sd"))
+        power.reported_differences(table1.drop(columns="sd"), 0.05, 0.8, 9)
     with pytest.raises(DataError, match="give one row Baseline"):
-        power.reported_differences(table1[table1["method"] == "MMPKD"])
+        power.reported_differences(table1[table1["method"] == "MMPKD"], 0.05, 0.8, 9)

@@ -12,7 +12,7 @@ from pkd_utils.demo.chest import outcomes
 from pkd_utils.distillation.heads import training
 from pkd_utils.distillation.heads.modules import METHODS
 from pkd_utils.encoders import load_image_encoder
-from pkd_utils.runs import files, identity, paths
+from pkd_utils.runs import files, parameters, paths
 from pkd_utils.studies.reports import heads
 from pkd_utils.studies.reports.claims import CLAIMS, VERDICTS
 from workflow.publish import pages
@@ -69,7 +69,7 @@ def test_parameters_on_the_page_exist():
     )  # fmt: skip
     known = {name for function in functions for name in inspect.signature(function).parameters}
     for notebook in (paths.PROJECT_ROOT / "notebooks" / "reports").glob("*.ipynb"):
-        cells = identity.code_cells(notebook)
+        cells = parameters.code_cells(notebook)
         known |= set(
             re.findall(r"^(\w+): ", next(c["source"] for c in cells if "parameters" in c["metadata"]["tags"]), re.M)
         )

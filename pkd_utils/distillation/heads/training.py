@@ -40,7 +40,7 @@ from pkd_utils.runs.files import hash_params, write_parquet
 from pkd_utils.runs.machine import Device
 from pkd_utils.statistics.metrics import micro_auroc
 
-__all__ = ["HeadConfig", "HeadResults", "HeadSpec", "MemoryTokens", "TokenSource", "fit_heads", "micro_auc"]
+__all__ = ["HeadConfig", "HeadResults", "HeadSpec", "MemoryTokens", "TokenSource", "fit_heads"]
 
 
 CACHE_BYTES = 1 << 30
@@ -146,11 +146,6 @@ def fit_heads(
                 results.add(paths[group[0].name])
     write_parquet(folder / "history.parquet", results.history)
     return results
-
-
-def micro_auc(targets: np.ndarray, logits: torch.Tensor) -> float:
-    """AUC of class numbers (n,) and logits (n, C), section 3.2's: `statistics.metrics.micro_auroc` of the softmax."""
-    return micro_auroc(targets, torch.softmax(logits.double(), 1).numpy())
 
 
 class GroupTraining:
@@ -283,13 +278,13 @@ class GroupTraining:
         spec, split = self.specs[0], len(self.specs[0].validation_rows)
         rows = torch.from_numpy(spec.evaluation_rows)
         logits = self._predict(self.group, rows, torch.zeros_like(rows)).float()
-        targets = self.data.targets[rows]
+        probabilities, targets = torch.softmax(logits.double(), -1).numpy(), self.data.targets[rows]
         parts = {"validation": slice(0, split)} | ({"test": slice(split, None)} if spec.test_rows is not None else {})
         for i, spec in enumerate(self.specs):
             row = {"name": spec.name, "epoch": self.epoch, "train_loss": losses[i]}
             row |= {f"{part}_{what}": math.nan for part in ("validation", "test") for what in ("auc", "loss")}
             for part, where in parts.items():
-                row[f"{part}_auc"] = micro_auc(targets[where].numpy(), logits[where, i])
+                row[f"{part}_auc"] = micro_auroc(targets[where].numpy(), probabilities[where, i])
                 row[f"{part}_loss"] = F.cross_entropy(logits[where, i], targets[where]).item()
             self.history.append(row)
             mine = [row for row in self.history if row["name"] == spec.name]

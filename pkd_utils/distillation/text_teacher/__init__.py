@@ -10,7 +10,6 @@ from pkd_utils.distillation.text_teacher.fit import (
     check_label_names_removed,
     encode_teacher_texts,
     fit_text_teacher,
-    label_metrics,
 )
 from pkd_utils.distillation.text_teacher.model import TextTeacherConfig
 
@@ -20,5 +19,4 @@ __all__ = [
     "check_label_names_removed",
     "encode_teacher_texts",
     "fit_text_teacher",
-    "label_metrics",
 ]

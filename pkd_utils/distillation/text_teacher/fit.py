@@ -9,10 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
-from sklearn.metrics import average_precision_score
 
 from pkd_utils.cohorts.label_terms import surviving_terms
-from pkd_utils.cohorts.table import SPLITS
 from pkd_utils.distillation.loop import CHECKPOINT, Loop, private_randomness
 from pkd_utils.distillation.loss import masked_bce
 from pkd_utils.distillation.rows import check_rows
@@ -21,7 +19,7 @@ from pkd_utils.encoders.texts import EncodedTexts, lower_states
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.machine import autocast
-from pkd_utils.statistics.metrics import auroc, macro_auroc
+from pkd_utils.statistics.metrics import macro_auroc
 
 WEIGHT_DECAY = 0.01
 WARMUP = 0.1  # part of all steps in which the rates rise linearly; they then fall linearly to zero
@@ -68,28 +66,6 @@ def check_label_names_removed(texts: pd.Series, labels: list[str]) -> None:
             f"{len(named)} of {len(texts)} reports still name {', '.join(labels)}, first at position {named[0]}: "
             "apply cohorts.label_terms.remove_label_terms, or say label_names='kept'."
         )
-
-
-def label_metrics(logits: pd.DataFrame, targets: pd.DataFrame, split: pd.Series) -> pd.DataFrame:
-    """AUROC and average precision per split and label over known targets; NaN where a class is missing.
-
-    Returns
-    -------
-    pd.DataFrame
-        split, label, rows, positives, auroc, auprc, with a row "macro" a split: the mean over defined labels.
-    """
-    rows = []
-    for name in SPLITS:
-        part = []
-        for label in targets.columns:
-            chosen = (split == name) & targets[label].notna()
-            truth, score = targets.loc[chosen, label], logits.loc[chosen, label]
-            auprc = average_precision_score(truth, score) if truth.nunique() == 2 else np.nan
-            part.append((name, label, int(chosen.sum()), int(truth.sum()), auroc(truth, score), auprc))
-        table = pd.DataFrame(part, columns=["split", "label", "rows", "positives", "auroc", "auprc"])
-        macro = table[["auroc", "auprc"]].mean()
-        rows += [table, pd.DataFrame([{"split": name, "label": "macro", "rows": int((split == name).sum()), **macro}])]
-    return pd.concat(rows, ignore_index=True)
 
 
 def fit_text_teacher(

@@ -15,17 +15,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import softmax
 
 from pkd_utils.cohorts.tasks.splits import subset
 from pkd_utils.distillation.heads.modules import DISTILLED, METHODS, TEACHER_OF
-from pkd_utils.distillation.heads.training import HeadConfig, HeadResults, HeadSpec, fit_heads, micro_auc
+from pkd_utils.distillation.heads.training import HeadConfig, HeadResults, HeadSpec, fit_heads
 from pkd_utils.encoders.tokens.open import open_tokens
 from pkd_utils.encoders.tokens.stored import TextStore
 from pkd_utils.runs import files, run
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.metrics import micro_average_precision
+from pkd_utils.statistics.metrics import micro_auroc, micro_average_precision
 
 
 @dataclass(frozen=True)
@@ -276,15 +275,15 @@ def score_heads(study: Study, task: str, results: HeadResults, names: Iterable[s
         spec = results.specs[name]
         part, reported = _reported(spec)
         truth = targets[reported]
-        best, last = (results.logits(name, part, epoch) for epoch in ("best", "last"))
+        best, last = (_probabilities(results.logits(name, part, epoch)) for epoch in ("best", "last"))
         row = {
             "encoder": study.encoder, "task": task, "kind": study.tasks[task]["kind"], "method": spec.method,
             "seed": spec.seed, "size": len(spec.train_rows),
             "weight": spec.weight if spec.method in DISTILLED else np.nan,
             "temperature": spec.temperature if spec.method in DISTILLED else np.nan,
             "epochs": spec.epochs, "best_epoch": results.best_epoch(name), "head": name,
-            "auc": micro_auc(truth, best), "auprc": _auprc(truth, best),
-            "auc_last": micro_auc(truth, last), "auprc_last": _auprc(truth, last),
+            "auc": micro_auroc(truth, best), "auprc": micro_average_precision(truth, best),
+            "auc_last": micro_auroc(truth, last), "auprc_last": micro_average_precision(truth, last),
             "auc_other_half": np.nan, "auprc_other_half": np.nan,
         }  # fmt: skip
         if spec.test_rows is None:
@@ -317,17 +316,18 @@ def _other_half(results: HeadResults, name: str, truth: np.ndarray, half: np.nda
     """AUC and AUPRC with each half's epoch chosen on the other half, averaged."""
     if any(len(np.unique(truth[half == side])) < 2 for side in (0, 1)):
         return np.nan, np.nan
-    logits = [results.logits(name, "validation", epoch) for epoch in range(1, results.specs[name].epochs + 1)]
+    epochs = range(1, results.specs[name].epochs + 1)
+    every = [_probabilities(results.logits(name, "validation", epoch)) for epoch in epochs]
     scores = []
     for side in (0, 1):
-        chosen = max(logits, key=lambda values: micro_auc(truth[half != side], values[half != side]))
-        scores.append((micro_auc(truth[half == side], chosen[half == side]),
-                       _auprc(truth[half == side], chosen[half == side])))  # fmt: skip
+        chosen = max(every, key=lambda values: micro_auroc(truth[half != side], values[half != side]))
+        reported = truth[half == side], chosen[half == side]
+        scores.append((micro_auroc(*reported), micro_average_precision(*reported)))
     return tuple(np.mean(scores, axis=0))
 
 
-def _auprc(truth: np.ndarray, logits: torch.Tensor) -> float:
-    return micro_average_precision(truth, softmax(logits.double().numpy(), axis=1))
+def _probabilities(logits: torch.Tensor) -> np.ndarray:
+    return torch.softmax(logits.double(), 1).numpy()
 
 
 def _places(image_ids: Iterable[str], place: dict[str, int]) -> np.ndarray:

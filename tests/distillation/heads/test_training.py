@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 
 from pkd_utils.distillation.heads import training
 from pkd_utils.distillation.heads.modules import TEACHES, build_head, dropout_keep
-from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, fit_heads, micro_auc
+from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, fit_heads
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
 from pkd_utils.encoders.texts import EncodedTexts
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.paths import PROJECT_ROOT
+from pkd_utils.statistics.metrics import micro_auroc
 
 ROWS, N, D, DT, C, VIEWS = 60, 7, 16, 12, 3, 2
 TRAIN, VALIDATION, TEST = np.arange(36), np.arange(36, 50), np.arange(50, 60)
@@ -50,6 +51,10 @@ def make_specs(epochs=3, seed=1, **changes):
         HeadSpec("mean", "mean_probe", **common),
         HeadSpec("class token", "cls_probe", **common),
     ]
+
+
+def auc_of(targets, logits):
+    return micro_auroc(targets, torch.softmax(logits.double(), 1).numpy())
 
 
 CONFIG = HeadConfig(n_classes=C, batch_size=16)
@@ -111,7 +116,7 @@ class Textbook:
             with torch.no_grad():
                 history.append(self.forward(head, spec, rows, torch.zeros_like(rows)))
             split = len(VALIDATION)
-            auc = micro_auc(self.targets[VALIDATION].numpy(), history[-1][:split])
+            auc = auc_of(self.targets[VALIDATION].numpy(), history[-1][:split])
             if auc > top:
                 top, self.best[spec.name] = auc, build_head(spec.method, C, D, DT).to(self.dtype)
                 self.best[spec.name].load_state_dict(head.state_dict())
@@ -317,7 +322,7 @@ def test_best_epochs_follow_from_the_history_and_ties_go_to_the_first():
         assert results.best_epoch(spec.name, "test") == history["test_auc"].argmax() + 1
         for epoch in range(1, 7):
             for part, rows in (("validation", VALIDATION), ("test", TEST)):
-                auc = micro_auc(targets[rows], results.logits(spec.name, part, epoch))
+                auc = auc_of(targets[rows], results.logits(spec.name, part, epoch))
                 assert auc == history[f"{part}_auc"].iloc[epoch - 1]
         best = results.best_epoch(spec.name)
         assert torch.equal(results.logits(spec.name), results.logits(spec.name, "validation", best))
@@ -330,7 +335,7 @@ def test_best_epochs_follow_from_the_history_and_ties_go_to_the_first():
 def test_weights_of_the_best_epoch_are_kept(monkeypatch):
     """With an AUC that peaks in the second of four epochs."""
     scripted = iter([0.5, 0.6, 0.9, 0.7, 0.8, 0.6, 0.9, 0.7])  # validation and test in turn
-    monkeypatch.setattr(training, "micro_auc", lambda targets, logits: next(scripted))
+    monkeypatch.setattr(training, "micro_auroc", lambda targets, probabilities: next(scripted))
     tokens, text, targets = make_data()
     results = fit_heads(make_specs(4)[3:4], tokens, text, targets, CONFIG, progress=False)
     assert results.best_epoch("image") == 2

@@ -80,7 +80,7 @@ def test_levels_show_reference_maps_as_lines(two_cohorts):
 
 
 def test_detectable_curves_leave_out_the_impossible():
-    table = power.detectable_table((5, 6), simulations=200)
+    table = power.detectable_table((5, 6), 0.05, 0.8, 200)
     figure = figures.detectable_curves(table)
     lengths = [len(line.get_xdata()) for line in figure.axes[0].lines]
     assert len(figure.axes) == 2 and lengths == [2, 2, 1]

@@ -4,11 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import softmax
 
 from pkd_utils.cohorts.tasks.splits import subset
-from pkd_utils.distillation.heads.training import MemoryTokens, micro_auc
+from pkd_utils.distillation.heads.training import MemoryTokens
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.metrics import micro_auroc
 from pkd_utils.studies.reports import heads
 from pkd_utils.studies.reports.heads import Study, head_specs, task_targets, train
 
@@ -91,7 +93,7 @@ def test_scores_are_those_of_the_images_by_name():
     truth = study.splits.drop_duplicates("image_id").set_index("image_id")["target"]
     assert (tables["target"] == tables["image_id"].map(truth)).all()
     for head, table in tables.groupby("head"):
-        auc = micro_auc(table["target"].to_numpy(), torch.from_numpy(table[["class_0", "class_1"]].to_numpy(copy=True)))
+        auc = micro_auroc(table["target"], softmax(table[["class_0", "class_1"]].to_numpy(np.float64), axis=1))
         assert auc == pytest.approx(scores.set_index("head").loc[head, "auc"])
 
 
@@ -103,15 +105,15 @@ def test_three_choices_of_the_epoch():
     targets = task_targets(study, "age")
     for spec in specs:
         row, truth = scores.loc[spec.name], targets[spec.validation_rows]
-        every = [results.logits(spec.name, "validation", e) for e in range(1, 7)]
-        aucs = [micro_auc(truth, logits) for logits in every]
+        every = [softmax(results.logits(spec.name, "validation", e).double().numpy(), axis=1) for e in range(1, 7)]
+        aucs = [micro_auroc(truth, values) for values in every]
         assert row["auc"] == pytest.approx(max(aucs)) and row["auc_last"] == pytest.approx(aucs[-1])
         half = study.splits[study.splits["seed"] == spec.seed].set_index("image_id")["half"]
         half = half.loc[[study.rows_of("age")[r] for r in spec.validation_rows]].to_numpy()
         expected = []
         for side in (0, 1):
-            by_other = np.argmax([micro_auc(truth[half != side], e[half != side]) for e in every])
-            expected.append(micro_auc(truth[half == side], every[by_other][half == side]))
+            by_other = np.argmax([micro_auroc(truth[half != side], e[half != side]) for e in every])
+            expected.append(micro_auroc(truth[half == side], every[by_other][half == side]))
         assert row["auc_other_half"] == pytest.approx(np.mean(expected))
 
 
