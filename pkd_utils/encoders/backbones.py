@@ -4,13 +4,19 @@ What an encoder's network is, and where its tokens are read, stands in its entry
 parameters of its encoder under the names that `keys.load_state` fills.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from pkd_utils.encoders.facts import ImageFacts
+from pkd_utils.encoders.facts import Facts, ImageFacts
+from pkd_utils.encoders.keys import KeyReport
+from pkd_utils.encoders.weights import Weights
+from pkd_utils.runs.machine import autocast
 
 
 def build_backbone(facts: ImageFacts, feature: str, seed: int | None = 0) -> nn.Module:
@@ -32,12 +38,9 @@ def build_backbone(facts: ImageFacts, feature: str, seed: int | None = 0) -> nn.
             if name.endswith("num_batches_tracked"):  # the one thing that files may leave out, and nothing reads
                 counter.zero_()
         return network.eval().requires_grad_(False)
-    state = torch.random.default_generator.get_state()
-    torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
-    try:
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators too
         network = facts.network(facts, feature)
-    finally:
-        torch.random.default_generator.set_state(state)
     return network.eval().requires_grad_(False)
 
 
@@ -72,11 +75,34 @@ def use_fused_attention(network: nn.Module, fused: bool) -> None:
 
 
 class FrozenEncoder(nn.Module):
-    """A network that stays in evaluation mode and without gradients, also inside a module that is trained."""
+    """A network of known weights, in evaluation mode and without gradients, also inside a module that is trained.
 
-    def __init__(self, network: nn.Module):
+    Its tokens are ordinary tensors: they may feed a head that is trained.
+
+    Attributes
+    ----------
+    facts : ImageFacts or TextFacts
+    precision : "fp32" or "bf16"
+    weights : weights.Weights without its tensors, or None for random weights
+    keys : keys.KeyReport, or None for random weights
+    origin : str
+        SHA-256 of the weights, or the seed of random ones.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        facts: Facts,
+        precision: str,
+        seed: int,
+        loaded: tuple[Weights, KeyReport] | None,
+    ):
         super().__init__()
-        self.network = network
+        self.network, self.facts, self.precision = network, facts, precision
+        self.weights, self.keys = loaded or (None, None)
+        self.origin = self.weights.sha256 if self.weights else f"random, seed {seed}"
+        if precision == "bf16":
+            to_bf16(network)
         self.train().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
@@ -87,6 +113,16 @@ class FrozenEncoder(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.network.parameters()).device
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Frozen, in the encoder's precision; no_grad, as an inference tensor could not feed a head that is trained."""
+        with torch.no_grad(), autocast(self.device, self.precision):
+            yield
+
+    def extra_repr(self) -> str:
+        """What is loaded, in one line."""
+        return f"{self.facts.title}, {self.weights.file.name if self.weights else self.origin}, {self.where()}"
 
 
 def to_bf16(network: nn.Module) -> None:

@@ -16,9 +16,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
 from transformers.initialization import no_init_weights
 
-from pkd_utils.encoders.facts import TextFacts
-from pkd_utils.encoders.keys import KeyReport, load_state
-from pkd_utils.encoders.weights import Weights, read_weights
+from pkd_utils.encoders.facts import Facts, TextFacts
+from pkd_utils.encoders.keys import KeyReport, load_file
+from pkd_utils.encoders.weights import Weights
 from pkd_utils.encoders.zoo.berts import LAYOUTS
 from pkd_utils.runs.errors import DataError
 
@@ -28,36 +28,17 @@ MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 READ_AS = {"cxr-bert": "bert"}  # CXRBertModel is a BertForMaskedLM with a projection that tokens do not pass
 WORDPIECE = ("bert", "electra")  # model types whose tokenizer is built here; the others' by transformers
 
-_NEEDED = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-)
+_NEEDED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_NEEDED += ("max_position_embeddings",)
 # Whatever else a config.json says (code to import, versions, output options) does not shape the encoder.
-_USED = (
-    *_NEEDED,
-    "hidden_act",
-    "layer_norm_eps",
-    "type_vocab_size",
-    "pad_token_id",
-    "embedding_size",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-)
+_USED = (*_NEEDED, "hidden_act", "layer_norm_eps", "type_vocab_size", "pad_token_id", "embedding_size")
+_USED += ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _HEADS = ("lm_head.", "classifier.", "qa_outputs.", "generator_", "discriminator_predictions.")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def read_config(folder: str | Path) -> PretrainedConfig:
-    """Architecture of the encoder in a folder.
-
-    Returns
-    -------
-    transformers.PretrainedConfig
-        Of one of `MODEL_TYPES`; holds architecture numbers only.
+    """Architecture numbers of the encoder in a folder, which is of one of `MODEL_TYPES`.
 
     Raises
     ------
@@ -97,10 +78,8 @@ def longest_text(config: PretrainedConfig) -> int:
 def build_encoder(config: PretrainedConfig, seed: int | None = None) -> nn.Module:
     """The network without pooler, float32, in evaluation mode; blocks at `.encoder.layer`.
 
-    Parameters
-    ----------
-    seed : int, optional
-        Random weights; without it their values are left open, to be loaded. The global generator stays as it was.
+    With a seed its weights are random, without one they are left open, to be loaded. The global generator stays as it
+    was.
     """
     with torch.random.fork_rng(devices=[]), no_init_weights() if seed is None else contextlib.nullcontext():
         if seed is not None:
@@ -115,11 +94,7 @@ def build_encoder(config: PretrainedConfig, seed: int | None = None) -> nn.Modul
 def split_encoder(encoder: nn.Module, trainable_layers: int) -> tuple[nn.Module, nn.ModuleList]:
     """Cut an encoder (in place) into what stays below and the last `trainable_layers` blocks (-1: every block).
 
-    Returns
-    -------
-    lower : torch.nn.Module
-        Embeddings and the blocks below the cut; its `last_hidden_state` is what enters `blocks`.
-    blocks : torch.nn.ModuleList
+    The `last_hidden_state` of what stays (embeddings and the blocks below the cut) is what enters the blocks.
     """
     layers = encoder.encoder.layer
     count = len(layers) if trainable_layers == -1 else trainable_layers
@@ -131,7 +106,7 @@ def split_encoder(encoder: nn.Module, trainable_layers: int) -> tuple[nn.Module,
     return encoder, blocks
 
 
-def load_bert(folder: str | Path, facts: TextFacts | None = None) -> tuple[nn.Module, Weights, KeyReport]:
+def load_bert(folder: str | Path, facts: TextFacts | None = None) -> tuple[nn.Module, tuple[Weights, KeyReport]]:
     """Load the encoder of a folder; every one of its tensors must come from the file.
 
     Parameters
@@ -145,44 +120,37 @@ def load_bert(folder: str | Path, facts: TextFacts | None = None) -> tuple[nn.Mo
     -------
     encoder : torch.nn.Module
         As `build_encoder`.
-    weights : Weights
-        The file that was read, its SHA-256, what stood beside the weights; without the tensors.
-    keys : KeyReport
+    loaded : as `keys.load_file` gives it
     """
     config = read_config(folder)
     module = build_encoder(config)
-    weights = read_weights(folder)
-    keys = load_state(facts or _any_encoder(folder, config, module), weights, module)
-    return module, Weights(weights.file, weights.sha256, {}, weights.wrapper, weights.skipped, weights.inert), keys
+    return module, load_file(facts or _any_encoder(folder, config, module), folder, module)
 
 
-def _any_encoder(folder: str | Path, config: PretrainedConfig, module: nn.Module) -> TextFacts:
+def _any_encoder(folder: str | Path, config: PretrainedConfig, module: nn.Module) -> Facts:
     """What the key account needs to know of an encoder that is on no list."""
     heads = tuple(start for start in TextFacts.dropped if not start.startswith("bert."))
     heads += ("embeddings.token_type_ids", *_HEADS)  # heads of any fine-tuning: the encoder below is what is wanted
     prefix = f"{module.base_model_prefix}."
-    return TextFacts(
+    return Facts(
         name=config.model_type,
         title=f"the {config.model_type} encoder in {Path(folder).name}",
         files=("folder",),
         source="where the folder came from",
         licence="",
         cite="",
-        lowercase=False,
-        vocabulary=config.vocab_size,
-        layers=config.num_hidden_layers,
-        width=config.hidden_size,
-        longest=longest_text(config),
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
-        seen="",
+        parameters=0,
         prefixes=(prefix, ""),
         layouts=LAYOUTS,
-        dropped=heads + tuple(prefix + start for start in heads),
+        dropped=heads,
     )
 
 
 def load_tokenizer(folder: str | Path, facts: TextFacts | None = None) -> Tokenizer:
     """The tokenizer of a folder, without network, code, truncation or padding.
+
+    For BERT and ELECTRA it is built here from vocab.txt, else from the vocabulary in tokenizer.json; for RoBERTa's kind
+    it is as transformers reads the folder.
 
     Parameters
     ----------
@@ -190,12 +158,6 @@ def load_tokenizer(folder: str | Path, facts: TextFacts | None = None) -> Tokeni
         Fixes case and vocabulary size. Without facts the folder must say whether case matters (`do_lower_case` in
         tokenizer_config.json, or the normalizer in tokenizer.json); if it does not, a vocabulary with capital letters
         is cased.
-
-    Returns
-    -------
-    tokenizers.Tokenizer
-        For BERT and ELECTRA built here from vocab.txt, else from the vocabulary in tokenizer.json; for RoBERTa's kind
-        as transformers reads the folder.
 
     Raises
     ------
@@ -205,14 +167,12 @@ def load_tokenizer(folder: str | Path, facts: TextFacts | None = None) -> Tokeni
         If files contradict each other or `facts`.
     """
     folder = Path(folder)
-    if facts is None:
-        config = read_config(folder)
-        if config.model_type not in WORDPIECE:
-            fast = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-            tokenizer = fast.backend_tokenizer
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
-            return tokenizer
+    if facts is None and read_config(folder).model_type not in WORDPIECE:
+        fast = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = fast.backend_tokenizer
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
     vocabulary, lowercase = _read_vocabulary(folder, facts)
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=None)

@@ -3,18 +3,18 @@
 import os
 from pathlib import Path
 
-from pkd_utils.encoders.facts import ImageFacts, TextFacts
+from pkd_utils.encoders.facts import Facts
 from pkd_utils.runs.errors import DataError
 
-FOLDER_FILES = (
-    *("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json"),
-    *("*.safetensors", "pytorch_model*"),
-)
+RANDOM = "random"
+"""Given instead of a path: seeded random weights."""
+
+FOLDER_FILES = ["config.json", "vocab.txt", "tokenizer*.json", "*.safetensors", "pytorch_model*"]
 """What is fetched of a text encoder's folder."""
 
 
-def find_weights(facts: ImageFacts | TextFacts, weights: str | Path | None, allow_download: bool = False) -> Path:
-    """The file or folder that holds an encoder's weights; fetched from the hub only with consent.
+def find_weights(facts: Facts, weights: str | Path | None, allow_download: bool = False) -> Path | None:
+    """The file or folder that holds an encoder's weights, or None for `RANDOM`; fetched from the hub only with consent.
 
     Raises
     ------
@@ -23,6 +23,8 @@ def find_weights(facts: ImageFacts | TextFacts, weights: str | Path | None, allo
     DataError
         Where a download was allowed and the encoder is on no hub, or the hub does not answer.
     """
+    if str(weights) == RANDOM:
+        return None
     named = [file for file in facts.files if file != "folder"]
     wanted = named[0] if named else "the folder"
     if weights is not None and Path(weights).exists() and str(weights) != facts.hub:
@@ -39,13 +41,13 @@ def find_weights(facts: ImageFacts | TextFacts, weights: str | Path | None, allo
     )
 
 
-def _download(facts: ImageFacts | TextFacts, named: list[str]) -> Path:
+def _download(facts: Facts, named: list[str]) -> Path:
     import huggingface_hub
 
     try:
         if named:
             return Path(huggingface_hub.hf_hub_download(facts.hub, named[0], revision=facts.revision or None))
-        return Path(huggingface_hub.snapshot_download(facts.hub, allow_patterns=list(FOLDER_FILES)))
+        return Path(huggingface_hub.snapshot_download(facts.hub, allow_patterns=FOLDER_FILES))
     except Exception as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
         raise DataError(

@@ -60,14 +60,14 @@ class Preprocessing:
     ----------
     resize : int
         Pixels; which side it fixes says `rule`.
-    rule : {"shorter", "pad_longest"}
-        "shorter": the shorter side becomes `resize`, the aspect ratio stays. "pad_longest": the longer side becomes
-        `resize`, the rest is black, centred.
-    interpolation : {"bilinear", "bicubic", "area"}
-        PIL's, with antialiasing; "area" is the mean over the stored area of each pixel, as OpenCV's INTER_AREA.
     crop : int
         Side of the centre crop in pixels: the network's input.
     statistics : (mean, std), three values each
+    interpolation : {"bilinear", "bicubic", "area"}
+        PIL's, with antialiasing; "area" is OpenCV's INTER_AREA, the mean over the stored area of each pixel.
+    rule : {"shorter", "pad_longest"}
+        "shorter": the shorter side becomes `resize`, the aspect ratio stays. "pad_longest": the longer side becomes
+        `resize`, the rest is black, centred.
     grey : {"", "first", "last"}
         Colour becomes luma before the resize, or after the crop (a grey image is the same either way).
     stretch : bool
@@ -89,12 +89,10 @@ class Preprocessing:
     def __str__(self) -> str:
         """In words, for the table."""
         side = {"shorter": "shorter side", "pad_longest": "longer side, padded,"}[self.rule]
-        (mean, std), first = self.statistics, "stretched to its own range, " if self.stretch else ""
-        numbers = (
-            "0 to 1"
-            if self.statistics == UNIT_RANGE
-            else " / ".join(", ".join(f"{v:.4g}" for v in (v if len(set(v)) > 1 else v[:1])) for v in (mean, std))
-        )
+        each = [values if len(set(values)) > 1 else values[:1] for values in self.statistics]
+        numbers = " / ".join(", ".join(f"{value:.4g}" for value in values) for values in each)
+        first = "stretched to its own range, " if self.stretch else ""
+        numbers = "0 to 1" if self.statistics == UNIT_RANGE else numbers
         return f"{first}{side} {self.resize} ({self.interpolation}), crop {self.crop}, {numbers}"
 
 
@@ -125,14 +123,54 @@ class Pretraining:
     other: bool | None
 
 
-@dataclass(frozen=True)
-class ImageFacts:
-    """An image encoder.
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What image and text encoders have in common.
 
     Attributes
     ----------
     name, title : str
         As in code and as in text.
+    files : tuple of str
+        File names as downloaded; "folder" stands for a Hugging Face folder.
+    source, hub, licence, cite : str
+        Where to get it, its hub name ("" if it is on no hub), its licence, its key in book/references.bib.
+    parameters : int
+        Of the network as loaded, without poolers and heads.
+    prefixes : tuple of str
+        Prefixes of the encoder in the files, "" is none; the one that finds most names is taken.
+    dropped : tuple of str
+        Beginnings of keys (prefix stripped or not) that belong to no encoder: heads, decoders, text towers.
+    layouts : tuple of functions
+        Names under which its files occur, see `Layout`; the one that finds most of them is taken.
+    revision : str
+        Of the hub's files, where one is published; "" is the newest.
+    md5 : dict
+        File name to the MD5 published by the authors.
+    """
+
+    name: str
+    title: str
+    files: tuple[str, ...]
+    source: str
+    licence: str
+    cite: str
+    parameters: int
+    prefixes: tuple[str, ...] = ("",)
+    dropped: tuple[str, ...] = ()
+    hub: str = ""
+    notes: str = ""
+    layouts: tuple[Layout, ...] = (same_names,)
+    revision: str = ""
+    md5: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts(Facts):
+    """An image encoder.
+
+    Attributes
+    ----------
     architecture : str
         In words.
     backbone : str
@@ -142,62 +180,32 @@ class ImageFacts:
     tokens : function
         (network, feature, x, enlarge) -> (B, N, D) tokens of x (B, 3, S, S), row-major, nothing behind the feature
         computed; with a class token (B, 1 + N, D), that one first.
-    layouts : tuple of functions
-        Names under which its files occur, see `Layout`; the one that finds most of them is taken.
-    files : tuple of str
-        File names as downloaded; "folder" stands for a Hugging Face folder.
-    source, hub, licence, cite : str
-        Where to get it, its hub name ("" if it is on no hub), its licence, its key in book/references.bib.
     preprocessing : dict of Preprocessing
         "paper" (as Bergström et al. state) and "native"; the first one is the default.
     features : dict of Feature
         Where tokens can be read; the first one is the default.
     class_token : bool
         Whether the network has one.
-    parameters : int
-        Of the backbone as loaded, without heads.
-    prefixes : tuple of str
-        Prefixes of the encoder in the files, "" is none; the one that finds most names is taken.
-    dropped : tuple of str
-        Beginnings of keys (prefix stripped or not) that belong to no encoder: heads, decoders, text towers.
-    md5 : dict
-        File name to the MD5 published by the authors.
-    revision : str
-        Of the hub's files, where one is published; "" is the newest.
     options : dict
         Arguments of the backbone's constructor beyond its name, such as another width.
     enlarges : int
         Side in pixels that the encoder enlarges its input to, unless it is kept from it; 0: it never does.
     """
 
-    name: str
-    title: str
     architecture: str
     backbone: str
     network: Callable[["ImageFacts", str], "nn.Module"]
     tokens: Callable[["nn.Module", str, "Tensor", bool], "Tensor"]
-    files: tuple[str, ...]
-    source: str
-    licence: str
-    cite: str
     preprocessing: dict[str, Preprocessing]
     features: dict[str, Feature]
-    class_token: bool
-    parameters: int
-    prefixes: tuple[str, ...]
-    dropped: tuple[str, ...]
     pretraining: Pretraining
-    hub: str = ""
-    notes: str = ""
-    md5: dict[str, str] = field(default_factory=dict)
-    revision: str = ""
+    class_token: bool = False
     options: dict[str, float] = field(default_factory=dict)
-    layouts: tuple[Layout, ...] = (same_names,)
     enlarges: int = 0
 
 
-@dataclass(frozen=True)
-class TextFacts:
+@dataclass(frozen=True, kw_only=True)
+class TextFacts(Facts):
     """A text encoder: a BERT in a Hugging Face folder.
 
     Attributes
@@ -206,27 +214,17 @@ class TextFacts:
         Whether the vocabulary is uncased.
     vocabulary, layers, width, longest, heads : int
         Tokens known, transformer blocks, numbers a token, tokens a text at most, attention heads a block.
-    parameters : int
-        Of the BERT as loaded, without pooler and heads.
     seen : str
         Texts it was trained on before.
-    prefixes, dropped, layouts : as in ImageFacts
     """
 
-    name: str
-    title: str
-    files: tuple[str, ...]
-    source: str
-    licence: str
-    cite: str
     lowercase: bool
     vocabulary: int
     layers: int
     width: int
     longest: int
-    parameters: int
     seen: str
-    hub: str = ""
+    files: tuple[str, ...] = ("folder",)
     prefixes: tuple[str, ...] = ("bert.", "")
     dropped: tuple[str, ...] = (
         "cls.",
@@ -237,5 +235,3 @@ class TextFacts:
         "bert.embeddings.position_ids",
     )
     heads: int = 12
-    notes: str = ""
-    layouts: tuple[Layout, ...] = (same_names,)

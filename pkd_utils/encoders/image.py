@@ -9,26 +9,24 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
+from torch import nn
 
 from pkd_utils.encoders import transforms
 from pkd_utils.encoders.backbones import (
     FrozenEncoder,
     build_backbone,
     fit_position_embeddings,
-    to_bf16,
     use_fused_attention,
     vision_transformer,
 )
 from pkd_utils.encoders.downloads import find_weights
 from pkd_utils.encoders.facts import Feature, ImageFacts, Preprocessing, known
-from pkd_utils.encoders.keys import KeyReport, load_state
-from pkd_utils.encoders.weights import Weights, read_weights
+from pkd_utils.encoders.keys import KeyReport, load_file
+from pkd_utils.encoders.weights import Weights
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.images.depth import check_depth
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.machine import resolve_precision
-
-RANDOM = "random"  # instead of a path: seeded random weights
 
 
 class ImageTokens(NamedTuple):
@@ -39,13 +37,10 @@ class ImageTokens(NamedTuple):
 
 
 class ImageEncoder(FrozenEncoder):
-    """A frozen image encoder; made by `load_image_encoder`.
-
-    Tokens are ordinary tensors: they may feed a head that is trained.
+    """A frozen image encoder, made by `load_image_encoder`; beside what `FrozenEncoder` holds:
 
     Attributes
     ----------
-    facts : ImageFacts
     feature : Feature
         Where tokens are read; `feature_name` is its key in `facts.features`.
     grid : (rows, columns) of tokens
@@ -56,34 +51,36 @@ class ImageEncoder(FrozenEncoder):
         Whether `tokens` puts the class token first.
     depth : how images of more than 8 bits become 8, see `transforms.eight_bit`
     upsample : bool, GLoRIA only
-    precision : "fp32" or "bf16"
-    weights : weights.Weights without its tensors, or None for random weights
-    keys : keys.KeyReport, or None for random weights
     """
 
-    def __init__(self, network, facts, feature_name, feature, preprocessing, **options):
-        super().__init__(network)
-        self.facts: ImageFacts = facts
-        self.feature_name: str = feature_name
-        self.feature: Feature = feature
-        self.preprocessing: Preprocessing = preprocessing
+    def __init__(
+        self,
+        network: nn.Module,
+        facts: ImageFacts,
+        feature_name: str,
+        feature: Feature,
+        preprocessing: Preprocessing,
+        include_cls: bool,
+        depth: str | int,
+        upsample: bool,
+        precision: str,
+        seed: int,
+        loaded: tuple[Weights, KeyReport] | None,
+    ):
+        super().__init__(network, facts, precision, seed, loaded)
+        self.feature_name, self.feature, self.preprocessing = feature_name, feature, preprocessing
         self.grid, self.width, self.input_size = feature.grid, feature.width, preprocessing.crop
-        self.include_cls: bool = options["include_cls"]
-        self.depth: str | int = options["depth"]
-        self.upsample: bool = options["upsample"]
-        self.precision: str = options["precision"]
-        self.seed: int = options["seed"]
-        self.weights: Weights | None = options["weights"]
-        self.keys: KeyReport | None = options["keys"]
+        self.include_cls, self.depth, self.upsample = include_cls, depth, upsample
         # Channels last suits convolutions; a ViT has only one.
         self._format = torch.channels_last if vision_transformer(network) is None else torch.contiguous_format
+        network.to(memory_format=self._format)
 
     @property
     def identity(self) -> str:
         """Hash of the weights and of every option that changes tokens, for caches."""
         facts = {
             "encoder": self.facts.name,
-            "weights": self.weights.sha256 if self.weights else f"random, seed {self.seed}",
+            "weights": self.origin,
             "feature": self.feature_name,
             "include_cls": self.include_cls,
             "preprocessing": dataclasses.asdict(self.preprocessing),
@@ -99,36 +96,27 @@ class ImageEncoder(FrozenEncoder):
 
     def encode(self, batch: torch.Tensor) -> ImageTokens:
         """Patch tokens and class token of a preprocessed batch (B, 3, S, S), on the encoder's device."""
-        tokens = self._forward(batch)
-        if self.facts.class_token:
-            return ImageTokens(tokens[:, 1:], tokens[:, 0])
-        return ImageTokens(tokens, None)
-
-    def tokens(self, batch: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, N, D) float32 of a preprocessed batch; with `include_cls` (B, 1 + N, D), the class token first."""
-        tokens = self._forward(batch)
-        return tokens[:, 1:] if self.facts.class_token and not self.include_cls else tokens
-
-    forward = tokens
-
-    def _forward(self, batch: torch.Tensor) -> torch.Tensor:
         side = self.input_size
         if batch.ndim != 4 or tuple(batch.shape[1:]) != (3, side, side) or not batch.is_floating_point():
             raise DataError(
                 f"{self.facts.title} takes a floating point batch of shape (B, 3, {side}, {side}), not "
                 f"{tuple(batch.shape)} {str(batch.dtype).removeprefix('torch.')}: prepare images with `preprocess`."
             )
-        device = self.device
-        x = batch.to(device, torch.float32, memory_format=self._format)
-        # no_grad, not inference_mode: an inference tensor could not feed a head that is trained.
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.facts.tokens(self.network, self.feature_name, x, self.upsample).float()
+        x = batch.to(self.device, torch.float32, memory_format=self._format)
+        with self.computing():
+            tokens = self.facts.tokens(self.network, self.feature_name, x, self.upsample).float()
+        return ImageTokens(tokens[:, 1:], tokens[:, 0]) if self.facts.class_token else ImageTokens(tokens, None)
 
-    def extra_repr(self) -> str:
-        """What is loaded, in one line."""
-        weights = self.weights.file.name if self.weights else f"random weights (seed {self.seed})"
-        rows, columns = self.grid
-        return f"{self.facts.title}, {weights}, {self.feature_name}: {rows} x {columns} tokens of {self.width}"
+    def tokens(self, batch: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, N, D) float32 of a preprocessed batch; with `include_cls` (B, 1 + N, D), the class token first."""
+        patches, cls = self.encode(batch)
+        return torch.cat([cls[:, None], patches], 1) if self.include_cls else patches
+
+    forward = tokens
+
+    def where(self) -> str:
+        """Where tokens are read, in words."""
+        return f"{self.feature_name}: {self.grid[0]} x {self.grid[1]} tokens of {self.width}"
 
 
 def load_image_encoder(
@@ -205,21 +193,13 @@ def load_image_encoder(
     check_depth(depth)
     device, precision = torch.device(device), resolve_precision(precision, device)
 
-    read = keys = None
-    if str(weights) != RANDOM:
-        read = read_weights(find_weights(facts, weights, allow_download), prefer=facts.files)
-    network = build_backbone(facts, feature, seed if read is None else None)
-    if read is not None:
-        keys = load_state(facts, read, network)
-        read = dataclasses.replace(read, state={})  # the network holds them now
+    path = find_weights(facts, weights, allow_download)
+    network = build_backbone(facts, feature, seed if path is None else None)
+    loaded = None if path is None else load_file(facts, path, network)
     fit_position_embeddings(network, read_as.grid)
-    if precision == "bf16":
-        to_bf16(network)
     use_fused_attention(network, device.type != "cpu" or precision == "fp32")
-    convolutional = vision_transformer(network) is None
-    network.to(device, memory_format=torch.channels_last if convolutional else torch.preserve_format)
-    return ImageEncoder(network, facts, feature, read_as, steps, include_cls=include_cls, depth=depth,
-                        upsample=upsample, precision=precision, seed=seed, weights=read, keys=keys)  # fmt: skip
+    options = {"include_cls": include_cls, "depth": depth, "upsample": upsample, "precision": precision, "seed": seed}
+    return ImageEncoder(network, facts, feature, read_as, steps, **options, loaded=loaded).to(device)
 
 
 def _resized(facts: ImageFacts, read_as: Feature, steps: Preprocessing, side: int) -> tuple[Feature, Preprocessing]:

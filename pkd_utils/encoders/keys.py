@@ -1,14 +1,16 @@
 """From the names in a checkpoint to the names of our networks, with a strict account of every key."""
 
+import dataclasses
 import re
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from pkd_utils.encoders.facts import ImageFacts, Sources, TextFacts
-from pkd_utils.encoders.weights import Weights, some
+from pkd_utils.encoders.facts import Facts
+from pkd_utils.encoders.weights import Weights, read_weights, some
 from pkd_utils.encoders.zoo.whose import looks_like
 from pkd_utils.runs.errors import DataError
 
@@ -35,12 +37,19 @@ class KeyReport:
     unexpected: tuple[str, ...]
 
 
-def load_state(facts: ImageFacts | TextFacts, weights: Weights, module: nn.Module) -> KeyReport:
+def load_file(facts: Facts, path: str | Path, module: nn.Module) -> tuple[Weights, KeyReport]:
+    """Read a file or folder and load it into a network; what was read comes back without its tensors."""
+    weights = read_weights(path, prefer=facts.files)
+    keys = load_state(facts, weights, module)
+    return dataclasses.replace(weights, state={}), keys
+
+
+def load_state(facts: Facts, weights: Weights, module: nn.Module) -> KeyReport:
     """Load a checkpoint into a network in place; every parameter and buffer must come from the file.
 
     Parameters
     ----------
-    facts : ImageFacts or TextFacts
+    facts : Facts
     weights : Weights
         Of any floating dtype; becomes the network's.
     module : torch.nn.Module
@@ -57,41 +66,45 @@ def load_state(facts: ImageFacts | TextFacts, weights: Weights, module: nn.Modul
         If a tensor is missing, of another shape or not finite, or the file is of a deeper network, of another encoder
         or fine-tuned. The module is then unchanged.
     """
-    target = module.state_dict()
-    state = weights.state
-    _refuse_fine_tuned(facts, weights)
-    sources, prefix = _choose_layout(facts, state, list(target))
-
-    missing = [
-        name for ours, names in sources.items() if not _may_be_absent(ours) for name in names if name not in state
-    ]
+    target, state = module.state_dict(), weights.state
+    for start in facts.prefixes:  # a masked autoencoder fine-tuned on pooled patches has lost the norm that tokens need
+        if f"{start}fc_norm.weight" in state and f"{start}norm.weight" not in state:
+            raise DataError(
+                f"{weights.file} is a fine-tuned file of {facts.title} (it has fc_norm and no norm, so its encoder is "
+                f"no longer the pre-trained one): give the pre-trained file, {facts.files[0]}."
+            )
+    # The layout and prefix under which most of the network's names are in the file; of equals the first.
+    choices = [(layout(list(target), prefix), prefix) for prefix in facts.prefixes for layout in facts.layouts]
+    sources, prefix = max(
+        choices, key=lambda choice: sum(name in state for group in choice[0].values() for name in group)
+    )
+    sources = {ours: names for ours, names in sources.items() if not ours.endswith(COUNTERS) or names[0] in state}
+    used = {name for names in sources.values() for name in names}
+    missing = [name for names in sources.values() for name in names if name not in state]
     if missing:
         raise DataError(
-            f"{weights.file} lacks {len(missing)} of the {sum(map(len, sources.values()))} tensors of {facts.title}: "
+            f"{weights.file} lacks {len(missing)} of the {len(used)} tensors of {facts.title}: "
             f"{some(missing)}{_whose(facts, state)}"
         )
-    used = {name for names in sources.values() for name in names if name in state}
-    dropped, unexpected = _sort_rest(facts, [name for name in state if name not in used], prefix)
+    rest = [name for name in state if name not in used]
+    beside = (*facts.dropped, *(prefix + start for start in facts.dropped))
+    dropped = [name for name in rest if name.startswith(beside) or name.endswith(COUNTERS)]
+    unexpected = [name for name in rest if name not in dropped]
     _refuse_other_networks(facts, weights, used, unexpected)
 
     loaded: dict[str, Tensor] = {}
     wrong: list[str] = []
     for ours, names in sources.items():
-        if any(name not in state for name in names):
-            loaded[ours] = target[ours]  # a counter, as checked above
-            continue
-        wanted = target[ours]
-        parts = [state[name].to(wanted.dtype) for name in names]
-        shapes = {tuple(part.shape) for part in parts}
-        whole = torch.cat(parts) if len(parts) > 1 and len(shapes) == 1 and min(map(len, shapes)) else parts[0]
-        if len(shapes) > 1 or whole.shape != wanted.shape:
-            wrong.append(_wrong_shape(ours, names, parts, wanted))
-        elif not torch.isfinite(whole).all():
+        parts = [state[name].to(target[ours].dtype) for name in names]
+        same = len({part.shape for part in parts}) == 1
+        loaded[ours] = torch.cat(parts) if len(parts) > 1 and same and parts[0].ndim else parts[0]
+        if not same or loaded[ours].shape != target[ours].shape:
+            wrong.append(_wrong_shape(ours, names, parts, target[ours]))
+        elif not torch.isfinite(loaded[ours]).all():
             wrong.append(f"{names[0]} holds values that are not finite")
-        loaded[ours] = whole
     if wrong:
         raise DataError(f"{weights.file} does not fit {facts.title}: {some(wrong, '; ')}{_whose(facts, state)}")
-    module.load_state_dict(loaded, strict=True)
+    module.load_state_dict(target | loaded)
     if unexpected:
         warnings.warn(
             f"{weights.file} holds {len(unexpected)} tensors that {facts.title} has no place for, and which were not "
@@ -101,40 +114,7 @@ def load_state(facts: ImageFacts | TextFacts, weights: Weights, module: nn.Modul
     return KeyReport(tuple(sorted(used)), tuple(sorted(dropped)), tuple(sorted(unexpected)))
 
 
-def _choose_layout(facts: ImageFacts | TextFacts, state: dict[str, Tensor], names: list[str]) -> tuple[Sources, str]:
-    """The layout and prefix under which most of the network's names are in the file; of equals the first."""
-    choices = [(layout(names, prefix), prefix) for prefix in facts.prefixes for layout in facts.layouts]
-    return max(choices, key=lambda choice: sum(name in state for group in choice[0].values() for name in group))
-
-
-def _may_be_absent(name: str) -> bool:
-    return name.endswith(COUNTERS)
-
-
-def _sort_rest(facts: ImageFacts | TextFacts, names: list[str], prefix: str) -> tuple[list[str], list[str]]:
-    """Names that are not loaded, as (dropped, unexpected)."""
-    known = facts.dropped  # names in the file, or behind the prefix
-    dropped = [
-        name
-        for name in names
-        if name.startswith(known) or name.removeprefix(prefix).startswith(known) or name.endswith(COUNTERS)
-    ]
-    return dropped, [name for name in names if name not in dropped]
-
-
-def _refuse_fine_tuned(facts: ImageFacts | TextFacts, weights: Weights) -> None:
-    """A masked autoencoder fine-tuned on pooled patches has lost the final norm that frozen tokens need."""
-    for prefix in facts.prefixes:
-        if f"{prefix}fc_norm.weight" in weights.state and f"{prefix}norm.weight" not in weights.state:
-            raise DataError(
-                f"{weights.file} is a fine-tuned file of {facts.title} (it has fc_norm and no norm, so its encoder is "
-                f"no longer the pre-trained one): give the pre-trained file, {facts.files[0]}."
-            )
-
-
-def _refuse_other_networks(
-    facts: ImageFacts | TextFacts, weights: Weights, used: set[str], unexpected: list[str]
-) -> None:
+def _refuse_other_networks(facts: Facts, weights: Weights, used: set[str], unexpected: list[str]) -> None:
     """Refuse files whose names contain all of this encoder's, and yet are another network's."""
     patterns = {re.sub(r"\d+", "#", name) for name in used}
     deeper = [name for name in unexpected if re.sub(r"\d+", "#", name) in patterns]
@@ -148,7 +128,7 @@ def _refuse_other_networks(
         raise DataError(f"{weights.file} is no file of {facts.title}{_whose(facts, weights.state)}")
 
 
-def _whose(facts: ImageFacts | TextFacts, state: dict[str, Tensor]) -> str:
+def _whose(facts: Facts, state: dict[str, Tensor]) -> str:
     """End of a sentence: whose file this seems to be, and what to do."""
     title, encoders = looks_like(state)
     if title and facts.name not in encoders:
@@ -158,7 +138,6 @@ def _whose(facts: ImageFacts | TextFacts, state: dict[str, Tensor]) -> str:
 
 def _wrong_shape(ours: str, names: tuple[str, ...], parts: list[Tensor], wanted: Tensor) -> str:
     """What is wrong with a shape, in words."""
-    shapes = " and ".join(str(tuple(part.shape)) for part in parts)
     expected = tuple(wanted.shape)
     if len(names) > 1:
         expected = (expected[0] // len(names), *expected[1:])
@@ -167,4 +146,5 @@ def _wrong_shape(ours: str, names: tuple[str, ...], parts: list[Tensor], wanted:
             f"{names[0]} has {parts[0].shape[1]} positions where the network has {expected[1]} (trained at another "
             "input size; position embeddings are not resampled silently)"
         )
+    shapes = " and ".join(str(tuple(part.shape)) for part in parts)
     return f"{', '.join(names)} has shape {shapes} where {expected} is expected"

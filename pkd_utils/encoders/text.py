@@ -1,6 +1,7 @@
 """Frozen text encoders: token states of reports, from a local folder that was loaded exactly or not at all."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoConfig
 
-from pkd_utils.encoders.backbones import FrozenEncoder, to_bf16
+from pkd_utils.encoders.backbones import FrozenEncoder
 from pkd_utils.encoders.bert import build_encoder, load_bert, load_tokenizer, longest_text, read_config
 from pkd_utils.encoders.downloads import find_weights
 from pkd_utils.encoders.facts import TextFacts, known
@@ -19,6 +20,7 @@ from pkd_utils.encoders.texts import (
     check_texts,
     encode_packed,
     pack_tokens,
+    read_cache,
     texts_sha256,
 )
 from pkd_utils.encoders.weights import Weights
@@ -27,7 +29,6 @@ from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.machine import resolve_precision
 
-RANDOM = "random"  # instead of a folder: seeded random weights
 SUM_LAST_4 = "sum_last_4"
 
 
@@ -39,20 +40,14 @@ class TextTokens(NamedTuple):
 
 
 class TextEncoder(FrozenEncoder):
-    """A frozen text encoder; made by `load_text_encoder`.
-
-    Tokens are ordinary tensors: they may feed a head that is trained.
+    """A frozen text encoder, made by `load_text_encoder`; beside what `FrozenEncoder` holds:
 
     Attributes
     ----------
-    facts : TextFacts
     width, longest : int
         D, and the most tokens a text may have, [CLS] and [SEP] included.
     layer : str or int
         Where states are read.
-    precision : "fp32" or "bf16"
-    weights : weights.Weights without its tensors, or None for random weights
-    keys : keys.KeyReport, or None for random weights
     identity : str
         Hash of weights, vocabulary and every option that changes tokens; not of paths.
     """
@@ -65,18 +60,14 @@ class TextEncoder(FrozenEncoder):
         layer: str | int,
         precision: str,
         seed: int,
-        weights: Weights | None,
-        keys: KeyReport | None,
+        loaded: tuple[Weights, KeyReport] | None,
     ):
-        super().__init__(network)
-        self.tokenizer = tokenizer
-        self.facts, self.layer, self.precision, self.seed = facts, layer, precision, seed
-        self.width, self.longest = facts.width, facts.longest
-        self.weights, self.keys = weights, keys
+        super().__init__(network, facts, precision, seed, loaded)
+        self.tokenizer, self.layer, self.width, self.longest = tokenizer, layer, facts.width, facts.longest
         self.identity: str = files.hash_params(
             {
                 "encoder": facts.name,
-                "weights": weights.sha256 if weights else f"random, seed {seed}",
+                "weights": self.origin,
                 "vocabulary": files.hash_params(tokenizer.get_vocab()) if tokenizer else None,
                 "lowercase": facts.lowercase,
                 "layer": str(layer),
@@ -99,7 +90,7 @@ class TextEncoder(FrozenEncoder):
         Raises
         ------
         DataError
-            For longer texts with "error" (positions and lengths are named, never words), for what is no text, and for
+            For longer texts with "error", for what is no text (positions and lengths are named, never words), and for
             random weights without a vocabulary.
         """
         longest = self.longest if longest is None else longest
@@ -116,13 +107,10 @@ class TextEncoder(FrozenEncoder):
 
     def encode(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """States (B, L, D) float32 of padded token numbers (B, L) int64 and their mask (B, L) bool; padding is zero."""
-        device = self.device
-        ids, mask = ids.to(device), mask.to(device)
-        # no_grad, not inference_mode: an inference tensor could not feed a head that is trained.
-        with torch.no_grad():
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                every = self.layer == SUM_LAST_4
-                out = self.network(input_ids=ids, attention_mask=mask.long(), output_hidden_states=every)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        every = self.layer == SUM_LAST_4
+        with self.computing():
+            out = self.network(input_ids=ids, attention_mask=mask.long(), output_hidden_states=every)
             states = sum(state.float() for state in out.hidden_states[-4:]) if every else out.last_hidden_state.float()
             return states.masked_fill_(~mask[:, :, None], 0.0)
 
@@ -139,27 +127,18 @@ class TextEncoder(FrozenEncoder):
         Returns
         -------
         TextTokens
-            tokens (B, L, D) float32 on the encoder's device, zero at padded positions; mask (B, L) bool. [CLS] and
-            [SEP] count as tokens of the text.
+            On the encoder's device; [CLS] and [SEP] count as tokens of the text.
         """
         packed = texts if isinstance(texts, EncodedTexts) else self.tokenize(texts)
-        packed = EncodedTexts(packed.tokens, packed.offsets, None, packed.truncated, packed.empty, packed.identity)
-        ids, mask = packed.batch(range(len(packed.lengths)), self.device)
+        ids, mask = replace(packed, hidden=None).batch(range(len(packed.lengths)), self.device)
         return TextTokens(self.encode(ids, mask), mask)
 
-    def encode_all(
-        self,
-        texts: Sequence[str],
-        longest: int | None = None,
-        on_long: str = "error",
-        batch_size: int = 32,
-        cache: str | Path | None = None,
-    ) -> EncodedTexts:
+    def encode_all(self, packed: EncodedTexts, batch_size: int = 32, cache: str | Path | None = None) -> EncodedTexts:
         """States of many texts, each encoded once, kept packed in half precision.
 
         Parameters
         ----------
-        texts, longest, on_long : as in `tokenize`
+        packed : what `tokenize` gave
         batch_size : int
             Texts a batch; texts of similar length are encoded together.
         cache : str or Path, optional
@@ -170,16 +149,16 @@ class TextEncoder(FrozenEncoder):
         -------
         EncodedTexts
             `hidden` is (total, D) float16: 2 D bytes a token (6,000 reports of 100 tokens at D = 768: 0.9 GB, in
-            memory while encoding). `batch(rows, device)` pads texts to float32 states and a mask.
+            memory while encoding).
         """
-        packed = self.tokenize(texts, longest, on_long)
         how = {"device": self.device, "batch_size": batch_size, "cache": cache, "what": self.facts.title}
-        return encode_packed(packed, self.encode, self.width, torch.float16, **how)
+        return read_cache(cache, packed.identity) or encode_packed(
+            packed, self.encode, self.width, torch.float16, **how
+        )
 
-    def extra_repr(self) -> str:
-        """What is loaded, in one line."""
-        weights = self.weights.file.name if self.weights else f"random weights (seed {self.seed})"
-        return f"{self.facts.title}, {weights}, layer {self.layer}: tokens of {self.width}"
+    def where(self) -> str:
+        """Where states are read, in words."""
+        return f"layer {self.layer}: tokens of {self.width}"
 
 
 def load_text_encoder(
@@ -222,23 +201,20 @@ def load_text_encoder(
     facts = known(TEXT_ENCODERS, name, "text encoder")
     depth = _depth(facts, layer)
     device, precision = torch.device(device), resolve_precision(precision, device)
-    read, keys, tokenizer = None, None, None
-    if str(weights) == RANDOM:
-        network = build_encoder(config_of(facts), seed)
+    folder = find_weights(facts, weights, allow_download)
+    if folder is None:
+        network, loaded = build_encoder(config_of(facts), seed), None
         tokenizer = None if vocabulary is None else load_tokenizer(vocabulary, facts)
+    elif not folder.is_dir():
+        raise DataError(
+            f"{folder} is a file: give the folder that it is in, with config.json, the vocabulary and the weights."
+        )
     else:
-        folder = find_weights(facts, weights, allow_download)
-        if not folder.is_dir():
-            raise DataError(
-                f"{folder} is a file: give the folder that it is in, with config.json, the vocabulary and the weights."
-            )
         _check_config(facts, folder)
         tokenizer = load_tokenizer(folder, facts)
-        network, read, keys = load_bert(folder, facts)
+        network, loaded = load_bert(folder, facts)
     network.encoder.layer = network.encoder.layer[:depth]  # what lies behind the layer is not computed
-    if precision == "bf16":
-        to_bf16(network)
-    return TextEncoder(network.to(device), facts, tokenizer, layer, precision, seed, read, keys)
+    return TextEncoder(network, facts, tokenizer, layer, precision, seed, loaded).to(device)
 
 
 def _depth(facts: TextFacts, layer: str | int) -> int:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -87,31 +87,22 @@ def texts_sha256(texts: list[str]) -> str:
     return digest.hexdigest()
 
 
-def pack_tokens(
-    tokenizer: Tokenizer, texts: Sequence[str], longest: int, on_long: str, identity: str = ""
-) -> EncodedTexts:
-    """Tokenize texts.
+def pack_tokens(tokenizer: Tokenizer, texts: list[str], longest: int, on_long: str, identity: str) -> EncodedTexts:
+    """Tokenize texts, as `check_texts` gave them, by a tokenizer without truncation and padding.
 
     Parameters
     ----------
-    tokenizer : tokenizers.Tokenizer
-        Without truncation and padding.
     longest : int
         Tokens a text may have, special tokens included.
     on_long : {"error", "cut"}
-        What happens to longer texts; a text that is cut keeps its closing special token, and is counted.
-
-    Raises
-    ------
-    DataError
-        A longer text with on_long="error": positions and lengths are named, never words.
+        What happens to longer texts: refused by position and length, never by their words; or cut before the closing
+        special token, and counted.
     """
     special = tokenizer.num_special_tokens_to_add(False)
     if longest <= special:
         raise DataError(f"longest is {longest}: a text has {special} special tokens and needs room for its words.")
     # A lone surrogate (a broken character, as JSON may carry) is no text to the tokenizer: it becomes a question mark.
-    texts = [text.encode("utf-8", "replace").decode() for text in check_texts(texts)]
-    full = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+    full = [each.ids for each in tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])]
     long = [(position, len(ids)) for position, ids in enumerate(full) if len(ids) > longest]
     if long and on_long != "cut":
         first = ", ".join(f"{position} ({length} tokens)" for position, length in long[:8])
@@ -121,12 +112,9 @@ def pack_tokens(
         )
     # Cut here, because a tokenizer that truncates does not say how often it did.
     tail = special - 1  # BERT-type: one special token in front, the others at the end
-    kept = [
-        np.asarray(ids if len(ids) <= longest else ids[: longest - tail] + ids[len(ids) - tail :], dtype=np.int32)
-        for ids in full
-    ]
-    offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in kept])]).astype(np.int64)
-    packed = torch.from_numpy(np.concatenate(kept))
+    kept = [ids if len(ids) <= longest else ids[: longest - tail] + ids[len(ids) - tail :] for ids in full]
+    offsets = np.cumsum([0, *map(len, kept)], dtype=np.int64)
+    packed = torch.from_numpy(np.concatenate(kept).astype(np.int32))
     return EncodedTexts(packed, offsets, None, len(long), sum(len(ids) <= special for ids in full), identity)
 
 
@@ -149,17 +137,14 @@ def encode_packed(
     width, dtype : int, torch.dtype
         Of the result: D, and float16 or float32; it is in memory as a whole, 2 or 4 bytes a number.
     cache : path or None
-        Read if it holds this encoding, else written at the end. Until then parts lie beside it, one about every
-        `PART_SECONDS`, so that an interrupted encoding continues and gives the same bits.
+        Written at the end. Until then parts lie beside it, one about every `PART_SECONDS`, so that an interrupted
+        encoding continues and gives the same bits.
 
     Raises
     ------
     DataError
         If a state is not finite in `dtype`, by the text's position.
     """
-    if cache is not None and (kept := read_cache(cache, encoded.identity)) is not None:
-        return kept
-    tokens_only = EncodedTexts(encoded.tokens, encoded.offsets, None, 0, 0, encoded.identity)
     order = np.argsort(-encoded.lengths, kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     hidden = torch.empty(len(encoded.tokens), width, dtype=dtype)
@@ -168,24 +153,24 @@ def encode_packed(
     done = 0
     for name in parts.names() if parts else ():
         last = int(Path(name).stem)
-        hidden[_rows(encoded, batches[done:last])] = load_file(parts.path(name))["hidden"]
+        hidden[_places(encoded, batches[done:last])] = load_file(parts.path(name))["hidden"]
         done = last
     written, last_write = done, time.monotonic()
     for number in tqdm(range(done, len(batches)), initial=done, total=len(batches), desc=what, unit="batch"):
         rows = batches[number]
-        states = forward(*tokens_only.batch(rows, device)).to(dtype).cpu()
-        for row, state in zip(rows, states, strict=True):
-            first, last = encoded.offsets[row], encoded.offsets[row + 1]
-            hidden[first:last] = state[: last - first]
-            if not torch.isfinite(hidden[first:last]).all():
-                raise DataError(f"The text at position {row} has states that are not finite in {dtype}.")
+        tokens, mask = encoded.batch(rows, device)
+        states = forward(tokens, mask)[mask].to(dtype).cpu()
+        finite = torch.isfinite(states).all(1)
+        if not finite.all():
+            wrong = np.repeat(rows, encoded.lengths[rows])[~finite.numpy()]
+            raise DataError(f"The text at position {wrong[0]} has states that are not finite in {dtype}.")
+        hidden[_places(encoded, [rows])] = states
         if parts and time.monotonic() - last_write > PART_SECONDS:
             with parts.write(f"{number + 1:08d}.safetensors") as temporary:
-                save_file({"hidden": hidden[_rows(encoded, batches[written : number + 1])]}, temporary)
+                save_file({"hidden": hidden[_places(encoded, batches[written : number + 1])]}, temporary)
             written, last_write = number + 1, time.monotonic()
-    encoded.hidden = hidden
-    if cache is not None:
-        write_cache(cache, encoded)
+    encoded = replace(encoded, hidden=hidden)
+    write_cache(cache, encoded)
     return encoded
 
 
@@ -194,14 +179,16 @@ def _parts(cache: str | Path, identity: list | None = None) -> files.Parts:
     return files.Parts(Path(cache).with_name(f"{Path(cache).name}.parts"), identity)
 
 
-def _rows(encoded: EncodedTexts, batches: list[np.ndarray]) -> torch.Tensor:
+def _places(encoded: EncodedTexts, batches: list[np.ndarray]) -> torch.Tensor:
     """Positions in the packed arrays of the tokens of some batches, in the order of encoding."""
     spans = [np.arange(encoded.offsets[row], encoded.offsets[row + 1]) for row in np.concatenate(batches)]
     return torch.from_numpy(np.concatenate(spans))
 
 
-def write_cache(path: str | Path, encoded: EncodedTexts) -> None:
-    """Write what was encoded, whole, and remove the parts it was made of."""
+def write_cache(path: str | Path | None, encoded: EncodedTexts) -> None:
+    """Write what was encoded, whole, and remove the parts it was made of; nothing without a path."""
+    if path is None:
+        return
     tensors = {"tokens": encoded.tokens, "offsets": torch.from_numpy(encoded.offsets)}
     if encoded.hidden is not None:
         tensors["hidden"] = encoded.hidden
@@ -211,9 +198,9 @@ def write_cache(path: str | Path, encoded: EncodedTexts) -> None:
     _parts(path).remove()
 
 
-def read_cache(path: str | Path, identity: str) -> EncodedTexts | None:
+def read_cache(path: str | Path | None, identity: str) -> EncodedTexts | None:
     """What the file holds, memory-mapped, or None if it is not there or of other texts or settings."""
-    if not Path(path).exists():
+    if path is None or not Path(path).exists():
         return None
     with safe_open(path, framework="pt") as file:
         facts = json.loads((file.metadata() or {}).get("facts", "{}"))
@@ -261,36 +248,28 @@ def lower_states(
     longest = bert.longest_text(bert.read_config(encoder))
     if max_tokens > longest:
         raise DataError(f"max_tokens is {max_tokens}, but the encoder in {encoder} reads at most {longest} tokens.")
-    identity = _identity(texts, encoder, trainable_layers, max_tokens, precision)
-    if cache is not None and (kept := read_cache(cache, identity)) is not None:
+    identity = _identity(texts, encoder, [trainable_layers, max_tokens, precision])
+    if kept := read_cache(cache, identity):
         return kept
-
     encoded = pack_tokens(bert.load_tokenizer(encoder), texts, max_tokens, "cut", identity)
     if trainable_layers < 0:
-        if cache is not None:
-            write_cache(cache, encoded)
+        write_cache(cache, encoded)
         return encoded
     lower, _ = bert.split_encoder(bert.load_bert(encoder)[0], trainable_layers)
-    device, half = torch.device(device), precision == "bfloat16"
-    lower.to(device)
+    lower, half = lower.to(device), precision == "bfloat16"
 
     def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with torch.inference_mode(), torch.autocast(ids.device.type, torch.bfloat16, enabled=half):
             return lower(input_ids=ids, attention_mask=mask.long()).last_hidden_state
 
     width, dtype = lower.config.hidden_size, torch.float16 if half else torch.float32
-    return encode_packed(encoded, states, width, dtype, device, batch_size, cache, "frozen blocks")
+    return encode_packed(encoded, states, width, dtype, torch.device(device), batch_size, cache, "frozen blocks")
 
 
-def _identity(texts: list[str], encoder: str | Path, trainable_layers: int, max_tokens: int, precision: str) -> str:
+def _identity(texts: list[str], encoder: str | Path, settings: list) -> str:
     """Hash of what shapes the encoding; the encoder counts by its files' bytes, so a moved folder stays the same."""
     patterns = ("config.json", "model*.safetensors*", "pytorch_model*.bin*")
     patterns += ("tokenizer.json", "tokenizer_config.json", "vocab.*", "merges.txt", "*.model")
     found = sorted(file for pattern in patterns for file in Path(encoder).glob(pattern))
-    return files.hash_params(
-        {
-            "encoder": {file.name: files.file_sha256(file) for file in found},
-            "texts": texts_sha256(texts),
-            "settings": [trainable_layers, max_tokens, precision],
-        }
-    )
+    hashes = {file.name: files.file_sha256(file) for file in found}
+    return files.hash_params({"encoder": hashes, "texts": texts_sha256(texts), "settings": settings})

@@ -386,7 +386,7 @@ def many(count=50):
 
 def test_encode_all_keeps_order_and_values(folder):
     encoder, texts = load_text_encoder("pubmedbert", folder()), many()
-    encoded = encoder.encode_all(texts, batch_size=7)
+    encoded = encoder.encode_all(encoder.tokenize(texts), batch_size=7)
     assert encoded.hidden.dtype == torch.float16 and encoded.hidden.shape == (encoded.offsets[-1], 16)
     assert encoded.empty == sum(not text for text in texts)
     for row, text in enumerate(texts):
@@ -399,7 +399,7 @@ def test_encode_all_keeps_order_and_values(folder):
 def test_interrupted_encoding_continues_to_the_same_bits(folder, tmp_path, monkeypatch):
     texts, path = many(), folder()
     encoder = load_text_encoder("pubmedbert", path)
-    expected = encoder.encode_all(texts, batch_size=4)
+    expected = encoder.encode_all(encoder.tokenize(texts), batch_size=4)
     monkeypatch.setattr("pkd_utils.encoders.texts.PART_SECONDS", 0.0)
     cache, calls, encode = tmp_path / "cache" / "tokens.safetensors", [], encoder.encode
 
@@ -416,24 +416,24 @@ def test_interrupted_encoding_continues_to_the_same_bits(folder, tmp_path, monke
     for limit in (5, 4):
         until(limit)
         with pytest.raises(KeyboardInterrupt):
-            encoder.encode_all(texts, batch_size=4, cache=cache)
+            encoder.encode_all(encoder.tokenize(texts), batch_size=4, cache=cache)
         assert not cache.exists() and len(list(cache.parent.iterdir())) == 1
     assert len(list(cache.parent.rglob("*.safetensors"))) == 9
     until(99)
-    done = encoder.encode_all(texts, batch_size=4, cache=cache)
+    done = encoder.encode_all(encoder.tokenize(texts), batch_size=4, cache=cache)
     assert len(calls) == 13 - 9
     assert torch.equal(done.hidden, expected.hidden) and done.identity == expected.identity
     assert list(cache.parent.iterdir()) == [cache]  # no parts are left
     until(0)
-    kept = encoder.encode_all(texts, batch_size=4, cache=cache)
+    kept = encoder.encode_all(encoder.tokenize(texts), batch_size=4, cache=cache)
     assert torch.equal(kept.hidden, expected.hidden) and (kept.empty, kept.truncated) == (expected.empty, 0)
     # parts of other texts are not mixed with ours
     until(5)
     with pytest.raises(KeyboardInterrupt):
-        encoder.encode_all(texts[::-1], batch_size=4, cache=cache)
+        encoder.encode_all(encoder.tokenize(texts[::-1]), batch_size=4, cache=cache)
     until(99)
-    other = encoder.encode_all(["lungs", *texts], batch_size=4, cache=cache)
-    assert torch.equal(other.hidden, encoder.encode_all(["lungs", *texts], batch_size=4).hidden)
+    other = encoder.encode_all(encoder.tokenize(["lungs", *texts]), batch_size=4, cache=cache)
+    assert torch.equal(other.hidden, encoder.encode_all(encoder.tokenize(["lungs", *texts]), batch_size=4).hidden)
 
 
 def test_identity_names_weights_options_and_texts_but_no_paths(folder, tmp_path):
@@ -457,7 +457,8 @@ def test_identity_names_weights_options_and_texts_but_no_paths(folder, tmp_path)
 def test_values_that_half_precision_cannot_hold_are_refused(folder):
     path = folder(edit=lambda s: {k: v * 1e6 if k.endswith("1.output.LayerNorm.weight") else v for k, v in s.items()})
     with pytest.raises(DataError, match="position 0 has states that are not finite in torch"):
-        load_text_encoder("pubmedbert", path).encode_all(["heart"])
+        encoder = load_text_encoder("pubmedbert", path)
+        encoder.encode_all(encoder.tokenize(["heart"]))
 
 
 def test_bf16_is_near_fp32(folder):

@@ -185,7 +185,9 @@ def encode_texts(
     encoder : encoders.text.TextEncoder
     ids, texts : sequences of str, length M
     target : folder of the store; work happens in `<target>.partial`
-    longest, on_long, batch_size : see `TextEncoder.encode_all`
+    longest, on_long : see `TextEncoder.tokenize`
+    batch_size : int
+        Texts in one pass of the encoder.
 
     Raises
     ------
@@ -201,7 +203,7 @@ def encode_texts(
         return TextStore(target)
     partial = target.with_name(target.name + ".partial")
     _check_space(target, len(packed.tokens) * (2 * encoder.width + 4))
-    encoder.encode_all(texts, longest, on_long, batch_size, cache=partial / "tokens.safetensors")
+    encoder.encode_all(packed, batch_size, partial / "tokens.safetensors")
     write_parquet(partial / "index.parquet", pd.DataFrame({"id": ids}))
     facts = {
         "encoder": encoder.facts.name, "layer": str(encoder.layer), "width": encoder.width, "storage": "float16",

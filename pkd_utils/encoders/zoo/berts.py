@@ -15,18 +15,17 @@ def old_names(names: list[str], prefix: str) -> Sources:
 LAYOUTS = (same_names, old_names)
 
 
-def _bert(**facts: Any) -> TextFacts:
-    """An uncased BERT-base, but for what is given."""
-    base = {"lowercase": True, "vocabulary": 30_522, "layers": 12, "width": 768, "longest": 512}
-    return TextFacts(**{**base, "files": ("folder",), "parameters": 108_891_648, "layouts": LAYOUTS, **facts})
+def _bert(hub: str = "", **facts: Any) -> TextFacts:
+    """An uncased BERT-base from the hub, but for what is given."""
+    base = {"lowercase": True, "vocabulary": 30_522, "layers": 12, "width": 768, "longest": 512, "licence": "MIT"}
+    base |= {"source": f"huggingface.co/{hub}", "parameters": 108_891_648, "layouts": LAYOUTS}
+    return TextFacts(hub=hub, **{**base, **facts})
 
 
 BIOVIL_T_BERT = _bert(
     name="biovil_t_bert",
     title="BioViL-T's BERT",
-    source="huggingface.co/microsoft/BiomedVLP-BioViL-T",
     hub="microsoft/BiomedVLP-BioViL-T",
-    licence="MIT",
     cite="bannur2023",
     seen="as CXR-BERT-general; then MIMIC-CXR reports, aligned with radiographs and their prior images",
     notes="The paper's text encoder.",
@@ -35,9 +34,7 @@ BIOVIL_T_BERT = _bert(
 CXR_BERT_GENERAL = _bert(
     name="cxr_bert_general",
     title="CXR-BERT-general",
-    source="huggingface.co/microsoft/BiomedVLP-CXR-BERT-general",
     hub="microsoft/BiomedVLP-CXR-BERT-general",
-    licence="MIT",
     cite="boecking2022mscxr",
     seen="PubMed abstracts, MIMIC-III notes and MIMIC-CXR reports; its vocabulary is made from them",
 )
@@ -45,9 +42,7 @@ CXR_BERT_GENERAL = _bert(
 BIO_CLINICALBERT = _bert(
     name="bio_clinicalbert",
     title="Bio_ClinicalBERT",
-    source="huggingface.co/emilyalsentzer/Bio_ClinicalBERT",
     hub="emilyalsentzer/Bio_ClinicalBERT",
-    licence="MIT",
     cite="alsentzer2019",
     lowercase=False,
     vocabulary=28_996,
@@ -59,9 +54,7 @@ BIO_CLINICALBERT = _bert(
 PUBMEDBERT = _bert(
     name="pubmedbert",
     title="PubMedBERT",
-    source="huggingface.co/microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
     hub="microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
-    licence="MIT",
     cite="gu2021",
     seen="PubMed abstracts, from scratch; its vocabulary is made from them",
 )

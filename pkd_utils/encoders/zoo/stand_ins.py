@@ -23,8 +23,6 @@ def _stand_in(objective: str, title: str, words: str, **seen: bool) -> ImageFact
         features=vits.features(8, 96),
         class_token=True,
         parameters=472_416,
-        prefixes=("",),
-        dropped=(),
         pretraining=Pretraining(f"simulated radiographs: {words}", **seen, **medical, other=True),
         notes="Not in the paper: pretrained here on simulated radiographs by one objective of the paper's Figure 2, "
         "in notebooks/reports/00-pretrain-stand-ins.",

