@@ -22,8 +22,9 @@ from skimage.measure import label, regionprops
 from sklearn.metrics import roc_auc_score
 
 # isort: split
-from pkd_utils.localization.attention import attention_maps, upsample_maps
+from pkd_utils.localization.attention import upsample_maps
 from pkd_utils.localization.metrics import boxes_from_maps, evaluate_maps, normalize_maps, pixel_auroc
+from pkd_utils.localization.saliency import saliency_maps
 from pkd_utils.runs import files  # before timm: see pkd_utils.runs.torchvision_cpu
 
 # isort: split
@@ -78,6 +79,11 @@ def hooked_attention(model, images: torch.Tensor) -> np.ndarray:
     handle.remove()
     attn.fused_attn = True
     return seen[0][:, :, 0, model.num_prefix_tokens :].mean(1).reshape(len(images), 14, 14).numpy()
+
+
+def attention_maps(model, images: torch.Tensor) -> np.ndarray:
+    """Ours."""
+    return saliency_maps(model, images, {"attention": {}})[0]["attention"]
 
 
 def compare(what: str, repeats: int, ours: dict, reference) -> list[dict]:
@@ -166,7 +172,7 @@ def main() -> None:
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", pretrained=False).eval()
     images = torch.randn(32, 3, 224, 224)
-    np.testing.assert_allclose(attention_maps(vit, images)[0], hooked_attention(vit, images), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(attention_maps(vit, images), hooked_attention(vit, images), rtol=0, atol=1e-6)
     name = f"{args.workers} thread{'s'[: args.workers > 1]}"
     rows += compare(
         "attention maps, ViT-Tiny",

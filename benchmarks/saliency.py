@@ -30,7 +30,6 @@ from captum.attr import LayerGradCam
 
 # isort: split
 from pkd_utils.distillation.students import build_student, class_token_logits
-from pkd_utils.localization.attention import attention_maps
 from pkd_utils.localization.saliency import METHODS, saliency_maps
 from pkd_utils.runs import files  # before timm: see pkd_utils.runs.torchvision_cpu
 
@@ -154,7 +153,6 @@ def student_rows(student: str, options: dict, n: int, rounds: int, clock: Callab
     }
     contestants: dict[str, Callable] = {"forward": lambda: forward_alone(model, images)}
     contestants["forward, class token alone"] = lambda: forward_class_token(model, images)
-    contestants["attention.attention_maps"] = lambda: attention_maps(model, images, batch_size=n)
     for name, methods in ours.items():
         contestants[name] = lambda m=methods: saliency_maps(model, images, m, targets=targets, batch_size=n)
     for name, (_, function) in ways.items():

@@ -5,8 +5,8 @@ y the sum of an image's logits weighted by `targets`, the map is the part of a r
 patches:
 
 attention
-    Row of one layer, heads combined: e mean_h(A_l), as in `attention`. What the paper calls "attention maps";
-    layer and combination of heads are not stated in the paper.
+    Row of one layer, heads combined by their mean or maximum: e mean_h(A_l), see `attention`. What the paper calls
+    "attention maps"; layer and combination of heads are not stated in the paper.
 rollout
     Attention rollout (Abnar and Zuidema 2020, equation 1): e B_L ... B_2 B_1 with B_l = 0.5 mean_h(A_l) + 0.5 I.
 chefer
@@ -27,7 +27,7 @@ Chefer's rule are computed from the left as a vector times a matrix, and no prod
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -40,14 +40,15 @@ from pkd_utils.localization.attention import attention_module, class_token_atten
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 
-METHODS = ("attention", "rollout", "chefer", "grad_cam")
+Method = Literal["attention", "rollout", "chefer", "grad_cam"]
+METHODS = get_args(Method)
 
 
 @config
 class MapSpec:
     """One map: `layer` is a block, negative from the end; `heads` is of attention alone."""
 
-    method: Literal["attention", "rollout", "chefer", "grad_cam"]
+    method: Method
     layer: int = -1
     heads: Literal["mean", "max"] = "mean"
 
@@ -67,8 +68,7 @@ def saliency_maps(
         Pooled by its class token (`global_pool="token"`). It is run in evaluation mode on the device of its
         parameters; modes, gradients and settings are afterwards as they were.
     images : Tensor (N, C, H, W) or iterable of such Tensors
-        Normalised as the model expects. An iterable (a DataLoader without targets) is read batch by batch as it comes;
-        wrap it in tqdm to see progress.
+        Normalised as the model expects. An iterable (a DataLoader without targets) is read batch by batch as it comes.
     methods : dict of dict
         Name of the map: its "method" (default: the name itself), "layer" and, for attention, "heads", for example
         `{"attention_max": {"method": "attention", "heads": "max"}, "rollout": {}, "chefer": {}}`. The layer is a
@@ -112,20 +112,14 @@ def saliency_maps(
     with borrowed(model, gradients, unfused):
         for batch in images:
             chosen = None if weights is None else weights[done : done + len(batch)].to(device)
-
-            def weights_of(output: torch.Tensor, chosen=chosen) -> torch.Tensor:
-                if chosen is None:
-                    return predicted_positives(output)
-                if chosen.shape != output.shape:
-                    raise DataError(
-                        f"targets has shape {tuple(weights.shape)}, but there are more images than rows, or not "
-                        f"{output.shape[1]} logits: give one row an image and one weight for every logit."
-                    )
-                return chosen
-
-            found, output = batch_maps(model, batch.detach().to(device), specs, weights_of)
+            found, output = batch_maps(model, batch.detach().to(device), specs, chosen)
             for name, values in found.items():
-                _check_finite(values, name, done)
+                finite = values.flatten(1).isfinite().all(1)
+                if not finite.all():
+                    raise DataError(
+                        f"The map {name} of image {done + int(finite.int().argmin())} is not finite: the model's "
+                        "weights or that image hold values that are not finite."
+                    )
                 maps[name].append(values.cpu().numpy())
             logits.append(output.cpu().numpy())
             done += len(batch)
@@ -137,17 +131,11 @@ def saliency_maps(
 
 
 def predicted_positives(logits: torch.Tensor) -> torch.Tensor:
-    """Default weights of the logits: 1 for every label predicted positive, else 0.
+    """Default weights of the logits, float32 (B, n_outputs): 1 for every label predicted positive, else 0.
 
-    Parameters
-    ----------
-    logits : Tensor (B, n_outputs)
-        Of a multi-label (sigmoid) head: positive means a logit above 0, a probability above one half.
-
-    Returns
-    -------
-    Tensor (B, n_outputs), float32. Where an image has no positive label, its largest logit alone has weight 1. Not
-    stated in the paper, which differentiates nothing. For a softmax head give one-hot `targets` instead.
+    Of a multi-label (sigmoid) head: positive means a logit above 0, a probability above one half. Where an image has no
+    positive label, its largest logit alone has weight 1. Not stated in the paper, which differentiates nothing. For a
+    softmax head give one-hot `targets` instead.
     """
     positive = logits > 0
     largest = torch.zeros_like(positive).scatter_(1, logits.argmax(1, keepdim=True), True)
@@ -189,23 +177,11 @@ def borrowed(model: nn.Module, gradients: bool, unfused: list[Attention]) -> Ite
 
 
 def batch_maps(
-    model: nn.Module,
-    batch: torch.Tensor,
-    specs: dict[str, MapSpec],
-    weights_of: Callable[[torch.Tensor], torch.Tensor],
+    model: nn.Module, batch: torch.Tensor, specs: dict[str, MapSpec], targets: torch.Tensor | None
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """All maps of one batch, inside `borrowed`: one forward pass, and one more for each Grad-CAM after the first.
+    """All maps (B, grid_h, grid_w) of one batch, by name, and its logits, inside `borrowed`.
 
-    Parameters
-    ----------
-    batch : Tensor (B, C, H, W), on the model's device
-    specs : name: MapSpec
-    weights_of : logits (B, n_outputs), detached -> weights of the logits (B, n_outputs) whose sum is differentiated
-
-    Returns
-    -------
-    maps : name: Tensor (B, grid_h, grid_w), float32
-    logits : Tensor (B, n_outputs), float32
+    One forward pass, and one more for each Grad-CAM after the first.
     """
     grid = tuple(model.patch_embed.dynamic_feat_size(tuple(batch.shape[-2:])))
     rows: dict[str, torch.Tensor] = {}  # (B, tokens)
@@ -218,21 +194,31 @@ def batch_maps(
 
     def objective(images: torch.Tensor) -> torch.Tensor:
         logits = model(images).float()
-        passes.append((logits, (logits * weights_of(logits.detach())).sum(1)))
+        weights = predicted_positives(logits.detach()) if targets is None else targets
+        if weights.shape != logits.shape:
+            raise DataError(
+                f"targets has shape {tuple(weights.shape)} for {len(logits)} images of {logits.shape[1]} logits: give "
+                "one row an image and one weight for every logit."
+            )
+        passes.append((logits, (logits * weights).sum(1)))
         return passes[-1][1]
 
-    def read(index: int, attn: Attention):
+    def reader(index: int, attn: Attention):
+        """What maps need of the attention weights (not their gradients) of one block; None where they need nothing."""
+        looking = [name for name, spec in specs.items() if spec.method == "attention" and spec.layer == index]
+        rolling = [name for name in steps if specs[name].layer >= index]
+        whole = any(specs[name].layer > index for name in rolling)  # else the class token's row is enough
+
         def hook(_module, _inputs, qkv):
             qkv = qkv.detach()
-            whole = any(needs_matrix(spec, index) for spec in specs.values())
             weights = attention_matrix(attn, qkv) if whole else class_token_attention(attn, qkv).unsqueeze(2)
-            for name, spec in specs.items():
-                if spec.method == "attention" and spec.layer == index:
-                    rows[name] = weights[:, :, 0].amax(1) if spec.heads == "max" else weights[:, :, 0].mean(1)
-                if spec.method == "rollout" and spec.layer >= index:
-                    steps[name].append(rollout_step(weights))
+            for name in looking:
+                row = weights[:, :, 0]
+                rows[name] = row.amax(1) if specs[name].heads == "max" else row.mean(1)
+            for name in rolling:
+                steps[name].append(rollout_step(weights))
 
-        return hook
+        return hook if looking or rolling else None
 
     def open_up(_module, _inputs, weights):
         opened.append(weights if weights.requires_grad else weights.requires_grad_())
@@ -240,19 +226,22 @@ def batch_maps(
 
     with ExitStack() as hooks:
         for index, block in enumerate(model.blocks):
-            if any(reads(spec, index) for spec in specs.values()):
-                hooks.enter_context(block.attn.qkv.register_forward_hook(read(index, block.attn)))
+            if hook := reader(index, block.attn):
+                hooks.enter_context(block.attn.qkv.register_forward_hook(hook))
             if any(specs[name].layer >= index for name in chefer):
                 hooks.enter_context(block.attn.attn_drop.register_forward_hook(open_up))
         if cams:
-            maps[cams[0]] = grad_cam(model, batch, specs[cams[0]], grid, objective, keep_graph=bool(chefer))
+            maps[cams[0]] = grad_cam(model, batch, specs[cams[0]].layer, grid, objective, keep_graph=bool(chefer))
         else:
             objective(batch)
     logits, sums = passes[0]
     for name in cams[1:]:
-        maps[name] = grad_cam(model, batch, specs[name], grid, objective)
+        maps[name] = grad_cam(model, batch, specs[name].layer, grid, objective)
     for name, layers in steps.items():
-        rows[name] = roll(layers)
+        row = layers[-1][:, :1]  # the class token's, of the product of all layers' matrices, the last on the left
+        for matrix in reversed(layers[:-1]):
+            row = row @ matrix
+        rows[name] = row[:, 0]
     if chefer:
         gradients = torch.autograd.grad(sums.sum(), opened)
         relevance = [(g.float() * a.detach().float()).clamp_(min=0) for g, a in zip(gradients, opened, strict=True)]
@@ -261,16 +250,6 @@ def batch_maps(
     for name, row in rows.items():
         maps[name] = row[..., model.num_prefix_tokens :].unflatten(-1, grid)
     return maps, logits.detach()
-
-
-def reads(spec: MapSpec, index: int) -> bool:
-    """Whether the map needs the attention weights (not their gradients) of block `index`."""
-    return spec.layer == index if spec.method == "attention" else spec.method == "rollout" and spec.layer >= index
-
-
-def needs_matrix(spec: MapSpec, index: int) -> bool:
-    """Whether the map needs every row of block `index`, not the class token's alone."""
-    return spec.method == "rollout" and index < spec.layer
 
 
 def attention_matrix(attn: Attention, qkv: torch.Tensor) -> torch.Tensor:
@@ -288,14 +267,6 @@ def rollout_step(weights: torch.Tensor) -> torch.Tensor:
     return fused.div_(fused.sum(-1, keepdim=True))
 
 
-def roll(layers: list[torch.Tensor]) -> torch.Tensor:
-    """Class token's row of the product of the layers' matrices, last layer on the left: (B, T)."""
-    row = layers[-1][:, :1]
-    for matrix in reversed(layers[:-1]):
-        row = row @ matrix
-    return row[:, 0]
-
-
 def relevance_row(relevance: list[torch.Tensor]) -> torch.Tensor:
     """Class token's row of R, R <- R + mean_h(relevance) R from the first layer to the last, R = I before: (B, T)."""
     batch, _, tokens, _ = relevance[0].shape
@@ -309,26 +280,26 @@ def relevance_row(relevance: list[torch.Tensor]) -> torch.Tensor:
 def grad_cam(
     model: nn.Module,
     batch: torch.Tensor,
-    spec: MapSpec,
+    layer: int,
     grid: tuple[int, int],
     objective: Callable[[torch.Tensor], torch.Tensor],
     keep_graph: bool = False,
 ) -> torch.Tensor:
-    """Captum's Grad-CAM on the tokens that enter the attention of block `spec.layer`: (B, grid_h, grid_w).
+    """Captum's Grad-CAM on the tokens that enter the attention of a block: (B, grid_h, grid_w).
 
     LayerGradCam takes dimension 1 for channels and averages gradients over all others, which (B, tokens, D) is not
     made for: it would average over D, prefix tokens included. So a hook sends the patches, as (B, D, grid_h, grid_w),
     through an identity module, and that module is the layer captum sees.
     """
-    layer = nn.Identity()
+    seen = nn.Identity()
     n_prefix = model.num_prefix_tokens
 
     def through_grid(_module, _inputs, tokens):
-        patches = layer(tokens[:, n_prefix:].transpose(1, 2).unflatten(-1, grid))
+        patches = seen(tokens[:, n_prefix:].transpose(1, 2).unflatten(-1, grid))
         return torch.cat([tokens[:, :n_prefix], patches.flatten(2).transpose(1, 2)], 1)
 
-    with model.blocks[spec.layer].norm1.register_forward_hook(through_grid):
-        cam = LayerGradCam(objective, layer).attribute(
+    with model.blocks[layer].norm1.register_forward_hook(through_grid):
+        cam = LayerGradCam(objective, seen).attribute(
             batch, relu_attributions=True, grad_kwargs={"retain_graph": keep_graph}
         )
     return cam.detach().float()[:, 0]
@@ -359,12 +330,3 @@ def _target_weights(targets: np.ndarray | torch.Tensor) -> torch.Tensor:
         image = int((~usable).nonzero()[0])
         raise DataError(f"targets of image {image} are all 0 or not finite: weight at least one logit, with a number.")
     return weights
-
-
-def _check_finite(values: torch.Tensor, name: str, first: int) -> None:
-    bad = (~values.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-    if bad:
-        raise DataError(
-            f"The map {name} of image {first + bad[0]} is not finite: the model's weights or that image hold values "
-            "that are not finite."
-        )

@@ -104,6 +104,14 @@ def test_pixel_auroc_known_values_and_undefined():
     assert pixel_auroc(torch.ones(1, 2, 2).bfloat16(), torch.eye(2)[None])[0] == 0.5
 
 
+def test_upsampling():
+    grid = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    smooth = upsample_maps(torch.from_numpy(grid).double(), (6, 9))
+    assert smooth.dtype == np.float32 and smooth.shape == (1, 6, 9)
+    np.testing.assert_allclose(smooth[0, 1::3, 1::3], grid[0], atol=1e-6)  # a patch's value stands at its centre
+    assert smooth[0, 0, 0] == 0 and smooth[0, -1, -1] == 5  # border values are kept outside the centres
+
+
 @pytest.mark.parametrize("connectivity", [1, 2])
 @pytest.mark.parametrize("shape", [(40, 9, 11), (5, 1, 30), (5, 30, 1), (3, 1, 1), (25, 64, 48), (2, 224, 224)])
 def test_boxes_equal_scikit_image(connectivity, shape, rng):

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 # isort: split
-from pkd_utils.localization.attention import attention_maps  # before timm: see pkd_utils.runs.torchvision_cpu
-from pkd_utils.localization.saliency import METHODS, predicted_positives, saliency_maps
+from pkd_utils.localization.saliency import (  # before timm: see torchvision_cpu
+    METHODS,
+    predicted_positives,
+    saliency_maps,
+)
 from pkd_utils.runs.errors import DataError
 from tests.localization import models
 from tests.localization.models import SMALL
@@ -148,17 +151,6 @@ def test_every_method_equals_the_textbook(shape):
             alone, got = saliency_maps(model, images, {name: methods[name]}, targets=TARGETS)
             np.testing.assert_allclose(alone[name], value, rtol=1e-4, atol=1e-4 * size, err_msg=name)
             np.testing.assert_allclose(got, logits.detach().numpy(), rtol=1e-4, atol=2e-5)
-
-
-def test_attention_is_that_of_attention_maps():
-    model = build(reg_tokens=2)
-    images = images_for(model)
-    for layer in (-1, 1):
-        for heads in ("mean", "max"):
-            maps, logits = one_map(model, images, "attention", layer=layer, heads=heads)
-            expected, expected_logits = attention_maps(model, images, layer, heads)
-            np.testing.assert_array_equal(maps, expected)
-            np.testing.assert_array_equal(logits, expected_logits)
 
 
 def test_rollout_of_one_layer_and_its_sums():
@@ -321,8 +313,12 @@ def test_named_timm_models(name):
     model = timm.create_model(name, pretrained=False, num_classes=5, img_size=64)
     images = torch.randn(2, 3, 64, 64)
     maps, logits = saliency_maps(model, images, {name: {} for name in METHODS})
+    seen, attn = [], model.blocks[-1].attn
+    attn.fused_attn = False  # timm's own weights go through attn_drop
+    attn.attn_drop.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0][:, :, 0].mean(1)))
     with torch.no_grad():
         np.testing.assert_allclose(model.eval()(images), logits, atol=1e-5)
+    np.testing.assert_allclose(maps["attention"], patches(model, seen[0]), atol=1e-6)
     for values in maps.values():
         assert values.shape == (2, 4, 4) and np.isfinite(values).all() and values.max() > 0
 
@@ -374,7 +370,7 @@ def test_the_map_finds_the_patch_that_decides():
         ({"num_classes": 0}, {"method": "chefer"}, "no head"),
         ({}, {"targets": TARGETS[:4], "method": "chefer"}, r"targets has shape \(4, 5\)"),
         ({}, {"targets": np.concatenate([TARGETS, TARGETS]), "method": "chefer"}, "10 rows for 5 images"),
-        ({}, {"targets": TARGETS[:, :4], "method": "grad_cam"}, "not 5 logits"),
+        ({}, {"targets": TARGETS[:, :4], "method": "grad_cam"}, "5 images of 5 logits"),
         ({}, {"targets": TARGETS * np.nan, "method": "grad_cam"}, "targets of image 0"),
         ({}, {"targets": np.eye(5)[[0, 1, 2, 3, 4]] * [1, 1, 0, 1, 1], "method": "chefer"}, "image 2 are all 0"),
     ],

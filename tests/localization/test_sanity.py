@@ -6,7 +6,7 @@ import torch
 from scipy.stats import spearmanr
 
 from pkd_utils.distillation.students import random_student
-from pkd_utils.localization.attention import attention_maps
+from pkd_utils.localization.saliency import saliency_maps
 from pkd_utils.localization.sanity import randomisation, rank_correlations, seed_stability, stages, with_fresh_stages
 from pkd_utils.runs.errors import DataError
 
@@ -69,7 +69,8 @@ def test_cascading_ends_at_the_fresh_model_and_attention_ignores_the_head(models
     trained, fresh = models
 
     def maps_of(model):
-        return {"last": attention_maps(model, images)[0], "first": attention_maps(model, images, layer=0)[0]}
+        blocks = {"last": {"method": "attention"}, "first": {"method": "attention", "layer": 0}}
+        return saliency_maps(model, images, blocks)[0]
 
     table = randomisation(trained, fresh, maps_of).set_index(["map", "stage"])["rank_correlation"]
     assert table["last"].index.tolist() == STAGES
@@ -85,7 +86,7 @@ def test_independent_randomises_one_stage_at_a_time(models, images):
     trained, fresh = models
 
     def maps_of(model):
-        return {"first": attention_maps(model, images, layer=0)[0]}
+        return saliency_maps(model, images, {"first": {"method": "attention", "layer": 0}})[0]
 
     table = randomisation(trained, fresh, maps_of, "independent").set_index("stage")
     changed = rank_correlations(

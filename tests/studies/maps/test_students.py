@@ -7,7 +7,7 @@ import torch
 
 from pkd_utils.distillation.students import random_student
 from pkd_utils.images.augment import normalise
-from pkd_utils.localization import attention, metrics
+from pkd_utils.localization import attention, metrics, saliency
 from pkd_utils.localization.suite import score_maps
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
@@ -76,12 +76,13 @@ def test_student_maps_are_those_of_their_names(folder):
     maps, logits = students.student_maps(model, FACTS, pixels, list(students.MAPS), batch_size=3)
     batch = normalise(torch.from_numpy(pixels), FACTS["mean"], FACTS["std"])
     for heads in ("mean", "max"):
-        expected, expected_logits = attention.attention_maps(model, batch, heads=heads)
-        np.testing.assert_allclose(maps[f"attention_{heads}"], expected, atol=1e-6)
+        expected, expected_logits = saliency.saliency_maps(model, batch, {"attention": {"heads": heads}})
+        np.testing.assert_allclose(maps[f"attention_{heads}"], expected["attention"], atol=1e-6)
         np.testing.assert_allclose(logits, expected_logits, atol=1e-5)
     assert {m.shape for m in maps.values()} == {(8, 4, 4)} and all((m >= 0).all() for m in maps.values())
     first, _ = students.student_maps(model, FACTS, pixels, ["attention_mean"], layer=0)
-    np.testing.assert_allclose(first["attention_mean"], attention.attention_maps(model, batch, layer=0)[0], atol=1e-6)
+    expected, _ = saliency.saliency_maps(model, batch, {"attention": {"layer": 0}})
+    np.testing.assert_allclose(first["attention_mean"], expected["attention"], atol=1e-6)
     with pytest.raises(DataError, match="'gradcam' is no map"):
         students.student_maps(model, FACTS, pixels, ["gradcam"])
 
