@@ -101,7 +101,7 @@ def _metadata_folders(listings: list[Path]) -> dict[str, list[Path]]:
     folders = {}
     for listing in listings:
         names = ["Series UID", "File Location"]
-        for series, location in read_csv(listing, names, WHERE, names)[names].dropna().itertuples(index=False):
+        for series, location in read_csv(listing, names, WHERE, only=True)[names].dropna().itertuples(index=False):
             parts = PurePosixPath(location.strip().replace("\\", "/")).parts  # Windows writes backslashes
             # The folder beside the listing, or, where its content was moved up, without the first part.
             for candidate in (listing.parent.joinpath(*parts), listing.parent.joinpath(*parts[1:])):
@@ -129,7 +129,7 @@ def _kaggle(root: Path, wanted: Iterable[tuple], listings: list[Path]) -> dict[t
     listed: dict[str, list[str]] = {}
     for listing in listings:
         names = ["image_path", "SeriesInstanceUID"]
-        for image, series in read_csv(listing, names, WHERE, names)[names].dropna().itertuples(index=False):
+        for image, series in read_csv(listing, names, WHERE, only=True)[names].dropna().itertuples(index=False):
             file = PurePosixPath("jpeg", *PurePosixPath(image.strip()).parts[-2:])
             if (root / file).is_file():
                 listed.setdefault(series.strip(), []).append(str(file))
