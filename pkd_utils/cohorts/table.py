@@ -26,8 +26,9 @@ class CohortInfo:
     """What a data source is, and what of it may be shown.
 
     `shareable_text` and `shareable_images` decide whether a notebook or page may print report text or render pixels
-    and identifiers; they are False unless the source's licence clearly allows it. `splits` are the official splits
-    that the source has, of `SPLITS`; a source without any says ().
+    and identifiers; they are False unless the source's licence clearly allows it. `credentialed` sources are for people
+    who have signed for them: nothing of them is shareable, and no count below 10 is shown. `splits` are the official
+    splits that the source has, of `SPLITS`; a source without any says ().
     """
 
     name: str
@@ -37,7 +38,12 @@ class CohortInfo:
     simulated: bool = False
     shareable_text: bool = False
     shareable_images: bool = False
+    credentialed: bool = False
     splits: tuple[str, ...] = SPLITS
+
+    def __post_init__(self) -> None:
+        if self.credentialed and (self.simulated or self.shareable_text or self.shareable_images):
+            raise DataError(f"{self.name}: credentialed data are not simulated, and nothing of them is shareable.")
 
 
 def source_info(info: CohortInfo, simulated_title: str, root: Path, folders: Iterable[Path] = ()) -> CohortInfo:
@@ -56,7 +62,7 @@ def source_info(info: CohortInfo, simulated_title: str, root: Path, folders: Ite
     if not simulated:
         return info
     told = {"title": simulated_title, "licence": "see SIMULATED.txt", "citation": "made by pkd_utils.demo"}
-    return replace(info, **told, simulated=True, shareable_text=True, shareable_images=True)
+    return replace(info, **told, credentialed=False, simulated=True, shareable_text=True, shareable_images=True)
 
 
 class Funnel:

@@ -65,16 +65,19 @@ class Run:
         self.path.mkdir(parents=True, exist_ok=True)
         self._started = time.time()
         self._notes: dict[str, Any] = {}
+        self._figures: list[dict[str, Any]] = []  # shown and without pixels: the gate lets them pass
         self._inherited: dict[str, dict[str, Any]] = {}
 
     def note(self, **facts: Any) -> None:
         """Add facts to `run.json`: `data_hash=...`, `cohort={...}`, `device=...`."""
         self._notes.update(facts)
 
-    def note_cohort(self, cohort: Any) -> None:
-        """Record what the gate must know of a `cohorts.Cohort`: its name, licence and what may be shown."""
-        names = ("name", "title", "licence", "citation", *showing.PERMISSIONS)
-        self.note(cohort={name: getattr(cohort.info, name) for name in names}, data_hash=cohort.data_hash())
+    def note_cohort(self, cohort: Any, hashed: bool = True) -> None:
+        """Record what the gate must know of a `cohorts.Cohort`: its name, licence, what may be shown, and its hash."""
+        names = ("name", "title", "licence", "citation", "credentialed", *showing.PERMISSIONS)
+        self.note(cohort={name: getattr(cohort.info, name) for name in names})
+        if hashed:
+            self.note(data_hash=cohort.data_hash())
 
     def inherit(self, reference: str) -> dict[str, Any]:
         """Take cohort facts and data hash over from an upstream run; returns that run's `run.json`.
@@ -107,7 +110,23 @@ class Run:
     @property
     def shows_images(self) -> bool:
         """Whether pixels of this run's cohort may be shown; not unless its loader said so."""
-        return (self._notes.get("cohort") or {}).get("shareable_images") is True
+        return showing.permitted(self._notes.get("cohort"))["shareable_images"]
+
+    def counts(self, table: "pd.DataFrame", *columns: Any, **how: Any) -> "pd.DataFrame":
+        """A table of counts to show: small ones are hidden where the cohort is credentialed.
+
+        `columns` and `how` as in `showing.without_small_counts`.
+        """
+        return showing.without_small_counts(table, columns, **how) if self.credentialed else table
+
+    def count(self, number: int) -> int | str:
+        """A count to print; a small one is hidden where the cohort is credentialed."""
+        return showing.HIDDEN if self.credentialed and 0 < number < showing.SMALL else number
+
+    @property
+    def credentialed(self) -> bool:
+        """Whether any cohort of the run is for credentialed people only."""
+        return showing.permitted(self._notes.get("cohort"))["credentialed"]
 
     def show(
         self, figure: "Figure | Axes", *, pixels: bool | None = None, cohort: dict[str, Any] | None = None
@@ -126,16 +145,17 @@ class Run:
             `cohort` of the `run.json` that the figure shows, where a run shows several.
         """
         import matplotlib.pyplot as plt
-        from IPython.display import display
 
         figure = figure.figure
-        permitted = self.shows_images if cohort is None else cohort.get("shareable_images") is True
-        if (showing.holds_pixels(figure) if pixels is None else pixels) and not permitted:
+        permitted = self.shows_images if cohort is None else showing.permitted(cohort)["shareable_images"]
+        pixels = showing.holds_pixels(figure) if pixels is None else pixels
+        if pixels and not permitted:
             print("this source's images are not shown")
         else:
             if self._simulated if cohort is None else cohort.get("simulated"):
                 showing.simulated_mark(figure)
-            display(figure)
+            shown = showing.display_figure(figure)
+            self._figures += [shown] if shown and not pixels else []
         plt.close(figure)
 
     def provenance(self) -> dict[str, Any]:
@@ -153,6 +173,7 @@ class Run:
             "resumed": self.resumed,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "seconds": round(time.time() - self._started, 1),
+            "figures": self._figures,
             **self._notes,
         }
 
@@ -244,12 +265,13 @@ class Run:
         if picture and not self.shows_images:
             raise DataError("The data are not marked shareable_images: set publish to an empty name.")
         target = paths.resolve("book/results") / name
-        rows = {caption: showing.records(caption, table, self.shows_images) for caption, table in tables.items()}
+        allowed = self.shows_images
+        rows = {caption: showing.records(caption, self.counts(table), allowed) for caption, table in tables.items()}
         record = {"title": title or name, "text": text, "notes": list(notes), **rows}
         write_json(target.with_suffix(".json"), {**record, **read_json(self.path / "run.json")})
         if csv is not None:
-            showing.records("csv", csv, self.shows_images)
-            files.write_csv(target.with_suffix(".csv"), csv)
+            showing.records("csv", csv, allowed)
+            files.write_csv(target.with_suffix(".csv"), self.counts(csv))
         if picture:
             with files.atomic_path(target.with_suffix(".png")) as temporary:
                 shutil.copyfile(self.path / picture, temporary)

@@ -1,20 +1,38 @@
-"""What a run may show and publish: what its cohort permits, and the stamp on figures of simulated data.
+"""What a run may show and publish: what its cohort permits, counts that are too small, and figures.
 
 What is not said is not allowed. `workflow.publish.gate` asks the same of every executed notebook once more.
 """
 
+import hashlib
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pkd_utils.runs.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
 
 PERMISSIONS = ("simulated", "shareable_text", "shareable_images")
 IDENTIFIERS = {"image_id", "study_id", "patient_id", "subject_id", "dicom_id"}
 """Columns that make a table one of patients' rows, not of results."""
+SMALL, HIDDEN = 10, "hidden"
+COUNTED = {"images", "patients", "studies", "reports", "rows", "cases", "lesions", "volumes", "boxes", "known"}
+COUNTED |= {"positive", "positives", "negative", "truncated", "empty", "unlabelled"}
+"""Words in the names of columns that count people or what belongs to them; so do columns named by a split alone."""
+SPLITS = {"train", "validate", "test", "evaluate", "inner", "available"}
+
+
+def permitted(cohort: dict[str, Any] | None) -> dict[str, bool]:
+    """What the facts of a cohort permit: `credentialed`, and `PERMISSIONS`, none of them where it is credentialed.
+
+    A cohort that says nothing at all is held to be credentialed.
+    """
+    said = {name: (cohort or {}).get(name) is True for name in PERMISSIONS}
+    credentialed = (cohort or {}).get("credentialed", not any(said.values())) is not False
+    return {"credentialed": credentialed} | {name: value and not credentialed for name, value in said.items()}
 
 
 def joint_cohort(cohorts: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
@@ -26,14 +44,103 @@ def joint_cohort(cohorts: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
 
     Returns
     -------
-    dict: name, title, licence, citation (joined), simulated (all are), shareable_text, shareable_images (all permit)
+    dict: name, title, licence, citation (joined), credentialed (any is), simulated (all are), shareable_text,
+    shareable_images (all permit)
     """
     parts = [cohort or {} for cohort in cohorts]
     joined = {
         key: "; ".join(dict.fromkeys(str(part[key]) for part in parts if part.get(key)))
         for key in ("name", "title", "licence", "citation")
     }
-    return joined | {key: bool(parts) and all(part.get(key) is True for part in parts) for key in PERMISSIONS}
+    allowed = [permitted(part) for part in parts]
+    joined["credentialed"] = any(one["credentialed"] for one in allowed)
+    return joined | {key: bool(parts) and all(one[key] for one in allowed) for key in PERMISSIONS}
+
+
+def is_count(name: Any) -> bool:
+    """Whether a column of this name counts people or what belongs to them."""
+    words = set(re.findall("[a-z]+", str(name).lower()))
+    return bool(COUNTED & words or (words and words <= SPLITS))
+
+
+def _to_hide(values: "np.ndarray", of: "np.ndarray | None", steps: bool) -> "np.ndarray":
+    """Which counts of one column tell of fewer than `SMALL`, themselves or by a difference to what is shown."""
+    import numpy as np
+
+    hide = (values > 0) & (values < SMALL)
+    if of is not None:
+        return hide | ((of - values > 0) & (of - values < SMALL))
+    if steps:
+        seen: list[float] = []
+        for row, value in enumerate(values):
+            hide[row] |= any(0 < abs(value - other) < SMALL for other in seen)
+            seen += [] if hide[row] else [value]
+        return hide
+    for row in np.argsort(
+        values, kind="stable"
+    ):  # the whole is known: what is hidden must stay at least two, and large
+        if hide.any() and (hide.sum() < 2 or values[hide].sum() < SMALL) and values[row] > 0:
+            hide[row] = True
+    return hide
+
+
+def without_small_counts(
+    table: "pd.DataFrame",
+    columns: Sequence[Any] = (),
+    *,
+    by: Sequence[str] = (),
+    of: Any = None,
+    steps: bool = False,
+    derived: Sequence[str] = (),
+) -> "pd.DataFrame":
+    """A table for people to read, with `HIDDEN` in place of counts below `SMALL` and of those that would tell them.
+
+    Parameters
+    ----------
+    table : DataFrame
+    columns : list, optional
+        Columns of counts; by default those that `is_count` knows by their names.
+    by : list of str
+        Columns or index levels within which the rows are the parts of a whole: where one count is hidden, the next
+        larger ones are too, until the whole tells no small count.
+    of : number or column, optional
+        Instead, what every single count is a part of: the rest is a count as well.
+    steps : bool
+        Instead, rows are the steps of a funnel, and a small difference to any step above is a count as well.
+    derived : list of str
+        Columns computed from the counts, hidden wherever a count of the row is.
+    """
+    import numpy as np
+
+    whole = table.select_dtypes("number").apply(lambda values: bool((values.dropna() % 1 == 0).all()))
+    names = list(columns) or [name for name in whole.index[whole.astype(bool)] if is_count(name)]
+    keys = [table[key] if key in table else table.index.get_level_values(key) for key in by]
+    group = table.groupby(keys, sort=False).ngroup().to_numpy() if keys else np.zeros(len(table), int)
+    hidden = np.zeros((len(table), len(names)), dtype=bool)
+    for part in np.unique(group):
+        for at, name in enumerate(names):
+            whole = None if of is None else np.broadcast_to(table.get(of, of), len(table))[group == part]
+            values = table[name].to_numpy(float)[group == part]
+            hidden[group == part, at] = _to_hide(values, whole, steps)
+    shown = table.copy()
+    for name, hide in [*zip(names, hidden.T, strict=True), *((name, hidden.any(axis=1)) for name in derived)]:
+        if hide.any():
+            shown[name] = [HIDDEN if gone else value for gone, value in zip(hide, table[name], strict=True)]
+    return shown
+
+
+def display_figure(figure: "Figure") -> dict[str, Any]:
+    """Display a figure as a PNG; returns the file's SHA-256 and the texts in it, by which the gate knows it again."""
+    from IPython.core.pylabtools import print_figure
+    from IPython.display import display
+    from matplotlib.text import Text
+
+    png = print_figure(figure, "png", bbox_inches="tight")
+    if png is None:  # an empty figure
+        return {}
+    display({"image/png": png, "text/plain": repr(figure)}, raw=True)
+    texts = sorted({text.get_text() for text in figure.findobj(Text) if text.get_text()})
+    return {"sha256": hashlib.sha256(png).hexdigest(), "texts": texts}
 
 
 def simulated_mark(figure: "Figure") -> "Figure":

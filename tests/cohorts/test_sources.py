@@ -12,7 +12,7 @@ from PIL import Image
 from pkd_utils.cohorts import SOURCES, checks, load_cohort
 from pkd_utils.cohorts.folds import patient_folds
 from pkd_utils.cohorts.openi import label_table
-from pkd_utils.cohorts.table import CORNERS, IMAGE_COLUMNS
+from pkd_utils.cohorts.table import CORNERS, IMAGE_COLUMNS, CohortInfo
 from pkd_utils.runs.errors import DataError
 from tests.cohorts import fixtures
 from tests.cohorts.cbis_fixtures import ROWS, csv_paths
@@ -283,9 +283,15 @@ def test_simulated_data_is_marked_and_not_called_by_the_sources_name(name, tree)
     cohort = load_cohort(name, tree)
     info = cohort.info
     assert info.simulated and info.shareable_text and info.shareable_images and info.splits == real.splits
+    assert real.credentialed is (name != "cbis_mass") and not info.credentialed
     assert info.title.startswith("Simulated ") and "in the layout of" in info.title and "SIMULATED" in repr(cohort)
     assert info.licence != real.licence and info.citation != real.citation
     assert cohort.funnel["paper"].isna().all() or name == "cbis_mass"
+
+
+def test_credentialed_data_are_never_shareable():
+    with pytest.raises(DataError, match="nothing of them is shareable"):
+        CohortInfo("x", "X", "licence", "nobody", credentialed=True, shareable_images=True)
 
 
 def test_real_and_simulated_folders_do_not_mix(tmp_path):
@@ -459,7 +465,7 @@ def test_openi_labels_and_text(openi):
     assert values.loc["CXR3"].tolist() == [0, 0, 0, 0, 1]
     assert cohort.privileged.loc["CXR1", "text"] == "Made up.\nNormal chest."
     assert cohort.funnel["rows"].tolist()[:3] == [6, 5, 4]
-    assert not cohort.info.shareable_text
+    assert not cohort.info.shareable_text and not cohort.info.shareable_images
     assert load_cohort("openi", openi, sections=("impression",)).privileged.index.tolist() == ["CXR1", "CXR2", "CXR3"]
 
 

@@ -1,5 +1,6 @@
 """What a notebook's four calls write, show and refuse."""
 
+import hashlib
 import json
 
 import matplotlib.pyplot as plt
@@ -14,7 +15,8 @@ from tests.runs.test_run import given, project  # noqa: F401  (a fixture)
 
 SIMULATED = {"title": "Toys", "simulated": True, "shareable_text": True, "shareable_images": True}
 OPEN = {"title": "Open films", "licence": "CC0", "simulated": False, "shareable_text": True, "shareable_images": True}
-CREDENTIALED = {"title": "Real films", "licence": "PhysioNet", "simulated": False}
+CREDENTIALED = {"title": "Real films", "licence": "PhysioNet", "simulated": False, "credentialed": True}
+H = showing.HIDDEN
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def run(project):  # noqa: F811
 def shown(monkeypatch):
     """Figures that a notebook would display."""
     seen = []
-    monkeypatch.setattr("IPython.display.display", seen.append)
+    monkeypatch.setattr(showing, "display_figure", lambda figure: seen.append(figure) or {"sha256": f"{len(seen)}"})
     return seen
 
 
@@ -99,6 +101,76 @@ def test_pixels_are_hidden_unless_the_cohort_permits(run, shown, capsys, cohort)
     run.show(plt.figure())
     run.show(picture(), pixels=False)
     assert len(shown) == 2, "a plot, and a table of numbers drawn in colours"
+    assert [figure["sha256"] for figure in run.provenance()["figures"]] == ["1", "2"]
+
+
+def test_pictures_that_may_be_shown_are_no_figures_for_everybody(run, shown):
+    run.note(cohort=OPEN)
+    run.show(picture())
+    run.show(plt.figure())
+    assert [figure["sha256"] for figure in run.provenance()["figures"]] == ["2"]
+
+
+def test_a_displayed_figure_is_known_again_by_its_hash_and_texts(monkeypatch):
+    seen = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: seen.append(data))
+    figure, ax = plt.subplots()
+    ax.set(xlabel="AUROC", title="Edema")
+    marked = showing.display_figure(figure)
+    assert marked["sha256"] == hashlib.sha256(seen[0]["image/png"]).hexdigest()
+    assert {"AUROC", "Edema"} <= set(marked["texts"]) and seen[0]["text/plain"].startswith("<Figure size")
+    assert showing.display_figure(plt.figure()) == {}
+    plt.close("all")
+
+
+# --- small counts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "how", "expected"),
+    [
+        ([40, 50], {}, [40, 50]),
+        ([0, 50], {}, [0, 50]),
+        ([4, 50, 12], {}, [H, 50, H]),  # the whole minus 50 and 12 would be 4
+        ([1, 1, 50, 70], {}, [H, H, H, 70]),  # two hidden ones that sum to 2 are both 1
+        ([4, 5, 6, 50], {}, [H, H, H, 50]),
+        ([4, 95], {"of": 104}, [H, H]),  # 95 of 104 says 9
+        ([0, 104, 50], {"of": 104}, [0, 104, 50]),
+        ([100, 95, 80, 3], {"steps": True}, [100, H, 80, H]),
+        ([100, 92, 91], {"steps": True}, [100, H, H]),  # both are told by the first
+        ([5], {}, [H]),
+    ],
+)
+def test_small_counts_are_hidden_with_those_that_tell_them(values, how, expected):
+    table = pd.DataFrame({"patients": values, "share": 0.5})
+    shown = showing.without_small_counts(table, derived=["share"], **how)
+    assert shown["patients"].tolist() == expected
+    assert shown["share"].tolist() == [H if value == H else 0.5 for value in expected]
+    assert table["patients"].tolist() == values, "the table itself stays as it is"
+
+
+def test_small_counts_within_groups_by_the_names_of_columns():
+    table = pd.DataFrame({"task": ["a", "a", "b", "b"], "images": [3, 40, 50, 60], "test_rows_auroc": [0.1, 2, 3, 4]})
+    shown = showing.without_small_counts(table.set_index("task"), by=["task"])
+    assert shown["images"].tolist() == [H, H, 50, 60] and shown["test_rows_auroc"].tolist() == [0.1, 2, 3, 4]
+    grouped = pd.DataFrame({("images", "train"): [3, 40, 50], ("auroc", "train"): [1, 2, 3]})
+    assert showing.without_small_counts(grouped)["images", "train"].tolist() == [H, H, 50]
+
+
+@pytest.mark.parametrize(("cohort", "hidden"), [(CREDENTIALED, True), (OPEN, False), (SIMULATED, False), (None, True)])
+def test_counts_of_a_run_are_hidden_where_its_cohort_is_credentialed(run, cohort, hidden):
+    run.note(cohort=cohort)
+    table = pd.DataFrame({"patients": [4, 50, 60]})
+    assert (run.counts(table)["patients"].tolist() == [H, H, 60]) is hidden
+    assert (run.count(4), run.count(10)) == ((H if hidden else 4), 10)
+
+
+@pytest.mark.parametrize("facts", [OPEN, SIMULATED])
+def test_a_credentialed_cohort_permits_nothing(facts):
+    permitted = showing.permitted(facts | {"credentialed": True})
+    assert permitted == {"credentialed": True} | dict.fromkeys(showing.PERMISSIONS, False)
+    assert showing.joint_cohort([facts, {**facts, "credentialed": True}])["credentialed"] is True
+    assert showing.joint_cohort([facts, facts])["credentialed"] is False
 
 
 def test_a_run_of_several_cohorts_shows_what_all_permit(project, shown):  # noqa: F811
@@ -141,6 +213,15 @@ def test_publish_writes_results_with_their_record(run):
     record = json.loads((results / "toy.json").read_text())
     assert record["title"] == "toy" and record["reference"] == run.reference and record["notes"] == ["few"]
     assert record["by label"] == [{"label": "a", "auc_mean": 0.6, "auc_count": 2}]
+
+
+def test_published_tables_hide_small_counts_of_credentialed_cohorts(run):
+    run.note(cohort=CREDENTIALED)
+    run.save({"v.json": {}})
+    run.publish("toy", {"by label": pd.DataFrame({"patients": [4, 20, 30]})}, csv=pd.DataFrame({"images": [3, 90]}))
+    record = json.loads((paths.resolve("book/results") / "toy.json").read_text())
+    assert [row["patients"] for row in record["by label"]] == [H, H, 30]
+    assert pd.read_csv(paths.resolve("book/results") / "toy.csv")["images"].tolist() == [H, H]
 
 
 def test_publish_refuses_rows_of_patients_and_pictures(run):

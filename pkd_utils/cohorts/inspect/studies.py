@@ -43,6 +43,7 @@ INFO = CohortInfo(
     title="INSPECT",
     licence="Stanford University Dataset Research Use Agreement",
     citation="Huang et al., arXiv 2311.10798 (2023)",
+    credentialed=True,
 )
 _OF_RELEASE = {False: "paper = the release's count", True: ""}  # whether simulated: then no count stands beside it
 _SPLITS = {"train": "train", "valid": "validate", "test": "test"}  # the release's names to ours
