@@ -19,8 +19,7 @@ import torch
 
 # isort: split
 from pkd_utils.distillation.loss import masked_bce
-from pkd_utils.distillation.text_teacher.fit import length_bucketed_batches
-from pkd_utils.distillation.text_teacher.model import TextTeacher, TextTeacherConfig
+from pkd_utils.distillation.text_teacher import TextTeacher, TextTeacherConfig, length_bucketed_batches
 from pkd_utils.encoders.texts import lower_states
 from pkd_utils.runs import files  # before transformers: see pkd_utils.runs.torchvision_cpu
 from pkd_utils.runs.machine import device_name

@@ -13,13 +13,15 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from pkd_utils.distillation.loop import Loop
 from pkd_utils.distillation.text_teacher import (
+    TextTeacher,
     TextTeacherConfig,
+    TextTraining,
     check_label_names_removed,
     encode_teacher_texts,
+    first_token_block,
     fit_text_teacher,
+    length_bucketed_batches,
 )
-from pkd_utils.distillation.text_teacher.fit import TextTraining, length_bucketed_batches
-from pkd_utils.distillation.text_teacher.model import TextTeacher, first_token_block
 from pkd_utils.encoders import texts as text_encoding
 from pkd_utils.encoders.bert import load_bert
 from pkd_utils.runs.errors import DataError

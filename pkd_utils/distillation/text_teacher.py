@@ -1,64 +1,71 @@
-"""Fit a text teacher: what it may read, its training, and what it leaves behind."""
+"""The text teacher: a BERT-type encoder fine-tuned on reports to predict the image's labels (f_t of equation (1)).
+
+Baur et al. fine-tune PubMedBERT on MIMIC-CXR reports "excluding label names" (AUROC 0.99). Here the encoder is any
+local folder in Hugging Face layout, and `trainable_layers` says how much moves: all of it as in the paper (-1), or the
+last k blocks, in which case the frozen blocks below run once per report and every seed reuses what they produced.
+"""
 
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 from safetensors.torch import save_file
+from torch import nn
 
 from pkd_utils.cohorts.label_terms import surviving_terms
 from pkd_utils.distillation.loop import CHECKPOINT, Loop, private_randomness
 from pkd_utils.distillation.loss import masked_bce
 from pkd_utils.distillation.rows import check_rows
-from pkd_utils.distillation.text_teacher.model import TextTeacher, TextTeacherConfig
+from pkd_utils.distillation.students import one_query
+from pkd_utils.encoders.bert import load_bert, split_encoder
 from pkd_utils.encoders.texts import EncodedTexts, lower_states
 from pkd_utils.runs import files
+from pkd_utils.runs.checked import config as checked_config
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.machine import autocast
+from pkd_utils.runs.machine import Device, autocast
 from pkd_utils.statistics.metrics import macro_auroc
 
+DROPOUT = 0.1  # on the pooled vector, before the head
 WEIGHT_DECAY = 0.01
 WARMUP = 0.1  # part of all steps in which the rates rise linearly; they then fall linearly to zero
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
+@checked_config
+class TextTeacherConfig:
+    """How a text teacher is trained; of all this the paper states only that the encoder is fine-tuned."""
+
+    encoder: str  # local Hugging Face folder (the paper: PubMedBERT); its bytes, not its path, identify a teacher
+    trainable_layers: int = Field(-1, ge=-1)  # -1: all, embeddings too, as in the paper; k: the last k blocks; 0: none
+    pooling: Literal["cls", "mean"] = "mean"  # the first token, or the mean over a report's tokens
+    max_tokens: int = Field(256, ge=3)  # longer reports are cut here; the result says how many were
+    epochs: int = Field(5, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(5e-5, gt=0)  # peak rate of AdamW for the encoder
+    head_learning_rate: float = Field(1e-3, gt=0)  # and for the linear head
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: under autocast
+    device: Annotated[Device, Field(validate_default=True)] = "auto"  # no part of a teacher's identity
+
+
 @dataclass
 class TextTeacherResult:
-    """A trained teacher: its frozen logits for every report, and how it got there.
+    """A trained teacher: its frozen logits for every report, and how it got there."""
 
-    Attributes
-    ----------
-    logits : pd.DataFrame
-        One row a report (index of `texts`), one float32 column a label, from the epoch with the best validation AUROC.
-    history : pd.DataFrame
-        epoch, train_loss, validate_auroc (macro).
-    counts : dict
-        reports; truncated (cut at max_tokens); empty (no words left); unlabelled (training rows without any label).
-    """
-
-    logits: pd.DataFrame
-    history: pd.DataFrame
-    counts: dict[str, int]
-    best_epoch: int
+    logits: pd.DataFrame  # a row a report (index of `texts`), a float32 column a label, of the best epoch
+    history: pd.DataFrame  # epoch, train_loss, validate_auroc (macro)
+    counts: dict[str, int]  # reports, truncated (cut at max_tokens), empty (no words left), unlabelled (in training)
+    best_epoch: int  # the first with the highest validation AUROC
 
 
 def check_label_names_removed(texts: pd.Series, labels: list[str]) -> None:
     """Refuse reports that still name a label: the paper's teacher reads reports "excluding label names".
 
-    Parameters
-    ----------
-    texts : pd.Series of str
-    labels : list of str
-        Keys of `cohorts.label_terms.LABEL_TERMS`.
-
-    Raises
-    ------
-    DataError
-        If a term of any label is left; the message gives positions, never words.
+    `labels` are keys of `cohorts.label_terms.LABEL_TERMS`. The message gives positions, never words.
     """
     named = [position for position, text in enumerate(texts) if surviving_terms(text, labels)]
     if named:
@@ -119,18 +126,18 @@ def fit_text_teacher(
         loop = training.loop
         loop.run(training.batches, training.losses, training.validate, f"text teacher of seed {seed}")
     loop.restore_best()
-    counts = {
-        "reports": len(texts),
-        "truncated": encoded.truncated,
-        "empty": encoded.empty,
-        "unlabelled": int((split == "train").sum()) - len(training.rows),
-    }
+    counts = {"reports": len(texts), "truncated": encoded.truncated, "empty": encoded.empty,
+              "unlabelled": int((split == "train").sum()) - len(training.rows)}  # fmt: skip
     logits = pd.DataFrame(training.predict(np.arange(len(texts))), columns=targets.columns, index=texts.index)
     history = pd.DataFrame(loop.history)[["epoch", "train_loss", "validate_auroc"]]
     result = TextTeacherResult(logits, history, counts, loop.best_epoch)
     with files.atomic_path(folder / "teacher.safetensors") as temporary:
         save_file({n: v.cpu().contiguous() for n, v in loop.best.items()}, temporary, metadata={"identity": identity})
-    _write_result(result, folder, identity, config, seed)
+    files.write_parquet(folder / "logits.parquet", result.logits)
+    files.write_csv(folder / "history.csv", result.history)
+    settings = {**asdict(config), "encoder": Path(config.encoder).name}
+    facts = {"identity": identity, "seed": seed, "config": settings, "counts": counts, "best_epoch": loop.best_epoch}
+    files.write_json(folder / "teacher.json", facts)  # last: it marks the teacher finished
     loop.path.unlink(missing_ok=True)
     return result
 
@@ -139,6 +146,58 @@ def encode_teacher_texts(texts: pd.Series, config: TextTeacherConfig, cache: str
     """`texts.lower_states` with a teacher's settings; every seed may share the answer."""
     layers, device = config.trainable_layers, torch.device(config.device)
     return lower_states(list(texts), config.encoder, layers, config.max_tokens, config.precision, device, cache=cache)
+
+
+class TextTeacher(nn.Module):
+    """Encoder (frozen below, trainable above), pooling, dropout and a linear head of one logit a label."""
+
+    def __init__(self, config: TextTeacherConfig, n_labels: int):
+        super().__init__()
+        self.pooling = config.pooling
+        self.lower, self.blocks = split_encoder(load_bert(config.encoder)[0], config.trainable_layers)
+        self.lower_trains = config.trainable_layers == -1
+        self.lower.requires_grad_(self.lower_trains)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.head = nn.Linear(self.lower.config.hidden_size, n_labels)
+
+    def train(self, mode: bool = True) -> "TextTeacher":
+        """As `nn.Module.train`, but a frozen lower part stays in evaluation mode."""
+        super().train(mode)
+        self.lower.train(mode and self.lower_trains)
+        return self
+
+    def forward(self, inputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, L) int64 tokens or (B, L, D) states below the blocks, and a (B, L) bool mask -> (B, labels) logits."""
+        states = inputs
+        if not inputs.is_floating_point():
+            states = self.lower(input_ids=inputs, attention_mask=mask.long()).last_hidden_state
+        blocks = list(self.blocks)
+        if self.pooling == "cls" and blocks:
+            last = blocks.pop()
+        for block in blocks:
+            states = block(states, mask[:, None, None, :])
+        if self.pooling == "cls":
+            pooled = (first_token_block(last, states, mask) if self.blocks else states[:, 0]).float()
+        else:
+            weights = mask[:, :, None].float()
+            pooled = (states.float() * weights).sum(1) / weights.sum(1)
+        return self.head(self.dropout(pooled)).float()
+
+
+def first_token_block(block: nn.Module, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Output (B, D) of a block of BERT, RoBERTa or ELECTRA at the first token alone, exactly: see `one_query`.
+
+    `states` (B, L, D) enter the block; `mask` (B, L) is True for tokens of the report.
+    """
+    attention = block.attention.self
+    split = (attention.num_attention_heads, attention.attention_head_size)
+    first = states[:, :1]
+    query = attention.query(first)[:, 0].unflatten(-1, split)
+    key, value = (part.weight.unflatten(0, split) for part in (attention.key, attention.value))
+    bias = attention.value.bias.unflatten(0, split)
+    mixed = one_query(query, states, key, value, bias, mask, attention.dropout, divisor=split[1] ** 0.5)
+    context = block.attention.output(mixed.flatten(1)[:, None].to(first.dtype), first)
+    return block.feed_forward_chunk(context)[:, 0]
 
 
 class TextTraining:
@@ -210,10 +269,7 @@ def _torch_seed(seed: int, epoch: int) -> int:
 def length_bucketed_batches(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Random batches of reports of similar length: shuffle, sort by length within 50 batches' worth, shuffle batches.
 
-    Returns
-    -------
-    list of np.ndarray
-        Positions into `lengths`; together every position once.
+    Batches are positions into `lengths`; together they hold every position once.
     """
     order = rng.permutation(len(lengths))
     pool = 50 * batch_size
@@ -245,31 +301,11 @@ def _identity(
     encoded: EncodedTexts, targets: pd.DataFrame, split: pd.Series, config: TextTeacherConfig, seed: int
 ) -> str:
     """Hash of everything the result depends on, except the device."""
-    settings = {name: value for name, value in asdict(config).items() if name not in ("encoder", "device")}
-    return files.hash_params(
-        {
-            "encoded": encoded.identity,
-            "labels": [str(label) for label in targets.columns],
-            "targets": pd.util.hash_pandas_object(targets.astype(float)).to_numpy().tolist(),
-            "split": split.fillna("").astype(str).tolist(),
-            "config": settings,
-            "seed": seed,
-        }
-    )
-
-
-def _write_result(result: TextTeacherResult, folder: Path, identity: str, config: TextTeacherConfig, seed: int) -> None:
-    """Write the teacher's files; teacher.json comes last and marks it finished."""
-    files.write_parquet(folder / "logits.parquet", result.logits)
-    files.write_csv(folder / "history.csv", result.history)
-    facts = {
-        "identity": identity,
-        "seed": seed,
-        "config": {**asdict(config), "encoder": Path(config.encoder).name},
-        "counts": result.counts,
-        "best_epoch": result.best_epoch,
-    }
-    files.write_json(folder / "teacher.json", facts)
+    facts = {"encoded": encoded.identity, "labels": [str(label) for label in targets.columns], "seed": seed}
+    facts["targets"] = pd.util.hash_pandas_object(targets.astype(float)).to_numpy().tolist()
+    facts["split"] = split.fillna("").astype(str).tolist()
+    facts["config"] = {name: value for name, value in asdict(config).items() if name not in ("encoder", "device")}
+    return files.hash_params(facts)
 
 
 def _read_result(folder: Path, identity: str, index: pd.Index) -> TextTeacherResult | None:
