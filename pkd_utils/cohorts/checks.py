@@ -45,15 +45,15 @@ def require_columns(table: pd.DataFrame, columns: Sequence[str], file: Path) -> 
         )
 
 
-def read_csv(path: Path, columns: Sequence[str], where: str, usecols: Sequence[str] | None = None) -> pd.DataFrame:
+def read_csv(path: Path, columns: Sequence[str], where: str, only: bool = False) -> pd.DataFrame:
     """Read a CSV (plain or .gz) or TSV with every field as a string; empty fields are NaN and 'NA' stays text.
 
-    Spaces around the names of columns go. `columns` must be there; `usecols` are the only ones read (those that exist),
-    to save memory on large tables; `where` says in the error message where to get the file.
+    Spaces around the names of columns go. `columns` must be there; with `only` no others are read, to save memory on
+    large tables; `where` says in the error message where to get the file.
     """
     require_file(path, where)
     kind, separator = ("TSV", "\t") if path.suffix == ".tsv" else ("CSV", ",")
-    wanted = None if usecols is None else lambda name: name.strip() in usecols
+    wanted = (lambda name: name.strip() in columns) if only else None
     try:
         header = pd.read_csv(path, sep=separator, nrows=0).rename(columns=str.strip)
         require_columns(header, columns, path)

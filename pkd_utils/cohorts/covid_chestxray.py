@@ -31,15 +31,10 @@ ALIASES = {
     "pO2 saturation": "pO2_saturation",
 }
 YES_NO = (  # columns that hold Y or N, and can be labels under their own names
-    "went_icu",
-    "in_icu",
-    "intubated",
-    "intubation_present",
-    "needed_supplemental_O2",
-    "extubated",
-    "survival",
+    *("went_icu", "in_icu", "intubated", "intubation_present", "needed_supplemental_O2", "extubated", "survival"),
     "RT_PCR_positive",
 )
+SOURCE_OF = {"death": "survival", "COVID-19": "finding"}  # labels that are read from a column of another name
 LABELS = (*YES_NO, "death", "COVID-19")
 DEFAULT_LABELS = ("went_icu", "in_icu", "intubated", "death", "COVID-19")
 FRONTAL_VIEWS = ("PA", "AP", "AP Supine", "AP semi erect", "AP Erect")
@@ -94,15 +89,12 @@ def load(
     """
     file = root / "metadata.csv"
     table = read_csv(file, [], WHERE).rename(columns=ALIASES)
-    sources = {"death": "survival", "COVID-19": "finding"}
-    needed = [sources.get(label, label) for label in labels]
     required = ["patientid", "finding", "view", "modality", "filename", "license", "clinical_notes"]
-    require_columns(table, list(dict.fromkeys([*required, *needed])), file)
+    require_columns(table, [*required, *(SOURCE_OF.get(label, label) for label in labels)], file)
     check_filled(table, ["filename"], file)
     table = table.rename(columns={"filename": "image_id", "patientid": "patient_id", "license": "licence"})
-    for column in ("folder", "age", "sex", "location", "url"):
-        if column not in table.columns:  # absent from older versions
-            table[column] = "images" if column == "folder" else np.nan
+    absent = {"folder": "images"} | dict.fromkeys(("age", "sex", "location", "url"), np.nan)  # from older versions
+    table = table.assign(**{column: value for column, value in absent.items() if column not in table.columns})
     check_patient_ids(table, file.name)
 
     funnel = Funnel()
@@ -129,30 +121,23 @@ def load(
         funnel.step("with a clinical note (others kept)", table[~without])
     table = table.reset_index(drop=True)
 
-    values, notes = _label_values(table, labels)
-    ages = pd.to_numeric(table["age"], errors="coerce")
-    images = pd.DataFrame(
-        {
-            "image_id": table["image_id"],
-            "patient_id": table["patient_id"],
-            "study_id": table["image_id"],
-            "path": "images/" + table["image_id"],
-            "split": np.nan,
-            "view": table["view"],
-        }
-    )
-    images = pd.concat([images, values, ages.rename("age")], axis=1)
-    images = pd.concat([images, table[["sex", "finding", "location", "licence", "url"]]], axis=1)
+    images = table[["image_id", "patient_id"]].assign(study_id=table["image_id"], path="images/" + table["image_id"])
+    images = images.assign(split=np.nan, view=table["view"])
     for label in labels:
-        funnel.step(f"label known: {label}", images[images[label].notna()], note=notes[label])
+        source = table[SOURCE_OF.get(label, label)]
+        images[label] = _label_values(source, label)
+        lost = source[images[label].isna()].fillna("empty").value_counts()
+        note = "" if lost.empty else "missing: " + ", ".join(f"{value} {count}" for value, count in lost.items())
+        funnel.step(f"label known: {label}", images[images[label].notna()], note=note)
+    images["age"] = pd.to_numeric(table["age"], errors="coerce")
+    images = pd.concat([images, table[["sex", "finding", "location", "licence", "url"]]], axis=1)
 
     tables, box_table = [file], empty_boxes()
     if boxes:
         annotation = next((root / name for name in ANNOTATIONS if (root / name).is_file()), root / ANNOTATIONS[0])
         box_table = _lung_boxes(annotation, root, images)
         tables.append(annotation)
-        boxed = images[images["image_id"].isin(box_table["image_id"])]
-        funnel.step("with lung boxes", boxed)
+        funnel.step("with lung boxes", images[images["image_id"].isin(box_table["image_id"])])
     with_text = table.loc[table["text"] != "", ["image_id", "text"]].set_index("image_id")
     return Cohort(
         info=INFO,
@@ -166,22 +151,13 @@ def load(
     )
 
 
-def _label_values(table: pd.DataFrame, labels: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Return label columns (1, 0, NaN) and, for each label, a note that counts the values treated as missing."""
-    columns, notes = {}, {}
-    for label in labels:
-        if label == "COVID-19":
-            source = table["finding"]
-            parts = source.fillna("").str.split(r"\s*[,/]\s*", regex=True)
-            known = ~source.fillna("unknown").str.strip().str.lower().isin(UNKNOWN_FINDINGS)
-            columns[label] = parts.map(lambda names: float("COVID-19" in names)).where(known)
-        else:
-            source = table["survival" if label == "death" else label]
-            codes = {"Y": 0.0, "N": 1.0} if label == "death" else {"Y": 1.0, "N": 0.0}
-            columns[label] = source.map(codes)
-        lost = source[columns[label].isna()].fillna("empty").value_counts()
-        notes[label] = "" if lost.empty else "missing: " + ", ".join(f"{v} {n}" for v, n in lost.items())
-    return pd.DataFrame(columns, index=table.index).astype("float64"), notes
+def _label_values(source: pd.Series, label: str) -> pd.Series:
+    """1, 0 or NaN from the column that a label is read from."""
+    if label == "COVID-19":
+        parts = source.fillna("").str.split(r"\s*[,/]\s*", regex=True)
+        known = ~source.fillna("unknown").str.strip().str.lower().isin(UNKNOWN_FINDINGS)
+        return parts.map(lambda names: float("COVID-19" in names)).where(known).astype("float64")
+    return source.map({"Y": 0.0, "N": 1.0} if label == "death" else {"Y": 1.0, "N": 0.0}).astype("float64")
 
 
 def _lung_boxes(annotation: Path, root: Path, images: pd.DataFrame) -> pd.DataFrame:

@@ -32,16 +32,8 @@ _LARGE = (
     "upper limit|upper limits)"
 )
 _OPACITY = (
-    *(
-        "infiltrat*",
-        "air~space",
-        "consolidat*",
-        "consolid*",
-        "ground~glass",
-        "haz(y|e|iness)",
-        "alveolar (process|disease)",
-    ),
-    "whit(e|ing) ~out",
+    *("infiltrat*", "air~space", "consolidat*", "consolid*", "ground~glass", "haz(y|e|iness)"),
+    *("alveolar (process|disease)", "whit(e|ing) ~out"),
 )
 _NORMAL = (
     *("un~remarkable", "within {} limits", "wnl", "no {} (disease|process|change)", "no active disease"),
@@ -143,16 +135,8 @@ def _word(term: str) -> str:
 
 def _expression(term: str) -> str:
     """Turn a term of `Terms`' notation into a regular expression; see there."""
-    pieces = re.split(r"( \{\} | )", term)
-    result = []
-    for piece in pieces:
-        if piece == " {} ":
-            result.append(_FEW_WORDS)
-        elif piece == " ":
-            result.append(f"[{_JOIN}]+")
-        else:
-            result.append(_word(piece))
-    return "".join(result)
+    between = {" {} ": _FEW_WORDS, " ": f"[{_JOIN}]+"}
+    return "".join(between[p] if p in between else _word(p) for p in re.split(r"( \{\} | )", term))
 
 
 @lru_cache(maxsize=64)
@@ -161,26 +145,14 @@ def _pattern(labels: tuple[str, ...], synonyms: bool) -> re.Pattern:
     unknown = [label for label in labels if label not in LABEL_TERMS]
     if unknown or not labels:
         raise DataError(f"No terms are listed for label {', '.join(unknown)}; listed are {', '.join(LABEL_TERMS)}.")
-    terms = set()
-    for label in labels:
-        terms.update(LABEL_TERMS[label].names)
-        if synonyms:
-            terms.update(LABEL_TERMS[label].synonyms)
+    chosen = [LABEL_TERMS[label] for label in labels]
+    terms = {term for of_label in chosen for term in of_label.names + (of_label.synonyms if synonyms else ())}
     choices = "|".join(_expression(term) for term in sorted(terms, key=lambda term: (-len(term), term)))
     return re.compile(rf"(?<![^\W_])(?:{choices})(?![^\W_])", re.IGNORECASE)
 
 
 def surviving_terms(text: str, labels: Sequence[str], synonyms: bool = True) -> list[str]:
-    """Return the passages of `text` that name one of the labels, in order; empty if none does.
-
-    Parameters
-    ----------
-    text : str
-    labels : sequence of str
-        Keys of `LABEL_TERMS`.
-    synonyms : bool
-        Look for synonyms too, or for the names only.
-    """
+    """Return the passages of `text` that name one of the labels (keys of `LABEL_TERMS`), in order; [] if none does."""
     return [match[0] for match in _pattern(tuple(labels), synonyms).finditer(text)]
 
 
@@ -210,15 +182,11 @@ def remove_label_terms(text: str, labels: Sequence[str], replacement: str = "", 
     while pattern.search(text):
         text = pattern.sub(f" {replacement} ", text)
         if not replacement:
-            text = " ".join(sentence for sentence in _sentences(text) if not _is_empty(sentence))
+            # A sentence ends with a full stop, semicolon, colon, question or exclamation mark that ends a word.
+            text = " ".join(sentence for sentence in re.split(r"(?<=[.;:?!])\s+", text) if not _is_empty(sentence))
     text = re.sub(r"(?<!\S)[/,;:\-\u2010-\u2015]+(?!\S)", " ", text)  # marks that stood between two terms
     text = re.sub(r"\s+([.,;:])", r"\1", " ".join(text.split()))
     return text if not pattern.search(text) else remove_label_terms(text, labels, replacement, synonyms)
-
-
-def _sentences(text: str) -> list[str]:
-    """Split after a full stop, semicolon, colon, question or exclamation mark that ends a word."""
-    return [sentence for sentence in re.split(r"(?<=[.;:?!])\s+", text) if sentence.strip()]
 
 
 def _is_empty(sentence: str) -> bool:

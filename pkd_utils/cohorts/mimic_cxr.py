@@ -13,17 +13,9 @@ import pandas as pd
 from pydantic import Field
 
 from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
-from pkd_utils.cohorts.checks import (
-    as_numbers,
-    check_filled,
-    check_text,
-    check_unique,
-    check_values,
-    read_csv,
-    refuse,
-)
+from pkd_utils.cohorts.checks import as_numbers, check_filled, check_text, check_unique, check_values, read_csv, refuse
 from pkd_utils.cohorts.report_sections import read_reports
-from pkd_utils.cohorts.table import SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, source_info
+from pkd_utils.cohorts.table import SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, source_info, within
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://physionet.org/content/mimic-cxr-jpg/2.1.0/ (access is by credential)"
@@ -63,7 +55,7 @@ def load(
     mimic_iv_root: Path | str | None = None,
     ms_cxr_root: Path | str | None = None,
 ) -> Cohort:
-    """Index the images; reports are read when `privileged` is first asked for.
+    """Index the images; reports are read when `privileged` is first asked for. The paper states none of the options.
 
     Parameters
     ----------
@@ -71,17 +63,16 @@ def load(
         MIMIC-CXR-JPG: `files/`, `mimic-cxr-2.0.0-metadata.csv.gz`, `-split.csv.gz`, `-chexpert.csv.gz` or
         `-negbio.csv.gz` (these names stay 2.0.0 in release 2.1.0).
     views : tuple of str, optional
-        Values of ViewPosition to keep (an image without one is left out); None keeps all. The paper does not state
-        its views.
+        Values of ViewPosition to keep (an image without one is left out); None keeps all.
     labels : tuple of str
-        Some of `ALL_LABELS`. The paper does not state its labels.
+        Some of `ALL_LABELS`.
     labeller : {"chexpert", "negbio"}
         Which labeller's table to read. Labels hold for a study, so all its images share them.
     uncertain : {"ignore", "zero", "one", "ones-zeros"} or mapping
         What -1 (uncertain) becomes: NaN, 0, 1, or one of these by label ("ones-zeros": `ONES_ZEROS`; a mapping names
-        the policy of every label). Not stated in the paper.
+        the policy of every label).
     blank : {"zero", "ignore"}
-        What an empty field (not mentioned) becomes: 0 or NaN. Not stated in the paper.
+        What an empty field (not mentioned) becomes: 0 or NaN.
     sections : tuple of str
         Sections of the report that make the text; see `report_sections.report_text`.
     report_missing : {"raise", "drop", "keep"}
@@ -137,7 +128,7 @@ def load(
     privileged = read
     if report_missing == "drop":
         privileged = read(images)
-        images = images[privileged.index.get_indexer(images["study_id"]) >= 0]
+        images = images[within(images["study_id"], privileged.index)]
         funnel.step(f"report has text ({', '.join(sections)} or last paragraph)", images)
     images = images.reset_index(drop=True)
     for label in labels:
@@ -149,7 +140,6 @@ def load(
         box_table, note = _ms_cxr_boxes(file, root, images)
         tables.append(file)
         funnel.step("with MS-CXR boxes", images[images["image_id"].isin(box_table["image_id"])], note=note)
-    masks_root = root / "masks"
     return Cohort(
         info=info,
         root=root,
@@ -159,7 +149,7 @@ def load(
         funnel=funnel.table(),
         privileged_source=privileged,
         tables=tables,
-        masks_root=masks_root if masks_root.is_dir() else None,
+        masks_root=root / "masks" if (root / "masks").is_dir() else None,
     )
 
 
@@ -180,31 +170,24 @@ def _uncertain_policies(uncertain: str | Mapping[str, str], labels: tuple[str, .
 def _index(metadata: Path, split: Path) -> pd.DataFrame:
     """Join metadata and official split into the image table, without looking at the image tree."""
     columns = ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime"]
-    table = read_csv(metadata, columns, WHERE, usecols=columns)
+    table = read_csv(metadata, columns, WHERE, only=True)
     check_filled(table, columns[:3], metadata)
     check_unique(table, "dicom_id", metadata.name)
-    splits = read_csv(split, ["dicom_id", "split"], WHERE, usecols=["dicom_id", "split"])
+    splits = read_csv(split, ["dicom_id", "split"], WHERE, only=True)
     check_unique(splits, "dicom_id", split.name)
     check_values(splits, "split", SPLITS, split)
     table = table.merge(splits, on="dicom_id", how="left")
-    if table["split"].isna().any():
-        first = table.loc[table["split"].isna(), "dicom_id"].iloc[0]
+    lacking = table["dicom_id"][table["split"].isna()]
+    if len(lacking):
         raise DataError(
-            f"{split.name} has no row for {int(table['split'].isna().sum())} image(s) of {metadata.name}, the first is "
-            f"{first!r}; use files of one release."
+            f"{split.name} has no row for {len(lacking)} image(s) of {metadata.name}, the first is "
+            f"{lacking.iloc[0]!r}; use files of one release."
         )
-    subject, study = table["subject_id"], table["study_id"]
-    return pd.DataFrame(
-        {
-            "image_id": table["dicom_id"],
-            "patient_id": subject,
-            "study_id": study,
-            "path": "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + table["dicom_id"] + ".jpg",
-            "split": table["split"],
-            "view": table["ViewPosition"],
-            "study_datetime": _study_datetime(table, metadata),
-        }
-    )
+    dicom, subject, study = (table[name] for name in columns[:3])
+    images = pd.DataFrame({"image_id": dicom, "patient_id": subject, "study_id": study})
+    images["path"] = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + dicom + ".jpg"
+    images[["split", "view"]] = table[["split", "ViewPosition"]]
+    return images.assign(study_datetime=_study_datetime(table, metadata))
 
 
 def _study_datetime(table: pd.DataFrame, file: Path) -> pd.Series:
@@ -220,7 +203,7 @@ def _study_datetime(table: pd.DataFrame, file: Path) -> pd.Series:
 
 def read_labels(file: Path, labels: Sequence[str]) -> pd.DataFrame:
     """Read a labeller's table: `study_id` (once each) and labels as floats: 1, 0, -1 (uncertain) and NaN (blank)."""
-    table = read_csv(file, ["study_id", *labels], WHERE, usecols=["study_id", *labels])
+    table = read_csv(file, ["study_id", *labels], WHERE, only=True)
     check_filled(table, ["study_id"], file)
     check_unique(table, "study_id", file.name)
     values = table[["study_id"]].copy()
@@ -244,16 +227,14 @@ def _add_labels(
 
 
 def _add_ages(images: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """Add age at the study and sex from MIMIC-IV's patients: anchor_age + year of study - anchor_year."""
+    """Add age at the study, anchor_age + year of study - anchor_year, and sex from MIMIC-IV's patients."""
     columns = ["subject_id", "gender", "anchor_age", "anchor_year"]
-    table = read_csv(file, columns, "https://physionet.org/content/mimiciv/", usecols=columns)
+    table = read_csv(file, columns, "https://physionet.org/content/mimiciv/", only=True)
     check_unique(table, "subject_id", file.name)
-    table = as_numbers(table, ["anchor_age", "anchor_year"], file)
-    table["shift"] = table["anchor_age"] - table["anchor_year"]
-    table = table.set_index("subject_id")
-    age = images["study_datetime"].dt.year + images["patient_id"].map(table["shift"]).astype("float64")
-    sex = images["patient_id"].map(table["gender"])
-    return images.assign(age=age.where(age >= 0).astype("float64"), sex=sex)
+    table = as_numbers(table, ["anchor_age", "anchor_year"], file).set_index("subject_id")
+    shift = images["patient_id"].map(table["anchor_age"] - table["anchor_year"]).astype("float64")
+    age = (images["study_datetime"].dt.year + shift).astype("float64")
+    return images.assign(age=age.where(age >= 0), sex=images["patient_id"].map(table["gender"]))
 
 
 def _ms_cxr_file(root: Path) -> Path:
@@ -262,9 +243,7 @@ def _ms_cxr_file(root: Path) -> Path:
         for folder in (root, root / "ms-cxr", root / "ms-cxr" / "1.1.0"):
             if (folder / (MS_CXR + suffix)).is_file():
                 return folder / (MS_CXR + suffix)
-    raise FileNotFoundError(
-        f"{MS_CXR}.csv (or .json) is missing from {root} and {root / 'ms-cxr'}; get it from {WHERE_BOXES}."
-    )
+    raise FileNotFoundError(f"{MS_CXR}.csv (or .json) is missing from {root} and ms-cxr/; get it from {WHERE_BOXES}.")
 
 
 def _ms_cxr_boxes(file: Path, root: Path, images: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -277,8 +256,7 @@ def _ms_cxr_boxes(file: Path, root: Path, images: pd.DataFrame) -> tuple[pd.Data
     else:
         table = read_coco(file, WHERE_BOXES)
         table["image_id"] = table["file_name"].str.removesuffix(".jpg")
-    # In this order, because `isin` takes a long list of strings one by one.
-    boxed = images[images["image_id"].isin(table["image_id"].unique())]
+    boxed = images[within(images["image_id"], pd.Index(table["image_id"].unique()))]
     selected = table[table["image_id"].isin(boxed["image_id"])]
     paths = pd.Series([root / path for path in boxed["path"]], index=boxed["image_id"])
     boxes, rescaled = rescale_to_stored(selected, paths)

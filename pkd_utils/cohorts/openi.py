@@ -31,15 +31,14 @@ LABEL_HEADINGS: dict[str, list[tuple[str, str | None]]] = {
     "Cardiomegaly": [("cardiomegaly", None), ("cardiac shadow", "enlarged")],
     "Atelectasis": [("pulmonary atelectasis", None)],
     "Pleural Effusion": [
-        ("pleural effusion", None),
-        ("hydropneumothorax", None),
-        ("hemothorax", None),
-        ("hemopneumothorax", None),
+        *(("pleural effusion", None), ("hydropneumothorax", None)),
+        *(("hemothorax", None), ("hemopneumothorax", None)),
     ],
     "Opacity": [("opacity", None), ("airspace disease", None), ("infiltrate", None), ("consolidation", None)],
 }
+UNCODED = {"no indexing", "technical quality of image unsatisfactory"}
 # "Abnormal" is 1 if any heading but these is there, and 0 if the only heading is "normal".
-NOT_A_FINDING = {"normal", "no indexing", "technical quality of image unsatisfactory"}
+NOT_A_FINDING = {"normal", *UNCODED}
 LABELS = (*LABEL_HEADINGS, "Abnormal")
 SECTIONS = ("comparison", "indication", "findings", "impression")
 
@@ -86,23 +85,18 @@ def load(
     funnel = Funnel()
     funnel.step("reports in the archive", reports, REPORTS_IN_RELEASE)
 
-    reports["text"] = [
-        "\n".join(parts).strip() for parts in zip(*(reports[section].fillna("") for section in sections), strict=True)
-    ]
+    reports["text"] = reports[list(sections)].fillna("").agg("\n".join, axis=1).str.strip()
     reports = reports[reports["text"] != ""]
     funnel.step(f"with text in {' or '.join(sections)}", reports)
 
-    findings = reports["headings"].map(lambda headings: {h.split("/")[0] for h in headings})
-    coded = findings.map(lambda names: bool(names - (NOT_A_FINDING - {"normal"})))
+    coded = [any(heading.split("/")[0] not in UNCODED for heading in headings) for headings in reports["headings"]]
     reports = reports[coded].reset_index(drop=True)
     funnel.step("coded as normal or with a finding", reports, note="others: 'no indexing' or image quality only")
 
-    values = label_table(reports["headings"])
     images = reports[["image_id", "patient_id", "study_id"]].assign(path=np.nan, split=np.nan, view=np.nan)
-    images = pd.concat([images, values[list(labels)], reports[["n_images"]]], axis=1)
+    images = images.join(label_table(reports["headings"])[list(labels)]).join(reports["n_images"])
     for label in labels:
         funnel.step(f"positive: {label}", images[images[label] == 1])
-    privileged = reports[["study_id", "text"]].set_index("study_id")
     return Cohort(
         info=INFO,
         root=root,
@@ -110,33 +104,27 @@ def load(
         images=images,
         boxes=empty_boxes(),
         funnel=funnel.table(),
-        privileged_source=privileged,
+        privileged_source=reports[["study_id", "text"]].set_index("study_id"),
         tables=[archive],
     )
 
 
 def label_table(headings: pd.Series) -> pd.DataFrame:
     """Turn lists of lower-case MeSH headings into one float column (1 or 0) a label of `LABELS`."""
-    columns = {}
-    for label, rules in LABEL_HEADINGS.items():
-        columns[label] = headings.map(lambda row, rules=rules: float(any(_matches(h, rules) for h in row)))
-    columns["Abnormal"] = headings.map(lambda row: float(any(h.split("/")[0] not in NOT_A_FINDING for h in row)))
-    return pd.DataFrame(columns, index=headings.index)
-
-
-def _matches(heading: str, rules: list[tuple[str, str | None]]) -> bool:
-    finding, *qualifiers = heading.split("/")
-    return any(finding == name and (word is None or word in qualifiers) for name, word in rules)
+    rows = []
+    for row in headings:
+        # Both a finding alone and each of its qualifiers can make a label true.
+        said = {(heading.split("/")[0], word) for heading in row for word in (None, *heading.split("/")[1:])}
+        found = [not said.isdisjoint(rules) for rules in LABEL_HEADINGS.values()]
+        rows.append([*found, any(finding not in NOT_A_FINDING for finding, _ in said)])
+    return pd.DataFrame(rows, index=headings.index, columns=list(LABELS)).astype("float64")
 
 
 def read_reports(archive: Path) -> pd.DataFrame:
-    """Read every report of the archive, without writing any file.
+    """Read every report of the archive, in numerical order, without writing any file.
 
-    Returns
-    -------
-    DataFrame
-        `image_id, patient_id, study_id` (all the report's id, "CXR1" ...), the sections as text or NaN, `headings`
-        (list of lower-case MeSH majors) and `n_images`, in numerical order.
+    Columns: `image_id, patient_id, study_id` (all the report's id, "CXR1" ...), the sections as text or NaN,
+    `headings` (list of lower-case MeSH majors) and `n_images`.
     """
     rows = []
     try:
@@ -166,12 +154,11 @@ def _read_report(content: bytes, name: str) -> dict:
         tree = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
         raise DataError(f"{ARCHIVE}: {name} is not valid XML ({error}); fetch the archive again.") from None
-    identifier = tree.find("uId")
-    if identifier is None or not identifier.get("id"):
+    element = tree.find("uId")
+    identifier = None if element is None else element.get("id")
+    if not identifier:
         raise DataError(f"{ARCHIVE}: {name} has no identifier (uId); use the published archive.")
-    identifier = identifier.get("id")
-    row = {"image_id": identifier, "patient_id": identifier, "study_id": identifier}
-    row |= dict.fromkeys(SECTIONS, np.nan)
+    row = dict.fromkeys(("image_id", "patient_id", "study_id"), identifier) | dict.fromkeys(SECTIONS, np.nan)
     for section in tree.iter("AbstractText"):
         text = (section.text or "").strip()
         if text:

@@ -71,12 +71,7 @@ FALLBACK = ("last_paragraph", "comparison")
 
 
 def split_sections(report: str) -> dict[str, str]:
-    """Split a report into sections.
-
-    Parameters
-    ----------
-    report : str
-        The report as it is in its file.
+    """Split a report, as it is in its file, into sections.
 
     Returns
     -------
@@ -97,8 +92,7 @@ def split_sections(report: str) -> dict[str, str]:
             sections[SECTION_NAMES.get(name, name)] = text
     if "impression" not in sections and "findings" not in sections:
         body = report[headers[-1].end() :] if headers else report
-        paragraphs = [" ".join(block.split()) for block in re.split(r"\n[ \t]*\n", body)]
-        paragraphs = [block for block in paragraphs if block]
+        paragraphs = [" ".join(block.split()) for block in re.split(r"\n[ \t]*\n", body) if block.strip()]
         # A last section of one paragraph is that section (say, a comparison), not free text at the end.
         if paragraphs and (not headers or len(paragraphs) > 1):
             sections["last_paragraph"] = paragraphs[-1]
@@ -112,8 +106,7 @@ def report_text(report: str, sections: Sequence[str] = ("findings", "impression"
     ----------
     report : str
     sections : sequence of str
-        Joined in this order, as far as the report has them. With none of them, the first of `last_paragraph` and
-        `comparison` that is there stands in.
+        Joined in this order, as far as the report has them; with none of them, the first of `FALLBACK` stands in.
 
     Returns
     -------
@@ -137,12 +130,11 @@ def read_reports(root: Path, studies: pd.DataFrame, sections: Sequence[str]) -> 
     studies : DataFrame
         `study_id` and `patient_id`, one row a study.
     sections : sequence of str
-        See `report_text`.
 
     Returns
     -------
     DataFrame
-        Indexed by `study_id`: `text` (NaN where the report has none) and `sections`, the ones it came from.
+        Indexed by `study_id`: what `report_text` gives, as `text` (NaN where there is none) and `sections`.
     """
     patients = studies["patient_id"]
     names = ("files/p" + patients.str[:2] + "/p" + patients + "/s" + studies["study_id"] + ".txt").tolist()

@@ -51,19 +51,18 @@ def as_boxes(boxes: Sequence, shape: tuple[int, ...] | None = None) -> tuple[np.
         raise DataError(f"{len(boxes)} lists of boxes for {shape[0]} maps: give one a map, empty where there is none.")
     counts = np.array([len(b) for b in boxes], dtype=np.int64)
     flat = np.concatenate([np.zeros((0, 4)), *boxes]).astype(np.float64)
-    image = np.repeat(np.arange(len(boxes)), counts)
-    good = np.isfinite(flat).all(1) & (flat[:, :2] < flat[:, 2:]).all(1)
-    if not good.all():
-        row = int(np.argmin(good))
-        raise DataError(f"Image {image[row]} has the box {flat[row].tolist()}: all finite, x0 < x1, y0 < y1 must hold.")
+    ordered = np.isfinite(flat).all(1) & (flat[:, :2] < flat[:, 2:]).all(1)
+    rules = [(ordered, ": all finite, x0 < x1, y0 < y1 must hold")]
     if shape is not None:
-        good = (flat[:, :2] >= -1).all(1) & (flat[:, 2] <= shape[2] + 1) & (flat[:, 3] <= shape[1] + 1)
+        height, width = shape[1:]
+        inside = (flat[:, :2] >= -1).all(1) & (flat[:, 2:] <= [width + 1, height + 1]).all(1)
+        words = f" outside its map of height {height} and width {width}: scale the boxes to the pixels of the maps"
+        rules.append((inside, words))
+    for good, words in rules:
         if not good.all():
             row = int(np.argmin(good))
-            raise DataError(
-                f"Image {image[row]} has the box {flat[row].tolist()} outside its map of height {shape[1]} and width "
-                f"{shape[2]}: scale the boxes to the pixels of the maps."
-            )
+            image = int(np.repeat(np.arange(len(boxes)), counts)[row])
+            raise DataError(f"Image {image} has the box {flat[row].tolist()}{words}.")
     return flat, counts
 
 
@@ -99,3 +98,18 @@ def in_parts(work, n: int, pixels: int) -> list:
         return [work(part) for part in parts]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(work, parts))
+
+
+def per_image(make, maps, masks) -> np.ndarray:
+    """`make()(map, mask, lowest value)` of every image, float64 (N,), by threads; maps and masks are checked before.
+
+    What `make` gives works on one piece of the maps, one after the other, so it may keep room for them.
+    """
+    maps = as_maps(maps)
+    masks = as_masks(masks, maps)
+
+    def work(part: slice) -> np.ndarray:
+        function = make()
+        return np.array([function(maps[i], masks[i], value_range(maps[i], i)[0]) for i in range(part.start, part.stop)])
+
+    return np.concatenate(in_parts(work, len(maps), maps[0].size))

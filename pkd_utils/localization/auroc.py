@@ -15,13 +15,14 @@ class RowAuroc:
         self.keys = np.empty(pixels, dtype=np.uint32)
         self.mixed = np.empty(pixels - 1, dtype=bool)
 
-    def __call__(self, values: np.ndarray, labels: np.ndarray, non_negative: bool) -> float:
-        """Exact AUROC of `values` (pixels,), float32 or float64, finite; NaN without both labels (pixels,), bool."""
+    def __call__(self, map: np.ndarray, mask: np.ndarray, low: float) -> float:
+        """Exact AUROC of a finite map, float32 or float64, whose lowest value is `low`; NaN without both labels."""
+        values, labels = map.reshape(-1), mask.reshape(-1)
         pixels = len(values)
         positives = np.count_nonzero(labels)
         if positives in (0, pixels):
             return np.nan
-        if values.dtype == np.float32 and non_negative:
+        if values.dtype == np.float32 and low >= 0:
             # Finite IEEE floats order like their bits. The sign bit is free (the shift drops that of -0.0).
             keys = np.left_shift(values.view(np.uint32), np.uint32(1), out=self.keys)
             np.bitwise_or(keys, labels.view(np.uint8), out=keys)

@@ -16,12 +16,12 @@ Results are exact: AUROC from integer counts of ordered and tied pairs, areas fr
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, in_parts, increasing, value_range
+from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, in_parts, increasing, per_image, value_range
 from pkd_utils.localization.auroc import RowAuroc
 from pkd_utils.localization.regions import best_ious, component_boxes, padded_raster, share, union_areas
 from pkd_utils.runs.checked import checked
@@ -49,31 +49,14 @@ def pixel_auroc(maps, masks) -> np.ndarray:
         If shapes differ, a map is not finite (its index is named) or a mask holds other values than 0 and 1.
     """
     maps = as_maps(maps)
-    masks = as_masks(masks, maps)
-
-    def work(part: slice) -> np.ndarray:
-        row_auroc = RowAuroc(maps[0].size)
-        aurocs = np.empty(part.stop - part.start)
-        for i, index in enumerate(range(part.start, part.stop)):
-            low, _ = value_range(maps[index], index)
-            aurocs[i] = row_auroc(maps[index].reshape(-1), masks[index].reshape(-1), low >= 0)
-        return aurocs
-
-    return np.concatenate(in_parts(work, len(maps), maps[0].size))
+    return per_image(lambda: RowAuroc(maps[0].size), maps, masks)
 
 
 def normalize_maps(maps) -> np.ndarray:
     """Scale every map to [0, 1] by its own minimum and maximum; the threshold acts on the result.
 
     (a - min a) / (max a - min a), not stated in the paper. A constant map points nowhere and becomes 0 everywhere.
-
-    Parameters
-    ----------
-    maps : (N, H, W) array or Tensor, finite
-
-    Returns
-    -------
-    array (N, H, W), float32 (float64 where the input has more than float32 holds)
+    Maps are (N, H, W), finite; the result is float32 (float64 where the input has more than float32 holds).
     """
     maps = as_maps(maps)
     low, spread = np.array([value_range(map, index) for index, map in enumerate(maps)]).T[:, :, None, None]
@@ -113,14 +96,8 @@ def boxes_from_maps(maps, threshold: float, connectivity: int = 1, min_area: int
 def best_iou(predicted, reference) -> float:
     """IoU of the best-matching pair of boxes of one image (Table 1, "IoU").
 
-    Parameters
-    ----------
-    predicted, reference : (K, 4), (M, 4); x0, y0, x1, y1
-
-    Returns
-    -------
-    float
-        0 where nothing is predicted; NaN without a reference box (there is nothing to match).
+    `predicted` (K, 4) and `reference` (M, 4) are x0, y0, x1, y1. 0 where nothing is predicted; NaN without a reference
+    box (there is nothing to match).
     """
     return float(best_ious(*as_boxes([predicted]), *as_boxes([reference]))[0])
 
@@ -139,8 +116,37 @@ def false_positive_rate(predicted, reference, shape: tuple[int, int]) -> float:
     float in [0, 1]
         1 where boxes are predicted and there is no reference; NaN where nothing is predicted (0 / 0).
     """
-    areas = union_areas(*as_boxes([predicted]), *as_boxes([reference]), shape)
-    return float(share(*areas)[0])
+    return float(share(*union_areas(*as_boxes([predicted]), *as_boxes([reference]), shape))[0])
+
+
+class Thresholded(NamedTuple):
+    """Maps at T thresholds, see `at_thresholds`."""
+
+    boxes: list[tuple[np.ndarray, np.ndarray]]  # at each threshold all predicted boxes (total, 4), and how many (N,)
+    area: np.ndarray  # float64 (T, N), of the union of the predicted boxes
+    iou: np.ndarray  # float64 (T, N), see `best_iou`
+    fpr: np.ndarray  # float64 (T, N), see `false_positive_rate`
+    pixels: np.ndarray | None  # int64 (2, N, T), pixels at or above the threshold, and those in the mask
+
+
+def at_thresholds(
+    maps,
+    masks,
+    boxes: Sequence,
+    thresholds: Sequence[float],
+    connectivity: int = 1,
+    min_area: int = 1,
+    normalize: bool = True,
+) -> Thresholded:
+    """What `evaluate_maps` says of boxes at increasing thresholds; `masks` may be None, and count pixels if not."""
+    levels = increasing(thresholds)
+    maps = as_maps(maps)
+    masks = None if masks is None else as_masks(masks, maps)
+    reference = as_boxes(boxes, maps.shape)
+    found, pixels = threshold_boxes(maps, masks, levels, connectivity, min_area, normalize)
+    unions = [union_areas(*predicted, *reference, maps.shape[1:]) for predicted in found]
+    iou = np.array([best_ious(*predicted, *reference) for predicted in found])
+    return Thresholded(found, np.array([u[0] for u in unions]), iou, np.array([share(*u) for u in unions]), pixels)
 
 
 def evaluate_maps(
@@ -175,18 +181,15 @@ def evaluate_maps(
         As `pixel_auroc`; also if the number of box lists is not N or a box leaves the map by more than a pixel.
     """
     maps = as_maps(maps)
-    masks = as_masks(masks, maps)
-    reference, n_reference = as_boxes(boxes, maps.shape)
-    ((predicted, n_predicted),), _ = threshold_boxes(maps, None, [threshold], connectivity, min_area, normalize)
-    area, outside = union_areas(predicted, n_predicted, reference, n_reference, maps.shape[1:])
+    found = at_thresholds(maps, None, boxes, [threshold], connectivity, min_area, normalize)
     return pd.DataFrame(
         {
             "auroc": pixel_auroc(maps, masks),
-            "iou": best_ious(predicted, n_predicted, reference, n_reference),
-            "fpr": share(area, outside),
-            "predicted_boxes": n_predicted,
-            "reference_boxes": n_reference,
-            "predicted_share": area / (maps.shape[1] * maps.shape[2]),
+            "iou": found.iou[0],
+            "fpr": found.fpr[0],
+            "predicted_boxes": found.boxes[0][1],
+            "reference_boxes": [len(some) for some in boxes],
+            "predicted_share": found.area[0] / maps[0].size,
         }
     )
 
@@ -219,40 +222,26 @@ def choose_threshold(
     table : DataFrame
         threshold, iou, fpr (means over the images where defined), predicted_boxes (mean), images, images_without_boxes.
     """
-    thresholds = increasing(thresholds)
-    maps = as_maps(maps)
-    reference, n_reference = as_boxes(boxes, maps.shape)
-    if not n_reference.all():
-        raise DataError(f"Image {int(np.argmin(n_reference))} has no reference box: leave such images out.")
+    found = at_thresholds(maps, None, boxes, thresholds, connectivity, min_area, normalize)
+    without = [image for image, some in enumerate(boxes) if not len(some)]
+    if without:
+        raise DataError(f"Image {without[0]} has no reference box: leave such images out.")
     rows = []
-    predictions, _ = threshold_boxes(maps, None, thresholds, connectivity, min_area, normalize)
-    for threshold, (predicted, count) in zip(thresholds, predictions, strict=True):
-        iou = best_ious(predicted, count, reference, n_reference)
-        fpr = share(*union_areas(predicted, count, reference, n_reference, maps.shape[1:]))[count > 0]
-        rows.append(
-            (threshold, iou.mean(), fpr.mean() if len(fpr) else np.nan, count.mean(), len(maps), sum(count == 0))
-        )
+    for threshold, (_, count), iou, fpr in zip(thresholds, found.boxes, found.iou, found.fpr, strict=True):
+        fpr = fpr[count > 0]
+        rows.append((float(threshold), iou.mean(), fpr.mean() if len(fpr) else np.nan, count.mean(), len(iou),
+                     sum(count == 0)))  # fmt: skip
     table = pd.DataFrame(rows, columns=["threshold", "iou", "fpr", "predicted_boxes", "images", "images_without_boxes"])
     score = table["iou"] if criterion == "iou" else -table["fpr"]
     if score.isna().all():
         raise DataError("No threshold gives any box on these maps: they are constant or the thresholds too high.")
-    return thresholds[int(np.nanargmax(score))], table
+    return float(table["threshold"][int(np.nanargmax(score))]), table
 
 
 def threshold_boxes(
     maps: np.ndarray, masks: np.ndarray | None, thresholds, connectivity: int, min_area: int, normalize: bool
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray | None]:
-    """Bounding boxes of the components of {map >= threshold} at every threshold, and how many pixels that are.
-
-    Parameters
-    ----------
-    maps, masks : checked arrays (N, H, W), see `arrays`; the others : see `evaluate_maps`
-
-    Returns
-    -------
-    predictions : for every threshold all boxes (total, 4) with their number per image (N,)
-    areas : int64 (2, N, thresholds), pixels in all and in the mask; None without masks
-    """
+    """`boxes` and `pixels` of `Thresholded`, of checked maps and masks."""
 
     def work(part: slice) -> tuple[list, np.ndarray | None]:
         some = maps[part]

@@ -37,13 +37,9 @@ def uniform_map(shape: tuple[int, int]) -> np.ndarray:
 
 @checked
 def centre_prior(shape: tuple[int, int], width: Annotated[float, Field(gt=0)] = 0.25) -> np.ndarray:
-    """A Gaussian at the middle of the image, float32 (H, W), its largest value 1.
+    """A Gaussian at the middle of the image, float32 (H, W), its largest value 1; fitted to nothing.
 
-    Parameters
-    ----------
-    shape : (H, W)
-    width : float
-        Standard deviation along each side as a share of that side. Fitted to nothing.
+    `width` is the standard deviation along each side as a share of that side.
     """
     y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in shape)
     bell = np.exp(-0.5 * ((y[:, None] / width) ** 2 + (x[None] / width) ** 2))
@@ -73,19 +69,12 @@ def mean_training_mask(masks, splits: Sequence[str]) -> np.ndarray:
 
 
 def body_masks(pixels: np.ndarray) -> np.ndarray:
-    """The body on every image as a 0/1 map: the breast on a mammogram, bright tissue on a radiograph.
+    """The body on every image (N, H, W) uint8 as a 0/1 map, float32: the breast, or bright tissue on a radiograph.
 
-    Parameters
-    ----------
-    pixels : (N, H, W) uint8, bright where tissue is
-
-    Returns
-    -------
-    float32 (N, H, W), 0 or 1
-        Foreground is the largest connected part (by sides) above Otsu's threshold with its holes filled, so that a
-        laterality marker beside the breast does not count; an image of one grey level is foreground everywhere. On a
-        chest radiograph the threshold parts soft tissue and bone from air: lungs that are not closed in by tissue on
-        all sides are left out, and the map is a weak reference there.
+    Foreground is the largest connected part (by sides) above Otsu's threshold with its holes filled, so that a
+    laterality marker beside the breast does not count; an image of one grey level is foreground everywhere. On a chest
+    radiograph the threshold parts soft tissue and bone from air: lungs that are not closed in by tissue on all sides
+    are left out, and the map is a weak reference there.
     """
     found = np.ones(pixels.shape, dtype=np.float32)
     for mask, image in zip(found, pixels, strict=True):

@@ -13,10 +13,8 @@ def padded_raster(n: int, height: int, width: int) -> tuple[np.ndarray, np.ndarr
     """Room for n binary maps with an empty row above and an empty column left of each, so that no run of pixels crosses
     a border and one array of positions, (image (H + 1) + y + 1) (W + 1) + x + 1, holds them all.
 
-    Returns
-    -------
-    flat : bool (n (H + 1) (W + 1) + 1,), False; its last element ends the last run
-    inner : bool (n, H, W), the view of it to write the maps into
+    It is bool (n (H + 1) (W + 1) + 1,), False, whose last element ends the last run; and the view (n, H, W) of it to
+    write the maps into.
     """
     flat = np.zeros(n * (height + 1) * (width + 1) + 1, dtype=bool)
     return flat, flat[:-1].reshape(n, height + 1, width + 1)[:, 1:, 1:]
@@ -83,9 +81,7 @@ def ragged_arange(counts: np.ndarray) -> np.ndarray:
 def best_ious(predicted, n_predicted, reference, n_reference) -> np.ndarray:
     """Largest IoU over the pairs of each image; 0 without a predicted box, NaN without a reference.
 
-    Parameters
-    ----------
-    predicted, reference : (total, 4) boxes, image by image; n_predicted, n_reference : (n,) boxes of each image
+    Boxes are (total, 4), image by image, with the number of each image's (n,) behind them.
     """
     best = np.where(n_reference > 0, 0.0, np.nan)
     image = np.repeat(np.arange(len(best)), n_predicted)
@@ -103,16 +99,12 @@ def union_areas(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Per image: area of the union of the predicted boxes, and of its part outside every reference box, within (H, W).
 
-    Parameters
-    ----------
-    predicted, reference, n_predicted, n_reference : see `best_ious`
+    Boxes as for `best_ious`.
     """
     limits = np.array([shape[1], shape[0]] * 2, dtype=np.float64)
-    sets = []
-    for boxes, counts in ((predicted, n_predicted), (reference, n_reference)):
-        sets.append((np.clip(boxes, 0, limits), counts, np.cumsum(counts) - counts))
-    area = np.zeros(len(n_predicted))
-    outside = np.zeros(len(n_predicted))
+    sets = [(np.clip(boxes, 0, limits), counts, np.cumsum(counts) - counts)
+            for boxes, counts in ((predicted, n_predicted), (reference, n_reference))]  # fmt: skip
+    area, outside = np.zeros((2, len(n_predicted)))
     # Images with like numbers of boxes are padded to the same number and measured together.
     number = n_predicted + n_reference
     order = np.argsort(number, kind="stable")

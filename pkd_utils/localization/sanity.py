@@ -24,16 +24,9 @@ from pkd_utils.runs.errors import DataError
 
 
 def rank_correlations(a, b) -> np.ndarray:
-    """Spearman's rank correlation of every map with its partner, ties by midranks.
+    """Spearman's rank correlation of every finite map (N, H, W) with its partner, float64 (N,); ties by midranks.
 
-    Parameters
-    ----------
-    a, b : (N, H, W) arrays, finite
-
-    Returns
-    -------
-    float64 (N,)
-        NaN where a map is constant: it has no order.
+    NaN where a map is constant: it has no order.
     """
     ranks = []
     for maps in (np.asarray(a), np.asarray(b)):
@@ -45,27 +38,18 @@ def rank_correlations(a, b) -> np.ndarray:
 
 
 def stages(model: VisionTransformer) -> dict[str, list[str]]:
-    """The model's tensors by stage, from the head down: head, blocks from last to first, patch embedding.
+    """Names in `model.state_dict()` by stage, from the head down: head, blocks from last to first, patch embedding.
 
-    Parameters
-    ----------
-    model : timm VisionTransformer
-
-    Returns
-    -------
-    dict: stage name -> names in `model.state_dict()`; every tensor is in one stage. The head includes the final norm;
-    the embedding includes class token, registers and position embedding.
+    Every tensor is in one stage. The head includes the final norm; the embedding includes class token, registers and
+    position embedding.
     """
     if not hasattr(model, "blocks"):
         raise DataError(f"{type(model).__name__} has no transformer blocks to randomise: use a timm VisionTransformer.")
-    found = {"head": [], **{f"block {k}": [] for k in reversed(range(len(model.blocks)))}, "patch embedding": []}
+    blocks = {f"blocks.{k}.": f"block {k}" for k in reversed(range(len(model.blocks)))}
+    start = {**dict.fromkeys(("head", "norm.", "fc_norm.", "attn_pool."), "head"), **blocks, "": "patch embedding"}
+    found: dict[str, list[str]] = {stage: [] for stage in start.values()}
     for name in model.state_dict():
-        if name.startswith("blocks."):
-            found[f"block {name.split('.')[1]}"].append(name)
-        elif name.startswith(("head", "norm.", "fc_norm.", "attn_pool.")):
-            found["head"].append(name)
-        else:
-            found["patch embedding"].append(name)
+        found[next(stage for prefix, stage in start.items() if name.startswith(prefix))].append(name)
     return found
 
 
@@ -112,7 +96,7 @@ def randomisation(
 
 
 def seed_stability(maps: Mapping[int, np.ndarray]) -> pd.DataFrame:
-    """Mean rank correlation of the maps of every pair of seeds, image by image.
+    """Mean rank correlation of the maps of every pair of seeds, image by image; no rows with a single seed.
 
     Parameters
     ----------
@@ -120,9 +104,7 @@ def seed_stability(maps: Mapping[int, np.ndarray]) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        seed_a, seed_b, rank_correlation (mean over images where it is defined), images, undefined. No rows with a
-        single seed.
+    DataFrame: seed_a, seed_b, rank_correlation, images, undefined, as of `randomisation`
     """
     rows = [
         {"seed_a": a, "seed_b": b, **_summary(maps[a], maps[b])} for a, b in itertools.combinations(sorted(maps), 2)

@@ -20,9 +20,9 @@ import pandas as pd
 from pydantic import Field
 from scipy import ndimage
 
-from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, in_parts, increasing, value_range
-from pkd_utils.localization.metrics import pixel_auroc, threshold_boxes
-from pkd_utils.localization.regions import best_ious, ragged_arange, share, union_areas
+from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, per_image
+from pkd_utils.localization.metrics import at_thresholds, pixel_auroc
+from pkd_utils.localization.regions import ragged_arange
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
@@ -31,17 +31,6 @@ WEAK_IOUS = (0.1, 0.2, 0.3, 0.4, 0.5)  # what a box must overlap to count; maps 
 COCO_IOUS = tuple(k / 100 for k in range(50, 100, 5))
 METRICS = ("pixel_auroc", "pointing_game", "energy_inside", "iou", "fpr", "iou_all", "fpr_all", "best_iou")
 LOWER_IS_BETTER = ("fpr", "fpr_all")
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Result of `threshold_curves`: float64 (N, T) each, images by thresholds."""
-
-    thresholds: np.ndarray  # (T,)
-    iou: np.ndarray  # of the best-matching box; 0 without a predicted box, NaN without a reference box
-    fpr: np.ndarray  # share of the predicted boxes' area outside the reference boxes; NaN without a predicted box
-    region_iou: np.ndarray  # area(A and M) / area(A or M), A = {map >= threshold}; NaN without a region
-    region_fpr: np.ndarray  # area(A and not M) / area(A); NaN where A is empty
 
 
 @dataclass(frozen=True)
@@ -70,27 +59,18 @@ def pointing_game(maps, masks, tolerance: Annotated[float, Field(ge=0)] = 0.0) -
         1 or 0; where several pixels hold the maximum, the share of them that count, so that a constant map gets its
         chance level, the region's share of the image. NaN without a region.
 
-    Raises
-    ------
-    DataError
-        As `metrics.pixel_auroc`.
     """
-    maps = as_maps(maps)
-    masks = as_masks(masks, maps)
 
-    def work(part: slice) -> np.ndarray:
-        shares = np.empty(part.stop - part.start)
-        for i, index in enumerate(range(part.start, part.stop)):
-            value_range(maps[index], index)  # refuses what is not finite
-            maxima = maps[index] == maps[index].max()
-            hits = masks[index][maxima]
-            if tolerance and masks[index].any() and not hits.all():
-                hits = ndimage.distance_transform_edt(~masks[index])[maxima] <= tolerance
-            shares[i] = hits.mean()
-        return shares
+    def share_of_maxima(map: np.ndarray, mask: np.ndarray, low: float) -> float:
+        if not mask.any():
+            return np.nan
+        maxima = map == map.max()
+        hits = mask[maxima]
+        if tolerance and not hits.all():
+            hits = ndimage.distance_transform_edt(~mask)[maxima] <= tolerance
+        return hits.mean()
 
-    shares = np.concatenate(in_parts(work, len(maps), maps[0].size))
-    return np.where(masks.any((1, 2)), shares, np.nan)
+    return per_image(lambda: share_of_maxima, maps, masks)
 
 
 @checked
@@ -110,31 +90,20 @@ def energy_inside(maps, masks, negative: Literal["refuse", "clip"] = "refuse") -
         A constant map gets its chance level, the region's share of the image. NaN without a region or where the map is
         0 everywhere.
 
-    Raises
-    ------
-    DataError
-        As `metrics.pixel_auroc`; or a negative map (its index is named) with "refuse".
     """
     maps = as_maps(maps)
-    masks = as_masks(masks, maps)
+    if negative == "refuse" and maps.min() < 0:
+        raise DataError(
+            f"Map {int((maps.min((1, 2)) < 0).argmax())} holds negative values, so its energy has no share inside a "
+            "region: use negative='clip' to count them as 0, or scale the maps first."
+        )
 
-    def work(part: slice) -> np.ndarray:
-        sums = np.empty((2, part.stop - part.start))
-        for i, index in enumerate(range(part.start, part.stop)):
-            map = maps[index]
-            low, _ = value_range(map, index)
-            if low < 0 and negative == "refuse":
-                raise DataError(
-                    f"Map {index} holds negative values, so its energy has no share inside a region: use "
-                    "negative='clip' to count them as 0, or scale the maps first."
-                )
-            map = np.maximum(map, 0) if low < 0 else map
-            sums[:, i] = map.sum(where=masks[index], dtype=np.float64), map.sum(dtype=np.float64)
-        return sums
+    def share_inside(map: np.ndarray, mask: np.ndarray, low: float) -> float:
+        map = np.maximum(map, 0) if low < 0 else map
+        total = map.sum(dtype=np.float64)
+        return map.sum(where=mask, dtype=np.float64) / total if total and mask.any() else np.nan
 
-    inside, total = np.concatenate(in_parts(work, len(maps), maps[0].size), axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.where(masks.any((1, 2)), inside / total, np.nan)
+    return per_image(lambda: share_inside, maps, masks)
 
 
 def threshold_curves(
@@ -145,7 +114,7 @@ def threshold_curves(
     connectivity: int = 1,
     min_area: int = 1,
     normalize: bool = True,
-) -> tuple[Curves, list[tuple[np.ndarray, np.ndarray]]]:
+) -> tuple[dict[str, np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
     """IoU and false positive rate at every threshold, of the predicted boxes and of the thresholded pixels.
 
     Parameters
@@ -156,23 +125,22 @@ def threshold_curves(
 
     Returns
     -------
-    Curves, and for every threshold the predicted boxes (total, 4) with their number per image
+    curves : dict of float64 (N, T), images by thresholds
+        iou of the best-matching box (0 without a predicted box, NaN without a reference box); fpr, the share of the
+        predicted boxes' area outside the reference boxes (NaN without a predicted box); with A = {map >= threshold} and
+        region M region_iou = area(A and M) / area(A or M) (NaN without a region), region_fpr = area(A and not M) /
+        area(A) (NaN where A is empty).
+    predictions : for every threshold the predicted boxes (total, 4) with their number per image
     """
-    levels = increasing(thresholds)
     maps = as_maps(maps)
     masks = as_masks(masks, maps)
-    reference, n_reference = as_boxes(boxes, maps.shape)
-
-    predictions, (area, inside) = threshold_boxes(maps, masks, levels, connectivity, min_area, normalize)
-    iou, fpr = [], []
-    for predicted, count in predictions:
-        iou.append(best_ious(predicted, count, reference, n_reference))
-        fpr.append(share(*union_areas(predicted, count, reference, n_reference, maps.shape[1:])))
+    found = at_thresholds(maps, masks, boxes, thresholds, connectivity, min_area, normalize)
+    area, inside = found.pixels
     region = np.count_nonzero(masks, axis=(1, 2))[:, None]
     with np.errstate(invalid="ignore"):
         region_iou = np.where(region > 0, inside / (area + region - inside), np.nan)
         region_fpr = (area - inside) / area
-    return Curves(np.array(levels), np.array(iou).T, np.array(fpr).T, region_iou, region_fpr), predictions
+    return {"iou": found.iou.T, "fpr": found.fpr.T, "region_iou": region_iou, "region_fpr": region_fpr}, found.boxes
 
 
 def box_scores(maps, predicted: Sequence) -> list[np.ndarray]:
@@ -183,10 +151,6 @@ def box_scores(maps, predicted: Sequence) -> list[np.ndarray]:
     maps : (N, H, W), finite
         As the model gives them, not scaled by their own range: after that the best box of every image would score 1.
     predicted : sequence of N arrays (K, 4), whole pixels
-
-    Returns
-    -------
-    list of N float64 arrays (K,)
     """
     maps = as_maps(maps)
     flat, counts = as_boxes(predicted, maps.shape)
@@ -263,10 +227,6 @@ def score_maps(
         `threshold` (chosen on validation images) is that of the columns iou and fpr and of the boxes' precision.
     thresholds : see `threshold_curves`; iou_all and fpr_all are means over them (fpr where a box is predicted)
     tolerance : see `pointing_game`; iou_thresholds : see `average_precision`
-
-    Returns
-    -------
-    Suite
     """
     maps = as_maps(maps)
     masks = as_masks(masks, maps)
@@ -281,23 +241,19 @@ def score_maps(
             "pixel_auroc": pixel_auroc(maps, masks),
             "pointing_game": pointing_game(maps, masks, tolerance),
             "energy_inside": energy_inside(maps, masks),
-            "iou": curves.iou[:, chosen],
-            "fpr": curves.fpr[:, chosen],
-            "iou_all": curves.iou[:, over].mean(1),
-            "fpr_all": _defined_mean(curves.fpr[:, over], axis=1),
-            "best_iou": curves.iou[:, over].max(1),
-            "region_iou_all": curves.region_iou[:, over].mean(1),
+            "iou": curves["iou"][:, chosen],
+            "fpr": curves["fpr"][:, chosen],
+            "iou_all": curves["iou"][:, over].mean(1),
+            "fpr_all": _defined_mean(curves["fpr"][:, over], axis=1),
+            "best_iou": curves["iou"][:, over].max(1),
+            "region_iou_all": curves["region_iou"][:, over].mean(1),
             "predicted_boxes": counts,
         }
     )
-    measured = {"iou": curves.iou, "fpr": curves.fpr, "region_iou": curves.region_iou, "region_fpr": curves.region_fpr}
-    means = {name: _defined_mean(values[:, over], axis=0) for name, values in measured.items()}
-    table = pd.DataFrame({"threshold": curves.thresholds[over], **means, "images": len(maps)})
+    means = {name: _defined_mean(values[:, over], axis=0) for name, values in curves.items()}
+    table = pd.DataFrame({"threshold": np.array(grid)[over], **means, "images": len(maps)})
     precision = average_precision(predicted, box_scores(maps, predicted), boxes, iou_thresholds)
     return Suite(per_image, table, precision)
-
-
-# --- the parts -------------------------------------------------------------------------------------------------------
 
 
 def _matches(predicted, n_predicted, scores, reference, n_reference, limits) -> np.ndarray:

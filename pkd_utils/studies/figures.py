@@ -71,6 +71,19 @@ def use_style() -> None:
     )
 
 
+def panels(
+    count: int, columns: int, width: float, height: float, below: float = 0.0, **options
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes in rows of `columns`, `width` x `height` inches each and `below` for a legend."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    size = (width * columns, height * rows + below)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
+    for ax in axes.flat[count:]:
+        ax.remove()
+    return figure, list(axes.flat[:count])
+
+
 def show_radiograph_grid(
     images: Sequence[np.ndarray],
     titles: Sequence[str] | None = None,
@@ -88,7 +101,7 @@ def show_radiograph_grid(
         uint8 is shown from 0 to 255, float from its own minimum to its own maximum.
     titles : sequence of str, one an image
     reference, predicted : sequences of (K, 4) float arrays, one an image
-        Reference regions and predicted regions: x0, y0, x1, y1 in pixels of the image shown.
+        Boxes of reference regions and of predicted ones.
     maps : sequence of (h, w) float arrays, one an image: the patch grid or larger, stretched over the image
     columns : int, images in a row
     size : float, inches an image
@@ -98,44 +111,31 @@ def show_radiograph_grid(
     DataError
         When a box is empty or lies outside its image.
     """
-    count = len(images)
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    inches = (size * columns, size * rows * (1.0 if titles is None else 1.15))
-    figure, axes = plt.subplots(rows, columns, figsize=inches, squeeze=False, layout="constrained")
-    for ax in axes.flat[count:]:
-        ax.remove()
-    layers = {"reference": reference, "predicted": predicted}
-    for i, ax in enumerate(axes.flat[:count]):
+    figure, axes = panels(len(images), columns, size, size * (1.0 if titles is None else 1.15))
+    layers = {role: b for role, b in (("reference", reference), ("predicted", predicted)) if b is not None}
+    for i, ax in enumerate(axes):
         image = np.asarray(images[i])
         limits = {"vmin": 0, "vmax": 255} if image.dtype == np.uint8 else {}
         ax.imshow(image, cmap="gray", interpolation="nearest", **limits)
         ax.set_axis_off()
         if maps is not None:
-            height, width = image.shape
-            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
             ax.imshow(maps[i], cmap=ATTENTION_MAP, alpha=0.55, extent=extent, interpolation="nearest")
         for role, boxes in layers.items():
-            if boxes is not None:
-                draw_boxes(ax, boxes[i], role, image.shape)
+            _draw_boxes(ax, boxes[i], role, image.shape)
         if titles is not None:
             ax.set_title(titles[i])
-    shown = [role for role, boxes in layers.items() if boxes is not None]
-    if shown:
-        figure.legend(handles=box_legend(shown), loc="outside lower center", ncols=len(shown))
+    if layers:
+        handles = [
+            Line2D([], [], color=PALETTE[role], linestyle=BOX_STYLES[role], linewidth=2, label=f"{role} box")
+            for role in layers
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(layers))
     return figure
 
 
-def draw_boxes(ax: Axes, boxes: np.ndarray, role: str, shape: tuple[int, int]) -> None:
-    """Draw boxes in the colour and line style of their role, with a dark rim that shows on bright tissue.
-
-    Parameters
-    ----------
-    ax : matplotlib Axes with the image
-    boxes : (K, 4) float array: x0, y0, x1, y1 in pixels, x1 and y1 exclusive
-    role : "reference" or "predicted"
-    shape : (H, W) of the image
-    """
+def _draw_boxes(ax: Axes, boxes: np.ndarray, role: str, shape: tuple[int, int]) -> None:
+    """Draw boxes in the colour and line style of their role, with a dark rim that shows on bright tissue."""
     height, width = shape
     rim = [patheffects.Stroke(linewidth=3.2, foreground="black", alpha=0.6), patheffects.Normal()]
     style = {"edgecolor": PALETTE[role], "linestyle": BOX_STYLES[role], "linewidth": 1.8, "path_effects": rim}
@@ -148,14 +148,6 @@ def draw_boxes(ax: Axes, boxes: np.ndarray, role: str, shape: tuple[int, int]) -
             )
         # Pixel centres lie on whole numbers.
         ax.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, **style))
-
-
-def box_legend(roles: Sequence[str]) -> list[Line2D]:
-    """Legend handles for kinds of boxes: ``figure.legend(handles=box_legend(roles), ...)``."""
-    return [
-        Line2D([], [], color=PALETTE[role], linestyle=BOX_STYLES[role], linewidth=2, label=f"{role} box")
-        for role in roles
-    ]
 
 
 def learning_curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], columns: Sequence[str] | None = None) -> Figure:
@@ -172,9 +164,8 @@ def learning_curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], columns:
     if columns is None:
         numbers = next(iter(histories.values())).select_dtypes("number").columns
         columns = [column for column in numbers if column not in ("epoch", "seed", "fold")]
-    inches = (3.4 * len(columns), 2.72)
-    figure, axes = plt.subplots(1, len(columns), figsize=inches, squeeze=False, layout="constrained")
-    for ax, column in zip(axes.flat, columns, strict=True):
+    figure, axes = panels(len(columns), len(columns), 3.4, 2.72)
+    for ax, column in zip(axes, columns, strict=True):
         for i, (name, table) in enumerate(histories.items()):
             colour = PALETTE.get(name.lower(), f"C{i}")
             runs = [c for c in ("fold", "seed") if c in table.columns]
@@ -186,7 +177,7 @@ def learning_curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], columns:
             ax.plot(mean.index, mean.to_numpy(), color=colour, linewidth=2, marker=marker, label=name or None)
         ax.set(xlabel="epoch", ylabel=column.replace("_", " "))
     if isinstance(history, Mapping):
-        axes.flat[0].legend()
+        axes[0].legend()
     return figure
 
 
@@ -204,7 +195,6 @@ def forest(
     ----------
     table : DataFrame with the columns label, low, high and the one named by `estimate`
     null : value of no effect, drawn as a vertical line; None for none
-    xlabel : str, what is estimated, with its unit
     paper : name of a column with a published value (NaN where there is none), drawn as a black diamond
     roles : one role of `PALETTE` a row; blue by default
     """

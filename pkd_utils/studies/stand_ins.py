@@ -66,15 +66,11 @@ class PretrainingConfig:
 
 
 class Words(NamedTuple):
-    """Reports as numbers of a closed vocabulary, and as one vector each.
+    """Reports as numbers of a closed vocabulary, and as one vector each."""
 
-    `ids` (N, L) int64, 0 = padding, 1 = hidden word, others from 2; `size` words in all; `pooled` (N, T) float32 what
-    a frozen text encoder makes of each report.
-    """
-
-    ids: torch.Tensor
-    size: int
-    pooled: torch.Tensor
+    ids: torch.Tensor  # (N, L) int64, 0 = padding, 1 = hidden word, others from 2
+    size: int  # words in all
+    pooled: torch.Tensor  # (N, T) float32, what a frozen text encoder makes of each report
 
 
 class PretrainingResult(NamedTuple):
@@ -93,12 +89,7 @@ def words_of(texts: Sequence[str], pooled: np.ndarray, longest: int = 128) -> Wo
     texts : N strings
     pooled : (N, T) array, one vector a report
     longest : int
-        Words a report at most; a longer report is an error, because nothing is dropped silently.
-
-    Raises
-    ------
-    DataError
-        If a report is empty or too long (by position, never by its words).
+        Words a report at most; a longer report is an error (by position, never by its words): nothing is dropped.
     """
     split = [re.findall(r"[a-z0-9]+", text.lower()) for text in texts]
     lengths = np.array([len(words) for words in split])
@@ -138,22 +129,13 @@ def pretrain(
     ----------
     pixels : (N, S, S) uint8
     words : Words of the same N images' reports, or None for "image_ssl"
-    config : PretrainingConfig
-    folder : path
-        Holds `pretraining.safetensors`, written whole after every epoch.
-    seed : int
-
-    Raises
-    ------
-    DataError
-        For images that do not fit, a loss that is not finite, or another training's folder.
+    folder : holds `pretraining.safetensors`, written whole after every epoch
     """
     side = config.image_size
     if pixels.shape[1:] != (side, side) or pixels.dtype != np.uint8:
         raise DataError(f"pixels must be uint8 (N, {side}, {side}), not {pixels.dtype} {pixels.shape}.")
-    content = hash_params({"config": dataclasses.asdict(config), "seed": seed, "pixels": _digest(pixels),
-                           "words": None if words is None else [_digest(words.ids.numpy()), words.size,
-                                                                _digest(words.pooled.numpy())]})  # fmt: skip
+    read = [] if words is None else [words.ids.numpy(), words.pooled.numpy()]
+    content = {"config": dataclasses.asdict(config), "seed": seed, "arrays": [_digest(a) for a in (pixels, *read)]}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(config.device)
@@ -163,7 +145,7 @@ def pretrain(
         learner = Learner(config, words).to(device)
         groups = [{"params": [p for p in learner.parameters() if (p.ndim >= 2) == matrix], "lr": config.learning_rate,
                    "weight_decay": WEIGHT_DECAY * matrix} for matrix in (True, False)]  # fmt: skip
-        loop = Loop(learner, groups, folder / CHECKPOINT, content, config.epochs, steps, warmup=steps,
+        loop = Loop(learner, groups, folder / CHECKPOINT, hash_params(content), config.epochs, steps, warmup=steps,
                     precision=resolve_precision(config.precision, device), betas=(0.9, 0.95))  # fmt: skip
         data = torch.as_tensor(np.ascontiguousarray(pixels))
 

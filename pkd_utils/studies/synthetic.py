@@ -36,34 +36,23 @@ _TRUTH, _TRAIN, _TEST = 0, 1, 2  # random streams of a repetition
 
 @dataclass
 class Triplets:
-    """Standardised training sets of R repetitions, and what was subtracted and divided.
+    """Standardised training sets of R repetitions, float32, and what was subtracted and divided."""
 
-    Attributes
-    ----------
-    x, x_star : float32 tensors (R, n, d) and (R, n, d*)
-    y : float32 tensor (R, n) of 0 and 1
-    centre, scale : dicts from "x", "x_star" to float32 tensors (R, 1, d): training mean and standard deviation
-    """
-
-    x: torch.Tensor
-    x_star: torch.Tensor
-    y: torch.Tensor
-    centre: dict[str, torch.Tensor]
-    scale: dict[str, torch.Tensor]
+    x: torch.Tensor  # (R, n, d)
+    x_star: torch.Tensor  # (R, n, d*)
+    y: torch.Tensor  # (R, n) of 0 and 1
+    centre: dict[str, torch.Tensor]  # from "x", "x_star" to (R, 1, d), training mean
+    scale: dict[str, torch.Tensor]  # training standard deviation
 
 
 @dataclass
 class Fit:
-    """Logistic regressions of R repetitions: coefficients (R, d), intercept (R,), gradient (R,) at the last step.
+    """Logistic regressions of R repetitions."""
 
-    `gradient` is the largest absolute entry of the loss's gradient: how far the fit is from its optimum. `steps` is
-    the number of steps taken.
-    """
-
-    coefficients: torch.Tensor
-    intercept: torch.Tensor
-    gradient: torch.Tensor
-    steps: int
+    coefficients: torch.Tensor  # (R, d)
+    intercept: torch.Tensor  # (R,)
+    gradient: torch.Tensor  # (R,) largest absolute entry of the loss's gradient: how far the fit is from its optimum
+    steps: int  # taken
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Linear scores (R, n) of features (R, n, d)."""
@@ -73,14 +62,7 @@ class Fit:
 def draw(
     experiment: str, alpha: np.ndarray, n: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw one data set of an experiment.
-
-    Parameters
-    ----------
-    experiment : str, a key of `EXPERIMENTS`
-    alpha : (d,) float array, the hyperplane; d at least 3
-    n : int, samples
-    rng : numpy Generator
+    """Draw one data set of n samples of an experiment (a key of `EXPERIMENTS`); `alpha` (d,) is the hyperplane.
 
     Returns
     -------
@@ -137,9 +119,7 @@ def fit_logistic(
     Parameters
     ----------
     features : float tensor (R, n, d), standardised
-    targets : float tensor (R, n) of 0 and 1
-    soft_targets : float tensor (R, n) in [0, 1], or None with weight 0
-    weight : float, lambda in [0, 1]
+    targets, soft_targets, weight : of `distillation_loss`; (R, n) tensors, lambda in [0, 1]
     steps : int
         Most steps taken; not stated in the paper. Classes that a hyperplane separates (n = 200 in d = 50 often are)
         have no finite optimum, so that this number is then part of the method. The published code takes 1,000 epochs

@@ -110,10 +110,6 @@ def test_energy_of_negative_maps_is_refused_or_clipped():
 # --- curves ----------------------------------------------------------------------------------------------------------
 
 
-def measured(curves):
-    return [curves.iou, curves.fpr, curves.region_iou, curves.region_fpr]
-
-
 def slow_curves(map, mask, boxes, thresholds, connectivity, min_area, normalize):
     """One image: box IoU and FPR, region IoU and FPR at each threshold, with scikit-image and painted boxes."""
     rows = []
@@ -142,9 +138,8 @@ def test_curves_equal_the_slow_way(connectivity, min_area, normalize, rng):
         slow_curves(m, k, b, thresholds, connectivity, min_area, normalize)
         for m, k, b in zip(maps, masks, boxes, strict=True)
     ]
-    np.testing.assert_allclose(np.stack(measured(curves), axis=-1), slow, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(curves.thresholds, thresholds)
-    assert curves.iou.shape == (len(maps), len(thresholds))
+    np.testing.assert_allclose(np.stack(list(curves.values()), axis=-1), slow, rtol=0, atol=1e-12)
+    assert curves["iou"].shape == (len(maps), len(thresholds))
 
 
 def test_curves_of_parts_and_threads_are_those_of_the_whole(rng, threads, monkeypatch):
@@ -154,7 +149,7 @@ def test_curves_of_parts_and_threads_are_those_of_the_whole(rng, threads, monkey
     for workers in (1, 2):
         threads(workers)
         parts, _ = threshold_curves(maps, masks, boxes, THRESHOLDS)
-        np.testing.assert_array_equal(measured(parts), measured(whole))
+        np.testing.assert_array_equal(list(parts.values()), list(whole.values()))
     maps[7, 3, 3] = np.inf
     with pytest.raises(DataError, match="Map 7 holds values that are not finite"):
         threshold_curves(maps, masks, boxes, THRESHOLDS)
@@ -166,14 +161,16 @@ def test_curves_of_a_constant_map_and_of_an_image_without_region():
     maps, masks = np.full((2, 4, 4), 0.5), np.zeros((2, 4, 4), bool)
     masks[0, :2] = True
     curves, _ = threshold_curves(maps, masks, [[[0, 0, 4, 2]], []], (0.2, 0.7))
-    assert (curves.iou[0] == 0).all() and np.isnan(curves.fpr).all() and (curves.region_iou[0] == 0).all()
-    assert np.isnan(curves.iou[1]).all() and np.isnan(curves.region_iou[1]).all()
+    assert (curves["iou"][0] == 0).all() and np.isnan(curves["fpr"]).all() and (curves["region_iou"][0] == 0).all()
+    assert np.isnan(curves["iou"][1]).all() and np.isnan(curves["region_iou"][1]).all()
     as_it_is, _ = threshold_curves(maps, masks, [[[0, 0, 4, 2]], []], (0.2, 0.7), normalize=False)
-    np.testing.assert_array_equal(as_it_is.iou[0], [0.5, 0])  # the whole image, then nothing
-    np.testing.assert_array_equal(as_it_is.fpr[0], [0.5, np.nan])
-    np.testing.assert_array_equal(as_it_is.region_fpr[1], [1, np.nan])
+    np.testing.assert_array_equal(as_it_is["iou"][0], [0.5, 0])  # the whole image, then nothing
+    np.testing.assert_array_equal(as_it_is["fpr"][0], [0.5, np.nan])
+    np.testing.assert_array_equal(as_it_is["region_fpr"][1], [1, np.nan])
     at_the_threshold, _ = threshold_curves(masks[:1].astype(np.float32), masks[:1], [[[0, 0, 4, 2]]], (0.5, 1.0))
-    assert (at_the_threshold.iou == 1).all() and (at_the_threshold.region_iou == 1).all()  # a value equal to it is in
+    assert (at_the_threshold["iou"] == 1).all() and (
+        at_the_threshold["region_iou"] == 1
+    ).all()  # a value equal to it is in
 
 
 # --- average precision -----------------------------------------------------------------------------------------------
@@ -275,19 +272,19 @@ def test_score_maps_agrees_with_its_parts(rng):
         table[["pixel_auroc", "iou", "fpr", "predicted_boxes"]], old[["auroc", "iou", "fpr", "predicted_boxes"]]
     )
     curves, _ = threshold_curves(maps, masks, boxes, thresholds)
-    np.testing.assert_allclose(table["iou_all"], curves.iou.mean(1))
-    np.testing.assert_allclose(table["fpr_all"], np.nanmean(curves.fpr, axis=1))
-    np.testing.assert_allclose(table["best_iou"], curves.iou.max(1))
-    np.testing.assert_allclose(table["region_iou_all"], curves.region_iou.mean(1))
+    np.testing.assert_allclose(table["iou_all"], curves["iou"].mean(1))
+    np.testing.assert_allclose(table["fpr_all"], np.nanmean(curves["fpr"], axis=1))
+    np.testing.assert_allclose(table["best_iou"], curves["iou"].max(1))
+    np.testing.assert_allclose(table["region_iou_all"], curves["region_iou"].mean(1))
     np.testing.assert_array_equal(table["pointing_game"], pointing_game(maps, masks, 2))
     assert suite.curves["threshold"].tolist() == list(thresholds)
-    np.testing.assert_allclose(suite.curves["fpr"], np.nanmean(curves.fpr, axis=0))
+    np.testing.assert_allclose(suite.curves["fpr"], np.nanmean(curves["fpr"], axis=0))
     found = boxes_from_maps(normalize_maps(maps), 0.5)
     expected = average_precision(found, box_scores(maps, found), boxes, (0.2, 0.5))
     pd.testing.assert_frame_equal(suite.average_precision, expected)
     # the chosen threshold may be one of the grid
     again = score_maps(maps, masks, boxes, 0.4, thresholds).per_image
-    np.testing.assert_array_equal(again["iou"], curves.iou[:, 1])
+    np.testing.assert_array_equal(again["iou"], curves["iou"][:, 1])
     assert (again["best_iou"] >= again["iou"]).all()
 
 

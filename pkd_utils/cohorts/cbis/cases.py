@@ -4,6 +4,7 @@ One row is one abnormality on one view. Radiologists' descriptors are the privil
 `files` finds a row's pictures, `pixels` decides which is the mammogram, the crop and the mask.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,16 +17,7 @@ from sklearn.model_selection import train_test_split
 from pkd_utils.cohorts.cbis import files as cbis_files
 from pkd_utils.cohorts.cbis.pixels import NO_FILE, FileFacts, PictureCohort, assign_roles, place_masks
 from pkd_utils.cohorts.checks import as_numbers, check_filled, check_unique, check_values, read_csv, require_columns
-from pkd_utils.cohorts.table import (
-    BOX_COLUMNS,
-    CORNERS,
-    SPLITS,
-    Cohort,
-    CohortInfo,
-    Funnel,
-    empty_boxes,
-    source_info,
-)
+from pkd_utils.cohorts.table import BOX_COLUMNS, CORNERS, SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, source_info
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY (The Cancer Imaging Archive, CBIS-DDSM, csv files)"
@@ -44,21 +36,14 @@ NEEDED = {"full": ("mammogram", "mask"), "crop": ("crop", "mask")}  # the files 
 BOX_LABELS = {"mass": "mass", "calc": "calcification"}
 _TITLES = {"none": "descriptions", "full": "mammograms", "crop": "crops"}
 _ASPECT_TOLERANCE = 0.02  # a mask resized by more than this along one side than the other is counted
-
-
-def _info(root: Path, kind: str, pixels: str, splits: tuple[str, ...]) -> CohortInfo:
-    """Describe the source."""
-    what = f"{BOX_LABELS[kind]} {_TITLES[pixels]}"
-    info = CohortInfo(
-        name=f"cbis_{kind}",
-        title=f"CBIS-DDSM {what}",
-        licence="CC BY 3.0",
-        citation="Lee et al., Sci Data 4:170177 (2017), doi 10.7937/K9/TCIA.2016.7O02S9CY",
-        shareable_text=True,
-        shareable_images=True,
-        splits=splits,
-    )
-    return source_info(info, f"Simulated {what} in the layout of CBIS-DDSM", root)
+INFO = CohortInfo(
+    name="cbis",
+    title="CBIS-DDSM",
+    licence="CC BY 3.0",
+    citation="Lee et al., Sci Data 4:170177 (2017), doi 10.7937/K9/TCIA.2016.7O02S9CY",
+    shareable_text=True,
+    shareable_images=True,
+)
 
 
 def load(
@@ -98,27 +83,25 @@ def load(
         `dicom_path`, `cropped_dicom_path`, `roi_dicom_path`. `privileged` is indexed by `image_id` with float columns:
         `breast_density`, `assessment` (BI-RADS), `subtlety` as in the table; `side=LEFT`, `view=MLO`; and one 0/1
         column a descriptor value, e.g. `mass_shape=IRREGULAR`, several of which can be 1 (values are joined by "-" in
-        the table) and `mass_shape=missing`. The part before "=" is the feature's name. Simulated tables can add `age`
-        (years, NaN where empty) and `mass_density` (a number, or a 0/1 column a word). Without pixels `path` is NaN;
-        with them it is the picture, `mammogram_path`, `mask_path` and `crop_path` are all three, and the sizes and the
-        flag `mask_resized` (the mask was brought to the mammogram's size, nearest pixel) are the columns of
-        `cbis.pixels.place_masks`.
+        the table) and `mass_shape=missing`. Simulated tables can add `age` (years, NaN where empty) and `mass_density`
+        (a number, or a 0/1 column a word). Without pixels `path` is NaN; with them it is the picture, `mammogram_path`,
+        `mask_path` and `crop_path` are all three, and further columns are those of `cbis.pixels.place_masks`.
     """
-    folder = cbis_files.table_folder(root)
-    files = {split: folder / f"{kind}_case_description_{split}_set.csv" for split in ("train", "test")}
+    files = _table_files(root, kind)
     parts = {split: _read_table(file, kind) for split, file in files.items()}
     table = pd.concat([part.assign(split=split) for split, part in parts.items()], ignore_index=True)
-    shared_note = _shared_note(folder, kind)
 
     funnel = Funnel()
-    funnel.step(
-        "rows of both tables",
-        table,
-        sum(ROWS_PUBLISHED[kind, s] for s in files),
-        note="paper = rows of the published tables",
-    )
-    for split, part in parts.items():
-        funnel.step(f"{split} table", part, ROWS_PUBLISHED[kind, split], note=shared_note[split])
+    published = {split: ROWS_PUBLISHED[kind, split] for split in files}
+    funnel.step("rows of both tables", table, sum(published.values()), "paper = rows of the published tables")
+    other = "calc" if kind == "mass" else "mass"
+    shared = shared_patients(root) if all(file.is_file() for file in _table_files(root, other).values()) else None
+    for split, opposite in (("train", "test"), ("test", "train")):
+        note = ""
+        if shared is not None:
+            count = shared.loc[f"{kind} {split}", f"{other} {opposite}"]
+            note = f"{count} patients are also in the {other} {opposite} table"
+        funnel.step(f"{split} table", parts[split], published[split], note)
 
     if validate_share:
         table["split"] = _carve_validate(table, validate_share)
@@ -128,8 +111,8 @@ def load(
     key = table["patient_id"] + "_" + table["side"] + "_" + table["view"]
     table["image_id"] = f"{kind}_" + key + "_" + table["abnormality id"]
     check_unique(table, "image_id", f"the {kind} tables")
-    images = table[["image_id", "patient_id"]].assign(study_id=key, path=np.nan, split=table["split"])
-    images["view"] = table["view"]
+    images = table[["image_id", "patient_id"]].assign(study_id=key, path=np.nan)
+    images[["split", "view"]] = table[["split", "view"]]
     names = ["MALIGNANT"] if target == "malignant" else list(PATHOLOGY)
     for name in names:
         images[name.lower()] = (table["pathology"] == name).astype(float)
@@ -142,8 +125,10 @@ def load(
         tables, cohort_class = [*tables, *listings], PictureCohort
     for name in PATHOLOGY:
         funnel.step(f"pathology {name}", images[images["pathology"] == name])
+    what, splits = f"{BOX_LABELS[kind]} {_TITLES[pixels]}", SPLITS if validate_share else ("train", "test")
+    info = replace(INFO, name=f"cbis_{kind}", title=f"CBIS-DDSM {what}", splits=splits)
     return cohort_class(
-        info=_info(root, kind, pixels, SPLITS if validate_share else ("train", "test")),
+        info=source_info(info, f"Simulated {what} in the layout of CBIS-DDSM", root),
         root=root,
         labels=[name.lower() for name in names],
         images=images,
@@ -210,12 +195,9 @@ def _with_pictures(
 
 def _problem_counts(problems: pd.DataFrame) -> str:
     """For each role, how many rows have no file and how many an unusable one: "mask missing 3, mask unusable 1"."""
-    counts = []
-    for role in problems.columns:
-        absent = int((problems[role] == NO_FILE).sum())
-        unusable = int(problems[role].notna().sum()) - absent
-        counts += [f"{role} missing {absent}"] * (absent > 0) + [f"{role} unusable {unusable}"] * (unusable > 0)
-    return ", ".join(counts)
+    kinds = problems.mask(problems.notna(), "unusable").mask(problems == NO_FILE, "missing")
+    counted = kinds.melt(var_name="role", value_name="kind").groupby(["role", "kind"], sort=False).size()
+    return ", ".join(f"{role} {kind} {count}" for (role, kind), count in counted.items())
 
 
 def shared_patients(root: Path) -> pd.DataFrame:
@@ -227,26 +209,16 @@ def shared_patients(root: Path) -> pd.DataFrame:
         Four by four, names like "mass train"; the diagonal is the table's own number of patients. A model that uses
         masses and calcifications together must not train on one table's patients and test on the other's.
     """
-    ids, folder = {}, cbis_files.table_folder(root)
-    for kind in DESCRIPTORS:
-        for split in ("train", "test"):
-            file = folder / f"{kind}_case_description_{split}_set.csv"
-            ids[f"{kind} {split}"] = set(_read_table(file, kind)["patient_id"])
-    rows = [[len(ids[a] & ids[b]) for b in ids] for a in ids]
-    return pd.DataFrame(rows, index=list(ids), columns=list(ids))
+    files = {f"{kind} {split}": (f, kind) for kind in DESCRIPTORS for split, f in _table_files(root, kind).items()}
+    ids = {name: set(_read_table(*which)["patient_id"]) for name, which in files.items()}
+    return pd.DataFrame({a: {b: len(ids[a] & ids[b]) for b in ids} for a in ids})
 
 
-def _shared_note(root: Path, kind: str) -> dict[str, str]:
-    """For each split, say how many patients the other type's tables share with it ("" where they are not here)."""
-    other = "calc" if kind == "mass" else "mass"
-    if not all((root / f"{other}_case_description_{split}_set.csv").is_file() for split in ("train", "test")):
-        return {"train": "", "test": ""}
-    shared = shared_patients(root)
-    note = {}
-    for split, opposite in (("train", "test"), ("test", "train")):
-        count = shared.loc[f"{kind} {split}", f"{other} {opposite}"]
-        note[split] = f"{count} patients are also in the {other} {opposite} table"
-    return note
+def _table_files(root: Path, kind: str) -> dict[str, Path]:
+    """The official tables of a type by split: in `root`, or in `root/csv` (Kaggle) if they are only there."""
+    here = any(root.glob("*_case_description_*_set.csv"))
+    folder = root / "csv" if not here and any((root / "csv").glob("*_case_description_*_set.csv")) else root
+    return {split: folder / f"{kind}_case_description_{split}_set.csv" for split in ("train", "test")}
 
 
 def _read_table(file: Path, kind: str) -> pd.DataFrame:
@@ -273,20 +245,20 @@ def _features(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     columns["view=MLO"] = (table["view"] == "MLO").astype(float)
     if "age" in table.columns:
         columns["age"] = table["age"]
-    if "mass density" in table.columns:
-        columns |= _mass_density(table["mass density"])
+    if "mass density" in table.columns:  # a number, or words
+        density = table["mass density"]
+        numbers = pd.to_numeric(density, errors="coerce").astype(float)
+        if (density.notna() & numbers.isna()).any():
+            columns |= _one_hot("mass_density", density.fillna("missing").map(lambda word: [word.strip()]))
+        else:
+            columns["mass_density"] = numbers
     for name in DESCRIPTORS[kind]:
         values = table[name].mask(table[name].isin(["N/A", "NA"])).fillna("missing").str.strip().str.split("-")
-        values = values.map(lambda words: {DESCRIPTOR_ALIASES.get(word, word) for word in words})
-        for word in sorted(set().union(*values)):
-            columns[f"{name.replace(' ', '_')}={word}"] = values.map(lambda words, w=word: float(w in words))
+        columns |= _one_hot(name.replace(" ", "_"), values)
     return pd.DataFrame(columns).set_index(table["image_id"])
 
 
-def _mass_density(values: pd.Series) -> dict[str, pd.Series]:
-    """A number (NaN where empty) or, for words, one 0/1 column a value."""
-    numbers = pd.to_numeric(values, errors="coerce")
-    if not (values.notna() & numbers.isna()).any():
-        return {"mass_density": numbers.astype(float)}
-    words = values.fillna("missing").str.strip()
-    return {f"mass_density={word}": (words == word).astype(float) for word in sorted(words.unique())}
+def _one_hot(name: str, values: pd.Series) -> dict[str, pd.Series]:
+    """One 0/1 column a word that stands in a field's list of words."""
+    words = values.map(lambda row: {DESCRIPTOR_ALIASES.get(word, word) for word in row})
+    return {f"{name}={word}": words.map(lambda row, w=word: float(w in row)) for word in sorted(set().union(*words))}

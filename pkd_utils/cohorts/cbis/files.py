@@ -1,7 +1,7 @@
 """Find the picture files of CBIS-DDSM's table rows, in the layouts that its sources have had.
 
 A row names its series by their unique identifiers, inside paths that exist in no download as written. What a file shows
-is not decided here but in `cbis_pixels`: a file's name says nothing reliable about it.
+is not decided here but in `cbis.pixels`: a file's name says nothing reliable about it.
 """
 
 from collections.abc import Iterable
@@ -18,12 +18,6 @@ WHERE = (
 )
 SUFFIXES = (".dcm", ".jpg", ".jpeg", ".png")
 _SUFFIX_LENGTH = 5  # TCIA's folders end in the last five characters of the identifier
-
-
-def table_folder(root: Path) -> Path:
-    """Return the folder of the case tables: `root`, or `root/csv` (Kaggle) if they are only there."""
-    here = any(root.glob("*_case_description_*_set.csv"))
-    return root / "csv" if not here and any((root / "csv").glob("*_case_description_*_set.csv")) else root
 
 
 def find_files(root: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[Path]]:
@@ -87,15 +81,8 @@ def _series(path: str | float, column: str) -> tuple[str, str, str] | None:
 
 def _pictures(folder: Path, root: Path) -> list[str]:
     """The picture files of one folder, relative to `root`."""
-    return sorted(
-        _relative(file, root)
-        for file in folder.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-    )
-
-
-def _relative(file: Path, root: Path) -> str:
-    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+    return [(file.relative_to(root) if file.is_relative_to(root) else file).as_posix() for file in files]
 
 
 def _tcia(root: Path, wanted: Iterable[tuple], listings: list[Path], bases: list[Path]) -> dict[tuple, list[str]]:
@@ -114,7 +101,7 @@ def _metadata_folders(listings: list[Path]) -> dict[str, list[Path]]:
     folders = {}
     for listing in listings:
         names = ["Series UID", "File Location"]
-        for series, location in read_csv(listing, names, WHERE)[names].dropna().itertuples(index=False):
+        for series, location in read_csv(listing, names, WHERE, only=True)[names].dropna().itertuples(index=False):
             parts = PurePosixPath(location.strip().replace("\\", "/")).parts  # Windows writes backslashes
             # The folder beside the listing, or, where its content was moved up, without the first part.
             for candidate in (listing.parent.joinpath(*parts), listing.parent.joinpath(*parts[1:])):
@@ -141,8 +128,8 @@ def _kaggle(root: Path, wanted: Iterable[tuple], listings: list[Path]) -> dict[t
     """Files of each (case, study, series), by the series identifier alone: a study holds crops and masks of many."""
     listed: dict[str, list[str]] = {}
     for listing in listings:
-        table = read_csv(listing, ["image_path", "SeriesInstanceUID"], WHERE)[["image_path", "SeriesInstanceUID"]]
-        for image, series in table.dropna().itertuples(index=False):
+        names = ["image_path", "SeriesInstanceUID"]
+        for image, series in read_csv(listing, names, WHERE, only=True)[names].dropna().itertuples(index=False):
             file = PurePosixPath("jpeg", *PurePosixPath(image.strip()).parts[-2:])
             if (root / file).is_file():
                 listed.setdefault(series.strip(), []).append(str(file))

@@ -225,7 +225,7 @@ def read_admissions(file: Path, mtime_ns: int, start: Start) -> pd.DataFrame:
     """
     columns = ["subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "hospital_expire_flag"]
     columns += ["edregtime"] if start == "edregtime" else []
-    table = read_csv(file, columns, WHERE_IV, usecols=columns)
+    table = read_csv(file, columns, WHERE_IV, only=True)
     check_unique(table, "hadm_id", file.name)
     table = as_times(table, ["admittime", "dischtime", *columns[6:]], file, "%Y-%m-%d %H:%M:%S")
     begin = table["admittime"]

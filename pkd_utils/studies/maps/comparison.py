@@ -39,7 +39,6 @@ TITLES = {
 }
 """Per-image columns of 08 and their names, in the order of the book; other columns are not compared."""
 
-
 COLUMNS = [
     "cohort", "map", "metric", "family", "images", "images_left_out", "patients",
     "baseline", "mmpkd", "sd_baseline", "sd_mmpkd", "estimate", "low", "high", "low_family", "high_family",
@@ -59,11 +58,6 @@ class MapRuns:
     stability: pd.DataFrame
     facts: dict[str, dict[str, Any]]
 
-    @property
-    def patients(self) -> pd.Series:
-        """patient_id by cohort and image_id."""
-        return patients_of(self.per_image)
-
 
 def read_map_runs(references: Sequence[str]) -> MapRuns:
     """Read runs of `mmpkd/08-score-all-maps`.
@@ -72,13 +66,6 @@ def read_map_runs(references: Sequence[str]) -> MapRuns:
     ----------
     references : runs, such as `mmpkd/embedded/08-score-all-maps/demo`
         Where two are of the same cohort, the cohort is named `<cohort>/<label>`.
-
-    Raises
-    ------
-    FileNotFoundError
-        A run that has not finished, with the notebook to run.
-    DataError
-        No run, or the same run twice.
     """
     if not references or len(set(references)) < len(references):
         raise DataError(f"map_runs is {list(references)}: name at least one run of 08-score-all-maps, each once.")
@@ -96,13 +83,7 @@ def read_map_runs(references: Sequence[str]) -> MapRuns:
 
 
 def methods(per_image: pd.DataFrame, cohort: str) -> dict[str, float]:
-    """Weights of the methods of a cohort: {"baseline": 0.0, "mmpkd": 0.5}, either only where it was run.
-
-    Raises
-    ------
-    DataError
-        Where the distilled students have several settings (weight and temperature): 08 is to be given one.
-    """
+    """Weights of the methods of a cohort: {"baseline": 0.0, "mmpkd": 0.5}, either only where it was run."""
     students = per_image[(per_image["cohort"] == cohort) & ~per_image["map"].str.startswith(REFERENCE)]
     settings = students[["weight", "temperature"]].drop_duplicates()
     distilled = settings[settings["weight"] > 0]
@@ -119,12 +100,6 @@ def seeds_by_images(per_image: pd.DataFrame, cohort: str, map_name: str, method:
 
     A student is a seed where each image is tested once a seed, otherwise a fold and a seed. Reference maps, which do
     not belong to a method (`method` is ignored), have one row, "reference: random weights" a row a seed.
-
-    Parameters
-    ----------
-    per_image : table of `MapRuns`
-    cohort, map_name : values of its columns
-    method : "baseline" or "mmpkd"
 
     Returns
     -------
@@ -177,21 +152,19 @@ def compare_maps(
 
     Parameters
     ----------
-    map_runs : MapRuns
     primary_map, primary_metrics : the family "paper" (Table 1; how heads are pooled is not stated in the paper)
     resamples, level, seed : of the intervals
 
     Returns
     -------
     DataFrame
-        cohort, map, metric, family, baseline, mmpkd (means), sd_baseline, sd_mmpkd (over seeds), estimate, low, high,
-        low_family, high_family (together at `level` over the family's metrics, Bonferroni; "paper" only),
-        low_students, high_students, cliffs_delta, delta_low, delta_high, mwu_p, smallest_p, holm_p, seeds (fewest of
-        the two methods), images, images_left_out (a student has no value there), patients, verdict. NaN where one
-        student a method leaves nothing to compare; cohorts without both methods have no row.
+        `COLUMNS` and holm_p: baseline, mmpkd (means), sd_baseline, sd_mmpkd (over seeds), low_family, high_family
+        (together at `level` over the family's metrics, Bonferroni; "paper" only), seeds (fewest of the two methods),
+        images_left_out (a student has no value there). NaN where one student a method leaves nothing to compare;
+        cohorts without both methods have no row.
     """
     rows = []
-    per_image, patients = map_runs.per_image, map_runs.patients
+    per_image, patients = map_runs.per_image, patients_of(map_runs.per_image)
     options = {"resamples": resamples, "level": level, "seed": seed}
     for cohort in map_runs.facts:
         if set(methods(per_image, cohort)) != {"baseline", "mmpkd"}:

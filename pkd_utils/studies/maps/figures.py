@@ -5,7 +5,6 @@ Every kind has a colour of Okabe and Ito *and* a marker or line style, so the fi
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -36,7 +35,7 @@ def metric_title(metric: str) -> str:
     return f"{TITLES.get(metric, metric.replace('_', ' '))} ({direction} is better)"
 
 
-def map_forest(differences: pd.DataFrame, columns: int = 4, width: float = 2.9) -> Figure:
+def map_forest(differences: pd.DataFrame) -> Figure:
     """Draw every difference with its interval: one panel a metric, one line a map, one colour and marker a cohort.
 
     The half of each panel that means "towards the region" is shaded. A filled mark has an interval without zero, an
@@ -45,15 +44,14 @@ def map_forest(differences: pd.DataFrame, columns: int = 4, width: float = 2.9) 
     Parameters
     ----------
     differences : result of `maps.comparison.compare_maps`, at least one row
-    columns : int, panels in a row
-    width : float, inches a panel
     """
     cohorts = list(dict.fromkeys(differences["cohort"]))
     maps = list(dict.fromkeys(differences["map"]))
     metrics = [m for m in TITLES if (differences["metric"] == m).any()]
-    panels = _panels(len(metrics), columns, width, 0.75 + len(maps) * (0.16 + 0.14 * len(cohorts)))
+    height = 0.75 + len(maps) * (0.16 + 0.14 * len(cohorts))
+    figure, axes = figures.panels(len(metrics), 4, 2.9, height, below=0.6, sharey=True)
     offsets = np.linspace(-0.3, 0.3, len(cohorts)) if len(cohorts) > 1 else [0.0]
-    for ax, metric in zip(panels.axes, metrics, strict=True):
+    for ax, metric in zip(axes, metrics, strict=True):
         part = differences[(differences["metric"] == metric) & differences["estimate"].notna()]
         for row in part.to_dict("records"):
             k = cohorts.index(row["cohort"])
@@ -64,7 +62,7 @@ def map_forest(differences: pd.DataFrame, columns: int = 4, width: float = 2.9) 
                 ax.plot(ends, [y, y], color=style["color"], linewidth=1.6, solid_capstyle="butt")
             filled = known and not row["low"] <= 0 <= row["high"]
             ax.plot(row["estimate"], y, **style, markerfacecolor=style["color"] if filled else "white")
-        reach = _reach(part)
+        reach = 1.08 * np.nanmax(part[["estimate", "low", "high"]].abs(), initial=0) or 1.0  # of the farthest end
         ax.set_xlim(-reach, reach)
         towards = (-reach, 0) if metric in LOWER_IS_BETTER else (0, reach)
         ax.axvspan(*towards, color="0.94", zorder=0, linewidth=0)
@@ -72,20 +70,18 @@ def map_forest(differences: pd.DataFrame, columns: int = 4, width: float = 2.9) 
         _map_axis(ax, maps, metric)
     marks = [Line2D([], [], label=name, **_style(k)) for k, name in enumerate(cohorts)]
     title = "distilled minus baseline; shaded side: towards the region"
-    panels.legend(handles=marks, loc="outside lower center", ncols=min(4, len(cohorts)), title=title)
-    return panels
+    figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(cohorts)), title=title)
+    return figure
 
 
-def map_levels(levels: pd.DataFrame, cohort: str, columns: int = 4, width: float = 2.9) -> Figure:
+def map_levels(levels: pd.DataFrame, cohort: str) -> Figure:
     """Draw where every map stands: one panel a metric, one line a map, both methods, reference maps as vertical lines.
 
     Points are means over seeds, lines reach one standard deviation over seeds to either side.
 
     Parameters
     ----------
-    levels : result of `maps.verdicts.levels_table`
-    cohort : the one to draw
-    columns, width : see `map_forest`
+    levels : result of `maps.verdicts.levels_table`, of which one cohort is drawn
     """
     table = levels[levels["cohort"] == cohort]
     students = table[table["method"] != "reference"]
@@ -94,10 +90,10 @@ def map_levels(levels: pd.DataFrame, cohort: str, columns: int = 4, width: float
     references = list(dict.fromkeys(table.loc[table["method"] == "reference", "map"]))
     drawn = [m for m in METHOD_NAMES if (students["method"] == m).any()]
     offsets = dict(zip(drawn, np.linspace(-0.15, 0.15, len(drawn)) if len(drawn) > 1 else [0.0], strict=True))
-    panels = _panels(len(metrics), columns, width, 0.75 + 0.34 * len(maps))
+    figure, axes = figures.panels(len(metrics), 4, 2.9, 0.75 + 0.34 * len(maps), below=0.6, sharey=True)
     styles = {name: _reference_style(k) for k, name in enumerate(references)}
     markers = {"baseline": "s", "mmpkd": "o"}
-    for ax, metric in zip(panels.axes, metrics, strict=True):
+    for ax, metric in zip(axes, metrics, strict=True):
         for row in table[(table["metric"] == metric) & table["mean"].notna()].to_dict("records"):
             if row["method"] == "reference":
                 ax.axvline(row["mean"], zorder=0, **styles[row["map"]])
@@ -110,31 +106,28 @@ def map_levels(levels: pd.DataFrame, cohort: str, columns: int = 4, width: float
         _map_axis(ax, maps, metric)
     marks = [Line2D([], [], color=PALETTE[m], marker=markers[m], label=METHOD_NAMES[m]) for m in drawn]
     marks += [Line2D([], [], label=map_label(name), **styles[name]) for name in references]
-    panels.legend(handles=marks, loc="outside lower center", ncols=4)
-    return panels
+    figure.legend(handles=marks, loc="outside lower center", ncols=4)
+    return figure
 
 
-def detectable_curves(table: pd.DataFrame, size: float = 3.4) -> Figure:
+def detectable_curves(table: pd.DataFrame) -> Figure:
     """Draw the smallest detectable difference by number of seeds: one panel a distribution, one line a family's size.
 
     Parameters
     ----------
     table : result of `power.detectable_table`; impossible cases (infinite) are left out of the line
-    size : float, inches a panel
     """
     names = list(dict.fromkeys(table["distribution"]))
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(size * len(names), size * 0.85), squeeze=False, sharey=True, layout="constrained"
-    )
-    for ax, name in zip(axes.flat, names, strict=True):
+    figure, axes = figures.panels(len(names), len(names), 3.4, 2.89, sharey=True)
+    for ax, name in zip(axes, names, strict=True):
         for k, (tests, part) in enumerate(table[table["distribution"] == name].groupby("tests")):
             shown = part[np.isfinite(part["detectable"])].sort_values("seeds")
             label = "one test" if tests == 1 else f"{tests} tests (Holm)"
             ax.plot(shown["seeds"], shown["detectable"], label=label, **_style(k))
         ax.set(xlabel="seeds a method", title=name)
         ax.set_ylim(bottom=0)
-    axes.flat[0].set_ylabel("detectable difference\n(standard deviations over seeds)")
-    axes.flat[0].legend()
+    axes[0].set_ylabel("detectable difference\n(standard deviations over seeds)")
+    axes[0].legend()
     return figure
 
 
@@ -146,34 +139,32 @@ def randomisation_curves(tables: Mapping[str, pd.DataFrame]) -> Figure:
     tables : title -> DataFrame with columns map, stage (drawn in the order of appearance) and rank_correlation with
         the trained model's map, 1 = unchanged; other columns (methods, seeds) are averaged over
     """
-    size = (3.4 + 3.0 * len(tables), 3.4)
-    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False, sharey=True, layout="constrained")
-    for ax, (title, sanity) in zip(axes.flat, tables.items(), strict=True):
+    figure, axes = figures.panels(len(tables), len(tables), 3.0 + 3.4 / len(tables), 3.4, sharey=True)
+    for ax, (title, sanity) in zip(axes, tables.items(), strict=True):
         mean = sanity.pivot_table("rank_correlation", "stage", "map", sort=False)
         for k, name in enumerate(dict.fromkeys(sanity["map"])):
             ax.plot(range(len(mean)), mean[name], label=map_label(name), **_style(k))
         ax.axhline(0, color="0.4", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
         ax.set_xticks(range(len(mean)), [str(stage) for stage in mean.index], rotation=40, ha="right")
         ax.set(title=title, xlabel="made random")
-    axes.flat[0].set_ylabel("rank correlation\nwith the trained map")
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right center")
+    axes[0].set_ylabel("rank correlation\nwith the trained map")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
-def student_dots(per_student: pd.DataFrame, metrics: Sequence[str], columns: int = 3) -> Figure:
+def student_dots(per_student: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     """Draw every student of every map: one panel a metric, a dot a student, reference maps as horizontal lines.
 
     Parameters
     ----------
     per_student : DataFrame with columns map, method ("baseline", "distilled", "reference"), metric and value
     metrics : values of its column metric, one panel each
-    columns : int, panels in a row
     """
     students = per_student[per_student["method"] != "reference"]
     maps = [name for name in dict.fromkeys(students["map"]) if name != "classifier"]
     references = list(dict.fromkeys(per_student.loc[per_student["method"] == "reference", "map"]))
-    panels = _panels(len(metrics), columns, 3.1, 2.6, sharey=False, sharex=True)
-    for ax, metric in zip(panels.axes, metrics, strict=True):
+    figure, axes = figures.panels(len(metrics), 3, 3.1, 2.6, below=0.6, sharex=True)
+    for ax, metric in zip(axes, metrics, strict=True):
         values = per_student[per_student["metric"] == metric]
         for role, method, shift in (("baseline", "baseline", -0.13), ("mmpkd", "distilled", 0.13)):
             dots = values[values["method"] == method]
@@ -184,8 +175,8 @@ def student_dots(per_student: pd.DataFrame, metrics: Sequence[str], columns: int
             ax.axhline(means[name], label=map_label(name), **_reference_style(k))
         ax.set_title(metric_title(metric), fontsize=9)
         ax.set_xticks(range(len(maps)), [map_label(name) for name in maps], rotation=35, ha="right")
-    panels.legend(*panels.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-    return panels
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    return figure
 
 
 def threshold_curves(curves: pd.DataFrame) -> Figure:
@@ -195,7 +186,7 @@ def threshold_curves(curves: pd.DataFrame) -> Figure:
     ----------
     curves : DataFrame with columns map, threshold, iou and region_iou; other columns are averaged over
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, axes = figures.panels(2, 2, 4.5, 3.6, sharey=True)
     names = list(dict.fromkeys(curves["map"]))
     references = [name for name in names if name.startswith(REFERENCE)]
     for ax, column, title in zip(axes, ("iou", "region_iou"), ("best-matching box", "pixels"), strict=True):
@@ -208,22 +199,18 @@ def threshold_curves(curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def choose_cases(values: pd.Series, metric: str = "pixel_auroc") -> dict[str, str]:
+def choose_cases(values: pd.Series) -> dict[str, str]:
     """Images of a gallery: {"best": image_id, "median": ..., "worst": ...} by their value, ties by image_id.
 
     Where two methods are shown, give the mean over all students: one method's own score would show it at its luckiest.
 
     Parameters
     ----------
-    values : one value an image, by image_id; images without a value (NaN) are not chosen
-    metric : what the values are; of those in `LOWER_IS_BETTER` the lowest is the best
+    values : one AUROC an image, by image_id; images without a value (NaN) are not chosen
     """
-    known = values.dropna().rename_axis("image_id").rename("value").reset_index()
-    if len(known) < 3:
-        raise DataError(f"{len(known)} images have {metric}; best, median and worst need three.")
-    order = known.sort_values(["value", "image_id"])["image_id"].tolist()
-    if metric in LOWER_IS_BETTER:
-        order.reverse()
+    order = values.dropna().sort_index().sort_values(kind="stable").index
+    if len(order) < 3:
+        raise DataError(f"{len(order)} images have a pixel-wise AUROC; best, median and worst need three.")
     return {"best": order[-1], "median": order[len(order) // 2], "worst": order[0]}
 
 
@@ -271,27 +258,8 @@ def _reference_style(k: int) -> dict[str, object]:
     return {"color": "0.45", "linestyle": _REFERENCE_STYLES[k % len(_REFERENCE_STYLES)], "linewidth": 1.1}
 
 
-def _panels(count: int, columns: int, width: float, height: float, sharey: bool = True, sharex: bool = False) -> Figure:
-    """A figure of `count` panels, no more, in rows of `columns`."""
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    size = (width * columns, height * rows + 0.6)
-    share = {"sharex": sharex, "sharey": sharey}
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **share)
-    for ax in axes.flat[count:]:
-        ax.remove()
-    return figure
-
-
 def _map_axis(ax: Axes, maps: Sequence[str], metric: str) -> None:
     ax.set_yticks(range(len(maps)), [map_label(name) for name in maps])
     ax.set_ylim(len(maps) - 0.5, -0.5)
     ax.locator_params(axis="x", nbins=4)
     ax.set_title(metric_title(metric).replace(" (", "\n("), fontsize=10)
-
-
-def _reach(part: pd.DataFrame) -> float:
-    """Half width of a panel: the farthest end of an interval, with some room; 1 where nothing is drawn."""
-    ends = part[["estimate", "low", "high"]].abs().to_numpy()
-    largest = np.nanmax(ends) if len(ends) else 0.0
-    return 1.08 * largest if largest > 0 else 1.0

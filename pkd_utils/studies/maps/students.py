@@ -103,18 +103,11 @@ class Prepared:
 
 
 def read_students(references: Sequence[str]) -> pd.DataFrame:
-    """students.csv of one or more runs of `03-distil-student`; `folder` becomes the whole path of each student.
-
-    Raises
-    ------
-    DataError
-        If two students have the same weight, temperature, fold and seed.
-    """
+    """students.csv of one or more runs of `03-distil-student`; `folder` becomes the whole path of each student."""
     tables = []
-    for reference in references:
-        table = pd.read_csv(run.find_run(reference) / "students.csv")
-        folder = run.find_run(reference) / "students"
-        tables.append(table.assign(folder=[str(folder / name) for name in table["folder"]]))
+    for folder in map(run.find_run, references):
+        table = pd.read_csv(folder / "students.csv")
+        tables.append(table.assign(folder=f"{folder}/students/" + table["folder"]))
     students = pd.concat(tables, ignore_index=True)
     if students.duplicated(STUDENT).any():
         raise DataError("Two students have the same weight, temperature, fold and seed: name one run of each.")
@@ -147,9 +140,7 @@ def student_maps(
     model, built : as `students.load_student` gives them; the model may be on any device
     pixels : uint8 (N, S, S)
     names : some of `MAPS`
-    layer : int
-        Transformer block, -1 is the last; rollout and chefer multiply all blocks up to it.
-    targets : see `saliency.saliency_maps`
+    layer, targets : see `saliency.saliency_maps`; -1 is the last transformer block
 
     Returns
     -------

@@ -22,6 +22,7 @@ from pkd_utils.studies.maps.comparison import (
     map_names,
     methods,
     metric_names,
+    patients_of,
     seeds_by_images,
     shared_values,
 )
@@ -68,50 +69,35 @@ def levels_table(map_runs: MapRuns) -> pd.DataFrame:
             students = seeds_by_images(per_image, cohort, map_name, method)
             for metric in metric_names(per_image):
                 values = students[metric].dropna(axis=1)
-                per_seed = values.mean(axis=1) if values.shape[1] else pd.Series([np.nan])
-                sd = per_seed.std(ddof=1) if len(per_seed) > 1 else np.nan
-                facts = {"cohort": cohort, "map": map_name, "method": method, "metric": metric}
-                counts = {"seeds": len(values), "images": values.shape[1]}
-                rows.append({**facts, "mean": per_seed.mean(), "sd": sd, **counts})
-    return pd.DataFrame(rows)
+                per_seed = values.mean(axis=1)
+                rows.append((cohort, map_name, method, metric, per_seed.mean(), per_seed.std(), *values.shape))
+    return pd.DataFrame(rows, columns=["cohort", "map", "method", "metric", "mean", "sd", "seeds", "images"])
 
 
-def compare_student_values(
-    map_runs: MapRuns, metrics: Sequence[str] = ("box_ap", "test_auroc"), level: float = 0.95
-) -> pd.DataFrame:
+def compare_student_values(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
     """Distilled minus baseline for values of students, not of images: precision of boxes, AUROC of the classifier.
 
     Patients cannot be drawn for these: the interval is over seeds alone (Welch's t) and says nothing of new patients.
-
-    Parameters
-    ----------
-    map_runs : MapRuns, with `per_student` (columns weight, map, metric, value)
-    metrics : values of its column metric; those that 08 did not write are left out
-    level : float in (0, 1)
 
     Returns
     -------
     DataFrame: cohort, map, metric, baseline, mmpkd, estimate, low, high, cliffs_delta, mwu_p, smallest_p, seeds
     """
-    table = map_runs.per_student[map_runs.per_student["metric"].isin(metrics)]
+    table = map_runs.per_student[map_runs.per_student["metric"].isin(("box_ap", "test_auroc"))]
     rows = []
-    for (cohort, map_name, metric), part in table.groupby(["cohort", "map", "metric"], sort=False):
+    for keys, part in table.groupby(["cohort", "map", "metric"], sort=False):
         baseline, mmpkd = (part.loc[side, "value"].to_numpy() for side in (part["weight"] == 0, part["weight"] > 0))
         if not len(baseline) or not len(mmpkd):
             continue
-        names = ("low", "high", "cliffs_delta", "mwu_p", "smallest_p")
-        row = {"cohort": cohort, "map": map_name, "metric": metric} | dict.fromkeys(names, np.nan)
-        row |= {"baseline": baseline.mean(), "mmpkd": mmpkd.mean(), "estimate": mmpkd.mean() - baseline.mean()}
-        row["seeds"] = min(len(baseline), len(mmpkd))
-        if row["seeds"] > 1 and np.isfinite(part["value"]).all():
-            test = mann_whitney(mmpkd, baseline)
-            row |= {"cliffs_delta": test.cliffs_delta, "mwu_p": test.p, "smallest_p": test.smallest_p}
-            low = high = row["estimate"]  # where no seed differs from another
+        estimate, seeds = mmpkd.mean() - baseline.mean(), min(len(baseline), len(mmpkd))
+        tested = [np.nan] * 5
+        if seeds > 1 and np.isfinite(part["value"]).all():
+            ends = (estimate, estimate)  # where no seed differs from another
             if max(np.ptp(baseline), np.ptp(mmpkd)) > 0:
                 ends = stats.ttest_ind(mmpkd, baseline, equal_var=False).confidence_interval(level)
-                low, high = ends.low, ends.high
-            row |= {"low": low, "high": high}
-        rows.append(row)
+            test = mann_whitney(mmpkd, baseline)
+            tested = [*ends, test.cliffs_delta, test.p, test.smallest_p]
+        rows.append((*keys, baseline.mean(), mmpkd.mean(), estimate, *tested, seeds))
     columns = ["cohort", "map", "metric", "baseline", "mmpkd", "estimate", "low", "high"]
     return pd.DataFrame(rows, columns=[*columns, "cliffs_delta", "mwu_p", "smallest_p", "seeds"])
 
@@ -123,11 +109,6 @@ def compare_stability(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
     the interval comes from leaving out one seed at a time (jackknife of a mean over pairs), with Student's t for the
     seeds of both methods.
 
-    Parameters
-    ----------
-    map_runs : MapRuns, with `stability` (columns weight, map, seed_a, seed_b, rank_correlation)
-    level : float in (0, 1)
-
     Returns
     -------
     DataFrame
@@ -135,7 +116,7 @@ def compare_stability(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
         fewer than three seeds of a method), seeds (fewest of the two).
     """
     rows = []
-    for (cohort, map_name), part in map_runs.stability.groupby(["cohort", "map"], sort=False):
+    for keys, part in map_runs.stability.groupby(["cohort", "map"], sort=False):
         means, variances, counts = [], [], []
         for side in (part["weight"] == 0, part["weight"] > 0):
             pairs = part[side].groupby(["seed_a", "seed_b"])["rank_correlation"].mean()
@@ -146,13 +127,9 @@ def compare_stability(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
             counts.append(len(seeds))
             variances.append((len(seeds) - 1) * np.var(left_out) if len(seeds) > 2 else np.nan)
         estimate = means[1] - means[0]
-        half = np.nan
-        if min(counts) > 2:
-            half = stats.t.ppf((1 + level) / 2, sum(counts) - 2) * np.sqrt(sum(variances))
-        facts = {"cohort": cohort, "map": map_name, "baseline": means[0], "mmpkd": means[1], "estimate": estimate}
-        rows.append(facts | {"low": estimate - half, "high": estimate + half, "seeds": min(counts)})
-    columns = ["cohort", "map", "baseline", "mmpkd", "estimate", "low", "high", "seeds"]
-    return pd.DataFrame(rows, columns=columns)
+        half = stats.t.ppf((1 + level) / 2, sum(counts) - 2) * np.sqrt(sum(variances))
+        rows.append((*keys, *means, estimate, estimate - half, estimate + half, min(counts)))
+    return pd.DataFrame(rows, columns=["cohort", "map", "baseline", "mmpkd", "estimate", "low", "high", "seeds"])
 
 
 def compare_with_references(
@@ -169,7 +146,6 @@ def compare_with_references(
 
     Parameters
     ----------
-    map_runs : MapRuns
     metrics : columns of `TITLES`; by default two that need no threshold
     resamples, level, seed : of `training_interval`
 
@@ -183,7 +159,7 @@ def compare_with_references(
     unknown = [metric for metric in metrics if metric not in metric_names(per_image)]
     if unknown:
         raise DataError(f"{unknown[0]!r} is no metric of these runs: they have {', '.join(metric_names(per_image))}.")
-    rows, patients = [], map_runs.patients
+    rows, patients = [], patients_of(per_image)
     for cohort in map_runs.facts:
         references = {
             name.removeprefix(REFERENCE): seeds_by_images(per_image, cohort, name, "reference")
@@ -202,12 +178,7 @@ def compare_with_references(
 
 
 def beaten_table(against: pd.DataFrame) -> pd.DataFrame:
-    """One row a cohort, metric, map and method: its verdict against each reference map, and whether it beats them all.
-
-    Parameters
-    ----------
-    against : result of `compare_with_references`
-    """
+    """Of `compare_with_references`, a row a cohort, metric, map and method: every verdict, and whether it beats all."""
     wide = against.pivot(index=["cohort", "metric", "map", "method"], columns="reference", values="verdict")
     wide = wide[list(dict.fromkeys(against["reference"]))]  # in the order of the runs
     everything = (wide == BEATS).all(axis=1)
@@ -238,13 +209,12 @@ def cohort_verdict(
     simulated = (facts.get("cohort") or {}).get("simulated") is True
     result = {"cohort": cohort, "title": title, "simulated": simulated, "findings": []}
     rows = differences[differences["cohort"] == cohort]
-    if not len(rows):
-        sentence = f"{title}: not both a baseline and a distilled student were scored, so nothing is compared."
-        return result | {"answer": "nothing to compare", "sentence": sentence}
     paper = rows[rows["family"] == "paper"]
     if not len(paper):
-        sentence = f"{title}: none of the paper's metrics was measured on the map that the verdict rests on."
-        return result | {"answer": "nothing to compare", "sentence": sentence}
+        why = "none of the paper's metrics was measured on the map that the verdict rests on"
+        if not len(rows):
+            why = "not both a baseline and a distilled student were scored, so nothing is compared"
+        return result | {"answer": "nothing to compare", "sentence": f"{title}: {why}."}
     result["findings"] = [_finding(row) for row in paper.to_dict("records")] + _reference_finding(beaten, cohort, paper)
     if (paper["seeds"] < 2).all():
         answer, words = "cannot tell", "one student a method was trained, so there is no interval over trainings"
@@ -259,13 +229,11 @@ def cohort_verdict(
     }[moved[TOWARDS] > 0, moved[AWAY] > 0]
     counts = f"{moved[TOWARDS]} of {len(paper)} metrics towards, {moved[AWAY]} away, {judged.count('cannot tell')} open"
     exploratory = rows[rows["family"] == "exploratory"]["verdict"]
-    rest = ""
-    if len(exploratory):
-        rest = (
-            f" Of {len(exploratory)} further maps and metrics, uncorrected, {(exploratory == TOWARDS).sum()} move "
-            f"towards, {(exploratory == AWAY).sum()} away."
-        )
-    return result | {"answer": answer, "sentence": f"{title}: {words} ({counts}).{rest}"}
+    rest = (
+        f" Of {len(exploratory)} further maps and metrics, uncorrected, {(exploratory == TOWARDS).sum()} move "
+        f"towards, {(exploratory == AWAY).sum()} away."
+    )
+    return result | {"answer": answer, "sentence": f"{title}: {words} ({counts}).{rest if len(exploratory) else ''}"}
 
 
 def _title(cohort: str, facts: dict[str, Any]) -> str:
@@ -308,11 +276,9 @@ def _reference_finding(beaten: pd.DataFrame | None, cohort: str, paper: pd.DataF
 
 def _against(pair: SharedValues, larger_is_better: bool, resamples: int, level: float, seed: int) -> dict[str, Any]:
     """One comparison with one reference map, in the place of the baseline."""
-    row = {"estimate": np.nan, "low": np.nan, "high": np.nan}
-    row |= {"seeds": len(pair.mmpkd), "images": len(pair.patients)}
+    counts = {"seeds": len(pair.mmpkd), "images": len(pair.patients)}
     if len(set(pair.patients)) < 2:
-        return row | {"verdict": UNDECIDED}
-    found = training_interval(pair.baseline, pair.mmpkd, pair.patients, resamples, level, seed)
-    side = judge(found.low, found.high, larger_is_better)
-    row |= {"estimate": found.estimate, "low": found.low, "high": found.high}
-    return row | {"verdict": {TOWARDS: BEATS, AWAY: LOSES}.get(side, UNDECIDED)}
+        return dict.fromkeys(("estimate", "low", "high"), np.nan) | counts | {"verdict": UNDECIDED}
+    found = training_interval(*pair[:3], resamples, level, seed)
+    verdict = {TOWARDS: BEATS, AWAY: LOSES}.get(judge(found.low, found.high, larger_is_better), UNDECIDED)
+    return {"estimate": found.estimate, "low": found.low, "high": found.high, **counts, "verdict": verdict}

@@ -31,27 +31,17 @@ VERDICTS = ("holds here", "does not hold here", "cannot tell")
 class Claim:
     """One finding of the paper.
 
-    Attributes
-    ----------
-    name, sentence : str
-        Short name; the finding in our words, with its place in the paper.
-    task : str
-    sizes : {"smallest", "all"}
-        Training sizes that the finding speaks of.
-    high, low : str
-        The contrast is high minus low. Methods (of `METHODS`), compared within each encoder; or "group:" and one
-        of `GROUPS`, image-only heads of the encoders that were pretrained so.
-    expected : {"positive", "negative", "not positive"}
-        "not positive": the finding is that there is no gain above `margin`.
+    The contrast is `high` minus `low`: methods, compared within each encoder; or "group:" and one of `GROUPS`,
+    image-only heads of the encoders that were pretrained so.
     """
 
     name: str
-    sentence: str
+    sentence: str  # the finding in our words, with its place in the paper
     task: str
-    sizes: str
+    sizes: str  # training sizes that the finding speaks of: "smallest" or "all"
     high: str
     low: str
-    expected: str
+    expected: str  # "positive", "negative", or "not positive": there is no gain above a margin
 
 
 _SSL, _ALIGNED, _MASKED = (f"group:{group}" for group in GROUPS)
@@ -113,14 +103,12 @@ def contrast(scores: pd.DataFrame, claim: Claim, column: str = "auc") -> tuple[p
     ----------
     scores : DataFrame
         As `reports.heads.read_scores` gives them: one temperature and weight a method.
-    claim : Claim
     column : the score
 
     Returns
     -------
     Series indexed by seed, empty where the scores hold nothing to compute it from
-    str
-        Why it is empty, or the encoders and sizes.
+    str, why it is empty, or the encoders and sizes
     """
     rows = scores[scores["task"] == claim.task]
     if rows.empty:
@@ -129,20 +117,17 @@ def contrast(scores: pd.DataFrame, claim: Claim, column: str = "auc") -> tuple[p
     rows = rows[rows["size"].isin(sizes[:1] if claim.sizes == "smallest" else sizes)]
     sides = []
     for side in (claim.high, claim.low):
-        if side.startswith("group:"):
-            group = side.removeprefix("group:")
-            mine = rows[(rows["method"] == "image_only") & (rows["encoder"].map(encoder_group) == group)]
-            if mine.empty:
-                return pd.Series(dtype=float), f"no encoder of the kind {group} was run"
-            sides.append(mine.groupby(["seed", "size"])[column].mean())
-        else:
-            mine = rows[rows["method"] == side].set_index(["encoder", "seed", "size"])[column]
-            if mine.empty:
-                return pd.Series(dtype=float), f"method {side} was not run"
-            sides.append(mine)
+        of_group = side.startswith("group:")
+        mine = rows[rows["method"] == ("image_only" if of_group else side)]
+        if of_group:
+            mine = mine[mine["encoder"].map(encoder_group) == side.removeprefix("group:")]
+        if mine.empty:
+            missing = f"no encoder of the kind {side.removeprefix('group:')}" if of_group else f"method {side}"
+            return pd.Series(dtype=float), f"{missing} was {'' if of_group else 'not '}run"
+        keys = ["seed", "size"] if of_group else ["encoder", "seed", "size"]
+        sides.append(mine.groupby(keys)[column].mean())
     difference = (sides[0] - sides[1]).dropna()
-    encoders = rows["encoder"].nunique() if not claim.high.startswith("group:") else 0
-    used = f"{encoders} encoders, " if encoders else ""
+    used = "" if claim.high.startswith("group:") else f"{rows['encoder'].nunique()} encoders, "
     shown = ", ".join(str(n) for n in sorted(set(difference.index.get_level_values("size"))))
     return difference.groupby("seed").mean(), f"{used}{shown} training images"
 
@@ -174,8 +159,7 @@ def verdicts(
     Parameters
     ----------
     scores : as for `contrast`
-    shares : dict
-        Evaluation images over all images of a split, by task.
+    shares : as of `evaluation_shares`
     margin : AUC that "no gain" may hide; chosen here
 
     Returns

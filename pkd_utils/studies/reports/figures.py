@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import seed_interval
-from pkd_utils.studies.figures import OKABE_ITO
+from pkd_utils.studies.figures import OKABE_ITO, panels
 from pkd_utils.studies.reports.claims import GROUPS, METHOD_NAMES, encoder_group
 
 METHOD_STYLES = {
@@ -17,13 +17,9 @@ METHOD_STYLES = {
     "self_distilled": ("sky blue", "s"),
     "report_distilled": ("blue", "D"),
     "teacher": ("reddish purple", "^"),
-    "text_only": ("black", "v"),
-    "mean_probe": ("yellow", "P"),
-    "cls_probe": ("vermilion", "X"),
 }
-"""Colour and marker of each method, the same on every page."""
+"""Colour and marker of each method that is drawn, the same on every page."""
 
-SIDE_BY_SIDE = ("image_only", "self_distilled", "report_distilled", "teacher")
 _LINES = dict(zip((*GROUPS, ""), ("-", "--", "-.", ":"), strict=True))
 _MARKERS = "osD^vPXd*<>"
 
@@ -41,8 +37,7 @@ def sample_efficiency(scores: pd.DataFrame, titles: dict[str, str], column: str 
     Line style tells the kind of pretraining, marker and colour the encoder.
     """
     tasks = [task for task in titles if task in set(scores["task"])]
-    columns = 3
-    figure, axes = _panels(len(tasks), columns, 3.0)
+    figure, axes = panels(len(tasks), 3, 3.0, 2.7, below=0.6)
     encoders = list(dict.fromkeys(scores["encoder"]))
     for ax, task in zip(axes, tasks, strict=False):
         for i, encoder in enumerate(encoders):
@@ -59,7 +54,7 @@ def sample_efficiency(scores: pd.DataFrame, titles: dict[str, str], column: str 
         ticks = sorted(scores.loc[scores["task"] == task, "size"].unique())
         ax.set_xticks(ticks, [str(t) for t in ticks])
         ax.xaxis.set_minor_locator(NullLocator())
-    for ax in axes[::columns]:
+    for ax in axes[::3]:
         ax.set_ylabel(column.split("_")[0].upper())
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -72,10 +67,10 @@ def methods_by_encoder(scores: pd.DataFrame, title: str, column: str = "auc", le
     """
     sizes = sorted(scores["size"].unique())
     encoders = list(dict.fromkeys(scores["encoder"]))
-    present = [m for m in SIDE_BY_SIDE if m in set(scores["method"])]
+    present = [m for m in METHOD_STYLES if m in set(scores["method"])]
     if not present:
-        raise DataError(f"None of the methods {', '.join(SIDE_BY_SIDE)} is among the scores of {title}.")
-    figure, axes = _panels(len(sizes), len(sizes), 3.6, height=1.4 + 0.5 * len(encoders), sharey=True)
+        raise DataError(f"None of the methods {', '.join(METHOD_STYLES)} is among the scores of {title}.")
+    figure, axes = panels(len(sizes), len(sizes), 3.6, 1.4 + 0.5 * len(encoders), below=0.6, sharey=True)
     for ax, size in zip(axes, sizes, strict=True):
         for k, method in enumerate(present):
             label, colour, marker = _style(method)
@@ -144,13 +139,3 @@ def relations_by_source(related: pd.DataFrame) -> Figure:
 def _style(method: str) -> tuple[str, str, str]:
     colour, marker = METHOD_STYLES[method]
     return METHOD_NAMES[method], OKABE_ITO[colour], marker
-
-
-def _panels(count: int, columns: int, width: float, height: float | None = None, **options):
-    """Figure and its axes, row by row; axes that are too many are taken away."""
-    rows = -(-count // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, (height or width * 0.9) * rows + 0.6),
-                                squeeze=False, layout="constrained", **options)  # fmt: skip
-    for ax in axes.flat[count:]:
-        ax.remove()
-    return figure, list(axes.flat[:count])

@@ -29,28 +29,15 @@ from pkd_utils.statistics.metrics import micro_auroc, micro_average_precision
 
 @dataclass(frozen=True)
 class Study:
-    """One encoder's tokens and the tasks they are for.
-
-    Attributes
-    ----------
-    encoder : str
-    tokens : TokenStore or LiveTokens
-    text : TextStore or None
-    tasks : dict of str to dict
-        `title, kind, classes` of each task.
-    splits, sizes : DataFrame
-        As `tasks.splits.split_seeds` and `choose_sizes` give them; training images beyond the largest size left out.
-    study_of : Series
-        Report (index of `text`) of each image.
-    """
+    """One encoder's tokens and the tasks they are for."""
 
     encoder: str
-    tokens: Any
+    tokens: Any  # TokenStore or LiveTokens
     text: TextStore | None
-    tasks: dict[str, dict[str, Any]]
-    splits: pd.DataFrame
-    sizes: pd.DataFrame
-    study_of: pd.Series
+    tasks: dict[str, dict[str, Any]]  # title, kind and classes of each task
+    splits: pd.DataFrame  # of `tasks.splits.split_seeds`; training images beyond the largest size left out
+    sizes: pd.DataFrame  # of `choose_sizes`
+    study_of: pd.Series  # report (index of `text`) of each image
 
     def rows_of(self, task: str) -> list[str]:
         """Images that take part in a task with any seed, sorted: the rows of its tokens and targets."""
@@ -117,11 +104,6 @@ def head_specs(
         chosen on one half of the evaluation patients, reported on the other.
     learning_rate : None for the paper's (1e-4, probes 1e-3)
     epochs : 0 for those of each size (Tables 3 to 7)
-
-    Raises
-    ------
-    DataError
-        An unknown method or selection, or a task, seed or size that was not prepared.
     """
     if task not in study.tasks:
         raise DataError(f"There is no task {task!r}; there are {', '.join(study.tasks)}.")
@@ -223,13 +205,7 @@ def task_targets(study: Study, task: str) -> np.ndarray:
 
 
 def read_scores(runs: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str], Path]:
-    """Rows of `score_heads` of several runs of 03 and 04, titles of their tasks, and the run of 01 that prepared them.
-
-    Raises
-    ------
-    DataError
-        If the runs are not of the same prepared tasks, or hold two heads of one kind a seed.
-    """
+    """Rows of `score_heads` of runs of 03 and 04, titles of their tasks, and the run of 01 that prepared them."""
     prepared = sorted({_tasks_run(reference) for reference in runs})
     if len(prepared) != 1:
         raise DataError(f"The runs are of different tasks ({', '.join(prepared)}): give runs of one 01-prepare-tasks.")

@@ -73,13 +73,7 @@ def read_state(root: Path) -> pd.DataFrame:
 
 
 def features_of(cohort: Cohort, sources: Sequence[str]) -> dict[str, Any]:
-    """Feature matrices of a cohort's images, one a source of `MODELS`; the state only where it was simulated.
-
-    Raises
-    ------
-    DataError
-        An unknown source.
-    """
+    """Feature matrices of a cohort's images, one a source of `MODELS`; the state only where it was simulated."""
     unknown = sorted(set(sources) - set(MODELS))
     if unknown:
         raise DataError(f"There is no model for the source {unknown[0]!r}; use some of {', '.join(MODELS)}.")
@@ -98,11 +92,6 @@ def held_out_probabilities(features, target, patients, model, folds: int = 5) ->
 
     Folds hold the classes in like shares, as far as patients allow: in small sets, a fold with many positives leaves
     few to train on, and pooled predictions would rank below chance.
-
-    Raises
-    ------
-    DataError
-        The training part of a fold holds one class only, or there are fewer patients than folds.
     """
     target, patients = np.asarray(target), np.asarray(patients)
     classes = np.arange(target.max() + 1)
@@ -145,17 +134,11 @@ def relate(
 
     Parameters
     ----------
-    task : Task
-    table : DataFrame
-        Its table, or the balanced part of it.
-    image_ids : sequence of str
-        Images in the order of the rows of every feature matrix.
-    features : mapping of str to matrix
-        Some of "report", "image", "state", each (N, D), dense or sparse.
-    folds : int
-        Folds over patients.
-    resamples : int
-        Draws of patients; percentile intervals at 95 %. The fitted models stay as they are.
+    table : DataFrame, that of the task or the balanced part of it
+    image_ids : images in the order of the rows of every feature matrix
+    features : (N, D) matrices, dense or sparse, by source
+    folds : int, over patients
+    resamples : int, draws of patients; percentile intervals at 95 %, the fitted models stay as they are
 
     Returns
     -------
@@ -186,13 +169,8 @@ def relate(
 def state_information(table: pd.DataFrame, state: pd.DataFrame) -> pd.Series:
     """Mutual information in bits of the label with each variable of the state, alone (k-nearest-neighbour estimate).
 
-    Parameters
-    ----------
-    table : DataFrame
-        A task's table; one image a patient is used: what is constant within a patient, like heart disease, would
-        otherwise name the patient, and by that the label.
-    state : DataFrame
-        From `read_state`.
+    One image a patient of the task's `table` is used: what is constant within a patient, like heart disease, would
+    otherwise name the patient, and by that the label. `state` is that of `read_state`.
     """
     one = table.drop_duplicates("patient_id")
     values = state.loc[one["study_id"]]

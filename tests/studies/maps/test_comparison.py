@@ -194,12 +194,12 @@ def test_verdict_where_metrics_disagree(moved):
 def test_values_of_students(root, moved):
     table = moved.per_student
     table.loc[(table["metric"] == "box_ap") & (table["weight"] > 0), "value"] = 0.4
-    rising = table["metric"] == "auroc"
+    rising = table["metric"] == "test_auroc"
     table.loc[rising, "value"] += table.loc[rising, "seed"] / 100 + table.loc[rising, "weight"] / 10
-    got = compare_student_values(moved, ["box_ap", "auroc", "absent"]).set_index(["map", "metric"])
+    got = compare_student_values(moved).set_index(["map", "metric"])
     row = got.loc["rollout", "box_ap"]
     assert (row["estimate"], row["low"], row["high"], row["seeds"]) == pytest.approx((0.1, 0.1, 0.1, 5))
-    row = got.loc["rollout", "auroc"]
+    row = got.loc["rollout", "test_auroc"]
     assert row["estimate"] == pytest.approx(0.05) and row["cliffs_delta"] == 1
     half = stats.t.ppf(0.975, 8) * np.sqrt(2 * np.var(np.arange(5) / 100, ddof=1) / 5)
     assert row["high"] - row["estimate"] == pytest.approx(half)
@@ -207,7 +207,7 @@ def test_values_of_students(root, moved):
     part = table[(table["map"] == "rollout") & rising]
     sides = [part.loc[side, "value"] for side in (part["weight"] > 0, part["weight"] == 0)]
     ends = stats.ttest_ind(*sides, equal_var=False).confidence_interval(0.95)
-    row = compare_student_values(moved, ["auroc"]).set_index("map").loc["rollout"]
+    row = compare_student_values(moved).set_index(["map", "metric"]).loc["rollout", "test_auroc"]
     assert (row["low"], row["high"]) == pytest.approx((ends.low, ends.high)), "Welch: spreads may differ"
     one = comparison.read_map_runs([write_map_run(root, "mass", seeds=(0,))])
     assert compare_student_values(one)["low"].isna().all()

@@ -113,9 +113,8 @@ def test_threshold_curves_draw_the_mean_over_students():
 def test_cases_are_the_ends_and_the_middle():
     values = pd.Series([0.1, 0.9, 0.5, 0.5, np.nan], ["a", "b", "d", "c", "e"])
     assert figures.choose_cases(values) == {"best": "b", "median": "d", "worst": "a"}
-    assert figures.choose_cases(values, "fpr") == {"best": "a", "median": "c", "worst": "b"}
-    with pytest.raises(DataError, match="2 images have iou; best, median and worst need three"):
-        figures.choose_cases(values[:2], "iou")
+    with pytest.raises(DataError, match="2 images have a pixel-wise AUROC; best, median and worst need three"):
+        figures.choose_cases(values[:2])
 
 
 def test_gallery():
