@@ -82,7 +82,7 @@ def write(folder: Path, args) -> dict[str, list[float]]:
 
     def ours(workers: int):
         target = folder / f"store{next(count)}"
-        return encode.encode_images(encoder, names, paths, target, args.views, crops, 16, workers, progress=False)
+        return encode.encode_images(encoder, names, paths, target, args.views, crops, 16, workers)
 
     def plain():
         made = []

@@ -1,56 +1,40 @@
 """`python -m pkd_utils encoders list | verify NAME PATH`: the table of encoders, and whether a download is right."""
 
 import argparse
+import math
 import sys
 import textwrap
 import warnings
 
-from pkd_utils.encoders.facts import ImageFacts
+from pkd_utils.encoders.facts import ImageFacts, TextFacts
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.runs.errors import DataError
 
 WIDTH = 120  # characters a line of the table
 
 
-def row(facts) -> dict[str, str]:
-    """One encoder's line in the table."""
+def row(facts: ImageFacts | TextFacts) -> tuple[str, ...]:
+    """An encoder's name, architecture, input, tokens and parameters."""
+    size = f"{facts.parameters / 1e6:.1f} M"
     if isinstance(facts, ImageFacts):
-        feature = next(iter(facts.features.values()))
-        rows, columns = feature.grid
-        shape = {
-            "architecture": facts.architecture,
-            "input": f"{next(iter(facts.preprocessing.values())).crop} px",
-            "tokens": f"{rows * columns} x {feature.width}",
-        }
-    else:
-        cased = "uncased" if facts.lowercase else "cased"
-        shape = {
-            "architecture": f"BERT, {facts.layers} layers, {cased}",
-            "input": "text",
-            "tokens": f"up to {facts.longest} x {facts.width}",
-        }
-    parameters = f"{facts.parameters / 1e6:.1f} M" if facts.parameters else "?"
-    files = ["Hugging Face folder" if file == "folder" else file for file in facts.files]
-    return {"name": facts.name, **shape, "params": parameters, "licence": facts.licence, "file": " or ".join(files),
-            "where": facts.source}  # fmt: skip
+        feature, steps = next(iter(facts.features.values())), next(iter(facts.preprocessing.values()))
+        return facts.name, facts.architecture, f"{steps.crop} px", f"{math.prod(feature.grid)} x {feature.width}", size
+    shape = f"BERT, {facts.layers} layers, {'uncased' if facts.lowercase else 'cased'}"
+    return facts.name, shape, "text", f"up to {facts.longest} x {facts.width}", size
 
 
 def table() -> str:
     """Every encoder: one line of what it is, then its files, where they come from and their licence."""
-    columns = ("name", "architecture", "input", "tokens", "params")
-    rows = [row(facts) for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values())]
-    wide = {name: max(len(name), *(len(line[name]) for line in rows)) + 2 for name in columns}
-
-    def line(values: dict[str, str]) -> str:
-        return "".join(values[name].ljust(wide[name]) for name in columns).rstrip()
-
-    indent = " " * wide["name"]
-    lines = [line({name: name for name in columns}), "-" * WIDTH]
-    for values in rows:
-        lines.append(line(values))
-        rest = f"{values['file']}; {values['where']}; licence: {values['licence']}"
-        lines += textwrap.wrap(rest, WIDTH, initial_indent=indent, subsequent_indent=indent,
-                               break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    encoders = (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values())
+    rows = [("name", "architecture", "input", "tokens", "params"), *map(row, encoders)]
+    wide = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    head, *shapes = ["".join(map(str.ljust, values, wide)).rstrip() for values in rows]
+    lines, indent = [head, "-" * WIDTH], " " * wide[0]
+    for facts, shape in zip(encoders, shapes, strict=True):
+        files = " or ".join("Hugging Face folder" if file == "folder" else file for file in facts.files)
+        lines += [shape, *textwrap.wrap(f"{files}; {facts.source}; licence: {facts.licence}", WIDTH,
+                                        initial_indent=indent, subsequent_indent=indent,
+                                        break_long_words=False, break_on_hyphens=False)]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -86,5 +70,5 @@ def main(arguments: list[str]) -> int:
     except (DataError, OSError) as error:
         print(f"{options.name}: {error}", file=sys.stderr)
         return 1
-    print(verify.report_text(report))
-    return 1 if report["problems"] else 0
+    print(report)
+    return 1 if report.problems else 0

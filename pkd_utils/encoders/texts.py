@@ -17,7 +17,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import nn
 from tqdm import tqdm
 
 from pkd_utils.runs import files
@@ -59,12 +58,18 @@ class EncodedTexts:
 
     def batch(self, rows: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Pad some texts to the longest: (B, L) int64 tokens or (B, L, D) float32 states, and a (B, L) bool mask."""
-        source = self.tokens if self.hidden is None else self.hidden
-        pieces = [source[self.offsets[row] : self.offsets[row + 1]] for row in rows]
-        lengths = torch.tensor([len(piece) for piece in pieces])
-        mask = torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
-        padded = nn.utils.rnn.pad_sequence(pieces, batch_first=True).to(device)
-        return padded.long() if self.hidden is None else padded.float(), mask.to(device)
+        first, lengths = torch.from_numpy(self.offsets[:-1][rows]), torch.from_numpy(self.lengths[rows])
+        found, mask = pad(self.tokens if self.hidden is None else self.hidden, first, lengths)
+        return found.to(device).to(torch.int64 if self.hidden is None else torch.float32), mask.to(device)
+
+
+def pad(packed: torch.Tensor, first: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B,) stretches of packed tokens (total, ...), padded with zeros to the longest, and their (B, L) bool mask."""
+    place = torch.arange(int(lengths.max()) if len(lengths) else 0)
+    mask = place < lengths[:, None]
+    # Padding reads a text's first token, then becomes zero: one gather, no loop.
+    found = packed[torch.where(mask, first[:, None] + place, first[:, None])]
+    return found.masked_fill(~mask if packed.ndim == 1 else ~mask[:, :, None], 0), mask
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:

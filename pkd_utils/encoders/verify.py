@@ -8,6 +8,7 @@ real weights.
 
 import hashlib
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pkd_utils.encoders.backbones import FrozenEncoder
 from pkd_utils.encoders.facts import ImageFacts, known
 from pkd_utils.encoders.weights import some
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
@@ -76,9 +78,101 @@ def same_fingerprint(mine: dict[str, Any], recorded: dict[str, Any]) -> bool:
     return all(abs(mine[n] - recorded[n]) <= TOLERANCE * max(abs(recorded[n]), recorded["sd"]) for n in numbers)
 
 
-def _md5(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+@dataclass
+class Report:
+    """What was found in an encoder's file and what it computes; as text, lines for a terminal.
+
+    Attributes
+    ----------
+    encoder : ImageEncoder or TextEncoder
+    options : dict
+        What shaped its tokens: feature and preprocessing, or layer.
+    fingerprint : dict, see `fingerprint`
+    says : str
+        How the fingerprint compares with the recorded one.
+    md5 : str
+        Of the file, and whether it is the published one; "" where none is published.
+    problems : list of str
+        Empty if everything is as it should be.
+    """
+
+    encoder: FrozenEncoder
+    options: dict[str, str]
+    fingerprint: dict[str, Any]
+    says: str = "random weights: fingerprint means nothing"
+    md5: str = ""
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """Its name in `fingerprints.json`."""
+        return " ".join([self.encoder.facts.name, *(f"{name}={value}" for name, value in sorted(self.options.items()))])
+
+    def __str__(self) -> str:
+        facts, weights, keys = self.encoder.facts, self.encoder.weights, self.encoder.keys
+        options = ", ".join(f"{name} {value}" for name, value in self.options.items())
+        lines = [("encoder", f"{facts.title} ({options})")]
+        if weights:
+            megabytes = weights.file.stat().st_size / 1e6
+            lines += [("file", f"{weights.file.name}, {megabytes:.1f} MB"), ("SHA-256", weights.sha256)]
+            lines += [("MD5", self.md5), ("wrapper", f'"{weights.wrapper}"' if weights.wrapper else "none")]
+            lines += [("skipped", weights.skipped and f"{some(weights.skipped)} (beside the weights)")]
+            lines += [("inert", weights.inert and f"{some(weights.inert)} (named in the file, not imported or run)")]
+            lines += [("keys found", f"{len(keys.found)}; none of the encoder's is missing")]
+            for kind in ("dropped", "unexpected"):
+                names = getattr(keys, kind)
+                lines.append((f"keys {kind}", names and f"{len(names)}: {some(names)}"))
+        count, table = sum(p.numel() for p in self.encoder.parameters()), facts.parameters
+        same = "as in the table" if count == table else f"the table counts {table:,} for the whole backbone"
+        lines.append(("parameters", f"{count:,} ({same})"))
+        if isinstance(facts, ImageFacts):
+            rows, columns = self.encoder.grid
+            lines.append(("tokens", f"{self.encoder.feature.what}; {rows} rows of {columns}"))
+            lines.append(("input", str(self.encoder.preprocessing)))
+        else:
+            pieces = f"{'uncased' if facts.lowercase else 'cased'} word pieces, {facts.vocabulary:,} of them"
+            lines.append(("input", f"{pieces}, at most {facts.longest} a text"))
+        numbers = (f"{name} {value:.4g}" for name, value in self.fingerprint.items() if name != "tokens")
+        lines.append(("fingerprint", ", ".join([self.fingerprint["tokens"], *numbers])))
+        lines += [("", self.says), ("seconds", f"{self.seconds:.1f}")]
+        lines += [("NOT RIGHT", problem) for problem in self.problems]
+        return "\n".join(f"{name:<16}{value}" for name, value in lines if value)
+
+
+def verify(
+    name: str,
+    path: str,
+    feature: str | None = None,
+    preprocessing: str | None = None,
+    upsample: bool = True,
+    layer: str | int = "last",
+) -> Report:
+    """Load an encoder from a file and report what was found in it and what it computes.
+
+    Parameters
+    ----------
+    name : str
+        A name of `IMAGE_ENCODERS` or `TEXT_ENCODERS`.
+    path : str
+        File or folder as downloaded; "random" runs without weights.
+    feature, preprocessing, upsample : as in `load_image_encoder`
+    layer : as in `load_text_encoder`
+    """
+    started = time.perf_counter()
+    facts = known(IMAGE_ENCODERS | TEXT_ENCODERS, name, "encoder")
+    if isinstance(facts, ImageFacts):
+        encoder, tokens, options = _image_tokens(name, path, feature, preprocessing, upsample)
+    elif feature or preprocessing or not upsample:
+        raise DataError(f"{name} reads text: it has a layer, but no feature, preprocessing or upsampling.")
+    else:
+        encoder, tokens, options = _text_tokens(name, path, layer)
+    report = Report(encoder, options, fingerprint(tokens))
+    if encoder.weights is not None:
+        _compare_md5(report)
+        _compare_fingerprint(report)
+    report.seconds = time.perf_counter() - started
+    return report
 
 
 def _image_tokens(name: str, path: str, feature: str | None, preprocessing: str | None, upsample: bool):
@@ -87,11 +181,8 @@ def _image_tokens(name: str, path: str, feature: str | None, preprocessing: str 
 
     encoder = load_image_encoder(name, path, feature=feature, preprocessing=preprocessing, upsample=upsample)
     tokens = encoder.tokens(encoder.preprocess(fixed_image())[None])[0]
-    facts = encoder.facts
-    options = {
-        "feature": feature or next(iter(facts.features)),
-        "preprocessing": preprocessing or next(iter(facts.preprocessing)),
-    }
+    preprocessing = preprocessing or next(iter(encoder.facts.preprocessing))
+    options = {"feature": encoder.feature_name, "preprocessing": preprocessing}
     return encoder, tokens, options if upsample else options | {"upsample": "no"}
 
 
@@ -107,91 +198,16 @@ def _text_tokens(name: str, path: str, layer: str | int):
     return encoder, tokens[mask], {"layer": str(layer)}
 
 
-def verify(
-    name: str,
-    path: str,
-    feature: str | None = None,
-    preprocessing: str | None = None,
-    upsample: bool = True,
-    layer: str | int = "last",
-) -> dict[str, Any]:
-    """Load an encoder from a file and report what was found in it and what it computes.
-
-    Parameters
-    ----------
-    name : str
-        A name of `IMAGE_ENCODERS` or `TEXT_ENCODERS`.
-    path : str
-        File or folder as downloaded; "random" runs without weights.
-    feature, preprocessing, upsample : as in `load_image_encoder`
-    layer : as in `load_text_encoder`
-
-    Returns
-    -------
-    dict
-        As `report_text` shows it; `problems` (list of str) is empty if everything is as it should be.
-    """
-    started = time.perf_counter()
-    facts = known(IMAGE_ENCODERS | TEXT_ENCODERS, name, "encoder")
-    if isinstance(facts, ImageFacts):
-        encoder, tokens, options = _image_tokens(name, path, feature, preprocessing, upsample)
-    elif feature or preprocessing or not upsample:
-        raise DataError(f"{name} reads text: it has a layer, but no feature, preprocessing or upsampling.")
-    else:
-        encoder, tokens, options = _text_tokens(name, path, layer)
-    report: dict[str, Any] = {
-        "name": name,
-        "title": facts.title,
-        "options": options,
-        "parameters": sum(p.numel() for p in encoder.parameters()),
-        "parameters_in_table": facts.parameters,
-        "fingerprint": fingerprint(tokens),
-        "problems": [],
-    }
-    if isinstance(facts, ImageFacts):
-        report |= {
-            "feature": encoder.feature.what,
-            "grid": list(encoder.grid),
-            "preprocessing": str(encoder.preprocessing),
-        }
-    else:
-        words = "uncased" if facts.lowercase else "cased"
-        report |= {
-            "preprocessing": f"{words} word pieces, {facts.vocabulary:,} of them, at most {facts.longest} a text"
-        }
-    if encoder.weights is None:
-        report["fingerprint_says"] = "random weights: fingerprint means nothing"
-    else:
-        report |= _file_report(facts, encoder)
-        report["fingerprint_says"] = _recorded_says(report)
-    report["seconds"] = round(time.perf_counter() - started, 1)
-    return report
-
-
-def _file_report(facts, encoder) -> dict[str, Any]:
-    """What was in the file: hashes, wrapper, keys."""
-    weights, keys = encoder.weights, encoder.keys
-    report = {
-        "file": weights.file.name,
-        "megabytes": round(weights.file.stat().st_size / 1e6, 1),
-        "sha256": weights.sha256,
-        "wrapper": weights.wrapper,
-        "skipped": list(weights.skipped),
-        "inert": list(weights.inert),
-        "keys": {kind: list(getattr(keys, kind)) for kind in ("found", "dropped", "unexpected")},
-        "problems": [],
-    }
-    published = getattr(facts, "md5", {}).get(weights.file.name)
+def _compare_md5(report: Report) -> None:
+    """Compare the file with the MD5 that its authors published, if they did."""
+    file = report.encoder.weights.file
+    published = report.encoder.facts.md5.get(file.name)
     if published:
-        report["md5"] = _md5(weights.file)
-        report["md5_says"] = "as published" if report["md5"] == published else "differs from the published file"
-        if report["md5"] != published:
-            report["problems"].append(f"The file differs from the published {weights.file.name} (MD5 {published}).")
-    return report
-
-
-def _key(report: dict[str, Any]) -> str:
-    return " ".join([report["name"], *(f"{name}={value}" for name, value in sorted(report["options"].items()))])
+        with open(file, "rb") as stream:
+            found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        report.md5 = f"{found}: {'as published' if found == published else 'differs from the published file'}"
+        if found != published:
+            report.problems.append(f"The file differs from the published {file.name} (MD5 {published}).")
 
 
 def recorded_fingerprints() -> dict[str, Any]:
@@ -199,60 +215,29 @@ def recorded_fingerprints() -> dict[str, Any]:
     return files.read_json(RECORDED) if RECORDED.exists() else {}
 
 
-def _recorded_says(report: dict[str, Any]) -> str:
-    """Compare with the recorded fingerprint; a disagreement becomes one of the report's problems."""
-    recorded = recorded_fingerprints().get(_key(report))
+def _compare_fingerprint(report: Report) -> None:
+    """Compare with the recorded fingerprint; a disagreement is one of the report's problems."""
+    recorded = recorded_fingerprints().get(report.key)
+    same_file = recorded is not None and report.encoder.weights.sha256 == recorded["sha256"]
     if recorded is None:
-        return "none is recorded for these options: compare with a colleague's"
-    if same_fingerprint(report["fingerprint"], recorded["fingerprint"]):
-        return "as recorded" + ("" if report["sha256"] == recorded["sha256"] else ", from another file")
-    if report["sha256"] == recorded["sha256"]:
-        report["problems"].append(
-            f"The file is the recorded one, but its tokens are not: expected {recorded['fingerprint']}."
-        )
+        report.says = "none is recorded for these options: compare with a colleague's"
+    elif same_fingerprint(report.fingerprint, recorded["fingerprint"]):
+        report.says = "as recorded" if same_file else "as recorded, from another file"
     else:
-        report["problems"].append(f"The tokens are not those of the recorded file {recorded['file']}.")
-    return "differs from the recorded one"
+        report.says = "differs from the recorded one"
+        report.problems.append(
+            f"The file is the recorded one, but its tokens are not: expected {recorded['fingerprint']}."
+            if same_file
+            else f"The tokens are not those of the recorded file {recorded['file']}."
+        )
 
 
-def record(report: dict[str, Any]) -> None:
+def record(report: Report) -> None:
     """Add a report's fingerprint to `fingerprints.json`; those of random weights are refused."""
-    if "sha256" not in report:
+    weights = report.encoder.weights
+    if weights is None:
         raise DataError("Random weights are not recorded.")
-    entry = {name: report[name] for name in ("file", "sha256", "fingerprint")}
-    files.write_json(RECORDED, dict(sorted((recorded_fingerprints() | {_key(report): entry}).items())))
-    report["fingerprint_says"] = f"recorded in {RECORDED.name}"
-    report["problems"] = [text for text in report["problems"] if "tokens" not in text]
-
-
-def report_text(report: dict[str, Any]) -> str:
-    """A report as lines for a terminal."""
-    options = ", ".join(f"{name} {value}" for name, value in report["options"].items())
-    lines = [("encoder", f"{report['title']} ({options})")]
-    if "sha256" in report:
-        keys = report["keys"]
-        lines += [("file", f"{report['file']}, {report['megabytes']} MB"), ("SHA-256", report["sha256"])]
-        if "md5" in report:
-            lines.append(("MD5", f"{report['md5']}: {report['md5_says']}"))
-        lines.append(("wrapper", f'"{report["wrapper"]}"' if report["wrapper"] else "none"))
-        if report["skipped"]:
-            lines.append(("skipped", f"{some(report['skipped'])} (beside the weights)"))
-        if report["inert"]:
-            lines.append(("inert", f"{some(report['inert'])} (named in the file, not imported or run)"))
-        lines.append(("keys found", f"{len(keys['found'])}; none of the encoder's is missing"))
-        lines += [(f"keys {kind}", f"{len(keys[kind])}: {some(keys[kind])}") for kind in ("dropped", "unexpected")
-                  if keys[kind]]  # fmt: skip
-    table = report["parameters_in_table"]
-    same = "as in the table" if report["parameters"] == table else f"the table counts {table:,} for the whole backbone"
-    lines.append(("parameters", f"{report['parameters']:,} ({same})"))
-    if "feature" in report:
-        rows, columns = report["grid"]
-        lines.append(("tokens", f"{report['feature']}; {rows} rows of {columns}"))
-    lines.append(("input", report["preprocessing"]))
-    numbers = ", ".join(
-        f"{name} {value:.4g}" if isinstance(value, float) else str(value)
-        for name, value in report["fingerprint"].items()
-    )
-    lines += [("fingerprint", numbers), ("", report["fingerprint_says"]), ("seconds", str(report["seconds"]))]
-    lines += [("NOT RIGHT", problem) for problem in report["problems"]]
-    return "\n".join(f"{name:<16}{value}" for name, value in lines)
+    entry = {"file": weights.file.name, "sha256": weights.sha256, "fingerprint": report.fingerprint}
+    files.write_json(RECORDED, dict(sorted((recorded_fingerprints() | {report.key: entry}).items())))
+    report.says = f"recorded in {RECORDED.name}"
+    report.problems = [text for text in report.problems if "tokens" not in text]

@@ -14,8 +14,7 @@ from PIL import Image
 from pkd_utils.encoders import TEXT_ENCODERS, load_image_encoder, load_text_encoder, transforms
 from pkd_utils.encoders.facts import HALF, Feature, Preprocessing
 from pkd_utils.encoders.tokens.encode import encode_images, encode_texts, estimate, take_over
-from pkd_utils.encoders.tokens.live import LiveTokens
-from pkd_utils.encoders.tokens.open import open_tokens, record_live
+from pkd_utils.encoders.tokens.live import LiveTokens, open_tokens, record_live
 from pkd_utils.encoders.tokens.stored import TextStore, TokenStore
 from pkd_utils.encoders.tokens.views import Crops
 from pkd_utils.runs import paths
@@ -64,14 +63,10 @@ def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("images"))
 
 
-def quiet(*arguments, **options):
-    return encode_images(*arguments, progress=False, **options)
-
-
 def test_stored_tokens_are_the_encoders_rounded_to_half(images, tmp_path):
     ids, files = images
     encoder, crops = TinyEncoder(), Crops(seed=3)
-    store = quiet(encoder, ids, files, tmp_path / "tokens", views=2, crops=crops, batch_size=4)
+    store = encode_images(encoder, ids, files, tmp_path / "tokens", views=2, crops=crops, batch_size=4)
     assert (store.rows, store.tokens_per_image, store.width, store.views) == (7, 16, WIDTH, 2)
     for row, (name, file) in enumerate(zip(ids, files, strict=True)):
         with Image.open(file) as image:
@@ -86,7 +81,7 @@ def test_stored_tokens_are_the_encoders_rounded_to_half(images, tmp_path):
 
 def test_threads_and_batches_change_no_bit(images, tmp_path):
     stores = [
-        quiet(TinyEncoder(), *images, tmp_path / f"{workers}-{batch}", batch_size=batch, workers=workers)
+        encode_images(TinyEncoder(), *images, tmp_path / f"{workers}-{batch}", batch_size=batch, workers=workers)
         for workers, batch in ((0, 32), (2, 1), (1, 5))
     ]
     for store in stores[1:]:
@@ -96,7 +91,7 @@ def test_threads_and_batches_change_no_bit(images, tmp_path):
 
 
 def test_rows_that_repeat_and_views_are_gathered_right(images, tmp_path):
-    store = quiet(TinyEncoder(), *images, tmp_path / "tokens", views=2)
+    store = encode_images(TinyEncoder(), *images, tmp_path / "tokens", views=2)
     whole = torch.from_numpy(np.load(store.folder / "tokens.npy"))
     rows, views = torch.tensor([4, 0, 4, 6, 4]), torch.tensor([1, 2, 1, 0, 2])
     assert torch.equal(store.batch(rows, views), whole[views, rows])
@@ -112,21 +107,21 @@ def test_rows_that_repeat_and_views_are_gathered_right(images, tmp_path):
 
 
 def test_class_tokens_of_an_encoder_without_any_are_refused(images, tmp_path):
-    bare = quiet(TinyEncoder(class_token=False), *images, tmp_path / "bare")
+    bare = encode_images(TinyEncoder(class_token=False), *images, tmp_path / "bare")
     assert not bare.has_cls and not (bare.folder / "cls.npy").exists()
     with pytest.raises(DataError, match="tiny has no class token"):
         bare.class_tokens([0])
 
 
 def test_reading_never_writes(images, tmp_path):
-    store = quiet(TinyEncoder(), *images, tmp_path / "tokens")
+    store = encode_images(TinyEncoder(), *images, tmp_path / "tokens")
     before = (store.folder / "tokens.npy").read_bytes()
     store.batch([0, 3], 1).zero_()
     assert (store.folder / "tokens.npy").read_bytes() == before
 
 
 def test_a_subset_shows_the_same_tokens_by_other_rows(images, tmp_path):
-    store = quiet(TinyEncoder(), *images, tmp_path / "tokens")
+    store = encode_images(TinyEncoder(), *images, tmp_path / "tokens")
     part = store.subset(["i05", "i02"])
     assert (part.rows, part.image_ids, store.rows) == (2, ["i05", "i02"], 7)
     assert torch.equal(part.batch([1, 0, 1], 2), store.batch([2, 5, 2], 2))
@@ -153,35 +148,36 @@ def test_a_subset_shows_the_same_tokens_by_other_rows(images, tmp_path):
 )
 def test_another_identity_is_refused_and_the_same_is_done(images, tmp_path, what, differs):
     encoder = TinyEncoder()
-    first = quiet(encoder, *images, tmp_path / "tokens")
+    first = encode_images(encoder, *images, tmp_path / "tokens")
     passes = encoder.passes
-    assert quiet(encoder, *images, tmp_path / "tokens").identity == first.identity
+    assert encode_images(encoder, *images, tmp_path / "tokens").identity == first.identity
     assert encoder.passes == passes
     count, other = what.pop("count", 7), what.pop("encoder", encoder)
     some = [values[:count] for values in images]
     with pytest.raises(DataError, match=rf"other settings \({differs} differ\): delete it"):
-        quiet(other, *some, tmp_path / "tokens", **what)
-    assert quiet(other, *some, tmp_path / "other", **what).identity != first.identity
+        encode_images(other, *some, tmp_path / "tokens", **what)
+    assert encode_images(other, *some, tmp_path / "other", **what).identity != first.identity
 
 
 def test_changed_pixels_are_another_identity(images, tmp_path):
     (tmp_path / "images").mkdir()
     ids, files = write_images(tmp_path / "images")
-    quiet(TinyEncoder(), ids, files, tmp_path / "tokens")
+    encode_images(TinyEncoder(), ids, files, tmp_path / "tokens")
     Image.new("L", (40, 40), 7).save(files[3])
     with pytest.raises(DataError, match="images differ"):
-        quiet(TinyEncoder(), ids, files, tmp_path / "tokens")
+        encode_images(TinyEncoder(), ids, files, tmp_path / "tokens")
 
 
 KILLED = """
 import sys
 from pathlib import Path
-from tests.encoders.test_tokens import TinyEncoder, quiet
+from tests.encoders.test_tokens import TinyEncoder
 from pkd_utils.encoders.tokens import encode
+from pkd_utils.encoders.tokens.encode import encode_images
 encode.MARK_SECONDS = 0
 folder = Path(sys.argv[1])
 files = sorted(folder.glob("*.jpg"))
-quiet(TinyEncoder(pause=0.05), [file.stem for file in files], files, folder / "tokens", batch_size=3)
+encode_images(TinyEncoder(pause=0.05), [file.stem for file in files], files, folder / "tokens", batch_size=3)
 """
 
 
@@ -198,9 +194,9 @@ def test_a_killed_encoding_continues_to_the_same_bytes(tmp_path):
     done = read_json(mark)["images"]
     assert 5 <= done < 40 and partial.exists() and not (tmp_path / "tokens").exists()
     encoder = TinyEncoder()
-    store = quiet(encoder, ids, files, tmp_path / "tokens", batch_size=3)
+    store = encode_images(encoder, ids, files, tmp_path / "tokens", batch_size=3)
     assert encoder.seen == (40 - done) * 3
-    whole = quiet(TinyEncoder(), ids, files, tmp_path / "whole", batch_size=3)
+    whole = encode_images(TinyEncoder(), ids, files, tmp_path / "whole", batch_size=3)
     for name in ("tokens.npy", "cls.npy", "index.parquet"):
         assert (store.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     assert not partial.exists()
@@ -213,27 +209,27 @@ def test_other_weights_do_not_continue_what_was_begun(images, tmp_path, monkeypa
         begun, "encode", lambda batch: pytest.fail() if begun.seen else TinyEncoder.encode(begun, batch)
     )
     with pytest.raises(pytest.fail.Exception):
-        quiet(begun, *images, tmp_path / "tokens", batch_size=3)
+        encode_images(begun, *images, tmp_path / "tokens", batch_size=3)
     assert (tmp_path / "tokens.partial").exists()
-    store = quiet(TinyEncoder(weights=1), *images, tmp_path / "tokens", batch_size=3)
-    whole = quiet(TinyEncoder(weights=1), *images, tmp_path / "whole", batch_size=3)
+    store = encode_images(TinyEncoder(weights=1), *images, tmp_path / "tokens", batch_size=3)
+    whole = encode_images(TinyEncoder(weights=1), *images, tmp_path / "whole", batch_size=3)
     assert (store.folder / "tokens.npy").read_bytes() == (whole.folder / "tokens.npy").read_bytes()
 
 
 def test_values_that_half_precision_cannot_hold(images, tmp_path):
     large = TinyEncoder(scale=1e6)
     with pytest.raises(DataError, match=r"token values exceed the largest float16, 65,504; first in i00, and \d+ more"):
-        quiet(large, *images, tmp_path / "tokens")
-    store = quiet(large, *images, tmp_path / "bfloat16", storage="bfloat16")
+        encode_images(large, *images, tmp_path / "tokens")
+    store = encode_images(large, *images, tmp_path / "bfloat16", storage="bfloat16")
     assert store.dtype == torch.bfloat16 and torch.isfinite(store.batch([0], 1)).all()
     with Image.open(images[1][0]) as image:
         exact = large.encode(large.preprocess(image)[None]).patches
     assert torch.equal(store.batch([0]), exact.bfloat16())
     damaged = TinyEncoder(scale=float("nan"))
     with pytest.raises(DataError, match="NaN or infinite: the weights or the image are damaged; first in i00"):
-        quiet(damaged, *images, tmp_path / "nan", storage="bfloat16")
+        encode_images(damaged, *images, tmp_path / "nan", storage="bfloat16")
     with pytest.raises(DataError, match="'int8' is no storage of tokens; there are: float16"):
-        quiet(TinyEncoder(), *images, tmp_path / "int8", storage="int8")
+        encode_images(TinyEncoder(), *images, tmp_path / "int8", storage="int8")
 
 
 def test_unreadable_images_are_named_before_encoding_begins(tmp_path):
@@ -242,7 +238,7 @@ def test_unreadable_images_are_named_before_encoding_begins(tmp_path):
     files[4].write_text("no image")
     encoder = TinyEncoder()
     with pytest.raises(DataError, match=r"2 of 6 images cannot be read: i02 .*truncated.*; i04 .*cannot identify"):
-        quiet(encoder, ids, files, tmp_path / "tokens")
+        encode_images(encoder, ids, files, tmp_path / "tokens")
     assert encoder.passes == 0
     with pytest.raises(DataError, match=r"Image i02 .* cannot be read"):
         LiveTokens(encoder, ids, files).batch([1, 2])
@@ -257,12 +253,12 @@ def test_lists_that_do_not_fit(images, tmp_path):
         (([], []), "0 image identifiers came with 0 paths"),
     ):
         with pytest.raises(DataError, match=words):
-            quiet(TinyEncoder(), *given, tmp_path / "tokens")
+            encode_images(TinyEncoder(), *given, tmp_path / "tokens")
     with pytest.raises(FileNotFoundError, match=r"1 of 7 image files do not exist: .*absent.jpg; check the data root"):
-        quiet(TinyEncoder(), ids, [tmp_path / "absent.jpg", *files[1:]], tmp_path / "tokens")
+        encode_images(TinyEncoder(), ids, [tmp_path / "absent.jpg", *files[1:]], tmp_path / "tokens")
     (tmp_path / "mine").mkdir()
     with pytest.raises(DataError, match="is no token store"):
-        quiet(TinyEncoder(), ids, files, tmp_path / "mine")
+        encode_images(TinyEncoder(), ids, files, tmp_path / "mine")
     with pytest.raises(FileNotFoundError, match="holds no tokens"):
         TokenStore(tmp_path / "mine")
 
@@ -270,14 +266,14 @@ def test_lists_that_do_not_fit(images, tmp_path):
 def test_too_little_disk(images, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(DataError, match=r"need 4,284 bytes and the disk of .* has 1,000 free"):
-        quiet(TinyEncoder(), *images, tmp_path / "tokens", views=2)
+        encode_images(TinyEncoder(), *images, tmp_path / "tokens", views=2)
     assert not (tmp_path / "tokens.partial").exists()
 
 
 def test_estimate(images, tmp_path):
     encoder = TinyEncoder(pause=0.02)
     cost = estimate(encoder, *images, views=2, batch_size=3)
-    store = quiet(encoder, *images, tmp_path / "tokens", views=2, batch_size=3)
+    store = encode_images(encoder, *images, tmp_path / "tokens", views=2, batch_size=3)
     assert cost.bytes == store.facts["bytes"] == 7 * 3 * 17 * WIDTH * 2
     assert 7 * 0.02 < cost.seconds < 7 * 0.02 * 5
     assert cost.fits(0) and cost.fits(1) and not cost.fits(1e-7)
@@ -286,7 +282,7 @@ def test_estimate(images, tmp_path):
 
 def test_live_tokens_are_those_of_a_store(images, tmp_path):
     crops = Crops(seed=2)
-    store = quiet(TinyEncoder(), *images, tmp_path / "tokens", views=2, crops=crops)
+    store = encode_images(TinyEncoder(), *images, tmp_path / "tokens", views=2, crops=crops)
     encoder = TinyEncoder()
     live = LiveTokens(encoder, *images, crops, batch_size=4)
     rows, views = torch.tensor([4, 0, 4, 6, 4]), torch.tensor([1, 2, 1, 0, 2])
@@ -311,7 +307,7 @@ def test_passes_encode_each_row_once_in_order(images):
 
 
 def test_clean_views_of_live_tokens_come_from_their_store(images, tmp_path):
-    clean = quiet(TinyEncoder(), *images, tmp_path / "clean", views=0)
+    clean = encode_images(TinyEncoder(), *images, tmp_path / "clean", views=0)
     encoder = TinyEncoder()
     live = LiveTokens(encoder, *images, clean=clean)
     assert torch.equal(live.batch([3, 1]), clean.batch([3, 1])) and torch.equal(
@@ -340,7 +336,7 @@ def test_crops_that_cannot_be_are_refused():
 def test_deep_grey_images_keep_their_contrast(tmp_path):
     values = (np.arange(1600).reshape(40, 40) * 2).astype(np.uint16)  # 12 bits in 16
     Image.fromarray(values).save(tmp_path / "a.png")
-    store = quiet(TinyEncoder(), ["a"], [tmp_path / "a.png"], tmp_path / "tokens")
+    store = encode_images(TinyEncoder(), ["a"], [tmp_path / "a.png"], tmp_path / "tokens")
     tokens = store.batch([0], dtype=torch.float32)[0] / TinyEncoder().vector
     assert tokens[0].max() < -0.6 and tokens[-1].min() > 0.6
 
@@ -349,7 +345,7 @@ def test_a_real_encoder_stored_and_live(images, tmp_path):
     ids, files = [values[:2] for values in images]
     options = {"name": "c2l", "weights": "random", "seed": 4}
     encoder = load_image_encoder(**options)
-    store = quiet(encoder, ids, files, tmp_path / "tokens" / "clean", views=0)
+    store = encode_images(encoder, ids, files, tmp_path / "tokens" / "clean", views=0)
     assert (store.tokens_per_image, store.width, store.grid) == (49, 512, (7, 7))
     with Image.open(files[1]) as image:
         assert torch.allclose(encoder.tokens(encoder.preprocess(image)[None])[0].half(), store.batch([1])[0], atol=1e-3)

@@ -107,18 +107,18 @@ def test_the_table_fits_a_terminal_and_names_every_encoder(capsys):
 def test_a_right_file(c2l_file, capsys, empty_record):
     with pytest.warns(UserWarning, match="no place for"):
         report = verify.verify("c2l", str(c2l_file))
-    assert not report["problems"]
-    assert report["wrapper"] == "model" and set(report["skipped"]) == {"opt", "epoch"}
-    assert report["inert"] == ["argparse.Namespace"]
-    assert len(report["keys"]["dropped"]) == 2 and report["keys"]["unexpected"] == ["encoder.module.extra"]
-    assert len(report["keys"]["found"]) == len(c2l_state()) - 2
-    assert report["sha256"] == hashlib.sha256(c2l_file.read_bytes()).hexdigest()
-    assert report["parameters"] == IMAGE_ENCODERS["c2l"].parameters
-    assert report["fingerprint"]["tokens"] == "49 x 512"
+    weights, keys = report.encoder.weights, report.encoder.keys
+    assert not report.problems
+    assert weights.wrapper == "model" and set(weights.skipped) == {"opt", "epoch"}
+    assert weights.inert == ("argparse.Namespace",)
+    assert len(keys.dropped) == 2 and keys.unexpected == ("encoder.module.extra",)
+    assert len(keys.found) == len(c2l_state()) - 2
+    assert weights.sha256 == hashlib.sha256(c2l_file.read_bytes()).hexdigest()
+    assert report.fingerprint["tokens"] == "49 x 512"
     code, text, err = run(capsys, "verify", "c2l", str(c2l_file))
     assert code == 0 and not err
-    for part in (report["sha256"], "encoder.module.extra", "argparse.Namespace", "crop 224", "as in the table",
-                 f"mean {report['fingerprint']['mean']:.4g}", "none is recorded"):  # fmt: skip
+    for part in (weights.sha256, "encoder.module.extra", "argparse.Namespace", "crop 224", "as in the table",
+                 f"mean {report.fingerprint['mean']:.4g}", "none is recorded"):  # fmt: skip
         assert part in text
 
 
@@ -200,7 +200,7 @@ def test_every_offline_encoder_is_recorded():
 @pytest.mark.parametrize("name", STAND_INS)
 def test_committed_stand_ins_have_the_recorded_fingerprint(name):
     report = verify.verify(name, str(paths.resolve(f"pkd_utils/encoders/stand_ins/{name}.safetensors")))
-    assert report["fingerprint_says"] == "as recorded" and not report["problems"]
+    assert report.says == "as recorded" and not report.problems
 
 
 @pytest.mark.parametrize("name", OFFLINE)
@@ -211,5 +211,5 @@ def test_real_weights_have_the_recorded_fingerprint(name):
     except (FileNotFoundError, KeyError):
         pytest.skip(f"not fetched: python -m pkd_utils fetch {name}")
     report = verify.verify(name, str(folder / OFFLINE[name]))
-    assert report["fingerprint_says"] == "as recorded" and not report["problems"]
-    assert str(paths.PROJECT_ROOT) not in verify.report_text(report)
+    assert report.says == "as recorded" and not report.problems
+    assert str(paths.PROJECT_ROOT) not in str(report)

@@ -1,36 +1,31 @@
-"""Run frozen encoders over images and reports once and keep what they produce: see `tokens` for reading it.
+"""Run frozen encoders over images and reports once and keep what they produce: see `tokens.stored` for reading it.
 
 Work is done in `<folder>.partial`, marked every few seconds, continued after a kill to the same bytes and renamed last;
 what another identity left there is thrown away. What identifies a store (encoder with its weights, images by content,
 crops, storage) stands in its `store.json`; a finished store of another identity is refused, never overwritten.
 """
 
-import itertools
 import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from pkd_utils.encoders.tokens.stored import TextStore, TokenStore, store_facts
 from pkd_utils.encoders.tokens.views import (
     CROPS,
     Crops,
-    ImageFile,
+    Pipeline,
+    bar,
     check_readable,
     check_unique,
-    content_hashes,
-    encode_crops,
-    in_order,
     list_images,
-    read_views,
     storage_dtype,
 )
 from pkd_utils.runs.errors import DataError
@@ -66,17 +61,18 @@ def estimate(
     storage: str = "float16",
 ) -> Estimate:  # fmt: skip
     """Time two batches, after one that warms up, and say what all would take; parameters as in `encode_images`."""
-    files = list_images(image_ids, paths)
+    line = Pipeline(encoder, list_images(image_ids, paths), crops, batch_size, workers, storage)
+    count = len(line.files)
     # Three batches, but of few images no more than about a third.
-    together = min(max(1, batch_size // (views + 1)), len(files) // 9 + 1)
-    some = [files[i % len(files)] for i in range(3 * together)]
-    parts = _encode(encoder, some, views, crops, together * (views + 1), workers, storage)
-    next(parts)
+    together = min(max(1, batch_size // (views + 1)), count // 9 + 1)
+    probe = replace(line, files=[line.files[i % count] for i in range(3 * together)], batch_size=together * (views + 1))
+    batches = _encode(probe, views)
+    next(batches)
     began = time.perf_counter()
-    for _ in parts:
+    for _ in batches:
         pass
-    seconds = (time.perf_counter() - began) / (2 * together) * len(files)
-    return Estimate(len(files), views, _bytes(encoder, len(files), views, storage), seconds)
+    seconds = (time.perf_counter() - began) / (2 * together) * count
+    return Estimate(count, views, _bytes(line, views), seconds)
 
 
 def encode_images(
@@ -89,25 +85,16 @@ def encode_images(
     batch_size: int = 32,
     workers: int = 1,
     storage: str = "float16",
-    progress: bool = True,
 ) -> TokenStore:
     """Run a frozen encoder once per image and view and keep its tokens; continues where an earlier call was killed.
 
     Parameters
     ----------
-    encoder : encoders.image.ImageEncoder
+    encoder, crops, batch_size, workers, storage : see `views.Pipeline`
     image_ids, paths : sequences of length M
     target : folder of the store; work happens in `<target>.partial`
     views : int
         K augmented views beside the clean one; not stated in the paper, which crops afresh every epoch (`LiveTokens`).
-    crops : Crops
-    batch_size : int
-        Views in one pass of the encoder.
-    workers : int
-        Threads that decode ahead of the encoder; 0: none.
-    storage : {"float16", "bfloat16", "float32"}
-    progress : bool
-        Show tqdm bars.
 
     Raises
     ------
@@ -117,9 +104,10 @@ def encode_images(
     FileNotFoundError
         Image files that do not exist.
     """
-    files, target = list_images(image_ids, paths), Path(target)
-    hashes = content_hashes(files, workers, progress)
-    index = pd.DataFrame({"image_id": [file.image_id for file in files], "sha256": hashes})
+    line, target = Pipeline(encoder, list_images(image_ids, paths), crops, batch_size, workers, storage), Path(target)
+    count, has_cls = len(line.files), encoder.facts.class_token
+    index = pd.DataFrame({"image_id": [file.image_id for file in line.files]})
+    index["sha256"] = list(bar(line.hashes(), count, "hashing"))
     key = {
         "encoder": encoder.identity,
         "images": hash_params(index.values.tolist()),
@@ -130,27 +118,28 @@ def encode_images(
     if _already_there(target, key):
         return TokenStore(target)
     parts = Parts(target.with_name(target.name + ".partial"), key)
-    names = ["tokens.npy", "cls.npy"] if encoder.facts.class_token else ["tokens.npy"]
-    needed = _bytes(encoder, len(files), views, storage)
+    shapes = {"tokens.npy": (encoder.grid[0] * encoder.grid[1], encoder.width)}
+    shapes |= {"cls.npy": (encoder.width,)} if has_cls else {}
+    needed = _bytes(line, views)
     if "progress.json" not in parts:
         _check_space(target, needed)
-        check_readable(files, workers, progress)
-        shape = (views + 1, len(files), encoder.grid[0] * encoder.grid[1], encoder.width)
-        for name, size in zip(names, (shape, (*shape[:2], encoder.width)), strict=False):
+        check_readable(line.files, workers)
+        for name, shape in shapes.items():
             with parts.write(name) as temporary:
+                size = (views + 1, count, *shape)
                 np.lib.format.open_memmap(temporary, "w+", numpy_dtype(storage), size).flush()
         _mark(parts, 0)
-    arrays = [np.load(parts.path(name), mmap_mode="r+") for name in names]
+    arrays = [np.load(parts.path(name), mmap_mode="r+") for name in shapes]
     done = first = read_json(parts.path("progress.json"))["images"]
     began = marked = time.perf_counter()
-    with tqdm(total=len(files), initial=done, desc="encoding", unit="img", disable=not progress, mininterval=5) as bar:
-        for made in _encode(encoder, files[done:], views, crops, batch_size, workers, storage):
-            count = made[0].shape[1]
+    with bar(None, count, "encoding", done) as shown:
+        for made in _encode(line, views, done):
+            some = made[0].shape[1]
             for array, values in zip(arrays, made, strict=True):
-                array[:, done : done + count] = as_numpy(values)
-            done += count
-            bar.update(count)
-            if time.perf_counter() - marked >= MARK_SECONDS or done == len(files):
+                array[:, done : done + some] = as_numpy(values)
+            done += some
+            shown.update(some)
+            if time.perf_counter() - marked >= MARK_SECONDS or done == count:
                 for array in arrays:  # tokens first, then the mark that says they are there
                     array.flush()
                 _mark(parts, done)
@@ -160,12 +149,10 @@ def encode_images(
     facts = {
         "encoder": encoder.facts.name, "feature": encoder.feature.what, "grid": encoder.grid, "width": encoder.width,
         "input_size": encoder.input_size, "preprocessing": str(encoder.preprocessing), "views": views,
-        "has_cls": encoder.facts.class_token, "storage": storage, "images": len(files), "bytes": needed,
-        "seconds_of_last_session": time.perf_counter() - began, "images_of_last_session": len(files) - first,
-        "identity": hash_params(key), "key": key,
+        "has_cls": has_cls, "storage": storage, "images": count, "bytes": needed,
+        "seconds_of_last_session": time.perf_counter() - began, "images_of_last_session": count - first,
     }  # fmt: skip
-    write_json(parts.path("store.json"), facts)
-    os.replace(parts.folder, target)
+    _finish(parts.folder, target, facts, key)
     return TokenStore(target)
 
 
@@ -202,17 +189,16 @@ def encode_texts(
     if _already_there(target, key):
         return TextStore(target)
     partial = target.with_name(target.name + ".partial")
+    file = partial / "tokens.safetensors"
     _check_space(target, len(packed.tokens) * (2 * encoder.width + 4))
-    encoder.encode_all(packed, batch_size, partial / "tokens.safetensors")
+    encoder.encode_all(packed, batch_size, file)
     write_parquet(partial / "index.parquet", pd.DataFrame({"id": ids}))
     facts = {
         "encoder": encoder.facts.name, "layer": str(encoder.layer), "width": encoder.width, "storage": "float16",
         "reports": len(ids), "tokens": len(packed.tokens), "truncated": packed.truncated, "empty": packed.empty,
-        "bytes": (partial / "tokens.safetensors").stat().st_size, "texts": packed.identity,
-        "identity": hash_params(key), "key": key,
+        "bytes": file.stat().st_size, "texts": packed.identity,
     }  # fmt: skip
-    write_json(partial / "store.json", facts)
-    os.replace(partial, target)
+    _finish(partial, target, facts, key)
     return TextStore(target)
 
 
@@ -234,33 +220,33 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _encode(
-    encoder, files: list[ImageFile], views: int, crops: Crops, batch_size: int, workers: int, storage: str
-) -> Iterator[list[torch.Tensor]]:
+def _encode(line: Pipeline, views: int, done: int = 0) -> Iterator[list[torch.Tensor]]:
     """[patches (K + 1, n, N, D), and cls (K + 1, n, D) if there is one] of n images after n images.
 
-    The files are decoded a batch ahead of the encoder. Always the same images share a batch, whenever work began.
+    Always the same images share a batch, whenever work began.
     """
-    together = max(1, batch_size // (views + 1))
-    read = in_order(lambda file: read_views(file, range(views + 1), encoder, crops), files, workers, together)
-    for start in range(0, len(files), together):
-        some = files[start : start + together]
-        names = [file.image_id for file in some for _ in range(views + 1)]
-        inputs = torch.cat(list(itertools.islice(read, len(some))))
-        made = encode_crops(encoder, inputs, batch_size, storage, names)
-        yield [values.unflatten(0, (len(some), views + 1)).transpose(0, 1) for values in made if values is not None]
+    together = max(1, line.batch_size // (views + 1))
+    jobs = [(row, range(views + 1)) for row in range(done, len(line.files))]
+    for made in line.run([jobs[start : start + together] for start in range(0, len(jobs), together)]):
+        yield [values.unflatten(0, (-1, views + 1)).transpose(0, 1) for values in made]
 
 
-def _bytes(encoder, images: int, views: int, storage: str) -> int:
+def _bytes(line: Pipeline, views: int) -> int:
     """Size of the arrays."""
-    tokens = encoder.grid[0] * encoder.grid[1] + encoder.facts.class_token
-    return images * (views + 1) * tokens * encoder.width * storage_dtype(storage).itemsize
+    tokens = line.encoder.grid[0] * line.encoder.grid[1] + line.encoder.facts.class_token
+    return len(line.files) * (views + 1) * tokens * line.encoder.width * storage_dtype(line.storage).itemsize
 
 
 def _mark(parts: Parts, images: int) -> None:
     """Say how many images are encoded: after their tokens are on disk."""
     with parts.write("progress.json") as temporary:
         write_json(temporary, {"images": images})
+
+
+def _finish(partial: Path, target: Path, facts: dict[str, Any], key: dict[str, Any]) -> None:
+    """Write what a store is, and give its folder its name."""
+    write_json(partial / "store.json", {**facts, "identity": hash_params(key), "key": key})
+    os.replace(partial, target)
 
 
 def _already_there(folder: Path, key: dict[str, Any]) -> bool:

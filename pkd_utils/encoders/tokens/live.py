@@ -1,25 +1,21 @@
-"""Tokens of frozen encoders without a store: computed while heads train, with fresh crops in every epoch."""
+"""Tokens of frozen encoders without a store: computed while heads train, with fresh crops in every epoch.
 
-import itertools
+reports/02-encode leaves a store, or the record of how to encode live; `open_tokens` opens whichever of the two.
+"""
+
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 
 from pkd_utils.encoders.tokens.stored import ImageTokens, TokenStore, checked
-from pkd_utils.encoders.tokens.views import (
-    CROPS,
-    Crops,
-    content_hashes,
-    encode_crops,
-    in_order,
-    list_images,
-    read_views,
-    storage_dtype,
-)
+from pkd_utils.encoders.tokens.views import CROPS, Crops, Pipeline, list_images
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import hash_params
+from pkd_utils.runs.files import hash_params, read_json, write_json, write_parquet
+from pkd_utils.runs.paths import resolve
 
 LIVE_VIEWS = 100_000
 """Augmented views of an image that is encoded live: one for every epoch, and more than anybody trains."""
@@ -35,14 +31,8 @@ class LiveTokens(ImageTokens):
 
     Parameters
     ----------
-    encoder : encoders.image.ImageEncoder
+    encoder, crops, batch_size, workers, storage : see `views.Pipeline`
     image_ids, paths : sequences of length M
-    crops : Crops
-    batch_size : int
-        Views in one pass of the encoder.
-    workers : int
-        Threads that decode ahead; 0: none.
-    storage : {"float16", "bfloat16", "float32"}
     clean : TokenStore, optional
         Where view 0 of the same images is kept: evaluation then costs no encoding.
     """
@@ -60,37 +50,27 @@ class LiveTokens(ImageTokens):
         storage: str = "float16",
         clean: TokenStore | None = None,
     ):
-        self._files, self.views = list_images(image_ids, paths), LIVE_VIEWS
-        hashes = content_hashes(self._files, workers, progress=False)
-        names = [file.image_id for file in self._files]
+        files, facts = list_images(image_ids, paths), encoder.facts
+        self.pipeline, self.clean = Pipeline(encoder, files, crops, batch_size, workers, storage), clean
+        names, hashes = [file.image_id for file in files], list(self.pipeline.hashes())
         live = {"encoder": encoder.identity, "images": [names, hashes], "crops": asdict(crops), "storage": storage}
-        super().__init__(names, hash_params(live))
-        self.encoder, self.crops, self.batch_size, self.workers = encoder, crops, batch_size, workers
-        self.storage, self.dtype, self.clean = storage, storage_dtype(storage), clean
-        self.has_cls, self.grid, self.width = encoder.facts.class_token, encoder.grid, encoder.width
-        self.tokens_per_image = self.grid[0] * self.grid[1]
+        shape = encoder.grid, encoder.width, facts.class_token
+        super().__init__(names, hash_params(live), facts.name, LIVE_VIEWS, *shape, storage)
         if clean is not None and clean.image_ids != self.image_ids:
             raise DataError(f"The clean views in {clean.folder} are of other images.")
 
-    def batch(self, rows, views=0, device="cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
-        """(B, N, D) tokens; see `TokenStore.batch`. View 0 is the clean image, v >= 1 the crop drawn from v."""
-        rows, views = self.stored(rows, views)
+    def gather(self, kind: int, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        """Patches (kind 0) or class tokens (1); view 0 is the clean image, v >= 1 the crop drawn from v."""
         if self.clean is not None and not views.any():
-            return self.clean.batch(rows, 0, device, dtype)
-        patches, _, inverse = self._encode_unique(rows, views)
-        return patches[inverse].to(device=device, dtype=dtype or self.dtype)
-
-    def class_tokens(self, rows, views=0, device="cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
-        """(B, D) class tokens; see `TokenStore.class_tokens`."""
-        self.check_cls(self.encoder.facts.name)
-        rows, views = self.stored(rows, views)
-        if self.clean is not None and not views.any():
-            return self.clean.class_tokens(rows, 0, device, dtype)
-        _, cls, inverse = self._encode_unique(rows, views)
-        return cls[inverse].to(device=device, dtype=dtype or self.dtype)
+            return self.clean.gather(kind, rows, views)
+        pairs, inverse = torch.unique(torch.stack([rows, views], 1), dim=0, return_inverse=True)
+        wanted: dict[int, list[int]] = {}  # one decode an image, however many of its views are wanted
+        for row, view in pairs.tolist():
+            wanted.setdefault(row, []).append(view)
+        return next(self.pipeline.run([list(wanted.items())]))[kind][inverse]
 
     def passes(self, rows, view: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-        """One view of these rows, in their order, a pass of the encoder at a time.
+        """One view of these rows, in their order, a pass of the encoder at a time; the next is decoded meanwhile.
 
         Yields
         ------
@@ -99,24 +79,64 @@ class LiveTokens(ImageTokens):
         class_tokens : (B, D), or None if the encoder has none
         """
         rows = checked(rows, self.rows - 1, "Rows")
-        files, _ = self.stored(rows, view)
-        # The next pass is decoded while the encoder works.
-        read = in_order(lambda row: self._read(row, [view]), files.tolist(), self.workers, self.batch_size)
-        for some, numbers in zip(rows.split(self.batch_size), files.split(self.batch_size), strict=True):
-            patches, cls = self._encode(torch.cat(list(itertools.islice(read, len(some)))), numbers)
-            yield some, patches, cls
+        some = self.stored(rows, view)[0].split(self.pipeline.batch_size)
+        made = self.pipeline.run([[(row, [view]) for row in part.tolist()] for part in some])
+        for part, tokens in zip(rows.split(self.pipeline.batch_size), made, strict=True):
+            yield part, tokens[0], tokens[1] if self.has_cls else None
 
-    def _encode_unique(self, rows, views) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        pairs, inverse = torch.unique(torch.stack([rows, views], 1), dim=0, return_inverse=True)
-        wanted: dict[int, list[int]] = {}  # one decode an image, however many of its views are wanted
-        for row, view in pairs.tolist():
-            wanted.setdefault(row, []).append(view)
-        read = in_order(lambda row: self._read(row, wanted[row]), wanted, self.workers)
-        return *self._encode(torch.cat(list(read)), pairs[:, 0]), inverse
 
-    def _read(self, row: int, views: list[int]) -> torch.Tensor:
-        return read_views(self._files[row], views, self.encoder, self.crops)
+def record_live(
+    target: str | Path, live: LiveTokens, options: dict[str, Any], image_root: str, paths: Sequence[str]
+) -> None:
+    """Write how to encode live, for `open_tokens`, into a folder that may hold the clean views as `clean`.
 
-    def _encode(self, inputs: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        names = [self._files[row].image_id for row in rows.tolist()]
-        return encode_crops(self.encoder, inputs, self.batch_size, self.storage, names)
+    Parameters
+    ----------
+    target : folder
+    live : LiveTokens
+    options : dict
+        Arguments of `load_image_encoder` that gave the encoder, without device; `weights` as `paths.resolve` reads it.
+    image_root, paths : folder as `paths.resolve` reads it, and M paths relative to it
+    """
+    target, line = Path(target), live.pipeline
+    table = pd.DataFrame({"image_id": live.image_ids, "path": [str(path) for path in paths]})
+    write_parquet(target / "live.parquet", table)
+    facts = {"encoder": options, "identity": live.identity, "crops": asdict(line.crops), "storage": line.storage}
+    write_json(target / "live.json", {**facts, "image_root": str(image_root)})
+
+
+def open_tokens(folder: str | Path, device="cpu") -> TokenStore | LiveTokens:
+    """Open what reports/02-encode left: a store, or the record of how to encode live (`live.json`).
+
+    Parameters
+    ----------
+    folder : the run's folder `tokens`
+    device : live only: where the encoder runs
+
+    Raises
+    ------
+    DataError
+        If the encoder's file or an image is not the one that 02-encode saw.
+    """
+    folder = Path(folder)
+    if not (folder / "live.json").exists():
+        return TokenStore(folder)
+    from pkd_utils.encoders import load_image_encoder
+
+    facts, images = read_json(folder / "live.json"), pd.read_parquet(folder / "live.parquet")
+    options, root = facts["encoder"], resolve(facts["image_root"])
+    weights = options["weights"] if options["weights"] == "random" else resolve(options["weights"])
+    live = LiveTokens(
+        load_image_encoder(**{**options, "weights": weights}, device=device),
+        images["image_id"].tolist(),
+        [root / path for path in images["path"]],
+        Crops(**facts["crops"]),
+        storage=facts["storage"],
+        clean=TokenStore(folder / "clean") if (folder / "clean").exists() else None,
+    )
+    if live.identity != facts["identity"]:
+        raise DataError(
+            f"The weights in {weights} or the images in {root} are not those that {folder} was made with: run "
+            "reports/02-encode again."
+        )
+    return live

@@ -14,14 +14,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pkd_utils.encoders.texts import read_cache
-from pkd_utils.encoders.tokens.views import STORAGE
+from pkd_utils.encoders.texts import pad, read_cache
+from pkd_utils.encoders.tokens.views import storage_dtype
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import hash_params, read_json
 
+_SHAPE = ("encoder", "views", "grid", "has_cls", "storage")
+
 
 class ImageTokens:
-    """What stored and live tokens share: whose tokens they are.
+    """What stored and live tokens share: whose tokens they are, and how they are asked for.
 
     Attributes
     ----------
@@ -39,8 +41,20 @@ class ImageTokens:
         Hash of the encoder with its weights, the images by content, and the crops.
     """
 
-    def __init__(self, image_ids: list[str], identity: str):
-        self.image_ids, self.identity = image_ids, identity
+    def __init__(
+        self,
+        image_ids: list[str],
+        identity: str,
+        encoder: str,
+        views: int,
+        grid: tuple[int, int],
+        width: int,
+        has_cls: bool,
+        storage: str,
+    ):
+        self.image_ids, self.identity, self.encoder_name, self.views = image_ids, identity, encoder, views
+        self.grid, self.width, self.has_cls, self.dtype = tuple(grid), width, has_cls, storage_dtype(storage)
+        self.tokens_per_image = grid[0] * grid[1]
         self._pick = torch.arange(len(image_ids))
 
     @property
@@ -63,25 +77,6 @@ class ImageTokens:
         rows = checked(rows, self.rows - 1, "Rows")
         return self._pick[rows], checked(views, self.views, "Views").expand(rows.shape)
 
-    def check_cls(self, encoder: str) -> None:
-        """Refuse to give class tokens of an encoder that has none."""
-        if not self.has_cls:
-            raise DataError(f"The encoder {encoder} has no class token: choose a transformer, or another head.")
-
-
-class TokenStore(ImageTokens):
-    """Tokens on disk, gathered by row and view; attributes beside those above: `folder`, `facts` (store.json)."""
-
-    def __init__(self, folder: str | Path):
-        folder = Path(folder)
-        self.folder, self.facts = folder, store_facts(folder)
-        super().__init__(pd.read_parquet(folder / "index.parquet")["image_id"].tolist(), self.facts["identity"])
-        self.views, self.grid, self.has_cls = self.facts["views"], tuple(self.facts["grid"]), self.facts["has_cls"]
-        self.dtype = STORAGE[self.facts["storage"]]
-        self._patches = np.load(folder / "tokens.npy", mmap_mode="r")
-        self._cls = np.load(folder / "cls.npy", mmap_mode="r") if self.has_cls else None
-        self.tokens_per_image, self.width = self._patches.shape[2:]
-
     def batch(self, rows, views=0, device="cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
         """Gather tokens.
 
@@ -95,13 +90,32 @@ class TokenStore(ImageTokens):
         -------
         (B, N, D) tensor
         """
-        found = _gather(self._patches, *self.stored(rows, views), self.dtype)
-        return found.to(device=device, dtype=dtype or self.dtype)
+        return self.gather(0, *self.stored(rows, views)).to(device=device, dtype=dtype or self.dtype)
 
     def class_tokens(self, rows, views=0, device="cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
-        """(B, D) class tokens; DataError if the encoder has none."""
-        self.check_cls(self.facts["encoder"])
-        return _gather(self._cls, *self.stored(rows, views), self.dtype).to(device=device, dtype=dtype or self.dtype)
+        """(B, D) class tokens, asked for as in `batch`; DataError if the encoder has none."""
+        if not self.has_cls:
+            raise DataError(
+                f"The encoder {self.encoder_name} has no class token: choose a transformer, or another head."
+            )
+        return self.gather(1, *self.stored(rows, views)).to(device=device, dtype=dtype or self.dtype)
+
+
+class TokenStore(ImageTokens):
+    """Tokens on disk, gathered by row and view; attributes beside those above: `folder`, `facts` (store.json)."""
+
+    def __init__(self, folder: str | Path):
+        self.folder, self.facts = Path(folder), store_facts(Path(folder))
+        self._arrays = [np.load(self.folder / "tokens.npy", mmap_mode="r")]
+        if self.facts["has_cls"]:
+            self._arrays.append(np.load(self.folder / "cls.npy", mmap_mode="r"))
+        names = pd.read_parquet(self.folder / "index.parquet")["image_id"].tolist()
+        shape = {"width": self._arrays[0].shape[-1]} | {name: self.facts[name] for name in _SHAPE}
+        super().__init__(names, self.facts["identity"], **shape)
+
+    def gather(self, kind: int, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        """Patches (kind 0) or class tokens (1) of stored rows; NumPy copies whole images faster than torch does."""
+        return torch.from_numpy(self._arrays[kind][views.numpy(), rows.numpy()]).view(self.dtype)
 
 
 class TextStore:
@@ -153,11 +167,7 @@ class TextStore:
         mask : (B, L) bool, True for tokens
         """
         rows = checked(rows, self.rows - 1, "Rows")
-        first, lengths = self._first[rows][:, None], self.lengths[rows][:, None]
-        place = torch.arange(int(lengths.max()) if len(rows) else 0)
-        mask = place < lengths
-        # Padding reads the report's first token, then becomes zero: one gather, no loop.
-        found = self.hidden[torch.where(mask, first + place, first)].masked_fill(~mask[:, :, None], 0)
+        found, mask = pad(self.hidden, self._first[rows], self.lengths[rows])
         return found.to(device=device, dtype=dtype), mask.to(device)
 
 
@@ -182,8 +192,3 @@ def checked(numbers, last: int, what: str) -> torch.Tensor:
     if numbers.numel() and (int(numbers.min()) < 0 or int(numbers.max()) > last):
         raise DataError(f"{what} must be 0 to {last}, not {int(numbers.min())} to {int(numbers.max())}.")
     return numbers
-
-
-def _gather(tokens: np.ndarray, rows: torch.Tensor, views: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """tokens[views, rows] as a tensor; NumPy copies whole images faster than torch's indexing does."""
-    return torch.from_numpy(tokens[views.numpy(), rows.numpy()]).view(dtype)

@@ -6,25 +6,30 @@ from (seed, image, v) alone: neither the order of work nor the other images chan
 
 import collections
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import Field
 from tqdm import tqdm
 
 from pkd_utils.encoders.facts import known
 from pkd_utils.encoders.transforms import eight_bit, random_resized_crop
-from pkd_utils.images.decode import open_image, read_image
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import file_sha256
 
 STORAGE = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 """How tokens are kept. float16 has 11 significant bits up to 65,504; bfloat16 has 8 and float32's range."""
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""Whatever PIL says of a file that is no image."""
 
 
 def storage_dtype(storage: str) -> torch.dtype:
@@ -61,26 +66,16 @@ class Crops:
         return random_resized_crop(*size, rng, self.scale, self.ratio)
 
 
-CROPS = Crops()
+CROPS = Crops()  # the default; frozen, so that it may be shared
 
 
 class ImageFile(NamedTuple):
-    """One image to encode."""
-
     image_id: str
     path: Path
 
 
 def list_images(image_ids: Sequence[str], paths: Sequence[str | Path]) -> list[ImageFile]:
-    """Pair identifiers with files, after checking both.
-
-    Raises
-    ------
-    DataError
-        No images, lists of different lengths, an identifier that is not a string or occurs twice.
-    FileNotFoundError
-        Files that do not exist, the first five named.
-    """
+    """Pair identifiers, each of them once, with files that exist."""
     image_ids, paths = list(image_ids), [Path(path) for path in paths]
     if len(image_ids) != len(paths) or not paths:
         raise DataError(f"{len(image_ids)} image identifiers came with {len(paths)} paths: give one path an image.")
@@ -104,31 +99,23 @@ def check_unique(names: Sequence[str], what: str) -> None:
         )
 
 
-def content_hashes(files: Sequence[ImageFile], workers: int, progress: bool) -> list[str]:
-    """SHA-256 of every file's bytes."""
-    found = in_order(lambda file: file_sha256(file.path), files, workers)
-    return list(tqdm(found, total=len(files), desc="hashing", unit="img", disable=not progress, mininterval=5))
-
-
-def check_readable(files: Sequence[ImageFile], workers: int, progress: bool) -> None:
+def check_readable(files: Sequence[ImageFile], workers: int) -> None:
     """Decode every image before hours of encoding begin, JPEGs at an eighth of their size, which reads the whole file.
 
-    Raises
-    ------
-    DataError
-        Files that are no whole images: how many, and the first twenty by name.
+    Files that are no whole images are counted, and the first twenty named.
     """
 
     def fault(file: ImageFile) -> str:
         try:
-            read_image(file.path, 1)
-            return ""
-        except DataError as error:
-            return f"{file.image_id} ({error})"
+            with Image.open(file.path) as image:
+                image.draft("L", (1, 1))
+                image.load()
+        except UNREADABLE as error:
+            return f"{file.image_id} ({file.path}: {_reason(error)})"
+        return ""
 
-    found = in_order(fault, files, workers)
-    bar = tqdm(found, total=len(files), desc="checking", unit="img", disable=not progress, mininterval=5)
-    if bad := [name for name in bar if name]:
+    bad = [said for said in bar(in_order(fault, files, workers), len(files), "checking") if said]
+    if bad:
         more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise DataError(
             f"{len(bad)} of {len(files)} images cannot be read: {'; '.join(bad[:20])}{more}. Mend those files or leave "
@@ -136,24 +123,13 @@ def check_readable(files: Sequence[ImageFile], workers: int, progress: bool) -> 
         )
 
 
-def read_views(file: ImageFile, views: Iterable[int], encoder, crops: Crops) -> torch.Tensor:
-    """Decode an image once, at full resolution, and make several views of it.
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
-    Returns
-    -------
-    (V, 3, S, S) float32 tensor, the encoder's input
 
-    Raises
-    ------
-    DataError
-        If the file is not a whole image; it is named.
-    """
-    try:
-        grey = eight_bit(open_image(file.path), encoder.depth)  # once, not once a view
-        boxes = [crops.box(file.image_id, int(view), grey.size) for view in views]
-        return torch.stack([encoder.preprocess(grey, crop=box) for box in boxes])
-    except DataError as error:
-        raise DataError(f"Image {file.image_id} gives no views: {error}") from None
+def bar(items: Iterable | None, total: int, what: str, done: int = 0) -> tqdm:
+    """A progress bar over images, drawn every five seconds."""
+    return tqdm(items, initial=done, total=total, desc=what, unit="img", mininterval=5)
 
 
 def in_order(function: Callable, items: Iterable, workers: int, ahead: int = 0) -> Iterator:
@@ -177,35 +153,69 @@ def in_order(function: Callable, items: Iterable, workers: int, ahead: int = 0) 
         pool.shutdown(cancel_futures=True)
 
 
-def encode_crops(encoder, crops: torch.Tensor, batch_size: int, storage: str, names: Sequence[str]):
-    """Tokens of (n, 3, S, S) inputs as they are kept.
+@dataclass(frozen=True)
+class Pipeline:
+    """From image files to what is kept of their views: decoded ahead of the encoder, encoded, rounded.
 
-    Returns
-    -------
-    patches : (n, N, D) tensor of the dtype `storage`, on the CPU
-    cls : (n, D) likewise, or None if the encoder has no class token
+    Attributes
+    ----------
+    encoder : encoders.image.ImageEncoder
+    files : list of ImageFile
+    crops : Crops
+    batch_size : int
+        Views in one pass of the encoder.
+    workers : int
+        Threads that decode ahead; 0: none.
+    storage : {"float16", "bfloat16", "float32"}
     """
-    patches, cls = [], []
-    for part, who in zip(crops.split(batch_size), _chunks(names, batch_size), strict=True):
-        made = encoder.encode(part)
-        patches.append(keep(made.patches, storage, who).cpu())
-        if made.cls is not None:
-            cls.append(keep(made.cls, storage, who).cpu())
-    return torch.cat(patches), torch.cat(cls) if cls else None
 
+    encoder: Any
+    files: list[ImageFile]
+    crops: Crops
+    batch_size: int
+    workers: int
+    storage: str
 
-def _chunks(items: Sequence, size: int) -> Iterator[Sequence]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+    def hashes(self) -> Iterator[str]:
+        """SHA-256 of every file's bytes."""
+        return in_order(lambda file: file_sha256(file.path), self.files, self.workers)
+
+    def run(self, groups: Sequence[Sequence[tuple[int, Sequence[int]]]]) -> Iterator[list[torch.Tensor]]:
+        """Encode groups of (row, its views), decoding a group ahead.
+
+        Yields
+        ------
+        [patches (n, N, D), and class tokens (n, D) if the encoder has any] of a group's n views, in the dtype `storage`
+        """
+        jobs, largest = itertools.chain.from_iterable(groups), max(map(len, groups), default=0)
+        read = in_order(lambda job: self.read(*job), jobs, self.workers, largest)
+        for group in groups:
+            inputs = torch.cat(list(itertools.islice(read, len(group))))
+            names = [self.files[row].image_id for row, views in group for _ in views]
+            made = []
+            for start in range(0, len(inputs), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                tokens = self.encoder.encode(inputs[part])
+                found = [tokens.patches] if tokens.cls is None else [tokens.patches, tokens.cls]
+                made.append([keep(values, self.storage, names[part]).cpu() for values in found])
+            yield [torch.cat(values) for values in zip(*made, strict=True)]
+
+    def read(self, row: int, views: Sequence[int]) -> torch.Tensor:
+        """Decode an image once, at full resolution, and make views of it: (V, 3, S, S) float32, the encoder's input."""
+        name, path = self.files[row]
+        try:
+            with Image.open(path) as image:
+                grey = eight_bit(image, self.encoder.depth)  # once, not once a view
+            boxes = [self.crops.box(name, int(view), grey.size) for view in views]
+            return torch.stack([self.encoder.preprocess(grey, crop=box) for box in boxes])
+        except UNREADABLE as error:
+            raise DataError(
+                f"Image {name} ({path}) cannot be read ({_reason(error)}): mend it or leave its row out."
+            ) from error
 
 
 def keep(tokens: torch.Tensor, storage: str, names: Sequence[str]) -> torch.Tensor:
-    """Round tokens (n, ...) to the dtype they are kept in; nothing may become infinite on the way.
-
-    Raises
-    ------
-    DataError
-        Values that are not finite, or too large for `storage`: how many, and the first image (or text) of `names`.
-    """
+    """Round tokens (n, ...) of n images to the dtype they are kept in; values that this would lose are refused."""
     kept = tokens.to(storage_dtype(storage))
     if torch.isfinite(kept).all():
         return kept

@@ -19,7 +19,7 @@ import torch
 from pkd_utils.cohorts.tasks.splits import subset
 from pkd_utils.distillation.heads.modules import DISTILLED, METHODS, TEACHER_OF
 from pkd_utils.distillation.heads.training import HeadConfig, HeadResults, HeadSpec, fit_heads
-from pkd_utils.encoders.tokens.open import open_tokens
+from pkd_utils.encoders.tokens.live import open_tokens
 from pkd_utils.encoders.tokens.stored import TextStore
 from pkd_utils.runs import files, run
 from pkd_utils.runs.checked import checked

@@ -273,7 +273,7 @@ def test_live_tokens_of_image_files(tmp_path, kept_clean):
     if kept_clean:
         from pkd_utils.encoders.tokens.encode import encode_images
 
-        clean = encode_images(TinyEncoder(), names, paths, tmp_path / "clean", views=0, progress=False)
+        clean = encode_images(TinyEncoder(), names, paths, tmp_path / "clean", views=0)
     encoder = TinyEncoder()
     live = LiveTokens(encoder, names, paths, clean=clean).subset(names)
     common = {"validation_rows": np.arange(16, 24), "epochs": 3}
