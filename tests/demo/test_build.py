@@ -1,8 +1,10 @@
 """The builder of the embedded cohorts: the same bytes, resumed, whole or not at all, and nothing foreign touched."""
 
+import gzip
 import json
 import shutil
 
+import pandas as pd
 import pytest
 
 from pkd_utils import demo
@@ -13,7 +15,7 @@ from pkd_utils.runs.files import write_json
 from tests.demo.conftest import SMALL
 
 KINDS = list(demo.KINDS)
-PICTURES = {"chest": "files/p*/p*/s*/*.jpg", "breast": "CBIS-DDSM/*/*/*/1-1.dcm", "ct": "CTPA/*.nii.gz"}
+PICTURES = {"chest": "files/p*/p*/s*/*.jpg", "breast": "CBIS-DDSM/*/*/*/*.dcm", "ct": "CTPA/*.nii.gz"}
 TRUTH = {"chest": "truth.csv.gz", "breast": "truth.csv", "ct": "truth.csv.gz"}
 FOLDER = {"chest": "files/", "breast": "CBIS-DDSM/", "ct": "CTPA/"}
 
@@ -32,19 +34,13 @@ def test_two_workers_write_the_same_bytes(small, same_bytes, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ensure_builds_once_and_keeps_what_was_made_of_it(small, kind):
-    root = small(kind)
-    before = (root / "cohort.json").stat().st_mtime_ns
-    (root / "radiographs").mkdir()
-    (root / "radiographs" / "made.jpg").write_bytes(b"later")
-    assert ensure(kind, root) == root and (root / "cohort.json").stat().st_mtime_ns == before
-    assert demo.verify(root) == []  # what was made of the cohort is no part of it
-    shutil.rmtree(root / "radiographs")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_verify_names_what_changed(small, kind, tmp_path):
+def test_ensure_builds_once_keeps_what_was_made_of_it_and_verify_names_what_changed(small, kind, tmp_path):
     copy = shutil.copytree(small(kind), tmp_path / "copy")
+    before = (copy / "cohort.json").stat().st_mtime_ns
+    (copy / "radiographs").mkdir()
+    (copy / "radiographs" / "made.jpg").write_bytes(b"later")
+    assert ensure(kind, copy) == copy and (copy / "cohort.json").stat().st_mtime_ns == before
+    assert demo.verify(copy) == []  # what was made of the cohort is no part of it
     next(copy.glob(PICTURES[kind])).write_bytes(b"changed")
     (copy / TRUTH[kind]).unlink()
     assert demo.verify(copy) == [FOLDER[kind], TRUTH[kind]]
@@ -53,6 +49,17 @@ def test_verify_names_what_changed(small, kind, tmp_path):
     (copy / "cohort.json").write_text("{")
     with pytest.raises(DataError, match="not readable JSON: delete the folder"):
         demo.verify(copy)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_says_simulated(small, kind):
+    root = small(kind)
+    assert "SIMULATED" in (root / "SIMULATED.txt").read_text()
+    assert json.loads((root / "cohort.json").read_text())["simulated"] is True
+    assert pd.read_csv(root / TRUTH[kind])["simulated"].all()
+    for file in root.glob(PICTURES[kind]):
+        data = file.read_bytes()
+        assert b"SIMULATED" in (gzip.decompress(data) if kind == "ct" else data)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -82,15 +89,10 @@ def test_a_killed_build_continues_to_the_same_bytes(small, same_bytes, kind, tmp
 
 
 def test_parts_of_another_cohort_are_thrown_away(small, same_bytes, tmp_path, monkeypatch):
-    cohort = demo.cohort_class("breast")
-
-    def dies(self, root, parts):
-        raise KeyboardInterrupt
-
     small("breast")
     with monkeypatch.context() as patched:
-        patched.setattr(cohort, "tables", dies)
-        with pytest.raises(KeyboardInterrupt):
+        patched.setattr(demo.cohort_class("breast"), "tables", lambda self, root, parts: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
             ensure("breast", tmp_path / "c", seed=4)
     assert len(list((tmp_path / "c.partial" / "parts").glob("[0-9]*.json"))) > 8
     assert same_bytes(small("breast"), ensure("breast", tmp_path / "c"))
@@ -109,8 +111,9 @@ def test_killed_just_before_the_renames(small, same_bytes, tmp_path):
 def test_other_parameters_replace_a_simulated_cohort(small, kind, tmp_path):
     size = {demo.cohort_class(kind).size: 1} | ({"calc_cases": 1} if kind == "breast" else {})
     small(kind)
-    first = json.loads((ensure(kind, tmp_path / "c", **size) / "cohort.json").read_text())
-    found = json.loads((ensure(kind, tmp_path / "c", **size, noise=5.0) / "cohort.json").read_text())
+    first, found = (
+        json.loads((ensure(kind, tmp_path / "c", **size, noise=noise) / "cohort.json").read_text()) for noise in (1, 5)
+    )
     assert first["simulated"] and found["parameters"]["noise"] == 5.0 and found["sha256"] != first["sha256"]
     assert demo.verify(tmp_path / "c") == []
 

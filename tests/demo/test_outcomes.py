@@ -23,7 +23,6 @@ def simulated(count=1500, seed=0, **fixed) -> tuple[pd.DataFrame, pd.DataFrame, 
 def test_outcomes_follow_the_state_and_nothing_else_moves_them():
     studies, stays, died = simulated()
     table = outcomes.simulate_outcomes(studies, stays, died, seed=0).set_index("study_id")
-    pd.testing.assert_frame_equal(table, outcomes.simulate_outcomes(studies, stays, died, 0).set_index("study_id"))
     part = outcomes.simulate_outcomes(studies.tail(100), stays, died, 0).set_index("study_id")
     pd.testing.assert_frame_equal(part, table.tail(100))  # a patient's outcome does not depend on the others
     assert not table.equals(outcomes.simulate_outcomes(studies, stays, died, 1).set_index("study_id"))
