@@ -15,17 +15,9 @@ import pandas as pd
 from pydantic import Field
 
 from pkd_utils.cohorts.checks import check_text, check_values
-from pkd_utils.cohorts.inspect.tables import (
-    CROSSWALK,
-    WHERE,
-    find_tables,
-    match,
-    read_outcome,
-    read_studies,
-    read_table,
-    unique_rows,
-)
-from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes, source_info
+from pkd_utils.cohorts.inspect import tables as inspect_tables
+from pkd_utils.cohorts.inspect.tables import CROSSWALK, WHERE, read_outcome, read_table, unique_rows
+from pkd_utils.cohorts.table import IMAGE_COLUMNS, Cohort, CohortInfo, Funnel, empty_boxes, source_info
 from pkd_utils.runs.errors import DataError
 
 LABELS = ("12_month_PH", "12_month_readmission", "pe_positive_nlp")
@@ -45,7 +37,6 @@ INFO = CohortInfo(
     citation="Huang et al., arXiv 2311.10798 (2023)",
     credentialed=True,
 )
-_OF_RELEASE = {False: "paper = the release's count", True: ""}  # whether simulated: then no count stands beside it
 _SPLITS = {"train": "train", "valid": "validate", "test": "test"}  # the release's names to ours
 
 
@@ -95,7 +86,7 @@ def load(
     """
     tables_root = Path(tables_root or root)
     folders = {"ct": Path(ct_root or root / "CTPA"), "radiograph": Path(radiographs_root or root / "radiographs")}
-    name, files = find_tables(tables_root, release)
+    name, files = inspect_tables.find_tables(tables_root, release)
     simulated_title = f"Simulated CT and radiographs in the layout of INSPECT ({name})"
     info = replace(INFO, title=f"INSPECT (tables of {name})")
     info = source_info(info, simulated_title, root, [tables_root, *folders.values()])
@@ -130,27 +121,22 @@ def load(
 def _balance(images: pd.DataFrame, label: str) -> pd.DataFrame:
     """Images of both classes of `label`, the larger one sampled down to the smaller with seed 0; in their order."""
     classes = [images.index[images[label] == value] for value in (0, 1)]
-    smaller = min(len(members) for members in classes)
-    rng = np.random.default_rng(0)
-    kept = [rng.permutation(members)[:smaller] for members in classes]
-    return images[images.index.isin(np.concatenate(kept))]
+    smaller, rng = min(map(len, classes)), np.random.default_rng(0)
+    return images[images.index.isin(np.concatenate([rng.permutation(members)[:smaller] for members in classes]))]
 
 
 def _join(
     files: dict[str, Path], tables_root: Path, labels: tuple[str, ...], duplicates: str, funnel: Funnel, published: dict
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame], list[Path]]:
     """Studies with split and labels, one row each; the tables by name; and the files that the studies came from."""
-    crosswalk = match(tables_root, sorted(p.name for p in tables_root.iterdir() if p.is_file()), CROSSWALK)
     needed = {"labels": list(labels), "splits": ["split"], "impressions": ["impressions"]}
     tables = {}
     for kind, columns in needed.items():
         columns = ["impression_id", *columns]
-        table = read_table(files[kind], columns)[columns].rename(columns={"impression_id": "study_id"})
-        tables[kind] = table
-    studies, sources = read_studies(files["studies"], crosswalk)
-    funnel.step(
-        f"rows of {files['studies'].name}", studies, published.get("studies", np.nan), _OF_RELEASE[not published]
-    )
+        tables[kind] = read_table(files[kind], columns)[columns].rename(columns={"impression_id": "study_id"})
+    studies, sources = inspect_tables.read_studies(files["studies"], inspect_tables.match(tables_root, CROSSWALK))
+    note = "paper = the release's count" if published else ""
+    funnel.step(f"rows of {files['studies'].name}", studies, published.get("studies", np.nan), note)
 
     policy, repeated = ("collapse" if duplicates == "all" else duplicates), {}
     for kind, table in tables.items():
@@ -181,8 +167,7 @@ def _join(
             f"No study of {files['studies'].name} has a row in {files['labels'].name}; use files of one release."
         )
     funnel.step("has a row of labels", images)
-    split = tables["splits"].set_index("study_id")["split"].map(_SPLITS)
-    images["split"] = images["study_id"].map(split)
+    images["split"] = images["study_id"].map(tables["splits"].set_index("study_id")["split"].map(_SPLITS))
     return images, tables, sources
 
 
@@ -191,17 +176,15 @@ def _add_text(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Privileged text of the studies, and the studies that the policy leaves."""
     text = table.set_index("study_id")["impressions"].str.strip()
-    privileged = pd.DataFrame({"text": text.reindex(images["study_id"].unique()).mask(lambda t: t == "")})
-    privileged.index.name = "study_id"
-    has_text = privileged["text"].notna()
+    privileged = text.reindex(images["study_id"].unique()).mask(lambda t: t == "").to_frame("text")
     if report_missing == "raise":
         check_text(privileged, file.name)
-    elif report_missing == "drop":
-        images = images[images["study_id"].isin(privileged.index[has_text])]
-    note = "" if has_text.all() else f"{int((~has_text).sum())} without"
-    kept = images[images["study_id"].isin(privileged.index[has_text])]
-    funnel.step(f"has an impression{' (others kept)' if report_missing == 'keep' else ''}", kept, note=note)
-    return images, privileged[has_text]
+    without = int(privileged["text"].isna().sum())
+    privileged = privileged.dropna()
+    kept = images[images["study_id"].isin(privileged.index)]
+    step = f"has an impression{' (others kept)' if report_missing == 'keep' else ''}"
+    funnel.step(step, kept, note=f"{without} without" if without else "")
+    return images if report_missing == "keep" else kept, privileged
 
 
 def _add_paths(
@@ -209,60 +192,41 @@ def _add_paths(
 ) -> pd.DataFrame:
     """Paths of volume and radiograph relative to `root`; studies without the pixels asked for are left out."""
     names = {"ct": images["image_id"] + ".nii.gz", "radiograph": images["image_id"] + ".jpg"}
-    there = {}
+    there, paths = {}, {}
     for kind, folder in folders.items():
         # One listing instead of one look per study: the release has 23,248.
-        listed = set(os.listdir(folder)) if folder.is_dir() else set()
-        there[kind] = names[kind].isin(listed)
-    relative = {
-        kind: Path(os.path.relpath(os.path.realpath(folder), os.path.realpath(root))).as_posix() + "/"
-        for kind, folder in folders.items()
-    }
-    paths = {kind: (relative[kind] + names[kind]).where(there[kind]) for kind in names}
-    noun = {"ct": "CT volume", "radiograph": "reconstructed radiograph"}
+        there[kind] = names[kind].isin(os.listdir(folder) if folder.is_dir() else [])
+        relative = Path(os.path.relpath(folder.resolve(), root.resolve())).as_posix()
+        paths[kind] = (relative + "/" + names[kind]).where(there[kind])
     if pixels == "radiograph":
         note = f"{int((~there['ct']).sum())} without" + ("; 8 in the release" if published else "")
         note = note if folders["ct"].is_dir() else "no folder of volumes here"
         funnel.step("CT volume there (others kept)", images[there["ct"]], published.get("volumes", np.nan), note)
+    images = images.assign(ct_path=paths["ct"], path=paths.get(pixels, np.nan))
+    images["view"] = {"radiograph": "AP", "ct": "CT", "none": np.nan}[pixels]
     if pixels != "none":
+        what, how = "reconstructed radiograph", "make them with notebook reports/00-reconstruct-radiographs"
+        if pixels == "ct":
+            what, how = "CT volume", f"get the volumes from {WHERE}"
         if not there[pixels].any():
-            how = (
-                f"get the volumes from {WHERE}"
-                if pixels == "ct"
-                else "make them with notebook reports/00-reconstruct-radiographs, or pass pixels='ct' or 'none'"
-            )
             raise FileNotFoundError(
-                f"{folders[pixels]} has no {noun[pixels]} of the {len(images):,} studies (<image_id>"
-                f"{'.nii.gz' if pixels == 'ct' else '.jpg'}); {how}."
+                f"{folders[pixels]} has no {what} of the {len(images):,} studies (such as {names[pixels].iloc[0]}); "
+                f"{how}, or pass other pixels (radiograph, ct, none)."
             )
         images = images[there[pixels]]
         missing = int((~there[pixels]).sum())
-        funnel.step(f"{noun[pixels]} there", images, published.get("volumes", np.nan), note=f"{missing} without")
-    path = paths[pixels].loc[images.index] if pixels != "none" else np.nan
-    view = {"radiograph": "AP", "ct": "CT", "none": np.nan}[pixels]
-    fixed = pd.DataFrame(
-        {
-            "image_id": images["image_id"],
-            "patient_id": images["patient_id"],
-            "study_id": images["study_id"],
-            "path": path,
-            "split": images["split"],
-            "view": view,
-        },
-        index=images.index,
-    )
-    rest = images.drop(columns=[*fixed.columns.intersection(images.columns), "study_datetime"])
-    late = pd.DataFrame({"study_datetime": images["study_datetime"], "ct_path": paths["ct"].loc[images.index]})
-    return pd.concat([fixed, rest, late], axis=1)
+        funnel.step(f"{what} there", images, published.get("volumes", np.nan), note=f"{missing} without")
+    last = ["study_datetime", "ct_path"]
+    return images[[*IMAGE_COLUMNS, *images.columns.difference([*IMAGE_COLUMNS, *last], sort=False), *last]]
 
 
 def _count_label(funnel: Funnel, images: pd.DataFrame, label: str, simulated: bool) -> None:
     """Known, positive and balanced images of a label, beside the release's and the paper's counts."""
     known = images[label].notna()
     funnel.step(f"label known: {label}", images[known], note=f"{int((~known).sum())} censored")
-    positive = np.nan if simulated else POSITIVE.get(label, np.nan)
-    funnel.step(f"positive: {label}", images[images[label] == 1], positive, _OF_RELEASE[simulated])
-    paper = np.nan if simulated else BALANCED.get(label, np.nan)
+    positive, balanced = ({} if simulated else counts for counts in (POSITIVE, BALANCED))
+    note = "" if simulated else "paper = the release's count"
+    funnel.step(f"positive: {label}", images[images[label] == 1], positive.get(label, np.nan), note)
     if label in BALANCED:
         note = "negatives drawn with seed 0; every split draws its own"
-        funnel.step(f"balanced: {label}", _balance(images, label), paper, note)
+        funnel.step(f"balanced: {label}", _balance(images, label), balanced.get(label, np.nan), note)

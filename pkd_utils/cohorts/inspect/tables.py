@@ -38,25 +38,13 @@ _VALUES = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0
 
 
 def find_tables(root: Path, release: str = "auto") -> tuple[str, dict[str, Path]]:
-    """Find the four tables of a release.
+    """Find the four tables of a release in a folder: the release's name, and the files by the tables' names.
 
-    Parameters
-    ----------
-    root : Path
-        Folder of the tables.
-    release : {"auto", "2025", "2023"}
-        "auto" takes the newest release whose tables are all there.
-
-    Returns
-    -------
-    name : str
-    files : dict of str to Path
-        "studies", "labels", "splits", "impressions".
+    Release "auto" is the newest one whose tables are all there.
     """
-    names = sorted(path.name for path in root.iterdir() if path.is_file()) if root.is_dir() else []
     missing = {}
     for candidate in RELEASES if release == "auto" else (release,):
-        files = {table: match(root, names, accepted) for table, accepted in RELEASES[candidate].items()}
+        files = {table: match(root, accepted) for table, accepted in RELEASES[candidate].items()}
         missing[candidate] = [table for table, file in files.items() if file is None]
         if not missing[candidate]:
             return candidate, files
@@ -69,8 +57,9 @@ def find_tables(root: Path, release: str = "auto") -> tuple[str, dict[str, Path]
     )
 
 
-def match(root: Path, names: Sequence[str], accepted: Sequence[str]) -> Path | None:
-    """The file of `names` that the first fitting pattern of `accepted` finds; DataError if it finds several."""
+def match(root: Path, accepted: Sequence[str]) -> Path | None:
+    """The file of a folder that the first fitting pattern of `accepted` finds; DataError if it finds several."""
+    names = sorted(path.name for path in root.iterdir() if path.is_file()) if root.is_dir() else []
     for pattern in accepted:
         found = [name for name in names if fnmatchcase(name.lower(), pattern.lower())]
         if len(found) > 1:
@@ -81,20 +70,17 @@ def match(root: Path, names: Sequence[str], accepted: Sequence[str]) -> Path | N
 
 
 def read_table(file: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a CSV or TSV with every field as text; empty fields are NaN, identifiers are freed of spaces and `.0`.
+    """Read a table as `checks.read_csv` does; identifiers are freed of spaces, `.0` and `.nii.gz`.
 
-    Parameters
-    ----------
-    file : Path
-        The suffix .tsv means tabs.
-    columns : sequence of str
-        Columns that must be there; `impression_id`, if among them, must be filled in every row.
+    `columns` must be there, and `impression_id`, if among them, must be filled in every row.
     """
     table = read_csv(file, columns, WHERE)
     for column in {"impression_id", "image_id", *PERSON} & set(table.columns):
         # Where a table was once written with empty cells in an integer column, 123 has become 123.0.
         table[column] = table[column].str.strip().str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
         table[column] = table[column].mask(table[column] == "")
+    if "image_id" in table.columns:
+        table["image_id"] = table["image_id"].str.removesuffix(".gz").str.removesuffix(".nii")
     if "impression_id" in columns:
         check_filled(table, ["impression_id"], file)
     return table
@@ -116,65 +102,46 @@ def read_outcome(values: pd.Series, column: str) -> pd.Series:
 
 
 def read_studies(file: Path, crosswalk: Path | None = None) -> tuple[pd.DataFrame, list[Path]]:
-    """Read the studies: `study_id`, `image_id` (without .nii.gz), `patient_id`, `study_datetime`; and from which files.
+    """Read the studies: `study_id`, `image_id`, `patient_id`, `study_datetime`; and from which files.
 
-    Parameters
-    ----------
-    file : Path
-        The mapping (2025) or metadata (2023).
-    crosswalk : Path, optional
-        Table of `person_id` and `image_id`, asked where `file` has no patients.
+    `file` is the mapping (2025) or metadata (2023); `crosswalk` is asked where it has no patients.
     """
-    table = read_table(file, ["impression_id", "image_id"])
-    image = table["image_id"].str.removesuffix(".gz").str.removesuffix(".nii")
+    table, sources = read_table(file, ["impression_id", "image_id"]), [file]
     person = next((column for column in PERSON if column in table.columns), None)
-    sources = [file] if person is not None else [file, crosswalk]
-    if person is not None:
-        patients = table[person]
-    elif crosswalk is not None:
-        known = read_table(crosswalk, ["person_id", "image_id"])
-        known["image_id"] = known["image_id"].str.removesuffix(".gz").str.removesuffix(".nii")
-        known = known.dropna().drop_duplicates(["image_id", "person_id"])
-        if known["image_id"].duplicated().any():
-            raise DataError(f"{crosswalk.name} gives one image to several persons; correct the table.")
-        patients = image.map(known.set_index("image_id")["person_id"])
-    else:
+    if person is None and crosswalk is None:
         raise DataError(
             f"{file.name} has no patients ({' or '.join(PERSON)}), without which no split can keep them apart; put "
             f"{CROSSWALK[0]} beside it."
         )
-    time = pd.Series(np.nan, index=table.index, dtype="str")
-    for column in TIMES:
-        if column in table.columns:
-            time = time.fillna(table[column])
-    # A date without a time of day is midnight.
-    moments = as_times(pd.DataFrame({"study time": time}), ["study time"], file, "ISO8601")["study time"]
-    studies = {"study_id": table["impression_id"], "image_id": image, "patient_id": patients}
-    return pd.DataFrame(studies | {"study_datetime": moments.astype("datetime64[us]")}), sources
+    if person is None:
+        known = read_table(crosswalk, ["person_id", "image_id"]).dropna().drop_duplicates(["image_id", "person_id"])
+        if known["image_id"].duplicated().any():
+            raise DataError(f"{crosswalk.name} gives one image to several persons; correct the table.")
+        table, sources, person = table.merge(known, on="image_id", how="left"), [file, crosswalk], "person_id"
+    # The first time that a row has; a date without a time of day is midnight.
+    time = table.reindex(columns=TIMES).bfill(axis=1).iloc[:, 0].rename("study time")
+    moments = as_times(time.to_frame(), ["study time"], file, "ISO8601")["study time"].astype("datetime64[us]")
+    studies = table[["impression_id", "image_id", person]].set_axis(["study_id", "image_id", "patient_id"], axis=1)
+    return studies.assign(study_datetime=moments), sources
 
 
 def unique_rows(table: pd.DataFrame, key: str, file: Path, policy: str) -> tuple[pd.DataFrame, set[str]]:
-    """One row a `key`, by the policy of `inspect.studies.load`.
+    """One row a `key`, by the policy of `inspect.studies.load`, and the keys that occurred more than once."""
 
-    Returns
-    -------
-    table : DataFrame
-        Without the rows that the policy leaves out.
-    repeated : set of str
-        Keys that occurred more than once.
-    """
-    several = table[key].duplicated(keep=False) & table[key].notna()
-    repeated = set(table.loc[several, key])
+    def several() -> pd.Series:
+        return table[key].duplicated(keep=False) & table[key].notna()
+
+    repeated = set(table[key][several()])
     if policy == "collapse":
-        table = table[~(table.duplicated() & several)]
-        differing = table[key].duplicated(keep=False) & table[key].notna()
-        if differing.any():
+        table = table[~(table.duplicated() & several())]
+        differing = table[key][several()]
+        if len(differing):
             raise DataError(
-                f"{file.name}: {table.loc[differing, key].nunique()} {key}(s) have rows that differ, the first is "
-                f"{table.loc[differing, key].iloc[0]!r}; correct them, or pass duplicates='all', 'first' or 'drop'."
+                f"{file.name}: {differing.nunique()} {key}(s) have rows that differ, the first is "
+                f"{differing.iloc[0]!r}; correct them, or pass duplicates='all', 'first' or 'drop'."
             )
     elif policy == "first":
-        table = table[~(table[key].duplicated() & several)]
+        table = table[~(table[key].duplicated() & table[key].notna())]
     else:
-        table = table[~several]
+        table = table[~several()]
     return table, repeated
