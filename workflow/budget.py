@@ -34,7 +34,7 @@ import pandas as pd
 from pkd_utils.cohorts.tasks import age, mimic
 from pkd_utils.cohorts.tasks.base import PAPER_COUNTS
 from pkd_utils.cohorts.tasks.build import INSPECT_TASKS
-from pkd_utils.cohorts.tasks.inspect import outcome
+from pkd_utils.cohorts.tasks.outcomes import outcome
 from pkd_utils.cohorts.tasks.splits import training_sizes
 from pkd_utils.distillation.heads.modules import DISTILLED, PROBES, TEACHES
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS

@@ -9,7 +9,7 @@ from pkd_utils.cohorts.inspect import studies
 from pkd_utils.cohorts.inspect.tables import read_table
 from pkd_utils.cohorts.tasks import build
 from pkd_utils.cohorts.tasks.base import PAPER_COUNTS
-from pkd_utils.cohorts.tasks.inspect import OUTCOMES
+from pkd_utils.cohorts.tasks.outcomes import INSPECT
 from pkd_utils.runs.errors import DataError
 from tests.cohorts.fixtures import INSPECT_STUDIES as STUDIES
 from tests.cohorts.fixtures import edit_csv as edit
@@ -317,7 +317,7 @@ def test_counts_stand_beside_those_of_the_release_and_the_paper(tmp_path):
 
 
 def test_counts_are_those_of_the_tasks():
-    names = {name: usual for name, (_, _, _, usual) in OUTCOMES.items()}
+    names = {name: usual for name, (_, _, _, usual) in INSPECT.items()}
     assert {names[name]: PAPER_COUNTS[name] for name in build.INSPECT_TASKS} == studies.BALANCED
     assert set(studies.LABELS) == set(names.values())
 

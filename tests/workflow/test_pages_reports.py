@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pkd_utils.cohorts.tasks import age, build, mimic, splits
-from pkd_utils.cohorts.tasks.inspect import outcome
+from pkd_utils.cohorts.tasks.outcomes import outcome
 from pkd_utils.demo.chest import outcomes
 from pkd_utils.distillation.heads import training
 from pkd_utils.distillation.heads.modules import METHODS

@@ -16,9 +16,9 @@ from pkd_utils.cohorts.tasks.base import (
     SplitRule,
     Task,
     Unit,
+    images_chosen,
     make_table,
     select_images,
-    views_chosen,
 )
 from pkd_utils.runs.errors import DataError
 
@@ -71,23 +71,18 @@ def age(
     inner = bin_edges(years, bins, edges)
     target = np.digitize(years, inner)
     funnel.step(f"in {bins} bins", images, PAPER_COUNTS["age"] if cohort.info.name == "mimic_cxr" else np.nan)
-    chosen = {
+    choices = {
         "edges": f"{edges}, {', '.join(f'{edge:g}' for edge in inner)} years ({NOT_STATED})",
         "edges fixed on": f"all images ({NOT_STATED})",
         "over 89": f"{over_89} ({NOT_STATED})",
-        "views": views_chosen(views),
-        "several images": f"one per {one_per} ({NOT_STATED})",
+        **images_chosen(views, one_per),
     }
-    return Task(
-        name="age",
-        title=f"Age in {bins} bins",
-        kind="auxiliary",
-        classes=bin_names(inner),
-        table=make_table(images, target, years),
-        funnel=funnel.table(),
-        choices=chosen,
-        split=SplitRule(evaluate=evaluate, stratify=stratify),
+    title, table, split = (
+        f"Age in {bins} bins",
+        make_table(images, target, years),
+        SplitRule(evaluate, stratify=stratify),
     )
+    return Task("age", title, "auxiliary", bin_names(inner), table, funnel.table(), choices, split)
 
 
 def bin_edges(years, bins: int, edges: Edges) -> np.ndarray:
@@ -112,12 +107,7 @@ def bin_names(inner: np.ndarray) -> tuple[str, ...]:
 
 
 def rebin(task: Task, fit_on: Iterable[str], edges: Edges) -> pd.Series:
-    """Targets of an age task with edges fixed on some of its images, for example one seed's training part.
-
-    Returns
-    -------
-    Series of int64, in the order of `task.table`
-    """
+    """Targets (int64, as `task.table`) of an age task with edges fixed on some images, say one seed's training part."""
     years = task.table["value"]
     inner = bin_edges(years[task.table["image_id"].isin(set(fit_on))], len(task.classes), edges)
     return pd.Series(np.digitize(years, inner).astype(np.int64), index=task.table.index, name="target")

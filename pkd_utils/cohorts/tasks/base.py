@@ -90,26 +90,18 @@ class Task:
         return dict(zip(self.classes, number.tolist(), strict=True))
 
 
-class EmptyClassError(DataError):
-    """A class has no image; carries the table, so that the counts can be shown."""
-
-    def __init__(self, message: str, table: pd.DataFrame):
-        super().__init__(message)
-        self.table = table
-
-
 def select_images(
     cohort: Cohort, views: Sequence[str] | None = None, one_per: Unit = "image"
 ) -> tuple[pd.DataFrame, Funnel]:
-    """Images of a cohort that may take part, and a funnel that starts with them.
+    """Images of a cohort that may take part, and a funnel that starts with them; the paper states neither option.
 
     Parameters
     ----------
     cohort : Cohort
     views : sequence of str, optional
-        Values of `view` to keep; None keeps what the cohort holds. Not stated in the paper.
+        Values of `view` to keep; None keeps what the cohort holds.
     one_per : {"image", "study", "patient"}
-        Keep every image, or the first in time (then by `image_id`) of each study or patient. Not stated in the paper.
+        Keep every image, or the first in time (then by `image_id`) of each study or patient.
     """
     funnel, images = Funnel(), cohort.images
     funnel.step("images of the cohort", images)
@@ -129,12 +121,11 @@ def take_one(images: pd.DataFrame, unit: str, last: bool = False) -> pd.DataFram
     """First (or last) image in time of each study, patient or other `<unit>_id`, in the given order of rows."""
     if unit == "image":
         return images
-    key = f"{unit}_id"
-    order = [column for column in ("study_datetime", "image_id") if column in images.columns]
     # Ties in time go by image_id either way round, so that no order of files decides.
-    ordered = images.sort_values(order, ascending=[not last] * (len(order) - 1) + [True], kind="stable")
-    chosen = ordered.drop_duplicates(key, keep="first")
-    return images.loc[images.index.isin(chosen.index)]
+    ordered = images.sort_values("image_id")
+    if "study_datetime" in images.columns:
+        ordered = ordered.sort_values("study_datetime", ascending=not last, kind="stable")
+    return images[images.index.isin(ordered.drop_duplicates(f"{unit}_id").index)]
 
 
 def make_table(images: pd.DataFrame, target, value=None) -> pd.DataFrame:
@@ -145,17 +136,7 @@ def make_table(images: pd.DataFrame, target, value=None) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def views_chosen(views: Sequence[str] | None) -> str:
-    """The choice of views in words, for `Task.choices`."""
-    return f"{'all of the cohort' if views is None else ', '.join(views)} ({NOT_STATED})"
-
-
-def check_task(task: Task) -> Task:
-    """Return the task, or raise EmptyClassError if a class has no image."""
-    empty = [name for name, count in task.counts.items() if count == 0]
-    if empty:
-        raise EmptyClassError(
-            f"Task {task.name}: no image is left of class {', '.join(empty)}; relax its options or use more data.",
-            task.table,
-        )
-    return task
+def images_chosen(views: Sequence[str] | None, one_per: Unit) -> dict[str, str]:
+    """The options of `select_images` in words, for `Task.choices`."""
+    kept = "all of the cohort" if views is None else ", ".join(views)
+    return {"views": f"{kept} ({NOT_STATED})", "several images": f"one per {one_per} ({NOT_STATED})"}

@@ -3,7 +3,7 @@
 `build_task(name, cohort)` turns a cohort into a C-way classification task: which images take part, and the class of
 each. What the paper leaves open is an option; `Task.choices` says what was chosen, `Task.funnel` counts what every step
 left, and `count_variants` shows the counts under other choices. How a task is divided for training is in `splits`; the
-sources' own rules are in `mimic`, `inspect`, `covid` and `age`.
+tasks' own rules are in `mimic`, `outcomes` and `age`.
 """
 
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ import numpy as np
 import pandas as pd
 
 from pkd_utils.cohorts.table import Cohort, Funnel
-from pkd_utils.cohorts.tasks import age, covid, inspect, mimic
-from pkd_utils.cohorts.tasks.base import NOT_STATED, PAPER_COUNTS, Count, EmptyClassError, Task, check_task
+from pkd_utils.cohorts.tasks import age, mimic, outcomes
+from pkd_utils.cohorts.tasks.base import NOT_STATED, PAPER_COUNTS, Count, Task
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
-INSPECT_TASKS = tuple(inspect.OUTCOMES)
+INSPECT_TASKS = tuple(outcomes.INSPECT)
 BUILDERS = {
     "mimic_5x1200": mimic.five_findings,
     "age": age.age,
     "discharge_3_day": mimic.discharge,
-    **{name: partial(inspect.outcome, name) for name in inspect.OUTCOMES},
-    **{name: partial(covid.yes_or_no, name) for name in covid.OUTCOMES},
+    **{name: partial(outcomes.outcome, name) for name in outcomes.INSPECT},
+    **{name: partial(outcomes.yes_or_no, name) for name in outcomes.COVID},
 }
 TASKS = tuple(BUILDERS)
 # Each rule that the paper leaves open, changed by itself; `count_variants` shows what it does to the counts.
@@ -50,6 +50,14 @@ VARIANTS = {
 }
 
 
+class EmptyClassError(DataError):
+    """A class has no image; carries the table, so that the counts can be shown."""
+
+    def __init__(self, message: str, table: pd.DataFrame):
+        super().__init__(message)
+        self.table = table
+
+
 @checked
 def build_task(name: str, cohort: Cohort, at_most: Count | None = None, draw_seed: int = 0, **options) -> Task:
     """Build a task from a cohort.
@@ -66,12 +74,20 @@ def build_task(name: str, cohort: Cohort, at_most: Count | None = None, draw_see
         paper's sets are smaller than all of MIMIC-CXR; how they were cut is not stated in the paper.
     **options
         `views` and `one_per` for every task (see `base.select_images`); else see `mimic.five_findings`,
-        `mimic.discharge`, `age.age`, `inspect.outcome` and `covid.yes_or_no`; they are checked against the annotations.
+        `mimic.discharge`, `age.age`, `outcomes.outcome` and `outcomes.yes_or_no`; they are checked against the
+        annotations.
     """
     if name not in BUILDERS:
         raise DataError(f"There is no task named {name!r}; choose one of {', '.join(TASKS)}.")
     task = checked(BUILDERS[name], label=f"Task {name}")(cohort, **options)
-    return check_task(task if at_most is None else _cut(task, at_most, draw_seed))
+    task = task if at_most is None else _cut(task, at_most, draw_seed)
+    empty = [name for name, count in task.counts.items() if count == 0]
+    if empty:
+        raise EmptyClassError(
+            f"Task {name}: no image is left of class {', '.join(empty)}; relax its options or use more data.",
+            task.table,
+        )
+    return task
 
 
 def _cut(task: Task, at_most: int, seed: int) -> Task:
@@ -81,12 +97,11 @@ def _cut(task: Task, at_most: int, seed: int) -> Task:
     total = np.cumsum(np.bincount(codes, minlength=len(names))[order])
     kept = order[: int(np.abs(total - at_most).argmin()) + 1]
     table = task.table[np.isin(codes, kept)].reset_index(drop=True)
-    funnel = Funnel()
-    funnel.step(f"patients drawn for about {at_most:,} images", table, PAPER_COUNTS.get(task.name, np.nan))
+    step = Funnel()
+    step.step(f"patients drawn for about {at_most:,} images", table, PAPER_COUNTS.get(task.name, np.nan))
+    funnel = pd.concat([task.funnel, step.table()], ignore_index=True)
     choices = task.choices | {"cut": f"{at_most:,} images, patients drawn with seed {seed} ({NOT_STATED})"}
-    return replace(
-        task, table=table, funnel=pd.concat([task.funnel, funnel.table()], ignore_index=True), choices=choices
-    )
+    return replace(task, table=table, funnel=funnel, choices=choices)
 
 
 def count_variants(
@@ -114,27 +129,13 @@ def count_variants(
         known = set(cohort.images["view"].dropna())
         variants = [change for change in VARIANTS.get(name, []) if set(change.get("views", ())) <= known]
     options = {key: value for key, value in (options or {}).items() if key not in ("at_most", "draw_seed")}
-    rows = []
+    paper, rows = float(PAPER_COUNTS.get(name, np.nan)), []
     for change in [{}, *variants]:
         try:
-            task = build_task(name, cohort, **{**options, **change})
+            task = build_task(name, cohort, **options | change)
             table, counts = task.table, ", ".join(f"{key} {count:,}" for key, count in task.counts.items())
         except EmptyClassError as error:
             table, counts = error.table, f"not usable: {error}"
-        rows.append(
-            {
-                "task": name,
-                "options": _changes(change),
-                "images": len(table),
-                "patients": table["patient_id"].nunique(),
-                "classes": counts,
-                "paper": float(PAPER_COUNTS.get(name, np.nan)),
-            }
-        )
+        words = ", ".join(f"{key} {'/'.join(v) if isinstance(v, list) else v}" for key, v in change.items())
+        rows.append((name, words or "as chosen", len(table), table["patient_id"].nunique(), counts, paper))
     return pd.DataFrame(rows, columns=["task", "options", "images", "patients", "classes", "paper"])
-
-
-def _changes(change: dict) -> str:
-    """Changed options in words: "views PA/AP"."""
-    words = {key: "/".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for key, v in change.items()}
-    return ", ".join(f"{key} {value}" for key, value in words.items()) or "as chosen"

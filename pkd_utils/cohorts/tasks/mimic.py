@@ -19,10 +19,10 @@ from pkd_utils.cohorts.tasks.base import (
     SplitRule,
     Task,
     Unit,
+    images_chosen,
     make_table,
     select_images,
     take_one,
-    views_chosen,
 )
 from pkd_utils.runs.errors import DataError
 
@@ -31,7 +31,6 @@ CoLabels = Literal["others_not_positive", "others_negative_or_blank", "no_other_
 # Labels beyond the five that exclude an image under "no_other_finding"; "No Finding" never stands beside a finding.
 REST = tuple(label for label in ALL_LABELS if label not in (*FIVE, "No Finding"))
 Start = Literal["admittime", "edregtime"]
-DISCHARGE_CLASSES = ("stays longer", "discharged within 3 days")
 WHERE_IV = "https://physionet.org/content/mimiciv/ (access is by credential)"
 
 
@@ -66,39 +65,30 @@ def five_findings(
     if len(set(findings)) != len(findings):
         raise DataError(f"Task mimic_5x1200: findings {', '.join(findings)} name one twice; name each once.")
     images, funnel = select_images(cohort, views, one_per)
-    kinds = ("-chexpert.csv.gz", "-negbio.csv.gz")
-    file = _table_of(cohort, kinds, "CheXpert or NegBio table; MIMIC 5x1200 needs MIMIC-CXR-JPG")
+    endings = ("-chexpert.csv.gz", "-negbio.csv.gz")
+    file = _table_of(cohort, endings, "CheXpert or NegBio table; MIMIC 5x1200 needs MIMIC-CXR-JPG")
     values = _label_values(file, require_file(file, WHERE).stat().st_mtime_ns)
-    images = images[images["study_id"].isin(values.index)]
+    images = images.assign(target=images["study_id"].map(one_of_five(values, co_labels)))
+    images = images[images["target"].notna()]
     funnel.step("study has labels", images)
-    by_study = one_of_five(values, co_labels)
-    images = images.assign(target=images["study_id"].map(by_study))
     images = images[images["target"] >= 0]
     funnel.step("exactly one of the five", images, note=co_labels)
+    images["target"] = images["target"].map({FIVE.index(name): k for k, name in enumerate(findings)})
     if len(findings) < len(FIVE):
-        images = images[images["target"].isin([FIVE.index(name) for name in findings])]
+        images = images.dropna(subset="target")
         funnel.step(f"and it is {', '.join(findings)}", images)
-    images = images.assign(target=images["target"].map({FIVE.index(name): k for k, name in enumerate(findings)}))
-    drawn = images.groupby("target").head(train_per_class + evaluate_per_class)
+    each = train_per_class + evaluate_per_class
     note = "a count; which ones is drawn for each seed"
-    step = f"at most {train_per_class + evaluate_per_class:,} of each"
-    funnel.step(step, drawn, PAPER_COUNTS["mimic_5x1200"], note)
-    chosen = {
+    drawn = images.groupby("target").head(each)
+    funnel.step(f"at most {each:,} of each", drawn, PAPER_COUNTS["mimic_5x1200"], note)
+    choices = {
         "other labels": f"{co_labels} ({NOT_STATED})",
         "labeller": f"{file.name.removesuffix('.csv.gz').rsplit('-', 1)[1]} ({NOT_STATED})",
-        "views": views_chosen(views),
-        "several images": f"one per {one_per} ({NOT_STATED})",
+        **images_chosen(views, one_per),
     }
-    return Task(
-        name="mimic_5x1200",
-        title=f"MIMIC {len(findings)}x{train_per_class + evaluate_per_class}",
-        kind="diagnostic",
-        classes=tuple(findings),
-        table=make_table(images, images["target"]),
-        funnel=funnel.table(),
-        choices=chosen,
-        split=SplitRule(per_class=(train_per_class, evaluate_per_class)),
-    )
+    title, table = f"MIMIC {len(findings)}x{each}", make_table(images, images["target"])
+    split = SplitRule(per_class=(train_per_class, evaluate_per_class))
+    return Task("mimic_5x1200", title, "diagnostic", tuple(findings), table, funnel.table(), choices, split)
 
 
 # Counting a task's variants reads the same table again and again, so it is kept until it changes; nobody edits it.
@@ -194,35 +184,19 @@ def discharge(
     soon = images["end"] - images["study_datetime"] <= pd.Timedelta(days=3)
     if deaths == "negative":
         soon &= ~images["died"]
-    chosen = {
+    choices = {
         "deaths in hospital": f"{deaths} ({NOT_STATED})",
         "images of a stay": f"{per_stay} ({NOT_STATED})",
         "a stay starts": f"{start} ({NOT_STATED})",
-        "views": views_chosen(views),
-        "several images": f"one per {one_per} ({NOT_STATED})",
+        **images_chosen(views, one_per),
     }
-    return Task(
-        name="discharge_3_day",
-        title="3-Day Discharge",
-        kind="prognostic",
-        classes=DISCHARGE_CLASSES,
-        table=make_table(images, soon),
-        funnel=funnel.table(),
-        choices=chosen,
-        split=SplitRule(evaluate=evaluate),
-        sources=(file,),
-    )
+    facts = "discharge_3_day", "3-Day Discharge", "prognostic", ("stays longer", "discharged within 3 days")
+    return Task(*facts, make_table(images, soon), funnel.table(), choices, SplitRule(evaluate=evaluate), (file,))
 
 
 @functools.lru_cache(maxsize=4)
 def read_admissions(file: Path, mtime_ns: int, start: Start) -> pd.DataFrame:
-    """Read MIMIC-IV's admissions.
-
-    Returns
-    -------
-    DataFrame
-        `patient_id`, `stay_id` (str), `start`, `end` (timestamps, NaT where empty), `died` (bool).
-    """
+    """MIMIC-IV's admissions: `patient_id`, `stay_id` (str), `start`, `end` (timestamps or NaT), `died` (bool)."""
     columns = ["subject_id", "hadm_id", "admittime", "dischtime", "deathtime", "hospital_expire_flag"]
     columns += ["edregtime"] if start == "edregtime" else []
     table = read_csv(file, columns, WHERE_IV, only=True)
@@ -237,28 +211,16 @@ def read_admissions(file: Path, mtime_ns: int, start: Start) -> pd.DataFrame:
 
 
 def join_stays(studies: pd.DataFrame, stays: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Join each study to the stay that it falls in; both ends of a stay belong to it.
+    """Join each study (`study_id`, once each, `patient_id`, `study_datetime`) to the stay (`read_admissions`) it is in.
 
-    Parameters
-    ----------
-    studies : DataFrame
-        `study_id` (once each), `patient_id`, `study_datetime`.
-    stays : DataFrame
-        From `read_admissions`.
-
-    Returns
-    -------
-    joined : DataFrame
-        Studies inside a stay, with `stay_id`, `start`, `end`, `died`. Where stays overlap, the one that started last
-        (then ended first, then by `stay_id`) is taken.
-    overlapping : int
-        Studies for which that choice was made.
+    Both ends of a stay belong to it. Where stays overlap, the one that started last (then ended first, then by
+    `stay_id`) is taken; also returns the number of studies for which that choice was made.
     """
     pairs = studies.merge(stays, on="patient_id")
     inside = (pairs["start"] <= pairs["study_datetime"]) & (pairs["study_datetime"] <= pairs["end"])
     pairs = pairs[inside].sort_values(["start", "end", "stay_id"], ascending=[False, True, True], kind="stable")
-    joined = pairs.drop_duplicates("study_id")
-    return joined, len(pairs[pairs["study_id"].duplicated(keep="first")]["study_id"].unique())
+    repeated = pairs["study_id"].duplicated()
+    return pairs[~repeated], pairs["study_id"][repeated].nunique()
 
 
 def _table_of(cohort: Cohort, ending: str | tuple[str, ...], lacking: str) -> Path:

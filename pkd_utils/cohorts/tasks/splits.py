@@ -23,8 +23,8 @@ from pkd_utils.runs import files, paths
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
-SPLIT_COLUMNS = ["image_id", "part", "target", "rank", "inner", "half"]
-PUBLIC_COLUMNS = ["image_sha256", "part", "target", "rank", "inner", "half"]
+_COLUMNS = ["part", "target", "rank", "inner", "half"]
+SPLIT_COLUMNS, PUBLIC_COLUMNS = ["image_id", *_COLUMNS], ["image_sha256", *_COLUMNS]
 TRAINING_SIZES = "book/reported/bergstrom2025-table3-7.csv"
 _PARTS = ("train", "evaluate")
 Seed = Annotated[int, Field(ge=0)]
@@ -46,7 +46,7 @@ def split_task(
     ----------
     task : Task
     seed : int
-        0 or more; every draw comes from its own stream of `numpy.random.default_rng([seed, stream])`.
+        Every draw comes from its own stream of `numpy.random.default_rng([seed, stream])`.
     group : bool
         Keep all images of a patient on one side. Not stated in the paper.
     inner : float
@@ -61,34 +61,38 @@ def split_task(
     -------
     DataFrame
         One row an image that takes part, in the task's order: `image_id`; `part` (train, evaluate); `target` (int64);
-        `rank` (int64, place of a training image in the nested subsets: the subset of n images holds ranks 0 to n - 1;
-        -1 in the evaluation part); `inner` (bool, training images of the patients set aside for nested selection);
-        `half` (int64, 0 or 1 in the evaluation part by patient, -1 in training). For tasks drawn by class every subset
-        holds the classes in the proportions of the whole.
+        `rank` (int64, place of a training image in the nested subsets: the subset of n images holds ranks 0 to n - 1,
+        for tasks drawn by class in the proportions of the whole; -1 in the evaluation part); `inner` (bool, training
+        images of the patients set aside for nested selection); `half` (int64, 0 or 1 in the evaluation part by patient,
+        -1 in training).
     """
     hold_seed = seed if evaluation_seed is None else evaluation_seed
-    table = task.table
-    if task.split.balance:
-        table = _balanced(table, np.random.default_rng([hold_seed, _STREAM_BALANCE]))
+    rng = np.random.default_rng
+    table = _balanced(task.table, rng([hold_seed, _STREAM_BALANCE])) if task.split.balance else task.table
     units = table["patient_id"] if group else table["image_id"]
-    rng = np.random.default_rng([hold_seed, _STREAM_HOLD])
     if task.split.per_class is not None:
-        draw = np.random.default_rng([seed, _STREAM_DRAW])
-        part = _by_class(table, units, *task.split.per_class, rng, draw, task)
+        draw = rng([seed, _STREAM_DRAW])
+        part = _by_class(table, units, *task.split.per_class, rng([hold_seed, _STREAM_HOLD]), draw, task)
     else:
-        part = _by_share(table, units, task.split.evaluate, rng, task.split.stratify)
+        part = _by_share(table, units, task.split.evaluate, rng([hold_seed, _STREAM_HOLD]), task.split.stratify)
     table, part = table[part != ""], part[part != ""]
     split = table[["image_id", "target"]].assign(part=part)
     if refit_edges is not None:
         train = split.loc[split["part"] == "train", "image_id"]
         split["target"] = rebin(task, train, refit_edges).loc[split.index]
-    _check_classes(split, task)
+    for name in _PARTS:
+        found = set(split["target"][split["part"] == name])
+        absent = [label for k, label in enumerate(task.classes) if k not in found]
+        if absent:
+            raise DataError(
+                f"Task {task.name}: the {name} part has no image of class {absent[0]}; "
+                "hold out another share, stratify, or use another seed."
+            )
     is_train = split["part"].to_numpy() == "train"
-    rank = np.full(len(split), -1)
-    order = np.random.default_rng([seed, _STREAM_RANK])
-    rank[is_train] = _ranks(split["target"].to_numpy()[is_train], order, task.split.per_class is not None)
-    inner_patients = _share_of(table["patient_id"][is_train], inner, np.random.default_rng([seed, _STREAM_INNER]))
-    half_patients = _share_of(table["patient_id"][~is_train], 0.5, np.random.default_rng([hold_seed, _STREAM_HALF]))
+    rank, by_class = np.full(len(split), -1), task.split.per_class is not None
+    rank[is_train] = _ranks(split["target"].to_numpy()[is_train], rng([seed, _STREAM_RANK]), by_class)
+    inner_patients = _share_of(table["patient_id"][is_train], inner, rng([seed, _STREAM_INNER]))
+    half_patients = _share_of(table["patient_id"][~is_train], 0.5, rng([hold_seed, _STREAM_HALF]))
     split = split.assign(
         rank=rank,
         inner=is_train & table["patient_id"].isin(inner_patients),
@@ -124,24 +128,19 @@ def training_sizes(task: str) -> pd.DataFrame:
 
 
 def choose_sizes(task: str, splits: pd.DataFrame, sizes: Sequence[float] = (), epochs: int = 0) -> pd.DataFrame:
-    """Training sizes of a task: the paper's, or one's own.
+    """Training sizes of a task, smallest first, with columns `task, fraction, samples, epochs, source`.
 
     Parameters
     ----------
     task : str
     splits : DataFrame
-        The task's rows of `split_seeds`: a size must fit the smallest training part of all seeds.
+        From `split_seeds`: a size must fit the smallest training part of all seeds.
     sizes : sequence of numbers
         Numbers of images, or, up to 1, fractions of the smallest training part (rounded down). Empty: Tables 3 to 7.
     epochs : int
         Training epochs of one's own sizes, at least 1.
-
-    Returns
-    -------
-    DataFrame
-        `task, fraction, samples, epochs, source`, smallest first.
     """
-    smallest = int((splits[splits["task"] == task].query("part == 'train'").groupby("seed").size()).min())
+    smallest = int(splits.query("task == @task and part == 'train'").groupby("seed").size().min())
     if not len(sizes):
         table = training_sizes(task)
     elif epochs < 1:
@@ -190,14 +189,9 @@ def write_public_splits(
     task_tables : sequence of DataFrame
         Tables of the tasks: the identifiers that must not appear.
     salt : str
-        Key of HMAC-SHA-256; "" gives the plain SHA-256 of the identifier.
-
-    Returns
-    -------
-    list of Path
+        Key of the hash; see `hash_id`.
     """
-    ids = pd.concat([table[["image_id", "patient_id", "study_id"]] for table in task_tables])
-    ids = {name for column in ids for name in ids[column].unique()}
+    ids = {name for table in task_tables for name in table[["image_id", "patient_id", "study_id"]].to_numpy().flat}
     unknown = sorted(set(splits["task"]) - set(TASKS))
     if unknown:
         raise DataError(f"Public splits know the tasks {', '.join(TASKS)}, and one of these is not; rename it.")
@@ -255,7 +249,7 @@ def _balanced(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 def _by_share(table, units, share: float, rng: np.random.Generator, stratify: bool) -> np.ndarray:
     """Part of each row: whole units are held out, in random order, until their images come nearest to the share."""
     codes, names = pd.factorize(units)
-    sizes = np.bincount(codes, minlength=len(names))
+    sizes = np.bincount(codes)
     # A patient with several classes counts for the highest: positives are the rare ones.
     stratum = np.zeros(len(names), dtype=np.int64)
     if stratify:
@@ -320,14 +314,3 @@ def _share_of(patients: pd.Series, share: float, rng: np.random.Generator) -> np
     """A random share of the patients."""
     names = patients.unique()
     return rng.permutation(names)[: round(share * len(names))]
-
-
-def _check_classes(split: pd.DataFrame, task: Task) -> None:
-    for part in _PARTS:
-        found = split.loc[split["part"] == part, "target"].unique()
-        if len(found) < len(task.classes):
-            absent = [name for k, name in enumerate(task.classes) if k not in found]
-            raise DataError(
-                f"Task {task.name}: the {part} part has no image of class {absent[0]}; "
-                "hold out another share, stratify, or use another seed."
-            )

@@ -11,11 +11,11 @@ import pytest
 from pkd_utils.cohorts import load_cohort
 from pkd_utils.cohorts.inspect.tables import read_table
 from pkd_utils.cohorts.table import Cohort
-from pkd_utils.cohorts.tasks import base, covid, mimic
+from pkd_utils.cohorts.tasks import base, mimic, outcomes
 from pkd_utils.cohorts.tasks import splits as task_splits
 from pkd_utils.cohorts.tasks.age import age, bin_edges, bin_names, rebin
 from pkd_utils.cohorts.tasks.base import PAPER_COUNTS, SplitRule, Task
-from pkd_utils.cohorts.tasks.build import INSPECT_TASKS, build_task, count_variants
+from pkd_utils.cohorts.tasks.build import INSPECT_TASKS, EmptyClassError, build_task, count_variants
 from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
 from tests.cohorts.fixtures import write_covid_chestxray, write_mimic_cxr
@@ -199,7 +199,7 @@ def test_deaths_images_of_a_stay_and_arrival_are_choices(tmp_path):
     assert build(start="edregtime") == {1: 0, 2: 1, 3: 0, 4: 0, 5: 1}
     assert build(start="edregtime", per_stay="first") == {4: 0, 5: 1}
     assert build(one_per="patient", deaths="positive", start="edregtime") == {0: 1, 4: 0, 5: 1}
-    with pytest.raises(base.EmptyClassError, match="no image is left of class stays longer"):
+    with pytest.raises(EmptyClassError, match="no image is left of class stays longer"):
         build(per_stay="last")  # both last films see the end within three days
 
 
@@ -303,7 +303,7 @@ def test_covid_tasks_count_what_is_unknown(tmp_path):
 def test_covid_tasks_of_the_real_table(shared_data):
     labels = ("went_icu", "in_icu", "intubated", "death", "COVID-19")
     cohort = load_cohort("covid_chestxray", shared_data / "covid-chestxray", labels=labels)
-    for name in (*covid.OUTCOMES, "age"):
+    for name in (*outcomes.COVID, "age"):
         options = {"edges": "quantile", "stratify": True, "evaluate": 0.25} if name == "age" else {}
         task = build_task(name, cohort, **options)
         for seed in range(3):

@@ -11,7 +11,7 @@ import yaml
 
 from pkd_utils.cohorts.tasks import age, mimic
 from pkd_utils.cohorts.tasks.base import PAPER_COUNTS
-from pkd_utils.cohorts.tasks.inspect import outcome
+from pkd_utils.cohorts.tasks.outcomes import outcome
 from pkd_utils.cohorts.tasks.splits import TRAINING_SIZES
 from pkd_utils.runs import paths
 from pkd_utils.studies.reports.claims import CLAIMS, Claim

@@ -1,6 +1,6 @@
-"""INSPECT's tasks: 12-month pulmonary hypertension, 12-month readmission, and pulmonary embolism.
+"""Tasks with two classes that are one column: INSPECT's outcomes, and those noted beside covid-chestxray's radiographs.
 
-A cohort that `cohorts.inspect` read brings its outcomes along. For any other they come in a table with INSPECT's
+A cohort that `cohorts.inspect` read brings INSPECT's outcomes along. For any other they come in a table with INSPECT's
 columns, "True", "False" or "Censored"; that of the embedded radiographs is made by `demo.chest.outcomes`.
 """
 
@@ -21,20 +21,24 @@ from pkd_utils.cohorts.tasks.base import (
 from pkd_utils.runs.errors import DataError
 
 # Title, kind, class names, and INSPECT's column; section 3.2 and appendix B.2 of the paper.
-OUTCOMES = {
+INSPECT = {
     "ph_12_month": ("12-Month PH", "prognostic", ("no PH", "PH within 12 months"), "12_month_PH"),
     "readmission_12_month": (
-        "Readmission",
-        "prognostic",
-        ("not readmitted", "readmitted within 12 months"),
-        "12_month_readmission",
+        *("Readmission", "prognostic"),
+        *(("not readmitted", "readmitted within 12 months"), "12_month_readmission"),
     ),
     "pulmonary_embolism": (
-        "Pulmonary Embolism",
-        "diagnostic",
-        ("no embolism", "pulmonary embolism"),
-        "pe_positive_nlp",
+        *("Pulmonary Embolism", "diagnostic"),
+        *(("no embolism", "pulmonary embolism"), "pe_positive_nlp"),
     ),
+}
+# Title, kind, class names, and the cohort's label column.
+COVID = {
+    "went_icu": ("Went to the ICU", "prognostic", ("no ICU", "went to ICU"), "went_icu"),
+    "in_icu": ("In the ICU at the time", "auxiliary", ("not in ICU", "in ICU"), "in_icu"),
+    "intubated": ("Intubated at any time", "prognostic", ("not intubated", "intubated"), "intubated"),
+    "death": ("Death", "prognostic", ("survived", "died"), "death"),
+    "covid19": ("COVID-19 against other", "diagnostic", ("other", "COVID-19"), "COVID-19"),
 }
 # Columns that a table of outcomes may be keyed by, and what the cohort calls them.
 _KEYS = {"image_id": "image_id", "study_id": "study_id", "impression_id": "study_id"}
@@ -54,7 +58,7 @@ def outcome(
     Parameters
     ----------
     name : str
-        A key of `OUTCOMES`.
+        A key of `INSPECT`.
     cohort : Cohort
     labels : DataFrame, optional
         `image_id`, `study_id` or `impression_id`, and the outcome's column with True, False or Censored; other images
@@ -67,7 +71,7 @@ def outcome(
     evaluate : float
         Share held out; 0.25 in the paper.
     """
-    title, kind, classes, usual = OUTCOMES[name]
+    title, kind, classes, usual = INSPECT[name]
     column = column or usual
     if labels is None:
         if column not in cohort.labels:
@@ -79,10 +83,11 @@ def outcome(
             raise DataError(f"The labels of task {name} need image_id or study_id, and {column!r}; correct the table.")
         key = _KEYS[given]
         values = pd.DataFrame({key: labels[given], "value": read_outcome(labels[column], column)})
-    clash = values.groupby(key)["value"].nunique(dropna=False) > 1
-    if clash.any():
-        raise DataError(f"{int(clash.sum())} {key}(s) have two different values of {column}; keep one row each.")
-    values = values.drop_duplicates(key).set_index(key)["value"]
+    values = values.drop_duplicates()
+    clash = int(values[key].duplicated().sum())
+    if clash:
+        raise DataError(f"{clash} {key}(s) have two different values of {column}; keep one row each.")
+    values = values.set_index(key)["value"]
     images, funnel = select_images(cohort, views, one_per)
     images = images[images[key].isin(values.index)]
     funnel.step(f"has a row of {column}", images)
@@ -93,18 +98,33 @@ def outcome(
     balanced = pd.concat([images[target == value].head(smaller) for value in (0, 1)])
     note = f"{smaller:,} of each class; which ones is drawn for each seed"
     funnel.step("balanced", balanced, PAPER_COUNTS[name], note)
-    chosen = {
+    choices = {
         "column": f"{column} ({'stated' if kind == 'prognostic' else NOT_STATED})",
         "balance": f"images of the larger class sampled down, anew for each seed (by image or patient: {NOT_STATED})",
         "several images": f"one per {one_per} ({NOT_STATED})",
     }
-    return Task(
-        name=name,
-        title=title,
-        kind=kind,
-        classes=classes,
-        table=make_table(images, target),
-        funnel=funnel.table(),
-        choices=chosen,
-        split=SplitRule(evaluate=evaluate, balance=True),
-    )
+    split = SplitRule(evaluate=evaluate, balance=True)
+    return Task(name, title, kind, classes, make_table(images, target), funnel.table(), choices, split)
+
+
+def yes_or_no(
+    name: str,
+    cohort: Cohort,
+    views: tuple[str, ...] | None = None,
+    one_per: Unit = "image",
+    evaluate: Share = 0.25,
+) -> Task:
+    """A label (`COVID`) of the loader `covid_chestxray`, which the paper does not use; where unknown, images drop out.
+
+    `views`, `one_per`: see `tasks.base.select_images`; `evaluate`: share of each class's patients that is held out.
+    """
+    title, kind, classes, column = COVID[name]
+    if column not in cohort.labels:
+        raise DataError(f"Cohort {cohort.info.name} was loaded without label {column!r}; add it to the loader's.")
+    images, funnel = select_images(cohort, views, one_per)
+    unknown = int(images[column].isna().sum())
+    images = images[images[column].notna()]
+    funnel.step(f"{column} known", images, note=f"{unknown} images unknown")
+    choices = {"source": "not one of the paper's", "several images": f"one per {one_per}"}
+    split = SplitRule(evaluate=evaluate, stratify=True)
+    return Task(name, title, kind, classes, make_table(images, images[column]), funnel.table(), choices, split)
