@@ -6,6 +6,7 @@ source is one file with a function `load(root, ...) -> Cohort`, and one line in 
 
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from pkd_utils.cohorts.checks import check_cohort
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel
@@ -13,15 +14,27 @@ from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.paths import resolve
 
-# Name -> module:function, imported when it is asked for, so that one source's needs never stop another from loading.
+
+class Source(NamedTuple):
+    """One line of `SOURCES`."""
+
+    load: str  # module:function, imported when it is asked for, so that one source's needs never stop another
+    files: tuple[str, ...] = ("*",)  # what is read below its roots, for the identity of runs; * also crosses folders
+
+
+_CBIS = ("*_case_description_*_set.csv", "*metadata.csv", "*dicom_info.csv", "*.dcm", "*.jpg", "*.jpeg", "*.png")
 SOURCES = {
-    "mimic_cxr": "pkd_utils.cohorts.mimic_cxr:load",
-    "covid_chestxray": "pkd_utils.cohorts.covid_chestxray:load",
-    "cbis_mass": "pkd_utils.cohorts.cbis.cases:load_mass",
-    "cbis_calc": "pkd_utils.cohorts.cbis.cases:load_calc",
-    "openi": "pkd_utils.cohorts.openi:load",
-    "inspect": "pkd_utils.cohorts.inspect.studies:load",
-}
+    "mimic_cxr": Source(
+        "pkd_utils.cohorts.mimic_cxr:load",
+        ("mimic-cxr-*.csv.gz", "mimic-cxr-reports.zip", "files/*.jpg", "files/*.txt", "hosp/patients.csv.gz",
+         "hosp/admissions.csv.gz", "MS_CXR_*", "ms-cxr/*MS_CXR_*", "masks/*.png"),
+    ),
+    "covid_chestxray": Source("pkd_utils.cohorts.covid_chestxray:load", ("metadata.csv", "images/*", "annotations/*")),
+    "cbis_mass": Source("pkd_utils.cohorts.cbis.cases:load_mass", _CBIS),
+    "cbis_calc": Source("pkd_utils.cohorts.cbis.cases:load_calc", _CBIS),
+    "openi": Source("pkd_utils.cohorts.openi:load", ("NLMCXR_reports.tgz",)),
+    "inspect": Source("pkd_utils.cohorts.inspect.studies:load", ("*.csv", "*.tsv", "CTPA/*", "radiographs/*")),
+}  # fmt: skip
 
 __all__ = ["SOURCES", "Cohort", "CohortInfo", "Funnel", "load_cohort"]
 
@@ -47,7 +60,7 @@ def load_cohort(name: str, root: str | Path, **options) -> Cohort:
     """
     if name not in SOURCES:
         raise DataError(f"There is no cohort named {name!r}; choose one of {', '.join(SOURCES)}.")
-    module, function = SOURCES[name].split(":")
+    module, function = SOURCES[name].load.split(":")
     load = checked(getattr(import_module(module), function), label=name)
     # MIMIC comes in several downloads: their roots are parameters too, relative to the project like the first.
     options = {key: resolve(value) if key.endswith("_root") and value else value for key, value in options.items()}

@@ -1,10 +1,13 @@
 """Files written whole or not at all, and their hashes."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,53 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock(path: str | Path, busy: str) -> Iterator[None]:
+    """Hold the one lock of this name while the block runs; whoever comes second says `busy` and waits.
+
+    The lock is the kernel's (flock), so that of a dead process holds nobody up; its file goes with it.
+    """
+    held = Lock(path, busy)
+    try:
+        yield
+    finally:
+        held.release()
+
+
+class Lock:
+    """The one lock of a name, held from its making to `release`, or to the end of the process."""
+
+    def __init__(self, path: str | Path, busy: str):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._process = os.getpid()
+        while True:
+            self._stream = open(self.path, "a+")  # noqa: SIM115
+            try:
+                fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._stream.seek(0)
+                print(f"{busy} ({self._stream.read()}); waiting for it.", file=sys.stderr, flush=True)
+                fcntl.flock(self._stream, fcntl.LOCK_EX)
+            # Whoever held it before took the file away: then this is the lock of nobody.
+            if self.path.exists() and os.path.samestat(os.fstat(self._stream.fileno()), self.path.stat()):
+                break
+            self._stream.close()
+        self._stream.truncate(0)
+        self._stream.write(f"process {os.getpid()} on {platform.node()}")
+        self._stream.flush()
+
+    def release(self) -> None:
+        """Let the next one in."""
+        if not self._stream.closed and os.getpid() == self._process:
+            self.path.unlink(missing_ok=True)
+            fcntl.flock(self._stream, fcntl.LOCK_UN)  # for workers too, which hold it open
+            self._stream.close()
+
+    def __del__(self):
+        self.release()
 
 
 def _plain(value: Any) -> Any:

@@ -1,18 +1,21 @@
-"""What identifies a run: parameters, code, and the runs it reads; and what describes the machine it ran on.
+"""What identifies a run: parameters, code, the content of the files and the runs that it reads.
 
 The code of a run is its notebook's code cells and the `pkd_utils` modules they import, directly or through others,
-compared as syntax trees without docstrings: a comment or a sentence may change, a result may not.
+compared as syntax trees without docstrings: a comment or a sentence may change, a result may not. Parameters that
+name files made by others count by the content of those files (`index.py`), not by where they lie.
 """
 
 import ast
 import functools
+import glob
 import hashlib
+import importlib
 import re
 from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
-from pkd_utils.runs import paths
+from pkd_utils.runs import index, paths
 from pkd_utils.runs.files import hash_params
 from pkd_utils.runs.parameters import code_cells, identifying, notebook_path
 
@@ -104,11 +107,83 @@ def references(parameters: dict[str, Any]) -> list[str]:
     return found
 
 
-def run_hash(notebook: str, parameters: dict[str, Any], code: str, upstream: dict[str, str]) -> str:
-    """Identity of a run (64 hex digits)."""
-    return hash_params(
-        {"notebook": notebook, "parameters": identifying(parameters), "code": code, "upstream": upstream}
-    )
+def input_paths(parameters: dict[str, Any]) -> dict[str, str]:
+    """Files and folders of others that these parameters name, also one level down in options ("options.ct_root").
+
+    They are the values of `*_root`, `*_weights` and `outcomes`, and a `text_encoder` that is a path; the words "",
+    "random" and "simulated" name none.
+    """
+    found = {}
+    for name, value in parameters.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{inner}": path for inner, path in input_paths(value).items()}
+        elif not isinstance(value, str) or value in ("", "random", "simulated"):
+            continue
+        elif name.endswith(("_root", "_weights")) or name == "outcomes" or (name == "text_encoder" and "/" in value):
+            found[name] = value
+    return found
+
+
+def _patterns(name: str, parameters: dict[str, Any]) -> tuple[str, ...]:
+    """Which files below a folder that a parameter names are read: what the source says; of weights and others all."""
+    if not name.endswith("_root"):
+        return ("*",)
+    if parameters.get("volumes"):
+        return (f"{glob.escape(parameters['volumes'])}/*", "SIMULATED.txt")
+    sources = importlib.import_module("pkd_utils.cohorts").SOURCES  # by its name: rooms below do not import it
+    source = sources.get(parameters.get("source", parameters["cohort"]))
+    patterns = source.files if source else ("*",)
+    if parameters.get("radiographs_run"):  # then they are that run's
+        patterns = tuple(pattern for pattern in patterns if not pattern.startswith("radiographs/"))
+    return (*patterns, "SIMULATED.txt")
+
+
+def inputs(parameters: dict[str, Any], *, written: bool = False, verify: bool = False) -> dict[str, str | None]:
+    """Content of the files of others that a run reads: parameter -> SHA-256 over paths and hashes, None if not here.
+
+    Parameters
+    ----------
+    parameters : dict
+    written : bool
+        With the root of a simulated cohort, which the run itself writes first: its recipe identifies it.
+    verify : bool
+        Hash every file again (`index.hashes`).
+    """
+    found: dict[str, str | None] = {}
+    for name, value in input_paths(parameters).items():
+        if name.endswith("_root") and parameters.get("simulate_patients") and not written:
+            continue
+        path = paths.resolve(value)
+        hashed = index.hashes(path, _patterns(name, parameters), verify=verify)
+        whole = next(iter(hashed.values())) if path.is_file() else index.digest(hashed)
+        found[name] = whole if hashed else None
+    return found
+
+
+def run_hash(
+    notebook: str, parameters: dict[str, Any], code: str, upstream: dict[str, str], read: dict[str, str | None]
+) -> str:
+    """Identity of a run (64 hex digits).
+
+    Parameters
+    ----------
+    notebook, parameters
+        Its name and resolved parameters.
+    code : str
+        From `code_hash`.
+    upstream : dict
+        Reference of each run that it reads -> that run's identity.
+    read : dict
+        From `inputs`: takes the place of the paths.
+    """
+    facts = {"notebook": notebook, "code": code, "upstream": upstream, "inputs": read}
+    return hash_params(facts | {"parameters": _without_paths(identifying(parameters))})
+
+
+def _without_paths(parameters: dict[str, Any]) -> dict[str, Any]:
+    named = input_paths(parameters)
+    plain = {name: value for name, value in parameters.items() if name not in named}
+    return {name: _without_paths(value) if isinstance(value, dict) else value for name, value in plain.items()}
 
 
 def run_folder(notebook: str, parameters: dict[str, Any], run_identity: str) -> Path:

@@ -35,6 +35,11 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip()
 
 
+def cores() -> int:
+    """Processor cores that this process may use: what the job owns, not what the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def device_name() -> str:
     """The GPU's name if there is one, else the processor's with the number of cores."""
     import torch

@@ -20,9 +20,9 @@ sys.modules.setdefault("rfc3987_syntax", None)
 import nbformat  # noqa: E402
 import yaml  # noqa: E402
 
-from pkd_utils.runs import identity, paths, run  # noqa: E402
+from pkd_utils.runs import finished, identity, paths, run  # noqa: E402
 from pkd_utils.runs.errors import DataError  # noqa: E402
-from pkd_utils.runs.files import atomic_path, read_json  # noqa: E402
+from pkd_utils.runs.files import atomic_path, lock  # noqa: E402
 from pkd_utils.runs.parameters import notebook_path, read_file, resolve  # noqa: E402
 
 # One thread a notebook: runs stay the same whatever runs beside them, and two notebooks use two cores better than one.
@@ -79,13 +79,7 @@ def run_problems(folder: Path) -> list[str]:
     """Say what is not whole about a finished run's folder: `run.json`, its artefacts, its executed notebook."""
     if not (folder / "run.json").exists():
         return [f"{folder} has no run.json: the notebook's last cell did not end"]
-    record = read_json(folder / "run.json")
-    found = [f"artefact {name} is missing" for name in record["artefacts"] if not (folder / name).exists()]
-    for name, facts in record["artefacts"].items():
-        path = folder / name
-        if "bytes" in facts and path.exists() and path.stat().st_size != facts["bytes"]:
-            found.append(f"artefact {name} has {path.stat().st_size} bytes, run.json says {facts['bytes']}")
-    return found + problems(folder / "notebook.ipynb")
+    return finished.faults(folder) + problems(folder / "notebook.ipynb")
 
 
 def notebook_of(file: Path) -> str:
@@ -127,7 +121,7 @@ def plan(profile: str) -> list[Job]:
             del waiting[reference]
             read = identity.references(parameters)
             known = {r: jobs[r].identity if r in jobs else run.run_identity(run.find_run(r)) for r in read}
-            run_hash = identity.run_hash(notebook, parameters, codes[notebook], known)
+            run_hash = identity.run_hash(notebook, parameters, codes[notebook], known, identity.inputs(parameters))
             jobs[reference] = Job(
                 name=f"{file.parent.name}/{file.name.removesuffix('.yml')}",
                 notebook=notebook,
@@ -180,22 +174,34 @@ def execute(file: str | Path, expect: str | None = None) -> Path:
         If the run did not end whole. The notebook, as far as it came, stays beside the folder as
         `<label>-<hash>.failed.ipynb`, with its traceback.
     """
-    import papermill
-
     file = Path(file).resolve()
     notebook = notebook_of(file)
     parameters = resolve(notebook, read_file(file))
     known = {ref: run.run_identity(run.find_run(ref)) for ref in identity.references(parameters)}
-    run_hash = identity.run_hash(notebook, parameters, identity.code_hash(notebook), known)
+    if not expect:  # who planned has seen to it
+        finished.check_upstream(known)
+    code, read = identity.code_hash(notebook), identity.inputs(parameters)
+    run_hash = identity.run_hash(notebook, parameters, code, known, read)
     if expect and expect != run_hash:
         raise DataError(f"{file.name}: the code or an upstream run changed since this run was planned; start again.")
     folder = paths.runs_dir() / identity.run_folder(notebook, parameters, run_hash)
     executed = folder / "notebook.ipynb"
-    if executed.exists() and not run_problems(folder):
-        run.point_to(folder, parameters["run"])
-        executed.touch()
-        return folder
+    with lock(folder.with_name(f".lock-{folder.name}.ipynb"), f"{notebook} with {file.name} is being run"):
+        if finished.done(folder, parameters) and not problems(executed):
+            run.point_to(folder, parameters["run"])
+            finished.remember_place(folder, parameters)
+            executed.touch()
+        else:
+            os.environ[run.UPSTREAM_CHECKED] = run_hash
+            _run_notebook(notebook, file, folder)
+    return folder
 
+
+def _run_notebook(notebook: str, file: Path, folder: Path) -> None:
+    """Run the notebook in a kernel of its own, and put it, executed, into the run's folder."""
+    import papermill
+
+    executed = folder / "notebook.ipynb"
     log = folder.with_name(folder.name + ".failed.ipynb")
     log.parent.mkdir(parents=True, exist_ok=True)
     os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
@@ -220,7 +226,6 @@ def execute(file: str | Path, expect: str | None = None) -> Path:
     with atomic_path(executed) as temporary:
         nbformat.write(with_short_streams(nbformat.read(log, as_version=4)), temporary)
     log.unlink()
-    return folder
 
 
 def main(arguments: list[str]) -> None:

@@ -1,9 +1,10 @@
 """Runs: where a notebook writes, what identifies what it wrote, and how we know that it is whole.
 
 A run lives in `runs/<study>/<cohort>/<step>/<label>-<hash>/`. The hash is taken of the resolved parameters, of the code
-that the notebook uses (`identity.py`) and of the identities of the runs it reads, so nothing that was computed
-differently is ever overwritten or mistaken for it. Work happens in `<label>-<hash>.partial/`; `Run.finish` checks the
-named artefacts, writes `run.json` and renames the folder. `<label>` beside it is a link to the latest finished run.
+that the notebook uses, of the content of others' files (`identity.py`) and of the identities of the runs that it reads,
+so nothing that was computed differently is ever overwritten or mistaken for it. Work happens in
+`<label>-<hash>.partial/`, of one process at a time; `Run.finish` checks the named artefacts, writes `run.json` and
+renames the folder. `<label>` beside it is a link to the latest finished run. A finished folder is never written into.
 
 A notebook uses four calls: `open_notebook` in its second cell, `run.show` for each figure, `run.save` in its last cell,
 and `run.publish` where results go into the repository.
@@ -12,19 +13,24 @@ and `run.publish` where results go into the repository.
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pkd_utils.runs import files, identity, machine, parameters, paths, showing
+from pkd_utils.runs import files, finished, identity, machine, parameters, paths, showing
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import read_json, write_json
+from pkd_utils.runs.finished import find_run, point_to, record_of, run_identity
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+UPSTREAM_CHECKED = "PKD_UPSTREAM_CHECKED"  # in a kernel: the run whose upstream runs its parent has checked
 
 
 def _split_name(notebook: str) -> tuple[str, str]:
@@ -41,7 +47,8 @@ class Run:
     Attributes
     ----------
     path : Path
-        The folder to write in: `<label>-<hash>.partial` until `finish`, `<label>-<hash>` after it.
+        The folder to write in: `<label>-<hash>.partial` until `finish`, `<label>-<hash>` after it. If the run was
+        finished before, until `finish` a folder of links to what it holds, thrown away afterwards.
     reference : str
         `study/cohort/step/label`, how later notebooks name this run.
     resumed : bool
@@ -54,15 +61,28 @@ class Run:
         self.parameters = values
         self.upstream = {ref: run_identity(find_run(ref)) for ref in identity.references(values)}
         self.code_hash = identity.code_hash(notebook)
-        self.identity = identity.run_hash(notebook, values, self.code_hash, self.upstream)
+        self.inputs = identity.inputs(values)
+        self.identity = identity.run_hash(notebook, values, self.code_hash, self.upstream, self.inputs)
+        if os.environ.get(UPSTREAM_CHECKED) != self.identity:
+            finished.check_upstream(self.upstream)
         self.reference = f"{study}/{values['cohort']}/{step}/{values['run']}"
         self.final_path = paths.runs_dir() / identity.run_folder(notebook, values, self.identity)
         partial = self.final_path.with_name(self.final_path.name + ".partial")
-        # A workflow may have made the final folder, empty, beforehand: only run.json says finished.
-        finished = (self.final_path / "run.json").exists()
-        self.resumed = finished or partial.exists()
-        self.path = self.final_path if finished else partial
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.done = finished.done(self.final_path, values)
+        if not self.done:
+            self._lock = _lock(self.final_path, f"{self.reference} is being computed")
+            self.done = finished.done(self.final_path, values)  # by the one that was waited for
+        self.resumed = self.done or partial.exists()
+        if self.done:
+            self._lock = None
+            finished.remember_place(self.final_path, values)
+            self.path = finished.linked_copy(self.final_path)
+            weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        else:
+            self.path = partial
+            self.path.mkdir(parents=True, exist_ok=True)
+            for left in list(self.path.rglob(".tmp-*")):  # by a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         self._started = time.time()
         self._notes: dict[str, Any] = {}
         self._figures: list[dict[str, Any]] = []  # shown and without pixels: the gate lets them pass
@@ -84,7 +104,7 @@ class Run:
 
         A run that inherits from several shows what every one of their cohorts permits.
         """
-        record = read_json(find_run(reference) / "run.json")
+        record = record_of(find_run(reference))
         self._inherited[reference] = record
         cohorts = [one.get("cohort") for one in self._inherited.values()]
         hashes = {ref: one.get("data_hash") for ref, one in self._inherited.items()}
@@ -166,6 +186,8 @@ class Run:
             "parameters": self.parameters,
             "identity": self.identity,
             "upstream": self.upstream,
+            "upstream_content": {ref: finished.content(find_run(ref)) for ref in self.upstream},
+            "inputs": identity.inputs(self.parameters, written=True),
             "code_hash": self.code_hash,
             **machine.environment(),
             "cohort": None,
@@ -193,7 +215,7 @@ class Run:
         Raises
         ------
         DataError
-            If an artefact is missing or empty: the run then stays partial.
+            If an artefact is missing or empty, or the data changed meanwhile: the run then stays partial.
         """
         missing = [name for name in artefacts if not _has_content(self.path / name)]
         if missing:
@@ -201,11 +223,20 @@ class Run:
                 f"Run {self.reference} is not complete: {', '.join(missing)} missing or empty in {self.path.name}; "
                 "run the notebook again."
             )
-        if self.path != self.final_path:
-            record = {**self.provenance(), "artefacts": _artefact_table(self.path, artefacts)}
+        if self.done:
+            finished.check(self.final_path)
+        else:
+            record = self.provenance()
+            changed = [name for name, sha in self.inputs.items() if record["inputs"][name] != sha]
+            if changed or record["upstream"] != {ref: run_identity(find_run(ref)) for ref in self.upstream}:
+                what = f"the data of {changed[0]}" if changed else "a run that it reads"
+                raise DataError(f"Run {self.reference}: {what} changed meanwhile; run the notebook again.")
+            record["artefacts"] = finished.artefact_table(self.path, artefacts, self.final_path)
             write_json(self.path / "run.json", record)
-            os.replace(self.path, self.final_path)
-            self.path = self.final_path
+            _replace_folder(self.path, self.final_path)
+            self._lock.release()
+            self.done = True
+        self.path = self.final_path
         point_to(self.final_path, self.parameters["run"])
         return self.path
 
@@ -222,7 +253,7 @@ class Run:
         """
         for name, value in artefacts.items():
             path = self.path / name
-            if self.path != self.final_path or not path.exists():  # what a finished run holds stays as it is
+            if not (self.done and path.exists()):  # what a finished run holds stays as it is
                 files.write(path, value)
         self.finish([*artefacts, *written])
         print("wrote", ", ".join([*artefacts, *written]))
@@ -277,29 +308,29 @@ class Run:
                 shutil.copyfile(self.path / picture, temporary)
 
 
+_locks: weakref.WeakValueDictionary[Path, files.Lock] = weakref.WeakValueDictionary()
+
+
+def _lock(folder: Path, busy: str) -> files.Lock:
+    """The lock of the process that computes the run of this folder; one process may open a run twice."""
+    path = folder.with_name(f".lock-{folder.name}")
+    lock = _locks.get(path)
+    if lock is None:
+        lock = _locks[path] = files.Lock(path, busy)
+    return lock
+
+
+def _replace_folder(folder: Path, final: Path) -> None:
+    """Give a folder its final name; what had it, empty or made of other runs than those that are there now, goes."""
+    old = final.with_name(f".tmp-{os.getpid()}-{final.name}")
+    if final.exists():
+        os.replace(final, old)
+    os.replace(folder, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _has_content(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.exists() and path.stat().st_size > 0
-
-
-def _artefact_table(folder: Path, artefacts: list[str]) -> dict[str, Any]:
-    """Size and, for files, SHA-256 of each artefact."""
-    table = {}
-    for name in artefacts:
-        path = folder / name
-        if path.is_dir():
-            table[name] = {"files": sum(1 for item in path.rglob("*") if item.is_file())}
-        else:
-            table[name] = {"bytes": path.stat().st_size, "sha256": files.file_sha256(path)}
-    return table
-
-
-def point_to(folder: Path, label: str) -> None:
-    """Make `<label>` beside `folder` a relative link to it, replaced in one step."""
-    link = folder.with_name(label)
-    temporary = folder.with_name(f".tmp-{os.getpid()}-{label}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.name, target_is_directory=True)
-    os.replace(temporary, link)
 
 
 def open_notebook(notebook: str, namespace: dict[str, Any]) -> tuple[SimpleNamespace, Run]:
@@ -340,31 +371,3 @@ def open_run(notebook: str, values: SimpleNamespace | dict[str, Any]) -> Run:
         If a run named by a parameter `*_run` or `*_runs` does not exist.
     """
     return Run(notebook, dict(values if isinstance(values, dict) else vars(values)))
-
-
-def find_run(reference: str) -> Path:
-    """Folder of the latest finished run with this reference.
-
-    Parameters
-    ----------
-    reference : str
-        `study/cohort/step/label`, for example `mmpkd/embedded/01-prepare-data/demo`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If no such run has finished; the message names the notebook to run.
-    """
-    link = paths.runs_dir() / reference
-    if not (link / "run.json").exists():
-        study, _, step, label = (reference.split("/") + ["?"] * 4)[:4]
-        raise FileNotFoundError(
-            f"No finished run {reference!r} in {paths.runs_dir()}: run notebooks/{study}/{step}.ipynb "
-            f"with run = {label!r} first."
-        )
-    return link.resolve()
-
-
-def run_identity(folder: Path) -> str:
-    """Identity of a finished run."""
-    return read_json(folder / "run.json")["identity"]

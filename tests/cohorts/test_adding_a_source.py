@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pkd_utils.cohorts import SOURCES, load_cohort
+from pkd_utils.cohorts import SOURCES, Source, load_cohort
 from pkd_utils.runs.errors import DataError
 from tests.cohorts import example_source
 from tests.cohorts.fixtures import write_image
@@ -16,7 +16,7 @@ ROWS += [("d", "p3", "test", "yes", 1), ("e", "p4", "test", "no", 9)]
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.setitem(SOURCES, "ultrasound", "tests.cohorts.example_source:load")
+    monkeypatch.setitem(SOURCES, "ultrasound", Source("tests.cohorts.example_source:load", ("*.csv", "*.png")))
     columns = ["image_id", "patient", "set", "cyst", "depth"]
     pd.DataFrame(ROWS, columns=columns).to_csv(tmp_path / "table.csv", index=False)
     for name in "abcd":

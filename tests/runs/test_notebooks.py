@@ -71,7 +71,7 @@ def test_a_truncated_artefact_makes_the_run_not_whole(toy):
     make(WORK, FINISH)
     folder = notebooks.execute(file)
     (folder / "out.txt").write_text("")
-    assert "out.txt has 0 bytes" in notebooks.run_problems(folder)[0]
+    assert "artefact out.txt is not what the run wrote" in notebooks.run_problems(folder)[0]
 
 
 def test_problems_names_what_was_not_run(tmp_path):

@@ -70,7 +70,7 @@ def test_every_committed_parameter_file_fits_its_notebook():
 
 def test_what_belongs_to_the_machine_is_no_part_of_an_identity():
     values = {"epochs": 3, "batch_size": 8, "device": "cuda", "memory_gib": 4.0, "encode_batch_size": 64, "workers": 2}
-    told = identity.run_hash("toy/01-do-things", values, "code", {})
+    told = identity.run_hash("toy/01-do-things", values, "code", {}, {})
     assert parameters.identifying(values) == {"epochs": 3, "batch_size": 8}
-    assert told == identity.run_hash("toy/01-do-things", values | {"device": "cpu", "workers": 9}, "code", {})
-    assert told != identity.run_hash("toy/01-do-things", values | {"batch_size": 9}, "code", {})
+    assert told == identity.run_hash("toy/01-do-things", values | {"device": "cpu", "workers": 9}, "code", {}, {})
+    assert told != identity.run_hash("toy/01-do-things", values | {"batch_size": 9}, "code", {}, {})
