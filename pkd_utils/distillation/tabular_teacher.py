@@ -5,8 +5,7 @@ columns, which forest and which AUROC is not stated in the paper, so all of thes
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,31 +21,11 @@ MISSING = "missing"
 SEPARATOR = "-"  # joins the values of one cell
 
 
-@dataclass
-class TabularTeacherResult:
-    """A random forest and its frozen outputs for every row.
+class TabularTeacherResult(NamedTuple):
+    """A random forest's frozen outputs for every row; index of `features`."""
 
-    Attributes
-    ----------
-    probabilities : pd.DataFrame
-        Index of `features`. Target of 0 and 1: one column, named like the target, the probability of 1. Otherwise one
-        column a class.
-    logits : pd.DataFrame
-        Same shape. One column: log(p / (1 - p)), for the sigmoid of equation (2). Several: log(p), for its softmax. p
-        is clipped to [clip, 1 - clip] before, because a forest does give 0 and 1, and their logits are infinite.
-    encoding : pd.DataFrame
-        One row a feature: kind, columns, missing_train, missing_other, unknown_other. "other" are the rows that were
-        not trained on; unknown are their values that no training row has.
-    forest : sklearn.ensemble.RandomForestClassifier
-    clipped : int
-        Probabilities that clipping changed.
-    """
-
-    probabilities: pd.DataFrame
-    logits: pd.DataFrame
-    encoding: pd.DataFrame
-    forest: RandomForestClassifier
-    clipped: int
+    probabilities: pd.DataFrame  # target of 0 and 1: one column, named like the target, of 1; otherwise one a class
+    logits: pd.DataFrame  # same shape; one column: log(p / (1 - p)), for the sigmoid; several: log(p), for the softmax
 
 
 def drop_features(features: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -67,7 +46,7 @@ def drop_features(features: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return kept
 
 
-def encode_features(features: pd.DataFrame, training: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
+def encode_features(features: pd.DataFrame, training: np.ndarray) -> pd.DataFrame:
     """Turn named features into numbers, with a vocabulary from the training rows alone.
 
     Parameters
@@ -75,42 +54,31 @@ def encode_features(features: pd.DataFrame, training: np.ndarray) -> tuple[pd.Da
     features : pd.DataFrame
         Numeric or boolean columns stay numbers. Text columns become one 0/1 column a value, several of which are 1
         where values are joined by a hyphen.
-    training : np.ndarray
-        (N,) bool.
+    training : (N,) bool
 
     Returns
     -------
-    numbers : pd.DataFrame
+    pd.DataFrame
         float64. A missing value is a category of its own: column `<name>=missing`; in a numeric column NaN stays NaN
         beside it, and the forest sends it to the side that suits it best. A value that no training row has is 0 in all
         columns of its feature.
-    encoding : pd.DataFrame
-        As in `TabularTeacherResult`.
     """
-    columns, rows = {}, []
+    columns = {}
     for name in features.columns:
         values = features[name]
         missing = values.isna()
-        unknown = 0
-        before = len(columns)
-        if pd.api.types.is_numeric_dtype(values):
-            kind = "number"
+        number = pd.api.types.is_numeric_dtype(values)
+        if number:
             columns[name] = values.astype(float)
         else:
-            kind = "categories"
-            words = values[~missing].astype(str).map(lambda cell: {word.strip() for word in cell.split(SEPARATOR)})
-            known = sorted(set().union(*words[training[~missing]]))
-            unknown = int(words[~training[~missing]].map(lambda cell, known=known: bool(cell - set(known))).sum())
-            words = words.reindex(values.index, fill_value=frozenset())
-            for word in known:
-                columns[f"{name}={word}"] = words.map(lambda cell, word=word: float(word in cell))
-        if missing[training].any() or (missing.any() and kind == "number"):
+            words = (
+                values.astype("string").fillna("").map(lambda cell: {word.strip() for word in cell.split(SEPARATOR)})
+            )
+            for word in sorted(set().union(*words[training & ~missing])):
+                columns[f"{name}={word}"] = (~missing & words.map(lambda cell, word=word: word in cell)).astype(float)
+        if missing[training].any() or (missing.any() and number):
             columns[f"{name}={MISSING}"] = missing.astype(float)
-        added = len(columns) - before
-        counts = (int(missing[training].sum()), int(missing[~training].sum()), unknown)
-        rows.append((name, kind, added, *counts))
-    names = ["feature", "kind", "columns", "missing_train", "missing_other", "unknown_other"]
-    return pd.DataFrame(columns, index=features.index), pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(columns, index=features.index)
 
 
 @checked
@@ -146,7 +114,8 @@ def fit_tabular_teacher(
         forest's own answer, which with small leaves nearly repeats the hard label. "cross_fitted": the answer of a
         forest that has not seen the patient (five patient-wise folds).
     clip : float
-        Probabilities are clipped to [clip, 1 - clip] before the logit; not stated in the paper.
+        Probabilities are clipped to [clip, 1 - clip] before the logit, because a forest does give 0 and 1; not stated
+        in the paper.
 
     Raises
     ------
@@ -159,34 +128,25 @@ def fit_tabular_teacher(
     training = ((split == "train") & target.notna()).to_numpy()
     if target[training].nunique() < 2:
         raise DataError(f"The {training.sum()} training rows hold fewer than two classes of {target.name!r}.")
-    numbers, encoding = encode_features(features, training)
-    settings = {"n_estimators": trees, "min_samples_leaf": min_samples_leaf, "max_features": "sqrt"}
+    numbers = encode_features(features, training).to_numpy()
+    where = np.flatnonzero(training)
 
     def fitted(rows: np.ndarray) -> RandomForestClassifier:
-        forest = RandomForestClassifier(**settings, random_state=seed, n_jobs=1)
-        return forest.fit(numbers[rows].to_numpy(), target[rows].to_numpy())
+        forest = RandomForestClassifier(trees, min_samples_leaf=min_samples_leaf, random_state=seed, n_jobs=1)
+        return forest.fit(numbers[rows], target.iloc[rows].to_numpy())
 
-    forest = fitted(training)
-    values = forest.predict_proba(numbers.to_numpy())
+    forest = fitted(where)
+    values = forest.predict_proba(numbers)
     if training_rows == "cross_fitted":
-        where = np.flatnonzero(training)
         folds = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=seed)
         for seen, unseen in folds.split(where, target[training].astype(str), groups[training]):
-            part = np.zeros(len(target), dtype=bool)
-            part[where[seen]] = True
-            other = fitted(part)
+            other = fitted(where[seen])
             if list(other.classes_) != list(forest.classes_):
                 raise DataError(f"A fold of the training rows lacks a class of {target.name!r}; use 'fitted'.")
-            values[where[unseen]] = other.predict_proba(numbers.iloc[where[unseen]].to_numpy())
+            values[where[unseen]] = other.predict_proba(numbers[where[unseen]])
     names: list[Hashable] = list(forest.classes_)
     if set(names) == {0, 1}:
         values, names = values[:, 1:], [target.name]
     clipped = np.clip(values, clip, 1 - clip)
     logits = np.log(clipped) - (np.log1p(-clipped) if len(names) == 1 else 0.0)
-    return TabularTeacherResult(
-        probabilities=pd.DataFrame(values, index=features.index, columns=names),
-        logits=pd.DataFrame(logits, index=features.index, columns=names),
-        encoding=encoding,
-        forest=forest,
-        clipped=int((clipped != values).sum()),
-    )
+    return TabularTeacherResult(*(pd.DataFrame(table, features.index, names) for table in (values, logits)))

@@ -37,7 +37,7 @@ def test_binary_target_gives_one_column_of_probabilities_and_clipped_log_odds(le
     expected = np.log(p.clip(0.01, 0.99) / (1 - p.clip(0.01, 0.99)))
     np.testing.assert_allclose(result.logits["malignant"], expected)
     assert np.isfinite(result.logits).all(axis=None)
-    assert result.clipped == int(((p < 0.01) | (p > 0.99)).sum()) > 0
+    assert ((p < 0.01) | (p > 0.99)).any()
     test = split == "test"
     assert roc_auc_score(target[test], p[test]) > 0.8
 
@@ -66,7 +66,6 @@ def test_test_rows_change_nothing_that_is_trained(lesions):
     again = fit_tabular_teacher(changed, other, split, seed=0, trees=20)
     train = split == "train"
     pd.testing.assert_frame_equal(result.probabilities[train], again.probabilities[train], check_exact=True)
-    assert again.encoding.set_index("feature").loc["shape", "unknown_other"] == 80
 
 
 def test_cross_fitted_rows_are_predicted_by_forests_that_have_not_seen_the_patient(lesions):
@@ -90,16 +89,13 @@ def test_encoding_has_several_values_missing_and_unknown():
         {"shape": ["A", "A-B", None, "C-A", "B"], "grade": [1.0, np.nan, 2.0, 3.0, np.nan]}, index=list("abcde")
     )
     training = np.array([True, True, True, False, False])
-    numbers, encoding = encode_features(features, training)
+    numbers = encode_features(features, training)
     assert list(numbers.columns) == ["shape=A", "shape=B", "shape=missing", "grade", "grade=missing"]
     np.testing.assert_array_equal(numbers["shape=A"], [1, 1, 0, 1, 0])
     np.testing.assert_array_equal(numbers["shape=B"], [0, 1, 0, 0, 1])
     np.testing.assert_array_equal(numbers["shape=missing"], [0, 0, 1, 0, 0])
     np.testing.assert_array_equal(numbers["grade=missing"], [0, 1, 0, 0, 1])
     assert np.isnan(numbers.loc["b", "grade"])
-    rows = encoding.set_index("feature")
-    assert rows.loc["shape", ["missing_train", "missing_other", "unknown_other"]].tolist() == [1, 0, 1]
-    assert rows.loc["grade", ["missing_train", "missing_other", "unknown_other"]].tolist() == [1, 1, 0]
 
 
 def test_drop_features_takes_all_columns_of_a_feature():
