@@ -81,7 +81,7 @@ def our_epoch(config: StudentConfig, n: int, folder: Path):
     targets[n:, :] = np.arange(16)[:, None] % 2
     splits = ["train"] * n + ["validate"] * 16
     soft = soft_labels(logits, TEMPERATURE).numpy()
-    data = check_student_data(pixels, targets, soft, splits, config.image_size, "sigmoid", config.weight)
+    data = check_student_data(pixels, targets, soft, splits, config)
     fit = StudentTraining(data, config, folder, 0, "benchmark", torch.device(config.device))
     return lambda: fit.loop.train_epoch(fit.batches(1), fit.losses)
 

@@ -37,11 +37,6 @@ def soft_labels(logits, temperature: float = 1.0, activation: str = "sigmoid") -
     Returns
     -------
     tensor, float, same shape as `logits`, values in [0, 1]; no gradient (the teacher is frozen).
-
-    Raises
-    ------
-    DataError
-        Temperature not a finite number above 0, an unknown activation, or a logit that is NaN or infinite.
     """
     _check_options(activation, temperature=temperature)
     logits = torch.as_tensor(logits).detach()
@@ -50,7 +45,7 @@ def soft_labels(logits, temperature: float = 1.0, activation: str = "sigmoid") -
         wrong = ~finite.reshape(logits.shape[0] if logits.ndim else 1, -1).all(1)
         raise DataError(
             f"{int(wrong.sum())} of {len(wrong)} rows of teacher logits hold NaN or infinity (first: row "
-            f"{int(wrong.nonzero()[0, 0])}); train the teacher again or leave those rows out."
+            f"{int(wrong.int().argmax())}); train the teacher again or leave those rows out."
         )
     scaled = logits / temperature
     return torch.sigmoid(scaled) if activation == "sigmoid" else torch.softmax(scaled, dim=-1)
@@ -99,12 +94,6 @@ def distillation_loss(
     tensor, scalar
         Each term is the mean over its entries ("sigmoid": over the observed label entries of the batch; 0 where there
         is none; "softmax": over rows).
-
-    Raises
-    ------
-    DataError
-        weight outside [0, 1], temperature not above 0, shapes that differ, soft targets missing or outside [0, 1],
-        targets outside [0, 1], NaN with "softmax".
     """
     _check_options(activation, weight, student_temperature=student_temperature)
     _check_shapes(student_logits, targets, soft_targets, weight, activation)
@@ -130,12 +119,7 @@ def distillation_loss(
 def masked_bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Binary cross entropy, mean over the known targets; NaN targets carry no loss, and 0 is the mean of none.
 
-    No shape depends on the data, so a GPU need not wait.
-
-    Parameters
-    ----------
-    logits : float tensor, any shape
-    targets : tensor of the same shape, in [0, 1] or NaN
+    Logits and targets are of any one shape. No shape depends on the data, so a GPU need not wait.
     """
     known = ~torch.isnan(targets)
     filled = torch.where(known, targets, 0).to(logits.dtype)  # NaN times a zero weight would still be NaN
@@ -146,16 +130,7 @@ def masked_bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def check_targets(targets, soft_targets, activation: str = "sigmoid", n_classes: int | None = None) -> None:
     """Refuse target values that the loss cannot mean: outside [0, 1], not a class number, NaN where not allowed.
 
-    Parameters
-    ----------
-    targets, soft_targets : tensors as for `distillation_loss`; `soft_targets` may be None
-    activation : {"sigmoid", "softmax"}
-    n_classes : int, optional
-        For "softmax" with class numbers.
-
-    Raises
-    ------
-    DataError
+    Arguments are those of `distillation_loss`; `n_classes` is for "softmax" with class numbers.
     """
     if activation == "sigmoid":
         _check_range(torch.nan_to_num(targets, nan=0.0, posinf=2.0, neginf=-1.0), "targets", activation)

@@ -112,14 +112,9 @@ def fit_student(
     folder : path
         Holds checkpoint.safetensors while training; afterwards model.safetensors (the best epoch), history.csv,
         predictions.parquet and metrics.json (written last). A folder of another student is refused.
-    seed : int
     image_ids : N strings; default row numbers
     labels : K strings, the columns of the predictions; default label_0 ...
     progress : bool, show a tqdm bar
-
-    Returns
-    -------
-    StudentResult
 
     Raises
     ------
@@ -128,9 +123,7 @@ def fit_student(
         classes, a loss that is not finite (the last good epoch stays in the checkpoint), or another student's folder.
     """
     folder = Path(folder)
-    data = check_student_data(
-        pixels, targets, soft_targets, splits, config.image_size, config.activation, config.weight, image_ids, labels
-    )
+    data = check_student_data(pixels, targets, soft_targets, splits, config, image_ids, labels)
     settings = dataclasses.asdict(config)
     if config.weights is not None:
         settings["weights"] = file_sha256(config.weights)
@@ -225,10 +218,8 @@ def _write(training: StudentTraining, folder: Path, key: str) -> None:
     predictions = pd.DataFrame({"image_id": [data.image_ids[i] for i in used], "split": data.splits[used.numpy()]})
     predictions = pd.concat([predictions, pd.DataFrame(logits, columns=data.labels)], axis=1)
     history = pd.DataFrame(loop.history)
-    auroc = {}
-    for split in data.rows:
-        mask = data.splits[used.numpy()] == split
-        auroc[split] = _auroc(data.targets[used][torch.from_numpy(mask)], logits[mask], config.activation)
+    auroc = {split: _auroc(data.targets[rows], logits[torch.searchsorted(used, rows).numpy()], config.activation)
+             for split, rows in data.rows.items()}  # fmt: skip
     seconds = float(history["seconds"].sum())
     metrics = {
         "key": key, "seed": seed, "config": dataclasses.asdict(config), "precision": loop.precision,
@@ -297,23 +288,22 @@ def check_student_data(
     targets: np.ndarray,
     soft_targets: np.ndarray | None,
     splits: Sequence[str],
-    image_size: int,
-    activation: str,
-    weight: float,
+    config: StudentConfig,
     image_ids: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
 ) -> StudentData:
     """Check the arguments of `fit_student` against each other and make tensors of them."""
-    n = len(pixels)
+    n, image_size, classes = len(pixels), config.image_size, config.activation == "softmax"
     if pixels.ndim != 3 or pixels.dtype != np.uint8 or pixels.shape[1:] != (image_size, image_size):
         raise DataError(
             f"pixels must be uint8 (N, {image_size}, {image_size}), not {pixels.dtype} {pixels.shape}: pack the images "
             "at the student's image_size."
         )
-    classes = activation == "softmax"
     targets = torch.from_numpy(np.array(targets, dtype=np.int64 if classes else np.float32))
     # The baseline is the same whatever the teacher says.
-    soft = None if weight == 0 or soft_targets is None else torch.from_numpy(np.array(soft_targets, dtype=np.float32))
+    soft = None
+    if config.weight and soft_targets is not None:
+        soft = torch.from_numpy(np.array(soft_targets, dtype=np.float32))
     ids = [str(i) for i in (range(n) if image_ids is None else image_ids)]
     names = np.array(["" if pd.isna(s) else str(s) for s in splits])
     lengths = {"targets": len(targets), "splits": len(names), "image_ids": len(set(ids))}
@@ -334,8 +324,8 @@ def check_student_data(
             "teacher predict them, or take them out of the training split."
         )
     used = torch.cat(list(rows.values()))
-    check_targets(targets[used], None if soft is None else soft[rows["train"]], activation, width)
-    if activation == "sigmoid" and targets[rows["train"]].isnan().all():
+    check_targets(targets[used], None if soft is None else soft[rows["train"]], config.activation, width)
+    if not classes and targets[rows["train"]].isnan().all():
         raise DataError("No training image has a known label: there is nothing to learn from.")
     held = targets[rows["validate"]]
     table = torch.nn.functional.one_hot(held).double() if classes else held.double()

@@ -29,7 +29,7 @@ NOT_ENCODER = ("head.", "head_dist.", "dist_token", "fc_norm.", "mask_token", "d
 
 
 def input_statistics(name: str, channels: int = 1) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation (of pixel values in 0 ... 1) that the student's input is normalised with.
+    """Mean and standard deviation, a value a channel, of pixel values in 0 ... 1 that the input is normalised with.
 
     Parameters
     ----------
@@ -39,12 +39,13 @@ def input_statistics(name: str, channels: int = 1) -> tuple[tuple[float, ...], t
         says only "ViT-Tiny pretrained on ImageNet".
     channels : {1, 3}
         With 1 the average over channels; `load_weights` folds what that changes into the first layer.
-
-    Returns
-    -------
-    mean, std : tuples of `channels` values
     """
-    mean, std = SCRATCH_STATISTICS if name == SCRATCH else _timm_statistics(name)
+    mean, std = SCRATCH_STATISTICS
+    if name != SCRATCH:
+        if name not in list_models(module="vision_transformer") + list_models(module="deit"):
+            raise DataError(f"{name!r} is no vision transformer of timm: use 'vit' or one like vit_tiny_patch16_224.")
+        cfg = get_pretrained_cfg(name)
+        mean, std = tuple(cfg.mean), tuple(cfg.std)
     if channels == 1:
         return (sum(mean) / len(mean),), (sum(std) / len(std),)
     return mean * (3 // len(mean)), std * (3 // len(std))
@@ -72,13 +73,8 @@ def build_student(
         are not looked at).
     image_size, patch_size : int, pixels; the image side is a multiple of the patch side
     n_labels : int, outputs of the head
-    channels : {1, 3}
     weights : path, optional
-        Local file to start from, see `load_weights`. None: random.
-
-    Returns
-    -------
-    timm VisionTransformer; `model.weights_report` says what `load_weights` did (None without weights).
+        Local file to start from, see `load_weights`, whose report becomes `model.weights_report`. None: random.
 
     Raises
     ------
@@ -93,7 +89,7 @@ def build_student(
             raise DataError(f"width {width} must be a multiple of heads {heads}, and depth {depth} at least 1.")
         model = VisionTransformer(embed_dim=width, depth=depth, num_heads=heads, **sizes)
     else:
-        _timm_statistics(name)
+        input_statistics(name)  # refuses names that timm does not have
         model = create_model(name, pretrained=False, **sizes)
     model.weights_report = None if weights is None else load_weights(model, weights, name)
     return model
@@ -117,7 +113,7 @@ def load_weights(model: VisionTransformer, path: str | Path, name: str = SCRATCH
 
     Notes
     -----
-    3 to 1 channel: the student sees (v - m)/s with the averaged m, s instead of (v - m_c)/s_c on three equal
+    From 3 channels to 1: the student sees (v - m)/s with the averaged m, s instead of (v - m_c)/s_c on three equal
     channels. Weights sum_c W_c s/s_c and a bias shift of sum_c W_c (m - m_c)/s_c give exactly the same output for a
     grey image; where all channels share m and s this is the plain sum over channels.
     The position embedding is resampled (bicubic, timm's) if the number of patches differs.
@@ -128,10 +124,14 @@ def load_weights(model: VisionTransformer, path: str | Path, name: str = SCRATCH
         A key of the encoder is missing, a shape differs, blocks are left over, or the file cannot be read safely.
     """
     path = Path(path)
-    state, saved_by_us = _read_state(path)
-    own = model.state_dict()
-    report: dict[str, Any] = {"file": path.name, "converted": []}
-    _convert(state, own, model, name, report["converted"])
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing: download it where the network allows, for example model.safetensors of "
+            "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k, and name the local file."
+        )
+    state, own = read_weights(path).state, model.state_dict()
+    saved_by_us = path.suffix == ".safetensors" and _facts(path) is not None
+    report = {"file": path.name, "converted": _convert(state, own, model, name)}
     # A head is taken only from our own student: another task's head has no meaning here, even where it fits.
     take_head = saved_by_us and all(k in state and state[k].shape == own[k].shape for k in own if k.startswith("head."))
     wanted = [k for k in own if take_head or not k.startswith("head.")]
@@ -163,23 +163,15 @@ def save_student(path: str | Path, model: nn.Module, facts: dict[str, Any]) -> N
 
 
 def load_student(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
-    """Build the student that `save_student` (or `fit_student`) wrote.
+    """The student that `save_student` (or `fit_student`) wrote, in evaluation mode on the CPU, and its facts.
 
-    Parameters
-    ----------
-    path : the .safetensors file, or the folder that holds `model.safetensors`
-
-    Returns
-    -------
-    model : VisionTransformer in evaluation mode, on the CPU
-    facts : dict with "build" and whatever else was saved: "mean", "std", "labels" ...
+    `path` is the .safetensors file, or the folder that holds `model.safetensors`.
     """
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: train the student first.")
-    with safe_open(path, "pt") as file:
-        facts = json.loads((file.metadata() or {}).get("pkd_student", "null"))
+    facts = _facts(path)
     if facts is None:
         raise DataError(f"{path} was not written by save_student: it does not say what to build; use build_student.")
     model = random_student(facts["build"], 0)
@@ -188,14 +180,9 @@ def load_student(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
 
 
 def random_student(build: dict[str, Any], seed: int) -> VisionTransformer:
-    """A student of the same architecture with fresh random weights, in evaluation mode.
+    """A student with fresh random weights of a seed, in evaluation mode; torch's own generator stays as it is.
 
-    Parameters
-    ----------
-    build : dict
-        Arguments of `build_student`, as `load_student` gives them under "build"; weights among them are left out.
-    seed : int
-        Of torch's generator; its state is restored afterwards.
+    `build` holds arguments of `build_student`, as `load_student` gives them; weights among them are left out.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -207,16 +194,7 @@ def class_token_logits(model: VisionTransformer, x: torch.Tensor) -> torch.Tenso
 
     The head reads the class token only. So in the last block one query is enough (`one_query`), and the projection and
     the MLP act on one token. One block of the model's `depth` becomes nearly free. Models of another make run as they
-    are.
-
-    Parameters
-    ----------
-    model : timm VisionTransformer
-    x : (B, C, S, S) float tensor
-
-    Returns
-    -------
-    (B, n_labels) float tensor
+    are. `x` is (B, C, S, S), the logits (B, n_labels).
     """
     if not has_plain_last_block(model):
         return _head(model, model.forward_features(x))
@@ -262,27 +240,16 @@ def predict_logits(
     device: str | torch.device = "cpu",
     precision: str = "fp32",
 ) -> np.ndarray:
-    """Logits of packed images without augmentation.
+    """Logits (N, K), float32, of packed images (N, S, S), uint8, without augmentation.
 
-    Parameters
-    ----------
-    model : VisionTransformer, put into evaluation mode on `device`
-    pixels : (N, S, S) uint8
-    mean, std : as `input_statistics` or the facts of `load_student` give them
-    precision : {"fp32", "bf16"}
-
-    Returns
-    -------
-    (N, K) float32 array
+    `mean` and `std` are as `input_statistics` or the facts of `load_student` give them; the model is put into
+    evaluation mode on `device`. `precision` is "fp32" or "bf16".
     """
     device, pixels = torch.device(device), torch.as_tensor(pixels)
     model = model.to(device).eval()
     with torch.inference_mode(), autocast(device, precision):
-        out = [
-            class_token_logits(model, normalise(batch.to(device), mean, std)).float().cpu()
-            for batch in pixels.split(256)
-        ]
-    return torch.cat(out).numpy()
+        batches = (normalise(batch.to(device), mean, std) for batch in pixels.split(256))
+        return torch.cat([class_token_logits(model, batch).float().cpu() for batch in batches]).numpy()
 
 
 def one_query(
@@ -302,17 +269,11 @@ def one_query(
 
     Parameters
     ----------
-    query : (B, H, d) float tensor
-    tokens : (B, N, D)
-    key, value : (H, d, D), the projections of each head
-    value_bias : (H, d) or None
+    query : (B, H, d); tokens : (B, N, D); the result : (B, H, d)
+    key, value : (H, d, D), the projections of each head; value_bias : (H, d) or None
     mask : (B, N) bool, optional; False for padding
     dropout : module, optional, on the attention weights
     divisor : of the scores: sqrt(d), or 1 where the query is divided already
-
-    Returns
-    -------
-    (B, H, d) float tensor
     """
     scores = torch.einsum("bhd,hdc->bhc", query, key) @ tokens.transpose(1, 2) / divisor  # (B, H, N)
     if mask is not None:
@@ -335,29 +296,15 @@ def _class_attention(attn: Attention, y: torch.Tensor) -> torch.Tensor:
     return attn.proj_drop(attn.proj(attn.norm(out.reshape(batch, 1, -1))))
 
 
-def _timm_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if name not in list_models(module="vision_transformer") + list_models(module="deit"):
-        raise DataError(f"{name!r} is no vision transformer of timm: use 'vit' or a name like vit_tiny_patch16_224.")
-    cfg = get_pretrained_cfg(name)
-    return tuple(cfg.mean), tuple(cfg.std)
-
-
-def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], bool]:
-    """Read a weight file; returns its tensors by name and whether `save_student` wrote it."""
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing: download it where the network allows, for example model.safetensors of "
-            "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k, and name the local file."
-        )
-    state = read_weights(path).state
-    if path.suffix != ".safetensors":
-        return state, False
+def _facts(path: Path) -> dict[str, Any] | None:
+    """What `save_student` said of a safetensors file; None where it did not write it."""
     with safe_open(path, "pt") as file:
-        return state, "pkd_student" in (file.metadata() or {})
+        return json.loads((file.metadata() or {}).get("pkd_student", "null"))
 
 
-def _convert(state: dict, own: dict, model: VisionTransformer, name: str, sentences: list[str]) -> None:
-    """Change `state` in place so that it fits: first layer from 3 channels to 1, position embedding to the grid."""
+def _convert(state: dict, own: dict, model: VisionTransformer, name: str) -> list[str]:
+    """Make `state` fit in place: first layer from 3 channels to 1, position embedding to the grid; what was done."""
+    sentences = []
     key, bias = "patch_embed.proj.weight", "patch_embed.proj.bias"
     if key in state and state[key].ndim == 4 and (state[key].shape[1], own[key].shape[1]) == (3, 1):
         means, stds = (torch.tensor(s) for s in input_statistics(name, 3))
@@ -374,3 +321,4 @@ def _convert(state: dict, own: dict, model: VisionTransformer, name: str, senten
             grid = model.patch_embed.grid_size
             state["pos_embed"] = resample_abs_pos_embed(old, list(grid), [side, side], num_prefix_tokens=prefix)
             sentences.append(f"position embedding from {side} x {side} to {grid[0]} x {grid[1]} patches")
+    return sentences

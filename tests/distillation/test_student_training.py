@@ -301,7 +301,7 @@ def test_bf16_logits_are_not_rounded_to_ties(tmp_path):
 
 def edit(**changes):
     names = ("pixels", "targets", "soft_targets", "splits")
-    return {**dict(zip(names, data(), strict=True)), "image_size": 32, "activation": "sigmoid", "weight": 0.5} | changes
+    return {**dict(zip(names, data(), strict=True)), "config": TINY} | changes
 
 
 PIXELS, TARGETS, SOFT, SPLITS_ = data()
@@ -311,7 +311,7 @@ PIXELS, TARGETS, SOFT, SPLITS_ = data()
     ("changes", "message"),
     [
         ({"pixels": PIXELS.astype(float)}, "must be uint8"),
-        ({"image_size": 64}, "pack the images at the student's image_size"),
+        ({"config": dataclasses.replace(TINY, image_size=64)}, "pack the images at the student's image_size"),
         ({"targets": TARGETS[:-1]}, "159 different targets"),
         ({"targets": TARGETS * 2}, "targets are not in"),
         ({"targets": TARGETS * np.nan}, "nothing to learn from"),
