@@ -8,8 +8,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
-from timm.layers import Attention
+from timm.layers import Attention, resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -52,13 +51,12 @@ def fit_position_embeddings(network: nn.Module, grid: tuple[int, int]) -> None:
     vit = vision_transformer(network)
     if vit is None or tuple(vit.patch_embed.grid_size) == tuple(grid):
         return
-    prefix, patches = vit.pos_embed[:, : vit.num_prefix_tokens], vit.pos_embed[:, vit.num_prefix_tokens :]
-    patches = patches.unflatten(1, vit.patch_embed.grid_size).permute(0, 3, 1, 2)
-    patches = F.interpolate(patches, size=grid, mode="bicubic", align_corners=False, antialias=False)
-    vit.pos_embed = nn.Parameter(torch.cat([prefix, patches.flatten(2).transpose(1, 2)], 1), requires_grad=False)
-    size = tuple(side * patch for side, patch in zip(grid, vit.patch_embed.patch_size, strict=True))
-    vit.patch_embed.grid_size, vit.patch_embed.img_size = tuple(grid), size
-    vit.patch_embed.num_patches = grid[0] * grid[1]
+    prefix, old = vit.num_prefix_tokens, list(vit.patch_embed.grid_size)
+    fitted = resample_abs_pos_embed(vit.pos_embed, list(grid), old, prefix, antialias=False)
+    vit.pos_embed = nn.Parameter(fitted, requires_grad=False)
+    vit.patch_embed.set_input_size(
+        tuple(side * patch for side, patch in zip(grid, vit.patch_embed.patch_size, strict=True))
+    )
 
 
 def vision_transformer(network: nn.Module) -> VisionTransformer | None:

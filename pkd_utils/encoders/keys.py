@@ -20,21 +20,11 @@ COUNTERS = ("num_batches_tracked", "position_ids")
 
 @dataclass(frozen=True)
 class KeyReport:
-    """Account of a checkpoint's names, as in the file.
+    """Account of a checkpoint's names, as in the file."""
 
-    Attributes
-    ----------
-    found : tuple of str
-        Loaded into the network.
-    dropped : tuple of str
-        Known to belong to a head, decoder, text tower or a part that the chosen feature does not need.
-    unexpected : tuple of str
-        The rest.
-    """
-
-    found: tuple[str, ...]
-    dropped: tuple[str, ...]
-    unexpected: tuple[str, ...]
+    found: tuple[str, ...]  # loaded into the network
+    dropped: tuple[str, ...]  # of a head, decoder, text tower or a part that the chosen feature does not need
+    unexpected: tuple[str, ...]  # the rest
 
 
 def load_file(facts: Facts, path: str | Path, module: nn.Module) -> tuple[Weights, KeyReport]:

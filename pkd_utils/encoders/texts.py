@@ -28,28 +28,14 @@ PART_SECONDS = 20.0
 
 @dataclass
 class EncodedTexts:
-    """Texts as tokens, packed one after the other, with what an encoder (or its frozen blocks) made of them.
+    """Texts as tokens, packed one after the other, with what an encoder (or its frozen blocks) made of them."""
 
-    Attributes
-    ----------
-    tokens : torch.Tensor
-        (total,) int32 token numbers.
-    offsets : np.ndarray
-        (N + 1,) int64; text i is `tokens[offsets[i]:offsets[i + 1]]`.
-    hidden : torch.Tensor or None
-        (total, D) float16 or float32 states; None if there are only tokens.
-    truncated, empty : int
-        Texts that were cut; texts of no words (only the encoder's special tokens are left).
-    identity : str
-        SHA-256 over the encoder's files, the texts and the settings that shape `hidden`.
-    """
-
-    tokens: torch.Tensor
-    offsets: np.ndarray
-    hidden: torch.Tensor | None
-    truncated: int
-    empty: int
-    identity: str
+    tokens: torch.Tensor  # (total,) int32 token numbers
+    offsets: np.ndarray  # (N + 1,) int64; text i is `tokens[offsets[i]:offsets[i + 1]]`
+    hidden: torch.Tensor | None  # (total, D) float16 or float32 states; None if there are only tokens
+    truncated: int  # texts that were cut
+    empty: int  # texts of no words: only the encoder's special tokens are left
+    identity: str  # SHA-256 over the encoder's files, the texts and the settings that shape `hidden`
 
     @property
     def lengths(self) -> np.ndarray:

@@ -80,28 +80,14 @@ def same_fingerprint(mine: dict[str, Any], recorded: dict[str, Any]) -> bool:
 
 @dataclass
 class Report:
-    """What was found in an encoder's file and what it computes; as text, lines for a terminal.
-
-    Attributes
-    ----------
-    encoder : ImageEncoder or TextEncoder
-    options : dict
-        What shaped its tokens: feature and preprocessing, or layer.
-    fingerprint : dict, see `fingerprint`
-    says : str
-        How the fingerprint compares with the recorded one.
-    md5 : str
-        Of the file, and whether it is the published one; "" where none is published.
-    problems : list of str
-        Empty if everything is as it should be.
-    """
+    """What was found in an encoder's file and what it computes; as text, lines for a terminal."""
 
     encoder: FrozenEncoder
-    options: dict[str, str]
+    options: dict[str, str]  # that shaped its tokens: feature and preprocessing, or layer
     fingerprint: dict[str, Any]
-    says: str = "random weights: fingerprint means nothing"
-    md5: str = ""
-    problems: list[str] = field(default_factory=list)
+    says: str = "random weights: fingerprint means nothing"  # how the fingerprint compares with the recorded one
+    md5: str = ""  # of the file, and whether it is the published one, where one is published
+    problems: list[str] = field(default_factory=list)  # empty if everything is as it should be
     seconds: float = 0.0
 
     @property
@@ -162,40 +148,30 @@ def verify(
     started = time.perf_counter()
     facts = known(IMAGE_ENCODERS | TEXT_ENCODERS, name, "encoder")
     if isinstance(facts, ImageFacts):
-        encoder, tokens, options = _image_tokens(name, path, feature, preprocessing, upsample)
+        from pkd_utils.encoders.image import load_image_encoder
+
+        encoder = load_image_encoder(name, path, feature=feature, preprocessing=preprocessing, upsample=upsample)
+        tokens = encoder.tokens(encoder.preprocess(fixed_image())[None])[0]
+        options = {"feature": encoder.feature_name, "preprocessing": preprocessing or next(iter(facts.preprocessing))}
+        options |= {} if upsample else {"upsample": "no"}
     elif feature or preprocessing or not upsample:
         raise DataError(f"{name} reads text: it has a layer, but no feature, preprocessing or upsampling.")
     else:
-        encoder, tokens, options = _text_tokens(name, path, layer)
+        from pkd_utils.encoders.text import load_text_encoder
+
+        encoder, options = load_text_encoder(name, path, layer=layer), {"layer": str(layer)}
+        if encoder.tokenizer is None:  # random weights have no vocabulary
+            ids = torch.arange(1000, 1024)[None]
+            tokens = encoder.encode(ids, torch.ones_like(ids, dtype=torch.bool))[0]
+        else:  # the sentences' tokens one after the other
+            states, mask = encoder.tokens(list(SENTENCES))
+            tokens = states[mask]
     report = Report(encoder, options, fingerprint(tokens))
     if encoder.weights is not None:
         _compare_md5(report)
         _compare_fingerprint(report)
     report.seconds = time.perf_counter() - started
     return report
-
-
-def _image_tokens(name: str, path: str, feature: str | None, preprocessing: str | None, upsample: bool):
-    """Encoder, its tokens (N, D) for the fixed image, and the options that shaped them."""
-    from pkd_utils.encoders.image import load_image_encoder
-
-    encoder = load_image_encoder(name, path, feature=feature, preprocessing=preprocessing, upsample=upsample)
-    tokens = encoder.tokens(encoder.preprocess(fixed_image())[None])[0]
-    preprocessing = preprocessing or next(iter(encoder.facts.preprocessing))
-    options = {"feature": encoder.feature_name, "preprocessing": preprocessing}
-    return encoder, tokens, options if upsample else options | {"upsample": "no"}
-
-
-def _text_tokens(name: str, path: str, layer: str | int):
-    """Encoder, its tokens (N, D) for the two sentences one after the other, and the options that shaped them."""
-    from pkd_utils.encoders.text import load_text_encoder
-
-    encoder = load_text_encoder(name, path, layer=layer)
-    if encoder.tokenizer is None:  # random weights have no vocabulary
-        ids = torch.arange(1000, 1024)[None]
-        return encoder, encoder.encode(ids, torch.ones_like(ids, dtype=torch.bool))[0], {"layer": str(layer)}
-    tokens, mask = encoder.tokens(list(SENTENCES))
-    return encoder, tokens[mask], {"layer": str(layer)}
 
 
 def _compare_md5(report: Report) -> None:

@@ -88,30 +88,14 @@ class InertMapping:
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors of one checkpoint and what stood beside them.
+    """Tensors of one checkpoint and what stood beside them."""
 
-    Attributes
-    ----------
-    file : Path
-        The file that was read (the index, if the weights are in several).
-    sha256 : str
-        Of that file; of the index and all its parts, if there are several.
-    state : dict of str to Tensor
-        Names as in the file, without wrapper and without a leading `module.`; dtypes as stored, on the CPU.
-    wrapper : str
-        Entry that held them, "a.b" if nested, "" if none.
-    skipped : tuple of str
-        Top-level entries beside the weights, and entries among the weights that are no tensors.
-    inert : tuple of str
-        Classes named in the pickle that were neither imported nor executed.
-    """
-
-    file: Path
-    sha256: str
-    state: dict[str, Tensor]
-    wrapper: str = ""
-    skipped: tuple[str, ...] = ()
-    inert: tuple[str, ...] = ()
+    file: Path  # that was read; the index, if the weights are in several
+    sha256: str  # of that file; of the index and all its parts, if there are several
+    state: dict[str, Tensor]  # without wrapper and a leading `module.`; dtypes as stored, on the CPU
+    wrapper: str = ""  # entry that held them, "a.b" if nested
+    skipped: tuple[str, ...] = ()  # top-level entries beside the weights, and entries among them that are no tensors
+    inert: tuple[str, ...] = ()  # classes named in the pickle that were neither imported nor executed
 
 
 def read_weights(path: str | Path, prefer: Sequence[str] = ()) -> Weights:
@@ -123,10 +107,6 @@ def read_weights(path: str | Path, prefer: Sequence[str] = ()) -> Weights:
         A .safetensors, .bin, .pt, .pth, .ckpt or .onnx file, or a folder with one (order of choice: `FOLDER_FILES`).
     prefer : sequence of str
         File names or patterns that are looked for in a folder before `FOLDER_FILES`, e.g. `facts.files`.
-
-    Returns
-    -------
-    Weights
 
     Raises
     ------
@@ -148,8 +128,7 @@ def read_weights(path: str | Path, prefer: Sequence[str] = ()) -> Weights:
     if fault:
         raise DataError(f"{path} {fault}.")
     content, inert = _read_file(path)
-    state, wrapper, skipped = _unwrap(content, path)
-    return Weights(path, file_sha256(path), state, wrapper, skipped, inert)
+    return _unwrap(content, path, inert)
 
 
 def _choose(folder: Path, prefer: Sequence[str]) -> Path:
@@ -291,8 +270,8 @@ def _read_index(index: Path) -> Weights:
     return Weights(index, digest.hexdigest(), state, "", (), tuple(sorted(inert)))
 
 
-def _unwrap(content: Any, file: Path) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
-    """State dict inside what a file holds: (tensors by name, wrapper, entries left aside)."""
+def _unwrap(content: Any, file: Path, inert: tuple[str, ...]) -> Weights:
+    """The state dict inside what a file holds; whatever else is there is left aside, and named."""
     wrapper: list[str] = []
     skipped: list[str] = []
     while isinstance(content, Mapping) and len(wrapper) < 2:
@@ -302,20 +281,17 @@ def _unwrap(content: Any, file: Path) -> tuple[dict[str, Tensor], str, tuple[str
         skipped += [str(name) for name in content if name != inner]
         wrapper.append(inner)
         content = content[inner]
-    state: dict[str, Tensor] = {}
     entries = content if isinstance(content, Mapping) else {}
-    for name, value in entries.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            skipped.append(str(name))
-            continue
-        short = name.removeprefix("module.")
-        state[name if short in entries else short] = value.detach()
-    if not state:
+    tensors = {n: value for n, value in entries.items() if isinstance(n, str) and isinstance(value, Tensor)}
+    skipped += [str(name) for name in entries if name not in tensors]
+    if not tensors:
         what = some(skipped) or "nothing"
         if not isinstance(content, Mapping):
             what = f"one object of {type(content).__module__}.{type(content).__name__}"
         raise DataError(f"{file} holds no named tensors (found: {what}): give a file with a state dict.")
-    return state, ".".join(wrapper), tuple(skipped)
+    short = {name: name.removeprefix("module.") for name in tensors}
+    state = {name if short[name] in entries else short[name]: value.detach() for name, value in tensors.items()}
+    return Weights(file, file_sha256(file), state, ".".join(wrapper), tuple(skipped), inert)
 
 
 def _holds_tensors(content: Any) -> bool:

@@ -155,26 +155,14 @@ def in_order(function: Callable, items: Iterable, workers: int, ahead: int = 0) 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """From image files to what is kept of their views: decoded ahead of the encoder, encoded, rounded.
+    """From image files to what is kept of their views: decoded ahead of the encoder, encoded, rounded."""
 
-    Attributes
-    ----------
-    encoder : encoders.image.ImageEncoder
-    files : list of ImageFile
-    crops : Crops
-    batch_size : int
-        Views in one pass of the encoder.
-    workers : int
-        Threads that decode ahead; 0: none.
-    storage : {"float16", "bfloat16", "float32"}
-    """
-
-    encoder: Any
+    encoder: Any  # encoders.image.ImageEncoder
     files: list[ImageFile]
     crops: Crops
-    batch_size: int
-    workers: int
-    storage: str
+    batch_size: int  # views in one pass of the encoder
+    workers: int  # threads that decode ahead; 0: none
+    storage: str  # "float16", "bfloat16" or "float32"
 
     def hashes(self) -> Iterator[str]:
         """SHA-256 of every file's bytes."""
