@@ -6,6 +6,7 @@ transformers' PIL image processors do. A grey image is resized once, not three t
 
 import math
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -48,7 +49,6 @@ def preprocess(
     Parameters
     ----------
     image : PIL image of any mode and size
-    steps : Preprocessing
     crop : (left, top, width, height) in pixels of the stored image, optional
         That rectangle alone, resized to the input's size with the same interpolation (the aspect ratio may change),
         replaces resize and centre crop: an augmented view, see `random_resized_crop`.
@@ -139,20 +139,7 @@ def _resize(image: Image.Image, width: int, height: int, steps: Preprocessing) -
         return tv.resize(image, [height, width], INTERPOLATION[steps.interpolation])
     if width > image.width or height > image.height:  # an enlarged pixel has no area to average
         return tv.resize(image, [height, width], InterpolationMode.BILINEAR)
-    values = np.asarray(image, dtype=np.float32)
-    rows, columns = _area_weights(image.height, height), _area_weights(image.width, width)
-    values = np.einsum("rh,hw...->rw...", rows, values, optimize=True)
-    values = np.einsum("cw,rw...->rc...", columns, values, optimize=True)
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
-
-
-def _area_weights(stored: int, wanted: int) -> np.ndarray:
-    """(wanted, stored): the share of each stored pixel in the mean over a wanted one."""
-    edges = np.arange(wanted + 1) * (stored / wanted)
-    low, high = edges[:-1, None], edges[1:, None]
-    pixel = np.arange(stored)
-    overlap = np.minimum(high, pixel + 1) - np.maximum(low, pixel)
-    return (np.clip(overlap, 0, None) / (high - low)).astype(np.float32)
+    return Image.fromarray(cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_AREA))
 
 
 def _centre_crop(image: Image.Image, steps: Preprocessing) -> Image.Image:
