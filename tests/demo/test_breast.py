@@ -184,7 +184,7 @@ def test_film_is_dark_outside_and_noise_is_a_parameter():
     )
     assert image.dtype == np.uint16 and image[~made.inside].mean() < 0.12 * 65535 < image[made.skin > 15].mean()
     error, rough = (np.abs(made_of - still.astype(float))[made.inside].mean() for made_of in (image, rougher))
-    assert rough > 1.5 * error
+    assert error > 500 and rough > 3 * error  # of 65,535
 
 
 @pytest.mark.parametrize("margin", MARGINS)

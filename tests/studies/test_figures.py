@@ -36,21 +36,15 @@ def rectangles(ax):
 IMAGE = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
 
 
-def test_style_uses_the_okabe_ito_cycle_on_white():
+def test_style_is_okabe_ito_on_white_and_boxes_differ_in_colour_and_line():
     figures.use_style()
     colours = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
-    assert set(colours) == set(figures.OKABE_ITO.values())
-    assert matplotlib.rcParams["figure.facecolor"] == "white"
-    assert matplotlib.rcParams["figure.dpi"] <= 100
-
-
-def test_reference_and_predicted_boxes_differ_in_colour_and_line_and_are_not_red_and_green():
+    assert set(colours) == set(figures.OKABE_ITO.values()) >= set(figures.PALETTE.values())
+    assert matplotlib.rcParams["figure.facecolor"] == "white" and matplotlib.rcParams["figure.dpi"] <= 100
     reference, predicted = figures.PALETTE["reference"], figures.PALETTE["predicted"]
-    assert reference != predicted
-    assert figures.BOX_STYLES["reference"] != figures.BOX_STYLES["predicted"]
+    assert reference != predicted and figures.BOX_STYLES["reference"] != figures.BOX_STYLES["predicted"]
     hues = [colorsys.rgb_to_hsv(*to_rgb(c))[0] * 360 for c in (reference, predicted)]
     assert not any(80 < hue < 180 for hue in hues)  # no green in the pair
-    assert set(figures.PALETTE.values()) <= set(figures.OKABE_ITO.values())
 
 
 def test_grid_draws_every_image_title_and_box():
@@ -68,11 +62,6 @@ def test_grid_draws_every_image_title_and_box():
     assert {"case 0", "case 4", "reference box", "predicted box"} <= set(texts(figure))
 
 
-def test_uint8_images_share_one_grey_scale():
-    figure = figures.show_radiograph_grid([np.full((4, 4), 10, np.uint8), np.full((4, 4), 200, np.uint8)])
-    assert [ax.images[0].get_clim() for ax in figure.axes] == [(0, 255), (0, 255)]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -86,7 +75,7 @@ def test_grid_refuses(change, message):
         figures.show_radiograph_grid(**({"images": [IMAGE]} | change))
 
 
-def test_maps_are_stretched_over_their_image():
+def test_maps_are_stretched_over_their_image_and_uint8_images_share_one_grey_scale():
     figure = figures.show_radiograph_grid([IMAGE], maps=[np.array([[0.0, 1.0]])])
     grey, layer = figure.axes[0].images
     assert layer.get_extent() == [-0.5, 29.5, 19.5, -0.5] and layer.get_alpha() < 1
@@ -103,26 +92,13 @@ def test_learning_curves_mean_over_seeds_in_role_colour():
     np.testing.assert_allclose(mean.get_ydata(), [0.6, 0.7])
     assert mean.get_color() == figures.PALETTE["baseline"]
     assert ax.get_ylabel() == "val auroc"
-
-
-def test_learning_curves_of_one_table_draws_a_panel_a_column():
     history = pd.DataFrame({"epoch": [0], "loss": [1.0], "val_auroc": [0.5]})
     assert [ax.get_ylabel() for ax in figures.learning_curves(history).axes] == ["loss", "val auroc"]
 
 
-FOREST = pd.DataFrame(
-    {
-        "label": ["a", "b"],
-        "estimate": [0.1, 0.4],
-        "low": [0.0, 0.3],
-        "high": [0.2, 0.5],
-        "paper": [0.3, np.nan],
-    }
-)
-
-
 def test_forest_draws_rows_from_the_top_with_intervals_and_published_values():
-    ax = figures.forest(FOREST, paper="paper", xlabel="difference")
+    columns = {"label": ["a", "b"], "estimate": [0.1, 0.4], "low": [0.0, 0.3], "high": [0.2, 0.5]}
+    ax = figures.forest(pd.DataFrame(columns).assign(paper=[0.3, np.nan]), paper="paper", xlabel="difference")
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
     intervals = [line.get_xdata() for line in ax.lines if list(line.get_ydata()) in ([0, 0], [1, 1])]

@@ -27,47 +27,33 @@ def test_shapes_types_and_repeatability(experiment):
         np.testing.assert_array_equal(first, second)
 
 
-def test_clean_labels_the_teacher_sees_the_distance_and_labels_are_noisy():
+def test_three_experiments_are_drawn_as_stated():
+    alpha = ALPHA.astype(np.float32)
     x, x_star, y = drawn("1 clean labels")
-    np.testing.assert_allclose(x_star[:, 0], x @ ALPHA.astype(np.float32), rtol=1e-4, atol=1e-4)
-    flipped = np.mean(y != (x_star[:, 0] > 0))
-    expected = np.arctan(1 / np.linalg.norm(ALPHA)) / np.pi  # P(sign(s + e) differs from sign(s))
-    assert flipped == pytest.approx(expected, abs=0.015)
-
-
-def test_clean_features_are_regular_ones_without_unit_noise():
+    np.testing.assert_allclose(x_star[:, 0], x @ alpha, rtol=1e-4, atol=1e-4)
+    flipped = np.arctan(1 / np.linalg.norm(ALPHA)) / np.pi  # P(sign(s + e) differs from sign(s))
+    assert np.mean(y != (x_star[:, 0] > 0)) == pytest.approx(flipped, abs=0.015)
     x, x_star, y = drawn("2 clean features")
-    noise = x - x_star
-    assert noise.std() == pytest.approx(1, abs=0.02)
-    assert abs(np.corrcoef(noise[:, 0], x_star[:, 0])[0, 1]) < 0.05
-    np.testing.assert_array_equal(y, x_star @ ALPHA.astype(np.float32) > 0)
-
-
-def test_relevant_features_decide_the_label():
+    assert (x - x_star).std() == pytest.approx(1, abs=0.02)
+    assert abs(np.corrcoef((x - x_star)[:, 0], x_star[:, 0])[0, 1]) < 0.05
+    np.testing.assert_array_equal(y, x_star @ alpha > 0)
     x, x_star, y = drawn("3 relevant features")
     np.testing.assert_array_equal(x_star, x[:, :3])
-    np.testing.assert_array_equal(y, x_star @ ALPHA[:3].astype(np.float32) > 0)
+    np.testing.assert_array_equal(y, x_star @ alpha[:3] > 0)
 
 
-def test_columns_by_sample_differ_between_samples_and_carry_their_own_coefficients():
+def test_three_readings_of_the_fourth_experiment():
     x, x_star, y = drawn("4 columns by sample", 500)
     columns = np.argmax(x[:, None, :] == x_star[:, :, None], axis=2)
     np.testing.assert_array_equal(np.take_along_axis(x, columns, 1), x_star)
-    assert all(len(set(row)) == 3 for row in columns)
-    assert len({tuple(sorted(row)) for row in columns}) > 100
+    assert all(len(set(row)) == 3 for row in columns) and len({tuple(sorted(row)) for row in columns}) > 100
     np.testing.assert_array_equal(y, (x_star * ALPHA[columns]).sum(1) > 0)
-
-
-def test_columns_by_data_set_are_shared_within_and_redrawn_between_data_sets():
-    chosen = []
+    chosen = set()
     for seed in range(4):
         x, x_star, y = drawn("4 columns by data set", 401, seed)
-        chosen.append(tuple(int(np.flatnonzero((x == column[:, None]).all(0))[0]) for column in x_star.T))
+        chosen.add(tuple(int(np.flatnonzero((x == column[:, None]).all(0))[0]) for column in x_star.T))
         assert y.sum() == 200  # above the median of 401 scores
-    assert len(set(chosen)) > 1
-
-
-def test_three_largest_are_sorted_and_largest():
+    assert len(chosen) > 1
     x, x_star, y = drawn("4 three largest", 401)
     np.testing.assert_array_equal(x_star, -np.sort(-x, axis=1)[:, :3])
     assert y.sum() == 200
@@ -113,15 +99,14 @@ def test_gradient_descent_takes_the_textbook_step():
 def test_full_imitation_ignores_the_labels_and_none_ignores_the_teacher():
     train = synthetic.training_sets("1 clean labels", 2, 40, 5)
     soft = torch.rand(2, 40)
-    imitated = synthetic.fit_logistic(train.x, train.y, soft, 1.0, steps=50)
-    torch.testing.assert_close(
-        imitated.coefficients, synthetic.fit_logistic(train.x, 1 - train.y, soft, 1.0, steps=50).coefficients
-    )
-    plain = synthetic.fit_logistic(train.x, train.y, steps=50)
-    torch.testing.assert_close(
-        plain.coefficients, synthetic.fit_logistic(train.x, train.y, soft, 0.0, steps=50).coefficients
-    )
-    assert not torch.allclose(plain.coefficients, imitated.coefficients, atol=0.01)
+
+    def fit(targets, *teacher):
+        return synthetic.fit_logistic(train.x, targets, *teacher, steps=50).coefficients
+
+    imitated, plain = fit(train.y, soft, 1.0), fit(train.y)
+    torch.testing.assert_close(imitated, fit(1 - train.y, soft, 1.0))
+    torch.testing.assert_close(plain, fit(train.y, soft, 0.0))
+    assert not torch.allclose(plain, imitated, atol=0.01)
 
 
 def test_compare_gives_the_published_order_where_privileged_information_helps():

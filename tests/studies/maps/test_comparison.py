@@ -1,5 +1,7 @@
 """Comparison of maps on synthetic runs of 08: differences, families, reference maps, verdicts in words."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,10 +9,8 @@ from scipy import stats
 
 from pkd_utils.localization.suite import METRICS
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics import comparisons
-from pkd_utils.statistics.comparisons import ONE_STUDENT, TOWARDS, UNSURE
-from pkd_utils.studies.maps import comparison
-from pkd_utils.studies.maps.comparison import compare_maps
+from pkd_utils.statistics.comparisons import ONE_STUDENT, TOWARDS, UNSURE, holm
+from pkd_utils.studies.maps.comparison import TITLES, compare_maps, read_map_runs, seeds_by_images
 from pkd_utils.studies.maps.verdicts import (
     BEATS,
     LOSES,
@@ -33,14 +33,18 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
+def one_run(root, *options, **named):
+    return read_map_runs([write_map_run(root, *options, **named)])
+
+
 @pytest.fixture
 def moved(root):
-    return comparison.read_map_runs([write_map_run(root)])
+    return one_run(root)
 
 
 def test_a_shift_of_every_seed_is_found_on_its_own_side(moved):
     got = compare_maps(moved, **FEW).set_index(["map", "metric"])
-    assert len(got) == 2 * len(METRICS) and set(comparison.TITLES) == set(METRICS)
+    assert len(got) == 2 * len(METRICS) and set(TITLES) == set(METRICS)
     row = got.loc["attention_mean", "pixel_auroc"]
     assert row["estimate"] == pytest.approx(0.1, abs=0.04) == row["mmpkd"] - row["baseline"]
     assert row["low"] < row["low_students"] < row["estimate"] < row["high_students"] < row["high"]
@@ -62,21 +66,17 @@ def test_estimate_is_that_of_the_images_every_student_has(moved):
     assert row["estimate"] == pytest.approx(means[0.5] - means[0.0])
     by_seed = table[~table["image_id"].isin(undefined)].groupby(["weight", "seed"])["fpr"].mean()
     assert row["sd_baseline"] == pytest.approx(by_seed[0.0].std(ddof=1))
-
-
-def test_an_image_that_one_distilled_student_lacks_is_left_out_for_all(moved):
-    table = moved.per_image
-    one = (table["map"] == "rollout") & (table["weight"] == 0.5) & (table["seed"] == 2)
-    table.loc[table.index[one][4], "iou"] = np.nan
+    one = (moved.per_image["map"] == "rollout") & (moved.per_image["weight"] == 0.5) & (moved.per_image["seed"] == 2)
+    moved.per_image.loc[moved.per_image.index[one][4], "iou"] = np.nan  # what one student lacks is left out for all
     row = compare_maps(moved, resamples=100).set_index(["map", "metric"]).loc["rollout", "iou"]
     assert (row["images"], row["images_left_out"]) == (23, 1) and np.isfinite(row["estimate"])
 
 
 def test_families_are_corrected_apart(root):
     references = [write_map_run(root), write_map_run(root, "cbis_mass", effect=0.0)]
-    got = compare_maps(comparison.read_map_runs(references), **FEW)
+    got = compare_maps(read_map_runs(references), **FEW)
     for _, part in got.groupby(["cohort", "family"]):
-        np.testing.assert_allclose(part["holm_p"], comparisons.holm(part["mwu_p"]))
+        np.testing.assert_allclose(part["holm_p"], holm(part["mwu_p"]))
     paper = got[got["family"] == "paper"]
     assert paper.groupby("cohort").size().to_dict() == {"cbis_mass": 3, "embedded": 3}
     assert set(paper["map"]) == {"attention_mean"} and set(paper["metric"]) == {"pixel_auroc", "iou", "fpr"}
@@ -86,7 +86,7 @@ def test_families_are_corrected_apart(root):
 
 
 def test_one_seed_gives_no_interval_over_trainings(root):
-    runs_of = comparison.read_map_runs([write_map_run(root, seeds=(0,))])
+    runs_of = one_run(root, seeds=(0,))
     got = compare_maps(runs_of, **FEW)
     assert (got["verdict"] == ONE_STUDENT).all() and got[["low", "high", "mwu_p", "holm_p"]].isna().all(axis=None)
     assert got["low_students"].notna().all() and (got["seeds"] == 1).all()
@@ -95,7 +95,7 @@ def test_one_seed_gives_no_interval_over_trainings(root):
 
 
 def test_one_arm_has_levels_and_no_differences(root):
-    runs_of = comparison.read_map_runs([write_map_run(root, weights=(0.0,))])
+    runs_of = one_run(root, weights=(0.0,))
     got = compare_maps(runs_of, **FEW)
     assert len(got) == 0
     answer = cohort_verdict(got, "embedded", runs_of.facts["embedded"])
@@ -107,32 +107,28 @@ def test_one_arm_has_levels_and_no_differences(root):
 
 
 def test_folds_that_share_no_image_and_folds_that_do(root):
-    apart = comparison.read_map_runs([write_map_run(root, folds=2)])
-    assert comparison.seeds_by_images(apart.per_image, "embedded", "rollout", "mmpkd")["iou"].shape == (5, 24)
+    apart = one_run(root, folds=2)
+    assert seeds_by_images(apart.per_image, "embedded", "rollout", "mmpkd")["iou"].shape == (5, 24)
     twice = apart.per_image.copy()
     again = twice[~twice["map"].str.startswith("reference")].assign(fold=lambda t: 1 - t["fold"])
     both = pd.concat([twice, again])
-    assert comparison.seeds_by_images(both, "embedded", "rollout", "mmpkd")["iou"].shape == (10, 24)
+    assert seeds_by_images(both, "embedded", "rollout", "mmpkd")["iou"].shape == (10, 24)
     with pytest.raises(DataError, match="two values of one student"):
-        comparison.seeds_by_images(pd.concat([both, again]), "embedded", "rollout", "mmpkd")
+        seeds_by_images(pd.concat([both, again]), "embedded", "rollout", "mmpkd")
 
 
 def test_two_runs_of_a_cohort_are_told_apart_and_bad_runs_refused(root):
     first, second = write_map_run(root), write_map_run(root, label="other", effect=0.0)
-    both = comparison.read_map_runs([first, second])
+    both = read_map_runs([first, second])
     assert list(both.facts) == ["embedded/smoke", "embedded/other"] and both.per_image["cohort"].nunique() == 2
     with pytest.raises(DataError, match="each once"):
-        comparison.read_map_runs([first, first])
+        read_map_runs([first, first])
     with pytest.raises(DataError, match="at least one run"):
-        comparison.read_map_runs([])
+        read_map_runs([])
     with pytest.raises(FileNotFoundError, match="08-score-all-maps"):
-        comparison.read_map_runs(["mmpkd/embedded/08-score-all-maps/absent"])
-
-
-def test_two_distilled_settings_are_refused(root):
-    runs_of = comparison.read_map_runs([write_map_run(root, weights=(0.0, 0.5, 0.9))])
+        read_map_runs(["mmpkd/embedded/08-score-all-maps/absent"])
     with pytest.raises(DataError, match="2 settings"):
-        compare_maps(runs_of, **FEW)
+        compare_maps(one_run(root, "cbis_mass", weights=(0.0, 0.5, 0.9)), **FEW)
 
 
 def test_reference_maps_have_to_be_beaten_all(moved):
@@ -145,14 +141,10 @@ def test_reference_maps_have_to_be_beaten_all(moved):
     moved.per_image.loc[moved.per_image["map"] == "reference: body mask", "pixel_auroc"] = 0.9
     table = beaten_table(compare_with_references(moved, ["pixel_auroc"], resamples=200))
     assert (table["beats all"] == "no").all() and (table["body mask"] == LOSES).all()
+    undefined = compare_with_references(moved, ["fpr"], resamples=100).query("reference == 'uniform'")
+    assert (undefined["verdict"] == UNDECIDED).all() and (undefined["images"] == 0).all()
     with pytest.raises(DataError, match="is no metric"):
         compare_with_references(moved, ["dice"])
-
-
-def test_undefined_reference_values_are_not_decided(moved):
-    table = compare_with_references(moved, ["fpr"], resamples=100)
-    uniform = table[table["reference"] == "uniform"]
-    assert (uniform["verdict"] == UNDECIDED).all() and (uniform["images"] == 0).all()
 
 
 def test_levels(moved):
@@ -174,7 +166,7 @@ def test_levels(moved):
     ],
 )
 def test_verdict_in_words(root, effect, answer, words):
-    runs_of = comparison.read_map_runs([write_map_run(root, effect=effect)])
+    runs_of = one_run(root, effect=effect)
     differences = compare_maps(runs_of, **FEW)
     beaten = beaten_table(compare_with_references(runs_of, resamples=200))
     got = cohort_verdict(differences, "embedded", runs_of.facts["embedded"], beaten)
@@ -183,12 +175,12 @@ def test_verdict_in_words(root, effect, answer, words):
     assert "lower is better" in got["findings"][2]
 
 
-def test_verdict_where_metrics_disagree(moved):
-    table = moved.per_image
-    distilled = table["weight"] == 0.5
-    table.loc[distilled, "iou"] -= 0.3
-    got = cohort_verdict(compare_maps(moved, **FEW), "embedded", moved.facts["embedded"])
+def test_verdict_where_metrics_disagree_and_what_the_seeds_could_have_found(moved):
+    moved.per_image.loc[moved.per_image["weight"] == 0.5, "iou"] -= 0.3
+    rows = compare_maps(moved, **FEW).assign(detectable=0.1234)
+    got = cohort_verdict(rows, "embedded", moved.facts["embedded"])
     assert got["answer"] == "in both directions" and "2 of 3 metrics towards, 1 away" in got["sentence"]
+    assert "5 seeds a method are likely to find 0.123" in got["findings"][0]
 
 
 def test_values_of_students(root, moved):
@@ -196,52 +188,39 @@ def test_values_of_students(root, moved):
     table.loc[(table["metric"] == "box_ap") & (table["weight"] > 0), "value"] = 0.4
     rising = table["metric"] == "test_auroc"
     table.loc[rising, "value"] += table.loc[rising, "seed"] / 100 + table.loc[rising, "weight"] / 10
+    table.loc[rising & (table["weight"] > 0), "value"] *= 3
     got = compare_student_values(moved).set_index(["map", "metric"])
     row = got.loc["rollout", "box_ap"]
     assert (row["estimate"], row["low"], row["high"], row["seeds"]) == pytest.approx((0.1, 0.1, 0.1, 5))
-    row = got.loc["rollout", "test_auroc"]
-    assert row["estimate"] == pytest.approx(0.05) and row["cliffs_delta"] == 1
-    half = stats.t.ppf(0.975, 8) * np.sqrt(2 * np.var(np.arange(5) / 100, ddof=1) / 5)
-    assert row["high"] - row["estimate"] == pytest.approx(half)
-    table.loc[rising & (table["weight"] > 0), "value"] *= 3
     part = table[(table["map"] == "rollout") & rising]
-    sides = [part.loc[side, "value"] for side in (part["weight"] > 0, part["weight"] == 0)]
-    ends = stats.ttest_ind(*sides, equal_var=False).confidence_interval(0.95)
-    row = compare_student_values(moved).set_index(["map", "metric"]).loc["rollout", "test_auroc"]
+    treated, plain = (part.loc[side, "value"] for side in (part["weight"] > 0, part["weight"] == 0))
+    ends = stats.ttest_ind(treated, plain, equal_var=False).confidence_interval(0.95)
+    row = got.loc["rollout", "test_auroc"]
+    assert row["estimate"] == pytest.approx(treated.mean() - plain.mean()) and row["cliffs_delta"] == 1
     assert (row["low"], row["high"]) == pytest.approx((ends.low, ends.high)), "Welch: spreads may differ"
-    one = comparison.read_map_runs([write_map_run(root, "mass", seeds=(0,))])
-    assert compare_student_values(one)["low"].isna().all()
-    alone = comparison.read_map_runs([write_map_run(root, "calc", weights=(0.5,))])
-    assert len(compare_student_values(alone)) == 0
+    assert compare_student_values(one_run(root, "mass", seeds=(0,)))["low"].isna().all()
+    assert len(compare_student_values(one_run(root, "calc", weights=(0.5,)))) == 0
 
 
-def test_stability_is_compared_with_a_jackknife_over_seeds(root, moved):
-    table = moved.stability
+def test_stability_is_compared_with_a_jackknife_over_seeds(moved):
     rng = np.random.default_rng(3)
-    rows = [
-        {"cohort": "embedded", "weight": w, "map": "rollout", "seed_a": a, "seed_b": b, "rank_correlation": v}
-        for w, level in ((0.0, 0.4), (0.5, 0.7))
-        for a in range(5)
-        for b in range(a)
-        for v in [level + rng.normal(0, 0.05)]
-    ]
-    pairs = pd.DataFrame(rows)
-    runs_of = comparison.MapRuns(moved.per_image, moved.per_student, moved.sanity, pairs, moved.facts)
-    got = compare_stability(runs_of).iloc[0]
+    pairs = pd.DataFrame(
+        [
+            ("embedded", weight, "rollout", a, b, level + rng.normal(0, 0.05))
+            for weight, level in ((0.0, 0.4), (0.5, 0.7))
+            for a in range(5)
+            for b in range(a)
+        ],
+        columns=["cohort", "weight", "map", "seed_a", "seed_b", "rank_correlation"],
+    )
+    got = compare_stability(replace(moved, stability=pairs)).iloc[0]
     means = pairs.groupby("weight")["rank_correlation"].mean()
     assert got["estimate"] == pytest.approx(means[0.5] - means[0.0]) and got["seeds"] == 5
     variance = 0
     for _, part in pairs.groupby("weight"):
         out = [part[(part["seed_a"] != s) & (part["seed_b"] != s)]["rank_correlation"].mean() for s in range(5)]
-        variance += 4 / 5 * ((np.array(out) - np.mean(out)) ** 2).sum()
+        variance += 4 * np.var(out)
     assert got["high"] - got["estimate"] == pytest.approx(stats.t.ppf(0.975, 8) * np.sqrt(variance))
-    few = comparison.MapRuns(*[moved.per_image] * 3, table[table["seed_b"] < 2], moved.facts)
+    few = replace(moved, stability=moved.stability.query("seed_b < 2"))
     assert compare_stability(few)[["low", "high"]].isna().all(axis=None)
-    none = comparison.MapRuns(*[moved.per_image] * 3, table[:0], moved.facts)
-    assert len(compare_stability(none)) == 0
-
-
-def test_verdict_tells_what_the_seeds_could_have_found(moved):
-    rows = compare_maps(moved, resamples=100).assign(detectable=0.1234)
-    got = cohort_verdict(rows, "embedded", moved.facts["embedded"])
-    assert "5 seeds a method are likely to find 0.123" in got["findings"][0]
+    assert len(compare_stability(replace(moved, stability=moved.stability[:0]))) == 0

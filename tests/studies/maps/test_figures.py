@@ -58,15 +58,11 @@ def test_open_marks_hold_zero(differences):
     assert filled == (~part["low"].le(0) | ~part["high"].ge(0)).tolist() and True in filled
 
 
-def test_forest_without_intervals(differences):
+def test_forest_without_intervals_and_its_shaded_side(differences):
     bare = differences.assign(low=np.nan, high=np.nan)
     figure = figures.map_forest(bare[bare["metric"] == "iou"])
     assert len(figure.axes) == 1 and all(line.get_markerfacecolor() == "white" for line in points(figure.axes[0]))
-
-
-def test_shaded_side_is_where_the_metric_improves(differences):
-    figure = figures.map_forest(differences)
-    by_title = {ax.get_title().split("\n")[0]: ax for ax in figure.axes}
+    by_title = {ax.get_title().split("\n")[0]: ax for ax in figures.map_forest(differences).axes}
     assert by_title["IoU"].patches[0].get_x() == 0 and by_title["FPR"].patches[0].get_x() < 0
 
 
@@ -86,10 +82,14 @@ def test_detectable_curves_leave_out_the_impossible():
     assert len(figure.axes) == 2 and lengths == [2, 2, 1]
 
 
-def test_randomisation_curves(two_cohorts):
+def test_randomisation_and_threshold_curves_draw_the_mean_over_students(two_cohorts):
     figure = figures.randomisation_curves({"cascading": two_cohorts.sanity, "independent": two_cohorts.sanity})
     assert [ax.get_title() for ax in figure.axes] == ["cascading", "independent"]
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([1, 0.6, 0.2])
+    curves = pd.DataFrame({"map": ["rollout"] * 4, "threshold": [0.1, 0.5] * 2, "iou": [0.2, 0.4, 0.4, 0.4]})
+    figure = figures.threshold_curves(curves.assign(region_iou=0.5))
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.3, 0.4])
+    assert figure.axes[1].lines[0].get_ydata() == pytest.approx([0.5, 0.5])
 
 
 def test_students_are_dots_and_reference_maps_lines(two_cohorts):
@@ -101,13 +101,6 @@ def test_students_are_dots_and_reference_maps_lines(two_cohorts):
     assert [len(line.get_xdata()) for line in points(ax)] == [10, 10], "two maps of five seeds a method"
     assert list(ax.lines[-1].get_ydata()) == [0.25, 0.25]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["attention mean", "rollout"]
-
-
-def test_threshold_curves_draw_the_mean_over_students():
-    curves = pd.DataFrame({"map": ["rollout"] * 4, "threshold": [0.1, 0.5] * 2, "iou": [0.2, 0.4, 0.4, 0.4]})
-    figure = figures.threshold_curves(curves.assign(region_iou=0.5))
-    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.3, 0.4])
-    assert figure.axes[1].lines[0].get_ydata() == pytest.approx([0.5, 0.5])
 
 
 def test_cases_are_the_ends_and_the_middle():
