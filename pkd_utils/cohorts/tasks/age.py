@@ -77,12 +77,9 @@ def age(
         "over 89": f"{over_89} ({NOT_STATED})",
         **images_chosen(views, one_per),
     }
-    title, table, split = (
-        f"Age in {bins} bins",
-        make_table(images, target, years),
-        SplitRule(evaluate, stratify=stratify),
-    )
-    return Task("age", title, "auxiliary", bin_names(inner), table, funnel.table(), choices, split)
+    facts = "age", f"Age in {bins} bins", "auxiliary", bin_names(inner)
+    split = SplitRule(evaluate=evaluate, stratify=stratify)
+    return Task(*facts, make_table(images, target, years), funnel.table(), choices, split)
 
 
 def bin_edges(years, bins: int, edges: Edges) -> np.ndarray:
