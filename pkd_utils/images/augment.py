@@ -10,8 +10,7 @@ from pydantic import Field
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+NotNegative, Positive = Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]
 
 
 class AugmentationDraw(NamedTuple):
@@ -39,21 +38,14 @@ def draw_augmentation(
     ----------
     n : int
     generator : CPU torch.Generator
-        The same on every device, so that CPU and GPU see the same augmentation.
-    degrees : float
-        Rotation, uniform in +-degrees.
-    translate : float
-        Shift along each axis, uniform in +-translate of the image side.
+        On every device, so that CPU and GPU see the same augmentation.
+    degrees, translate : float
+        Rotation, uniform in +-degrees; shift along each axis, uniform in +-translate of the image side.
     scale : (low, high)
         Zoom factor, uniform; above 1 enlarges. Nothing is mirrored: a chest is not symmetric.
-    brightness : float
-        Added to pixel values in 0 ... 1, uniform in +-brightness.
-    contrast : float
-        Factor around the mean grey value, uniform in 1 +- contrast.
-
-    Returns
-    -------
-    AugmentationDraw, float32 on the CPU
+    brightness, contrast : float
+        Added to pixel values in 0 ... 1, uniform in +-brightness; factor around the mean grey value, uniform in
+        1 +- contrast.
     """
     if scale[0] > scale[1]:
         raise DataError(f"scale must be (low, high) with low <= high, not {scale}.")

@@ -58,15 +58,11 @@ def read_header(source: str | Path | bytes) -> Header:
 
 
 def read_grey(source: str | Path | bytes) -> np.ndarray:
-    """Decode one grey DICOM picture.
+    """Decode one grey DICOM picture, a path or the file's bytes.
 
     The modality transform (rescale slope and intercept, or its table) comes first, then the photometric interpretation:
     MONOCHROME1 is inverted, so bright is high whatever the file. Black to white is all that the stored bits can hold,
     the same for every file of one detector; the header's window is not applied.
-
-    Parameters
-    ----------
-    source : path, or the file's bytes
 
     Returns
     -------
@@ -105,25 +101,20 @@ def read_grey(source: str | Path | bytes) -> np.ndarray:
 
 def _fraction(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     """The stored values after the modality transform, as fractions of what the stored bits can become there; float."""
+    bits, low = int(dataset.BitsStored), 0.0
+    if dataset.get("PixelRepresentation") == 1:
+        low = -(2.0 ** (bits - 1))
+    high = low + 2.0**bits - 1
+    if dataset.get("ModalityLUTSequence"):
+        low, high = 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+    elif dataset.get("RescaleSlope") is not None and dataset.get("RescaleIntercept") is not None:
+        slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
+        low, high = sorted((low * slope + intercept, high * slope + intercept))  # a negative slope: dark is bright
     values = apply_modality_lut(stored, dataset)
-    low, high = sorted(_value_range(dataset))  # a negative slope turns dark into bright
     fraction = values.astype(np.float32 if stored.dtype.itemsize <= 2 else np.float64)
     fraction -= low
     fraction /= (high - low) or 1.0
     return fraction
-
-
-def _value_range(dataset: pydicom.Dataset) -> tuple[float, float]:
-    """What the smallest and largest storable value become in the modality transform."""
-    bits = int(dataset.BitsStored)
-    signed = dataset.get("PixelRepresentation") == 1
-    low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-    if dataset.get("ModalityLUTSequence"):
-        return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
-    if dataset.get("RescaleSlope") is not None and dataset.get("RescaleIntercept") is not None:
-        slope, intercept = float(dataset.RescaleSlope), float(dataset.RescaleIntercept)
-        return low * slope + intercept, high * slope + intercept
-    return low, high
 
 
 def _stored_as_shown(dataset: pydicom.Dataset, target: type) -> bool:

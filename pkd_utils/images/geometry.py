@@ -49,13 +49,12 @@ def packed_geometry(width: int, height: int, size: int, aspect: Aspect = "squash
 
 
 def transform_boxes(boxes, geometry: Geometry, size: int) -> np.ndarray:
-    """Boxes of the stored image in packed coordinates, clipped to the packed image.
+    """Boxes of the stored image in packed coordinates, clipped to the packed image of `size` pixels a side.
 
     Parameters
     ----------
-    boxes : (K, 4) array, x0, y0, x1, y1 in stored pixels, x1 and y1 exclusive
+    boxes : (K, 4) array, x0, y0, x1, y1 in stored pixels
     geometry : Geometry, or a row of the index with those four columns
-    size : int, side of the packed image in pixels
 
     Returns
     -------
@@ -68,18 +67,10 @@ def transform_boxes(boxes, geometry: Geometry, size: int) -> np.ndarray:
 
 
 def transform_mask(mask, size: int, aspect: Aspect = "squash") -> np.ndarray:
-    """Mask of the stored image in packed pixels.
+    """Mask (H, W) of the stored image as a bool array (size, size) of packed pixels.
 
-    Parameters
-    ----------
-    mask : (H, W) bool array, of the stored image
-    size, aspect : as given to `pack_images`
-
-    Returns
-    -------
-    (size, size) bool array
-        A packed pixel belongs to the region if at least half of it is covered. A region so small that no pixel reaches
-        that keeps its best covered pixel(s): a lesion never vanishes by resizing (but "crop" may cut it off).
+    A packed pixel belongs to the region if at least half of it is covered. A region so small that no pixel reaches that
+    keeps its best covered pixel(s): a lesion never vanishes by resizing (but "crop" may cut it off).
     """
     mask = np.asarray(mask, dtype=bool)
     share = resize(Image.fromarray(mask.astype(np.float32)), mask.shape[::-1], size, aspect, Image.Resampling.BOX)
@@ -88,30 +79,19 @@ def transform_mask(mask, size: int, aspect: Aspect = "squash") -> np.ndarray:
     return share >= min(0.5, top) if top > 0 else np.zeros((size, size), dtype=bool)
 
 
-def _inner_part(stored: tuple[int, int], size: int) -> tuple[slice, slice]:
-    g = packed_geometry(*stored, size, "pad")
-    x, y, w, h = int(g.offset_x), int(g.offset_y), round(g.scale_x * stored[0]), round(g.scale_y * stored[1])
-    return slice(y, y + h), slice(x, x + w)
-
-
 def resize(image: Image.Image, stored: tuple[int, int], size: int, aspect: Aspect, resample) -> Image.Image:
     """One resize of what was decoded, possibly at reduced size, to the packed size."""
     # libjpeg rounds a reduced size up; the picture itself ends at stored / reduction.
-    shrink_x, shrink_y = (_reduction(stored[i], image.size[i]) for i in (0, 1))
+    shrink_x, shrink_y = (next(r for r in (1, 2, 4, 8) if -(-stored[i] // r) == image.size[i]) for i in (0, 1))
     width, height = stored[0] / shrink_x, stored[1] / shrink_y
+    g = packed_geometry(*stored, size, aspect)
     if aspect == "crop":
-        g = packed_geometry(*stored, size, aspect)
         x0, y0 = -g.offset_x / g.scale_x / shrink_x, -g.offset_y / g.scale_y / shrink_y
         box = (x0, y0, min(width, x0 + size / g.scale_x / shrink_x), min(height, y0 + size / g.scale_y / shrink_y))
         return image.resize((size, size), resample, box=box)
     if aspect == "squash":
         return image.resize((size, size), resample, box=(0, 0, width, height))
-    rows, columns = _inner_part(stored, size)
-    inner = image.resize((columns.stop - columns.start, rows.stop - rows.start), resample, box=(0, 0, width, height))
+    inner = round(g.scale_x * stored[0]), round(g.scale_y * stored[1])
     canvas = Image.new(image.mode, (size, size))
-    canvas.paste(inner, (columns.start, rows.start))
+    canvas.paste(image.resize(inner, resample, box=(0, 0, width, height)), (int(g.offset_x), int(g.offset_y)))
     return canvas
-
-
-def _reduction(stored: int, decoded: int) -> int:
-    return next(r for r in (1, 2, 4, 8) if -(-stored // r) == decoded)

@@ -49,11 +49,10 @@ def pack_images(
     Parameters
     ----------
     paths : sequence of N paths
-    size : int, side of the packed images in pixels
+    size, aspect, depth : see `read_image`
     target : path of the `.npy` file; the index lies beside it as `<stem>.index.parquet`
     workers : int
         Processes; 1 works in this process. The result does not depend on it.
-    aspect, depth : see `read_image`
     max_unreadable : int
         How many files may be missing or no images. They are black in `pixels`, not `readable` in `index`, and listed in
         `<stem>.unreadable.csv`; leaving them out is the caller's to do. More are refused; after some were mended,
@@ -125,20 +124,17 @@ def _fill(
         with parts.write(ARRAY) as file:
             shape = (len(paths), options["size"], options["size"])
             np.lib.format.open_memmap(file, "w+", np.uint8, shape).flush()
-    rows: list[dict | None] = [None] * len(paths)
     marks = [name for name in parts.names() if name != ARRAY]
-    for mark in marks:  # in the order of the calls that wrote them: the last word on a file counts
-        for row in read_json(parts.path(mark)):
-            i = row["position"]
-            rows[i] = row if row["stamp"] == stamps[i] and row["readable"] else None
+    # In the order of the calls that wrote them: the last word on a file counts.
+    rows = {row["position"]: row for mark in marks for row in read_json(parts.path(mark))}
+    rows = {i: row for i, row in rows.items() if row["stamp"] == stamps[i] and row["readable"]}
 
-    todo = [i for i, row in enumerate(rows) if row is None]
+    todo = [i for i in range(len(paths)) if i not in rows]
     step = max(1, min(BATCH, len(todo) // (4 * workers)))  # of few files, some for every core
     files = [(i, str(paths[i]), stamps[i]) for i in todo]
     jobs = [(parts.path(ARRAY), files[start : start + step], options) for start in range(0, len(files), step)]
     mark = int(Path(marks[-1]).stem) + 1 if marks else 0
-    unmarked: list[dict] = []
-    last = time.monotonic()
+    unmarked, last = [], time.monotonic()
     with (
         open(parts.path(ARRAY), "r+b") as array,
         # A long average: batches arrive in bursts, and the time left should not jump with them.
@@ -148,16 +144,15 @@ def _fill(
     ):  # fmt: skip
         try:
             for batch in batches:
+                rows |= {row["position"]: row for row in batch}
                 unmarked += batch
                 bar.update(len(batch))
                 if time.monotonic() - last > MARK_SECONDS:
                     _mark(parts, mark, array, unmarked)
                     mark, unmarked, last = mark + 1, [], time.monotonic()
-                for row in batch:
-                    rows[row["position"]] = row
         finally:
             _mark(parts, mark, array, unmarked)
-    return pd.DataFrame(rows).drop(columns=["position", "stamp"])
+    return pd.DataFrame([rows[i] for i in range(len(paths))]).drop(columns=["position", "stamp"])
 
 
 def _mark(parts: Parts, number: int, array: BinaryIO, rows: list[dict]) -> None:

@@ -79,31 +79,18 @@ def find_body(volume: Volume, blocks) -> PatientBody | None:
     parts, count = ndimage.label(ndimage.binary_opening(means > BODY_HU, np.ones((1, 2, 2))))
     if not count:
         return None
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    largest = parts == sizes.argmax()
+    largest = parts == np.bincount(parts[parts > 0]).argmax()
     mask = np.stack([ndimage.binary_fill_holes(plane) for plane in largest])
-    spans = [np.flatnonzero(mask.any(axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
+    place = ndimage.find_objects(mask.astype(np.int8))[0]
     edge = np.array(volume.origin) - np.array(volume.spacing) / 2
-    low = edge + np.array([span[0] for span in spans]) * size
-    high = edge + np.array([span[-1] + 1 for span in spans]) * size
+    low, high = (edge + np.array(corner) * size for corner in zip(*((s.start, s.stop) for s in place), strict=True))
     return PatientBody(mask, block, low, high)
 
 
 def inspect(volume: Volume) -> tuple[PatientBody | None, list[Problem]]:
-    """Find the body, and name what is odd about a volume.
+    """Find the body, if the volume holds one, and name what is odd: nothing for an ordinary chest CT.
 
-    Parameters
-    ----------
-    volume : Volume
-        From `volumes.read_volume`.
-
-    Returns
-    -------
-    body : PatientBody or None
-        None if the volume holds none.
-    problems : list of Problem
-        Empty for an ordinary chest CT. A name of `FATAL` means that no radiograph can be made, and ends the list.
+    A name of `FATAL` means that no radiograph can be made, and ends the list.
     """
     facts, shape = volume.facts, volume.hu.shape
     low, high = facts.get("stored_low", float(volume.hu.min())), facts.get("stored_high", float(volume.hu.max()))
@@ -117,15 +104,15 @@ def inspect(volume: Volume) -> tuple[PatientBody | None, list[Problem]]:
     if air > 0.999 and high < 500:
         return None, [Problem("empty", f"{air:.1%} of it is air")]
     if air < 0.01 or soft < 0.01:
-        share = f"{air:.1%} of it is air and {soft:.1%} soft tissue"
-        return None, [Problem("not HU", f"values from {low:g} to {high:g}; {share}")]
+        share = f"values from {low:g} to {high:g}; {air:.1%} of it is air and {soft:.1%} soft tissue"
+        return None, [Problem("not HU", share)]
     body = find_body(volume, blocks)
     litres = 0.0 if body is None else float(body.mask.sum() * np.prod(size) / 1e6)
     if litres < LEAST_BODY_LITRES:
         return None, [Problem("empty", f"its largest part has {litres:.1f} litres, less than {LEAST_BODY_LITRES:g}")]
-    found = []
-    if facts.get("oblique_degrees", 0.0) > OBLIQUE_DEGREES:
-        found.append(Problem("oblique", f"stored {facts['oblique_degrees']:.1f} degrees off the patient's axes"))
+    found, oblique = [], facts.get("oblique_degrees", 0.0)
+    if oblique > OBLIQUE_DEGREES:
+        found.append(Problem("oblique", f"stored {oblique:.1f} degrees off the patient's axes"))
     cropped = _cropped(means, body.mask, size)
     # Where the sides are cut, nobody knows the middle of the body, from which the spine is seen.
     whole = all(problem.name != "cropped sides" for problem in cropped)
@@ -135,36 +122,31 @@ def inspect(volume: Volume) -> tuple[PatientBody | None, list[Problem]]:
     return body, found
 
 
-def _angle(towards: np.ndarray) -> float:
-    """Angle in degrees between a direction (y, x) and the back: 0 back, 90 left, -90 right, 180 front."""
-    return float(np.degrees(np.arctan2(towards[1], towards[0])))
-
-
 def _spine_angle(means: np.ndarray, mask: np.ndarray) -> float | None:
     """Where the spine lies, seen from the middle of the body, in degrees from the back; None if no spine is found.
 
-    The spine is what is dense in all slices: contrast medium fills the heart in a part of them only, so the least of
-    the shares in the lower, middle and upper third decides.
+    90 is left, -90 right, 180 the front. The spine is what is dense in all slices: contrast medium fills the heart in a
+    part of them only, so the least of the shares in the lower, middle and upper third decides.
     """
     dense = (means > BONE_HU) & mask
     thirds = [part.mean(axis=0) for part in np.array_split(dense, 3)]
     column = np.min([ndimage.gaussian_filter(part.astype(np.float32), 1.5) for part in thirds], axis=0)
     if column.max() < 0.1:
         return None
-    spine = np.array(ndimage.center_of_mass(column * (column > column.max() / 2)))
-    return _angle(spine - np.array(ndimage.center_of_mass(mask))[1:])
+    spine = ndimage.center_of_mass(column * (column > column.max() / 2))
+    y, x = np.subtract(spine, ndimage.center_of_mass(mask)[1:])
+    return float(np.degrees(np.arctan2(x, y)))
 
 
 def _table_angle(means: np.ndarray, mask: np.ndarray) -> float | None:
     """Where the table lies, in degrees from the back; None if next to nothing is outside the body, or all around it."""
-    around = ndimage.binary_dilation(mask, iterations=2)
-    outside = (means > TABLE_HU) & ~around
+    outside = (means > TABLE_HU) & ~ndimage.binary_dilation(mask, iterations=2)
     persistent = outside.mean(axis=0) > 0.5  # a table goes through all slices; arms and wires do not
     if persistent.sum() < 10:
         return None
-    towards = np.argwhere(persistent).mean(axis=0) - np.array(ndimage.center_of_mass(mask))[1:]
+    y, x = np.subtract(ndimage.center_of_mass(persistent), ndimage.center_of_mass(mask)[1:])
     reach = np.sqrt(mask.any(axis=0).sum() / np.pi)
-    return _angle(towards) if np.hypot(*towards) > reach / 3 else None
+    return float(np.degrees(np.arctan2(x, y))) if np.hypot(y, x) > reach / 3 else None
 
 
 def _lying(means, mask, position: str, whole: bool) -> list[Problem]:
@@ -200,9 +182,8 @@ def _cropped(means, mask, size) -> list[Problem]:
     cut = float(length / len(mask))
     if cut > CUT_MM:
         found.append(Problem("cropped sides", f"{cut:.0f} mm of its outline lie on the edge of the field of view"))
-    lung = [(means[i] < LUNG_HU) & mask[i] for i in (0, -1)]
-    areas = [float(plane.sum() * size[1] * size[2] / 100) for plane in lung]
-    for area, where in zip(areas, ("first (lowest)", "last (highest)"), strict=True):
+    for i, where in ((0, "first (lowest)"), (-1, "last (highest)")):
+        area = float(((means[i] < LUNG_HU) & mask[i]).sum() * size[1] * size[2] / 100)
         if area > LUNG_CM2:
             found.append(Problem("cropped lungs", f"{area:.0f} cm2 of lung in the {where} slice"))
     return found

@@ -61,10 +61,7 @@ class DrrGeometry:
 
 
 class Frame(NamedTuple):
-    """The part of the detector that is exposed: `rows` x `columns` pixels, and where the central ray hits it.
-
-    `centre_row`, `centre_column` are in pixels of the frame; pixel (0, 0) has its centre at (0, 0).
-    """
+    """The exposed part of the detector, and where in it the central ray hits; in pixels, whose first is at (0, 0)."""
 
     rows: int
     columns: int
@@ -159,27 +156,14 @@ def _plane(slab: np.ndarray, z: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _detector_mm(geometry: DrrGeometry, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """z of the rows and x of the columns on the detector, mm from the central ray."""
-    pitch_v, pitch_u = geometry.pixel_mm
-    return (
-        (frame.centre_row - np.arange(frame.rows)) * pitch_v,
-        (np.arange(frame.columns) - frame.centre_column) * pitch_u,
-    )
+    (pitch_v, pitch_u), rows, columns = geometry.pixel_mm, np.arange(frame.rows), np.arange(frame.columns)
+    return (frame.centre_row - rows) * pitch_v, (columns - frame.centre_column) * pitch_u
 
 
 def parallel_beam(volume: Volume, geometry: DrrGeometry, frame: Frame, centre: np.ndarray | None = None) -> np.ndarray:
-    """Line integrals of attenuation along y, drawn at the magnification of the isocentre's plane.
+    """Line integrals of attenuation along y, (rows, columns) float32, at the magnification of the isocentre's plane.
 
-    Parameters
-    ----------
-    volume : Volume
-    geometry : DrrGeometry
-    frame : Frame
-    centre : (3,) array, optional
-        Isocentre, LPS mm in the order z, y, x; default the volume's centre. To be given for a cropped volume.
-
-    Returns
-    -------
-    (rows, columns) float32 array, no unit; 0 is air
+    `centre` is the isocentre, LPS mm in the order z, y, x; default the volume's centre, to be given for a cropped one.
     """
     centre = volume.centre if centre is None else centre
     summed = np.zeros((volume.hu.shape[0], volume.hu.shape[2]), np.float32)
@@ -195,7 +179,7 @@ def cone_beam(volume: Volume, geometry: DrrGeometry, frame: Frame, centre: np.nd
     """Line integrals of attenuation along the rays of a point source, slab by slab along y.
 
     A slab of voxels at depth y is a plane, magnified by sid / (sad + y); a ray's path through it is longer than its
-    thickness by the ray's obliquity. Parameters and result as in `parallel_beam`.
+    thickness by the ray's obliquity. Otherwise as `parallel_beam`.
     """
     centre = volume.centre if centre is None else centre
     v, u = _detector_mm(geometry, frame)

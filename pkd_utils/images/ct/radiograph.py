@@ -51,11 +51,10 @@ def line_integrals(
     """
     frame = projectors.frame_of(volume, (body.low, body.high), geometry)
     low, high = projectors.reach(volume, geometry, frame)
-    highest = volume.hu.max(axis=0)  # (y, x)
-    spans = [np.flatnonzero((highest > plastimatch.AIR).any(axis=axis)) for axis in (1, 0)]
-    for axis, span in enumerate(spans, start=1):  # one voxel of air stays, where interpolating projectors fade out
-        low[axis] = max(low[axis], span[0] - 1)
-        high[axis] = min(high[axis], span[-1] + 2)
+    dense = volume.hu.max(axis=0) > plastimatch.AIR  # (y, x)
+    for axis in (1, 2):  # one voxel of air stays, where interpolating projectors fade out
+        span = np.flatnonzero(dense.any(axis=2 - axis))
+        low[axis], high[axis] = max(low[axis], span[0] - 1), min(high[axis], span[-1] + 2)
     part = volume.crop(low, high)
     if projector_name == "plastimatch":
         return plastimatch.drr(part, geometry, frame, volume.centre, threads)
@@ -86,10 +85,9 @@ def to_picture(integrals: np.ndarray, response: Response = "line integral") -> n
 def _without_table(volume: Volume, body) -> Volume:
     """Everything more than two blocks off the body becomes air: table, blankets, wires."""
     keep = ndimage.binary_dilation(body.mask, iterations=2)
-    for axis, block in enumerate(body.block):
-        keep = np.repeat(keep, block, axis=axis)
     # Blocks end before the volume does; the last ones are continued.
-    keep = np.pad(keep, [(0, n - k) for n, k in zip(volume.hu.shape, keep.shape, strict=True)], mode="edge")
+    blocks = [np.arange(n) // b for n, b in zip(volume.hu.shape, body.block, strict=True)]
+    keep = keep[np.ix_(*(np.minimum(i, n - 1) for i, n in zip(blocks, keep.shape, strict=True)))]
     return Volume(np.where(keep, volume.hu, LOWEST), volume.spacing, volume.origin, volume.facts)
 
 
@@ -256,13 +254,10 @@ def failures(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_names(volumes: Sequence[Path]) -> None:
-    missing = [path for path in volumes if not path.exists()]
-    if missing:
+    if missing := [path for path in volumes if not path.exists()]:
         raise FileNotFoundError(
             f"{len(missing)} of {len(volumes)} volumes do not exist, the first is {missing[0]}: check the data root."
         )
     names = pd.Series([image_id(path) for path in volumes])
-    if names.duplicated().any():
-        raise DataError(
-            f"Two volumes have the name {names[names.duplicated()].iloc[0]!r}, which names their picture: rename one."
-        )
+    for name in names[names.duplicated()]:
+        raise DataError(f"Two volumes have the name {name!r}, which names their picture: rename one.")

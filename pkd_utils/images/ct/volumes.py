@@ -37,7 +37,7 @@ _TAGS = ["SeriesInstanceUID", "Modality", "ImagePositionPatient", "ImageOrientat
 
 
 class VolumeError(DataError):
-    """A volume that cannot be used; `name` is the problem's name, for the table of failures."""
+    """A volume that cannot be used; `name` is one of `READ_PROBLEMS`, for the table of failures."""
 
     def __init__(self, name: str, message: str):
         super().__init__(message)
@@ -113,12 +113,8 @@ def read_volume(path: str | Path) -> Volume:
     path : str or Path
         An image file with a 3-D grid in patient coordinates (NIfTI, MetaImage, NRRD), or a folder with the files of one
         DICOM series under any names. Axes that are permuted or flipped are reordered without a change of values; an
-        oblique grid (by more than 0.5 degrees) is resampled, linearly, to axes along the patient's.
-
-    Raises
-    ------
-    VolumeError
-        It cannot be used; `.name` is one of `READ_PROBLEMS`.
+        oblique grid (by more than 0.5 degrees) is resampled, linearly, to axes along the patient's. What cannot be used
+        is a `VolumeError`.
     """
     path = Path(path)
     if not path.exists():
