@@ -1,9 +1,12 @@
-"""Indiana University / Open-i chest radiograph reports with MeSH codes, read from `NLMCXR_reports.tgz` (no images).
+"""Indiana University / Open-i: chest radiograph reports with MeSH codes, `NLMCXR_reports.tgz`, and their pictures.
 
 The archive holds one XML file a report. Human coders gave each report MeSH headings (`<major>`), the finding first and
-its site and severity after slashes, e.g. `Opacity/lung/base/left`. Text is CC BY-NC-ND 4.0: read it, never print it.
+its site and severity after slashes, e.g. `Opacity/lung/base/left`. Text and pictures are CC BY-NC-ND 4.0: read them,
+never show them. Pictures are Open-i's own (`CXR12_IM-0050-1001.png`) or the public Kaggle copy's
+(`12_IM-0050-1001.dcm.png`, with their views in `indiana_projections.csv`); the study's number joins them to reports.
 """
 
+import os
 import re
 import tarfile
 import xml.etree.ElementTree as ElementTree
@@ -14,13 +17,19 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.checks import check_unique, require_file
-from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.cohorts.checks import check_filled, check_unique, check_values, read_csv, refuse, require_file
+from pkd_utils.cohorts.table import IMAGE_COLUMNS, Cohort, CohortInfo, Funnel, empty_boxes
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import file_sha256
 
 ARCHIVE = "NLMCXR_reports.tgz"
 WHERE = "`python -m pkd_utils fetch openi_reports`, or https://openi.nlm.nih.gov/faq (the reports archive)"
-REPORTS_IN_RELEASE = 3955  # as counted in the public release
+WHERE_PICTURES = (
+    "https://openi.nlm.nih.gov/faq (NLMCXR_png.tgz) or "
+    "https://www.kaggle.com/datasets/raddar/chest-xrays-indiana-university"
+)
+PROJECTIONS, KAGGLE_REPORTS = "indiana_projections.csv", "indiana_reports.csv"
+REPORTS_IN_RELEASE, PICTURES_IN_RELEASE = 3955, 7470  # as counted in the public release
 
 # A label is 1 if any of a report's headings starts with one of these findings and carries the qualifier (None: any).
 # Decisions: an enlarged cardiac shadow is how coders wrote cardiomegaly when the report did not name it; fluid with
@@ -44,11 +53,13 @@ SECTIONS = ("comparison", "indication", "findings", "impression")
 
 _MEMBER = re.compile(r"ecgen-radiology/(\d+)\.xml")
 _MAX_BYTES = 1_000_000  # the longest report of the release has under 10 kB
+# Study and film, as file names and reports give them; one study's pictures are also numbered: CXR1_1_IM-0001-3001.
+_FILM = r"(?:CXR)?(?P<number>[1-9]\d*)_(?:\d_)?(?P<film>IM-[\d-]+)"
+_PICTURE = re.compile(rf"{_FILM}(?:\.dcm)?\.(?:png|jpe?g)")
 
-# Reports only: there is no pixel to show, so a run's figures are plots. The text stays unshared.
 INFO = CohortInfo(
     name="openi",
-    title="Open-i / Indiana University chest radiograph reports",
+    title="Open-i / Indiana University chest radiographs and reports",
     licence="CC BY-NC-ND 4.0",
     citation="Demner-Fushman et al., J Am Med Inform Assoc 23:304-310 (2016), doi 10.1093/jamia/ocv080",
     splits=(),
@@ -59,8 +70,10 @@ def load(
     root: Path,
     labels: Annotated[tuple[Literal[LABELS], ...], Field(min_length=1)] = LABELS,
     sections: Annotated[tuple[Literal[SECTIONS], ...], Field(min_length=1)] = ("findings", "impression"),
+    images_root: Path | None = None,
+    views: Literal["frontal", "all"] = "frontal",
 ) -> Cohort:
-    """Read the reports archive.
+    """Read the reports archive and, if asked for, its pictures.
 
     Parameters
     ----------
@@ -71,19 +84,31 @@ def load(
     sections : tuple of str
         Sections joined, in this order, to the text: of comparison, indication, findings, impression. A report that has
         none of them, as some in the release, is left out and counted.
+    images_root : Path, optional
+        Folder of the pictures, `images/images_normalized/` or `images/` in it; None reads the reports alone.
+    views : {"frontal", "all"}
+        Pictures to keep. Frontal needs `indiana_projections.csv` in `images_root`; Open-i itself gives no views.
 
     Returns
     -------
     Cohort
-        One row a report (`image_id` = `study_id` = the report's id, `path` NaN, `split` NaN: there is no official
-        split). The release gives no patient number and, to our knowledge, has one study a patient, so `patient_id` is
-        the report's id too. `privileged` is indexed by study_id with the column `text`.
+        Without pictures one row a report: `image_id` = `study_id`, the report's id, and `path` NaN. With pictures one
+        row a picture that its report lists, `image_id` as there, `root` = `images_root`. Of equal files of one study
+        the first name stays, and the column `duplicates` has the others; a file under two studies is left out, since
+        its report is not known. `split` is NaN: there is no official one. The release gives no patient number and, to
+        our knowledge, has one study a patient, so `patient_id` is the study's id. `privileged` is indexed by study_id
+        with the column `text`.
     """
     archive = require_file(root / ARCHIVE, WHERE)
     reports = read_reports(archive)
     check_unique(reports, "image_id", ARCHIVE)
     funnel = Funnel()
     funnel.step("reports in the archive", reports, REPORTS_IN_RELEASE)
+    tables = [archive]
+    if images_root is not None:
+        root = images_root
+        tables += [root / name for name in (PROJECTIONS, KAGGLE_REPORTS) if (root / name).is_file()]
+        reports = _with_pictures(reports, root, views, funnel)
 
     reports["text"] = reports[list(sections)].fillna("").agg("\n".join, axis=1).str.strip()
     reports = reports[reports["text"] != ""]
@@ -93,8 +118,9 @@ def load(
     reports = reports[coded].reset_index(drop=True)
     funnel.step("coded as normal or with a finding", reports, note="others: 'no indexing' or image quality only")
 
-    images = reports[["image_id", "patient_id", "study_id"]].assign(path=np.nan, split=np.nan, view=np.nan)
-    images = images.join(label_table(reports["headings"])[list(labels)]).join(reports["n_images"])
+    more = ["n_images"] if images_root is None else ["n_images", "duplicates"]
+    images = reports.reindex(columns=IMAGE_COLUMNS)  # what a source lacks is NaN
+    images = images.join(label_table(reports["headings"])[list(labels)]).join(reports[more])
     for label in labels:
         funnel.step(f"positive: {label}", images[images[label] == 1])
     return Cohort(
@@ -104,8 +130,8 @@ def load(
         images=images,
         boxes=empty_boxes(),
         funnel=funnel.table(),
-        privileged_source=reports[["study_id", "text"]].set_index("study_id"),
-        tables=[archive],
+        privileged_source=reports[["study_id", "text"]].drop_duplicates("study_id").set_index("study_id"),
+        tables=tables,
     )
 
 
@@ -124,7 +150,7 @@ def read_reports(archive: Path) -> pd.DataFrame:
     """Read every report of the archive, in numerical order, without writing any file.
 
     Columns: `image_id, patient_id, study_id` (all the report's id, "CXR1" ...), the sections as text or NaN,
-    `headings` (list of lower-case MeSH majors) and `n_images`.
+    `headings` (list of lower-case MeSH majors), `listed` (ids of its pictures) and `n_images`.
     """
     rows = []
     try:
@@ -164,5 +190,98 @@ def _read_report(content: bytes, name: str) -> dict:
         if text:
             row[section.get("Label", "").lower()] = text
     row["headings"] = [heading.text.strip().lower() for heading in tree.iter("major") if heading.text]
-    row["n_images"] = len(tree.findall(".//parentImage"))
+    row["listed"] = [picture.get("id", "") for picture in tree.iter("parentImage")]
+    row["n_images"] = len(row["listed"])
     return row
+
+
+def _with_pictures(reports: pd.DataFrame, root: Path, views: str, funnel: Funnel) -> pd.DataFrame:
+    """One row a picture with all that its study's report says; every picture that has to go is counted."""
+    pictures, note = _read_pictures(root, views)
+    funnel.step("pictures", pictures, PICTURES_IN_RELEASE, note=note)
+    if views == "frontal":
+        pictures = pictures[pictures["view"] == "frontal"]
+        funnel.step("view frontal", pictures)
+    absent = pictures["path"].isna()
+    if absent.any():
+        raise FileNotFoundError(
+            f"{int(absent.sum())} of {len(pictures)} pictures of {PROJECTIONS} are not in {root}, the first is "
+            f"{pictures['filename'][absent].iloc[0]}; get them from {WHERE_PICTURES}, or take their rows out."
+        )
+    if (root / KAGGLE_REPORTS).is_file():
+        _check_numbering(root / KAGGLE_REPORTS, reports)
+
+    listed = reports.explode("listed").reset_index(drop=True)
+    listed["image_id"] = listed["listed"]
+    listed["film"] = listed["listed"].str.extract(_FILM)["film"]
+    known = int(pictures["patient_id"].isin(reports["patient_id"]).sum())
+    joined = pictures.merge(listed.dropna(subset="film"), on=["patient_id", "film"])
+    note = f"{len(pictures) - known} without a report, {known - len(joined)} not listed by theirs"
+    funnel.step("with a report that lists it", joined, note=note)
+    if joined.empty:
+        raise DataError(f"No report of {ARCHIVE} lists a picture of {root} ({note}); use files of one release.")
+
+    # Equal files have equal sizes: only those are read.
+    sizes = joined["path"].map(lambda path: (root / path).stat().st_size)
+    same = joined[sizes.duplicated(keep=False)]
+    content = same["path"].map(lambda path: file_sha256(root / path)).reindex(joined.index)
+    content = content.fillna(joined["image_id"])
+    by_content = joined.groupby(content, sort=False)
+    joined["duplicates"] = by_content["path"].transform(lambda paths: " ".join(paths.iloc[1:]) or np.nan)
+    shared = by_content["study_id"].transform("nunique") > 1
+    again = content.duplicated() & ~shared
+    note = f"{int(again.sum())} the same as another of their study, {int(shared.sum())} under two studies"
+    joined = joined[~(shared | again)]
+    funnel.step("each file once", joined, note=note)
+    return joined.drop(columns=["film", "filename"])
+
+
+def _read_pictures(root: Path, views: str) -> tuple[pd.DataFrame, str]:
+    """Pictures of the projections table, else of the folder: `patient_id, film, filename, path, view`; and a note."""
+    folders = [root / "images" / "images_normalized", root / "images", root]
+    found = [[f for f in os.listdir(folder) if _PICTURE.fullmatch(f)] if folder.is_dir() else [] for folder in folders]
+    folder, names = next(((f, n) for f, n in zip(folders, found, strict=True) if n), (root, []))
+    if not names:
+        raise FileNotFoundError(
+            f"{root} holds no pictures such as CXR12_IM-0050-1001.png or 12_IM-0050-1001.dcm.png, also not in images/; "
+            f"get them from {WHERE_PICTURES}."
+        )
+    files = pd.DataFrame({"filename": sorted(names)})
+    files[["number", "film"]] = files["filename"].str.extract(_PICTURE)
+    files["path"] = (folder.relative_to(root) / "_").as_posix()[:-1] + files["filename"]
+    twice = files.duplicated(["number", "film"])
+    if twice.any():
+        raise DataError(f"{folder} holds the picture {files['filename'][twice].iloc[0]} under two names; keep one.")
+    table, view, note = files, np.nan, f"no {PROJECTIONS}, so views are unknown"
+    file = root / PROJECTIONS
+    if file.is_file() or views == "frontal":
+        table = read_csv(file, ["uid", "filename", "projection"], f"{WHERE_PICTURES}, or pass views='all'")
+        check_filled(table, ["uid", "filename"], file)
+        check_values(table, "projection", ("Frontal", "Lateral"), file)
+        rows = len(table)
+        table = table.drop_duplicates().reset_index(drop=True)
+        table[["number", "film"]] = table["filename"].str.extract(rf"^{_PICTURE.pattern}$")
+        refuse(table, "filename", table["film"].isna(), file, "names no picture such as 12_IM-0050-1001.dcm.png")
+        refuse(table, "uid", table["uid"] != table["number"], file, "is not the study that its filename names")
+        twice = table.duplicated(["number", "film"])
+        refuse(table, "filename", twice, file, "stands in an earlier row with another name or view")
+        table = table.merge(files[["number", "film", "path"]], how="left", on=["number", "film"])
+        view = table["projection"].str.lower()
+        unnamed = len(files) - int(table["path"].notna().sum())
+        note = f"{rows - len(table)} repeated rows; {unnamed} files without a row are left out"
+    table = table.assign(patient_id="CXR" + table["number"], view=view)
+    table = table.sort_values("number", key=lambda number: number.astype(int), kind="stable")
+    return table[["patient_id", "film", "filename", "path", "view"]], note
+
+
+def _check_numbering(file: Path, reports: pd.DataFrame) -> None:
+    """DataError if `uid` of the Kaggle copy's reports numbers other studies: most MeSH headings then differ."""
+    table = read_csv(file, ["uid", "MeSH"], WHERE_PICTURES).dropna(subset=["uid", "MeSH"])
+    theirs = table["MeSH"].str.lower().str.split(";").map(lambda words: {word.strip() for word in words})
+    ours = reports.set_index("study_id")["headings"].map(set).reindex("CXR" + table["uid"]).to_list()
+    equal = sum(one == other for one, other in zip(theirs, ours, strict=True))
+    if equal < len(table) / 2:
+        raise DataError(
+            f"{file.name}: the MeSH headings of {len(table) - equal} of {len(table)} studies are not those of "
+            f"{ARCHIVE}, so uid numbers other studies; use the published files."
+        )

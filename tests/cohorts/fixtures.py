@@ -135,14 +135,15 @@ def write_cbis_mass(root: Path) -> Path:
 write_cbis_calc = write_cbis_mass  # all four tables lie together
 
 
-def openi_report(number: int, findings: str, impression: str, majors: list[str]) -> str:
+def openi_report(number: int, findings: str, impression: str, majors: list[str], films=("1_IM-0001-3001",)) -> str:
     """Return one report's XML."""
     mesh = "".join(f"<major>{major}</major>" for major in majors)
+    listed = "".join(f'<parentImage id="CXR{number}_{film}"/>' for film in films)
     return (
         f'<?xml version="1.0" encoding="utf-8"?><eCitation><uId id="CXR{number}"/><MedlineCitation><Article><Abstract>'
         f'<AbstractText Label="COMPARISON">None.</AbstractText><AbstractText Label="FINDINGS">{findings}</AbstractText>'
         f'<AbstractText Label="IMPRESSION">{impression}</AbstractText></Abstract></Article></MedlineCitation>'
-        f'<MeSH>{mesh}</MeSH><parentImage id="CXR{number}_1_IM-0001-3001"/></eCitation>'
+        f"<MeSH>{mesh}</MeSH>{listed}</eCitation>"
     )
 
 
@@ -171,6 +172,39 @@ def write_openi(root: Path, members: dict[str, str] | None = None) -> Path:
             tar.addfile(member, io.BytesIO(data))
     root.mkdir(parents=True, exist_ok=True)
     (root / "NLMCXR_reports.tgz").write_bytes(gzip.compress(buffer.getvalue()))
+    return root
+
+
+OPENI_FILMS = {1: ["1_IM-0001-3001", "1_IM-0001-4001"], 2: ["IM-0652-1001"], 10: ["IM-0002-1001", "IM-0002-2001-0001"]}
+
+
+def write_openi_with_pictures(root: Path, layout: str = "kaggle") -> Path:
+    """Four reports, of which three list pictures, and these in the layout `kaggle`, `kaggle-small` or `open-i`."""
+    majors = {
+        1: ["normal"],
+        2: ["Opacity/lung/base/left", "Cardiomegaly/mild"],
+        3: ["Pulmonary Atelectasis/base"],
+        10: ["normal"],
+    }
+    reports = {n: openi_report(n, "Made up.", "", majors[n], OPENI_FILMS.get(n, [])) for n in majors}
+    write_openi(root, {f"ecgen-radiology/{n}.xml": report for n, report in reports.items()})
+    rows = []
+    for number, films in OPENI_FILMS.items():
+        for k, film in enumerate(films):
+            name = f"{number}_{film.removeprefix('1_')}.dcm.{'png' if layout == 'kaggle' else 'jpg'}"
+            rows.append((str(number), name, "Lateral" if k == 1 else "Frontal"))
+            folder = {"kaggle": "images/images_normalized/", "kaggle-small": "images/", "open-i": ""}[layout]
+            name = f"CXR{number}_{film}.png" if layout == "open-i" else name
+            write_image(root / f"{folder}{name}", (40 + number, 32 + k))
+    if layout != "open-i":
+        pd.DataFrame(rows, columns=["uid", "filename", "projection"]).to_csv(
+            root / "indiana_projections.csv", index=False
+        )
+    if layout == "kaggle":
+        table = pd.DataFrame(
+            [(n, ";".join(m), "Made up.") for n, m in majors.items()], columns=["uid", "MeSH", "findings"]
+        )
+        table.to_csv(root / "indiana_reports.csv", index=False)
     return root
 
 

@@ -49,18 +49,37 @@ def test_cbis_shared_patients(shared_data):
     assert shared.loc["mass test", "calc train"] == 18
 
 
-@pytest.mark.shared
-def test_openi():
+@pytest.fixture
+def openi_reports():
     root = paths.data_dir() / "assets" / "openi_reports"
     if not (root / "NLMCXR_reports.tgz").is_file():
         pytest.skip("the Open-i reports are not here: python -m pkd_utils fetch openi_reports")
-    cohort = load_cohort("openi", root)
+    return root
+
+
+@pytest.mark.shared
+def test_openi(openi_reports):
+    cohort = load_cohort("openi", openi_reports)
     steps = cohort.funnel.set_index("step")["rows"]
     assert steps["reports in the archive"] == 3955
     assert steps["with text in findings or impression"] == 3927
     assert cohort.images["Cardiomegaly"].sum() == 395
     texts = [remove_label_terms(text, cohort.labels) for text in cohort.privileged["text"]]
     assert not any(surviving_terms(text, cohort.labels) for text in texts)
+
+
+@pytest.mark.shared
+def test_openi_with_pictures(shared_data, openi_reports):
+    cohort = load_cohort("openi", openi_reports, images_root=shared_data / "openi-cxr")
+    steps = cohort.funnel.set_index("step")
+    assert steps.loc["pictures", ["rows", "patients"]].tolist() == [3794, 3666]
+    assert steps.loc["with a report that lists it", "rows"] == 3794
+    assert steps.loc["each file once", ["rows", "patients"]].tolist() == [3792, 3666]
+    assert steps.loc["coded as normal or with a finding", ["rows", "patients"]].tolist() == [3694, 3574]
+    studies = cohort.images.drop_duplicates("study_id")
+    positive = dict(Cardiomegaly=337, Atelectasis=295, Opacity=507) | {"Pleural Effusion": 140}
+    assert studies[list(positive)].sum().to_dict() == positive
+    checks.check_images_readable(cohort.select(cohort.images["image_id"].iloc[::400]))
 
 
 def test_further_roots_are_relative_to_the_project(monkeypatch, tmp_path):
