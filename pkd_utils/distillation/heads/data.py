@@ -81,12 +81,11 @@ class HeadData:
         if text is not None and not np.asarray(text.lengths).all():
             raise DataError(f"The report of row {int(np.asarray(text.lengths).argmin())} has no tokens: leave it out.")
         # Tokens are frozen, so their normalisation is too: kept where it fits, else made anew for every minibatch.
-        self._kept, self._is_kept = None, torch.zeros(0, dtype=torch.bool)
-        views = tokens.views + 1
-        size = math.prod((views, tokens.rows, tokens.tokens_per_image, tokens.width, dtype.itemsize))
-        if size <= cache_bytes and not self.live:  # memory is taken as rows are asked for
-            self._kept = torch.empty(views * tokens.rows, tokens.tokens_per_image, tokens.width, dtype=dtype)
-            self._is_kept = torch.zeros(views * tokens.rows, dtype=torch.bool)
+        self._kept = None
+        shape = ((tokens.views + 1) * tokens.rows, tokens.tokens_per_image, tokens.width)
+        if math.prod(shape) * dtype.itemsize <= cache_bytes and not self.live:
+            self._kept = torch.empty(shape, dtype=dtype)  # memory is taken as rows are asked for
+            self._is_kept = torch.zeros(shape[0], dtype=torch.bool)
         self._text_is_normal = (
             text is not None and dtype == torch.float32 and text.hidden.numel() * dtype.itemsize <= cache_bytes
         )
@@ -143,26 +142,22 @@ class HeadData:
             found["text_mask"] = F.pad(mask, (0, padding))
         return Inputs(**found)
 
-    def _raw_tokens(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
-        return self.tokens.batch(rows, views).to(self.device, self.dtype)
-
     def _normalised_tokens(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         if self._kept is None:
-            return normalised(self._raw_tokens(rows, views))
+            return normalised(self.tokens.batch(rows, views).to(self.device, self.dtype))
         places = views * self.tokens.rows + rows
         new = ~self._is_kept[places]
         if new.any():
-            self._kept[places[new]] = normalised(self._raw_tokens(rows[new], views[new])).cpu()
+            raw = self.tokens.batch(rows[new], views[new]).to(self.device, self.dtype)
+            self._kept[places[new]] = normalised(raw).cpu()
             self._is_kept[places[new]] = True
         return self._kept[places].to(self.device)
 
     def keeps(self, inputs: Inputs, dropout: float, *key: int) -> Keeps:
         """Dropout masks (B, N, N) of both attentions, functions of `key` (seed, epoch, step) alone."""
-        masks = []
-        for number, x in enumerate((inputs.image, inputs.text)):
-            if x is None or dropout == 0:
-                masks.append(None)
-            else:
-                shape = (len(x), x.shape[1], x.shape[1])
-                masks.append(dropout_keep(shape, dropout, *key, number).to(self.device))
+        masks = [
+            None if x is None or dropout == 0
+            else dropout_keep((len(x), x.shape[1], x.shape[1]), dropout, *key, number).to(self.device)
+            for number, x in enumerate((inputs.image, inputs.text))
+        ]  # fmt: skip
         return Keeps(*masks)

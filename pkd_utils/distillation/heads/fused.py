@@ -195,15 +195,11 @@ NO_DROPOUT = Keeps()
 
 
 class HeadGroup:
-    """Heads that see the same minibatches, computed together; `heads` are textbook modules and stay their owners.
+    """Heads that see the same minibatches, computed together.
 
-    Parameters
-    ----------
-    heads : sequence of modules from `heads.modules.build_head`
-    methods : their methods, which say whether an `AttentionHead` reads image or text
-    dtype : torch.dtype, optional
-        Of the large products: None, that of the tokens; torch.bfloat16, with softmax, sums and everything else in
-        float32.
+    `heads` are textbook modules, which stay their owners; their `methods` say whether an `AttentionHead` reads image or
+    text. `dtype` is that of the large products: None, that of the tokens; torch.bfloat16, with softmax, sums and
+    everything else in float32.
     """
 
     def __init__(self, heads: Sequence[nn.Module], methods: Sequence[str], dtype: torch.dtype | None = None):

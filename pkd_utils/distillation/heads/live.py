@@ -120,35 +120,13 @@ class EpochTokens:
         return torch.from_numpy(mapped).view(dtype)
 
 
-def plan_waves(groups: Sequence[list[HeadSpec]], costs: dict[str, int], budget: int) -> list[list[list[HeadSpec]]]:
-    """Groups that are trained at the same time: teachers' before their students', in few waves within `budget` bytes.
+def train_in_lockstep(fits: Sequence, tokens: EpochTokens | None, bar: tqdm) -> None:
+    """Train groups (`heads.training.GroupTraining`) to their last epochs, and write their files.
 
-    `costs`: bytes of each head, by name. Every group goes into the first wave that has room for it; one that costs
-    more than the budget is a wave of its own. Finished groups count too, so that a run that was stopped continues with
-    the same waves.
-    """
-    waves: list[list[list[HeadSpec]]] = []
-    spent: list[int] = []
-    for group in groups:
-        cost = sum(costs[spec.name] for spec in group)
-        for i, wave in enumerate(waves):
-            alike = (wave[0][0].method in DISTILLED) == (group[0].method in DISTILLED)
-            if alike and spent[i] + cost <= budget:
-                wave.append(group)
-                spent[i] += cost
-                break
-        else:
-            waves.append([group])
-            spent.append(cost)
-    return waves
-
-
-def train_in_lockstep(fits: Sequence, tokens: EpochTokens, bar: tqdm) -> None:
-    """Train the groups of a wave to their last epochs (`heads.training.GroupTraining`), and write their files.
-
-    Groups that a stopped run left an epoch ahead wait for the others. Their images are encoded again with the others',
-    and no group's file is written before all have done its last epoch: the encoder so sees the batches that it would
-    have seen without the stop, and rounds alike.
+    `tokens`, None where they are stored, encode an epoch's images for all groups. Groups that a stopped run left an
+    epoch ahead wait for the others. Their images are encoded again with the others', and no group's file is written
+    before all have done its last epoch: the encoder so sees the batches that it would have seen without the stop, and
+    rounds alike.
     """
     for fit in fits:
         bar.update(fit.epoch)
@@ -156,7 +134,7 @@ def train_in_lockstep(fits: Sequence, tokens: EpochTokens, bar: tqdm) -> None:
         here = [fit for fit in fits if fit.specs[0].epochs >= epoch]
         due = [fit for fit in here if fit.epoch < epoch]
         reading = [fit.specs[0].train_rows for fit in here if _reads_images(fit.specs)]
-        if due and reading:
+        if tokens is not None and due and reading:
             tokens.keep(np.concatenate(reading), epoch)
         for fit in due:
             fit.advance(bar)

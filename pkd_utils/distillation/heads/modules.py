@@ -73,11 +73,7 @@ class TokenAttention(nn.Module):
 class AttentionHead(nn.Module):
     """Attention over the tokens of one input, then a linear classifier: image-only f, its students, and text-only.
 
-    Parameters
-    ----------
-    width : int
-    n_classes : int
-        Logits are (B, n_classes); a yes-or-no task has two classes.
+    Logits are (B, n_classes); a yes-or-no task has two classes.
     """
 
     def __init__(self, width: int, n_classes: int, dropout: float = 0.2):
@@ -156,17 +152,9 @@ def build_head(
 
 
 def dropout_keep(shape: tuple[int, ...], probability: float, *key: int) -> torch.Tensor:
-    """Dropout's mask: True (keep) with 1 - `probability`, a function of `key` alone, the same on every device.
+    """Dropout's mask, on the CPU: True (keep) with 1 - `probability` (met to 1/65536), on every device the same.
 
-    Parameters
-    ----------
-    shape : of the mask
-    probability : float in [0, 1), met to 1/65536
-    key : non-negative integers, such as seed, epoch, step
-
-    Returns
-    -------
-    tensor, bool, on the CPU
+    It is a function of `key` alone: non-negative integers such as seed, epoch, step.
     """
     count = math.prod(shape)
     # 16 bits a draw from a fast counter-seeded generator: ten times faster than torch's bernoulli_.

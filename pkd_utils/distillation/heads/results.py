@@ -24,23 +24,15 @@ Logits = dict[str, dict[int, torch.Tensor]]
 class HeadResults:
     """All heads of one call of `fit_heads`; logits and weights are read from the files when asked for.
 
-    Attributes
-    ----------
-    history : DataFrame
-        One row a head and epoch: name, epoch (from 1), train_loss, validation_auc, validation_loss, test_auc, test_loss
-        (NaN without test rows), seconds (of the epoch of the head's whole group, without the encoder's pass over live
-        tokens, which groups share).
+    `history` has one row a head and epoch: name, epoch (from 1), train_loss, validation_auc, validation_loss, test_auc,
+    test_loss (NaN without test rows), seconds (of the epoch of the head's whole group, without the encoder's pass over
+    live tokens, which groups share).
     """
 
     def __init__(
-        self,
-        specs: Sequence[HeadSpec],
-        folder: Path,
-        build: dict[str, Any],
-        temporary: tempfile.TemporaryDirectory | None = None,
+        self, specs: Sequence[HeadSpec], build: dict[str, Any], temporary: tempfile.TemporaryDirectory | None = None
     ):
-        self.specs = {spec.name: spec for spec in specs}
-        self.folder, self._build = folder, build
+        self.specs, self._build = {spec.name: spec for spec in specs}, build
         self._temporary = temporary  # a temporary folder lives as long as these results
         self._files: dict[str, Path] = {}
         self._histories: list[dict] = []
@@ -51,13 +43,7 @@ class HeadResults:
         return build_head(spec.method, seed=spec.seed, **self._build)
 
     def head(self, name: str) -> nn.Module:
-        """The head at its best validation epoch, in evaluation mode.
-
-        Raises
-        ------
-        DataError
-            If its weights were not kept: nobody learns from a head of its method.
-        """
+        """The head at its best validation epoch, in evaluation mode; DataError if nobody learns from its method."""
         head = self.new_head(name).eval()
         prefix = f"{name}/weights/"
         with safe_open(self._files[name], "pt") as file:
@@ -74,24 +60,22 @@ class HeadResults:
 
     def best_epoch(self, name: str, part: str = "validation") -> int:
         """First epoch with the highest AUC on the "validation" rows or, the way of the paper, on the "test" rows."""
-        rows = [row for row in self._histories if row["name"] == name]
-        return best_epoch(rows, part)
+        return best_epoch([row for row in self._histories if row["name"] == name], part)
 
     def logits(self, name: str, part: str = "validation", epoch: int | str = "best") -> torch.Tensor:
         """Logits (rows, C) float32 on the "validation" or "test" rows, in their order in the spec.
 
-        `epoch` is a number from 1 on, "best" (on the validation rows), "best_test" (on the test rows) or "last".
+        `epoch` is a number from 1 on, "best" (on the validation rows) or "last".
 
         Raises
         ------
         DataError
-            If there are no test rows, or this epoch's logits were not kept (`HeadConfig.keep_logits`).
+            If there are no such rows, or this epoch's logits were not kept (`HeadConfig.keep_logits`).
         """
         spec = self.specs[name]
-        if part not in ("validation", "test") or (spec.test_rows is None and "test" in (part, str(epoch)[5:])):
-            raise DataError(f"Head {name!r} has no {part!r} rows to give logits of, or to choose epoch {epoch!r} on.")
-        chosen = {"best": "validation", "best_test": "test"}
-        number = spec.epochs if epoch == "last" else self.best_epoch(name, chosen[epoch]) if epoch in chosen else epoch
+        if part not in ("validation", "test") or (part == "test" and spec.test_rows is None):
+            raise DataError(f"Head {name!r} has no {part!r} rows to give logits of.")
+        number = {"best": self.best_epoch(name), "last": spec.epochs}.get(epoch, epoch)
         with safe_open(self._files[name], "pt") as file:
             kept = file.get_tensor(f"{name}/epochs").tolist()
             if number not in kept:
@@ -99,23 +83,6 @@ class HeadResults:
             values = file.get_slice(f"{name}/logits")[kept.index(number)]
         split = len(spec.validation_rows)
         return values[:split] if part == "validation" else values[split:]
-
-    def summary(self) -> pd.DataFrame:
-        """One row a head: what it is, its best epoch, its AUC there and at the last epoch, and its best test epoch."""
-        rows = []
-        for spec in self.specs.values():
-            history = [row for row in self._histories if row["name"] == spec.name]
-            best, last = history[best_epoch(history) - 1], history[-1]
-            row = {"name": spec.name, "method": spec.method, "seed": spec.seed, "train_rows": len(spec.train_rows),
-                   "teacher": spec.teacher, "weight": spec.weight, "temperature": spec.temperature,
-                   "best_epoch": best["epoch"], "validation_auc": best["validation_auc"],
-                   "last_validation_auc": last["validation_auc"], "test_auc": best["test_auc"],
-                   "last_test_auc": last["test_auc"]}  # fmt: skip
-            if spec.test_rows is not None:
-                top = history[best_epoch(history, "test") - 1]
-                row |= {"best_test_epoch": top["epoch"], "best_test_auc": top["test_auc"]}
-            rows.append(row)
-        return pd.DataFrame(rows)
 
     def add(self, path: Path) -> None:
         """Take in the file of a finished group."""

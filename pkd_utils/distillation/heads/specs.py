@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -133,20 +133,34 @@ def _check_teacher(spec: HeadSpec, teacher: HeadSpec | None) -> None:
 def group_specs(specs: Sequence[HeadSpec], costs: dict[str, int], budget: int) -> list[list[HeadSpec]]:
     """Groups of heads that share seed, rows and epochs, teachers' groups first, none costlier than `budget` bytes.
 
-    `costs`: bytes of each head, by name. A head that costs more than the budget is a group of its own.
+    `costs`: bytes of each head, by name.
     """
-    alike: dict[tuple, list[HeadSpec]] = {}
+    shared = {}
     for spec in specs:
         facts = spec.facts()
-        shared = tuple(facts[name] for name in ("seed", "epochs", "train_rows", "validation_rows", "test_rows"))
-        alike.setdefault((spec.method in DISTILLED, *shared), []).append(spec)
-    groups = []
-    for members in sorted(alike.values(), key=lambda members: members[0].method in DISTILLED):
-        spent = budget
-        for spec in members:
-            if spent + costs[spec.name] > budget:
-                groups.append([])
-                spent = 0
-            groups[-1].append(spec)
-            spent += costs[spec.name]
-    return groups
+        names = ("seed", "epochs", "train_rows", "validation_rows", "test_rows")
+        shared[spec.name] = (spec.method in DISTILLED, *(facts[name] for name in names))
+    ordered = sorted(specs, key=lambda spec: spec.method in DISTILLED)
+    return _filled(ordered, lambda spec: costs[spec.name], budget, lambda spec: shared[spec.name])
+
+
+def plan_waves(groups: Sequence[list[HeadSpec]], costs: dict[str, int], budget: int) -> list[list[list[HeadSpec]]]:
+    """Groups that are trained at the same time: teachers' before their students', in few waves within `budget` bytes.
+
+    Finished groups count too, so that a run that was stopped continues with the same waves.
+    """
+    return _filled(groups, lambda group: sum(costs[spec.name] for spec in group), budget,
+                   lambda group: group[0].method in DISTILLED)  # fmt: skip
+
+
+def _filled(items: Sequence, cost: Callable[[Any], int], budget: int, kind: Callable[[Any], Any]) -> list[list]:
+    """Items in few lists, each of one kind and within the budget (first fit); a costlier item is a list of its own."""
+    filled: list[list] = []
+    for item in items:
+        for some in filled:
+            if kind(some[0]) == kind(item) and sum(map(cost, some)) + cost(item) <= budget:
+                some.append(item)
+                break
+        else:
+            filled.append([item])
+    return filled

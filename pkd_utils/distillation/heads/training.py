@@ -29,10 +29,10 @@ from tqdm import tqdm
 
 from pkd_utils.distillation.heads.data import HeadData, Inputs, MemoryTokens, Step, TokenSource
 from pkd_utils.distillation.heads.fused import HeadGroup
-from pkd_utils.distillation.heads.live import EpochTokens, plan_waves, train_in_lockstep
+from pkd_utils.distillation.heads.live import EpochTokens, train_in_lockstep
 from pkd_utils.distillation.heads.modules import PROBES, TEACHES
 from pkd_utils.distillation.heads.results import HeadResults, Logits, best_epoch, load_group, save_group
-from pkd_utils.distillation.heads.specs import HeadSpec, check_specs, group_specs
+from pkd_utils.distillation.heads.specs import HeadSpec, check_specs, group_specs, plan_waves
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
@@ -89,22 +89,15 @@ def fit_heads(
 
     Parameters
     ----------
-    specs : sequence of HeadSpec
-        In any order; students may name teachers among them.
-    tokens : TokenSource
+    specs : in any order; students may name teachers among them
     text : `texts.EncodedTexts` with `hidden`, or None
         One report a row of `tokens`: `batch(rows, device)` gives states (B, L, D_t) and a mask (B, L), `identity`.
     targets : (rows,) int array
         Class numbers; -1 where not known (such a row must be in no spec).
-    config : HeadConfig
     folder : path, optional
         One file a group of heads, `group-<hash>.safetensors` (while training `.checkpoint`), and history.parquet.
         None: a temporary folder that lives as long as the results.
     progress : bool, show a tqdm bar
-
-    Returns
-    -------
-    HeadResults
 
     Raises
     ------
@@ -121,7 +114,7 @@ def fit_heads(
     data = HeadData(tokens, text, targets, torch.device(config.device), config.dtype, CACHE_BYTES)
     build = {"n_classes": config.n_classes, "image_width": tokens.width, "text_width": data.text_width,
              "dropout": config.dropout}  # fmt: skip
-    results = HeadResults(specs, folder, build, temporary)
+    results = HeadResults(specs, build, temporary)
     costs = {spec.name: _head_bytes(spec.method, data, config.dtype) for spec in specs}
     groups = group_specs(specs, costs, config.memory_bytes // 2)
     keys = {group[0].name: _group_key(group, data, results, config) for group in groups}
@@ -131,17 +124,14 @@ def fit_heads(
         if live and not all(path.exists() for path in paths.values()):
             tokens.keep_clean(groups, config.teacher_view)
         for wave in waves:
-            fits = []
+            fits = []  # those of the wave before leave the memory
             for group in wave:
                 path = paths[group[0].name]
                 if path.exists():
                     bar.update(group[0].epochs)
                 else:
                     fits.append(GroupTraining(group, data, config, results, path))
-            if live:
-                train_in_lockstep(fits, tokens, bar)
-            elif fits:
-                fits.pop().run(bar)  # one group is in memory at a time
+            train_in_lockstep(fits, tokens if live else None, bar)
             for group in wave:
                 results.add(paths[group[0].name])
     write_parquet(folder / "history.parquet", results.history)
@@ -172,13 +162,6 @@ class GroupTraining:
     def _group(self, heads: list, methods: list[str]) -> HeadGroup:
         low = torch.bfloat16 if self.config.precision == "bfloat16" else None
         return HeadGroup([head.to(self.data.device, self.data.dtype) for head in heads], methods, low)
-
-    def run(self, bar: tqdm) -> None:
-        """Train to the last epoch, and write the group's file."""
-        bar.update(self.epoch)
-        while self.epoch < self.specs[0].epochs:
-            self.advance(bar)
-        self.finish()
 
     def advance(self, bar: tqdm) -> None:
         """Train the next epoch."""

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from pkd_utils.distillation.heads import training
-from pkd_utils.distillation.heads.live import EpochTokens, plan_waves
+from pkd_utils.distillation.heads.live import EpochTokens
+from pkd_utils.distillation.heads.specs import plan_waves
 from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, fit_heads
 from pkd_utils.encoders.tokens.live import LiveTokens
 from pkd_utils.runs.errors import DataError
