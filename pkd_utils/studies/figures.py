@@ -97,19 +97,12 @@ def show_radiograph_grid(
 
     Parameters
     ----------
-    images : sequence of (H, W) arrays
-        uint8 is shown from 0 to 255, float from its own minimum to its own maximum.
-    titles : sequence of str, one an image
-    reference, predicted : sequences of (K, 4) float arrays, one an image
-        Boxes of reference regions and of predicted ones.
-    maps : sequence of (h, w) float arrays, one an image: the patch grid or larger, stretched over the image
+    images : (H, W) arrays; uint8 is shown from 0 to 255, float from its own minimum to its own maximum
+    titles : one an image
+    reference, predicted : (K, 4) arrays, one an image; a box that is empty or outside its image is refused
+    maps : (h, w) float arrays, one an image: the patch grid or larger, stretched over the image
     columns : int, images in a row
     size : float, inches an image
-
-    Raises
-    ------
-    DataError
-        When a box is empty or lies outside its image.
     """
     figure, axes = panels(len(images), columns, size, size * (1.0 if titles is None else 1.15))
     layers = {role: b for role, b in (("reference", reference), ("predicted", predicted)) if b is not None}
@@ -227,7 +220,6 @@ def heat_table(
     Parameters
     ----------
     grid : DataFrame of floats, index = rows (lambda), columns = columns (T); NaN is drawn as a dash
-    value_format : format of a cell's number
     """
     values = grid.to_numpy(dtype=float)
     rows, columns = values.shape

@@ -129,8 +129,7 @@ class SharedValues(NamedTuple):
 def shared_values(baseline: pd.DataFrame, mmpkd: pd.DataFrame, patients: pd.Series) -> SharedValues:
     """Bring two tables of `seeds_by_images`, one metric each, to the images they share; `patients` by image_id."""
     images = baseline.columns.union(mmpkd.columns)
-    defined = [values.reindex(columns=images).notna().all(axis=0) for values in (baseline, mmpkd)]
-    shared = images[defined[0] & defined[1]]
+    shared = baseline.dropna(axis=1).columns.intersection(mmpkd.dropna(axis=1).columns)
     who = patients.reindex(shared).to_numpy()
     return SharedValues(baseline[shared].to_numpy(), mmpkd[shared].to_numpy(), who, len(images) - len(shared))
 
@@ -174,16 +173,10 @@ def compare_maps(
             for metric in metric_names(per_image):
                 pair = shared_values(*(values[metric] for values in students), patients[cohort])
                 primary = map_name == primary_map and metric in primary_metrics
-                row = {
-                    "cohort": cohort,
-                    "map": map_name,
-                    "metric": metric,
-                    "family": "paper" if primary else "exploratory",
-                    "images": len(pair.patients),
-                    "images_left_out": pair.left_out,
-                    "patients": len(set(pair.patients)),
-                }
                 family = len(primary_metrics) if primary else 0
+                row = {"cohort": cohort, "map": map_name, "metric": metric}
+                row |= {"family": "paper" if primary else "exploratory", "images": len(pair.patients)}
+                row |= {"images_left_out": pair.left_out, "patients": len(set(pair.patients))}
                 rows.append(row | _difference(pair, metric not in LOWER_IS_BETTER, family, options))
     table = pd.DataFrame(rows, columns=COLUMNS).assign(holm_p=np.nan)
     for _, part in table[table["mwu_p"].notna()].groupby(["cohort", "family"]):
@@ -206,7 +199,6 @@ def _difference(pair: SharedValues, larger_is_better: bool, family: int, options
     """Means, intervals and tests of one row of `compare_maps`; `family`: metrics judged together, 0 for none."""
     baseline, mmpkd, patients, _ = pair
     row = {"seeds": min(len(baseline), len(mmpkd)), "verdict": ONE_STUDENT}
-    row |= dict.fromkeys(["estimate", "baseline", "mmpkd"], np.nan)
     if baseline.shape[1] == 0:
         return row | {"verdict": "no image has a value of every student"}
     per_seed = [values.mean(1) for values in (baseline, mmpkd)]
@@ -225,13 +217,6 @@ def _difference(pair: SharedValues, larger_is_better: bool, family: int, options
         together = training_interval(baseline, mmpkd, patients, **stricter)
         row |= {"low_family": together.low, "high_family": together.high}
     test, effect = mann_whitney(per_seed[1], per_seed[0]), cliffs_delta(per_seed[1], per_seed[0], options["level"])
-    return row | {
-        "low": found.low,
-        "high": found.high,
-        "cliffs_delta": effect.estimate,
-        "delta_low": effect.low,
-        "delta_high": effect.high,
-        "mwu_p": test.p,
-        "smallest_p": test.smallest_p,
-        "verdict": judge(found.low, found.high, larger_is_better),
-    }
+    row |= {"cliffs_delta": effect.estimate, "delta_low": effect.low, "delta_high": effect.high}
+    row |= {"low": found.low, "high": found.high, "mwu_p": test.p, "smallest_p": test.smallest_p}
+    return row | {"verdict": judge(found.low, found.high, larger_is_better)}

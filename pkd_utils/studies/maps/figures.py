@@ -39,11 +39,8 @@ def map_forest(differences: pd.DataFrame) -> Figure:
     """Draw every difference with its interval: one panel a metric, one line a map, one colour and marker a cohort.
 
     The half of each panel that means "towards the region" is shaded. A filled mark has an interval without zero, an
-    open one has zero inside, and a mark without a line has no interval (one student a method).
-
-    Parameters
-    ----------
-    differences : result of `maps.comparison.compare_maps`, at least one row
+    open one has zero inside, and a mark without a line has no interval (one student a method). `differences` is what
+    `maps.comparison.compare_maps` gives, at least one row.
     """
     cohorts = list(dict.fromkeys(differences["cohort"]))
     maps = list(dict.fromkeys(differences["map"]))
@@ -56,11 +53,8 @@ def map_forest(differences: pd.DataFrame) -> Figure:
         for row in part.to_dict("records"):
             k = cohorts.index(row["cohort"])
             y, style = maps.index(row["map"]) + offsets[k], _style(k)
-            known = np.isfinite(row["low"])
-            if known:
-                ends = [row["low"], row["high"]]
-                ax.plot(ends, [y, y], color=style["color"], linewidth=1.6, solid_capstyle="butt")
-            filled = known and not row["low"] <= 0 <= row["high"]
+            ax.plot([row["low"], row["high"]], [y, y], color=style["color"], linewidth=1.6, solid_capstyle="butt")
+            filled = np.isfinite(row["low"]) and not row["low"] <= 0 <= row["high"]
             ax.plot(row["estimate"], y, **style, markerfacecolor=style["color"] if filled else "white")
         reach = 1.08 * np.nanmax(part[["estimate", "low", "high"]].abs(), initial=0) or 1.0  # of the farthest end
         ax.set_xlim(-reach, reach)
@@ -77,11 +71,8 @@ def map_forest(differences: pd.DataFrame) -> Figure:
 def map_levels(levels: pd.DataFrame, cohort: str) -> Figure:
     """Draw where every map stands: one panel a metric, one line a map, both methods, reference maps as vertical lines.
 
-    Points are means over seeds, lines reach one standard deviation over seeds to either side.
-
-    Parameters
-    ----------
-    levels : result of `maps.verdicts.levels_table`, of which one cohort is drawn
+    Points are means over seeds, lines reach one standard deviation over seeds to either side. `levels` is what
+    `maps.verdicts.levels_table` gives, of which one cohort is drawn.
     """
     table = levels[levels["cohort"] == cohort]
     students = table[table["method"] != "reference"]
@@ -99,9 +90,8 @@ def map_levels(levels: pd.DataFrame, cohort: str) -> Figure:
                 ax.axvline(row["mean"], zorder=0, **styles[row["map"]])
                 continue
             y, colour = maps.index(row["map"]) + offsets[row["method"]], PALETTE[row["method"]]
-            if np.isfinite(row["sd"]):
-                ends = [row["mean"] - row["sd"], row["mean"] + row["sd"]]
-                ax.plot(ends, [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
+            ends = [row["mean"] - row["sd"], row["mean"] + row["sd"]]
+            ax.plot(ends, [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
             ax.plot(row["mean"], y, markers[row["method"]], color=colour, markersize=5)
         _map_axis(ax, maps, metric)
     marks = [Line2D([], [], color=PALETTE[m], marker=markers[m], label=METHOD_NAMES[m]) for m in drawn]
@@ -113,9 +103,7 @@ def map_levels(levels: pd.DataFrame, cohort: str) -> Figure:
 def detectable_curves(table: pd.DataFrame) -> Figure:
     """Draw the smallest detectable difference by number of seeds: one panel a distribution, one line a family's size.
 
-    Parameters
-    ----------
-    table : result of `power.detectable_table`; impossible cases (infinite) are left out of the line
+    `table` is what `power.detectable_table` gives; impossible cases (infinite) are left out of the line.
     """
     names = list(dict.fromkeys(table["distribution"]))
     figure, axes = figures.panels(len(names), len(names), 3.4, 2.89, sharey=True)
@@ -203,10 +191,7 @@ def choose_cases(values: pd.Series) -> dict[str, str]:
     """Images of a gallery: {"best": image_id, "median": ..., "worst": ...} by their value, ties by image_id.
 
     Where two methods are shown, give the mean over all students: one method's own score would show it at its luckiest.
-
-    Parameters
-    ----------
-    values : one AUROC an image, by image_id; images without a value (NaN) are not chosen
+    Images without a value (NaN) are not chosen.
     """
     order = values.dropna().sort_index().sort_values(kind="stable").index
     if len(order) < 3:

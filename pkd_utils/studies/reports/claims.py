@@ -133,11 +133,7 @@ def contrast(scores: pd.DataFrame, claim: Claim, column: str = "auc") -> tuple[p
 
 
 def judge_claim(pair: PairedSeeds, expected: str, margin: float = 0.01) -> str:
-    """One of `VERDICTS`, from the corrected interval over seeds.
-
-    "positive": holds where the interval lies above zero, does not where it lies below; "negative" the other way round;
-    "not positive": holds where it ends below `margin`, does not where it begins above it.
-    """
+    """One of `VERDICTS`, from the corrected interval over seeds: where it lies wholly on one side of the bound."""
     low, high = pair.low_corrected, pair.high_corrected
     yes, no = {
         "positive": (low > 0, high < 0),
@@ -195,8 +191,7 @@ def compare_methods(
     Returns
     -------
     DataFrame
-        task, encoder, size, method, difference, low, high, p (plain paired t), low_corrected, high_corrected,
-        p_corrected, p_holm (of p_corrected), wins, seeds.
+        task, encoder, size, method, the fields of `PairedSeeds`, p_holm (of p_corrected).
     """
     rows = []
     for (task, encoder, size), group in scores.groupby(["task", "encoder", "size"], sort=False):
@@ -206,10 +201,7 @@ def compare_methods(
             both = values.index.intersection(plain.index)
             if len(both) >= 2:
                 pair = paired_seeds(plain.loc[both], values.loc[both], shares[task], level)
-                rows.append({"task": task, "encoder": encoder, "size": size, "method": method,
-                             "difference": pair.difference, "low": pair.low, "high": pair.high, "p": pair.p,
-                             "low_corrected": pair.low_corrected, "high_corrected": pair.high_corrected,
-                             "p_corrected": pair.p_corrected, "wins": pair.wins, "seeds": pair.seeds})  # fmt: skip
+                rows.append({"task": task, "encoder": encoder, "size": size, "method": method, **vars(pair)})
     if not rows:
         raise DataError("There is no method to compare with image_only over two or more seeds.")
     table = pd.DataFrame(rows)

@@ -6,6 +6,7 @@ reported is a choice, so every row holds three readings of the same training, se
 the rows of several runs together.
 """
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -63,15 +64,10 @@ def load_study(encode_run: str, device: str = "cpu", text_run: str = "") -> Stud
     largest = splits["task"].map(sizes.groupby("task")["samples"].max())
     used = (splits["part"] == "evaluate") | (splits["rank"] < largest)  # the others were not encoded
     key = images.index.to_series() if privileged.index.name == "image_id" else images[privileged.index.name]
-    return Study(
-        encoder=facts["parameters"]["image_encoder"],
-        tokens=open_tokens(folder / "tokens", device=device) if (folder / "tokens").exists() else None,
-        text=TextStore(texts / "text") if (texts / "text").exists() else None,
-        tasks=files.read_json(prepared / "tasks.json"),
-        splits=splits[used],
-        sizes=sizes,
-        study_of=key,
-    )
+    tokens = open_tokens(folder / "tokens", device=device) if (folder / "tokens").exists() else None
+    text = TextStore(texts / "text") if (texts / "text").exists() else None
+    tasks = files.read_json(prepared / "tasks.json")
+    return Study(facts["parameters"]["image_encoder"], tokens, text, tasks, splits[used], sizes, key)
 
 
 def head_name(method: str, size: int, seed: int, weight: float | None = None, temperature: float | None = None) -> str:
@@ -112,32 +108,29 @@ def head_specs(
     missing = [s for s in seeds if s not in set(splits["seed"])] + [n for n in sizes if n not in set(table["samples"])]
     if missing:
         raise DataError(f"Task {task} was not prepared with seed or size {missing[0]}: see its splits and sizes.")
-    place = {image_id: row for row, image_id in enumerate(study.rows_of(task))}
+    splits = splits[splits["seed"].isin(seeds)] if len(seeds) else splits
+    table = table[table["samples"].isin(sizes)] if len(sizes) else table
+    place = pd.Index(study.rows_of(task)).get_indexer
     needed = [*methods, *(TEACHER_OF[m] for m in methods if m in TEACHER_OF)]
     specs = []
     for seed, split in splits.groupby("seed"):
-        if len(seeds) and seed not in seeds:
-            continue
         evaluation = split[split["part"] == "evaluate"]
-        first, second = (_places(evaluation.loc[evaluation["half"] == half, "image_id"], place) for half in (0, 1))
-        held = {"validation_rows": _places(evaluation["image_id"], place)}
+        held = {"validation_rows": place(evaluation["image_id"])}
         if selection == "nested":
+            first, second = (place(evaluation.loc[evaluation["half"] == half, "image_id"]) for half in (0, 1))
             held = {"validation_rows": first, "test_rows": second}
         for row in table.itertuples():
-            if len(sizes) and row.samples not in sizes:
-                continue
             shared = {"seed": int(seed), "epochs": epochs or int(row.epochs), "learning_rate": learning_rate, **held,
-                      "train_rows": _places(subset(split, row.samples)["image_id"], place)}  # fmt: skip
+                      "train_rows": place(subset(split, row.samples)["image_id"])}  # fmt: skip
             for method in dict.fromkeys(needed):
                 if method not in DISTILLED:
                     specs.append(HeadSpec(head_name(method, row.samples, seed), method, **shared))
                     continue
                 teacher = head_name(TEACHER_OF[method], row.samples, seed)
-                specs += [
-                    HeadSpec(head_name(method, row.samples, seed, weight, temperature), method, teacher=teacher,
-                             weight=weight, temperature=temperature, **shared)
-                    for weight in weights for temperature in temperatures
-                ]  # fmt: skip
+                for weight, temperature in itertools.product(weights, temperatures):
+                    name = head_name(method, row.samples, seed, weight, temperature)
+                    taught = {"teacher": teacher, "weight": weight, "temperature": temperature}
+                    specs.append(HeadSpec(name, method, **shared, **taught))
     return specs
 
 
@@ -242,11 +235,7 @@ def score_heads(study: Study, task: str, results: HeadResults, names: Iterable[s
         The last epoch: nothing is chosen.
     """
     targets, rows = task_targets(study, task), []
-    place = {image_id: row for row, image_id in enumerate(study.rows_of(task))}
-    halves = {
-        seed: pd.Series(split["half"].to_numpy(), index=_places(split["image_id"], place))
-        for seed, split in study.splits[study.splits["task"] == task].groupby("seed")
-    }
+    halves = study.splits[study.splits["task"] == task].pivot(index="image_id", columns="seed", values="half")
     for name in names:
         spec = results.specs[name]
         part, reported = _reported(spec)
@@ -263,9 +252,8 @@ def score_heads(study: Study, task: str, results: HeadResults, names: Iterable[s
             "auc_other_half": np.nan, "auprc_other_half": np.nan,
         }  # fmt: skip
         if spec.test_rows is None:
-            row["auc_other_half"], row["auprc_other_half"] = _other_half(
-                results, name, truth, halves[spec.seed].loc[reported].to_numpy()
-            )
+            half = halves[spec.seed].to_numpy()[reported]  # its rows are those of `rows_of`, sorted by name
+            row["auc_other_half"], row["auprc_other_half"] = _other_half(results, name, truth, half)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -304,7 +292,3 @@ def _other_half(results: HeadResults, name: str, truth: np.ndarray, half: np.nda
 
 def _probabilities(logits: torch.Tensor) -> np.ndarray:
     return torch.softmax(logits.double(), 1).numpy()
-
-
-def _places(image_ids: Iterable[str], place: dict[str, int]) -> np.ndarray:
-    return np.array([place[image_id] for image_id in image_ids], dtype=np.int64)
