@@ -21,12 +21,7 @@ MOVES = ("Cast", "Expand", "Identity", "Reshape", "Resize", "Transpose")  # oper
 
 
 def read_onnx(path: str | Path) -> dict[str, torch.Tensor]:
-    """Named weights of an ONNX graph, as the exported model's `state_dict` had them.
-
-    Parameters
-    ----------
-    path : str or Path
-        A self-contained ONNX file (weights inside, not beside it), as torch's exporter writes it.
+    """Named weights of a self-contained ONNX file of torch's exporter, as the exported model's `state_dict` had them.
 
     Returns
     -------
@@ -49,22 +44,22 @@ def read_onnx(path: str | Path) -> dict[str, torch.Tensor]:
     stored = _stored(graph, path.name)
     try:
         copies = _copies(graph, stored)
-        names, positions = _linear_names(graph, stored, copies), _position_embeddings(graph, stored)
+        linear, positions = _linear_names(graph, stored, copies), _position_embeddings(graph, stored)
     except (IndexError, ValueError):  # an operation without the inputs or outputs that it must have
         raise DataError(f"{path.name} holds a graph that is no valid ONNX: it is damaged.") from None
     state = {name: tensor for name, tensor in stored.items() if not _anonymous(name)}
     for copy, source in copies.items():
         if not _anonymous(copy):
             _put(state, copy, stored[source], path.name)
-    for source, targets in names.items():
-        for name, transposed in targets.items():
-            _put(state, name, stored[source].T.contiguous() if transposed else stored[source], path.name)
-    found = set(names)
+    for source, name, transposed in linear:
+        _put(state, name, stored[source].T.contiguous() if transposed else stored[source], path.name)
     for name, parts in positions.items():
         _put(state, name, _one_table([stored[part] for part in parts], name, path.name), path.name)
-        found.update(parts)
-    nameless = {name: tensor for name, tensor in stored.items() if _anonymous(name) and name not in found}
-    lost = [name for name, tensor in nameless.items() if tensor.is_floating_point() and tensor.numel() > 1]
+    found = {source for source, _, _ in linear}.union(*positions.values())
+    lost = [
+        name for name, tensor in stored.items()
+        if _anonymous(name) and name not in found and tensor.is_floating_point() and tensor.numel() > 1
+    ]  # fmt: skip
     if lost:
         raise DataError(
             f"{path.name} holds {len(lost)} weights without a name that the graph does not explain "
@@ -127,35 +122,26 @@ def _copies(graph: onnx.GraphProto, stored: dict) -> dict[str, str]:
     return copies
 
 
-def _linear_names(graph: onnx.GraphProto, stored: dict, copies: dict[str, str]) -> dict[str, dict[str, bool]]:
-    """Names of anonymous matrices, from the named bias that is added to their product; whether to transpose.
+def _linear_names(graph: onnx.GraphProto, stored: dict, copies: dict[str, str]) -> list[tuple[str, str, bool]]:
+    """(anonymous matrix, its name from the named bias that is added to its product, whether to transpose).
 
     The exporter stores the matrix of `y = x W' + b` as W', (in, out); one stored matrix may serve several layers.
     """
-    users = {}
+    products, named = {}, []  # (matrix, bias, transposed)
     for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    names = {}
-
-    def name_it(matrix: str, bias: str, transposed: bool) -> None:
-        if bias.endswith(".bias") and (bias in stored or bias in copies):
-            names.setdefault(copies.get(matrix, matrix), {})[bias.removesuffix("bias") + "weight"] = transposed
-
-    for node in graph.node:
-        if node.op_type not in ("MatMul", "Gemm") or not _anonymous(node.input[1]):
-            continue
-        matrix = node.input[1]
-        if copies.get(matrix, matrix) not in stored:
-            continue  # a product of two activations
-        if node.op_type == "Gemm" and len(node.input) == 3:
+        if node.op_type in ("MatMul", "Gemm") and _anonymous(node.input[1]):
             settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            if settings.get("alpha", 1.0) == 1.0 and not settings.get("transA", 0):
-                name_it(matrix, node.input[2], not settings.get("transB", 0))
-        for add in users.get(node.output[0], []) if node.op_type == "MatMul" else []:
-            for bias in add.input if add.op_type == "Add" else []:
-                name_it(matrix, bias, True)
-    return names
+            if node.op_type == "MatMul":
+                products[node.output[0]] = node.input[1]
+            elif len(node.input) == 3 and settings.get("alpha", 1.0) == 1.0 and not settings.get("transA", 0):
+                named.append((node.input[1], node.input[2], not settings.get("transB", 0)))
+        elif node.op_type == "Add":  # nodes stand in the order of computation
+            named += [(products[name], bias, True) for name in node.input if name in products for bias in node.input]
+    return [
+        (copies.get(matrix, matrix), bias.removesuffix("bias") + "weight", transposed)
+        for matrix, bias, transposed in named
+        if copies.get(matrix, matrix) in stored and bias.endswith(".bias") and (bias in stored or bias in copies)
+    ]
 
 
 def _position_embeddings(graph: onnx.GraphProto, stored: dict) -> dict[str, list[str]]:

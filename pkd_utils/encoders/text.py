@@ -117,17 +117,10 @@ class TextEncoder(FrozenEncoder):
     forward = encode
 
     def tokens(self, texts: Sequence[str] | EncodedTexts) -> TextTokens:
-        """States of texts, one batch, in their order, padded to the longest.
+        """States of texts (or of what `tokenize` gave), one batch, in their order, padded to the longest.
 
-        Parameters
-        ----------
-        texts : sequence of str, or what `tokenize` gave
-            Texts that are too long are an error here; to cut them, `tokenize(..., on_long="cut")` first.
-
-        Returns
-        -------
-        TextTokens
-            On the encoder's device; [CLS] and [SEP] count as tokens of the text.
+        They lie on the encoder's device; [CLS] and [SEP] count as tokens. Texts that are too long are an error here; to
+        cut them, `tokenize(..., on_long="cut")` first.
         """
         packed = texts if isinstance(texts, EncodedTexts) else self.tokenize(texts)
         ids, mask = replace(packed, hidden=None).batch(range(len(packed.lengths)), self.device)
@@ -148,8 +141,7 @@ class TextEncoder(FrozenEncoder):
         Returns
         -------
         EncodedTexts
-            `hidden` is (total, D) float16: 2 D bytes a token (6,000 reports of 100 tokens at D = 768: 0.9 GB, in
-            memory while encoding).
+            `hidden` is (total, D) float16, in memory while encoding (6,000 reports of 100 tokens at D = 768: 0.9 GB).
         """
         how = {"device": self.device, "batch_size": batch_size, "cache": cache, "what": self.facts.title}
         return read_cache(cache, packed.identity) or encode_packed(
@@ -182,12 +174,7 @@ def load_text_encoder(
     layer : "last", "sum_last_4" or int
         Not stated in the paper. "last" is the last block's output; "sum_last_4" the sum over the last four, as GLoRIA
         uses Bio_ClinicalBERT; an int counts as `hidden_states` does: 0 embeddings, -1 last.
-    device : where to compute; tokens stay there
-    precision : {"fp32", "bf16", "auto"}
-        "bf16" computes matrix products in bfloat16; tokens are float32 in any case.
-    allow_download : bool
-        Consent to fetch the folder from the Hugging Face hub. HF_HUB_OFFLINE is respected.
-    seed : int, of random weights
+    device, precision, allow_download, seed : as in `load_image_encoder`
     vocabulary : path, optional
         Random weights only: a folder with the encoder's vocab.txt or tokenizer.json; without it there is no `tokenize`.
 

@@ -81,13 +81,8 @@ def texts_sha256(texts: list[str]) -> str:
 def pack_tokens(tokenizer: Tokenizer, texts: list[str], longest: int, on_long: str, identity: str) -> EncodedTexts:
     """Tokenize texts, as `check_texts` gave them, by a tokenizer without truncation and padding.
 
-    Parameters
-    ----------
-    longest : int
-        Tokens a text may have, special tokens included.
-    on_long : {"error", "cut"}
-        What happens to longer texts: refused by position and length, never by their words; or cut before the closing
-        special token, and counted.
+    Texts longer than `longest` tokens, special ones included, are refused by position and length, never by their words;
+    with `on_long` "cut" they are cut before the closing special token, and counted.
     """
     special = tokenizer.num_special_tokens_to_add(False)
     if longest <= special:
@@ -121,20 +116,9 @@ def encode_packed(
 ) -> EncodedTexts:
     """Run an encoder over packed texts and keep its states as `hidden` (total, D), without padding.
 
-    Parameters
-    ----------
-    forward : callable
-        (B, L) int64 tokens and a (B, L) bool mask on `device` -> (B, L, D) states.
-    width, dtype : int, torch.dtype
-        Of the result: D, and float16 or float32; it is in memory as a whole, 2 or 4 bytes a number.
-    cache : path or None
-        Written at the end. Until then parts lie beside it, one about every `PART_SECONDS`, so that an interrupted
-        encoding continues and gives the same bits.
-
-    Raises
-    ------
-    DataError
-        If a state is not finite in `dtype`, by the text's position.
+    `forward` makes (B, L, D) states of (B, L) int64 tokens and a (B, L) bool mask; D is `width`. A `cache` is written
+    at the end. Until then parts lie beside it, one about every `PART_SECONDS`, so that an interrupted encoding goes on
+    to the same bits. States that are not finite in `dtype` are refused, by the text's position.
     """
     order = np.argsort(-encoded.lengths, kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -67,8 +67,7 @@ def preprocess(
         left, top, width, height = crop
         image = _resize(image.crop((left, top, left + width, top + height)), steps.crop, steps.crop, steps)
     else:
-        image = _resize_whole(image, steps)
-        image = _centre_crop(image, steps)
+        image = _centre_crop(_resize_whole(image, steps), steps)
     if steps.grey == "last":
         image = image.convert("L")
     pixels = tv.to_tensor(image).expand(3, -1, -1)
@@ -83,21 +82,10 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.4, 0.9),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-    """A rectangle as torchvision's RandomResizedCrop draws it, from a numpy generator.
+    """(left, top, width, height) in pixels, as torchvision's RandomResizedCrop draws it, from a numpy generator.
 
-    Parameters
-    ----------
-    width, height : int, pixels of the stored image
-    rng : numpy Generator
-    scale : (least, most)
-        Share of the image's area; the paper's 0.4 to 0.9.
-    ratio : (least, most)
-        Width over height, uniform on a logarithmic scale; not stated in the paper, torchvision's default.
-
-    Returns
-    -------
-    (left, top, width, height) : integers, pixels; after ten draws that do not fit, the largest centred rectangle
-        within `ratio`
+    `scale` is a share of the image's area, `ratio` is width over height, uniform on a logarithmic scale. After ten
+    draws that do not fit it is the largest centred rectangle within `ratio`.
     """
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
@@ -105,12 +93,8 @@ def random_resized_crop(
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
-    if width / height < ratio[0]:
-        w, h = width, round(width / ratio[0])
-    elif width / height > ratio[1]:
-        w, h = round(height * ratio[1]), height
-    else:
-        w, h = width, height
+    fitting = min(max(width / height, ratio[0]), ratio[1])
+    w, h = min(width, round(height * fitting)), min(height, round(width / fitting))
     return (width - w) // 2, (height - h) // 2, w, h
 
 
@@ -126,11 +110,10 @@ def _resize_whole(image: Image.Image, steps: Preprocessing) -> Image.Image:
     if steps.rule == "shorter":
         short = min(width, height)  # the longer side is cut to a whole number, as torchvision and transformers do
         return _resize(image, int(steps.resize * width / short), int(steps.resize * height / short), steps)
-    fraction = steps.resize / max(width, height)
-    inner = [steps.resize if side == max(width, height) else max(1, int(side * fraction)) for side in (width, height)]
-    image = _resize(image, *inner, steps)
-    canvas = Image.new(image.mode, (steps.resize, steps.resize))
-    canvas.paste(image, ((steps.resize - image.width) // 2, (steps.resize - image.height) // 2))
+    side, long = steps.resize, max(width, height)
+    image = _resize(image, *(side if n == long else max(1, int(n * (side / long))) for n in (width, height)), steps)
+    canvas = Image.new(image.mode, (side, side))
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return canvas
 
 

@@ -179,8 +179,7 @@ def encode_texts(
     Raises
     ------
     DataError
-        An identifier given twice, a report that is too long or no text (by position, never by its words), or a target
-        that holds something else.
+        An identifier given twice, a report that is too long or no text, or a target that holds something else.
     """
     ids, texts, target = list(ids), list(texts), Path(target)
     check_unique(ids, "report")
