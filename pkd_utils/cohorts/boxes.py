@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from pkd_utils.cohorts.checks import require_file
-from pkd_utils.cohorts.table import BOX_COLUMNS
+from pkd_utils.cohorts.table import BOX_COLUMNS, within
 from pkd_utils.images.decode import image_size
 from pkd_utils.runs.errors import DataError
 
@@ -37,15 +37,15 @@ def read_coco(path: Path, where: str) -> pd.DataFrame:
     return table.astype({"file_name": "str", "label": "str"} | dict.fromkeys(columns[2:], "float64"))
 
 
-def rescale_to_stored(boxes: pd.DataFrame, paths: pd.Series) -> tuple[pd.DataFrame, int]:
-    """Rescale boxes from the declared size of their image to the size of the file on disk (headers are read).
+def boxes_of(images: pd.DataFrame, table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, int]:
+    """The boxes that are of these images, rescaled from the declared size to that of the stored file (its header).
 
     Parameters
     ----------
-    boxes : DataFrame
-        `image_id, label, x, y, width, height, declared_width, declared_height`.
-    paths : Series
-        Absolute path of each image, indexed by `image_id`; must cover the boxes.
+    images : DataFrame
+        `image_id` and `path`, relative to `root`.
+    table : DataFrame
+        `image_id, label, x, y, width, height, declared_width, declared_height`, boxes of other images too.
 
     Returns
     -------
@@ -53,14 +53,13 @@ def rescale_to_stored(boxes: pd.DataFrame, paths: pd.Series) -> tuple[pd.DataFra
         The boxes of the contract (`table.BOX_COLUMNS`), in pixels of the stored image, and the number of images whose
         declared size differed.
     """
-    bad = ~(boxes[["declared_width", "declared_height"]] > 0).all(axis=1)
-    if bad.any():
-        first = boxes["image_id"][bad].iloc[0]
-        raise DataError(f"The annotation of image {first!r} declares no image size; correct the annotation file.")
-    ids = boxes["image_id"].unique()
-    sizes = pd.DataFrame([image_size(paths[i]) for i in ids], index=ids, columns=["w", "h"], dtype="float64")
-    stored = sizes.loc[boxes["image_id"]].to_numpy().reshape(-1, 2)
-    scale = stored / boxes[["declared_width", "declared_height"]].to_numpy()
+    paths = images[within(images["image_id"], pd.Index(table["image_id"].unique()))].set_index("image_id")["path"]
+    boxes = table[table["image_id"].isin(paths.index)]
+    declared = boxes[["declared_width", "declared_height"]].to_numpy()
+    for image in boxes["image_id"][~(declared > 0).all(axis=1)]:
+        raise DataError(f"The annotation of image {image!r} declares no image size; correct the annotation file.")
+    sizes = pd.DataFrame([image_size(root / path) for path in paths], paths.index, ["width", "height"], dtype="float64")
+    scale = sizes.loc[boxes["image_id"]].to_numpy().reshape(-1, 2) / declared
     result = boxes[["image_id", "label"]].copy()
     for axis, (start, length) in enumerate((("x", "width"), ("y", "height"))):
         result[f"{start}0"] = boxes[start].to_numpy() * scale[:, axis]

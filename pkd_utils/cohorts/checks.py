@@ -109,11 +109,11 @@ def as_times(table: pd.DataFrame, columns: Sequence[str], file: Path, form: str)
 
 def check_unique(table: pd.DataFrame, column: str, source: str) -> None:
     """Raise DataError if two rows carry the same identifier."""
-    duplicated = table[column].duplicated(keep=False)
-    if duplicated.any():
+    repeated = table[column][table[column].duplicated(keep=False)]
+    if len(repeated):
         raise DataError(
-            f"{source}: {column} {table[column][duplicated].iloc[0]!r} occurs more than once "
-            f"({int(duplicated.sum())} such rows); remove the duplicate rows."
+            f"{source}: {column} {repeated.iloc[0]!r} occurs more than once ({len(repeated)} such rows); "
+            "remove the duplicate rows."
         )
 
 
@@ -123,21 +123,20 @@ def _is_empty(values: pd.Series) -> pd.Series:
 
 def check_patient_ids(images: pd.DataFrame, source: str) -> None:
     """Raise DataError if a row has no patient id: without it no split can keep patients apart."""
-    missing = _is_empty(images["patient_id"])
-    if missing.any():
-        first = images.loc[missing, "image_id"].iloc[0]
+    missing = images["image_id"][_is_empty(images["patient_id"])]
+    if len(missing):
         raise DataError(
-            f"{source}: {int(missing.sum())} row(s) have no patient id, the first is image {first!r}; "
+            f"{source}: {len(missing)} row(s) have no patient id, the first is image {missing.iloc[0]!r}; "
             "add the id or remove the row."
         )
 
 
 def check_text(privileged: pd.DataFrame, source: str) -> None:
     """Raise DataError if a report has no text."""
-    empty = _is_empty(privileged["text"])
-    if empty.any():
+    empty = privileged.index[_is_empty(privileged["text"])]
+    if len(empty):
         raise DataError(
-            f"{source}: {int(empty.sum())} report(s) have no text, the first is {privileged.index[empty][0]!r}; "
+            f"{source}: {len(empty)} report(s) have no text, the first is {empty[0]!r}; "
             "remove them, or pass report_missing='drop' to leave them out and count them in the funnel."
         )
 
@@ -152,18 +151,16 @@ def check_images_readable(cohort: Cohort) -> None:
 
 def check_cohort(cohort: Cohort) -> None:
     """Raise DataError with one sentence if a cohort breaks the contract of `Cohort`; reads headers of boxed images."""
-    problem = next(_problems(cohort), None)
-    if problem is not None:
+    for problem in _problems(cohort):
         raise DataError(f"{cohort.info.name}: {problem}")
 
 
 def _problems(cohort: Cohort) -> Iterator[str]:
     """What breaks the contract, the most basic first; the later ones rely on the earlier ones being absent."""
     images, boxes = cohort.images, cohort.boxes
-    wanted = (("images", [*IMAGE_COLUMNS, *cohort.labels]), ("boxes", BOX_COLUMNS), ("funnel", FUNNEL_COLUMNS))
-    for table, columns in wanted:
-        missing = [column for column in columns if column not in getattr(cohort, table).columns]
-        if missing:
+    wanted = {"images": [*IMAGE_COLUMNS, *cohort.labels], "boxes": BOX_COLUMNS, "funnel": FUNNEL_COLUMNS}
+    for table, columns in wanted.items():
+        if missing := [column for column in columns if column not in getattr(cohort, table).columns]:
             yield f"the table {table} has no column {', '.join(missing)}; the loader must give it."
     if images.empty:
         yield "no image is left after the filters; cohort options and the files do not fit."

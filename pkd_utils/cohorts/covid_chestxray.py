@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
+from pkd_utils.cohorts.boxes import boxes_of, read_coco
 from pkd_utils.cohorts.checks import (
     check_filled,
     check_patient_ids,
@@ -135,20 +135,12 @@ def load(
     tables, box_table = [file], empty_boxes()
     if boxes:
         annotation = next((root / name for name in ANNOTATIONS if (root / name).is_file()), root / ANNOTATIONS[0])
-        box_table = _lung_boxes(annotation, root, images)
+        coco = read_coco(annotation, f"{WHERE} (folder annotations), or pass boxes=False")
+        box_table, _ = boxes_of(images, coco.rename(columns={"file_name": "image_id"}), root)
         tables.append(annotation)
         funnel.step("with lung boxes", images[images["image_id"].isin(box_table["image_id"])])
-    with_text = table.loc[table["text"] != "", ["image_id", "text"]].set_index("image_id")
-    return Cohort(
-        info=INFO,
-        root=root,
-        labels=list(labels),
-        images=images,
-        boxes=box_table,
-        funnel=funnel.table(),
-        privileged_source=with_text,
-        tables=tables,
-    )
+    notes = table.loc[table["text"] != "", ["image_id", "text"]].set_index("image_id")
+    return Cohort(INFO, root, list(labels), images, box_table, funnel.table(), notes, tables)
 
 
 def _label_values(source: pd.Series, label: str) -> pd.Series:
@@ -158,13 +150,3 @@ def _label_values(source: pd.Series, label: str) -> pd.Series:
         known = ~source.fillna("unknown").str.strip().str.lower().isin(UNKNOWN_FINDINGS)
         return parts.map(lambda names: float("COVID-19" in names)).where(known).astype("float64")
     return source.map({"Y": 0.0, "N": 1.0} if label == "death" else {"Y": 1.0, "N": 0.0}).astype("float64")
-
-
-def _lung_boxes(annotation: Path, root: Path, images: pd.DataFrame) -> pd.DataFrame:
-    """Read the lung boxes of the selected images, in pixels of the stored files."""
-    coco = read_coco(annotation, f"{WHERE} (folder annotations), or pass boxes=False")
-    coco = coco.rename(columns={"file_name": "image_id"})
-    coco = coco[coco["image_id"].isin(images["image_id"])]
-    paths = (str(root) + "/" + images["path"]).map(Path).set_axis(images["image_id"])
-    result, _ = rescale_to_stored(coco, paths)
-    return result

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.boxes import read_coco, rescale_to_stored
+from pkd_utils.cohorts.boxes import boxes_of, read_coco
 from pkd_utils.cohorts.checks import as_numbers, check_filled, check_text, check_unique, check_values, read_csv, refuse
 from pkd_utils.cohorts.report_sections import read_reports
 from pkd_utils.cohorts.table import SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, source_info, within
@@ -140,17 +140,8 @@ def load(
         box_table, note = _ms_cxr_boxes(file, root, images)
         tables.append(file)
         funnel.step("with MS-CXR boxes", images[images["image_id"].isin(box_table["image_id"])], note=note)
-    return Cohort(
-        info=info,
-        root=root,
-        labels=list(labels),
-        images=images,
-        boxes=box_table,
-        funnel=funnel.table(),
-        privileged_source=privileged,
-        tables=tables,
-        masks_root=root / "masks" if (root / "masks").is_dir() else None,
-    )
+    masks_root = root / "masks" if (root / "masks").is_dir() else None
+    return Cohort(info, root, list(labels), images, box_table, funnel.table(), privileged, tables, masks_root)
 
 
 def _uncertain_policies(uncertain: str | Mapping[str, str], labels: tuple[str, ...]) -> dict[str, str]:
@@ -256,9 +247,6 @@ def _ms_cxr_boxes(file: Path, root: Path, images: pd.DataFrame) -> tuple[pd.Data
     else:
         table = read_coco(file, WHERE_BOXES)
         table["image_id"] = table["file_name"].str.removesuffix(".jpg")
-    boxed = images[within(images["image_id"], pd.Index(table["image_id"].unique()))]
-    selected = table[table["image_id"].isin(boxed["image_id"])]
-    paths = pd.Series([root / path for path in boxed["path"]], index=boxed["image_id"])
-    boxes, rescaled = rescale_to_stored(selected, paths)
-    left_out = table["image_id"].nunique() - selected["image_id"].nunique()
+    boxes, rescaled = boxes_of(images, table, root)
+    left_out = table["image_id"].nunique() - boxes["image_id"].nunique()
     return boxes, f"{left_out} boxed images are not among the selected; {rescaled} images rescaled"

@@ -123,16 +123,8 @@ def load(
     images = images.join(label_table(reports["headings"])[list(labels)]).join(reports[more])
     for label in labels:
         funnel.step(f"positive: {label}", images[images[label] == 1])
-    return Cohort(
-        info=INFO,
-        root=root,
-        labels=list(labels),
-        images=images,
-        boxes=empty_boxes(),
-        funnel=funnel.table(),
-        privileged_source=reports[["study_id", "text"]].drop_duplicates("study_id").set_index("study_id"),
-        tables=tables,
-    )
+    privileged = reports[["study_id", "text"]].drop_duplicates("study_id").set_index("study_id")
+    return Cohort(INFO, root, list(labels), images, empty_boxes(), funnel.table(), privileged, tables)
 
 
 def label_table(headings: pd.Series) -> pd.DataFrame:

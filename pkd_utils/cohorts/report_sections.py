@@ -81,18 +81,16 @@ def split_sections(report: str) -> dict[str, str]:
         report's last paragraph.
     """
     # The line break in front lets a header stand in the first line, too.
-    report = "\n" + _RULES.sub("", report.replace("\r\n", "\n"))
-    headers = list(SECTION_HEADER.finditer(report))
-    ends = [header.start() for header in headers[1:]] + [len(report)] * bool(headers)
+    before, *parts = SECTION_HEADER.split("\n" + _RULES.sub("", report.replace("\r\n", "\n")))
+    headers, bodies = parts[::2], parts[1::2]
     sections = {}
-    for header, end in zip(headers, ends, strict=True):
-        name = " ".join(header[1].lower().split())
-        text = " ".join(report[header.end() : end].split())
-        if text:
-            sections[SECTION_NAMES.get(name, name)] = text
+    for header, body in zip(headers, bodies, strict=True):
+        name = " ".join(header.lower().split())
+        if body.strip():
+            sections[SECTION_NAMES.get(name, name)] = " ".join(body.split())
     if "impression" not in sections and "findings" not in sections:
-        body = report[headers[-1].end() :] if headers else report
-        paragraphs = [" ".join(block.split()) for block in re.split(r"\n[ \t]*\n", body) if block.strip()]
+        last = [before, *bodies][-1]
+        paragraphs = [" ".join(block.split()) for block in re.split(r"\n[ \t]*\n", last) if block.strip()]
         # A last section of one paragraph is that section (say, a comparison), not free text at the end.
         if paragraphs and (not headers or len(paragraphs) > 1):
             sections["last_paragraph"] = paragraphs[-1]
@@ -152,8 +150,7 @@ def read_reports(root: Path, studies: pd.DataFrame, sections: Sequence[str]) -> 
             rows += found
             bar.update(len(found))
     table = pd.DataFrame(rows, columns=["text", "sections"], index=pd.Index(studies["study_id"], name="study_id"))
-    table["text"] = table["text"].mask(table["text"] == "", np.nan)
-    return table.astype("str")
+    return table.assign(text=table["text"].replace("", np.nan)).astype("str")
 
 
 def _read_one(source, where: Path, name: str, sections: Sequence[str]) -> tuple[str, str]:

@@ -54,11 +54,10 @@ def source_info(info: CohortInfo, simulated_title: str, root: Path, folders: Ite
     """
     simulated = (root / "SIMULATED.txt").is_file()
     here = [folder for folder in (root, *folders) if folder.is_dir()]
-    marks = [(folder / "SIMULATED.txt").is_file() or (folder.parent / "SIMULATED.txt").is_file() for folder in here]
+    marks = [any((place / "SIMULATED.txt").is_file() for place in (folder, folder.parent)) for folder in here]
     if any(mark != simulated for mark in marks):
-        raise DataError(
-            f"Of {', '.join(map(str, here))} some are simulated (SIMULATED.txt) and some are not; use one kind."
-        )
+        names = ", ".join(map(str, here))
+        raise DataError(f"Of {names} some are simulated (SIMULATED.txt) and some are not; use one kind.")
     if not simulated:
         return info
     told = {"title": simulated_title, "licence": "see SIMULATED.txt", "citation": "made by pkd_utils.demo"}
@@ -69,17 +68,15 @@ class Funnel:
     """Collects the rows and patients that are left after each step of a loader."""
 
     def __init__(self) -> None:
-        self._steps: list[dict] = []
+        self._steps: list[tuple] = []
 
     def step(self, name: str, rows: pd.DataFrame, paper: float = np.nan, note: str = "") -> None:
         """Record one step: `rows` needs a column `patient_id`; `paper` is the publication's count of rows."""
-        patients = int(rows["patient_id"].nunique())
-        self._steps.append({"step": name, "rows": len(rows), "patients": patients, "paper": paper, "note": note})
+        self._steps.append((name, len(rows), rows["patient_id"].nunique(), paper, note))
 
     def table(self) -> pd.DataFrame:
         """Return the steps as a table with columns step, rows, patients, paper, note."""
-        table = pd.DataFrame(self._steps, columns=FUNNEL_COLUMNS)
-        return table.astype({"rows": "int64", "patients": "int64", "paper": "float64"})
+        return pd.DataFrame(self._steps, columns=FUNNEL_COLUMNS).astype({"paper": "float64"})
 
 
 @dataclass(repr=False)
@@ -103,8 +100,7 @@ class Cohort:
     funnel : DataFrame
         `step, rows, patients, paper, note`: what every filter left, beside the paper's count.
     privileged_source : DataFrame or callable
-        The privileged table, or a function of no arguments and one parameter (the `images` table) that reads it; see
-        `privileged`.
+        The privileged table, or a function of the `images` table that reads it; see `privileged`.
     tables : list of Path
         The table files that were read; `data_hash` covers them.
     masks_root : Path or None
@@ -129,8 +125,7 @@ class Cohort:
         """
         if callable(self.privileged_source):
             table = self.privileged_source(self.images)
-            problem = next(privileged_problems(table, self.images), None)
-            if problem is not None:
+            for problem in privileged_problems(table, self.images):
                 raise DataError(f"{self.info.name}: {problem}")
             return table
         keys = self.images[self.privileged_source.index.name].unique()
@@ -206,14 +201,12 @@ class Cohort:
         digest = hashlib.sha256()
         for table in sorted(self.tables):
             digest.update(bytes.fromhex(file_sha256(table)))
-        if self.has_images:
-            for path in sorted(self.images["path"]):
-                file = f"{self.root}/{path}"  # a Path for each of 377,110 images takes longer than asking for its size
-                if not os.path.isfile(file):
-                    raise FileNotFoundError(f"Image {file} is missing; cohort {self.info.name} lists it.")
-                digest.update(f"{path} {os.path.getsize(file)}\n".encode())
-        privileged = self.privileged.sort_index()
-        digest.update(pd.util.hash_pandas_object(privileged, index=True).to_numpy().tobytes())
+        for path in sorted(self.images["path"]) if self.has_images else ():
+            file = f"{self.root}/{path}"  # a Path for each of 377,110 images takes longer than asking for its size
+            if not os.path.isfile(file):
+                raise FileNotFoundError(f"Image {file} is missing; cohort {self.info.name} lists it.")
+            digest.update(f"{path} {os.path.getsize(file)}\n".encode())
+        digest.update(pd.util.hash_pandas_object(self.privileged.sort_index()).to_numpy().tobytes())
         return digest.hexdigest()
 
     @property
@@ -224,20 +217,18 @@ class Cohort:
     def __repr__(self) -> str:
         kind = " (SIMULATED)" if self.info.simulated else ""
         noun = "images" if self.has_images else "rows"
+        splits = self.images["split"].fillna("no split").value_counts(sort=False)
         lines = [
             f"{self.info.title}{kind}, licence {self.info.licence}",
             f"  {len(self.images):,} {noun}, {self.images['study_id'].nunique():,} studies, "
             f"{self.images['patient_id'].nunique():,} patients, "
             f"{len(self.boxes):,} boxes on {self.boxes['image_id'].nunique():,} images",
+            "  splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items()),
         ]
-        splits = self.images["split"].fillna("no split").value_counts(sort=False)
-        lines.append("  splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items()))
         for label in self.labels:
-            values = self.images[label]
-            lines.append(
-                f"  {label}: {int((values == 1).sum()):,} positive, {int((values == 0).sum()):,} negative, "
-                f"{int(values.isna().sum()):,} unknown"
-            )
+            counts = self.images[label].map({1: "positive", 0: "negative"}).fillna("unknown").value_counts()
+            words = [f"{counts.get(kind, 0):,} {kind}" for kind in ("positive", "negative", "unknown")]
+            lines.append(f"  {label}: {', '.join(words)}")
         return "\n".join(lines)
 
 

@@ -127,16 +127,9 @@ def load(
         funnel.step(f"pathology {name}", images[images["pathology"] == name])
     what, splits = f"{BOX_LABELS[kind]} {_TITLES[pixels]}", SPLITS if validate_share else ("train", "test")
     info = replace(INFO, name=f"cbis_{kind}", title=f"CBIS-DDSM {what}", splits=splits)
-    return cohort_class(
-        info=source_info(info, f"Simulated {what} in the layout of CBIS-DDSM", root),
-        root=root,
-        labels=[name.lower() for name in names],
-        images=images,
-        boxes=boxes,
-        funnel=funnel.table(),
-        privileged_source=_features(table, kind),
-        tables=tables,
-    )
+    info = source_info(info, f"Simulated {what} in the layout of CBIS-DDSM", root)
+    labels = [name.lower() for name in names]
+    return cohort_class(info, root, labels, images, boxes, funnel.table(), _features(table, kind), tables)
 
 
 # What `cohorts.SOURCES` names: `load` with the kind of abnormality fixed.

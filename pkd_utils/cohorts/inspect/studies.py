@@ -106,16 +106,10 @@ def load(
     images = _add_paths(images, root, folders, pixels, funnel, published)
     for label in labels:
         _count_label(funnel, images, label, info.simulated)
-    return Cohort(
-        info=info,
-        root=root,
-        labels=list(labels),
-        images=images.reset_index(drop=True),
-        boxes=empty_boxes(),
-        funnel=funnel.table(),
-        privileged_source=privileged[privileged.index.isin(images["study_id"])],
-        tables=[files["labels"], files["splits"], files["impressions"], *sources],
-    )
+    images = images.reset_index(drop=True)
+    privileged = privileged[privileged.index.isin(images["study_id"])]
+    tables = [files["labels"], files["splits"], files["impressions"], *sources]
+    return Cohort(info, root, list(labels), images, empty_boxes(), funnel.table(), privileged, tables)
 
 
 def _balance(images: pd.DataFrame, label: str) -> pd.DataFrame:

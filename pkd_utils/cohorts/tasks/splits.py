@@ -175,11 +175,9 @@ def write_public_splits(
 ) -> list:
     """Write `splits-<task>-seed<k>.csv` files that name images by a keyed hash, and nothing else that identifies.
 
-    What the hash protects: an image_id of MIMIC is 160 random bits, so nobody without access to MIMIC can list
-    candidates, and whoever has access finds each image again. Patient and study ids are eight digits, which anyone
-    can enumerate: a hash of them hides nothing, and they are never written, hashed or not. File names of public
-    sources (covid-chestxray) can be looked up, and are no secret. A salt that stays secret makes the files useless to
-    everybody else; a published one only keeps tables of hashes made for other projects from fitting.
+    Nobody without access to MIMIC can list candidates for an image_id of 160 random bits; patient and study ids have
+    eight digits, so that a hash hides nothing, and are never written. A salt that stays secret makes the files useless
+    to everybody else; a published one only keeps tables of hashes made for other projects from fitting.
 
     Parameters
     ----------
@@ -217,17 +215,15 @@ def hash_id(image_id: str, salt: str = "") -> str:
 
 def check_public(table: pd.DataFrame, identifiers: set[str]) -> None:
     """Raise DataError unless a table may be published: only hashes, parts and whole numbers, and no identifier."""
-    problem = next(_public_problems(table, identifiers), None)
-    if problem is not None:
+    for problem in _public_problems(table, identifiers):
         raise DataError(f"Public splits: {problem}")
 
 
 def _public_problems(table: pd.DataFrame, identifiers: set[str]) -> Iterator[str]:
     if list(table.columns) != PUBLIC_COLUMNS:
         yield f"the columns must be {', '.join(PUBLIC_COLUMNS)} and no others; remove the rest."
-    hashes = [str(value) for value in table["image_sha256"]]
-    hexadecimal = all(len(value) == 64 for value in hashes) and set("".join(hashes)) <= set("0123456789abcdef")
-    if not hexadecimal or not identifiers.isdisjoint(hashes):
+    hashes = table["image_sha256"].astype(str)
+    if not hashes.str.fullmatch("[0-9a-f]{64}").all() or not identifiers.isdisjoint(hashes):
         yield "a value of image_sha256 is no SHA-256 hash of an identifier; hash it."
     if not table["part"].isin(_PARTS).all() or table["inner"].dtype != bool:
         yield "part must be train or evaluate, and inner true or false; correct the table."
