@@ -23,7 +23,7 @@ import SimpleITK as sitk
 
 from pkd_utils.images.ct import checks, plastimatch, projectors, radiograph, volumes
 from pkd_utils.runs import assets, files
-from pkd_utils.runs.machine import device_name
+from pkd_utils.runs.machine import cores, device_name
 
 
 def bare(paths: list[Path], arguments: dict[str, list[str]], target: Path, processes: int, threads: int) -> None:
@@ -111,7 +111,7 @@ def main() -> None:
         settings = {"volumes": args.volumes, "rounds": args.rounds, "voxels": sorted(shapes), "reference": reference,
                     "frame": f"{frame.rows} x {frame.columns} pixels"}  # fmt: skip
         load = round(os.getloadavg()[2], 1)  # of 15 minutes: how quiet the machine was
-        machine = {"cpu": device_name(), "cores": os.cpu_count(), "load": load}
+        machine = {"cpu": device_name(), "cores": cores(), "load": load}
         machine["plastimatch"] = plastimatch.version()
         text = (
             "Reading, checks, plastimatch, equalisation and JPEG against plastimatch alone, with the same rays through "

@@ -31,7 +31,7 @@ from pkd_utils.encoders.image import load_image_encoder
 from pkd_utils.encoders.text import load_text_encoder
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs import assets, files
-from pkd_utils.runs.machine import device_name
+from pkd_utils.runs.machine import cores, device_name
 
 # isort: split
 import timm
@@ -242,7 +242,7 @@ def measure(args: argparse.Namespace, image_names: list[str], text_names: list[s
     """Everything, as written to the JSON file."""
     types = {"fp32": torch.float32, "bf16": torch.bfloat16}
     peak = {name: matrix_peak("cpu", dtype, args.matrix) for name, dtype in types.items()}
-    machine = {"cpu": device_name(), "cores": os.cpu_count(), "threads": args.threads, "torch": torch.__version__,
+    machine = {"cpu": device_name(), "cores": cores(), "threads": args.threads, "torch": torch.__version__,
                "load_before": args.load}  # fmt: skip
     machine["peak"] = [{"precision": name, "gflop_per_s": value} for name, value in peak.items()]
     report = {"name": "encoders", "machine": machine, "rows": [], "text_rows": [], "preprocessing": [], "gpu": []}
@@ -273,7 +273,7 @@ def measure(args: argparse.Namespace, image_names: list[str], text_names: list[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gflop", type=float, default=70, help="billions of operations a batch has, about")
     parser.add_argument("--matrix", type=int, default=3072, help="side of the matrices of the measured peak")

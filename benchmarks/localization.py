@@ -26,6 +26,7 @@ from pkd_utils.localization.attention import upsample_maps
 from pkd_utils.localization.metrics import boxes_from_maps, evaluate_maps, normalize_maps, pixel_auroc
 from pkd_utils.localization.saliency import saliency_maps
 from pkd_utils.runs import files  # before timm: see pkd_utils.runs.torchvision_cpu
+from pkd_utils.runs.machine import cores
 
 # isort: split
 import timm
@@ -124,7 +125,7 @@ def machine() -> dict:
         model = names[0] if names else model
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
-    return {"cpu": model, "cores": os.cpu_count(), "load_before": load, **versions}
+    return {"cpu": model, "cores": cores(), "load_before": load, **versions}
 
 
 def main() -> None:
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="maps that ours measures at once")
     parser.add_argument("--reference-images", type=int, default=100, help="how many of them the reference measures")
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads of ours, beside one thread")
+    parser.add_argument("--workers", type=int, default=cores(), help="threads of ours, beside one thread")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", help="write the table and the machine's description to this file")
     args = parser.parse_args()

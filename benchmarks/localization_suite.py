@@ -11,7 +11,6 @@ disturbs less; threads gain nothing by that clock.
 """
 
 import argparse
-import os
 import time
 
 import numpy as np
@@ -22,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 # isort: split
 from pkd_utils.localization.suite import THRESHOLDS, WEAK_IOUS, score_maps
 from pkd_utils.runs import files
+from pkd_utils.runs.machine import cores
 
 # isort: split
 from localization import machine, simulate, with_threads  # the script beside this one
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="maps that ours measures at once")
     parser.add_argument("--reference-images", type=int, default=50, help="how many of them the reference measures")
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads of ours, beside one thread")
+    parser.add_argument("--workers", type=int, default=cores(), help="threads of ours, beside one thread")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--json", help="write the table and the machine's description to this file")

@@ -127,7 +127,7 @@ def main() -> None:
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"} | {"megabytes": megabytes / args.images}
         cpu = device_name()
-        machine = {"cpu": cpu, "cores": os.cpu_count(), "pillow": PIL.__version__}
+        machine = {"cpu": cpu, "cores": cores(), "pillow": PIL.__version__}
         report = {"name": "packing", "machine": machine, "settings": settings, "rows": rows, "seconds": seconds,
                   "difference": difference}  # fmt: skip
         files.write_json(args.json, report)

@@ -9,7 +9,6 @@ several seeds and epochs, with tokenizing and keeping states paid once.
 """
 
 import argparse
-import os
 import platform
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from pkd_utils.distillation.loss import masked_bce
 from pkd_utils.distillation.text_teacher import TextTeacher, TextTeacherConfig, length_bucketed_batches
 from pkd_utils.encoders.texts import lower_states
 from pkd_utils.runs import files  # before transformers: see pkd_utils.runs.torchvision_cpu
-from pkd_utils.runs.machine import device_name
+from pkd_utils.runs.machine import cores, device_name
 from pkd_utils.runs.paths import resolve
 
 # isort: split
@@ -123,7 +122,7 @@ def main() -> None:
     ]
     machine = {
         "cpu": device_name(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -10,7 +10,6 @@ against the bare encoder on inputs that lie ready. Ours and reference take turns
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -27,7 +26,7 @@ from pkd_utils.encoders.tokens import encode
 from pkd_utils.encoders.tokens.stored import TokenStore
 from pkd_utils.encoders.tokens.views import Crops
 from pkd_utils.runs import files
-from pkd_utils.runs.machine import device_name
+from pkd_utils.runs.machine import cores, device_name
 
 TOKENS, WIDTH, BATCH = 256, 384, 64
 
@@ -136,7 +135,7 @@ def main() -> None:
               f"reference {row['reference_' + unit]:6.1f} {unit.replace('_per_', '/')}")  # fmt: skip
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"}
-        machine = {"cpu": device_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+        machine = {"cpu": device_name(), "cores": cores(), "threads": torch.get_num_threads()}
         report = {"name": "tokens", "machine": machine, "settings": settings, "rows": rows, "seconds": seconds}
         files.write_json(args.json, report)
 

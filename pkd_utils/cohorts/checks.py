@@ -1,7 +1,6 @@
 """Refusals shared by all loaders: each raises with one sentence that says what is wrong, where, and what to do."""
 
 import collections
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from pkd_utils.cohorts.table import (
     within,
 )
 from pkd_utils.images.decode import open_image
+from pkd_utils.runs import machine
 from pkd_utils.runs.errors import DataError
 
 BOX_TOLERANCE = 1.0  # pixels: annotation tools round outwards
@@ -144,7 +144,7 @@ def check_text(privileged: pd.DataFrame, source: str) -> None:
 def check_images_readable(cohort: Cohort) -> None:
     """Decode every image; DataError (or FileNotFoundError) for the first that cannot be read. Slow: shows progress."""
     files = [cohort.root / path for path in cohort.images["path"]]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads: PIL's decoders let each other run
+    with ThreadPoolExecutor(machine.cores()) as pool:  # threads: PIL's decoders let each other run
         sizes = pool.map(lambda file: open_image(file).size, files)
         collections.deque(tqdm(sizes, total=len(files), desc="decoding images", unit="image"), maxlen=0)
 

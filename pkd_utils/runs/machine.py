@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import threadpoolctl
 from pydantic import AfterValidator
 
 from pkd_utils.runs import paths
@@ -40,6 +41,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def one_thread() -> None:
+    """Compute with one thread from now on, whatever was given: sums and products follow the number in their last bits.
+
+    Notebooks use several cores side by side; decoding, drawing and hashing, which are exact, share them by themselves.
+    """
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+    threadpoolctl.threadpool_limits(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
 def device_name() -> str:
     """The GPU's name if there is one, else the processor's with the number of cores."""
     import torch
@@ -52,7 +64,7 @@ def device_name() -> str:
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    return f"{model}, {os.cpu_count()} cores"
+    return f"{model}, {cores()} cores"
 
 
 def environment() -> dict[str, Any]:
@@ -66,7 +78,7 @@ def environment() -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": sys.version.split()[0],
         "device": device_name(),
-        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
+        "threads": max((pool["num_threads"] for pool in threadpoolctl.threadpool_info()), default=1),
     }
 
 

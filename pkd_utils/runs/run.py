@@ -57,6 +57,7 @@ class Run:
 
     def __init__(self, notebook: str, values: dict[str, Any]):
         study, step = _split_name(notebook)
+        machine.one_thread()
         self.notebook = notebook
         self.parameters = values
         self.upstream = {ref: run_identity(find_run(ref)) for ref in identity.references(values)}

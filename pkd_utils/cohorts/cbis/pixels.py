@@ -22,6 +22,7 @@ from tqdm import tqdm
 from pkd_utils.cohorts.table import CORNERS, Cohort
 from pkd_utils.images.decode import image_size, open_image
 from pkd_utils.images.depth import is_deep
+from pkd_utils.runs import machine
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import write_parquet
 from pkd_utils.runs.paths import data_dir
@@ -50,7 +51,7 @@ class FileFacts:
 
     def __init__(self, root: Path, workers: int = 0):
         self.root = root
-        self.workers = workers or os.cpu_count() or 1
+        self.workers = workers or machine.cores()
         name = f"cbis-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.parquet"
         self.cache = root / CACHE if os.access(root, os.W_OK) else data_dir() / "cache" / name
         self._facts: dict[str, dict] = {}  # of the files that were asked for
