@@ -1,10 +1,11 @@
 """The one training loop: epochs of AdamW steps with a schedule; a kill costs at most an epoch.
 
 The state at the end of an epoch (weights, optimizer moments, best weights, history) lies in one safetensors file that
-is replaced whole. Whoever gives the batches draws them from (seed, epoch) alone, and seeds torch for dropout there. So
-an interrupted training ends in the same bits as an uninterrupted one (same machine, same number of threads; on a GPU
-as far as its kernels are deterministic). Students, text teachers and the stand-ins' pretraining run here; heads, which
-are trained hundreds at once, have a loop of their own (`heads/training.py`).
+is replaced whole; it carries a checksum, and the epoch before stays beside it in case it is damaged. Whoever gives the
+batches draws them from (seed, epoch) alone, and seeds torch for dropout there. So an interrupted training ends in the
+same bits as an uninterrupted one (same machine, same number of threads; on a GPU as far as its kernels are
+deterministic). Students, text teachers and the stand-ins' pretraining run here; heads, which are trained hundreds at
+once, have a loop of their own (`heads/training.py`).
 """
 
 import json
@@ -21,7 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import atomic_path
+from pkd_utils.runs.files import last_whole, sealed
 from pkd_utils.runs.machine import autocast
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -200,13 +201,14 @@ class Loop:
             tensors |= {f"optimizer.{i}.{name}": moments[name] for name in MOMENTS if name in moments}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         state = {"history": self.history, "sessions": self.sessions, "precision": self.precision}
-        with atomic_path(self.path) as temporary:
+        with sealed(self.path) as temporary:
             save_file(tensors, temporary, metadata={"identity": self.identity, "state": json.dumps(state)})
 
     def _load(self) -> None:
-        if not self.path.exists():
+        path = last_whole(self.path)
+        if path is None:
             return
-        with safe_open(self.path, "pt") as file:
+        with safe_open(path, "pt") as file:
             facts = file.metadata()
         if facts["identity"] != self.identity:
             raise DataError(
@@ -215,7 +217,7 @@ class Loop:
             )
         state = json.loads(facts["state"])
         self.history, self.sessions, self.precision = state["history"], state["sessions"] + 1, state["precision"]
-        tensors = load_file(self.path)
+        tensors = load_file(path)
         self._put({name: tensors[f"model.{name}"] for name in self.trained})
         if self.criterion:
             self.best = {name: tensors[f"best.{name}"].to(self.device) for name in self.trained}

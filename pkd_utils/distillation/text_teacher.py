@@ -138,7 +138,7 @@ def fit_text_teacher(
     settings = {**asdict(config), "encoder": Path(config.encoder).name}
     facts = {"identity": identity, "seed": seed, "config": settings, "counts": counts, "best_epoch": loop.best_epoch}
     files.write_json(folder / "teacher.json", facts)  # last: it marks the teacher finished
-    loop.path.unlink(missing_ok=True)
+    files.unseal(loop.path)
     return result
 
 

@@ -128,8 +128,10 @@ def encode_packed(
     done = 0
     for name in parts.names() if parts else ():
         last = int(Path(name).stem)
-        hidden[_places(encoded, batches[done:last])] = load_file(parts.path(name))["hidden"]
-        done = last
+        places, states = _places(encoded, batches[done:last]), load_file(parts.path(name))["hidden"]
+        if len(places) != len(states):  # the part before it was damaged
+            break
+        hidden[places], done = states, last
     written, last_write = done, time.monotonic()
     for number in tqdm(range(done, len(batches)), initial=done, total=len(batches), desc=what, unit="batch"):
         rows = batches[number]

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
@@ -121,13 +122,15 @@ def _fill(
     """Fill the array of `parts` with every image that no mark vouches for; the index of all."""
     if ARRAY not in parts:
         parts.remove()
-        with parts.write(ARRAY) as file:
+        with parts.write(ARRAY, in_place=True) as file:
             shape = (len(paths), options["size"], options["size"])
             np.lib.format.open_memmap(file, "w+", np.uint8, shape).flush()
     marks = [name for name in parts.names() if name != ARRAY]
     # In the order of the calls that wrote them: the last word on a file counts.
     rows = {row["position"]: row for mark in marks for row in read_json(parts.path(mark))}
     rows = {i: row for i, row in rows.items() if row["stamp"] == stamps[i] and row["readable"]}
+    packed = np.load(parts.path(ARRAY), mmap_mode="r")
+    rows = {i: row for i, row in rows.items() if zlib.crc32(packed[i]) == row["crc"]}
 
     todo = [i for i in range(len(paths)) if i not in rows]
     step = max(1, min(BATCH, len(todo) // (4 * workers)))  # of few files, some for every core
@@ -152,7 +155,7 @@ def _fill(
                     mark, unmarked, last = mark + 1, [], time.monotonic()
         finally:
             _mark(parts, mark, array, unmarked)
-    return pd.DataFrame([rows[i] for i in range(len(paths))]).drop(columns=["position", "stamp"])
+    return pd.DataFrame([rows[i] for i in range(len(paths))]).drop(columns=["position", "stamp", "crc"])
 
 
 def _mark(parts: Parts, number: int, array: BinaryIO, rows: list[dict]) -> None:
@@ -170,9 +173,10 @@ def _pack_batch(array: Path, files: Sequence[tuple[int, str, str]], options: dic
     with open(array, "r+b") as stream:
         for position, path, stamp in files:
             pixels, row = _pack_one(path, **options)
+            pixels = bytes(length) if pixels is None else pixels.tobytes()
             stream.seek(offset + position * length)
-            stream.write(bytes(length) if pixels is None else pixels.tobytes())
-            rows.append({"position": position, "stamp": stamp, **row})
+            stream.write(pixels)
+            rows.append({"position": position, "stamp": stamp, "crc": zlib.crc32(pixels), **row})
     return rows
 
 

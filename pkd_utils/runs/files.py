@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,51 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def sealed(path: str | Path, in_place: bool = False) -> Iterator[Path]:
+    """As `atomic_path`, for work that may be taken up again: with a checksum in a hidden file beside it.
+
+    What the file held before is kept as `.previous-<name>`, until `unseal` removes all three. SHA-256 costs a second
+    for 0.4 to 2 GB. Of a file that will be changed `in_place` only the size is sealed.
+    """
+    path = Path(path)
+    seal, previous = _beside(path)
+    with atomic_path(path) as temporary:
+        yield temporary
+        kept = seal.read_text().split()[:1] if seal.exists() else []
+        with atomic_path(seal) as file:  # vouches for both, so that a kill from here on leaves one of them whole
+            file.write_text("\n".join([_sum(temporary, in_place), *kept]))
+        if path.exists():
+            os.replace(path, previous)
+
+
+def last_whole(path: str | Path) -> Path | None:
+    """The file that `sealed` wrote, or what it held before, the first that is whole; of a damaged one a warning."""
+    path = Path(path)
+    seal, previous = _beside(path)
+    sums = seal.read_text().split() if seal.exists() else []
+    for file in (path, previous):
+        if file.exists() and (not sums or _sum(file, True) in sums or _sum(file) in sums):
+            return file
+        if file.exists():
+            warnings.warn(f"{file} is damaged (its checksum is another): work goes on from before it.", stacklevel=3)
+    return None
+
+
+def unseal(path: str | Path) -> None:
+    """Remove what `sealed` wrote: the work is done."""
+    for file in (Path(path), *_beside(Path(path))):
+        file.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    return path.with_name(f".{path.name}.sum"), path.with_name(f".previous-{path.name}")
+
+
+def _sum(path: Path, size: bool = False) -> str:
+    return f"bytes:{path.stat().st_size}" if size else file_sha256(path)
 
 
 @contextlib.contextmanager
@@ -164,6 +210,8 @@ def hash_params(parameters: Any) -> str:
 class Parts:
     """Named parts of a long piece of work, each written whole, so that a killed run continues where it was.
 
+    A part that was damaged meanwhile is thrown away, with a warning that names it.
+
     Parameters
     ----------
     folder : str or Path
@@ -178,6 +226,13 @@ class Parts:
         mark = self.folder / "identity.json"
         if self.folder.exists() and not (mark.exists() and read_json(mark) == self.identity):
             shutil.rmtree(self.folder)
+        before = {path.name.removeprefix(".previous-") for path in self.folder.glob(".previous-*")}
+        for path in map(self.path, before.union(self.names())):
+            whole = last_whole(path)
+            if whole is None:
+                unseal(path)
+            elif whole != path:
+                os.replace(whole, path)
 
     def path(self, name: str) -> Path:
         """Where the part of this name lies, or would lie."""
@@ -193,11 +248,11 @@ class Parts:
         return sorted(p.name for p in self.folder.iterdir() if p.name != "identity.json" and p.name[0] != ".")
 
     @contextlib.contextmanager
-    def write(self, name: str) -> Iterator[Path]:
-        """Yield a temporary path that becomes the part, whole, when the block ends without an error."""
+    def write(self, name: str, in_place: bool = False) -> Iterator[Path]:
+        """Yield a temporary path that becomes the part, whole, when the block ends without an error; see `sealed`."""
         if not (self.folder / "identity.json").exists():
             write_json(self.folder / "identity.json", self.identity)
-        with atomic_path(self.path(name)) as temporary:
+        with sealed(self.path(name), in_place) as temporary:
             yield temporary
 
     def remove(self) -> None:

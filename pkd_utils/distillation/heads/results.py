@@ -15,7 +15,7 @@ from torch import nn
 from pkd_utils.distillation.heads.modules import TEACHES, build_head
 from pkd_utils.distillation.heads.specs import HeadSpec
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import atomic_path
+from pkd_utils.runs.files import sealed
 
 Logits = dict[str, dict[int, torch.Tensor]]
 """Head -> epoch -> (rows, C) logits of its evaluation rows: validation rows, then test rows."""
@@ -104,7 +104,7 @@ def save_group(path: Path, history: list[dict], logits: Logits, weights: dict[st
         tensors[f"{name}/epochs"] = torch.tensor(list(epochs))
         tensors[f"{name}/logits"] = torch.stack(list(epochs.values()))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
+    with sealed(path) as temporary:
         save_file(tensors, temporary, metadata={"history": json.dumps(history)})
 
 

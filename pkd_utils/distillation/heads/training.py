@@ -36,7 +36,7 @@ from pkd_utils.distillation.heads.specs import HeadSpec, check_specs, group_spec
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import hash_params, write_parquet
+from pkd_utils.runs.files import hash_params, last_whole, unseal, write_parquet
 from pkd_utils.runs.machine import Device
 from pkd_utils.statistics.metrics import micro_auroc
 
@@ -119,15 +119,16 @@ def fit_heads(
     groups = group_specs(specs, costs, config.memory_bytes // 2)
     keys = {group[0].name: _group_key(group, data, results, config) for group in groups}
     paths = {name: folder / f"group-{key[:16]}.safetensors" for name, key in keys.items()}
+    whole = {path for path in paths.values() if last_whole(path) == path}
     waves = plan_waves(groups, costs, config.memory_bytes // 2) if live else [[group] for group in groups]
     with tqdm(total=sum(group[0].epochs for group in groups), desc="heads", unit="epoch", disable=not progress) as bar:
-        if live and not all(path.exists() for path in paths.values()):
+        if live and len(whole) < len(paths):
             tokens.keep_clean(groups, config.teacher_view)
         for wave in waves:
             fits = []  # those of the wave before leave the memory
             for group in wave:
                 path = paths[group[0].name]
-                if path.exists():
+                if path in whole:
                     bar.update(group[0].epochs)
                 else:
                     fits.append(GroupTraining(group, data, config, results, path))
@@ -178,7 +179,7 @@ class GroupTraining:
     def finish(self) -> None:
         """Write the group's file."""
         save_group(self.path, self.history, self.logits, self.best)
-        self.checkpoint.unlink(missing_ok=True)
+        unseal(self.checkpoint)
 
     def train(self) -> list[float]:
         """One epoch; the mean training loss of each head."""
@@ -289,9 +290,10 @@ class GroupTraining:
         save_group(self.checkpoint, self.history, self.logits, tensors)
 
     def _load_checkpoint(self) -> None:
-        if not self.checkpoint.exists():
+        path = last_whole(self.checkpoint)
+        if path is None:
             return
-        self.history, self.logits, tensors = load_group(self.checkpoint)
+        self.history, self.logits, tensors = load_group(path)
         self.epoch = self.history[-1]["epoch"]
         for i, parameter in enumerate(self.group.parameters()):
             parameter.data.copy_(tensors.pop(f"{i}/value"))

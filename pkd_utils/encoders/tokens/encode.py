@@ -8,6 +8,8 @@ crops, storage) stands in its `store.json`; a finished store of another identity
 import os
 import shutil
 import time
+import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -121,16 +123,22 @@ def encode_images(
     shapes = {"tokens.npy": (encoder.grid[0] * encoder.grid[1], encoder.width)}
     shapes |= {"cls.npy": (encoder.width,)} if has_cls else {}
     needed = _bytes(line, views)
-    if "progress.json" not in parts:
+    if any(name not in parts for name in (*shapes, "progress.json")):
         _check_space(target, needed)
         check_readable(line.files, workers)
         for name, shape in shapes.items():
-            with parts.write(name) as temporary:
+            with parts.write(name, in_place=True) as temporary:
                 size = (views + 1, count, *shape)
                 np.lib.format.open_memmap(temporary, "w+", numpy_dtype(storage), size).flush()
-        _mark(parts, 0)
+        _mark(parts, [])
     arrays = [np.load(parts.path(name), mmap_mode="r+") for name in shapes]
-    done = first = read_json(parts.path("progress.json"))["images"]
+    done, marks = 0, []  # of each mark: images that were done, checksum of what came with them
+    for until, checksum in read_json(parts.path("progress.json"))["marks"]:
+        if _checksum(arrays, done, until) != checksum:
+            warnings.warn(f"{parts.folder}: tokens from image {done} on are damaged and made anew.", stacklevel=2)
+            break
+        done, marks = until, [*marks, [until, checksum]]
+    first = done
     began = marked = time.perf_counter()
     with bar(None, count, "encoding", done) as shown:
         for made in _encode(line, views, done):
@@ -142,7 +150,8 @@ def encode_images(
             if time.perf_counter() - marked >= MARK_SECONDS or done == count:
                 for array in arrays:  # tokens first, then the mark that says they are there
                     array.flush()
-                _mark(parts, done)
+                marks.append([done, _checksum(arrays, marks[-1][0] if marks else 0, done)])
+                _mark(parts, marks)
                 marked = time.perf_counter()
     del arrays
     write_parquet(parts.path("index.parquet"), index)
@@ -236,15 +245,25 @@ def _bytes(line: Pipeline, views: int) -> int:
     return len(line.files) * (views + 1) * tokens * line.encoder.width * storage_dtype(line.storage).itemsize
 
 
-def _mark(parts: Parts, images: int) -> None:
+def _mark(parts: Parts, marks: list[list[int]]) -> None:
     """Say how many images are encoded: after their tokens are on disk."""
     with parts.write("progress.json") as temporary:
-        write_json(temporary, {"images": images})
+        write_json(temporary, {"images": marks[-1][0] if marks else 0, "marks": marks})
+
+
+def _checksum(arrays: Sequence[np.ndarray], start: int, stop: int) -> int:
+    """CRC-32 of the tokens of some images, view by view."""
+    value = 0
+    for view in (view for array in arrays for view in array):
+        value = zlib.crc32(view[start:stop], value)
+    return value
 
 
 def _finish(partial: Path, target: Path, facts: dict[str, Any], key: dict[str, Any]) -> None:
     """Write what a store is, and give its folder its name."""
     write_json(partial / "store.json", {**facts, "identity": hash_params(key), "key": key})
+    for checksum in partial.glob(".*"):
+        checksum.unlink()
     os.replace(partial, target)
 
 

@@ -28,7 +28,7 @@ from pkd_utils.images.ct.volumes import LOWEST, Volume, VolumeError, image_id, r
 from pkd_utils.images.workers import results_of
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import Parts, atomic_path, read_json
+from pkd_utils.runs.files import Parts, atomic_path, file_sha256, read_json
 
 Projector = Literal["plastimatch", "parallel", "cone"]
 Response = Literal["line integral", "absorption"]
@@ -170,8 +170,9 @@ def _work(path: Path, target: Path, records: Parts, options: dict) -> dict:
         row = {"image_id": name, "status": "failed"} | UNKNOWN | {"problems": "failed", "message": message}
         return row | {"seconds": round(time.perf_counter() - start, 3)}
     row["seconds"] = round(time.perf_counter() - start, 3)
+    made = {"stamp": stamp, "row": row, "sha256": file_sha256(file) if file.exists() else ""}
     with records.write(f"{name}.json") as record:
-        record.write_text(json.dumps({"stamp": stamp, "row": row}))
+        record.write_text(json.dumps(made))
     return row
 
 
@@ -181,7 +182,8 @@ def _finished(path: Path, target: Path, records: Parts) -> dict | None:
     if f"{name}.json" not in records:
         return None
     known = read_json(records.path(f"{name}.json"))
-    whole = known["row"]["status"] == "refused" or (target / f"{name}.jpg").exists()
+    picture = target / f"{name}.jpg"
+    whole = known["row"]["status"] == "refused" or (picture.exists() and file_sha256(picture) == known["sha256"])
     return known["row"] if whole and known["stamp"] == _stamp(path) else None
 
 
