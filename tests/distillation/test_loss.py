@@ -35,12 +35,6 @@ def test_soft_labels_by_hand():
     np.testing.assert_allclose(got, [e / e.sum()], rtol=1e-14)
 
 
-def test_temperature_sharpens_below_one_and_softens_above():
-    logits = torch.tensor([1.0])
-    sharp, plain, soft = (soft_labels(logits, t).item() for t in (0.25, 1.0, 2.5))
-    assert sharp > plain > soft > 0.5
-
-
 def test_soft_labels_carry_no_gradient_and_survive_extreme_logits():
     logits = torch.tensor([[1e30, -1e30, 0.0]], requires_grad=True)
     assert not soft_labels(logits, 1.0).requires_grad
@@ -93,17 +87,13 @@ def test_weight_zero_softmax_and_weight_one():
     assert torch.equal(distillation_loss(logits, classes, soft, 1, "softmax"), F.cross_entropy(logits, soft))
 
 
-def test_linear_in_weight():
-    logits, targets, soft = case()
-    at = [distillation_loss(logits, targets, soft, w).item() for w in (0.0, 0.25, 1.0)]
-    assert at[1] == pytest.approx(0.75 * at[0] + 0.25 * at[2], rel=1e-14)
-
-
 @pytest.mark.parametrize("options", [{}, {"soft_on_missing": True}, {"student_temperature": 2.5}])
 def test_gradcheck_and_closed_form_gradient(options):
     logits, targets, soft = case(4, 3)
     logits.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: distillation_loss(x, targets, soft, 0.4, **options), logits)
+    classes, of_classes = torch.tensor([0, 2, 1, 1]), soft / soft.sum(1, keepdim=True)
+    assert torch.autograd.gradcheck(lambda x: distillation_loss(x, classes, of_classes, 0.4, "softmax"), logits)
     if not options:  # (sigmoid - mixed target) / number observed, and exactly 0 where the target is not known
         distillation_loss(logits, targets, soft, 0.4).backward()
         seen = ~targets.isnan()
@@ -122,13 +112,6 @@ def test_mixed_target_shortcut_equals_the_two_terms():
     # student_temperature just off 1 takes the long way
     near = distillation_loss(logits, targets, soft, 0.35, student_temperature=1 + 1e-12)
     torch.testing.assert_close(near, got, rtol=1e-10, atol=0)
-
-
-def test_gradcheck_softmax():
-    logits, _, soft = case(4, 3)
-    soft = soft / soft.sum(1, keepdim=True)
-    f = lambda x: distillation_loss(x, torch.tensor([0, 2, 1, 1]), soft, 0.4, "softmax")  # noqa: E731
-    assert torch.autograd.gradcheck(f, logits.requires_grad_())
 
 
 def test_hinton_variant_scales_the_soft_term_only():
@@ -165,22 +148,6 @@ def test_masked_bce_ignores_unknown_targets():
     assert torch.equal(logits.grad[:, 1], torch.zeros(2))
     whole = torch.tensor([[1, 0], [0, 1]])  # whole numbers are targets too
     assert torch.equal(distillation_loss(logits, whole, None, 0), masked_bce(logits, whole.float()))
-
-
-def test_same_minimum_as_equation_says():
-    """Gradient descent on one logit ends where sigmoid = (1 - lambda) y + lambda s."""
-    logit = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
-    step = torch.optim.LBFGS([logit], max_iter=100, tolerance_grad=1e-12)
-    one, soft = torch.ones(1, 1, dtype=torch.float64), torch.tensor([[0.2]], dtype=torch.float64)
-
-    def closure():
-        step.zero_grad()
-        loss = distillation_loss(logit, one, soft, 0.75)
-        loss.backward()
-        return loss
-
-    step.step(closure)
-    assert torch.sigmoid(logit).item() == pytest.approx(0.25 * 1 + 0.75 * 0.2, abs=1e-6)
 
 
 X = torch.zeros(2, 3)

@@ -173,7 +173,10 @@ def test_bad_requests(options, message):
         small(**options)
 
 
-def test_seed_decides_the_initial_weights():
-    a, b, c = small(1), small(1), small(2)
-    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    assert not torch.equal(a.head.weight, c.head.weight)
+def test_random_students_are_of_their_seed_and_leave_the_generator_alone():
+    build = {"image_size": 32, "width": 48, "depth": 3, "heads": 3, "weights": "absent.safetensors"}
+    before = torch.random.get_rng_state()
+    one, same, other = (students.random_student(build, seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), before) and not one.training
+    assert all(torch.equal(x, y) for x, y in zip(one.parameters(), same.parameters(), strict=True))
+    assert not torch.equal(one.head.weight, other.head.weight)

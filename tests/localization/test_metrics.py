@@ -8,7 +8,6 @@ import torch
 from skimage.measure import label, regionprops
 from sklearn.metrics import roc_auc_score
 
-from pkd_utils.localization import arrays
 from pkd_utils.localization.attention import upsample_maps
 from pkd_utils.localization.metrics import (
     best_iou,
@@ -206,18 +205,6 @@ def test_evaluate_maps_equals_the_slow_way(kind, rng):
     expected = [reference_row(a, m, b, 0.6) for a, m, b in zip(maps, masks, boxes, strict=True)]
     np.testing.assert_allclose(table.to_numpy(), expected, rtol=0, atol=1e-12)
     assert list(table) == ["auroc", "iou", "fpr", "predicted_boxes", "reference_boxes", "predicted_share"]
-
-
-def test_evaluate_maps_parts_and_threads_do_not_matter(rng, threads, monkeypatch):
-    maps = rng.random((23, 16, 16), dtype=np.float32)
-    boxes = [random_boxes(rng, 1, (16, 16)) for _ in maps]
-    masks = masks_from_boxes(boxes, (16, 16))
-    whole = evaluate_maps(maps, masks, boxes, 0.9, connectivity=2, min_area=2)
-    monkeypatch.setattr(arrays, "PART_PIXELS", 700)
-    for workers in (1, 2):
-        threads(workers)
-        parts = evaluate_maps(maps, masks, boxes, 0.9, connectivity=2, min_area=2)
-        np.testing.assert_array_equal(whole.to_numpy(), parts.to_numpy())
 
 
 def test_evaluate_maps_edges():

@@ -37,11 +37,7 @@ def test_rank_correlations_equal_scipy():
     np.testing.assert_allclose(rank_correlations(a, b), expected, rtol=1e-12)
     np.testing.assert_allclose(rank_correlations(a, np.exp(a)), 1)
     np.testing.assert_allclose(rank_correlations(a, -a), -1)
-
-
-def test_rank_correlations_of_constant_maps():
-    flat = np.ones((1, 2, 2))
-    assert np.isnan(rank_correlations(flat, np.arange(4.0).reshape(1, 2, 2))).all()
+    assert np.isnan(rank_correlations(np.ones((1, 5, 4)), a[:1])).all()
 
 
 def test_every_tensor_is_in_one_stage(models):

@@ -9,7 +9,6 @@ import torch
 from pkd_utils.distillation.heads import fused
 from pkd_utils.distillation.heads.fused import HeadGroup, Inputs, Keeps, normalised, product
 from pkd_utils.distillation.heads.modules import AttentionHead, TokenAttention, build_head, dropout_keep
-from pkd_utils.runs.errors import DataError
 
 B, N, L, D, DT, C = 6, 19, 11, 32, 24, 3
 METHODS = ["image_only", "teacher", "text_only", "mean_probe", "cls_probe", "report_distilled", "teacher"]
@@ -169,8 +168,3 @@ def test_products_with_any_strides(dtype):
         for y in (b, b.T.contiguous().T):
             found = product(x.to(dtype), y.to(dtype)).double()
             torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
-
-
-def test_unknown_method_is_named():
-    with pytest.raises(DataError, match="method = 'nonsense': input should be 'image_only'"):
-        build_head("nonsense", C, D)
