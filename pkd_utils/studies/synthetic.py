@@ -120,15 +120,11 @@ def fit_logistic(
     ----------
     features : float tensor (R, n, d), standardised
     targets, soft_targets, weight : of `distillation_loss`; (R, n) tensors, lambda in [0, 1]
-    steps : int
-        Most steps taken; not stated in the paper. Classes that a hyperplane separates (n = 200 in d = 50 often are)
-        have no finite optimum, so that this number is then part of the method. The published code takes 1,000 epochs
-        of RMSprop.
-    learning_rate : float; below 2 / L with L the largest eigenvalue of features' features / 4n, gradient descent
-        converges
-    tolerance : float
-        Stop earlier when the gradient's largest absolute entry is below it in every repetition (looked at each 10
-        steps).
+    steps : most steps taken; not stated in the paper
+        Classes that a hyperplane separates (n = 200 in d = 50 often are) have no finite optimum, so that this number is
+        then part of the method. The published code takes 1,000 epochs of RMSprop.
+    learning_rate : below 2 / L, L the largest eigenvalue of features' features / 4n, the descent converges
+    tolerance : stop when the gradient's largest absolute entry is below it everywhere (looked at each 10 steps)
     """
     repetitions, _, dimension = features.shape
     coefficients = torch.zeros(repetitions, dimension, 1, requires_grad=True)
@@ -205,8 +201,7 @@ def summarise(rows: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        The columns of `by`, repetitions, mean, sd, low, high; the interval is Student's t for the mean.
+    DataFrame: the columns of `by`, repetitions, mean, sd, low, high; the interval is Student's t for the mean
     """
     groups = rows.groupby(list(by), dropna=False, sort=False)["accuracy"]
     table = groups.agg(repetitions="count", mean="mean", sd="std").reset_index()

@@ -157,13 +157,7 @@ def student_maps(
 
 
 def first_student_maps(map_runs: MapRuns, cohort: str, map_name: str, image_ids: Iterable[str]):
-    """Maps of some test images by the first student of each method: what `figures.case_gallery` draws.
-
-    Returns
-    -------
-    pixels, boxes : by image_id
-    maps, values : method -> image_id -> map (H, W), and its pixel-wise AUROC
-    """
+    """Pixels, boxes, maps and AUROCs of some test images by each method's first student, for `figures.case_gallery`."""
     facts, table, ids = map_runs.facts[cohort], map_runs.per_image, list(image_ids)
     prepared = Prepared(run.find_run(facts["parameters"]["prepared_run"]), facts["labels"])
     trained = read_students(facts["parameters"]["student_runs"])[[*STUDENT, "folder"]]
@@ -190,25 +184,16 @@ def choose_and_score(
     normalize: bool = True,
     **options: Any,
 ) -> tuple[float, Suite]:
-    """Choose the threshold on validation maps, score test maps with it.
+    """Choose the threshold on validation maps, score test maps with it; both come back.
 
     Parameters
     ----------
     validation, test : (image ids, maps (n, h, w)); maps are enlarged to the packed images where they are smaller
     thresholds, criterion, normalize : see `metrics.choose_threshold`
     options : further arguments of `suite.score_maps`
-
-    Returns
-    -------
-    threshold, Suite
     """
     size = prepared.pixels.shape[1:]
-    large = [m if m.shape[1:] == size else attention.upsample_maps(m, size) for m in (validation[1], test[1])]
-    threshold, _ = metrics.choose_threshold(
-        large[0], prepared.boxes_of(validation[0]), thresholds, criterion, normalize=normalize
-    )
-    ids = test[0]
-    suite = score_maps(
-        large[1], prepared.masks_of(ids), prepared.boxes_of(ids), threshold, thresholds, normalize=normalize, **options
-    )
-    return threshold, suite
+    held, maps = (m if m.shape[1:] == size else attention.upsample_maps(m, size) for _, m in (validation, test))
+    boxes, regions = prepared.boxes_of(validation[0]), (prepared.masks_of(test[0]), prepared.boxes_of(test[0]))
+    threshold, _ = metrics.choose_threshold(held, boxes, thresholds, criterion, normalize=normalize)
+    return threshold, score_maps(maps, *regions, threshold, thresholds, normalize=normalize, **options)

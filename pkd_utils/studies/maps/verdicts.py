@@ -137,7 +137,6 @@ def compare_with_references(
     metrics: Sequence[str] = ("pixel_auroc", "energy_inside"),
     resamples: int = 2000,
     level: float = 0.95,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Every map of every method against every reference map, image by image.
 
@@ -147,7 +146,7 @@ def compare_with_references(
     Parameters
     ----------
     metrics : columns of `TITLES`; by default two that need no threshold
-    resamples, level, seed : of `training_interval`
+    resamples, level : of `training_interval`
 
     Returns
     -------
@@ -172,7 +171,7 @@ def compare_with_references(
                     facts = {"cohort": cohort, "method": method, "map": map_name, "metric": metric}
                     for name, other in references.items():
                         pair = shared_values(other[metric], ours[metric], patients[cohort])
-                        row = _against(pair, metric not in LOWER_IS_BETTER, resamples, level, seed)
+                        row = _against(pair, metric not in LOWER_IS_BETTER, resamples, level)
                         rows.append(facts | {"reference": name} | row)
     return pd.DataFrame(rows)
 
@@ -186,7 +185,7 @@ def beaten_table(against: pd.DataFrame) -> pd.DataFrame:
 
 
 def cohort_verdict(
-    differences: pd.DataFrame, cohort: str, facts: dict[str, Any], beaten: pd.DataFrame | None = None
+    differences: pd.DataFrame, cohort: str, facts: dict[str, Any], beaten: pd.DataFrame
 ) -> dict[str, Any]:
     """Plain answer for one cohort: does privileged training move the attention?
 
@@ -197,9 +196,8 @@ def cohort_verdict(
     Parameters
     ----------
     differences : result of `compare_maps`, may be empty; a column `detectable` (`power.detectable_differences`) is told
-    cohort : its name there
-    facts : the cohort's `run.json` (title, simulated)
-    beaten : result of `beaten_table`, optional
+    facts : the cohort's `run.json`
+    beaten : result of `beaten_table`
 
     Returns
     -------
@@ -260,25 +258,23 @@ def _finding(row: dict[str, Any]) -> str:
     return f"{said}. {row['images']} images of {row['patients']} patients: {row['verdict']}."
 
 
-def _reference_finding(beaten: pd.DataFrame | None, cohort: str, paper: pd.DataFrame) -> list[str]:
+def _reference_finding(beaten: pd.DataFrame, cohort: str, paper: pd.DataFrame) -> list[str]:
     """How the map that the verdict rests on stands against the reference maps."""
-    if beaten is None or cohort not in beaten.index.get_level_values("cohort"):
-        return []
-    said = []
-    for (metric, map_name, method), row in beaten.loc[cohort].iterrows():
-        if map_name == paper["map"].iloc[0]:
-            lost = [name for name in beaten.columns[:-1] if row[name] != BEATS]
-            against = "every reference map" if not lost else "every reference map except " + ", ".join(lost)
-            against = "no reference map" if len(lost) == len(beaten.columns) - 1 else against
-            said.append(f"{TITLES[metric]} of the {METHOD_NAMES[method]} student beats {against}.")
+    said, names = [], beaten.columns[:-1]
+    rows = beaten.reset_index()
+    for row in rows[(rows["cohort"] == cohort) & (rows["map"] == paper["map"].iloc[0])].to_dict("records"):
+        lost = [name for name in names if row[name] != BEATS]
+        against = "every reference map" + (f" except {', '.join(lost)}" if lost else "")
+        against = "no reference map" if len(lost) == len(names) else against
+        said.append(f"{TITLES[row['metric']]} of the {METHOD_NAMES[row['method']]} student beats {against}.")
     return said
 
 
-def _against(pair: SharedValues, larger_is_better: bool, resamples: int, level: float, seed: int) -> dict[str, Any]:
+def _against(pair: SharedValues, larger_is_better: bool, resamples: int, level: float) -> dict[str, Any]:
     """One comparison with one reference map, in the place of the baseline."""
     counts = {"seeds": len(pair.mmpkd), "images": len(pair.patients)}
     if len(set(pair.patients)) < 2:
         return dict.fromkeys(("estimate", "low", "high"), np.nan) | counts | {"verdict": UNDECIDED}
-    found = training_interval(*pair[:3], resamples, level, seed)
+    found = training_interval(*pair[:3], resamples, level)
     verdict = {TOWARDS: BEATS, AWAY: LOSES}.get(judge(found.low, found.high, larger_is_better), UNDECIDED)
     return {"estimate": found.estimate, "low": found.low, "high": found.high, **counts, "verdict": verdict}

@@ -37,6 +37,11 @@ def one_run(root, *options, **named):
     return read_map_runs([write_map_run(root, *options, **named)])
 
 
+def verdict(runs_of, differences):
+    beaten = beaten_table(compare_with_references(runs_of, resamples=100))
+    return cohort_verdict(differences, "embedded", runs_of.facts["embedded"], beaten)
+
+
 @pytest.fixture
 def moved(root):
     return one_run(root)
@@ -90,7 +95,7 @@ def test_one_seed_gives_no_interval_over_trainings(root):
     got = compare_maps(runs_of, **FEW)
     assert (got["verdict"] == ONE_STUDENT).all() and got[["low", "high", "mwu_p", "holm_p"]].isna().all(axis=None)
     assert got["low_students"].notna().all() and (got["seeds"] == 1).all()
-    answer = cohort_verdict(got, "embedded", runs_of.facts["embedded"])
+    answer = verdict(runs_of, got)
     assert answer["answer"] == "cannot tell" and "one student a method" in answer["sentence"]
 
 
@@ -98,7 +103,7 @@ def test_one_arm_has_levels_and_no_differences(root):
     runs_of = one_run(root, weights=(0.0,))
     got = compare_maps(runs_of, **FEW)
     assert len(got) == 0
-    answer = cohort_verdict(got, "embedded", runs_of.facts["embedded"])
+    answer = verdict(runs_of, got)
     assert answer["answer"] == "nothing to compare" and "nothing is compared" in answer["sentence"]
     levels = levels_table(runs_of)
     assert set(levels["method"]) == {"baseline", "reference"}
@@ -167,9 +172,7 @@ def test_levels(moved):
 )
 def test_verdict_in_words(root, effect, answer, words):
     runs_of = one_run(root, effect=effect)
-    differences = compare_maps(runs_of, **FEW)
-    beaten = beaten_table(compare_with_references(runs_of, resamples=200))
-    got = cohort_verdict(differences, "embedded", runs_of.facts["embedded"], beaten)
+    got = verdict(runs_of, compare_maps(runs_of, **FEW))
     assert got["answer"] == answer and words in got["sentence"] and "(simulated)" in got["sentence"]
     assert len(got["findings"]) == 3 + 4 and got["findings"][0].startswith("Obj. AUROC: ")
     assert "lower is better" in got["findings"][2]
@@ -178,7 +181,7 @@ def test_verdict_in_words(root, effect, answer, words):
 def test_verdict_where_metrics_disagree_and_what_the_seeds_could_have_found(moved):
     moved.per_image.loc[moved.per_image["weight"] == 0.5, "iou"] -= 0.3
     rows = compare_maps(moved, **FEW).assign(detectable=0.1234)
-    got = cohort_verdict(rows, "embedded", moved.facts["embedded"])
+    got = verdict(moved, rows)
     assert got["answer"] == "in both directions" and "2 of 3 metrics towards, 1 away" in got["sentence"]
     assert "5 seeds a method are likely to find 0.123" in got["findings"][0]
 
