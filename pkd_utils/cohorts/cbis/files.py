@@ -89,10 +89,9 @@ def _tcia(root: Path, wanted: Iterable[tuple], listings: list[Path], bases: list
     """Files of each (case, study, series): by metadata.csv, else by the names of the folders."""
     listed = _metadata_folders(listings)
     found = {}
-    for key in set(wanted):
-        case, study, series = key
+    for case, study, series in set(wanted):
         folders = listed.get(series) or _named_folders([base / case for base in bases], study, series)
-        found[key] = [file for folder in folders for file in _pictures(folder, root)]
+        found[case, study, series] = [file for folder in folders for file in _pictures(folder, root)]
     return found
 
 

@@ -40,13 +40,8 @@ _FACTS = ["bytes", "mtime_ns", "width", "height", "middle", "x0", "y0", "x1", "y
 class FileFacts:
     """Size and, where asked for, content of picture files; remembers them between calls and sessions.
 
-    Parameters
-    ----------
-    root : Path
-        Folder that file names are relative to. The facts are kept there in `.cbis-files.parquet` or, where nothing can
-        be written, under `cache/` of the data folder.
-    workers : int
-        Threads that read files; 0: one a core.
+    File names are relative to `root`. The facts are kept there in `.cbis-files.parquet` or, where nothing can be
+    written, under `cache/` of the data folder. `workers` threads read files; 0: one a core.
     """
 
     def __init__(self, root: Path, workers: int = 0):
@@ -134,13 +129,7 @@ def _look_at_pixels(path: Path) -> dict:
 
 
 def assign_roles(files: pd.DataFrame, facts: FileFacts) -> pd.DataFrame:
-    """Decide for every row which file is the mammogram, which the mask and which the crop.
-
-    Parameters
-    ----------
-    files : DataFrame
-        `mammogram_files` and `roi_files`, lists of file names; see `cbis.files.find_files`.
-    facts : FileFacts
+    """Decide for every row of `cbis.files.find_files` which file is the mammogram, which the mask and which the crop.
 
     Returns
     -------
@@ -212,8 +201,8 @@ def _by_pixels(mammogram: str | None, names: list[str], facts: FileFacts) -> tup
         mask_problem = f"{len(masks)} files could be the mask: {', '.join(str(facts.root / m) for m in masks)}"
     elif masks and mammogram and facts.area(masks[0]) < MASK_AREA * facts.area(mammogram):
         small, whole = ("x".join(map(str, facts.size(name))) for name in (masks[0], mammogram))
-        mask_problem = f"{facts.root / masks[0]} is black and white but too small to be a mask ({small}, its mammogram "
-        mask_problem += f"{whole})"
+        sizes = f"({small}, its mammogram {whole})"
+        mask_problem = f"{facts.root / masks[0]} is black and white but too small to be a mask {sizes}"
     elif masks:
         mask = masks[0]
     elif sound and len(sound) == len(names):
@@ -224,14 +213,7 @@ def _by_pixels(mammogram: str | None, names: list[str], facts: FileFacts) -> tup
 
 
 def place_masks(roles: pd.DataFrame, facts: FileFacts, pixels: str) -> pd.DataFrame:
-    """Sizes of each row's picture and mask, and the box of its lesion in the picture.
-
-    Parameters
-    ----------
-    roles : DataFrame
-        From `assign_roles`, rows without problem only.
-    facts : FileFacts
-    pixels : {"full", "crop"}
+    """Sizes of each row's picture ("full" or "crop") and mask, and its lesion, for `assign_roles` without problems.
 
     Returns
     -------
@@ -245,33 +227,28 @@ def place_masks(roles: pd.DataFrame, facts: FileFacts, pixels: str) -> pd.DataFr
     for row in roles.itertuples():
         mask, stored = facts[row.mask_path], facts.size(row.mask_path)
         size = facts.size(row.mammogram_path) if row.mammogram_path else stored
-        low = [_scaled_edge(mask[k], n, m) for k, n, m in zip(("x0", "y0"), stored, size, strict=True)]
-        high = [_scaled_edge(mask[k], n, m) for k, n, m in zip(("x1", "y1"), stored, size, strict=True)]
-        corner, picture = [0, 0], size
-        if pixels == "crop":
-            picture = facts.size(row.crop_path)
-            corner = [_crop_corner(*edges) for edges in zip(low, high, picture, size, strict=True)]
-            low = [max(a - c, 0) for a, c in zip(low, corner, strict=True)]
-            high = [min(b - c, n) for b, c, n in zip(high, corner, picture, strict=True)]
-        rows.append((*picture, *size, *stored, stored != size, *corner, *map(float, low), *map(float, high)))
+        picture = facts.size(row.crop_path) if pixels == "crop" else size
+        lesion = ((mask["x0"], mask["x1"]), (mask["y0"], mask["y1"]))
+        (left, x0, x1), (top, y0, y1) = map(_along_axis, lesion, stored, size, picture)
+        rows.append((*picture, *size, *stored, stored != size, left, top, x0, y0, x1, y1))
     columns = ["width", "height", "mammogram_width", "mammogram_height", "mask_width", "mask_height", "mask_resized"]
-    columns += ["crop_left", "crop_top", *CORNERS]
-    return pd.DataFrame(rows, index=roles.index, columns=columns)
+    return pd.DataFrame(rows, index=roles.index, columns=[*columns, "crop_left", "crop_top", *CORNERS])
 
 
-def _scaled_edge(edge: float, stored: int, size: int) -> int:
-    """First pixel of `size` whose nearest pixel of `stored` is not before `edge`; at least one pixel stays."""
-    return int(edge) if stored == size else int(np.searchsorted(_nearest(stored, size), edge))
+def _along_axis(lesion: tuple, stored: int, size: int, picture: int) -> tuple[int, float, float]:
+    """Where a picture begins in its mammogram, along one axis, and the lesion's edges in the picture.
+
+    `lesion` has the edges in the stored mask, of which at least one pixel stays in the mammogram's size. A crop is
+    centred on the lesion, inside the mammogram; a whole mammogram begins at 0.
+    """
+    low, high = lesion if stored == size else np.searchsorted(_nearest(stored, size), lesion)
+    corner = int(np.clip(round((low + high - picture) / 2), 0, max(size - picture, 0)))
+    return corner, float(max(low - corner, 0)), float(min(high - corner, picture))
 
 
 def _nearest(stored: int, size: int) -> np.ndarray:
     """For each of `size` pixels the stored pixel under its centre."""
     return ((np.arange(size) + 0.5) * stored / size).astype(int)
-
-
-def _crop_corner(low: int, high: int, crop: int, whole: int) -> int:
-    """Where a crop begins along one axis: centred on the lesion's extent, inside the mammogram."""
-    return int(np.clip(round((low + high - crop) / 2), 0, max(whole - crop, 0)))
 
 
 @dataclass(repr=False)

@@ -96,8 +96,7 @@ def load(
     images, tables, sources = _join(files, tables_root, labels, duplicates, funnel, published)
     for split in _SPLITS.values():
         funnel.step(f"official split: {split}", images[images["split"] == split], published.get(split, np.nan))
-    without = int(images["split"].isna().sum())
-    if without:
+    if images["split"].isna().any():
         funnel.step("without a split (kept)", images[images["split"].isna()])
     timed = images["study_datetime"].notna()
     note = f"{int((~timed).sum())} without" + ("" if info.simulated else "; 779 in the release")
@@ -110,13 +109,6 @@ def load(
     privileged = privileged[privileged.index.isin(images["study_id"])]
     tables = [files["labels"], files["splits"], files["impressions"], *sources]
     return Cohort(info, root, list(labels), images, empty_boxes(), funnel.table(), privileged, tables)
-
-
-def _balance(images: pd.DataFrame, label: str) -> pd.DataFrame:
-    """Images of both classes of `label`, the larger one sampled down to the smaller with seed 0; in their order."""
-    classes = [images.index[images[label] == value] for value in (0, 1)]
-    smaller, rng = min(map(len, classes)), np.random.default_rng(0)
-    return images[images.index.isin(np.concatenate([rng.permutation(members)[:smaller] for members in classes]))]
 
 
 def _join(
@@ -221,6 +213,9 @@ def _count_label(funnel: Funnel, images: pd.DataFrame, label: str, simulated: bo
     positive, balanced = ({} if simulated else counts for counts in (POSITIVE, BALANCED))
     note = "" if simulated else "paper = the release's count"
     funnel.step(f"positive: {label}", images[images[label] == 1], positive.get(label, np.nan), note)
-    if label in BALANCED:
+    if label in BALANCED:  # the larger class sampled down to the smaller
+        classes = [images.index[images[label] == value] for value in (0, 1)]
+        smaller, rng = min(map(len, classes)), np.random.default_rng(0)
+        drawn = images.loc[np.concatenate([rng.permutation(members)[:smaller] for members in classes])]
         note = "negatives drawn with seed 0; every split draws its own"
-        funnel.step(f"balanced: {label}", _balance(images, label), balanced.get(label, np.nan), note)
+        funnel.step(f"balanced: {label}", drawn, balanced.get(label, np.nan), note)

@@ -61,11 +61,9 @@ class Task:
         "diagnostic", "auxiliary" or "prognostic" (section 3.1 of the paper).
     classes : tuple of str
         Names of the classes; `target` indexes them.
-    table : DataFrame
+    table, funnel : DataFrame
         `image_id, patient_id, study_id` (str), `target` (int64, 0 to C - 1), one row an image, in the cohort's order;
-        age tasks also have `value`, the age in years.
-    funnel : DataFrame
-        `step, rows, patients, paper, note`, as a cohort's funnel.
+        age tasks also have `value`, the age in years. The funnel is as a cohort's.
     choices : dict of str to str
         What was decided where the paper decides nothing.
     split : SplitRule
