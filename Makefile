@@ -19,8 +19,8 @@ env: ## create .venv and install the pinned dependencies
 assets: env ## fetch the small real files (CT, reports, text and image encoders) by hash
 	@$(PY) -m pkd_utils fetch
 
-runs: assets ## run every notebook of PROFILE (default demo) that is not done yet
-	@$(SNAKEMAKE) --config profile=$(PROFILE)
+runs: assets ## run every notebook of PROFILE (default demo) that is not done yet; ONLY=reports/mimic_cxr: a part
+	@$(SNAKEMAKE) --config profile=$(PROFILE) $(if $(ONLY),only="$(ONLY)")
 
 pages: env ## build the book from the runs that are there
 	@$(PY) -m workflow.publish.gate --profile $(PROFILE)

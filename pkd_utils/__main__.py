@@ -5,9 +5,9 @@ import sys
 
 USE = """\
 Use: python -m pkd_utils
-  run FILE [IDENTITY]       run one parameter file: params/<profile>/<study>/<file>.yml
-  plan PROFILE              the runs of params/<profile>/ in order, done or to run
-  show FILE                 one run's parameters, defaults filled in, as flat YAML for papermill -f
+  run FILE [NAME]           one run of a parameter file: params/<profile>/<study>/<notebook>.yml
+  plan PROFILE [ONLY ...]   the runs of params/<profile>/ in order, done or to run; ONLY: what starts like that
+  show FILE [NAME]          one run's parameters, defaults filled in, as flat YAML for papermill -f
   fetch [NAME ...]          the small real files (CT, reports, encoders), by hash
   encoders list | verify    the table of encoders; whether a download is right
   demo chest | breast | ct  write an embedded cohort to disk"""

@@ -7,6 +7,8 @@ import pytest
 
 from pkd_utils.runs import paths
 
+os.environ["PKD_LOCAL"] = os.devnull  # tests, and the kernels that they start, do not read the user's params/local.yml
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -16,8 +16,8 @@ same three files of another machine). The model:
   measured number of heads that is not above that of the heads trained together
 - disk: (views + 1) x images x N x D numbers, report tokens, logits of all epochs, weights of heads that teach
 
-CPU-hours are hours of one core, GPU-hours those of the GPU that was measured. Not in it: steps 01, 05 and 06, and
-reading from disks slower than the page cache.
+CPU-hours are those of one core, GPU-hours of the GPU that was measured, which device `auto` takes (params/local.yml).
+Not in it: steps 01, 05 and 06, and reading from disks slower than the page cache.
 """
 
 import argparse
@@ -80,7 +80,7 @@ class Rates:
     def view(self, encoder: str, precision: str, device: str) -> Seconds | None:
         """One pass of an image encoder for one view."""
         on_gpu = [row for row in self.encoders.get("gpu", []) if row and row["encoder"] == encoder]
-        if device.startswith("cuda") and on_gpu:
+        if device != "cpu" and on_gpu:
             return 1 / on_gpu[0]["images_per_s"], 0.0
         return self._fastest("rows", [encoder], precision, "images_per_s")
 
@@ -106,7 +106,7 @@ class Rates:
         """One operation of the least work, of `together` heads on `shape` (N, D) tokens."""
         settings = self.heads["settings"]
         on_gpu = settings["device"].startswith("cuda")
-        if on_gpu and not device.startswith("cuda"):
+        if on_gpu and device == "cpu":
             file = f"{self.folder}/benchmark-heads.json"
             raise DataError(f"{file} was measured on a GPU, and heads train on the CPU here.")
         shapes = {tuple(map(int, name.split("x"))): times for name, times in self.heads["seconds"].items()}

@@ -28,6 +28,8 @@ def start(arguments: list[str], report: Path) -> subprocess.Popen:
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "PKD_LOCAL": os.devnull,
+        "JUPYTER_PREFER_ENV_PATH": "1",  # nbval's kernel is this environment's
     }
     command = [sys.executable, "-m", "pytest", "--color=no", "-p", "no:cacheprovider", f"--junitxml={report}"]
     with open(report.with_suffix(".log"), "w") as log:

@@ -1,6 +1,6 @@
 """Run notebooks with papermill, and know whether a run is whole.
 
-`python -m pkd_utils run params/demo/mmpkd/01-prepare-data.yml` runs one parameter file,
+`python -m pkd_utils run params/demo/mmpkd/03-distil-student.yml grid` makes one run of a parameter file,
 `python -m pkd_utils plan demo` lists a profile's runs in order.
 
 papermill's own word is not enough: a killed kernel leaves a notebook whose cells all say "completed", and
@@ -20,10 +20,11 @@ sys.modules.setdefault("rfc3987_syntax", None)
 import nbformat  # noqa: E402
 import yaml  # noqa: E402
 
-from pkd_utils.runs import finished, identity, paths, run  # noqa: E402
+from pkd_utils.runs import finished, identity, local, paths, run  # noqa: E402
 from pkd_utils.runs.errors import DataError  # noqa: E402
 from pkd_utils.runs.files import atomic_path, lock  # noqa: E402
-from pkd_utils.runs.parameters import notebook_path, read_file, resolve  # noqa: E402
+from pkd_utils.runs.parameters import declared, nearest, notebook_path, resolve  # noqa: E402
+from pkd_utils.runs.profiles import notebook_of, read_runs, shown  # noqa: E402
 
 # One thread a notebook: runs stay the same whatever runs beside them, and two notebooks use two cores better than one.
 _ENVIRONMENT = {
@@ -37,11 +38,12 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a profile: a parameter file, what it resolves to, and the folder it will fill."""
+    """One run of a profile: its place in a parameter file, what it resolves to, and the folder it will fill."""
 
-    name: str  # study/step[.variant], the parameter file's name without .yml
+    name: str  # study/step[.label]
     notebook: str  # study/step
     file: Path
+    label: str  # its name in the file, "" where the file has one run or this is the plain one
     parameters: dict[str, Any]
     identity: str
     folder: Path
@@ -82,18 +84,31 @@ def run_problems(folder: Path) -> list[str]:
     return finished.faults(folder) + problems(folder / "notebook.ipynb")
 
 
-def notebook_of(file: Path) -> str:
-    """`params/demo/mmpkd/03-distil-student.grid.yml` -> `mmpkd/03-distil-student`."""
-    return f"{file.parent.name}/{file.name.removesuffix('.yml').split('.')[0]}"
+def values_of(file: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """Name -> what papermill injects (the file's values and the machine's), and what that resolves to, of every run."""
+    notebook, found = notebook_of(file), {}
+    machine = {name: value for name, value in local.read().machine.items() if name in declared(notebook)}
+    for label, values in read_runs(file).items():
+        place = shown(file) + (f", run {label!r}" if label else "")
+        found[label] = {**values, **machine}, resolve(notebook, {**values, **machine}, place)
+    return found
 
 
-def plan(profile: str) -> list[Job]:
+def plan(profile: str, only: str = "") -> list[Job]:
     """All runs of `params/<profile>/`, each after the runs that it reads.
+
+    Parameters
+    ----------
+    profile : str
+        A folder of `params/`.
+    only : str
+        Plan a part: what starts like one of these words, for example `reports/mimic_cxr` or
+        `reports/03-train-teachers.mimic`, and what it reads.
 
     Raises
     ------
     DataError
-        If a parameter file is wrong, two files name the same run, or runs wait for each other.
+        If a parameter file is wrong, two name the same run, runs wait for each other, or `only` fits none.
     FileNotFoundError
         If a run that is read is neither planned nor finished.
     """
@@ -101,34 +116,42 @@ def plan(profile: str) -> list[Job]:
     files = sorted(folder.glob("*/*.yml"))
     if not files:
         raise DataError(f"There is no profile {profile!r}: {folder} holds no parameter files.")
-    waiting: dict[str, tuple[Path, str, dict[str, Any]]] = {}
+    waiting: dict[str, tuple[str, Path, str, dict[str, Any]]] = {}
     for file in files:
-        notebook = notebook_of(file)
-        parameters = resolve(notebook, read_file(file))
-        study, step = notebook.split("/")
-        reference = f"{study}/{parameters['cohort']}/{step}/{parameters['run']}"
-        if reference in waiting:
-            raise DataError(f"{file} and {waiting[reference][0]} both describe the run {reference}: rename one.")
-        waiting[reference] = (file, notebook, parameters)
+        study, step = notebook_of(file).split("/")
+        for label, (_, values) in values_of(file).items():
+            reference = f"{study}/{values['cohort']}/{step}/{values['run']}"
+            name = ".".join(filter(None, (f"{study}/{file.name.removesuffix('.yml')}", label)))
+            if reference in waiting:
+                raise DataError(f"{name} and {waiting[reference][0]} both describe the run {reference}: rename one.")
+            waiting[reference] = (name, file, label, values)
+    if only:
+        wanted = [ref for ref, job in waiting.items() if any(t.startswith(tuple(only.split())) for t in (ref, job[0]))]
+        if not wanted:
+            raise DataError(f"No run of {profile} starts like {only}: `python -m pkd_utils plan {profile}` lists them.")
+        for reference in wanted:  # grows by what they read
+            wanted += [r for r in identity.references(waiting[reference][3]) if r in waiting and r not in wanted]
+        waiting = {reference: waiting[reference] for reference in waiting if reference in wanted}
 
     jobs: dict[str, Job] = {}
-    codes = {notebook: identity.code_hash(notebook) for notebook in {job[1] for job in waiting.values()}}
+    codes = {notebook: identity.code_hash(notebook) for notebook in {notebook_of(job[1]) for job in waiting.values()}}
     while waiting:
-        ready = {ref: job for ref, job in waiting.items() if not set(identity.references(job[2])) & set(waiting)}
+        ready = {ref: job for ref, job in waiting.items() if not set(identity.references(job[3])) & set(waiting)}
         if not ready:
             raise DataError(f"These runs of {folder} wait for each other: {', '.join(sorted(waiting))}.")
-        for reference, (file, notebook, parameters) in ready.items():
+        for reference, (name, file, label, values) in ready.items():
             del waiting[reference]
-            read = identity.references(parameters)
+            notebook, read = notebook_of(file), identity.references(values)
             known = {r: jobs[r].identity if r in jobs else run.run_identity(run.find_run(r)) for r in read}
-            run_hash = identity.run_hash(notebook, parameters, codes[notebook], known, identity.inputs(parameters))
+            run_hash = identity.run_hash(notebook, values, codes[notebook], known, identity.inputs(values))
             jobs[reference] = Job(
-                name=f"{file.parent.name}/{file.name.removesuffix('.yml')}",
+                name=name,
                 notebook=notebook,
                 file=file,
-                parameters=parameters,
+                label=label,
+                parameters=values,
                 identity=run_hash,
-                folder=paths.runs_dir() / identity.run_folder(notebook, parameters, run_hash),
+                folder=paths.runs_dir() / identity.run_folder(notebook, values, run_hash),
                 upstream=tuple(jobs[r].name for r in read if r in jobs),
             )
     return list(jobs.values())
@@ -153,13 +176,25 @@ def with_short_streams(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode
     return notebook
 
 
-def execute(file: str | Path, expect: str | None = None) -> Path:
-    """Run the notebook of one parameter file, unless this very run is already whole.
+def one_of(file: Path, label: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `values_of` gives for one run of a file; DataError, with the names that it has, if there is no such run."""
+    runs = values_of(file)
+    if len(runs) == 1 and not label:
+        label = next(iter(runs))
+    if label not in runs:
+        raise DataError(f"{shown(file)} has no run {label!r}{nearest(label, runs)}.")
+    return runs[label]
+
+
+def execute(file: str | Path, label: str = "", expect: str | None = None) -> Path:
+    """Run the notebook of a parameter file with one of its runs' values, unless this very run is already whole.
 
     Parameters
     ----------
     file : str or Path
-        `params/<profile>/<study>/<NN-verb-noun>[.<variant>].yml`.
+        `params/<profile>/<study>/<NN-verb-noun>.yml`.
+    label : str
+        The run's name in the file.
     expect : str, optional
         The identity that a plan foresaw; a difference stops the run.
 
@@ -176,30 +211,33 @@ def execute(file: str | Path, expect: str | None = None) -> Path:
     """
     file = Path(file).resolve()
     notebook = notebook_of(file)
-    parameters = resolve(notebook, read_file(file))
+    injected, parameters = one_of(file, label)
+    said = f"{notebook} with {shown(file)} {label}".rstrip()
     known = {ref: run.run_identity(run.find_run(ref)) for ref in identity.references(parameters)}
     if not expect:  # who planned has seen to it
         finished.check_upstream(known)
     code, read = identity.code_hash(notebook), identity.inputs(parameters)
     run_hash = identity.run_hash(notebook, parameters, code, known, read)
     if expect and expect != run_hash:
-        raise DataError(f"{file.name}: the code or an upstream run changed since this run was planned; start again.")
+        raise DataError(f"{said}: the code or an upstream run changed since this run was planned; start again.")
     folder = paths.runs_dir() / identity.run_folder(notebook, parameters, run_hash)
     executed = folder / "notebook.ipynb"
-    with lock(folder.with_name(f".lock-{folder.name}.ipynb"), f"{notebook} with {file.name} is being run"):
+    with lock(folder.with_name(f".lock-{folder.name}.ipynb"), f"{said} is being run"):
         if finished.done(folder, parameters) and not problems(executed):
             run.point_to(folder, parameters["run"])
             finished.remember_place(folder, parameters)
             executed.touch()
         else:
             os.environ[run.UPSTREAM_CHECKED] = run_hash
-            _run_notebook(notebook, file, folder)
+            _run_notebook(notebook, injected, folder, said)
     return folder
 
 
-def _run_notebook(notebook: str, file: Path, folder: Path) -> None:
+def _run_notebook(notebook: str, injected: dict[str, Any], folder: Path, said: str) -> None:
     """Run the notebook in a kernel of its own, and put it, executed, into the run's folder."""
     import papermill
+
+    from pkd_utils.runs.kernel import OwnKernel
 
     executed = folder / "notebook.ipynb"
     log = folder.with_name(folder.name + ".failed.ipynb")
@@ -209,39 +247,38 @@ def _run_notebook(notebook: str, file: Path, folder: Path) -> None:
         papermill.execute_notebook(
             str(notebook_path(notebook)),
             str(log),
-            parameters=read_file(file),
-            kernel_name="python3",
+            parameters=injected,
+            kernel_name="python3",  # for papermill's own record
+            kernel_manager_class=OwnKernel,
             progress_bar=False,
             cwd=str(paths.PROJECT_ROOT),
         )
     except Exception as error:
         reason = str(error).strip().splitlines()
-        raise DataError(
-            f"{notebook} with {file.name} failed: {reason[-1] if reason else error!r}. See {log}"
-        ) from error
+        raise DataError(f"{said} failed: {reason[-1] if reason else error!r}. See {log}") from error
     found = problems(log)
     if found or not (folder / "run.json").exists():
         found = found or ["its last cell did not write run.json"]
-        raise DataError(f"{notebook} with {file.name} is not complete: {'; '.join(found)}. See {log}")
+        raise DataError(f"{said} is not complete: {'; '.join(found)}. See {log}")
     with atomic_path(executed) as temporary:
         nbformat.write(with_short_streams(nbformat.read(log, as_version=4)), temporary)
     log.unlink()
 
 
 def main(arguments: list[str]) -> None:
-    """`run FILE [IDENTITY]`, `plan PROFILE` or `show FILE`."""
+    """`run FILE [NAME [IDENTITY]]`, `plan PROFILE [ONLY ...]` or `show FILE [NAME]`."""
     try:
         match arguments:
-            case ["run", file, *expect]:
-                print(execute(file, *expect))
-            case ["plan", profile]:
-                for job in plan(profile):
+            case ["run", file, *rest] if len(rest) < 3:
+                print(execute(file, *rest))
+            case ["plan", profile, *only]:
+                for job in plan(profile, " ".join(only)):
                     state = "done" if job.executed.exists() else "to run"
                     print(f"{state:7} {job.name:45} {job.folder.relative_to(paths.runs_dir())}")
-            case ["show", file]:
-                values = resolve(notebook_of(Path(file)), read_file(file))
+            case ["show", file, *rest] if len(rest) < 2:
+                _, values = one_of(Path(file).resolve(), *(rest or [""]))
                 print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
             case _:
-                sys.exit("Use: python -m pkd_utils run FILE | plan PROFILE | show FILE")
+                sys.exit("Use: python -m pkd_utils run FILE [NAME] | plan PROFILE [ONLY ...] | show FILE [NAME]")
     except (DataError, FileNotFoundError) as error:
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""Strict notebook parameters: names and types are checked before anything runs.
+"""Strict notebook parameters: files, names and types are checked before anything runs.
 
 papermill only warns of a parameter that the notebook does not have, turns `0012` into 12 and leaves types alone. Each
 notebook therefore declares its parameters once, as annotated assignments in its cell tagged `parameters`, and calls
@@ -6,21 +6,34 @@ notebook therefore declares its parameters once, as annotated assignments in its
 """
 
 import ast
+import difflib
 import json
+import re
 import types
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic
 
-from pkd_utils.runs import paths
+from pkd_utils.runs import local, paths, strict_yaml
 from pkd_utils.runs.errors import DataError
 
-# Parameters that say how a machine does the work, not what is computed: no part of a run's identity.
-MACHINE = frozenset({"device", "memory_gib", "workers", "threads", "encode_batch_size", "text_batch_size"})
+# Parameters that say how a machine does the work, not what is computed: no part of a run's identity, and set for all
+# notebooks by params/local.yml.
+MACHINE = frozenset(local.Local.model_fields) - {"roots", "cluster"}
 
 # What an annotation may say; evaluated with nothing else in reach.
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "None": None}
+_LABEL = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.+-]*")
+
+
+class Declared(NamedTuple):
+    """One parameter of a notebook. A list may be empty where its default is, or its comment says what `[]` means."""
+
+    kind: Any
+    default: Any
+    may_be_empty: bool
 
 
 def notebook_path(notebook: str) -> Path:
@@ -34,8 +47,8 @@ def code_cells(path: Path) -> list[dict[str, Any]]:
     return [{**cell, "source": "".join(cell["source"])} for cell in cells]
 
 
-def declared(notebook: str) -> dict[str, tuple[Any, Any]]:
-    """Parameters of a notebook: name -> (type, default), from its cell tagged `parameters`.
+def declared(notebook: str) -> dict[str, Declared]:
+    """Parameters of a notebook, from its cell tagged `parameters`.
 
     Raises
     ------
@@ -48,18 +61,20 @@ def declared(notebook: str) -> dict[str, tuple[Any, Any]]:
     cells = [c for c in code_cells(path) if "parameters" in c.get("metadata", {}).get("tags", [])]
     if len(cells) != 1:
         raise DataError(f"notebooks/{notebook}.ipynb has {len(cells)} cells tagged `parameters`; it needs exactly one.")
-    found = {}
+    found, lines = {}, cells[0]["source"].splitlines()
     for node in ast.parse(cells[0]["source"]).body:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None):
             raise DataError(
                 f"Line {node.lineno} of the parameters of notebooks/{notebook}.ipynb is not `name: type = value`."
             )
         kind = eval(ast.unparse(node.annotation), {"__builtins__": {}}, dict(_TYPES))
-        found[node.target.id] = (kind, ast.literal_eval(node.value))
+        default = ast.literal_eval(node.value)
+        said = "".join(lines[node.lineno - 1 : node.end_lineno]).partition("#")[2]
+        found[node.target.id] = Declared(kind, default, default == [] or "[]" in said)
     return found
 
 
-def resolve(notebook: str, values: dict[str, Any]) -> dict[str, Any]:
+def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str, Any]:
     """Fill defaults in and check `values`, for example a parameter file's, against the declaration.
 
     Returns
@@ -70,26 +85,52 @@ def resolve(notebook: str, values: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     DataError
-        Unknown name (with the nearest declared ones) or wrong type.
+        Unknown name (with the nearest declared ones), wrong type, or a value that names no folder, no run, nothing or
+        the same thing twice; `source`, such as the file, stands before the sentence.
     """
     parameters = declared(notebook)
-    unknown = sorted(set(values) - set(parameters))
-    if unknown:
-        raise DataError(
-            f"Unknown parameter {', '.join(unknown)} for {notebook}; it knows: {', '.join(sorted(parameters))}."
-        )
+    start = f"{source}: " if source else ""
+    for name in values:
+        if name not in parameters:
+            raise DataError(f"{start}Unknown parameter {name} for {notebook}{nearest(name, parameters)}.")
     resolved = {}
-    for name, (kind, default) in parameters.items():
+    for name, (kind, default, may_be_empty) in parameters.items():
         value = values.get(name, default)
         try:
             resolved[name] = pydantic.TypeAdapter(kind).validate_python(value, strict=True)
         except pydantic.ValidationError as error:
             expected = getattr(kind, "__name__", str(kind)) if not hasattr(kind, "__origin__") else str(kind)
             raise DataError(
-                f"Parameter {name} of {notebook} must be {expected}, got {type(value).__name__} {value!r} "
+                f"{start}Parameter {name} of {notebook} must be {expected}, got {type(value).__name__} {value!r} "
                 f"({error.errors()[0]['msg']})."
             ) from None
+        if why := _unfit(name, resolved[name], default, may_be_empty):
+            raise DataError(f"{start}Parameter {name} of {notebook}: {why}.")
     return resolved
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name."""
+    near = difflib.get_close_matches(name, known)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; it knows: {', '.join(sorted(known))}"
+
+
+def _unfit(name: str, value: Any, default: Any, may_be_empty: bool) -> str:
+    """Why a value of the right type is not to be used, or nothing."""
+    if name in ("run", "cohort") and not _LABEL.fullmatch(value):
+        return f"{value!r} is to name a folder: letters, digits, and . _ + - within"
+    if isinstance(value, list):
+        if not value and not may_be_empty:
+            return "the list is empty"
+        told = [repr(item) for item in value]
+        if len(set(told)) < len(told) and not (default and len(set(default)) < len(default)):
+            return f"{next(item for item in told if told.count(item) > 1)} stands twice"
+    if name.endswith(("_run", "_runs")):
+        for reference in [value] if isinstance(value, str) else value:
+            parts = reference.split("/")
+            if reference and not (len(parts) == 4 and all(map(_LABEL.fullmatch, parts))):
+                return f"{reference!r} is to name a run: study/cohort/step/label"
+    return ""
 
 
 def identifying(values: dict[str, Any]) -> dict[str, Any]:
@@ -110,14 +151,21 @@ def check(notebook: str, namespace: dict[str, Any]) -> types.SimpleNamespace:
     Returns
     -------
     types.SimpleNamespace
-        The checked values, one attribute a parameter.
+        The checked values, one attribute a parameter. A machine's parameter that neither papermill nor the reader has
+        set is that of `params/local.yml`.
     """
     known = declared(notebook)
     injected = _injected(namespace.get("In", []))
     unknown = injected - set(known)
     if unknown:
         resolve(notebook, dict.fromkeys(unknown))  # refuses, naming them
-    return types.SimpleNamespace(**resolve(notebook, {name: namespace[name] for name in known if name in namespace}))
+    values = {name: namespace[name] for name in known if name in namespace}
+    values |= {
+        name: value
+        for name, value in local.read().machine.items()
+        if name in known and name not in injected and values.get(name) in (None, known[name].default)
+    }
+    return types.SimpleNamespace(**resolve(notebook, values))
 
 
 def _injected(history: list[str]) -> set[str]:
@@ -132,10 +180,8 @@ def _injected(history: list[str]) -> set[str]:
 
 
 def read_file(path: str | Path) -> dict[str, Any]:
-    """Read a flat YAML parameter file as papermill would."""
-    import yaml
-
-    values = yaml.safe_load(Path(path).read_text()) or {}
+    """What a parameter file holds: `name: value` lines of strict YAML."""
+    values = strict_yaml.read(path) or {}
     if not isinstance(values, dict):
         raise DataError(f"{path} must hold `name: value` lines, one a parameter.")
     return values

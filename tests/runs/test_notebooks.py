@@ -1,12 +1,13 @@
 """A run is whole or it is not a run: killed, exited and failed notebooks are told from finished ones."""
 
+import json
 import subprocess
 import sys
 
 import nbformat
 import pytest
 
-from pkd_utils.runs import notebooks, paths, run
+from pkd_utils.runs import notebooks, parameters, paths, run
 from pkd_utils.runs.errors import DataError
 from tests.runs.test_run import PARAMETERS, make_notebook
 
@@ -94,11 +95,41 @@ def test_plan_orders_by_what_is_read_and_refuses_circles_and_twins(toy, tmp_path
     with pytest.raises(DataError, match="both describe the run"):
         notebooks.plan("p")
     file.with_name("01-do-things.twin.yml").unlink()
+    file.write_text("base: {epochs: 4}\neach: {run: [kept, other]}\n")
+    assert [job.name for job in notebooks.plan("p")][-1] == "toy/02-read-things"
+    for only in ("toy/02", "toy/toy/02-read-things", "nothing toy/02"):
+        assert [job.name for job in notebooks.plan("p", only)] == ["toy/01-do-things.kept", "toy/02-read-things"]
+    with pytest.raises(DataError, match="No run of p starts like toy/03: "):
+        notebooks.plan("p", "toy/03")
     file.write_text("run: kept\nprepared_run: toy/toy/02-read-things/later\n")
     with pytest.raises(DataError, match="wait for each other"):
         notebooks.plan("p")
     with pytest.raises(DataError, match="no profile"):
         notebooks.plan("absent")
+
+
+def test_one_run_of_many_is_made_and_shown_with_the_machines_parameters(toy, tmp_path, monkeypatch, capsys):
+    make, file = toy
+    make(WORK, FINISH)
+    file.write_text("base: {epochs: 4}\neach: {run: [kept, other]}\n")
+    folder = notebooks.execute(file, "other")
+    assert folder.name.startswith("other-") and notebooks.plan("p")[1].folder == folder
+    for label in ("", "othr"):
+        with pytest.raises(DataError, match=r"has no run '.*'; (did you mean other|it knows: kept, other)"):
+            notebooks.execute(file, label)
+    notebooks.main(["show", str(file), "other"])
+    (tmp_path / "shown.yml").write_text(capsys.readouterr().out)
+    assert parameters.read_file(tmp_path / "shown.yml") == {**notebooks.plan("p")[1].parameters}
+
+
+def test_the_kernel_is_this_environments_whatever_the_user_calls_python3(toy, tmp_path, monkeypatch):
+    make, file = toy
+    kernel = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "mine", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    make(WORK + "\nimport sys\n(run.path / 'out.txt').write_text(sys.executable)", FINISH)
+    assert (notebooks.execute(file) / "out.txt").read_text() == sys.executable
 
 
 def test_command_line_stops_with_one_sentence(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pkd_utils.runs import identity, parameters, paths
+from pkd_utils.runs import identity, parameters
 from pkd_utils.runs.errors import DataError
 from tests.runs.test_run import (
     make_notebook,
@@ -19,7 +19,17 @@ def test_defaults_and_given_values(project):  # noqa: F811
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epoch": 5}, "Unknown parameter epoch for toy/01-do-things; it knows: cohort, epochs"),
+        ({"epoch": 5}, "Unknown parameter epoch for toy/01-do-things; did you mean epochs?"),
+        ({"zzz": 5}, "Unknown parameter zzz for toy/01-do-things; it knows: cohort, epochs"),
+        ({"run": "a/b"}, "Parameter run of toy/01-do-things: 'a/b' is to name a folder"),
+        ({"run": ".."}, "is to name a folder"),
+        ({"run": "a..b"}, "is to name a folder"),
+        ({"run": ""}, "is to name a folder"),
+        ({"cohort": "../x"}, "is to name a folder"),
+        ({"seeds": [0, 0]}, "Parameter seeds of toy/01-do-things: 0 stands twice"),
+        ({"seeds": []}, "Parameter seeds of toy/01-do-things: the list is empty"),
+        ({"prepared_run": "toy/../01/x"}, "Parameter prepared_run of toy/01-do-things: 'toy/../01/x' is to name a run"),
+        ({"prepared_run": "smoke"}, "study/cohort/step/label"),
         ({"run": 12}, "Parameter run of toy/01-do-things must be str, got int 12"),
         ({"epochs": 2.5}, "Parameter epochs"),
         ({"epochs": True}, "Parameter epochs"),
@@ -53,24 +63,30 @@ def test_unknown_notebook(project):  # noqa: F811
         parameters.declared("toy/09-none")
 
 
-def test_parameter_files_must_be_flat(tmp_path):
-    (tmp_path / "p.yml").write_text("- 1\n- 2\n")
-    with pytest.raises(DataError, match="one a parameter"):
-        parameters.read_file(tmp_path / "p.yml")
-
-
-def test_every_committed_parameter_file_fits_its_notebook():
-    from pkd_utils.runs import notebooks
-
-    files = sorted((paths.PROJECT_ROOT / "params").glob("*/*/*.yml"))
-    assert files
-    for file in files:
-        parameters.resolve(notebooks.notebook_of(file), parameters.read_file(file))
-
-
 def test_what_belongs_to_the_machine_is_no_part_of_an_identity():
     values = {"epochs": 3, "batch_size": 8, "device": "cuda", "memory_gib": 4.0, "encode_batch_size": 64, "workers": 2}
     told = identity.run_hash("toy/01-do-things", values, "code", {}, {})
     assert parameters.identifying(values) == {"epochs": 3, "batch_size": 8}
     assert told == identity.run_hash("toy/01-do-things", values | {"device": "cpu", "workers": 9}, "code", {}, {})
     assert told != identity.run_hash("toy/01-do-things", values | {"batch_size": 9}, "code", {}, {})
+
+
+def test_a_list_may_be_empty_where_its_comment_says_what_that_means_and_repeat_where_its_default_does(project):  # noqa: F811
+    cell = "a: list[int] = [1]  # seeds; []: all\nb: list[str] = []  # notes\nc: list[int] = [5, 5]  # height, width"
+    make_notebook(project, "toy/03-lists", [], parameters=cell)
+    assert parameters.resolve("toy/03-lists", {"a": [], "c": [7, 7]}) == {"a": [], "b": [], "c": [7, 7]}
+    with pytest.raises(DataError, match="c of toy/03-lists: the list is empty"):
+        parameters.resolve("toy/03-lists", {"c": []})
+
+
+def test_a_notebook_run_by_hand_takes_the_machines_parameters_from_the_users_file(project, monkeypatch):  # noqa: F811
+    cell = 'device: str = "cpu"  # machine\nworkers: int = 1  # machine\nepochs: int = 2  # passes'
+    make_notebook(project, "toy/03-work", [], parameters=cell)
+    namespace = {"In": [cell], "device": "cpu", "workers": 1, "epochs": 2}
+    assert vars(parameters.check("toy/03-work", namespace)) == {"device": "cpu", "workers": 1, "epochs": 2}
+    (project / "mine.yml").write_text("device: cuda\nworkers: 8\nmemory_gib: 2\n")
+    monkeypatch.setenv("PKD_LOCAL", str(project / "mine.yml"))
+    assert vars(parameters.check("toy/03-work", namespace)) == {"device": "cuda", "workers": 8, "epochs": 2}
+    by_papermill = {**namespace, "In": [cell, '# Parameters\ndevice = "cpu"\n']}
+    assert parameters.check("toy/03-work", by_papermill).device == "cpu", "papermill's word stands"
+    assert parameters.check("toy/03-work", namespace | {"workers": 3}).workers == 3, "so does the reader's"

@@ -11,6 +11,7 @@ from pkd_utils.runs import notebooks, paths
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import write_csv, write_json, write_parquet
 from pkd_utils.runs.parameters import resolve
+from pkd_utils.runs.profiles import read_runs
 from workflow.budget import REPORT_TOKENS, Budget, Rates, TaskCount, count_tasks, main, operations
 
 TASKS = "reports/mimic_cxr/01-prepare-tasks/tiny"
@@ -51,9 +52,9 @@ def write_rates(folder: Path, gpu=False, only=None) -> Path:
 
 
 def job(notebook: str, **values) -> notebooks.Job:
-    parameters = resolve(f"reports/{notebook}", {"cohort": "mimic_cxr", **values})
+    parameters = resolve(f"reports/{notebook}", {}) | {"cohort": "mimic_cxr"} | values
     name = f"reports/{notebook}.{parameters['run']}"
-    return notebooks.Job(name, f"reports/{notebook}", Path("x.yml"), parameters, "0", Path("x"), ())
+    return notebooks.Job(name, f"reports/{notebook}", Path("x.yml"), "", parameters, "0", Path("x"), ())
 
 
 def tiny_plan(device="cpu", encode=None, teachers=None, students=None) -> list[notebooks.Job]:
@@ -197,8 +198,9 @@ def test_smaller_subsets_are_part_of_larger_ones_and_stop_by_themselves():
     assert TaskCount(5, (0, 1), 3, task.sizes, 40).together(50, 2) == 40
 
 
-def test_a_measured_gpu_takes_the_passes_and_the_cpu_keeps_the_decoding(tmp_path):
-    budget = Budget(tiny_plan(device="cuda"), Rates(write_rates(tmp_path / "gpu", gpu=True)))
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_a_measured_gpu_takes_the_passes_and_the_cpu_keeps_the_decoding(device, tmp_path):
+    budget = Budget(tiny_plan(device=device), Rates(write_rates(tmp_path / "gpu", gpu=True)))
     encode, teachers = budget.costs[1:3]
     assert encode.gpu_hours * 3600 == pytest.approx(IMAGES * 2 / 1000)
     assert encode.cpu_hours * 3600 == pytest.approx(IMAGES * (2 * 0.005 + DECODE))
@@ -241,7 +243,8 @@ def test_a_missing_benchmark_is_one_sentence(name, tmp_path, capsys):
 def test_every_planned_run_of_the_paper_is_counted(rates):
     budget = Budget(notebooks.plan("paper"), rates)
     files = (paths.PROJECT_ROOT / "params" / "paper" / "reports").glob("*.yml")
-    assert sorted(cost.name for cost in budget.costs) == sorted(file.name.removesuffix(".yml") for file in files)
+    runs = [f"{file.stem}.{label}" for file in files for label in read_runs(file)]
+    assert sorted(cost.name for cost in budget.costs) == sorted(runs)
     total = next(line for line in str(budget).splitlines() if line.startswith("all "))
     hours, gib = (sum(getattr(cost, name) for cost in budget.costs) for name in ("cpu_hours", "gib"))
     heads = sum(cost.heads for cost in budget.costs)

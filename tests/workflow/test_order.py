@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 
@@ -54,7 +55,7 @@ def test_other_pythons_are_refused_with_one_sentence(setup_env, monkeypatch):
         setup_env.main()
 
 
-@pytest.mark.parametrize("profile", ["demo", "open-data", "paper"])
+@pytest.mark.parametrize("profile", sorted(folder.name for folder in (paths.PROJECT_ROOT / "params").glob("*/")))
 def test_every_profile_can_be_planned(profile, tmp_path, monkeypatch):
     monkeypatch.setenv("PKD_RUNS", str(tmp_path))
     if profile == "open-data":  # reads the demo's baseline, which only a finished demo has
@@ -66,15 +67,26 @@ def test_every_profile_can_be_planned(profile, tmp_path, monkeypatch):
     assert len({job.folder for job in jobs}) == len(jobs)
 
 
-def test_snakemake_takes_the_plan(tmp_path):
+@pytest.mark.parametrize(
+    ("config", "runs"),
+    [
+        (["profile=demo"], {"mmpkd_01_prepare_data", "mmpkd_03_distil_student_grid", "mmpkd_05_compare"}),
+        (["profile=paper", "only=reports/mimic_cxr/02-encode/m"], {"reports_02_encode_mimic_mrm"}),
+    ],
+)
+def test_snakemake_takes_the_plan(config, runs, tmp_path):
     command = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile", "--workflow-profile"]
-    command += ["workflow/profiles/local", "-n", "--config", "profile=demo"]
-    environment = {**os.environ, "PKD_RUNS": str(tmp_path / "runs")}
+    command += ["workflow/profiles/local", "-n", "--config", *config]
+    mine = tmp_path / "local.yml"
+    mine.write_text("cluster: {account: them, walltime_hours: {02-encode: 3}}")
+    environment = {**os.environ, "PKD_RUNS": str(tmp_path / "runs"), "PKD_LOCAL": str(mine)}
     answer = subprocess.run(command, cwd=paths.PROJECT_ROOT, env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr[-500:]
     said = answer.stdout + answer.stderr
-    for name in ("mmpkd_01_prepare_data", "mmpkd_03_distil_student_grid", "mmpkd_05_compare"):
-        assert name in said
+    assert runs <= set(re.findall(r"^rule (\w+):", said, re.M))
+    assert ("runtime=180" in said) and "slurm_account=them" in said
+    if len(config) > 1:
+        assert "inspect" not in said and "03_train" not in said
 
 
 def test_failures_of_any_part_fail_make_test(tmp_path):

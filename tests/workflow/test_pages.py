@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from pkd_utils.runs import files, paths
+from pkd_utils.runs import files, paths, profiles
 from workflow.publish import pages
 from workflow.publish.pages import home, markdown, results
 
@@ -132,7 +132,8 @@ def test_contents_name_each_page_once_and_every_prose_page_exists():
 def test_every_run_of_the_demo_profile_is_in_the_contents():
     listed = set(pages.toc_files(BOOK / "_toc.yml"))
     for file in (paths.PROJECT_ROOT / "params" / "demo").glob("*/*.yml"):
-        assert f"book/_generated/{file.parent.name}/{file.name.removesuffix('.yml')}" in listed
+        for label in profiles.read_runs(file):
+            assert f"book/_generated/{'.'.join(filter(None, (profiles.notebook_of(file), label)))}" in listed
 
 
 def test_every_notebook_has_a_row():

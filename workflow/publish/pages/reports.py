@@ -7,13 +7,13 @@ import inspect
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from pkd_utils.cohorts.tasks import age, mimic
 from pkd_utils.cohorts.tasks.base import PAPER_COUNTS
 from pkd_utils.cohorts.tasks.outcomes import outcome
 from pkd_utils.cohorts.tasks.splits import TRAINING_SIZES
 from pkd_utils.runs import paths
+from pkd_utils.runs.profiles import read_runs
 from pkd_utils.studies.reports.claims import CLAIMS, Claim
 from workflow.publish.pages.markdown import markdown_table
 
@@ -77,7 +77,7 @@ def listed(samples: pd.Series, epochs: pd.Series) -> str:
 def sizes_table() -> pd.DataFrame:
     """Training sizes and epochs: Tables 3 to 7, and the demonstration's from its parameter file."""
     reported = pd.read_csv(paths.resolve(TRAINING_SIZES))
-    here = yaml.safe_load(paths.resolve(DEMONSTRATION).read_text())
+    here = read_runs(paths.resolve(DEMONSTRATION))[""]
     rows = []
     for name, group in reported.groupby("task", sort=False):
         mine = here["sizes"].get(name, here["sizes"].get("*", []))

@@ -1,0 +1,95 @@
+"""`params/local.yml`, the one file that a user edits for a machine or a site: where the data are, and what it has.
+
+Nothing in it is part of a run's identity. git ignores it; `params/local.example.yml` beside it lists every key with its
+unit and default. The environment variable `PKD_LOCAL` names another file, for example `/dev/null` for none.
+"""
+
+import difflib
+import functools
+import os
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field
+
+from pkd_utils.runs import strict_yaml
+from pkd_utils.runs.errors import DataError
+
+_ROOT = Path(__file__).resolve().parents[2]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Cluster(pydantic.BaseModel, extra="forbid", strict=True, frozen=True):
+    """What every job of a profile asks Slurm for."""
+
+    account: str = ""
+    partition: str = ""
+    gres: str = "gpu:1"
+    memory_gib: Positive = 64.0
+    walltime_hours: dict[str, Positive] = {"*": 12.0}
+
+    def hours(self, notebook: str) -> float:
+        """Walltime of a notebook's jobs: by its name with or without the study, else "*"."""
+        names = (notebook, notebook.split("/")[-1], "*")
+        return next((self.walltime_hours[name] for name in names if name in self.walltime_hours), 12.0)
+
+
+class Local(pydantic.BaseModel, extra="forbid", strict=True, frozen=True):
+    """The keys of `params/local.yml`; what is None is left to each notebook's own default."""
+
+    roots: dict[str, str] = {}
+    device: str | None = None
+    memory_gib: Positive | None = None
+    workers: Count | None = None
+    threads: Count | None = None
+    encode_batch_size: Count | None = None
+    text_batch_size: Annotated[int, Field(gt=0)] | None = None
+    cluster: Cluster = Cluster()
+
+    @pydantic.field_validator("roots")
+    @classmethod
+    def _places(cls, roots: dict[str, str]) -> dict[str, str]:
+        for name, folder in roots.items():
+            if (
+                PurePosixPath(name).parts[:1] != ("data",)
+                or ".." in name
+                or not Path(folder).expanduser().is_absolute()
+            ):
+                raise ValueError(f"{name}: {folder} must be data/<name>: <absolute folder>")
+        return roots
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """Parameters of notebooks that this file sets: `parameters.MACHINE`."""
+        return self.model_dump(exclude={"roots", "cluster"}, exclude_none=True)
+
+
+def read() -> Local:
+    """What the file says; nothing if there is none.
+
+    Raises
+    ------
+    DataError
+        If it holds an unknown key or a wrong value: one sentence.
+    """
+    file = Path(os.environ.get("PKD_LOCAL") or _ROOT / "params" / "local.yml")
+    if not file.exists() and "PKD_LOCAL" not in os.environ:
+        return Local()
+    return _read(file, file.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(file: Path, mtime_ns: int) -> Local:
+    try:
+        return Local.model_validate(strict_yaml.read(file) or {})
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    *place, key = [str(part) for part in first["loc"]] or ["it"]
+    why = f"{key} = {first['input']!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    if first["type"] == "extra_forbidden":
+        known = list((Cluster if place else Local).model_fields)
+        near = difflib.get_close_matches(key, known) or known
+        why = f"there is no key {key}; did you mean {' or '.join(near)}"
+    raise DataError(f"{file}: {' '.join([*place, why])}.")

@@ -1,0 +1,143 @@
+"""One parameter file describes many runs, and gives what the files of single runs gave."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pkd_utils.runs import parameters, paths, profiles
+from pkd_utils.runs.errors import DataError
+from tests.runs.test_run import (
+    make_notebook,
+    project,  # noqa: F401  (fixture)
+)
+
+CELL = """cohort: str = "toy"  # data
+run: str = "smoke"  # label
+epochs: int = 2  # passes
+weights: list[float] = [0.5]  # lambda
+options: dict = {}  # more
+device: str = "auto"  # machine
+prepared_runs: list[str] = []  # upstream
+"""
+
+
+@pytest.fixture
+def write(project):  # noqa: F811
+    """Write the parameter file of a toy notebook, and read its runs."""
+    make_notebook(project, "toy/01-do-things", [], parameters=CELL)
+    file = project / "params" / "p" / "toy" / "01-do-things.yml"
+    file.parent.mkdir(parents=True)
+
+    def read(text: str):
+        file.write_text(text)
+        return profiles.read_runs(file)
+
+    return read
+
+
+def test_a_flat_file_is_one_run(write):
+    assert write("run: a\nepochs: 3\n") == {"": {"run": "a", "epochs": 3}}
+    assert write("") == {"": {}}
+
+
+def test_axes_variants_and_exceptions(write):
+    runs = write("""
+base: {run: "{encoder}{ending}", epochs: 3, ending: ""}
+each:
+  cohort:
+    "": {cohort: mimic}
+    ct: {cohort: inspect, epochs: 9}
+  encoder: [rad_dino, mrm]
+variants:
+  short: {epochs: 1, ending: _short}
+except:
+  "*rad-dino-short": null
+  ct-mrm*: {weights: [1.0]}
+""")
+    assert list(runs) == ["rad-dino", "mrm", "mrm-short", "ct-rad-dino", "ct-mrm", "ct-mrm-short"]
+    assert runs["rad-dino"] == {"run": "rad_dino", "epochs": 3, "cohort": "mimic"}
+    assert runs["mrm-short"] == {"run": "mrm_short", "epochs": 1, "cohort": "mimic"}
+    assert runs["ct-mrm"] == {"run": "mrm", "epochs": 9, "cohort": "inspect", "weights": [1.0]}
+
+
+def test_braces_stand_for_values_of_the_same_run(write):
+    runs = write("""
+base:
+  cohort: mimic
+  run: "{cohort}-x"
+  names: [a, b]
+  epochs: "{passes}"
+  passes: 7
+  options: {"{cohort}": ["{passes}"]}
+  prepared_runs: ["toy/{cohort}/01/{names}", "toy/{cohort}/02/c"]
+""")
+    assert runs[""] == {
+        "cohort": "mimic",
+        "run": "mimic-x",
+        "epochs": 7,
+        "options": {"mimic": [7]},
+        "prepared_runs": ["toy/mimic/01/a", "toy/mimic/01/b", "toy/mimic/02/c"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "01-do-things.yml: unknown parameter epoch for toy/01-do-things; did you mean epochs?"),
+        ("base: {epochs: 3}\nvariants: {a: {epoch: 1}}", "unknown parameter epoch"),
+        ("base: {run: '{cohrt}', cohort: x}", "unknown {cohrt}; did you mean cohort?"),
+        ("base: {run: '{a}', a: '{b}', b: '{a}'}", "lead in a circle"),
+        ("base: {run: 'x{a}', a: [1]}", "lead in a circle or to no text"),
+        ("base: {run: x}\nepochs: 3", "epochs stands beside base, each, variants, except: put it under base"),
+        ("base: 3", "base must hold `name: value` lines"),
+        ("each: {epochs: 3}", "epochs must be a list of values, or labels"),
+        ("each: {epochs: []}", "epochs must be a list of values, or labels"),
+        ("each: {a: {x: 3}}", "a must be a list of values, or labels"),
+        ("each: {run: [a_b, a-b]}", "'a-b' names two runs"),
+        ("each: {run: [a/b]}", "'a/b' names two runs, or is no name"),
+        ("each: {run: [a]}\nexcept: {b: null}", "there is no run 'b' to except"),
+        ("each: {run: [a]}\nexcept: {a: 3}", "except 'a' must hold"),
+        ("base: {device: cuda}", "device belongs to the machine: put it into params/local.yml"),
+        ("- 1", "one a parameter"),
+        ("run: a\nrun: b", "line 2: the key run stands twice"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_one_sentence(write, text, message):
+    with pytest.raises(DataError) as refused:
+        write(text)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def table() -> dict[tuple[str, str], dict]:
+    """(profile/study/notebook, name) -> what the file of each run held when every run had a file of its own.
+
+    A line of the file is [profile/study/notebook, name, values]; null as name stands before what all its runs share.
+    To change a run's parameters on purpose, change its line too.
+    """
+    shared, found = {}, {}
+    for place, name, values in json.loads(Path(__file__).with_name("parameters_before.json").read_text()):
+        if name is None:
+            shared[place] = values
+        else:
+            found[place, name] = {**shared.get(place, {}), **values}
+    return found
+
+
+def test_the_files_give_the_runs_that_243_files_gave():
+    """Equal, with the notebooks' defaults, but for what moved to params/local.yml: the machine's parameters."""
+    moved = parameters.MACHINE | {"batch_size of 02-encode"}  # now encode_batch_size
+    files = sorted((paths.PROJECT_ROOT / "params").glob("*/*/*.yml"))
+    now = {}
+    for file in files:
+        place = file.relative_to(paths.PROJECT_ROOT / "params").with_suffix("").as_posix()
+        now |= {(place, name): values for name, values in profiles.read_runs(file).items()}
+    before = table()
+    assert len(before) == 243 and set(now) == set(before)
+    assert len(files) <= 60 and sum(len(file.read_text().splitlines()) for file in files) <= 800
+    for (place, name), values in before.items():
+        notebook = place.split("/", 1)[1]
+        named = {f"{key} of 02-encode" if place.endswith("02-encode") else key: key for key in values}
+        kept = {key: values[key] for told, key in named.items() if not {told, key} & moved}
+        given = parameters.resolve(notebook, now[place, name])
+        assert repr(given) == repr(parameters.resolve(notebook, kept)), (place, name)
