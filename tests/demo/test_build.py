@@ -151,20 +151,6 @@ def test_bad_parameters(tmp_path, source, options, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_each_source_gets_the_embedded_cohort_that_its_loader_reads(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(build, "ensure", lambda cohort, root, workers: asked.append((cohort, workers)))
-    demo.ensure_source("mimic_cxr", tmp_path, 9, 1, workers=2, noise=2.0)
-    demo.ensure_source("cbis_calc", tmp_path, 9, 1, workers=2, calc_cases=4)
-    demo.ensure_source("inspect", tmp_path, 9, 1, workers=2)
-    chest, breast, ct = map(demo.cohort_class, KINDS)
-    assert asked == [
-        (chest(patients=9, seed=1, noise=2.0), 2),
-        (breast(mass_rows=9, seed=1, calc_cases=4), 2),
-        (ct(patients=9, seed=1), 2),
-    ]
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_command_line(small, kind, capsys):
     root = small(kind)

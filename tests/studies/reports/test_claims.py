@@ -6,15 +6,7 @@ import pytest
 
 from pkd_utils.statistics.comparisons import paired_seeds
 from pkd_utils.studies.reports import claims
-from pkd_utils.studies.reports.claims import (
-    CLAIMS,
-    Claim,
-    compare_methods,
-    contrast,
-    encoder_group,
-    judge_claim,
-    verdicts,
-)
+from pkd_utils.studies.reports.claims import CLAIMS, Claim, compare_methods, contrast, judge_claim, verdicts
 
 SHARES = {"age": 0.1, "readmission_12_month": 0.25, "mimic_5x1200": 0.17, "discharge_3_day": 0.1, "ph_12_month": 0.25}
 
@@ -31,7 +23,7 @@ def scores_of(values, task="readmission_12_month", size=200):
 
 
 def test_encoders_are_sorted_as_in_figure_2():
-    found = {name: encoder_group(name) for name in claims.IMAGE_ENCODERS}
+    found = {name: claims.encoder_group(name) for name in claims.IMAGE_ENCODERS}
     ssl, aligned, masked = claims.GROUPS
     assert {n for n, g in found.items() if g == aligned} >= {"biovil_t", "gloria", "biomedclip"}
     assert {n for n, g in found.items() if g == ssl} >= {"rad_dino", "c2l", "medical_mae"}
@@ -39,14 +31,9 @@ def test_encoders_are_sorted_as_in_figure_2():
 
 
 def test_a_contrast_of_methods_stays_within_seed_and_encoder():
-    scores = scores_of(
-        {
-            ("rad_dino", "image_only"): [0.60, 0.70],
-            ("rad_dino", "report_distilled"): [0.65, 0.72],
-            ("mrm", "image_only"): [0.50, 0.90],
-            ("mrm", "report_distilled"): [0.53, 0.94],
-        }
-    )
+    aucs = {"rad_dino": ([0.60, 0.70], [0.65, 0.72]), "mrm": ([0.50, 0.90], [0.53, 0.94])}
+    methods = ("image_only", "report_distilled")
+    scores = scores_of({(e, m): values for e, pair in aucs.items() for m, values in zip(methods, pair, strict=True)})
     claim = Claim("", "", "readmission_12_month", "smallest", "report_distilled", "image_only", "positive")
     values, basis = contrast(scores, claim)
     np.testing.assert_allclose(values, [0.04, 0.03])

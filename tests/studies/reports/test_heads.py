@@ -33,9 +33,7 @@ def tiny_study(n=48, seeds=(0, 1)):
     ids = [f"i{k:03d}" for k in range(n)]
     target = rng.permutation(n) % 2
     tokens = torch.from_numpy(rng.normal(0, 1, (2, n, 5, 8))).float()
-    tokens[..., :4] += torch.from_numpy(2.0 * target - 1)[
-        None, :, None, None
-    ]  # not all eight: layer norm takes the mean
+    tokens[..., :4] += torch.from_numpy(2.0 * target - 1)[:, None, None]  # not all eight: layer norm takes the mean
     splits = []
     for seed in seeds:
         order = np.random.default_rng(seed).permutation(n)
@@ -58,30 +56,25 @@ def test_heads_are_methods_times_sizes_times_seeds_and_teachers_are_added():
     methods = pd.Series([s.method for s in specs]).value_counts()
     assert methods.to_dict() == {"self_distilled": 2 * 2 * 2 * 2, "image_only": 2 * 2}
     by_name = {s.name: s for s in specs}
+    assert {"image_only.n8.seed1", "self_distilled.n32.seed0.lambda0.75.tau2.5"} < set(by_name)
     for spec in specs:
         assert len(spec.train_rows) in (8, 32)
         if spec.teacher:
-            assert by_name[spec.teacher].method == "image_only"
-            assert by_name[spec.teacher].seed == spec.seed
+            assert (by_name[spec.teacher].method, by_name[spec.teacher].seed) == ("image_only", spec.seed)
             np.testing.assert_array_equal(by_name[spec.teacher].train_rows, spec.train_rows)
     assert {s.epochs for s in specs if len(s.train_rows) == 32} == {3}
 
 
-def test_rows_are_the_splits_rows_and_subsets_are_nested():
+def test_rows_are_the_splits_rows_subsets_are_nested_and_nested_selection_chooses_on_other_patients():
     study = tiny_study()
     ids, split = study.rows_of("age"), study.splits[study.splits["seed"] == 1]
-    small, large = (s for s in head_specs(study, "age", ["image_only"], seeds=[1]))
+    small, large = head_specs(study, "age", ["image_only"], seeds=[1])
     assert [ids[r] for r in small.train_rows] == subset(split, 8)["image_id"].tolist()
     assert set(small.train_rows) < set(large.train_rows)
     assert {ids[r] for r in small.validation_rows} == set(split.loc[split["part"] == "evaluate", "image_id"])
-
-
-def test_nested_selection_chooses_on_other_patients():
-    study = tiny_study()
-    for spec in head_specs(study, "age", ["image_only"], selection="nested"):
+    for spec in head_specs(study, "age", ["image_only"], seeds=[1], selection="nested"):
         assert not set(spec.validation_rows) & set(spec.test_rows)
-        whole = head_specs(study, "age", ["image_only"], seeds=[spec.seed])[0].validation_rows
-        assert set(spec.validation_rows) | set(spec.test_rows) == set(whole)
+        assert set(spec.validation_rows) | set(spec.test_rows) == set(small.validation_rows)
 
 
 def test_scores_are_those_of_the_images_by_name():
@@ -131,11 +124,6 @@ def test_what_was_not_prepared_is_refused(change, sentence):
         head_specs(tiny_study(), "age", **{"methods": ["image_only"], **change})
     with pytest.raises(DataError, match="no task 'sex'"):
         head_specs(tiny_study(), "sex", ["image_only"])
-
-
-def test_names_of_heads_tell_them_apart():
-    assert heads.head_name("image_only", 100, 3) == "image_only.n100.seed3"
-    assert heads.head_name("self_distilled", 100, 3, 0.75, 2.5) == "self_distilled.n100.seed3.lambda0.75.tau2.5"
 
 
 def finished_runs(folder, monkeypatch):
