@@ -74,11 +74,10 @@ class Words(NamedTuple):
 
 
 class PretrainingResult(NamedTuple):
-    """The backbone in evaluation mode, the loss by epoch, and where the training stood in `folder`."""
+    """The backbone in evaluation mode, and the loss by epoch."""
 
     backbone: VisionTransformer
     history: pd.DataFrame
-    folder: Path
 
 
 def words_of(texts: Sequence[str], pooled: np.ndarray, longest: int = 128) -> Words:
@@ -121,7 +120,6 @@ def pretrain(
     config: PretrainingConfig,
     folder: str | Path,
     seed: int = 0,
-    progress: bool = True,
 ) -> PretrainingResult:
     """Train a backbone by one objective; continues to the same result where it was interrupted.
 
@@ -162,9 +160,9 @@ def pretrain(
             found = learner(images, words, rows, generator)
             return {"loss": sum(found.values()), **found}
 
-        loop.run(batches, losses, title=config.objective, progress=progress)
+        loop.run(batches, losses, title=config.objective)
     history = pd.DataFrame(loop.history).drop(columns="learning_rate")
-    return PretrainingResult(learner.backbone.eval().requires_grad_(False), history, folder)
+    return PretrainingResult(learner.backbone.eval().requires_grad_(False), history)
 
 
 class Learner(nn.Module):

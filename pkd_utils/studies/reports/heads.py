@@ -149,7 +149,6 @@ def train(
     specs: Sequence[HeadSpec],
     folder: str | Path | None,
     names: Sequence[str] = (),
-    progress: bool = True,
     **config,
 ) -> Trained:
     """Train heads of one task together, or continue, or read them, and score those named, all without names.
@@ -158,7 +157,7 @@ def train(
     """
     tokens, text = _tokens_of(study, task)
     settings = HeadConfig(n_classes=len(study.tasks[task]["classes"]), **config)
-    results = fit_heads(specs, tokens, text, task_targets(study, task), settings, folder, progress)
+    results = fit_heads(specs, tokens, text, task_targets(study, task), settings, folder)
     names = names or [spec.name for spec in specs]
     history = results.history[results.history["name"].isin(names)]
     seconds = history.drop_duplicates(["epoch", "seconds"])["seconds"].sum()

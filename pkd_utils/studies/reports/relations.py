@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy import stats
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -117,9 +118,7 @@ def information(target, probabilities) -> np.ndarray:
 
 def entropy(target) -> float:
     """Entropy of the classes in bits: what there is to know about the label."""
-    share = np.bincount(np.asarray(target)) / len(target)
-    share = share[share > 0]
-    return float(-(share * np.log2(share)).sum())
+    return float(stats.entropy(np.bincount(target), base=2))
 
 
 def relate(

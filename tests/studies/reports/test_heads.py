@@ -81,7 +81,7 @@ def test_scores_are_those_of_the_images_by_name():
     """The store's order differs from the task's: a mix-up of rows would give chance."""
     study = tiny_study()
     specs = head_specs(study, "age", ["image_only"], epochs=30, learning_rate=1e-2)
-    _, scores, tables, _ = train(study, "age", specs, None, progress=False)
+    _, scores, tables, _ = train(study, "age", specs, None)
     assert scores.groupby("size")["auc"].mean().loc[32] > 0.9
     truth = study.splits.drop_duplicates("image_id").set_index("image_id")["target"]
     assert (tables["target"] == tables["image_id"].map(truth)).all()
@@ -93,7 +93,7 @@ def test_scores_are_those_of_the_images_by_name():
 def test_three_choices_of_the_epoch():
     study = tiny_study()
     specs = head_specs(study, "age", ["image_only"], epochs=6, learning_rate=1e-3)
-    results, scores, _, _ = train(study, "age", specs, None, progress=False)
+    results, scores, _, _ = train(study, "age", specs, None)
     scores = scores.set_index("head")
     targets = task_targets(study, "age")
     for spec in specs:
@@ -184,9 +184,9 @@ def test_scores_of_several_runs_are_of_the_same_tasks_and_one_head_a_seed(tmp_pa
 def test_heads_that_another_run_has_trained_are_found_done(tmp_path):
     study = tiny_study()
     specs = head_specs(study, "age", ["image_only"])
-    first = train(study, "age", specs, tmp_path / "a", progress=False)
+    first = train(study, "age", specs, tmp_path / "a")
     heads.take_finished(tmp_path / "a", tmp_path / "b")
     inode = {file.name: file.stat().st_ino for file in (tmp_path / "a").glob("group-*.safetensors")}
-    again = train(study, "age", specs, tmp_path / "b", progress=False)
+    again = train(study, "age", specs, tmp_path / "b")
     assert inode == {file.name: file.stat().st_ino for file in (tmp_path / "b").glob("group-*.safetensors")}
     pd.testing.assert_frame_equal(first.scores, again.scores)
