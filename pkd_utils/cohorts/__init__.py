@@ -32,7 +32,10 @@ SOURCES = {
     "covid_chestxray": Source("pkd_utils.cohorts.covid_chestxray:load", ("metadata.csv", "images/*", "annotations/*")),
     "cbis_mass": Source("pkd_utils.cohorts.cbis.cases:load_mass", _CBIS),
     "cbis_calc": Source("pkd_utils.cohorts.cbis.cases:load_calc", _CBIS),
-    "openi": Source("pkd_utils.cohorts.openi:load", ("NLMCXR_reports.tgz",)),
+    "breast_usg": Source("pkd_utils.cohorts.breast_usg:load", ("*.xlsx", "*images_and_masks*/*.png")),
+    "openi": Source(
+        "pkd_utils.cohorts.openi:load", ("NLMCXR_reports.tgz", "indiana_*.csv", "*IM-*.png", "*IM-*.jpg", "*IM-*.jpeg")
+    ),
     "inspect": Source("pkd_utils.cohorts.inspect.studies:load", ("*.csv", "*.tsv", "CTPA/*", "radiographs/*")),
 }  # fmt: skip
 

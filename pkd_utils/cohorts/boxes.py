@@ -1,14 +1,17 @@
-"""Box annotations: COCO files, and the step from the size an annotator declared to the size of the stored image."""
+"""Boxes: of COCO files, from the size an annotator declared to that of the stored image; and those around masks."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from pkd_utils.cohorts.checks import require_file
-from pkd_utils.cohorts.table import BOX_COLUMNS, within
+from pkd_utils.cohorts.table import BOX_COLUMNS, CORNERS, placed_mask, within
 from pkd_utils.images.decode import image_size
 from pkd_utils.runs.errors import DataError
+
+ASPECT_TOLERANCE = 0.02  # a mask's frame and its stored image differ by rounding, as 943x751 and 768x612 do
 
 
 def read_coco(path: Path, where: str) -> pd.DataFrame:
@@ -66,3 +69,26 @@ def boxes_of(images: pd.DataFrame, table: pd.DataFrame, root: Path) -> tuple[pd.
         result[f"{start}1"] = result[f"{start}0"] + boxes[length].to_numpy() * scale[:, axis]
     differing = boxes["image_id"][(scale != 1).any(axis=1)].nunique()
     return result[BOX_COLUMNS].reset_index(drop=True), differing
+
+
+def boxes_around(images: pd.DataFrame, regions: pd.DataFrame, root: Path) -> pd.DataFrame:
+    """The box around each mask of `regions` (see `table.Cohort`) in its image, whose `path` is relative to `root`.
+
+    DataError if a mask is black throughout, or its image has another aspect ratio than its frame.
+    """
+    paths, corners = images.set_index("image_id")["path"], []
+    for region in regions.itertuples():
+        file = root / paths[region.image_id]
+        width, height = image_size(file)
+        if abs(np.log(width / region.frame_width * region.frame_height / height)) > ASPECT_TOLERANCE:
+            raise DataError(
+                f"Mask {region.path} was drawn on an image of {region.frame_width}x{region.frame_height} pixels, but "
+                f"{file} has {width}x{height}: it is another image; fetch both again."
+            )
+        mask = placed_mask(region, (width, height))
+        columns, rows = (np.flatnonzero(mask.any(axis=axis)) for axis in (0, 1))
+        if not len(rows):
+            raise DataError(f"Mask {region.path} marks no pixel of its image; take it out of the table.")
+        corners.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    result = pd.DataFrame(corners, columns=CORNERS, dtype="float64").set_axis(regions.index)
+    return regions[["image_id", "label"]].join(result)[BOX_COLUMNS].reset_index(drop=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from pkd_utils.images.decode import image_size, open_image
 from pkd_utils.runs.errors import DataError
@@ -105,6 +106,8 @@ class Cohort:
         The table files that were read; `data_hash` covers them.
     masks_root : Path or None
         Folder of `<image_id>/<Label_with_underscores>.png` masks, for sources that have them.
+    regions : DataFrame or None
+        Masks of sources that lay them out otherwise, a row a file: `image_id, label`, and what `placed_mask` needs.
     """
 
     info: CohortInfo
@@ -116,6 +119,7 @@ class Cohort:
     privileged_source: pd.DataFrame | Callable[[pd.DataFrame], pd.DataFrame]
     tables: list[Path] = field(default_factory=list)
     masks_root: Path | None = None
+    regions: pd.DataFrame | None = None
 
     @cached_property
     def privileged(self) -> pd.DataFrame:
@@ -178,7 +182,11 @@ class Cohort:
         files = list((self.masks_root / image_id).glob(f"{stem}.png")) if self.masks_root else []
         for file in files:
             mask |= _read_mask(file, (width, height))
-        if files:
+        regions = pd.DataFrame() if self.regions is None else self.regions[self.regions["image_id"] == image_id]
+        regions = regions if label is None or regions.empty else regions[regions["label"] == label]
+        for region in regions.itertuples():
+            mask |= placed_mask(region, (width, height))
+        if files or len(regions):
             return mask
         boxes = self.boxes[self.boxes["image_id"] == image_id]
         if label is not None:
@@ -269,9 +277,26 @@ def empty_boxes() -> pd.DataFrame:
     )
 
 
+def one_hot(name: str, values: pd.Series) -> dict[str, pd.Series]:
+    """One 0/1 column `name=word` a word that stands in a field's list of words."""
+    words = sorted(set(values.explode().dropna()))
+    return {f"{name}={word}": values.map(lambda row, word=word: float(word in row)) for word in words}
+
+
 def _read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Read an 8-bit mask PNG, (H, W) bool; DataError if its size is not the image's (W, H)."""
     mask = open_image(path)
     if mask.size != size:
         raise DataError(f"Mask {path} is {mask.width}x{mask.height} but its image is {size[0]}x{size[1]} pixels.")
     return np.asarray(mask.convert("L")) > 127
+
+
+def placed_mask(region: tuple, size: tuple[int, int]) -> np.ndarray:
+    """A mask file in an image of `size` (W, H): (H, W) bool.
+
+    What is not black in the file `path` lies with its corner at `left`, `top` of a frame of `frame_width` times
+    `frame_height` pixels; what leaves the frame is cut off; the frame is brought to the image's size, nearest pixel.
+    """
+    frame = Image.new("L", (region.frame_width, region.frame_height))
+    frame.paste(open_image(region.path).convert("L"), (region.left, region.top))
+    return np.asarray(frame.resize(size, Image.Resampling.NEAREST)) > 0

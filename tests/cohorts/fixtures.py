@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pkd_utils.cohorts.breast_usg import DESCRIPTORS
 from pkd_utils.cohorts.mimic_cxr import ALL_LABELS
 from tests.cohorts.cbis_fixtures import write_tables
 
@@ -205,6 +206,72 @@ def write_openi_with_pictures(root: Path, layout: str = "kaggle") -> Path:
             [(n, ";".join(m), "Made up.") for n, m in majors.items()], columns=["uid", "MeSH", "findings"]
         )
         table.to_csv(root / "indiana_reports.csv", index=False)
+    return root
+
+
+BREAST_PICTURES = "BrEaST-Lesions_USG-images_and_masks"
+BREAST_TABLE = "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx"
+
+
+def write_mask(path: Path, size: tuple[int, int], box: tuple[int, int, int, int], colour=(255, 255, 255)) -> None:
+    """Write an RGBA mask of this size, coloured inside the box and black outside."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = Image.new("RGBA", size, (0, 0, 0, 255))
+    mask.paste((*colour, 255), box)
+    mask.save(path)
+
+
+def write_breast_usg(root: Path) -> Path:
+    """Five cases of 60 x 40 pixels: followed up; biopsied with two other masks; biopsied, 4a; normal; malignant."""
+    no, gone = "no", "not applicable"
+    descriptions = [
+        ("heterogeneous: predominantly fat", "oval", "circumscribed", "hypoechoic", no, no, no, no),
+        (
+            *("lactating&homogeneous: fat", "irregular", "not circumscribed - angular&indistinct", "hypoechoic"),
+            *(no, "yes", "in a mass", "yes"),
+        ),
+        ("not available", "round", "not circumscribed - indistinct", "anechoic", "shadowing", no, no, no),
+        ("homogeneous: fat", gone, gone, gone, gone, gone, gone, no),
+        ("homogeneous: fat", "irregular", "not circumscribed - spiculated", "hypoechoic", "shadowing", no, no, no),
+    ]
+    ends = [
+        ("Fibroadenoma", 2, "confirmed by follow-up care", gone, "benign"),
+        ("Suspicion of malignancy&Dysplasia", "4c", "confirmed by biopsy", "Carcinoma", "malignant"),
+        ("Cyst filled with thick fluid", "4a", "confirmed by biopsy", "Fibroadenoma", "benign"),
+        (gone, 1, gone, gone, "normal"),
+        ("Suspicion of malignancy", 5, "confirmed by biopsy", "Carcinoma", "malignant"),
+    ]
+    rows = []
+    for case, (description, end) in enumerate(zip(descriptions, ends, strict=True), start=1):
+        name = f"case{case:03d}"
+        write_image(root / BREAST_PICTURES / f"{name}.png", (60, 40))
+        row = {
+            "CaseID": case,
+            "Image_filename": f"{name}.png",
+            "Mask_tumor_filename": None,
+            "Mask_other_filename": None,
+        }
+        if case != 4:
+            row["Mask_tumor_filename"] = f"{name}_tumor.png"
+            write_mask(root / BREAST_PICTURES / f"{name}_tumor.png", (60, 40), (10 * case, 5, 10 * case + 8, 11))
+        if case == 2:
+            row["Mask_other_filename"] = f"{name}_other1.png&{name}_other2.png"
+            write_mask(root / BREAST_PICTURES / f"{name}_other1.png", (60, 40), (1, 6, 5, 10))
+            write_mask(root / BREAST_PICTURES / f"{name}_other2.png", (60, 40), (28, 6, 32, 10))
+        row |= {
+            "Pixel_size": 0.0078125,
+            "Age": "not available" if case == 3 else 50 + case,
+            "Signs": no,
+            "Symptoms": no,
+        }
+        row |= dict(zip(DESCRIPTORS, (*description, end[1]), strict=True))
+        row |= dict(
+            zip(("Interpretation", "Verification", "Diagnosis", "Classification"), (end[0], *end[2:]), strict=True)
+        )
+        rows.append(row)
+    with pd.ExcelWriter(root / BREAST_TABLE) as book:
+        pd.DataFrame(rows).to_excel(book, sheet_name="BrEaST-Lesions-USG clinical dat", index=False)
+        pd.DataFrame({"type": ["CaseID"]}).to_excel(book, sheet_name="Data Dictionary", index=False)
     return root
 
 

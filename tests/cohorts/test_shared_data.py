@@ -82,6 +82,21 @@ def test_openi_with_pictures(shared_data, openi_reports):
     checks.check_images_readable(cohort.select(cohort.images["image_id"].iloc[::400]))
 
 
+@pytest.mark.shared
+def test_breast_usg(shared_data):
+    cohort = load_cohort("breast_usg", shared_data / "breast-usg", cases="all")
+    assert len(cohort.images) == cohort.images["patient_id"].nunique() == 256
+    counts = {"normal": 4, "benign": 154, "malignant": 98}
+    assert cohort.images["classification"].value_counts().to_dict() == counts
+    assert cohort.boxes["label"].value_counts().to_dict() == {"tumour": 252, "other": 14}
+    biopsied = cohort.images[cohort.images["verification"] == "confirmed by biopsy"]
+    assert (len(biopsied), biopsied["malignant"].sum()) == (197, 98)
+    followed = cohort.images[cohort.images["verification"] == "confirmed by follow-up care"]
+    assert (len(followed), followed["malignant"].sum()) == (55, 0)
+    assert cohort.privileged.notna().all(axis=None) and (cohort.privileged["birads"] > 3).sum() == 185
+    assert 0.005 < cohort.mask(cohort.boxes["image_id"].iloc[0], "tumour").mean() < 0.6
+
+
 def test_further_roots_are_relative_to_the_project(monkeypatch, tmp_path):
     """`reports_root: data/reports` in a parameter file must not depend on the current folder."""
     from pkd_utils.cohorts import mimic_cxr

@@ -17,7 +17,17 @@ from sklearn.model_selection import train_test_split
 from pkd_utils.cohorts.cbis import files as cbis_files
 from pkd_utils.cohorts.cbis.pixels import NO_FILE, FileFacts, PictureCohort, assign_roles, place_masks
 from pkd_utils.cohorts.checks import as_numbers, check_filled, check_unique, check_values, read_csv, require_columns
-from pkd_utils.cohorts.table import BOX_COLUMNS, CORNERS, SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, source_info
+from pkd_utils.cohorts.table import (
+    BOX_COLUMNS,
+    CORNERS,
+    SPLITS,
+    Cohort,
+    CohortInfo,
+    Funnel,
+    empty_boxes,
+    one_hot,
+    source_info,
+)
 from pkd_utils.runs.errors import DataError
 
 WHERE = "https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY (The Cancer Imaging Archive, CBIS-DDSM, csv files)"
@@ -242,16 +252,11 @@ def _features(table: pd.DataFrame, kind: str) -> pd.DataFrame:
         density = table["mass density"]
         numbers = pd.to_numeric(density, errors="coerce").astype(float)
         if (density.notna() & numbers.isna()).any():
-            columns |= _one_hot("mass_density", density.fillna("missing").map(lambda word: [word.strip()]))
+            columns |= one_hot("mass_density", density.fillna("missing").map(lambda word: [word.strip()]))
         else:
             columns["mass_density"] = numbers
     for name in DESCRIPTORS[kind]:
         values = table[name].mask(table[name].isin(["N/A", "NA"])).fillna("missing").str.strip().str.split("-")
-        columns |= _one_hot(name.replace(" ", "_"), values)
+        values = values.map(lambda words: [DESCRIPTOR_ALIASES.get(word, word) for word in words])
+        columns |= one_hot(name.replace(" ", "_"), values)
     return pd.DataFrame(columns).set_index(table["image_id"])
-
-
-def _one_hot(name: str, values: pd.Series) -> dict[str, pd.Series]:
-    """One 0/1 column a word that stands in a field's list of words."""
-    words = values.map(lambda row: {DESCRIPTOR_ALIASES.get(word, word) for word in row})
-    return {f"{name}={word}": words.map(lambda row, w=word: float(w in row)) for word in sorted(set().union(*words))}

@@ -1,0 +1,165 @@
+"""BrEaST: the archive's table and masks, whole frames and crops, and each refusal."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pkd_utils.cohorts import load_cohort
+from pkd_utils.cohorts.table import CORNERS
+from pkd_utils.runs.errors import DataError
+from tests.cohorts import fixtures
+
+PICTURES, TABLE = fixtures.BREAST_PICTURES, fixtures.BREAST_TABLE
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))
+    (tmp_path / "root").mkdir()
+    return fixtures.write_breast_usg(tmp_path / "root")
+
+
+def load(root, **options):
+    return load_cohort("breast_usg", root, **options)
+
+
+def edit(root, **cells):
+    """Rewrite the table with these values in its first row."""
+    table = pd.read_excel(root / TABLE)
+    table.astype(object).assign(**{c: [v, *table[c].iloc[1:]] for c, v in cells.items()}).to_excel(
+        root / TABLE, index=False
+    )
+
+
+def test_lesions_and_what_is_known_of_them(root):
+    cohort = load(root)
+    images = cohort.images.set_index("image_id")
+    assert images.index.tolist() == ["case001", "case002", "case003", "case005"]
+    assert (images["patient_id"] == images.index).all() and images["split"].isna().all()
+    assert images["malignant"].tolist() == [0, 1, 0, 1]
+    assert images["age"].tolist() == pytest.approx([51, 52, np.nan, 55], nan_ok=True)
+    assert images["pixel_size"].unique().tolist() == [0.0078125]
+    assert images["birads"].tolist() == ["2", "4c", "4a", "5"]
+    assert images["verification"].tolist()[:2] == ["confirmed by follow-up care", "confirmed by biopsy"]
+    assert cohort.info.shareable_images and cohort.info.licence == "CC BY 4.0"
+    steps = cohort.funnel.set_index("step")
+    assert steps.loc["rows of the table", ["rows", "paper"]].tolist() == [5, 256]
+    assert steps.loc["classification normal", "rows"] == 1 and steps.loc["with a lesion", "rows"] == 4
+    assert steps.loc["with a mask: other", ["rows", "note"]].tolist() == [1, "2 masks"]
+
+
+def test_cases(root):
+    assert load(root, cases="biopsied").images["image_id"].tolist() == ["case002", "case003", "case005"]
+    cohort = load(root, cases="all")
+    assert cohort.images["malignant"].tolist() == [0, 1, 0, 0, 1]
+    assert "case004" not in set(cohort.boxes["image_id"])
+    assert len(load(root, cases="all", pixels="crop").images) == 4  # nothing to cut a normal breast around
+
+
+def test_descriptors_are_named_columns(root):
+    table = load(root, cases="all").privileged
+    assert table["birads"].tolist() == [2, 6, 4, 1, 7]
+    named = {"tissue_composition": ["lactating", "homogeneous: fat"], "calcifications": ["in a mass"]}
+    named |= {"margin": ["not circumscribed", "angular", "indistinct"], "skin_thickening": ["yes"]}
+    for name, values in named.items():
+        row = table.loc["case002", table.columns.str.startswith(name)]
+        assert set(row.index[row == 1]) == {f"{name}={value}" for value in values}
+    assert table.loc["case003", "tissue_composition=missing"] == 1 and table["tissue_composition=missing"].sum() == 1
+    assert table.loc["case004", table.columns.str.match("shape|margin|halo")].sum() == 0  # not applicable
+    assert not table.columns.str.contains("not applicable|interpretation|diagnosis|verification|signs|age").any()
+    assert table.columns.tolist() == load(root, cases="biopsied").privileged.columns.tolist()
+
+
+def test_descriptors_by_name(root):
+    assert "birads" not in load(root, descriptors=("Shape", "Halo")).privileged
+    later = load(root, descriptors=("Interpretation", "Diagnosis")).privileged
+    assert later.loc["case002", ["interpretation=Dysplasia", "diagnosis=Carcinoma"]].tolist() == [1, 1]
+
+
+def test_masks_of_the_whole_frame(root):
+    cohort = load(root)
+    assert cohort.boxes[["image_id", "label"]].value_counts()["case002", "other"] == 2
+    box = cohort.boxes.set_index(["image_id", "label"]).loc[("case003", "tumour"), CORNERS]
+    assert box.tolist() == [30, 5, 38, 11]
+    mask = cohort.mask("case003", "tumour")
+    assert mask.shape == (40, 60) and mask[5:11, 30:38].all() and mask.sum() == 48
+    assert cohort.mask("case002", "other").sum() == 2 * 16 and cohort.mask("case002").sum() == 48 + 2 * 16
+    with pytest.raises(DataError, match="'case003' has no region labelled 'other'"):
+        cohort.mask("case003", "other")
+
+
+def test_crops_hold_the_tumour_and_know_their_place(root):
+    full, cohort = load(root), load(root, pixels="crop")
+    assert cohort.images["path"].nunique() == 4 and cohort.root != root
+    for row in cohort.images.itertuples():
+        window = np.s_[row.crop_top : row.crop_top + row.crop_height, row.crop_left : row.crop_left + row.crop_width]
+        assert (row.crop_width, row.crop_height) == (12, 12)  # 8 and a quarter of it on each side
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(cohort.image_path(row.image_id))),
+            np.asarray(Image.open(full.image_path(row.image_id)))[window],
+        )
+        np.testing.assert_array_equal(cohort.mask(row.image_id), full.mask(row.image_id)[window])
+        assert cohort.mask(row.image_id, "tumour").sum() == 48
+    inside = cohort.boxes[cohort.boxes["label"] == "other"]  # one of two lies beside the crop, one is cut off
+    assert inside[CORNERS].to_numpy().tolist() == [[10, 4, 12, 8]]
+    assert cohort.data_hash() == load(root, pixels="crop").data_hash() != full.data_hash()
+
+
+def test_crops_stay_inside_the_frame_and_are_written_once(root):
+    wide = load(root, pixels="crop", margin=2.0)
+    assert (wide.images[["crop_width", "crop_height"]] == 40).all(axis=None)
+    assert (wide.images["crop_left"] + 40 <= 60).all() and (wide.images["crop_top"] == 0).all()
+    written = {path: path.stat().st_mtime_ns for path in wide.root.iterdir()}
+    load(root, pixels="crop", margin=2.0)
+    assert {path: path.stat().st_mtime_ns for path in wide.root.iterdir()} == written
+    picture = root / PICTURES / "case001.png"
+    Image.fromarray(255 - np.asarray(Image.open(picture))).save(picture)
+    again = load(root, pixels="crop", margin=2.0)
+    assert (again.images["path"] != wide.images["path"]).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"Classification": "unclear"}, "data row 1 has Classification 'unclear', which is not one of benign"),
+        ({"BIRADS": "4d"}, "data row 1 has BIRADS '4d', which is not one of 1, 2, 3, 4a, 4b, 4c, 5"),
+        ({"Verification": None}, "data row 1 has no Verification"),
+        ({"Age": "old"}, "data row 1 has Age 'old', which is not a number"),
+        ({"Mask_tumor_filename": None}, "data row 1 has no Mask_tumor_filename"),
+        ({"Image_filename": None}, "data row 1 has no Image_filename"),
+        ({"Image_filename": "case002.png"}, "image_id 'case002' occurs more than once"),
+    ],
+)
+def test_wrong_cells(root, cells, message):
+    edit(root, **cells)
+    with pytest.raises(DataError, match=message):
+        load(root)
+
+
+def test_missing_and_damaged_files(root):
+    fixtures.write_mask(root / PICTURES / "case001_tumor.png", (60, 40), (0, 0, 0, 0))
+    with pytest.raises(DataError, match=r"case001_tumor\.png marks no pixel of its image"):
+        load(root)
+    fixtures.write_mask(root / PICTURES / "case001_tumor.png", (40, 60), (0, 0, 9, 9))
+    with pytest.raises(DataError, match=r"drawn on an image of 40x60 pixels, but .*case001\.png has 60x40"):
+        load(root)
+    (root / PICTURES / "case001_tumor.png").unlink()
+    (root / PICTURES / "case002_other2.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"^2 of 11 files that .* the first is case001_tumor\.png; get them"):
+        load(root)
+    shutil.copy(root / TABLE, root / "BrEaST-Lesions-USG-clinical-data.xlsx")
+    with pytest.raises(DataError, match=r"holds BrEaST.*\.xlsx and BrEaST.*\.xlsx; keep one of them"):
+        load(root)
+    (root / "BrEaST-Lesions-USG-clinical-data.xlsx").unlink()
+    (root / TABLE).write_bytes(b"PK no archive")
+    with pytest.raises(DataError, match=r"cannot be read as an \.xlsx table"):
+        load(root)
+    pd.DataFrame({"CaseID": [1]}).to_excel(root / TABLE, index=False)
+    with pytest.raises(DataError, match="has no column 'Image_filename'"):
+        load(root)
+    shutil.rmtree(root / PICTURES)
+    with pytest.raises(FileNotFoundError, match=r"images_and_masks\* is missing; get it from http"):
+        load(root)
