@@ -30,6 +30,7 @@ def bce(target, logit):
 def test_soft_labels_by_hand():
     got = soft_labels(torch.tensor([[2.0, -1.0]], dtype=torch.float64), 2.5)
     np.testing.assert_allclose(got, [[1 / (1 + math.exp(-0.8)), 1 / (1 + math.exp(0.4))]], rtol=1e-14)
+    assert torch.equal(soft_labels(torch.tensor([2.0, -1.0])), torch.sigmoid(torch.tensor([2.0, -1.0])))
     got = soft_labels(np.array([[1.0, 2.0, 3.0]]), 0.5, "softmax")
     e = np.exp([2.0, 4.0, 6.0])
     np.testing.assert_allclose(got, [e / e.sum()], rtol=1e-14)

@@ -39,6 +39,8 @@ def test_interval_is_reproducible(rng):
     one = bootstrap_interval(values, patients, resamples=500, seed=4)
     assert one == bootstrap_interval(values, patients, resamples=500, seed=4)
     assert one != bootstrap_interval(values, patients, resamples=500, seed=5)
+    point = bootstrap_interval(np.full(9, 0.5))
+    assert (point.low, point.high, point.method) == (0.5, 0.5, "percentile")
 
 
 def test_clusters_are_drawn_whole(rng):
@@ -60,11 +62,6 @@ def test_interval_of_an_auroc(rng):
     few = bootstrap_interval(lambda w: weighted_auroc(targets[:31][::-1], scores[:31], w), n=31, resamples=2000)
     assert few.undefined == pytest.approx(2000 * (1 - 1 / 31) ** 31, rel=0.15)  # the one negative was not drawn
     assert few.method == "percentile"  # leaving that negative out leaves no AUROC, so no acceleration
-
-
-def test_constant_values_give_a_point():
-    got = bootstrap_interval(np.full(9, 0.5))
-    assert (got.low, got.high, got.method) == (0.5, 0.5, "percentile")
 
 
 def test_interval_covers():
@@ -112,29 +109,23 @@ def test_hierarchical_bootstrap_resamples_patients(rng):
     np.testing.assert_allclose([got.low, got.high], [reference.low, reference.high], atol=0.03)
 
 
-def test_training_interval_widens_as_its_formula_says():
+def test_training_interval_is_the_plain_one_where_patients_alone_vary():
     rng = np.random.default_rng(0)
-    who = np.arange(400)
-    seeds_alone = [rng.normal(size=(5, 1)) + np.zeros(400) for _ in range(2)]
-    plain = hierarchical_bootstrap(*seeds_alone, who, 2000)
-    wide = training_interval(*seeds_alone, who, 2000)
-    variances = np.array([v.mean(1).var(ddof=1) for v in seeds_alone]) / 5
-    t = stats.t.ppf(0.975, variances.sum() ** 2 / (variances**2 / 4).sum())
-    ratio = (wide.high - wide.low) / (plain.high - plain.low)
-    assert ratio == pytest.approx(t / stats.norm.ppf(0.975) * np.sqrt(5 / 4))
     patients_alone = [np.zeros((5, 400)), np.tile(rng.normal(size=400), (5, 1))]
-    plain, wide = (f(*patients_alone, who, 2000) for f in (hierarchical_bootstrap, training_interval))
+    plain, wide = (f(*patients_alone, np.arange(400), 2000) for f in (hierarchical_bootstrap, training_interval))
     assert (wide.high - wide.low) / (plain.high - plain.low) == pytest.approx(1, abs=0.01)
     assert wide.estimate == plain.estimate and "widened" in wide.method
     nothing = training_interval(np.zeros((3, 8)), np.ones((3, 8)), np.arange(8), 100)
     assert (nothing.low, nothing.high) == (1, 1)
 
 
-def test_training_interval_weighs_seeds_against_patients():
+@pytest.mark.parametrize("spread", [0.0, 7.0])
+def test_training_interval_weighs_seeds_against_patients(spread):
+    """Widened as its formula says, where seeds alone vary and where patients do too."""
     rng = np.random.default_rng(4)
     who = np.arange(50)
     baseline = rng.normal(size=(5, 1)) + np.zeros(50)
-    treatment = rng.normal(size=(4, 1)) + 7 * rng.normal(size=50)
+    treatment = rng.normal(size=(4, 1)) + spread * rng.normal(size=50)
     z, options = stats.norm.ppf(0.975), {"resamples": 3000}
     alone = bootstrap_interval((treatment.mean(0) - baseline.mean(0)), who, method="percentile", **options)
     seen = np.array([((alone.high - alone.low) / 2 / z) ** 2, baseline.mean(1).var() / 5, treatment.mean(1).var() / 4])

@@ -43,6 +43,7 @@ def test_equals_scikit_learn_on_known_targets(data):
         assert row.unknown == 80 - known.sum()
         assert row.note == ""
     assert table["label"].tolist() == [*"abcde", "macro"]
+    assert prediction_scores([1, 0, 1], [0.2, 0.1, 0.3])["auroc"].tolist() == [1, 1]  # one label as a vector
     assert table["auroc"].iloc[-1] == table["auroc"].iloc[:5].mean() == macro_auroc(targets, scores)
     assert table["auprc"].iloc[-1] == table["auprc"].iloc[:5].mean()
 
@@ -56,14 +57,8 @@ def test_undefined_labels_are_named_without_a_warning(data):
         nothing = prediction_scores(np.zeros((4, 2)), np.ones((4, 2)))
     assert table["auroc"].isna().tolist() == [True] * 3 + [False] * 3
     assert table["auprc"].isna().tolist() == [True] * 3 + [False] * 3
-    assert table["note"].tolist() == [
-        "only negatives",
-        "only positives",
-        "no known targets",
-        "",
-        "",
-        "mean of 2 of 5 labels",
-    ]
+    notes = ["only negatives", "only positives", "no known targets", "", "", "mean of 2 of 5 labels"]
+    assert table["note"].tolist() == notes
     assert table["auroc"].iloc[-1] == table["auroc"].iloc[3:5].mean()
     assert np.isnan(nothing["auroc"]).all() and nothing["note"].iloc[-1] == "mean of 0 of 2 labels"
 
@@ -74,10 +69,6 @@ def test_macro_auroc_under_weights_is_that_of_repeated_cases(data):
     weights = np.random.default_rng(1).integers(0, 3, (5, 80))
     expected = [macro_auroc(np.repeat(targets, w, axis=0), np.repeat(scores, w, axis=0)) for w in weights]
     np.testing.assert_allclose(macro_auroc(targets, scores, weights), expected, rtol=0, atol=1e-15)
-
-
-def test_one_label_as_a_vector():
-    assert prediction_scores([1, 0, 1], [0.2, 0.1, 0.3])["auroc"].tolist() == [1, 1]
 
 
 def test_weighted_auroc_is_the_auroc_of_repeated_cases(data):
@@ -100,20 +91,23 @@ def test_weighted_auroc_is_the_auroc_of_repeated_cases(data):
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_micro_auroc_is_scikit_learns(classes):
+def test_micro_averages_are_scikit_learns(classes):
     rng = np.random.default_rng(classes)
     targets = rng.integers(0, classes, 200)
     probabilities = softmax(rng.normal(size=(200, classes)).round(1) + np.eye(classes)[targets], axis=1)
 
-    def theirs(y, p):
-        return roc_auc_score(y, p[:, 1]) if classes == 2 else roc_auc_score(y, p, multi_class="ovr", average="micro")
+    def theirs(y, p, score=roc_auc_score):
+        return score(y, p[:, 1]) if classes == 2 else score(np.eye(classes)[y], p, average="micro")
 
     assert micro_auroc(targets, probabilities) == pytest.approx(theirs(targets, probabilities), abs=1e-12)
     counts = rng.integers(0, 3, (4, 200))
     for value, count in zip(micro_auroc(targets, probabilities, counts), counts, strict=True):
         repeated = theirs(np.repeat(targets, count), np.repeat(probabilities, count, axis=0))
         assert value == pytest.approx(repeated, abs=1e-12)
-    assert np.isnan(micro_auroc(np.zeros(4, int), np.full((4, 2), 0.5)))
+    expected = theirs(targets, probabilities, average_precision_score)
+    assert micro_average_precision(targets, probabilities) == pytest.approx(expected)
+    for nothing in (micro_auroc, micro_average_precision):
+        assert np.isnan(nothing(np.zeros(4, int), np.full((4, 2), 0.5)))
 
 
 def test_aurocs_of_classes_equal_scikit_learn_under_any_weights():
@@ -130,18 +124,6 @@ def test_aurocs_of_classes_equal_scikit_learn_under_any_weights():
         assert row[1] == pytest.approx(roc_auc_score(y == "M", p["M"]))
         assert row.macro == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="macro"))
         assert row.weighted == pytest.approx(roc_auc_score(y, p, multi_class="ovr", average="weighted"))
-
-
-def test_average_precision_of_two_and_of_many_classes():
-    rng = np.random.default_rng(0)
-    targets, probabilities = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
-    assert micro_average_precision(targets, probabilities) == pytest.approx(
-        average_precision_score(np.eye(3)[targets], probabilities, average="micro")
-    )
-    two = probabilities[:, :2] / probabilities[:, :2].sum(1, keepdims=True)
-    binary = targets % 2
-    assert micro_average_precision(binary, two) == pytest.approx(average_precision_score(binary, two[:, 1]))
-    assert np.isnan(micro_average_precision(np.zeros(50, int), two))
 
 
 @pytest.mark.parametrize(

@@ -57,12 +57,8 @@ def test_shift_from_which_on_a_study_is_significant():
 def test_power_without_a_difference_is_half_the_exact_size():
     exact = power.u_distribution(5, 5)[23:].sum() / comb(10, 5)
     assert power.power_at(0.0, 5, 5, simulations=200_000) == pytest.approx(exact, abs=0.001)
-
-
-def test_power_where_only_complete_separation_counts():
-    """At alpha = 2/252 all five must beat all five: without a difference one ranking in 252."""
+    # At alpha = 2/252 all five must beat all five: without a difference one ranking in 252.
     assert power.power_at(0.0, 5, 5, 2 / 252, simulations=100_000) == pytest.approx(1 / 252, abs=0.0008)
-    assert power.power_at(50.0, 5, 5, 2 / 252, simulations=2000) == 1
 
 
 def test_detectable_is_where_power_is_reached():
@@ -126,14 +122,10 @@ def test_detectable_differences_of_rows():
 
 
 def test_refusals(table1):
-    with pytest.raises(DataError, match="n = 31"):
-        power.detectable(31, 5)
-    with pytest.raises(DataError, match="alpha = 0"):
-        power.detectable(5, 5, 0)
-    with pytest.raises(DataError, match="tail_df = 2"):
-        power.detectable(5, 5, tail_df=2)
-    with pytest.raises(DataError, match="power = 1"):
-        power.detectable(5, 5, power=1)
+    for options in ({"n": 31}, {"alpha": 0}, {"tail_df": 2}, {"power": 1}):
+        ((name, value),) = options.items()
+        with pytest.raises(DataError, match=f"{name} = {value}"):
+            power.detectable(**{"n": 5, "m": 5, **options})
     with pytest.raises(DataError, match="no column sd"):
         power.reported_differences(table1.drop(columns="sd"), 0.05, 0.8, 9)
     with pytest.raises(DataError, match="give one row Baseline"):
