@@ -3,8 +3,10 @@
 import gzip
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from pkd_utils.images.ct import checks, volumes
 from pkd_utils.images.ct.volumes import Volume, VolumeError
@@ -32,9 +34,8 @@ def test_every_stored_orientation_gives_the_same_volume(tmp_path, orientation, s
     np.testing.assert_array_equal(found.hu, HU)
     np.testing.assert_allclose(found.spacing, SPACING, rtol=1e-6)
     np.testing.assert_allclose(found.origin, ORIGIN, atol=1e-3)
-    np.testing.assert_allclose(
-        found.centre, np.array(ORIGIN) + (np.array(SHAPE) - 1) / 2 * np.array(SPACING), atol=1e-3
-    )
+    middle = np.array(ORIGIN) + (np.array(SHAPE) - 1) / 2 * np.array(SPACING)
+    np.testing.assert_allclose(found.centre, middle, atol=1e-3)
     assert volumes.image_id(path) == "case.a"
 
 
@@ -54,9 +55,8 @@ def test_dicom_series_in_any_order_of_files(tmp_path, orientation):
 def test_oblique_grids_are_resampled_and_named(degrees, axis):
     found = volumes.to_lps(scanned_obliquely(as_image(HU), degrees, axis))
     assert found.facts["oblique_degrees"] == pytest.approx(abs(degrees), abs=0.1)
-    back = sitk.GetArrayFromImage(
-        sitk.Resample(found.image(), as_image(HU), sitk.Transform(), sitk.sitkLinear, -1000.0)
-    )
+    back = sitk.Resample(found.image(), as_image(HU), sitk.Transform(), sitk.sitkLinear, -1000.0)
+    back = sitk.GetArrayFromImage(back)
     core = (slice(15, -15), slice(15, -15), slice(20, -20))
     assert np.corrcoef(back[core].ravel(), HU[core].ravel())[0, 1] > 0.97
     assert "oblique" in names(found)
@@ -86,20 +86,13 @@ def refused(path):
     return error.value
 
 
-def test_a_missing_or_doubled_slice_is_named_with_its_place(tmp_path):
+def test_a_series_with_a_missing_doubled_foreign_or_tilted_slice_is_named(tmp_path):
     image = as_image(HU)
     write_series(tmp_path / "missing", image, drop=[20])
     error = refused(tmp_path / "missing")
     assert error.name == "missing slices" and "1 of 58 steps" in str(error) and "after slice 20" in str(error)
-    write_series(tmp_path / "double", image)
-    (tmp_path / "double" / "again.dcm").write_bytes((tmp_path / "double" / "slice007.dcm").read_bytes())
-    assert "doubled" in str(refused(tmp_path / "double"))
     write_series(tmp_path / "one", image, drop=range(1, 60))
     assert "one slice" in str(refused(tmp_path / "one"))
-
-
-def test_other_series_modalities_and_tilts_are_named(tmp_path):
-    image = as_image(HU)
     write_series(tmp_path / "pet", image, **{"0008_0060": "PT"})
     assert refused(tmp_path / "pet").name == "not CT"
     write_series(tmp_path / "two", image, drop=range(30))
@@ -107,8 +100,9 @@ def test_other_series_modalities_and_tilts_are_named(tmp_path):
     assert refused(tmp_path / "two").name == "several series"
     tilted = tmp_path / "tilted"
     write_series(tilted, image)
-    import pydicom
-
+    (tilted / "again.dcm").write_bytes((tilted / "slice007.dcm").read_bytes())
+    assert "doubled" in str(refused(tilted))
+    (tilted / "again.dcm").unlink()
     for i, file in enumerate(sorted(tilted.iterdir())):
         head = pydicom.dcmread(file)
         head.ImagePositionPatient[1] += 0.9 * i  # 0.9 mm to the back every 5 mm: about 10 degrees
@@ -163,76 +157,69 @@ def test_an_ordinary_chest_has_no_problem():
     assert body.high[1] < ORIGIN[1] + (SHAPE[1] - 1) / 2 * SPACING[1] + 96
 
 
-@pytest.mark.parametrize(("quarters", "name"), [(1, "decubitus"), (2, "prone"), (3, "decubitus")])
-def test_a_patient_who_is_turned_against_the_header(quarters, name):
-    turned = np.ascontiguousarray(np.rot90(HU, quarters, axes=(1, 2)))
-    _, found = checks.inspect(volume(turned))
-    assert [problem.name for problem in found] == [name] and "is not AP" in found[0].message
+def turned(degrees):
+    return volume(ndimage.rotate(HU, degrees, axes=(1, 2), reshape=False, order=1, mode="constant", cval=-1000))
 
 
-def test_a_patient_who_is_rotated():
-    from scipy import ndimage
-
-    turned = ndimage.rotate(HU, 45, axes=(1, 2), reshape=False, order=1, mode="constant", cval=-1000)
-    assert "rotated" in names(volume(turned))
-    little = ndimage.rotate(HU, 12, axes=(1, 2), reshape=False, order=1, mode="constant", cval=-1000)
-    assert "rotated" not in names(volume(little))
-
-
-@pytest.mark.parametrize(
-    ("position", "name"),
-    [("HFP", "prone"), ("FFP", "prone"), ("HFDL", "decubitus"), ("FFDR", "decubitus"), ("FFS", "")],
-)
-def test_the_header_says_how_the_patient_lies(position, name):
-    assert names(volume(patient_position=position)) == ([name] if name else [])
-
-
-def test_the_table_says_how_the_patient_lies():
+def lying_on(*table):
+    """The phantom without its table, but with one at these rows and columns."""
     hu = HU.copy()
-    table = hu[:, 60:].copy()
     hu[:, 60:] = -1000
-    assert names(volume(hu)) == []  # no table, no word
-    hu[:, :12] = table[:, ::-1]
-    assert names(volume(hu)) == ["prone"]
-    beside = HU.copy()
-    beside[:, 60:] = -1000
-    beside[:, 10:60, 2:4] = 0
-    assert names(volume(beside)) == ["decubitus"]
+    for rows, columns in table:
+        hu[:, rows, columns] = 0
+    return volume(hu)
 
 
-def test_empty_and_constant_and_short_volumes():
-    assert names(volume(np.full(SHAPE, -1000, np.int16))) == ["empty"]
-    noise = np.random.default_rng(0).normal(-1000, 20, SHAPE).astype(np.int16)
-    assert names(volume(noise)) == ["empty"]
-    small = np.where(np.arange(SHAPE[2]) < 8, HU[:, :, 44:52].repeat(12, axis=2), -1000).astype(np.int16)
-    assert names(volume(small)) == ["empty"]
-    assert names(volume(HU[:15])) == ["few slices"]
-
-
-def test_values_that_are_not_hounsfield_units():
-    assert names(volume((HU + 1024).astype(np.int16))) == ["not HU"]
-    assert names(volume(((HU + 1000) // 6).astype(np.int16))) == ["not HU"]
-    assert names(volume((HU - 1024).clip(-1024).astype(np.int16))) == ["not HU"]
-
-
-def test_cropped_fields_of_view():
-    cut = volume().crop((0, 10, 20), (SHAPE[0], 52, 76))
-    assert names(cut) == ["cropped sides"]
+def in_a_circle():
+    """A scanner's circle of 120 mm in a field of view of 240 mm."""
     y, x = (np.arange(n) - (n - 1) / 2 for n in SHAPE[1:])
-    outside = np.hypot(y[:, None], x[None]) > 30  # a scanner's circle of 120 mm in a field of view of 240 mm
-    circle = np.where(outside, -1024, HU).astype(np.int16)[:, 6:-6, 18:-18]
-    assert names(volume(circle)) == ["cropped sides"]
-    assert names(volume().crop((0, 0, 0), (40, *SHAPE[1:]))) == ["cropped lungs"]
-    found = checks.inspect(volume().crop((25, 0, 0), SHAPE))[1]
-    assert [problem.name for problem in found] == ["cropped lungs"] and "first (lowest)" in found[0].message
+    outside = np.hypot(y[:, None], x[None]) > 30
+    return volume(np.where(outside, -1024, HU).astype(np.int16)[:, 6:-6, 18:-18])
 
 
-def test_thick_slices():
-    assert names(volume(HU[::2], spacing=(10.0, *SPACING[1:]))) == ["thick slices"]
+def a_thin_thing():
+    return volume(np.where(np.arange(SHAPE[2]) < 8, HU[:, :, 44:52].repeat(12, axis=2), -1000).astype(np.int16))
 
 
-def test_every_name_is_explained():
-    assert {"rotated", "cropped sides", "decubitus", "thick slices", "empty", "missing slices"} <= set(checks.PROBLEMS)
+ODD = {
+    "turned by a quarter": (lambda: volume(np.ascontiguousarray(np.rot90(HU, 1, axes=(1, 2)))), "decubitus", "not AP"),
+    "by two quarters": (lambda: volume(np.ascontiguousarray(np.rot90(HU, 2, axes=(1, 2)))), "prone", "is not AP"),
+    "by three": (lambda: volume(np.ascontiguousarray(np.rot90(HU, 3, axes=(1, 2)))), "decubitus", "is not AP"),
+    "by 45 degrees": (lambda: turned(45), "rotated", "is not AP"),
+    "by 12 degrees": (lambda: turned(12), "", ""),
+    **{
+        f"header says {position}": (lambda position=position: volume(patient_position=position), name, position)
+        for position, name in zip(
+            ("HFP", "FFP", "HFDL", "FFDR", "FFS"), ("prone", "prone", "decubitus", "decubitus", ""), strict=True
+        )
+    },
+    "no table": (lambda: lying_on(), "", ""),
+    "table in front": (lambda: lying_on((slice(5, 8), slice(12, 84))), "prone", "the table lies"),
+    "table beside": (lambda: lying_on((slice(10, 60), slice(2, 4))), "decubitus", "the table lies"),
+    "air": (lambda: volume(np.full(SHAPE, -1000, np.int16)), "empty", "every voxel"),
+    "noise": (
+        lambda: volume(np.random.default_rng(0).normal(-1000, 20, SHAPE).astype(np.int16)),
+        *("empty", "of it is air"),
+    ),
+    "a thin thing": (a_thin_thing, "empty", "litres"),
+    "short": (lambda: volume(HU[:15]), "few slices", "15 slices"),
+    "shifted": (lambda: volume((HU + 1024).astype(np.int16)), "not HU", "of it is air"),
+    "eight bits": (lambda: volume(((HU + 1000) // 6).astype(np.int16)), "not HU", "of it is air"),
+    "too dark": (lambda: volume((HU - 1024).clip(-1024).astype(np.int16)), "not HU", "soft tissue"),
+    "sides cut": (lambda: volume().crop((0, 10, 20), (SHAPE[0], 52, 76)), "cropped sides", "of its outline"),
+    "circle": (in_a_circle, "cropped sides", "of its outline"),
+    "top cut": (lambda: volume().crop((0, 0, 0), (40, *SHAPE[1:])), "cropped lungs", "last (highest)"),
+    "bottom cut": (lambda: volume().crop((25, 0, 0), SHAPE), "cropped lungs", "first (lowest)"),
+    "thick": (lambda: volume(HU[::2], spacing=(10.0, *SPACING[1:])), "thick slices", "10.0 mm"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_odd_about_a_volume_is_named(case):
+    make, name, message = ODD[case]
+    _, found = checks.inspect(make())
+    assert [problem.name for problem in found] == ([name] if name else [])
+    assert all(message in problem.message and problem.name in checks.PROBLEMS for problem in found)
 
 
 @pytest.mark.shared
