@@ -29,6 +29,11 @@ def repeat(row, **changes):
     return lambda table: pd.concat([table, table.iloc[[row]].assign(**changes)], ignore_index=True)
 
 
+def refused(root, message, error=DataError, **options):
+    with pytest.raises(error, match=message):
+        load_cohort("inspect", root, **options)
+
+
 @pytest.fixture
 def root(tmp_path):
     return write(tmp_path / "inspect")
@@ -63,49 +68,39 @@ def test_labels_are_chosen_and_censored_ones_counted(root):
     assert "balanced: pe_acute" not in steps(cohort).index  # the paper has no such task
 
 
-@pytest.mark.parametrize(
-    ("written", "value"), [("true", 1), ("TRUE", 1), ("1", 1), ("0", 0), ("Censor", np.nan), (" censored ", np.nan)]
-)
-def test_spellings_of_an_outcome(root, written, value):
-    edit(root / LABELS, lambda t: t.assign(pe_positive_nlp=[written, *t["pe_positive_nlp"][1:]]))
-    found = load_cohort("inspect", root).images["pe_positive_nlp"].iloc[0]
-    assert found == value or (np.isnan(value) and np.isnan(found))
+def test_spellings_of_an_outcome(root):
+    written = ["true", "TRUE", "1", "0", "False", "Censor", " censored ", "FALSE", "1.0", "0.0"]
+    edit(root / LABELS, lambda t: t.assign(pe_positive_nlp=written))
+    found = load_cohort("inspect", root).images["pe_positive_nlp"]
+    np.testing.assert_array_equal(found, [1, 1, 1, 0, 0, np.nan, np.nan, 0, 1, 0])
 
 
 @pytest.mark.parametrize("written", ["", "maybe", "-1"])
 def test_an_outcome_nobody_recorded_is_not_censored(root, written):
     edit(root / LABELS, lambda t: t.assign(**{"12_month_PH": [written, *t["12_month_PH"][1:]]}))
-    with pytest.raises(DataError, match=r"12_month_PH: 1 value.*not True, False or Censored"):
-        load_cohort("inspect", root)
+    refused(root, r"12_month_PH: 1 value.*not True, False or Censored")
 
 
-def test_numbers_that_became_floats_are_the_same_identifiers(root):
-    edit(root / MAPPING, lambda t: t.assign(impression_id=t["impression_id"] + ".0", person_id=t["person_id"] + ".0"))
-    cohort = load_cohort("inspect", root)
-    assert cohort.images["study_id"].iloc[0] == "2000100" and cohort.images["patient_id"].iloc[0] == "700000"
-
-
-def test_images_with_and_without_extension_are_the_same(root):
-    edit(root / MAPPING, lambda t: t.assign(image_id=t["image_id"] + ".nii.gz"))
-    assert load_cohort("inspect", root).images["image_id"].iloc[0] == "PE452890e"
+def test_numbers_that_became_floats_and_images_with_an_extension_are_the_same_identifiers(root):
+    ends = {"impression_id": ".0", "person_id": ".0", "image_id": ".nii.gz"}
+    edit(root / MAPPING, lambda t: t.assign(**{column: t[column] + end for column, end in ends.items()}))
+    first = load_cohort("inspect", root).images.iloc[0]
+    assert first[["study_id", "patient_id", "image_id"]].tolist() == ["2000100", "700000", "PE452890e"]
 
 
 def test_persons_come_from_the_crosswalk_where_the_metadata_has_none(tmp_path):
     root = write(tmp_path, "2023")
     edit(root / "Final_metadata.csv", lambda t: t.drop(columns="person_id"))
-    with pytest.raises(DataError, match=r"has no patients \(person_id or .*image_ehr_crosswalk_20250418.csv"):
-        load_cohort("inspect", root)
+    refused(root, r"has no patients \(person_id or .*image_ehr_crosswalk_20250418.csv")
     known = content()["mapping"][["person_id", "image_id"]]
     known.to_csv(root / "image_ehr_crosswalk_20250418.csv", index=False)
     cohort = load_cohort("inspect", root)
     assert cohort.images["patient_id"].nunique() == 7
     assert root / "image_ehr_crosswalk_20250418.csv" in cohort.tables
     known.iloc[1:].to_csv(root / "image_ehr_crosswalk_20250418.csv", index=False)
-    with pytest.raises(DataError, match="no patient id"):
-        load_cohort("inspect", root)
+    refused(root, "no patient id")
     pd.concat([known, known.assign(person_id="7")]).to_csv(root / "image_ehr_crosswalk_20250418.csv", index=False)
-    with pytest.raises(DataError, match="one image to several persons"):
-        load_cohort("inspect", root)
+    refused(root, "one image to several persons")
 
 
 # --- which files
@@ -127,8 +122,7 @@ def test_accepted_names(tmp_path):
     content()["impressions"].to_csv(root / "Final_impressions.csv", index=False)  # case as third parties write it
     assert len(load_cohort("inspect", root).privileged) == STUDIES
     (root / "labels_20260202.tsv").write_bytes((root / "labels_20260101.tsv").read_bytes())
-    with pytest.raises(DataError, match="has 2 tables labels_"):
-        load_cohort("inspect", root)
+    refused(root, "has 2 tables labels_")
 
 
 def test_tables_may_lie_elsewhere(tmp_path):
@@ -181,8 +175,7 @@ def test_rows_that_agree_collapse_and_are_counted(root, file):
 )
 def test_rows_that_differ_are_refused_unless_a_policy_says_what_to_do(root, file, change):
     edit(root / file, repeat(3, **change))
-    with pytest.raises(DataError, match=r"1 study_id\(s\) have rows that differ.*'2000103'.*duplicates='all', 'first'"):
-        load_cohort("inspect", root)
+    refused(root, r"1 study_id\(s\) have rows that differ.*'2000103'.*duplicates='all', 'first'")
     first = load_cohort("inspect", root, duplicates="first")
     assert len(first.images) == STUDIES and first.images["split"].iloc[3] == "train"
     assert first.images["12_month_PH"].iloc[3] == 0 and "Made up" in first.privileged["text"].iloc[3]
@@ -201,26 +194,17 @@ def test_two_volumes_of_one_impression_can_be_images_of_one_study(root):
     assert steps(cohort).loc["one row an image", "note"] == "repeated ids: 2 in studies; all"
     assert build.build_task("pulmonary_embolism", cohort, one_per="study").funnel["rows"].iloc[1] == STUDIES
     edit(root / MAPPING, repeat(3, person_id="1", image_id="PE0000002"))
-    with pytest.raises(DataError, match="one impression to two persons"):
-        load_cohort("inspect", root, duplicates="all")
+    refused(root, "one impression to two persons", duplicates="all")
 
 
 def test_one_image_under_two_impressions(root):
     edit(root / MAPPING, lambda t: t.assign(image_id=[*t["image_id"][:9], t["image_id"][0]]))
-    with pytest.raises(DataError, match=r"1 image_id\(s\) have rows that differ"):
-        load_cohort("inspect", root)
-    with pytest.raises(DataError, match="'all'"):
-        load_cohort("inspect", root, duplicates="all")
+    refused(root, r"1 image_id\(s\) have rows that differ")
+    refused(root, "'all'", duplicates="all")
     first = load_cohort("inspect", root, duplicates="first")
     assert "2000109" not in set(first.images["study_id"]) and "2000100" in set(first.images["study_id"])
     assert "1 shared images" in steps(first).loc["one row an impression", "note"]
     assert len(load_cohort("inspect", root, duplicates="drop").images) == STUDIES - 2
-
-
-def test_studies_without_a_time_are_kept(root):
-    kept = load_cohort("inspect", root)
-    row = steps(kept).loc["time known (others kept)"]
-    assert row["rows"] == STUDIES - 1 and row["note"] == "1 without; 779 in the release" and len(kept.images) == STUDIES
 
 
 def test_studies_without_pixels_are_counted(root):
@@ -240,10 +224,8 @@ def test_studies_without_pixels_are_counted(root):
 
 def test_no_pixels_at_all_says_how_to_get_them(tmp_path):
     root = write(tmp_path, volumes=False, radiographs=False)
-    with pytest.raises(FileNotFoundError, match=r"no reconstructed radiograph of the 10 .*reports/00-reconstruct"):
-        load_cohort("inspect", root)
-    with pytest.raises(FileNotFoundError, match=r"no CT volume of the 10 studies .*stanfordaimi"):
-        load_cohort("inspect", root, pixels="ct")
+    refused(root, r"no reconstructed radiograph of the 10 .*reports/00-reconstruct", error=FileNotFoundError)
+    refused(root, r"no CT volume of the 10 studies .*stanfordaimi", error=FileNotFoundError, pixels="ct")
 
 
 def test_radiographs_elsewhere_are_relative_to_the_root(tmp_path):
@@ -334,8 +316,3 @@ def test_tasks_take_the_cohorts_own_outcomes(root):
     assert build.build_task("pulmonary_embolism", acute, column="pe_acute").counts["pulmonary embolism"] == 5
     with pytest.raises(DataError, match="needs `labels`"):
         build.build_task("pulmonary_embolism", acute)
-
-
-def test_reading_a_table_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"labels.tsv is missing; get it from .*INSPECT"):
-        read_table(tmp_path / "labels.tsv")
