@@ -82,17 +82,9 @@ def write_mimic_cxr(root: Path) -> Path:
     (root / "ms-cxr").mkdir()
     table = pd.DataFrame(boxes, columns=names)
     table.to_csv(root / "ms-cxr" / "MS_CXR_Local_Alignment_v1.1.0.csv", index=False)
-    coco = {
-        "info": {"version": "1.1.0"},
-        "categories": [{"id": 4, "name": "Edema"}],
-        "images": [
-            {"id": i, "file_name": f"{b[7]}.jpg", "width": 80, "height": 64, "path": b[2]} for i, b in enumerate(boxes)
-        ],
-        "annotations": [
-            {"id": i, "image_id": i, "category_id": 4, "bbox": list(b[3:7]), "label_text": "made up", "split": "test"}
-            for i, b in enumerate(boxes)
-        ],
-    }
+    images = [{"id": i, "file_name": f"{b[7]}.jpg", "width": 80, "height": 64} for i, b in enumerate(boxes)]
+    annotations = [{"id": i, "image_id": i, "category_id": 4, "bbox": b[3:7]} for i, b in enumerate(boxes)]
+    coco = {"categories": [{"id": 4, "name": "Edema"}], "images": images, "annotations": annotations}
     (root / "ms-cxr" / "MS_CXR_Local_Alignment_v1.1.0.json").write_text(json.dumps(coco))
     return root
 
@@ -317,11 +309,11 @@ def write_inspect(root, release="2025", tables=None, volumes=True, radiographs=T
         tables["labels"].replace("Censored", "Censor").to_csv(root / "Final_labels_v2.csv", index=False)
         tables["splits"].to_csv(root / "Final_splits.csv", index=False)
         tables["impressions"].to_csv(root / "Final_Impressions.csv", index=False)
+    if volumes:
+        (root / "CTPA").mkdir(exist_ok=True)
     for image_id in tables["mapping"]["image_id"].dropna().unique():
         if volumes:
-            (root / "CTPA").mkdir(exist_ok=True)
             (root / "CTPA" / f"{image_id}.nii.gz").touch()
         if radiographs:
-            (root / "radiographs").mkdir(exist_ok=True)
-            Image.fromarray(np.full((8, 6), 9, np.uint8)).save(root / "radiographs" / f"{image_id}.jpg")
+            write_image(root / "radiographs" / f"{image_id}.jpg", (6, 8))
     return root

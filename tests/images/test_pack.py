@@ -23,8 +23,12 @@ from tests.cohorts.cbis_fixtures import write_dicom
 from tests.images.conftest import SIZES, picture
 
 
+def pack_images(*arguments, **options):
+    return pack.pack_images(*arguments, progress=False, **options)
+
+
 def test_packs_every_image_and_describes_it(files, tmp_path):
-    pixels, index = pack.pack_images(files, 32, tmp_path / "p.npy", progress=False)
+    pixels, index = pack_images(files, 32, tmp_path / "p.npy")
     assert isinstance(pixels, np.memmap) and not pixels.flags.writeable
     assert pixels.shape == (4, 32, 32) and pixels.dtype == np.uint8
     assert list(zip(index.width, index.height, strict=True)) == SIZES
@@ -49,11 +53,11 @@ def read_files(monkeypatch):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_result_does_not_depend_on_workers_and_second_call_does_nothing(files, tmp_path, workers, read_files):
-    first, _ = pack.pack_images(files, 24, tmp_path / "a.npy", progress=False)
-    second, index = pack.pack_images(files, 24, tmp_path / "b.npy", workers, progress=False)
+    first, _ = pack_images(files, 24, tmp_path / "a.npy")
+    second, index = pack_images(files, 24, tmp_path / "b.npy", workers)
     np.testing.assert_array_equal(first, second)
     read_files.clear()
-    again, index_again = pack.pack_images(files, 24, tmp_path / "b.npy", progress=False)
+    again, index_again = pack_images(files, 24, tmp_path / "b.npy")
     assert not read_files
     np.testing.assert_array_equal(second, again)
     assert index.equals(index_again)
@@ -61,11 +65,11 @@ def test_result_does_not_depend_on_workers_and_second_call_does_nothing(files, t
 
 def test_changed_file_or_option_packs_anew(files, tmp_path):
     target = tmp_path / "p.npy"
-    before = np.array(pack.pack_images(files, 16, target, progress=False)[0])
+    before = np.array(pack_images(files, 16, target)[0])
     picture(64, 64, seed=99).save(files[2], quality=95)
-    after = np.array(pack.pack_images(files, 16, target, progress=False)[0])
+    after = np.array(pack_images(files, 16, target)[0])
     assert (before[2] != after[2]).any() and (before[[0, 1, 3]] == after[[0, 1, 3]]).all()
-    padded, _ = pack.pack_images(files, 16, target, aspect="pad", progress=False)
+    padded, _ = pack_images(files, 16, target, aspect="pad")
     np.testing.assert_array_equal(padded[0], decode.read_image(files[0], 16, "pad")[0])
 
 
@@ -81,7 +85,7 @@ def break_two(files):
 def test_unreadable_images_are_all_named_and_the_rest_is_kept(files, tmp_path, workers):
     break_two(files)
     with pytest.raises(DataError, match="2 of 4 images cannot be read") as error:
-        pack.pack_images(files, 16, tmp_path / "p.npy", workers, progress=False)
+        pack_images(files, 16, tmp_path / "p.npy", workers)
     assert str(files[0]) in str(error.value) and str(files[3]) in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "p.npy").exists()
     listed = pd.read_csv(tmp_path / "p.unreadable.csv")
@@ -92,38 +96,38 @@ def test_after_mending_only_the_mended_are_read(files, tmp_path, read_files):
     first, last = break_two(files)
     read_files.clear()
     with pytest.raises(DataError):
-        pack.pack_images(files, 16, tmp_path / "p.npy", progress=False)
+        pack_images(files, 16, tmp_path / "p.npy")
     assert read_files == files
     read_files.clear()
     files[3].write_bytes(last)
     with pytest.raises(DataError, match="1 of 4"):
-        pack.pack_images(files, 16, tmp_path / "p.npy", progress=False)
+        pack_images(files, 16, tmp_path / "p.npy")
     assert read_files == [files[0], files[3]]  # the broken one is tried again: a drive may have been away
     read_files.clear()
     files[0].write_bytes(first)
-    mended, index = pack.pack_images(files, 16, tmp_path / "p.npy", progress=False)
+    mended, index = pack_images(files, 16, tmp_path / "p.npy")
     assert read_files == [files[0]] and index["readable"].all() and (index["error"] == "").all()
     assert not (tmp_path / "p.unreadable.csv").exists() and not (tmp_path / "p.parts").exists()
-    np.testing.assert_array_equal(mended, pack.pack_images(files, 16, tmp_path / "q.npy", progress=False)[0])
+    np.testing.assert_array_equal(mended, pack_images(files, 16, tmp_path / "q.npy")[0])
 
 
 def test_a_file_that_changes_between_calls_is_read_again(files, tmp_path, read_files):
     _, last = break_two(files)
     with pytest.raises(DataError):
-        pack.pack_images(files, 16, tmp_path / "p.npy", progress=False, max_unreadable=1)
+        pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1)
     read_files.clear()
     files[3].write_bytes(last)
     picture(64, 64, seed=99).save(files[2], quality=95)  # was marked already
-    pixels, _ = pack.pack_images(files, 16, tmp_path / "p.npy", progress=False, max_unreadable=1)
+    pixels, _ = pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1)
     assert read_files == [files[0], files[2], files[3]]
     np.testing.assert_array_equal(pixels[2], decode.read_image(files[2], 16)[0])
 
 
 @pytest.mark.parametrize("allowed", [2, 4])
 def test_tolerated_unreadable_images_are_marked_and_black(files, tmp_path, allowed):
-    whole = np.array(pack.pack_images(files, 16, tmp_path / "w.npy", progress=False)[0])
+    whole = np.array(pack_images(files, 16, tmp_path / "w.npy")[0])
     break_two(files)
-    pixels, index = pack.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=allowed, progress=False)
+    pixels, index = pack_images(files, 16, tmp_path / "p.npy", max_unreadable=allowed)
     assert index["readable"].tolist() == [False, True, True, False] and index["readable"].dtype == bool
     assert pixels.shape == (4, 16, 16) and (pixels[[0, 3]] == 0).all()
     np.testing.assert_array_equal(pixels[1:3], whole[1:3])
@@ -131,37 +135,37 @@ def test_tolerated_unreadable_images_are_marked_and_black(files, tmp_path, allow
     assert index["width"].tolist() == [0, 90, 64, 0] and index["scale_x"].isna().tolist() == [True, False, False, True]
     assert pd.read_csv(tmp_path / "p.unreadable.csv")["path"].tolist() == [str(files[0]), str(files[3])]
     with pytest.raises(DataError, match="max_unreadable allows 1"):  # a stricter call may not get it
-        pack.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
+        pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1)
 
 
 def test_tolerated_missing_image(files, tmp_path, read_files):
     files[1].unlink()
-    _, index = pack.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
+    _, index = pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1)
     assert not index["readable"][1] and index["error"][1].startswith("FileNotFoundError")
     read_files.clear()
-    pack.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
+    pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1)
     assert not read_files
     picture(90, 130).save(files[1])
-    _, index = pack.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
+    _, index = pack_images(files, 16, tmp_path / "p.npy", max_unreadable=1)
     assert index["readable"].all() and not (tmp_path / "p.unreadable.csv").exists()
 
 
 def test_an_image_that_broke_after_it_was_packed_is_black(files, tmp_path):
     files[0].write_text("not an image")
     with pytest.raises(DataError):
-        pack.pack_images(files, 16, tmp_path / "p.npy", progress=False)
+        pack_images(files, 16, tmp_path / "p.npy")
     files[3].write_text("broken too")
-    pixels, index = pack.pack_images(files, 16, tmp_path / "p.npy", max_unreadable=2, progress=False)
+    pixels, index = pack_images(files, 16, tmp_path / "p.npy", max_unreadable=2)
     assert (pixels[3] == 0).all() and index["readable"].tolist() == [False, True, True, False]
 
 
 def test_a_call_that_ended_while_tidying_is_whole(files, tmp_path, read_files):
     target = tmp_path / "p.npy"
-    pack.pack_images(files, 16, target, progress=False)
+    pack_images(files, 16, target)
     (tmp_path / "p.parts").mkdir()
     (tmp_path / "p.parts" / "identity.json").write_text("{}")
     read_files.clear()
-    pack.pack_images(files, 16, target, progress=False)
+    pack_images(files, 16, target)
     assert not read_files and not (tmp_path / "p.parts").exists()
 
 
@@ -176,7 +180,7 @@ def test_bad_requests(files, tmp_path, change):
 
 def test_missing_file_is_named(files, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
-        pack.pack_images([*files, tmp_path / "gone.png"], 16, tmp_path / "p.npy", progress=False)
+        pack_images([*files, tmp_path / "gone.png"], 16, tmp_path / "p.npy")
 
 
 KILLED = """
@@ -212,9 +216,9 @@ def test_kill_9_continues_where_it_was(tmp_path, read_files, workers):
     done = {row["path"] for mark in marks for row in mark}
     assert 0 < len(done) < 20
     read_files.clear()
-    resumed, index = pack.pack_images(paths, 16, tmp_path / "p.npy", progress=False)
+    resumed, index = pack_images(paths, 16, tmp_path / "p.npy")
     assert read_files == [path for path in paths if str(path) not in done]
-    whole, index_of_whole = pack.pack_images(paths, 16, tmp_path / "q.npy", progress=False)
+    whole, index_of_whole = pack_images(paths, 16, tmp_path / "q.npy")
     np.testing.assert_array_equal(resumed, whole)
     assert index.equals(index_of_whole)
 
@@ -264,7 +268,7 @@ def test_few_files_are_spread_over_the_workers(small_files, tmp_path, monkeypatc
         return pixels, stored
 
     monkeypatch.setattr(pack, "read_image", waiting)
-    _, index = pack.pack_images(small_files, 8, tmp_path / "p.npy", 2, progress=False)
+    _, index = pack_images(small_files, 8, tmp_path / "p.npy", 2)
     assert index["width"].tolist() == list(range(1, 9))
 
 
@@ -281,13 +285,13 @@ def test_a_worker_that_is_killed_is_told_in_one_sentence_and_costs_little(small_
         pytest.raises(RuntimeError, match=r"ended from outside.*continues where it was"),
     ):
         patch.setattr(pack, "read_image", dying)
-        pack.pack_images(small_files, 8, tmp_path / "p.npy", 2, progress=False)
+        pack_images(small_files, 8, tmp_path / "p.npy", 2)
     assert len(read_json(tmp_path / "p.parts" / "00000000.json")) == 7
-    assert pack.pack_images(small_files, 8, tmp_path / "p.npy", progress=False)[1]["readable"].all()
+    assert pack_images(small_files, 8, tmp_path / "p.npy")[1]["readable"].all()
 
 
 def test_broken_dicom_is_unreadable(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", np.zeros((60, 80), np.uint16))
     path.write_bytes(path.read_bytes()[:2000])
-    _, index = pack.pack_images([path], 16, tmp_path / "p.npy", max_unreadable=1, progress=False)
+    _, index = pack_images([path], 16, tmp_path / "p.npy", max_unreadable=1)
     assert not index["readable"][0] and index["error"][0]
