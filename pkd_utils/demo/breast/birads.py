@@ -21,6 +21,7 @@ MASS_DENSITIES = {1: "high", 2: "iso", 3: "low", 4: "fat-containing"}  # of the 
 ASSESSMENTS = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 5, 55: 5}
 _CODES = {
     "BI-RADS": ASSESSMENTS,
+    "Age": range(15, 111),
     "Shape": SHAPES,
     "Margin": MARGINS,
     "Density": MASS_DENSITIES,
@@ -55,33 +56,23 @@ def read(file: Path | None = None) -> pd.DataFrame:
     names = [line.split()[1].split("{")[0] for line in header if line.lower().startswith("@attribute")]
     if names != list(COLUMNS):
         raise DataError(f"{file.name} has the columns {', '.join(names)}, expected {', '.join(COLUMNS)}.")
-    rows = [_numbers(line, row, file) for row, line in enumerate((x for x in lines if not x.startswith("@")), 1)]
+    rows = [[cell.strip() for cell in line.split(",")] for line in lines if not line.startswith("@")]
+    for row, cells in enumerate(rows, 1):
+        if len(cells) != len(COLUMNS):
+            raise DataError(f"{file.name}: data row {row} has {len(cells)} values, expected {len(COLUMNS)}.")
     table = pd.DataFrame(rows, columns=COLUMNS, index=pd.RangeIndex(1, len(rows) + 1, name="row"))
     for column, codes in _CODES.items():
-        _refuse(table, column, ~table[column].isin(codes), f"one of {', '.join(map(str, codes))}", file)
-    _refuse(table, "Age", ~table["Age"].between(15, 110), "between 15 and 110", file)
+        wrong = ~table[column].isin([str(code) for code in codes])
+        if wrong.any():
+            row, known = wrong.idxmax(), f"one of {', '.join(map(str, codes))}"
+            known = "between 15 and 110" if column == "Age" else known
+            raise DataError(
+                f"{file.name}: data row {row} has {column} = {table.at[row, column]}; it must be {known}. "
+                "Use the version without missing values, or remove the row."
+            )
+    table = table.astype(int)
     table.columns = ["birads", "age", "shape_code", "margin_code", "mass_density", "severity"]
     table["shape"] = table["shape_code"].map(SHAPES)
     table["margin"] = table["margin_code"].map(MARGINS)
     table["assessment"] = table["birads"].map(ASSESSMENTS)
     return table
-
-
-def _numbers(line: str, row: int, file: Path) -> list[int]:
-    """Whole numbers of one data row; `?` and `<null>`, UCI's and KEEL's missing values, are refused like any word."""
-    cells = [cell.strip() for cell in line.split(",")]
-    if len(cells) != len(COLUMNS):
-        raise DataError(f"{file.name}: data row {row} has {len(cells)} values, expected {len(COLUMNS)}.")
-    for column, cell in zip(COLUMNS, cells, strict=True):
-        if not cell.isdigit():
-            raise DataError(
-                f"{file.name}: data row {row} has {column} = {cell!r}, which is no whole number; use the version "
-                "without missing values, or remove the row."
-            )
-    return [int(cell) for cell in cells]
-
-
-def _refuse(table: pd.DataFrame, column: str, wrong: pd.Series, allowed: str, file: Path) -> None:
-    if wrong.any():
-        row = wrong.idxmax()
-        raise DataError(f"{file.name}: data row {row} has {column} = {table.at[row, column]}; it must be {allowed}.")
