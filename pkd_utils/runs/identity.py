@@ -46,7 +46,8 @@ def _module_file(module: str) -> Path | None:
     return None
 
 
-def _imports(source: str) -> set[str]:
+@functools.cache
+def _imports(source: str) -> frozenset[str]:
     """`pkd_utils` modules that `source` imports anywhere in it, or names in a text "module:function" for later."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -56,13 +57,13 @@ def _imports(source: str) -> set[str]:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _ENTRY.fullmatch(node.value):
             found.add(node.value.split(":")[0])
-    return {name for name in found if name.split(".")[0] == "pkd_utils" and _module_file(name)}
+    return frozenset(name for name in found if name.split(".")[0] == "pkd_utils" and _module_file(name))
 
 
 def modules_used(source: str, but: Set[str] = frozenset()) -> list[str]:
     """`pkd_utils` modules that `source` reaches, sorted, `but` some and what only they reach."""
     reached: set[str] = set(but)
-    waiting = _imports(source)
+    waiting = set(_imports(source))
     while waiting:
         module = waiting.pop()
         if module in reached:

@@ -111,8 +111,9 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name."""
-    near = difflib.get_close_matches(name, known)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; it knows: {', '.join(sorted(known))}"
+    near, all_names = difflib.get_close_matches(name, known), sorted(known)
+    some = all_names if len(all_names) < 50 else [*all_names[:10], f"... ({len(all_names)} in all)"]
+    return f"; did you mean {' or '.join(near)}?" if near else f"; it knows: {', '.join(some)}"
 
 
 def _unfit(name: str, value: Any, default: Any, may_be_empty: bool) -> str:
