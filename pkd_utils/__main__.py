@@ -7,6 +7,7 @@ USE = """\
 Use: python -m pkd_utils
   run FILE [NAME]           one run of a parameter file: params/<profile>/<study>/<notebook>.yml
   plan PROFILE [ONLY ...]   the runs of params/<profile>/ in order, done or to run; ONLY: what starts like that
+  run, plan ... --verify    read all data and artefacts again, also where size and time are as they were
   show FILE [NAME]          one run's parameters, defaults filled in, as flat YAML for papermill -f
   fetch [NAME ...]          the small real files (CT, reports, encoders), by hash
   encoders list | verify    the table of encoders; whether a download is right

@@ -139,7 +139,7 @@ def _patterns(name: str, parameters: dict[str, Any]) -> tuple[str, ...]:
     return (*patterns, "SIMULATED.txt")
 
 
-def inputs(parameters: dict[str, Any], *, written: bool = False, verify: bool = False) -> dict[str, str | None]:
+def inputs(parameters: dict[str, Any], *, written: bool = False) -> dict[str, str | None]:
     """Content of the files of others that a run reads: parameter -> SHA-256 over paths and hashes, None if not here.
 
     Parameters
@@ -147,15 +147,13 @@ def inputs(parameters: dict[str, Any], *, written: bool = False, verify: bool = 
     parameters : dict
     written : bool
         With the root of a simulated cohort, which the run itself writes first: its recipe identifies it.
-    verify : bool
-        Hash every file again (`index.hashes`).
     """
     found: dict[str, str | None] = {}
     for name, value in input_paths(parameters).items():
         if name.endswith("_root") and parameters.get("simulate_patients") and not written:
             continue
         path = paths.resolve(value)
-        hashed = index.hashes(path, _patterns(name, parameters), verify=verify)
+        hashed = index.hashes(path, _patterns(name, parameters))
         whole = next(iter(hashed.values())) if path.is_file() else index.digest(hashed)
         found[name] = whole if hashed else None
     return found

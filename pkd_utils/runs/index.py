@@ -2,8 +2,8 @@
 
 Hashing 377,110 images takes long, asking for their sizes and times does not. So the SHA-256 of every file is kept with
 its size and modification time, one Parquet file a folder: `<data>/.index/` for data, `<runs>/.index/` for runs. A file
-that still has both is taken as it was; `verify=True` reads it all the same. A file that was changed within moments of
-being hashed may keep its time (git's "racy" rule), and is hashed again until it has rested.
+that still has both is taken as it was; after `verify_all` it is read all the same. A file that was changed within
+moments of being hashed may keep its time (git's "racy" rule), and is hashed again until it has rested.
 """
 
 import contextlib
@@ -27,12 +27,16 @@ from pkd_utils.runs.files import atomic_path, lock
 REST_NS = 2_000_000_000  # ns: a file younger than this when it was hashed is hashed again; FAT keeps 2 s
 SAVE_SECONDS = 10.0  # s: a first pass that is killed loses no more
 QUIET_BYTES = 2_000_000_000  # bytes: less than this is hashed without a progress bar
+verified: list[set[str]] = []  # after `verify_all`: the files that this process has read since
 _COLUMNS = ("path", "size", "mtime_ns", "hashed_ns", "sha256")
 
 
-def hashes(
-    root: Path, patterns: Sequence[str] = ("*",), *, store: Path | None = None, verify: bool = False
-) -> dict[str, str]:
+def verify_all() -> None:
+    """From now on this process reads each file once more, whatever its size and time say: `--verify`."""
+    verified[:] = [set()]
+
+
+def hashes(root: Path, patterns: Sequence[str] = ("*",), store: Path | None = None) -> dict[str, str]:
     """SHA-256 of the files of a folder, or of one file.
 
     Parameters
@@ -43,8 +47,6 @@ def hashes(
         Which paths below `root` count; `*` also crosses folders. Hidden files and folders never count.
     store : Path, optional
         The Parquet file that keeps the hashes; by default `store_of(root)`.
-    verify : bool
-        Read every file, whatever its size and time say.
 
     Returns
     -------
@@ -61,12 +63,15 @@ def hashes(
     store = store or store_of(root)
     found = dict(walk(root, patterns))
     known = _read(store)
-    new = [path for path, facts in found.items() if verify or not _rested(known.get(path), facts)]
+    again = {path for path in found if verified and f"{root}/{path}" not in verified[0]}
+    new = [path for path, facts in found.items() if path in again or not _rested(known.get(path), facts)]
     if new:
         with lock(store.with_suffix(".lock"), f"{root.name}/ is being hashed by another process"):
             known = _read(store)
-            new = [path for path in new if verify or not _rested(known.get(path), found[path])]
+            new = [path for path in new if path in again or not _rested(known.get(path), found[path])]
             _hash(root, found, new, known, store)
+            for seen in verified:
+                seen.update(f"{root}/{path}" for path in new)
     return {path: known[path][3] for path in sorted(found)}
 
 

@@ -20,7 +20,7 @@ sys.modules.setdefault("rfc3987_syntax", None)
 import nbformat  # noqa: E402
 import yaml  # noqa: E402
 
-from pkd_utils.runs import finished, identity, local, paths, run  # noqa: E402
+from pkd_utils.runs import finished, identity, index, local, paths, run  # noqa: E402
 from pkd_utils.runs.errors import DataError  # noqa: E402
 from pkd_utils.runs.files import atomic_path, lock  # noqa: E402
 from pkd_utils.runs.parameters import declared, nearest, notebook_path, resolve  # noqa: E402
@@ -48,6 +48,7 @@ class Job:
     identity: str
     folder: Path
     upstream: tuple[str, ...]  # names of the jobs that must run before
+    state: str = "to run"  # or "done", or "damaged": running it says what is
 
     @property
     def executed(self) -> Path:
@@ -144,6 +145,7 @@ def plan(profile: str, only: str = "") -> list[Job]:
             notebook, read = notebook_of(file), identity.references(values)
             known = {r: jobs[r].identity if r in jobs else run.run_identity(run.find_run(r)) for r in read}
             run_hash = identity.run_hash(notebook, values, codes[notebook], known, identity.inputs(values))
+            run_folder = paths.runs_dir() / identity.run_folder(notebook, values, run_hash)
             jobs[reference] = Job(
                 name=name,
                 notebook=notebook,
@@ -151,10 +153,20 @@ def plan(profile: str, only: str = "") -> list[Job]:
                 label=label,
                 parameters=values,
                 identity=run_hash,
-                folder=paths.runs_dir() / identity.run_folder(notebook, values, run_hash),
+                folder=run_folder,
                 upstream=tuple(jobs[r].name for r in read if r in jobs),
+                state=_state(run_folder, values, [jobs[r].state for r in read if r in jobs]),
             )
     return list(jobs.values())
+
+
+def _state(folder: Path, values: dict[str, Any], before: list[str]) -> str:
+    """State of a run, given those of the runs that it reads."""
+    try:
+        whole = (folder / "notebook.ipynb").exists() and finished.done(folder, values)
+    except DataError:
+        return "damaged"
+    return "done" if whole and set(before) <= {"done"} else "to run"
 
 
 def with_short_streams(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -267,14 +279,15 @@ def _run_notebook(notebook: str, injected: dict[str, Any], folder: Path, said: s
 
 def main(arguments: list[str]) -> None:
     """`run FILE [NAME [IDENTITY]]`, `plan PROFILE [ONLY ...]` or `show FILE [NAME]`."""
+    if "--verify" in arguments:
+        index.verify_all()
     try:
-        match arguments:
+        match [argument for argument in arguments if argument != "--verify"]:
             case ["run", file, *rest] if len(rest) < 3:
                 print(execute(file, *rest))
             case ["plan", profile, *only]:
                 for job in plan(profile, " ".join(only)):
-                    state = "done" if job.executed.exists() else "to run"
-                    print(f"{state:7} {job.name:45} {job.folder.relative_to(paths.runs_dir())}")
+                    print(f"{job.state:7} {job.name:45} {job.folder.relative_to(paths.runs_dir())}")
             case ["show", file, *rest] if len(rest) < 2:
                 _, values = one_of(Path(file).resolve(), *(rest or [""]))
                 print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")

@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
-from pkd_utils.runs import files, finished, identity, paths
+from pkd_utils.runs import files, finished, identity, index, paths
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.run import find_run, open_run
 from tests.runs.test_index import change_keeping_size_and_time, put
 from tests.runs.test_run import make_notebook
 
+ROOT = paths.PROJECT_ROOT
 PREPARED = "toy/toy/01-do-things/smoke"
 TEACHER = "toy/toy/02-read-things/smoke"
 
@@ -21,6 +22,7 @@ TEACHER = "toy/toy/02-read-things/smoke"
 def project(tmp_path, monkeypatch):
     """Two notebooks, the second reads the first; data and weights of ten seconds ago."""
     monkeypatch.setattr(paths, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(index, "verified", [])
     monkeypatch.setenv("PKD_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))
     for name in ("01-do-things", "02-read-things", "03-read-both"):
@@ -42,9 +44,8 @@ def second(**values):
 
 
 def third():
-    return open_run(
-        "toy/03-read-both", {"cohort": "toy", "run": "smoke", "prepared_run": PREPARED, "teacher_run": TEACHER}
-    )
+    read = {"prepared_run": PREPARED, "teacher_run": TEACHER}
+    return open_run("toy/03-read-both", {"cohort": "toy", "run": "smoke", **read})
 
 
 def write(run, content="x"):
@@ -73,9 +74,7 @@ def test_other_data_are_another_run_and_so_all_that_follows(project, change):
     write(second())
     assert is_done(first()) and is_done(second())
     change(project)
-    with pytest.raises(
-        DataError, match=r"01-do-things/smoke was made of other data than data/real holds now: run note"
-    ):
+    with pytest.raises(DataError, match=rf"{PREPARED} was made of other data than data/real holds now: run"):
         second()
     again = first()
     assert not is_done(again)
@@ -88,7 +87,7 @@ def test_weights_belong_to_the_run_that_reads_them(project):
     write(second())
     put(project / "data/models/net.pth", b"WEIGHTS", 5)
     assert is_done(first()) and not is_done(second())
-    with pytest.raises(DataError, match="02-read-things/smoke was made of other data than data/models/net.pth holds"):
+    with pytest.raises(DataError, match=rf"{TEACHER} was made of other data than data/models/net\.pth holds"):
         third()
 
 
@@ -108,20 +107,20 @@ def test_a_flipped_pixel_with_size_and_time_kept_is_found_by_verify(project):
     write(first())
     change_keeping_size_and_time(project / "data/real/images/1.png")
     assert is_done(first())
-    identity.inputs(first().parameters, verify=True)
+    index.verify_all()
     assert not is_done(first())
 
 
 def test_inputs_are_named_by_one_rule(project):
-    values = {"data_root": "a", "options": {"ct_root": "b", "views": ["PA"]}, "image_weights": "c", "text_weights": "random",
-              "outcomes": "d.csv", "text_encoder": "data/bert", "sweep_weights": [0.5], "student_weights": ""}  # fmt: skip
     named = {
         "data_root": "a",
         "options.ct_root": "b",
         "image_weights": "c",
-        "outcomes": "d.csv",
+        "outcomes": "d",
         "text_encoder": "data/bert",
     }
+    values = {"data_root": "a", "options": {"ct_root": "b", "views": ["PA"]}, "image_weights": "c", "outcomes": "d"}
+    values |= {"text_encoder": "data/bert", "text_weights": "random", "student_weights": "", "sweep_weights": [0.5]}
     assert identity.input_paths(values) == named
     assert identity.input_paths({"outcomes": "simulated", "text_encoder": "minilm"}) == {}
     assert identity.inputs({"cohort": "toy", "data_root": "data/absent"}) == {"data_root": None}
@@ -161,9 +160,7 @@ NAMED = ["pixels.npy", "pixels.npy", "students/a/model.json", "students/c.json",
 def test_artefacts_are_checked_on_every_read(project, damage, name):
     folder = write(first())
     damage(folder)
-    wrong = (
-        rf"{PREPARED}: artefact {name} is (not what the run wrote|missing); remove the folder \S+ and run notebooks/toy"
-    )
+    wrong = rf"{PREPARED}: artefact {name} is (not what the run wrote|missing); remove the folder \S+ and run notebooks"
     for read in (lambda: find_run(PREPARED), first, second):
         with pytest.raises(DataError, match=wrong):
             read()
@@ -223,21 +220,15 @@ print("wrote", write(run).name, flush=True)
 
 
 def start(project):
-    environment = {**os.environ, "PYTHONPATH": str(pathlib_root())}
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(project)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=environment, cwd=pathlib_root(),
-    )  # fmt: skip
+    command = [sys.executable, "-c", RUN, str(project)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT)
 
 
-def pathlib_root():
-    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-
-def waits(process):
-    """Its sentence, once it says that it waits."""
-    os.set_blocking(process.stderr.fileno(), True)
-    return process.stderr.readline()
+def go_on(process):
+    process.stdin.write("go on\n")
+    process.stdin.flush()
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -245,16 +236,18 @@ def test_of_two_processes_the_second_waits_and_nothing_is_lost(project, killed):
     one = start(project)
     assert one.stdout.readline() == "open False False\n"
     two = start(project)
-    assert waits(two).startswith(f"{PREPARED} is being computed (process {one.pid} on ")
+    assert two.stderr.readline().startswith(f"{PREPARED} is being computed (process {one.pid} on ")
     if killed:
         one.kill()
         assert two.stdout.readline() == "open True False\n", "it goes on with the work of the dead one"
     else:
-        one.communicate("go on\n")
+        go_on(one)
         assert two.stdout.readline() == "open True True\n", "it takes the finished run"
-    out, _ = two.communicate("go on\n", timeout=60)
+    if killed:
+        go_on(two)
+    assert two.wait(timeout=60) == 0
     folder = find_run(PREPARED)
-    assert two.returncode == 0 and out == f"wrote {folder.name}\n"
+    assert two.stdout.read() == f"wrote {folder.name}\n"
     assert (folder / "half").read_text() == "work"
     assert sorted(path.name for path in folder.parent.iterdir()) == ["smoke", folder.name], "no leftovers"
     assert killed or (folder / ".tmp-1-half").exists()
@@ -283,9 +276,9 @@ run.finish(["numbers.npz"])
 
 def test_numbers_do_not_follow_the_number_of_threads(project):
     for threads in ("1", "2"):
-        environment = {**os.environ, "PYTHONPATH": str(pathlib_root()), "OMP_NUM_THREADS": threads}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
         command = [sys.executable, "-c", THREADS, str(project), f"threads-{threads}"]
-        subprocess.run(command, check=True, env=environment, cwd=pathlib_root())
+        subprocess.run(command, check=True, env=environment, cwd=ROOT)
     runs = [find_run(f"toy/toy/01-do-things/threads-{threads}") for threads in (1, 2)]
     assert len({(folder / "numbers.npz").read_bytes() for folder in runs}) == 1
     assert [files.read_json(folder / "run.json")["threads"] for folder in runs] == [1, 1]

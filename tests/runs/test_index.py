@@ -13,6 +13,7 @@ from pkd_utils.runs.errors import DataError
 def folder(tmp_path, monkeypatch):
     """Two files of ten seconds ago in a data folder of its own, and the list of what is hashed from now on."""
     monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(index, "verified", [])
     for name, content in (("a.csv", b"table"), ("images/b.png", b"pixel")):
         put(tmp_path / "root" / name, content)
     return tmp_path / "root"
@@ -60,12 +61,13 @@ def test_patterns_choose_files_and_hidden_ones_never_count(folder):
     assert list(index.hashes(folder / "a.csv")) == ["a.csv"] and index.hashes(folder / "absent") == {}
 
 
-def test_only_verify_finds_what_kept_size_and_time(folder):
+def test_only_verify_finds_what_kept_size_and_time(folder, hashed):
     first = index.hashes(folder)
     change_keeping_size_and_time(folder / "images" / "b.png")
     assert index.hashes(folder) == first
-    assert index.hashes(folder, verify=True) != first
-    assert index.hashes(folder) != first, "and it is known from then on"
+    index.verify_all()
+    assert index.hashes(folder) != first and len(hashed) == 4, "and each file is read once more"
+    assert index.hashes(folder) != first and len(hashed) == 4
 
 
 def test_a_change_in_the_tick_of_its_hashing_is_found(folder):
