@@ -112,25 +112,18 @@ def test_position_embedding_is_resampled(tmp_path):
     torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)
 
 
-def test_missing_encoder_keys_are_refused_by_name(tmp_path):
-    state = small().state_dict()
+def test_files_that_do_not_fit_are_refused_by_the_names_of_their_tensors(tmp_path):
+    path, state = tmp_path / "w.safetensors", small().state_dict()
     del state["blocks.1.attn.qkv.weight"], state["norm.bias"]
-    save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(DataError, match=r"lacks some of .* \(2\): blocks\.1\.attn\.qkv\.weight, norm\.bias"):
-        small(weights=tmp_path / "w.safetensors")
-
-
-def test_files_that_do_not_fit_are_refused(tmp_path):
-    path = tmp_path / "w.safetensors"
-    save_file(small(depth=4).state_dict(), path)
-    with pytest.raises(DataError, match=r"no place for \(12\): blocks\.3\."):
-        small(weights=path)
-    save_file(small(width=96).state_dict(), path)
-    with pytest.raises(DataError, match="of another shape"):
-        small(weights=path)
-    save_file(small(patch_size=16).state_dict(), path)
-    with pytest.raises(DataError, match=r"patch_embed\.proj\.weight \(48, 1, 16, 16\) instead of"):
-        small(weights=path)
+    for wrong, message in (
+        (state, r"lacks some of .* \(2\): blocks\.1\.attn\.qkv\.weight, norm\.bias"),
+        (small(depth=4).state_dict(), r"no place for \(12\): blocks\.3\."),
+        (small(width=96).state_dict(), "of another shape"),
+        (small(patch_size=16).state_dict(), r"patch_embed\.proj\.weight \(48, 1, 16, 16\) instead of"),
+    ):
+        save_file(wrong, path)
+        with pytest.raises(DataError, match=message):
+            small(weights=path)
     path.write_bytes(b"nonsense")
     with pytest.raises(DataError, match="cannot be read as safetensors"):
         small(weights=path)

@@ -67,9 +67,17 @@ def settings(encoder, **changes):
     return TextTeacherConfig(encoder, **{**values, "max_tokens": 32, "device": "cpu", **changes})
 
 
-def test_learns_words_that_are_labels(encoder, reports, tmp_path):
+@pytest.fixture
+def fit(encoder, reports):
+    """A teacher of these reports in a folder, with changed settings."""
+    return lambda folder, seed=0, encoded=None, **changes: fit_text_teacher(
+        *reports, settings(encoder, **changes), folder, seed, encoded
+    )
+
+
+def test_learns_words_that_are_labels(fit, reports, tmp_path):
     texts, targets, split = reports
-    result = fit_text_teacher(texts, targets, split, settings(encoder, epochs=8), tmp_path, seed=0)
+    result = fit(tmp_path, epochs=8)
     auroc = {name: macro_auroc(part, result.logits.loc[part.index]) for name, part in targets.groupby(split)}
     assert auroc["test"] > 0.9
     assert result.logits.index.equals(texts.index) and list(result.logits.columns) == ["Edema", "Pneumonia"]
@@ -78,17 +86,16 @@ def test_learns_words_that_are_labels(encoder, reports, tmp_path):
     assert auroc["validate"] == result.history["validate_auroc"].max()
 
 
-def test_logits_are_those_of_the_best_epoch_not_the_last(encoder, reports, tmp_path, monkeypatch):
-    texts, targets, split = reports
+def test_logits_are_those_of_the_best_epoch_not_the_last(fit, tmp_path, monkeypatch):
     seen = {}
 
     def second_is_best(self):
         epoch = self.loop.epoch + 1
-        seen[epoch] = self.predict(np.arange(len(texts)))
+        seen[epoch] = self.predict(np.arange(240))
         return {"validate_auroc": {1: 0.6, 2: 0.8, 3: 0.7, 4: 0.8}[epoch]}
 
     monkeypatch.setattr(TextTraining, "validate", second_is_best)
-    result = fit_text_teacher(texts, targets, split, settings(encoder, epochs=4), tmp_path, seed=0)
+    result = fit(tmp_path, epochs=4)
     assert result.best_epoch == 2  # the earlier of equals
     np.testing.assert_array_equal(result.logits, seen[2])
     assert not np.allclose(seen[2], seen[4])
@@ -103,10 +110,8 @@ def test_frozen_blocks_stay_in_evaluation_mode(encoder, layers, trains):
 
 @pytest.mark.parametrize("layers", [-1, 0, 1, 3])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_only_the_chosen_blocks_move(encoder, reports, tmp_path, layers, pooling):
-    texts, targets, split = reports
-    config = settings(encoder, trainable_layers=layers, pooling=pooling, epochs=1)
-    fit_text_teacher(texts, targets, split, config, tmp_path, seed=0)
+def test_only_the_chosen_blocks_move(fit, tmp_path, layers, pooling):
+    fit(tmp_path, trainable_layers=layers, pooling=pooling, epochs=1)
     with safe_open(tmp_path / "teacher.safetensors", framework="pt") as file:
         names = set(file.keys())
     moved = {name.split(".")[1] for name in names if name.startswith("blocks.")}
@@ -150,10 +155,8 @@ def test_first_token_block_equals_the_block_and_its_gradient(encoder):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3, msg=name)
 
 
-def test_killed_and_resumed_ends_in_the_same_numbers(encoder, reports, tmp_path, monkeypatch):
-    texts, targets, split = reports
-    config = settings(encoder)
-    straight = fit_text_teacher(texts, targets, split, config, tmp_path / "a", seed=1)
+def test_killed_and_resumed_ends_in_the_same_numbers(fit, tmp_path, monkeypatch):
+    straight = fit(tmp_path / "a", 1)
     calls = []
     train_epoch = Loop.train_epoch
 
@@ -166,32 +169,27 @@ def test_killed_and_resumed_ends_in_the_same_numbers(encoder, reports, tmp_path,
 
     monkeypatch.setattr(Loop, "train_epoch", dies_in_epoch_three)
     with pytest.raises(KeyboardInterrupt):
-        fit_text_teacher(texts, targets, split, config, tmp_path / "b", seed=1)
+        fit(tmp_path / "b", 1)
     torch.manual_seed(99)  # the world's generator must not matter
-    resumed = fit_text_teacher(texts, targets, split, config, tmp_path / "b", seed=1)
+    resumed = fit(tmp_path / "b", 1)
     assert calls == [1, 2, 3, 3]
-    pd.testing.assert_frame_equal(resumed.logits, straight.logits, check_exact=True)
-    pd.testing.assert_frame_equal(resumed.history, straight.history, check_exact=True)
     assert not (tmp_path / "b" / "checkpoint.safetensors").exists()
-    calls.clear()
-    again = fit_text_teacher(texts, targets, split, config, tmp_path / "b", seed=1)
-    assert not calls
-    pd.testing.assert_frame_equal(again.logits, straight.logits, check_exact=True)
-    pd.testing.assert_frame_equal(again.history, straight.history, check_exact=True)
-    assert (again.counts, again.best_epoch) == (straight.counts, straight.best_epoch)
+    again = fit(tmp_path / "b", 1)
+    assert len(calls) == 4
+    for result in (resumed, again):
+        pd.testing.assert_frame_equal(result.logits, straight.logits, check_exact=True)
+        pd.testing.assert_frame_equal(result.history, straight.history, check_exact=True)
+        assert (result.counts, result.best_epoch) == (straight.counts, straight.best_epoch)
     with pytest.raises(DataError, match="own folder"):
-        fit_text_teacher(texts, targets, split, config, tmp_path / "b", seed=2)
+        fit(tmp_path / "b", 2)
 
 
-def test_seed_decides_and_leaves_the_global_generator_alone(encoder, reports, tmp_path):
-    texts, targets, split = reports
-    config = settings(encoder, epochs=1)
-    encoded = encode_teacher_texts(texts, config)
+def test_seed_decides_and_leaves_the_global_generator_alone(encoder, reports, fit, tmp_path):
+    encoded = encode_teacher_texts(reports[0], settings(encoder))
     before = torch.random.get_rng_state()
-    one = fit_text_teacher(texts, targets, split, config, tmp_path / "1", 1, encoded)
+    one = fit(tmp_path / "1", 1, encoded, epochs=1)
     assert torch.equal(before, torch.random.get_rng_state())
-    two = fit_text_teacher(texts, targets, split, config, tmp_path / "2", 2, encoded)
-    same = fit_text_teacher(texts, targets, split, config, tmp_path / "3", 1)
+    two, same = fit(tmp_path / "2", 2, encoded, epochs=1), fit(tmp_path / "3", 1, epochs=1)
     assert not np.allclose(one.logits, two.logits)
     pd.testing.assert_frame_equal(one.logits, same.logits, check_exact=True)
 
