@@ -52,32 +52,15 @@ class Loop:
     Parameters
     ----------
     model : module, on the device where it is to be trained
-    groups : sequence of dicts, as AdamW takes them
-        "params", "lr" (the peak of its schedule) and "weight_decay" of each group.
-    path : Path
-        The checkpoint.
-    identity : str
-        Hash of everything that the training depends on. A checkpoint of another identity is refused.
-    epochs, steps : int
-        Passes over the data, and batches in each.
-    precision : {"fp32", "bf16"}
-        bf16: losses are computed under autocast. A checkpoint's precision is kept.
-    warmup : int, steps
-    decay : {"cosine", "linear"}
-    criterion : str, optional
-        Column of the history whose first maximum is the best epoch; without it no best weights are kept.
-    patience : int, optional
-        Stop after so many epochs without a better criterion.
+    groups : as AdamW takes them, "params", "lr" (the peak of its schedule) and "weight_decay" of each
+    path : of the checkpoint
+    identity : hash of everything that the training depends on; a checkpoint of another identity is refused
+    epochs, steps : passes over the data, and batches in each
+    precision : "fp32", or "bf16": losses are computed under autocast; a checkpoint's precision is kept
+    warmup : steps of it; decay : see `learning_rate_at`
+    criterion : column of the history whose first maximum is the best epoch; without it no best weights are kept
+    patience : stop after so many epochs without a better criterion
     clipped : parameters whose gradient's norm is clipped, default all
-    betas : of AdamW
-
-    Attributes
-    ----------
-    history : list of dict, one an epoch
-    best : dict of tensors
-        Trained parameters of the best epoch so far.
-    sessions : int
-        Times that this training was started or taken up.
     """
 
     def __init__(
@@ -104,9 +87,9 @@ class Loop:
         self.clipped = list(self.trained.values() if clipped is None else clipped)
         self.device = self.clipped[0].device
         self.optimizer = torch.optim.AdamW([{**g, "peak": g["lr"]} for g in groups], betas=betas, fused=True)
-        self.history: list[dict[str, float]] = []
-        self.best: dict[str, torch.Tensor] = {}
-        self.sessions = 1
+        self.history: list[dict[str, float]] = []  # a row an epoch
+        self.best: dict[str, torch.Tensor] = {}  # trained parameters of the best epoch so far
+        self.sessions = 1  # times that this training was started or taken up
         self._load()
 
     @property

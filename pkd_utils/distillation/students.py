@@ -98,6 +98,11 @@ def build_student(
 def load_weights(model: VisionTransformer, path: str | Path, name: str = SCRATCH) -> dict[str, Any]:
     """Load a local weight file into `model`; every encoder key must be found there.
 
+    From 3 channels to 1: the student sees (v - m)/s with the averaged m, s instead of (v - m_c)/s_c on three equal
+    channels. Weights sum_c W_c s/s_c and a bias shift of sum_c W_c (m - m_c)/s_c give exactly the same output for a
+    grey image; where all channels share m and s this is the plain sum over channels.
+    The position embedding is resampled (bicubic, timm's) if the number of patches differs.
+
     Parameters
     ----------
     model : VisionTransformer, changed in place
@@ -110,13 +115,6 @@ def load_weights(model: VisionTransformer, path: str | Path, name: str = SCRATCH
     -------
     dict: file, loaded (number of tensors), head ("loaded" or "new"), left_out (keys of the file that are not used),
     converted (list of sentences).
-
-    Notes
-    -----
-    From 3 channels to 1: the student sees (v - m)/s with the averaged m, s instead of (v - m_c)/s_c on three equal
-    channels. Weights sum_c W_c s/s_c and a bias shift of sum_c W_c (m - m_c)/s_c give exactly the same output for a
-    grey image; where all channels share m and s this is the plain sum over channels.
-    The position embedding is resampled (bicubic, timm's) if the number of patches differs.
 
     Raises
     ------

@@ -58,8 +58,8 @@ def encode_features(features: pd.DataFrame, training: np.ndarray) -> pd.DataFram
 
     Returns
     -------
-    pd.DataFrame
-        float64. A missing value is a category of its own: column `<name>=missing`; in a numeric column NaN stays NaN
+    float64 DataFrame
+        A missing value is a category of its own: column `<name>=missing`; in a numeric column NaN stays NaN
         beside it, and the forest sends it to the side that suits it best. A value that no training row has is 0 in all
         columns of its feature.
     """
@@ -97,18 +97,12 @@ def fit_tabular_teacher(
 
     Parameters
     ----------
-    features : pd.DataFrame
-        Named columns, numbers or text; see `encode_features`.
-    target : pd.Series
-        Same index. 0 and 1, or class names; NaN rows are not trained on.
-    split : pd.Series
-        Same index: train, validate, test, or NaN (predicted only).
-    seed : int
-        Of the forest and of the folds.
-    groups : pd.Series, optional
-        Same index, patients; needed by "cross_fitted".
-    trees, min_samples_leaf
-        As in scikit-learn; not stated in the paper.
+    features : named columns, numbers or text; see `encode_features`
+    target : same index; 0 and 1, or class names; NaN rows are not trained on
+    split : same index; train, validate, test, or NaN (predicted only)
+    seed : of the forest and of the folds
+    groups : same index, patients; needed by "cross_fitted"
+    trees, min_samples_leaf : as in scikit-learn; not stated in the paper
     training_rows : str
         What the training rows get, which becomes the student's soft labels; not stated in the paper. "fitted": the
         forest's own answer, which with small leaves nearly repeats the hard label. "cross_fitted": the answer of a

@@ -89,19 +89,14 @@ def fit_text_teacher(
 
     Parameters
     ----------
-    texts : pd.Series of str
-        Reports after `cohorts.label_terms.remove_label_terms`; the index identifies the report.
-    targets : pd.DataFrame
-        Same index, one column a label: 1, 0 or NaN (unknown, carries no loss).
-    split : pd.Series
-        Same index: train, validate, test, or NaN (gets logits, is used for nothing else).
+    texts : reports after `cohorts.label_terms.remove_label_terms`; the index identifies the report
+    targets : same index, one column a label: 1, 0 or NaN (unknown, carries no loss)
+    split : same index; train, validate, test, or NaN (gets logits, is used for nothing else)
     folder : str or Path
         Of this teacher alone. A checkpoint is left after every epoch, so a killed training goes on from there and ends
         in the same numbers.
-    seed : int
-        Initial head, order of batches and dropout.
-    encoded : EncodedTexts, optional
-        What `encode_teacher_texts(texts, config)` gave, to share it among seeds.
+    seed : of the initial head, the order of batches and dropout
+    encoded : what `encode_teacher_texts(texts, config)` gave, to share it among seeds
     label_names : {"removed", "kept"}
         "removed" (as in the paper): names and synonyms of every label must be gone, see `check_label_names_removed`.
 

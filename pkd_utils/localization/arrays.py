@@ -1,6 +1,5 @@
 """Maps, masks and boxes as they are given: checked, as arrays, and shared among threads."""
 
-import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -76,14 +75,6 @@ def value_range(row: np.ndarray, index: int):
             f"Map {index} holds values that are not finite (or too far apart for {row.dtype}): check its model."
         )
     return low, width
-
-
-def increasing(thresholds: Sequence[float]) -> list[float]:
-    """The thresholds as numbers, refused where they are not an increasing list."""
-    levels = [float(t) for t in thresholds]
-    if not levels or any(a >= b for a, b in itertools.pairwise(levels)):
-        raise DataError(f"Thresholds {levels} are not an increasing list: give at least one, sorted, none twice.")
-    return levels
 
 
 def in_parts(work, n: int, pixels: int) -> list:

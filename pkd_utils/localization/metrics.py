@@ -15,13 +15,14 @@ in the paper: they are parameters. Choose the threshold on validation images (`c
 Results are exact: AUROC from integer counts of ordered and tied pairs, areas from integers held in float64.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, in_parts, increasing, per_image, value_range
+from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, in_parts, per_image, value_range
 from pkd_utils.localization.auroc import RowAuroc
 from pkd_utils.localization.regions import best_ious, component_boxes, padded_raster, share, union_areas
 from pkd_utils.runs.checked import checked
@@ -139,7 +140,9 @@ def at_thresholds(
     normalize: bool = True,
 ) -> Thresholded:
     """What `evaluate_maps` says of boxes at increasing thresholds; `masks` may be None, and count pixels if not."""
-    levels = increasing(thresholds)
+    levels = [float(t) for t in thresholds]
+    if not levels or any(a >= b for a, b in itertools.pairwise(levels)):
+        raise DataError(f"Thresholds {levels} are not an increasing list: give at least one, sorted, none twice.")
     maps = as_maps(maps)
     masks = None if masks is None else as_masks(masks, maps)
     reference = as_boxes(boxes, maps.shape)

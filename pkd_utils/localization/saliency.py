@@ -67,8 +67,7 @@ def saliency_maps(
     model : timm VisionTransformer
         Pooled by its class token (`global_pool="token"`). It is run in evaluation mode on the device of its
         parameters; modes, gradients and settings are afterwards as they were.
-    images : Tensor (N, C, H, W) or iterable of such Tensors
-        Normalised as the model expects. An iterable (a DataLoader without targets) is read batch by batch as it comes.
+    images : Tensor (N, C, H, W), normalised as the model expects, or iterable of such Tensors, read as it comes
     methods : dict of dict
         Name of the map: its "method" (default: the name itself), "layer" and, for attention, "heads", for example
         `{"attention_max": {"method": "attention", "heads": "max"}, "rollout": {}, "chefer": {}}`. The layer is a

@@ -76,7 +76,7 @@ def randomisation(
         Trained and untrained, of one architecture; see `students.random_student`.
     maps_of : function
         Maps of the same images under a model, by name: {name: (N, h, w)}.
-    mode : {"cascading", "independent"}
+    mode : str
         Randomise a stage and all before it (the head is the first, "patch embedding" the last, then nothing trained is
         left), or that stage alone.
 

@@ -198,9 +198,8 @@ def interval_coverage(
     Parameters
     ----------
     seeds, patients : int, two or more of each
-    seed_share : float in [0, 1], share of the variance of the mean difference that comes from seeds
+    seed_share : share of the variance of the mean difference that comes from seeds
     studies : int, simulated; the standard error of a coverage near 0.95 is 0.22 / sqrt(studies)
-    resamples, level, seed : of the intervals and of the draws
 
     Returns
     -------

@@ -78,10 +78,8 @@ def rejection_shifts(
     Parameters
     ----------
     n, m : int, values (seeds) of the baseline and of the treatment, 1 to 30
-    alphas : levels of the two-sided test
-    sd : standard deviations of baseline and treatment
+    alphas : levels of the two-sided test; sd : standard deviations of baseline and treatment
     tail_df : degrees of freedom of Student's t, above 2, scaled to those standard deviations; None: normal
-    simulations, seed : int
     """
     critical = [critical_u(n, m, alpha) for alpha in alphas]
     ranks = sorted({u - 1 for u in critical if u is not None})

@@ -19,41 +19,24 @@ Rows = Annotated[np.ndarray, BeforeValidator(lambda rows: np.asarray(rows, np.in
 class HeadSpec:
     """One head to train. Rows are numbers of rows of the tokens.
 
-    Attributes
-    ----------
-    name : str
-        Any name of its own.
-    method : one of `heads.modules.METHODS`
-    seed : int
-        Decides initialisation, order, views and dropout. Heads of one seed share them whatever their method.
-    train_rows, validation_rows : (n,) int arrays
-        After every epoch the head is evaluated on the validation rows. In the paper these are also the rows that are
-        reported, for the best epoch on them.
-    epochs : int
-        Tables 3 to 7 of the paper.
-    test_rows : (n,) int array, optional
-        A nested split: these are reported, the epoch is chosen on the validation rows. The best epoch on the test rows
-        themselves, the paper's way of choosing, is in the results too.
-    teacher : str, optional
-        For distilled students, the name of the head they learn from: an image-only one ("self_distilled"), a "teacher"
-        ("report_distilled"). It speaks with its best epoch on its validation rows.
-    weight, temperature : float
-        lambda and tau of equation (2), for distilled students. The paper takes tau = 2.5 on MIMIC 5x1200.
-    learning_rate : float, optional
-        Default 1e-4, of probes 1e-3, as in the paper.
+    After every epoch the head is evaluated on the validation rows. In the paper these are also the rows that are
+    reported, for the best epoch on them. With test rows the split is nested: those are reported, and the epoch is
+    chosen on the validation rows.
     """
 
-    name: str
+    name: str  # of its own
     method: Method
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)]  # of initialisation, order, views and dropout, whatever the method
     train_rows: Rows
     validation_rows: Rows
-    epochs: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]  # tables 3 to 7 of the paper
     test_rows: Rows | None = None
+    # Of distilled students the head they learn from, by name: an image-only one ("self_distilled"), a "teacher"
+    # ("report_distilled"). It speaks with its best epoch on its validation rows.
     teacher: str | None = None
-    weight: float = Field(0.75, ge=0, le=1)
-    temperature: float = Field(0.25, gt=0)
-    learning_rate: float | None = Field(None, gt=0)
+    weight: float = Field(0.75, ge=0, le=1)  # lambda of equation (2), for distilled students
+    temperature: float = Field(0.25, gt=0)  # tau likewise; the paper takes 2.5 on MIMIC 5x1200
+    learning_rate: float | None = Field(None, gt=0)  # default 1e-4, of probes 1e-3, as in the paper
 
     @property
     def rate(self) -> float:
@@ -62,30 +45,20 @@ class HeadSpec:
     @property
     def evaluation_rows(self) -> np.ndarray:
         """Validation rows, then test rows."""
-        return (
-            self.validation_rows if self.test_rows is None else np.concatenate([self.validation_rows, self.test_rows])
-        )
+        return np.concatenate([self.validation_rows, *([] if self.test_rows is None else [self.test_rows])])
 
     def facts(self) -> dict[str, Any]:
         """What identifies this head, with hashes in the place of rows."""
         facts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in ("train_rows", "validation_rows", "test_rows"):
-            rows = facts[name]
-            facts[name] = None if rows is None else hashlib.sha256(rows.tobytes()).hexdigest()
+        for name, value in facts.items():
+            facts[name] = hashlib.sha256(value.tobytes()).hexdigest() if isinstance(value, np.ndarray) else value
         if self.method not in DISTILLED:
             facts["weight"] = facts["temperature"] = None
         return {**facts, "learning_rate": self.rate}
 
 
 def check_specs(specs: Sequence[HeadSpec], targets: np.ndarray, n_classes: int, has_text: bool) -> None:
-    """Refuse heads that do not fit the data or each other.
-
-    Raises
-    ------
-    DataError
-        Names that repeat, an unknown teacher, rows that do not exist, whose class is not known, or that are both
-        trained on and evaluated on, or evaluation rows of one class.
-    """
+    """Refuse heads that do not fit the data or each other: names, teachers, rows, classes."""
     by_name = {spec.name: spec for spec in specs}
     if not 0 < len(specs) == len(by_name):
         raise DataError(f"{len(specs)} heads have {len(by_name)} names: give one or more, each a name of its own.")
