@@ -20,6 +20,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 
 State = dict[str, Tensor]
 Edit = Callable[[State], State]
@@ -87,28 +88,24 @@ def vit(width: int, depth: int, patch: int, tokens: int, layer_scale: bool = Fal
     return shapes | vit_blocks("blocks", depth, width, layer_scale) | norm("norm", width)
 
 
-def huggingface_dinov2(width: int, depth: int, tokens: int, in_memory: bool = False) -> dict[str, tuple[int, ...]]:
-    """Dinov2Model: names of its files, or of transformers 5's `state_dict()`."""
-    query, output = "attention.attention.{}", "attention.output.dense"
-    parts = ("query", "key", "value")
+def shapes_of(build: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a network's tensors, without the tensors."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in build().state_dict().items()}
+
+
+def huggingface_dinov2(width: int, depth: int, side: int, in_memory: bool = False) -> dict[str, tuple[int, ...]]:
+    """Dinov2Model of side x side patches: names of its files, or of transformers 5's `state_dict()`."""
+    sizes = {"hidden_size": width, "num_hidden_layers": depth, "image_size": DINO_PATCH * side}
+    config = Dinov2Config(num_attention_heads=2, patch_size=DINO_PATCH, **sizes)
+    shapes = shapes_of(lambda: Dinov2Model(config))
     if in_memory:
-        query, output, parts = "attention.{}_proj", "attention.o_proj", ("q", "k", "v")
-    shapes = {
-        "embeddings.cls_token": (1, 1, width),
-        "embeddings.mask_token": (1, width),
-        "embeddings.position_embeddings": (1, tokens, width),
-        "embeddings.patch_embeddings.projection.weight": (width, 3, DINO_PATCH, DINO_PATCH),
-        "embeddings.patch_embeddings.projection.bias": (width,),
-    }
-    for i in range(depth):
-        layer = f"encoder.layer.{i}"
-        shapes |= norm(f"{layer}.norm1", width) | norm(f"{layer}.norm2", width)
-        for part in parts:
-            shapes |= linear(f"{layer}.{query.format(part)}", width, width)
-        shapes |= linear(f"{layer}.{output}", width, width)
-        shapes |= {f"{layer}.layer_scale1.lambda1": (width,), f"{layer}.layer_scale2.lambda1": (width,)}
-        shapes |= linear(f"{layer}.mlp.fc1", 4 * width, width) | linear(f"{layer}.mlp.fc2", width, 4 * width)
-    return shapes | norm("layernorm", width)
+        return shapes
+    in_files = {"attention.o_proj": "attention.output.dense"}
+    in_files |= {f"attention.{part[0]}_proj": f"attention.attention.{part}" for part in ("query", "key", "value")}
+    for memory, file in in_files.items():
+        shapes = {name.replace(memory, file): shape for name, shape in shapes.items()}
+    return shapes
 
 
 def small_resnet(architecture: str) -> torchvision.models.ResNet:
@@ -128,35 +125,21 @@ def small_resnet(architecture: str) -> torchvision.models.ResNet:
 
 def resnet(architecture: str, small: bool, prefix: str = "", fc: bool = True) -> dict[str, tuple[int, ...]]:
     """torchvision's ResNet, 320 tensors for ResNet-50 with its `fc`."""
-    with torch.device("meta"):
-        network = small_resnet(architecture) if small else torchvision.models.get_model(architecture, weights=None)
-    state = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    return {prefix + name: shape for name, shape in state.items() if fc or not name.startswith("fc.")}
+    whole = partial(torchvision.models.get_model, weights=None)
+    shapes = shapes_of(lambda: (small_resnet if small else whole)(architecture))
+    return {prefix + name: shape for name, shape in shapes.items() if fc or not name.startswith("fc.")}
 
 
 def bert(
     prefix: str, width: int, depth: int, vocabulary: int, old_names: bool = False, position_ids: bool = False
 ) -> dict[str, tuple[int, ...]]:
     """A BERT without pooler; `old_names` calls weight and bias of layer norms gamma and beta."""
+    sizes = {"vocab_size": vocabulary, "hidden_size": width, "num_hidden_layers": depth}
+    config = BertConfig(num_attention_heads=2, intermediate_size=4 * width, **sizes)
     shapes = {"embeddings.position_ids": (1, 512)} if position_ids else {}
-    shapes |= {
-        "embeddings.word_embeddings.weight": (vocabulary, width),
-        "embeddings.position_embeddings.weight": (512, width),
-        "embeddings.token_type_embeddings.weight": (2, width),
-    }
-    shapes |= norm("embeddings.LayerNorm", width)
-    for i in range(depth):
-        layer = f"encoder.layer.{i}"
-        for part in ("query", "key", "value"):
-            shapes |= linear(f"{layer}.attention.self.{part}", width, width)
-        shapes |= linear(f"{layer}.attention.output.dense", width, width)
-        shapes |= norm(f"{layer}.attention.output.LayerNorm", width)
-        shapes |= linear(f"{layer}.intermediate.dense", 4 * width, width)
-        shapes |= linear(f"{layer}.output.dense", width, 4 * width) | norm(f"{layer}.output.LayerNorm", width)
-    if old_names:
-        change = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-        for new, old in change.items():
-            shapes = {name.replace(new, old): shape for name, shape in shapes.items()}
+    shapes |= shapes_of(lambda: BertModel(config, add_pooling_layer=False))
+    for new, old in (("weight", "gamma"), ("bias", "beta")) if old_names else ():
+        shapes = {name.replace(f"LayerNorm.{new}", f"LayerNorm.{old}"): shape for name, shape in shapes.items()}
     return {prefix + name: shape for name, shape in shapes.items()}
 
 
@@ -211,11 +194,8 @@ def _optimizer(state: State) -> dict:
 
 def _mae_checkpoint(state: State, epoch: int) -> dict:
     """misc.save_model of MAE: everything the training needs to go on."""
-    args = argparse.Namespace(
-        batch_size=256, epochs=800, model="mae_vit_base_patch16_dec512d8b", output_dir=Path("out")
-    )
-    scaler = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
-    return {"model": state, "optimizer": _optimizer(state), "epoch": epoch, "scaler": scaler, "args": args}
+    args = argparse.Namespace(batch_size=256, epochs=800, output_dir=Path("out"))
+    return {"model": state, "optimizer": _optimizer(state), "epoch": epoch, "scaler": {"scale": 65536.0}, "args": args}
 
 
 def _size(small: bool, width: int = 768, depth: int = 12) -> tuple[int, int]:
@@ -231,21 +211,10 @@ def _rad_dino(folder: Path, seed: int, small: bool, kind: str, edit: Edit, width
         file = folder / "backbone_compatible.safetensors"
         save_file(edit(random_state(shapes, seed)), file)
         return file
-    state = edit(random_state(huggingface_dinov2(width, depth, side**2 + 1, kind == "in_memory"), seed))
-    config = {
-        "architectures": ["Dinov2Model"],
-        "model_type": "dinov2",
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": max(width // 64, 2),
-        "image_size": side * DINO_PATCH,
-        "patch_size": DINO_PATCH,
-        "layer_norm_eps": 1e-6,
-        "layerscale_value": 1.0,
-        "mlp_ratio": 4,
-        "qkv_bias": True,
-        "apply_layernorm": True,
-    }
+    state = edit(random_state(huggingface_dinov2(width, depth, side, kind == "in_memory"), seed))
+    config = {"model_type": "dinov2", "hidden_size": width, "num_hidden_layers": depth}
+    config |= {"num_attention_heads": max(width // 64, 2), "image_size": side * DINO_PATCH, "patch_size": DINO_PATCH}
+    config |= {"layer_norm_eps": 1e-6, "layerscale_value": 1.0, "mlp_ratio": 4, "qkv_bias": True}
     (folder / "config.json").write_text(json.dumps(config))
     if kind == "sharded":
         _write_shards(state, folder)
@@ -315,11 +284,7 @@ def _c2l(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
     state = edit(random_state({kind + name: shape for name, shape in shapes.items()}, seed))
     opt = argparse.Namespace(model="resnet18", nce_k=16384, moco=True, model_path=Path("models"))
     content = {"opt": opt, "model": state, "contrast": {"memory": torch.zeros(4, 4)}, "optimizer": _optimizer(state)}
-    content |= {
-        "epoch": 200,
-        "model_ema": {name: value + 1 for name, value in state.items()},
-        "amp": {"loss_scaler0": {}},
-    }
+    content |= {"epoch": 200, "model_ema": {name: value + 1 for name, value in state.items()}, "amp": {}}
     file = folder / "ckpt_epoch_200.pth"
     torch.save(content, file)
     return file
@@ -452,12 +417,7 @@ def _text(folder: Path, seed: int, small: bool, kind: str, edit: Edit, style: st
     shapes = bert(prefix, width, depth, vocabulary, old_names=kind == "old_names", position_ids=style != "cxr")
     if style != "sentence":
         shapes |= masked_language_head(width, vocabulary)
-    config = {
-        "model_type": "bert",
-        "architectures": ["BertForMaskedLM"],
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-    }
+    config = {"model_type": "bert", "vocab_size": vocabulary, "hidden_size": width}
     heads = 2 if small else 12  # MiniLM too, of half the width
     config |= {"num_hidden_layers": depth, "num_attention_heads": heads, "intermediate_size": 4 * width}
     config |= {"max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "pad_token_id": 0}
@@ -511,23 +471,11 @@ def write_checkpoint(
 ) -> Path:
     """Write a checkpoint of random weights and return the path a user would give: a file or a folder.
 
-    Parameters
-    ----------
-    name : str, a key of `WRITERS`
-    folder : Path
-        Made if need be; one checkpoint a folder.
-    seed : int
-    small : bool
-        Width 16 and two blocks (ResNets: one block a stage, an eighth of the channels) instead of the real size.
-    kind : str or None
-        Which of the layouts in `WRITERS`; None is the first.
-    edit : function from state dict to state dict, or None
-        Changes the weights, before they are wrapped: to lose, rename or spoil a tensor.
+    `small` is width 16 and two blocks (ResNets: one block a stage, an eighth of the channels) instead of the real size;
+    `kind` one of the layouts in `WRITERS`, by default the first. `edit` changes the state dict before it is wrapped: to
+    lose, rename or spoil a tensor.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     writer, kinds = WRITERS[name]
-    kind = kind or kinds[0]
-    if kind not in kinds:
-        raise ValueError(f"kind of {name} must be one of {kinds}, not {kind!r}")
-    return writer(folder, seed, small, kind, edit or (lambda state: state))
+    return writer(folder, seed, small, kind or kinds[0], edit or (lambda state: state))

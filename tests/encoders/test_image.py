@@ -3,11 +3,9 @@
 import functools
 import inspect
 
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
@@ -241,40 +239,6 @@ def test_efficientnet_pads_as_tensorflow_does():
 # --- order, facts ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["medical_mae", "dinov2_s14"])
-def test_tokens_of_a_vit_without_blocks_lie_in_rows(name):
-    encoder = loaded(name)
-    vision_transformer(encoder.network).blocks = nn.Sequential()
-    x = batch(encoder, 1)
-    patch = vision_transformer(encoder.network).patch_embed.patch_size[0]
-    row, column = 3, 9
-    changed = x.clone()
-    changed[:, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] += 1
-    moved = (encoder.tokens(changed) - encoder.tokens(x)).abs().amax(-1)[0]
-    assert moved.nonzero().flatten().tolist() == [row * encoder.grid[1] + column]
-
-
-@pytest.mark.parametrize("name", ["c2l", "gloria"])
-def test_tokens_of_a_convolution_lie_in_rows(name):
-    """A spot that moves to the right moves the tokens' centre of change to the right alone; likewise down."""
-    encoder = load_image_encoder(name, "random", upsample=name != "gloria")
-    side, (rows, columns) = encoder.input_size, encoder.grid
-
-    def centre(row: float, column: float) -> tuple[float, float]:
-        spot = torch.zeros(1, 3, side, side)
-        y, x = int(row * side), int(column * side)
-        spot[:, :, y - 16 : y + 16, x - 16 : x + 16] = 3
-        moved = (encoder.tokens(spot) - empty).square().sum(-1)[0].view(rows, columns)
-        moved /= moved.sum()
-        down, right = torch.arange(rows) + 0.5, torch.arange(columns) + 0.5
-        return float(moved.sum(1) @ down) / rows, float(moved.sum(0) @ right) / columns
-
-    empty = encoder.tokens(torch.zeros(1, 3, side, side))
-    start, right, below = centre(0.25, 0.25), centre(0.25, 0.75), centre(0.75, 0.25)
-    assert right[1] - start[1] > 0.2 and abs(right[0] - start[0]) < 0.1
-    assert below[0] - start[0] > 0.2 and abs(below[1] - start[1]) < 0.1
-
-
 @pytest.mark.parametrize(("name", "feature"), FEATURES)
 def test_grid_and_width_are_as_facts_say(name, feature):
     """On the meta device: shapes without numbers, so every encoder at its full size."""
@@ -387,16 +351,6 @@ def test_identity_knows_every_option_that_changes_tokens():
     others = {identity("c2l", **options) for options in changes}
     others |= {identity("gloria", **options) for options in ({}, {"preprocessing": "native"}, {"upsample": False})}
     assert len(others - {first}) == len(changes) + 3
-
-
-def test_preprocess_and_encode_a_12_bit_image(small):
-    values = np.random.default_rng(0).integers(0, 4096, (300, 260)).astype(np.uint16)
-    x = small.preprocess(Image.fromarray(values))
-    assert x.shape == (3, 224, 224) and x.mean() > -1  # not black
-    view = small.preprocess(Image.fromarray(values), crop=(10, 20, 100, 90))
-    assert not torch.equal(x, view)
-    tokens = small.encode(torch.stack([x, view]))
-    assert tokens.patches.shape == (2, 256, 384) and tokens.cls.shape == (2, 384)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------

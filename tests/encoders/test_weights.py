@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
@@ -48,42 +49,43 @@ def parts(**children: nn.Module | nn.Parameter) -> nn.Module:
     return module
 
 
-def headless_resnet(architecture: str) -> nn.Module:
-    network = small_resnet(architecture)
-    network.fc = nn.Identity()
-    return network
+def small_vit(side: int = 32, depth: int = 2, patch: int = 16, **options) -> nn.Module:
+    return VisionTransformer(side, patch, embed_dim=16, depth=depth, num_heads=2, num_classes=0, **options)
 
 
 def small_network(name: str) -> nn.Module:
     """The network that fits `write_checkpoint(name, ..., small=True)`, with other random values."""
     if name in TEXT_ENCODERS:
-        config = BertConfig(vocab_size=300, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
-        config.intermediate_size = 64
-        return BertModel(config, add_pooling_layer=False)
+        sizes = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 64}
+        return BertModel(BertConfig(num_attention_heads=2, **sizes), add_pooling_layer=False)
     if name in ("rad_dino", "dinov2_s14"):
-        return VisionTransformer(
-            28, 14, embed_dim=16, depth=2, num_heads=2, num_classes=0, init_values=1.0, dynamic_img_size=True
-        )
-    if name in ("medical_mae", "mrm", "biomedclip"):
-        trunk = VisionTransformer(32, 16, embed_dim=16, depth=2, num_heads=2, num_classes=0)
-        return parts(trunk=trunk, proj=nn.Linear(16, 512, bias=False)) if name == "biomedclip" else trunk
-    if name == "c2l":
-        return headless_resnet("resnet18")
+        return small_vit(28, patch=14, init_values=1.0, dynamic_img_size=True)
+    if name in ("medical_mae", "mrm"):
+        return small_vit()
+    if name == "biomedclip":
+        return parts(trunk=small_vit(), proj=nn.Linear(16, 512, bias=False))
+    if name == "efficientnet_lite0":
+        return timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    resnet = small_resnet("resnet18" if name == "c2l" else "resnet50")
+    resnet.fc = nn.Identity()
     if name == "gloria":
-        return parts(
-            model=headless_resnet("resnet50"), local_embedder=nn.Conv2d(1024 // RESNET_CUT, 768, 1, bias=False)
-        )
+        return parts(model=resnet, local_embedder=nn.Conv2d(1024 // RESNET_CUT, 768, 1, bias=False))
     if name == "biovil_t":
         layers = (nn.Conv2d(512, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(), nn.Conv2d(128, 128, 1))
         return parts(
-            encoder=headless_resnet("resnet50"),
+            encoder=resnet,
             backbone_to_vit=nn.Conv2d(2048 // RESNET_CUT, 256, 1, bias=False),
             missing_previous_emb=nn.Parameter(torch.zeros(1, 256, 1, 1)),
             projector=parts(model=nn.Sequential(*layers)),
         )
-    import timm
+    return resnet
 
-    return timm.create_model("tf_efficientnet_lite0", num_classes=0)
+
+DINOV2_IN_TIMM = {
+    "embeddings.position_embeddings": "pos_embed", "patch_embeddings.projection": "patch_embed.proj", "embeddings.": "",
+    "lambda1": "gamma", "encoder.layer.": "blocks.", "attention.output.dense": "attn.proj",
+    "attention.o_proj": "attn.proj", "layer_scale": "ls", "layernorm": "norm", "attention.attention": "attn",
+}  # fmt: skip
 
 
 def expected(name: str, kind: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -92,17 +94,9 @@ def expected(name: str, kind: str, state: dict[str, torch.Tensor]) -> dict[str, 
         names = list(small_network(name).state_dict())
         return dict(zip(names, list(state.values())[: len(names)], strict=True))
     if name in ("rad_dino", "dinov2_s14") and kind != "backbone_compatible":
-        replaced = [
-            ("embeddings.position_embeddings", "pos_embed"),
-            ("patch_embeddings.projection", "patch_embed.proj"),
-            ("embeddings.", ""),
-        ]
-        replaced += [("lambda1", "gamma"), ("encoder.layer.", "blocks.")]
-        replaced += [("attention.output.dense", "attn.proj"), ("attention.o_proj", "attn.proj")]
-        replaced += [("layer_scale", "ls"), ("layernorm", "norm"), ("attention.attention", "attn")]
         out: dict[str, torch.Tensor] = {}
         for key, value in state.items():
-            for old, new in replaced:
+            for old, new in DINOV2_IN_TIMM.items():
                 key = key.replace(old, new)
             part = re.search(r"\.(?:attn\.(query|key|value)|attention\.([qkv])_proj)\.", key)
             if part:  # row blocks in the order q, k, v
@@ -247,9 +241,8 @@ def test_a_changed_file_is_refused(tmp_path, name, edit, words):
     ],
 )
 def test_a_file_of_another_size_is_refused(tmp_path, side, depth, words):
-    network = VisionTransformer(side, 16, embed_dim=16, depth=depth, num_heads=2, num_classes=0)
     with pytest.raises(DataError, match=words):
-        load("medical_mae", write_checkpoint("medical_mae", tmp_path, small=True), network)
+        load("medical_mae", write_checkpoint("medical_mae", tmp_path, small=True), small_vit(side, depth))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -316,34 +309,16 @@ def test_another_encoders_file_is_refused_and_recognised(tmp_path, name, other, 
 # --- against other implementations -----------------------------------------------------------------------------------
 
 
-def test_tokens_equal_those_of_transformers_dinov2(tmp_path):
-    folder = write_checkpoint("rad_dino", tmp_path, small=True)
+def test_dinov2_written_by_transformers_is_read(tmp_path):
+    folder = write_checkpoint("rad_dino", tmp_path / "a", small=True)
     theirs, info = Dinov2Model.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]  # the fixture's names are the real ones
-    ours, _ = load("rad_dino", folder)
-    x = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        difference = ours.eval().forward_features(x) - theirs.eval()(x).last_hidden_state
-    assert difference.abs().max() < 1e-5
-
-
-def test_dinov2_written_by_transformers_is_read(tmp_path):
-    theirs = Dinov2Model.from_pretrained(write_checkpoint("rad_dino", tmp_path / "a", small=True))
     theirs.save_pretrained(tmp_path / "b")
     ours, _ = load("rad_dino", tmp_path / "b")
     torch.save(theirs.state_dict(), tmp_path / "memory.pth")
     again, _ = load("rad_dino", tmp_path / "memory.pth")
     assert torch.equal(ours.blocks[1].attn.qkv.weight[:16], theirs.encoder.layer[1].attention.q_proj.weight)
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), again.state_dict().values(), strict=True))
-
-
-def test_states_equal_those_of_transformers_bert(tmp_path):
-    folder = write_checkpoint("bio_clinicalbert", tmp_path, small=True, kind="safetensors")
-    theirs = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
-    ours, _ = load("bio_clinicalbert", folder)
-    ids = torch.tensor([[5, 7, 9, 11]])
-    with torch.no_grad():
-        assert torch.equal(ours.eval()(ids).last_hidden_state, theirs(ids).last_hidden_state)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -386,24 +361,9 @@ def test_wrappings(tmp_path):
 def test_values_are_exact_beside_objects(tmp_path):
     """Views, other orders of axes, shared storage, scalars, empty tensors and every dtype, beside a Namespace."""
     base = torch.arange(24.0).view(4, 6)
-    state = {
-        "all": base,
-        "view": base[1:3, ::2],
-        "turned": base.T,
-        "scalar": torch.tensor(3.0),
-        "none": torch.zeros(0, 3),
-    }
-    state |= {"parameter": nn.Parameter(base[0].clone())}
-    dtypes = (
-        torch.float16,
-        torch.bfloat16,
-        torch.float64,
-        torch.int64,
-        torch.int32,
-        torch.uint8,
-        torch.bool,
-        torch.int8,
-    )
+    state = {"all": base, "view": base[1:3, ::2], "turned": base.T, "parameter": nn.Parameter(base[0].clone())}
+    state |= {"scalar": torch.tensor(3.0), "none": torch.zeros(0, 3)}
+    dtypes = (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)
     state |= {str(dtype): base.to(dtype) for dtype in dtypes}
     newer = {str(dtype): base.to(dtype) for dtype in (torch.float8_e4m3fn, torch.uint16)}  # torch reads them from zip
     with foreign_classes("elsewhere.Settings") as made:
@@ -436,17 +396,18 @@ def test_pickle_protocols_that_torch_does_not_write_are_read_or_refused(tmp_path
             read_weights(tmp_path / "a.pt")
 
 
-def test_a_whole_pickled_network_is_refused(tmp_path):
+def test_content_without_named_tensors_is_refused(tmp_path):
     with foreign_classes("project.Network") as made:
-        torch.save(made["project.Network"](), tmp_path / "a.pt")
-    with pytest.raises(DataError, match=r"no named tensors \(found: one object of project\.Network\)"):
-        read_weights(tmp_path / "a.pt")
-    torch.save([torch.ones(3)], tmp_path / "b.pt")
-    with pytest.raises(DataError, match="no named tensors"):
-        read_weights(tmp_path / "b.pt")
-    torch.save({"epoch": 3}, tmp_path / "c.pt")
-    with pytest.raises(DataError, match=r"no named tensors \(found: epoch\)"):
-        read_weights(tmp_path / "c.pt")
+        contents = {
+            "one object of project.Network": made["project.Network"](),
+            "one object of builtins.list": [torch.ones(3)],
+            "epoch": {"epoch": 3},
+        }
+        for what, content in contents.items():
+            torch.save(content, tmp_path / f"{what}.pt")
+    for what in contents:
+        with pytest.raises(DataError, match=rf"no named tensors \(found: {re.escape(what)}\)"):
+            read_weights(tmp_path / f"{what}.pt")
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -494,13 +455,10 @@ def test_shards(tmp_path):
     shard.unlink()
     with pytest.raises(FileNotFoundError, match=r"00002-of-00002\.safetensors does not exist"):
         read_weights(folder)
-    index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": "../elsewhere.bin"}}))
-    with pytest.raises(DataError, match="no index of weight files beside it"):
-        read_weights(folder)
-    index.write_text("{")
-    with pytest.raises(DataError, match="no index"):
-        read_weights(folder)
+    for text in (json.dumps({"weight_map": {"a": "../elsewhere.bin"}}), "{"):
+        (folder / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(DataError, match="no index of weight files beside it"):
+            read_weights(folder)
 
 
 # --- broken and wrong files ------------------------------------------------------------------------------------------
@@ -652,11 +610,8 @@ def test_the_attacks_would_work(tmp_path):
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_a_project_class_that_can_be_imported_is_inert_all_the_same(tmp_path, zipped):
     marker = tmp_path / "executed"
-    torch.save(
-        {"model": {"a": torch.ones(2)}, "args": Gadget(marker)},
-        tmp_path / "a.pth",
-        _use_new_zipfile_serialization=zipped,
-    )
+    content = {"model": {"a": torch.ones(2)}, "args": Gadget(marker)}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     weights = read_weights(tmp_path / "a.pth")
     assert not marker.exists() and f"{__name__}.Gadget" in weights.inert
 
@@ -707,18 +662,12 @@ def test_a_tensor_beyond_its_numbers_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_tensor_counts_are_those_the_references_give(tmp_path):
-    """372 tensors in BioViL-T's file and 328 in BioViL's, as audits of the real files report; 120 of ResNet-18."""
-    counts = {"biovil_t": 372, "biovil": 328, "c2l": 122}
-    for name, count in counts.items():
-        assert len(read_weights(write_checkpoint(name, tmp_path / name)).state) == count
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FACTS_WRITTEN)
 def test_full_size_checkpoints_fill_the_real_networks(tmp_path, name):
     facts = FACTS[name]
     weights = read_weights(write_checkpoint(name, tmp_path), prefer=facts.files)
+    # As audits of the real files report: 372 tensors in BioViL-T's; a ResNet-18's 120 and the two of C2L's head.
+    assert len(weights.state) == {"biovil_t": 372, "c2l": 122}.get(name, len(weights.state))
     for feature in getattr(facts, "features", [None]):
         network = build_backbone(facts, feature) if feature else build_encoder(config_of(facts))
         assert load_state(facts, weights, network).unexpected == ()
