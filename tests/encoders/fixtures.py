@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 
@@ -68,30 +69,21 @@ def batch_norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
     return norm(name, width) | statistics
 
 
-def vit_blocks(name: str, depth: int, width: int, layer_scale: bool = False) -> dict[str, tuple[int, ...]]:
-    """Blocks of a Vision Transformer as timm, MAE and DINOv2 name them."""
-    shapes = {}
-    for i in range(depth):
-        block = f"{name}.{i}"
-        shapes |= norm(f"{block}.norm1", width) | linear(f"{block}.attn.qkv", 3 * width, width)
-        shapes |= linear(f"{block}.attn.proj", width, width) | norm(f"{block}.norm2", width)
-        shapes |= linear(f"{block}.mlp.fc1", 4 * width, width) | linear(f"{block}.mlp.fc2", width, 4 * width)
-        if layer_scale:
-            shapes |= {f"{block}.ls1.gamma": (width,), f"{block}.ls2.gamma": (width,)}
-    return shapes
-
-
-def vit(width: int, depth: int, patch: int, tokens: int, layer_scale: bool = False) -> dict[str, tuple[int, ...]]:
-    """A Vision Transformer without head, in timm's names; `tokens` counts the class token."""
-    shapes = {"cls_token": (1, 1, width), "pos_embed": (1, tokens, width)}
-    shapes |= {"patch_embed.proj.weight": (width, 3, patch, patch), "patch_embed.proj.bias": (width,)}
-    return shapes | vit_blocks("blocks", depth, width, layer_scale) | norm("norm", width)
-
-
-def shapes_of(build: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
+def shapes_of(build: Callable[[], nn.Module], prefix: str = "") -> dict[str, tuple[int, ...]]:
     """Names and shapes of a network's tensors, without the tensors."""
     with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in build().state_dict().items()}
+        return {prefix + name: tuple(value.shape) for name, value in build().state_dict().items()}
+
+
+def vit_blocks(name: str, depth: int, width: int) -> dict[str, tuple[int, ...]]:
+    """Blocks of a Vision Transformer as timm and MAE name them."""
+    return shapes_of(lambda: nn.Sequential(*(Block(width, 2, qkv_bias=True) for _ in range(depth))), f"{name}.")
+
+
+def vit(width: int, depth: int, patch: int, side: int, layer_scale: bool = False) -> dict[str, tuple[int, ...]]:
+    """A Vision Transformer of side x side patches without head, in timm's names."""
+    options = {"num_heads": 2, "num_classes": 0, "init_values": 1.0 if layer_scale else None}
+    return shapes_of(lambda: VisionTransformer(patch * side, patch, embed_dim=width, depth=depth, **options))
 
 
 def huggingface_dinov2(width: int, depth: int, side: int, in_memory: bool = False) -> dict[str, tuple[int, ...]]:
@@ -207,7 +199,7 @@ def _rad_dino(folder: Path, seed: int, small: bool, kind: str, edit: Edit, width
     width, depth = _size(small, width)
     side = 2 if small else 37
     if kind == "backbone_compatible":
-        shapes = vit(width, depth, DINO_PATCH, side**2 + 1, layer_scale=True) | {"mask_token": (1, width)}
+        shapes = vit(width, depth, DINO_PATCH, side, layer_scale=True) | {"mask_token": (1, width)}
         file = folder / "backbone_compatible.safetensors"
         save_file(edit(random_state(shapes, seed)), file)
         return file
@@ -239,14 +231,14 @@ def _medical_mae(folder: Path, seed: int, small: bool, kind: str, edit: Edit) ->
     """MAE's pre-training file with its decoder, or ("finetuned") the classifier that lost the final norm."""
     width, depth = _size(small)
     decoder = 8 if small else 512
-    tokens = 5 if small else 197
-    shapes = vit(width, depth, MAE_PATCH, tokens)
+    side = 2 if small else 14
+    shapes = vit(width, depth, MAE_PATCH, side)
     if kind == "finetuned":
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith("norm.")}
         shapes |= norm("fc_norm", width) | linear("head", 5, width)
         file = folder / "vit-b_CXR_0.5M_mae_CheXpert.pth"
     else:
-        shapes |= {"mask_token": (1, 1, decoder), "decoder_pos_embed": (1, tokens, decoder)}
+        shapes |= {"mask_token": (1, 1, decoder), "decoder_pos_embed": (1, side**2 + 1, decoder)}
         shapes |= linear("decoder_embed", decoder, width) | vit_blocks("decoder_blocks", 8, decoder)
         shapes |= norm("decoder_norm", decoder) | linear("decoder_pred", 3 * MAE_PATCH**2, decoder)
         file = folder / "vit-b_CXR_0.5M_mae.pth"
@@ -257,15 +249,15 @@ def _medical_mae(folder: Path, seed: int, small: bool, kind: str, edit: Edit) ->
 def _mrm(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
     """MRM.pth with its decoder and report encoder, or BenchX's own training with a prefix."""
     width, depth = _size(small)
-    tokens = 5 if small else 197
-    shapes = vit(width, depth, MAE_PATCH, tokens)
+    side = 2 if small else 14
+    shapes = vit(width, depth, MAE_PATCH, side)
     if kind == "benchx":
         shapes = {f"vision_encoder.visual.{name}": shape for name, shape in shapes.items()}
         shapes |= bert("text_encoder.", 16, 1, 50)
         file = folder / "mrm_benchx.pth"
         torch.save({"state_dict": edit(random_state(shapes, seed)), "epoch": 30}, file)
         return file
-    shapes |= {"mask_token": (1, 1, width), "decoder_pos_embed": (1, 4 * (tokens - 1) + 1, width)}
+    shapes |= {"mask_token": (1, 1, width), "decoder_pos_embed": (1, (2 * side) ** 2 + 1, width)}
     shapes |= linear("decoder_embed", width, width) | vit_blocks("decoder_blocks", 4, width)
     shapes |= norm("decoder_norm", width) | linear("decoder_pred", 3 * (2 * MAE_PATCH) ** 2, width)
     shapes |= linear("bert_mlp", width, width) | bert("bert_encoder.model.bert.", 16, 1, 50, position_ids=True)
@@ -363,7 +355,7 @@ def object_type(made: type) -> type:
 def _biomedclip(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
     """open_clip's folder with both towers; the text tower is cut to two narrow layers."""
     width, depth = _size(small)
-    shapes = {f"visual.trunk.{name}": shape for name, shape in vit(width, depth, 16, 5 if small else 197).items()}
+    shapes = {f"visual.trunk.{name}": shape for name, shape in vit(width, depth, MAE_PATCH, 2 if small else 14).items()}
     shapes |= {"visual.head.proj.weight": (512, width), "logit_scale": ()}
     shapes |= bert("text.transformer.", 16, 2, 50, position_ids=True)
     shapes |= {"text.proj.0.weight": (640, 16), "text.proj.2.weight": (512, 640)}

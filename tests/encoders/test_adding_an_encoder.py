@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 import timm
 import torch
-import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
 from pkd_utils.encoders import IMAGE_ENCODERS, command_line, load_image_encoder
-from pkd_utils.encoders.facts import IMAGENET, Feature, ImageFacts, Preprocessing, Pretraining
-from pkd_utils.encoders.zoo import resnets
 from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
 from workflow.publish.pages import encoders as encoders_page
@@ -51,26 +48,3 @@ def test_the_example_works_as_it_stands(tmp_path, monkeypatch, capsys):
     save_file(state, file)
     with pytest.raises(DataError, match=r"blocks\.3\.mlp\.fc1\.weight"):
         load_image_encoder("vit_tiny", file)
-
-
-def test_a_resnet_of_torchvision_needs_nothing_more(tmp_path, monkeypatch):
-    facts = ImageFacts(
-        name="resnet34", title="ResNet-34", architecture="ResNet-34", backbone="resnet34",
-        network=resnets.resnet, tokens=resnets.tokens,
-        files=("resnet34.pth",), source="pytorch.org", licence="BSD-3-Clause", cite="dosovitskiy2021",
-        preprocessing={"native": Preprocessing(256, 224, IMAGENET)},
-        features={"layer4": Feature((7, 7), 512, "last residual stage")}, class_token=False, parameters=21_284_672,
-        prefixes=("",), dropped=("fc.",),
-        pretraining=Pretraining("ImageNet labels", False, False, False, False, False, False, True),
-    )  # fmt: skip
-    monkeypatch.setitem(IMAGE_ENCODERS, "resnet34", facts)
-    network = torchvision.models.resnet34(weights=None).eval()
-    torch.save(network.state_dict(), tmp_path / "resnet34.pth")
-    encoder = load_image_encoder("resnet34", tmp_path / "resnet34.pth")
-    assert sum(p.numel() for p in encoder.parameters()) == facts.parameters
-    batch = encoder.preprocess(grey_image())[None]
-    with torch.inference_mode():
-        expected = torch.nn.Sequential(*list(network.children())[:-2])(batch)
-    expected = expected.flatten(2).transpose(1, 2)
-    atol = 1e-4 * expected.abs().max().item()  # without training, activations grow from stage to stage
-    torch.testing.assert_close(encoder.tokens(batch), expected, rtol=0, atol=atol)

@@ -3,14 +3,15 @@
 import functools
 import inspect
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from pkd_utils.encoders import IMAGE_ENCODERS, load_image_encoder
-from pkd_utils.encoders import image as image_module
 from pkd_utils.encoders.backbones import (
     build_backbone,
     fit_position_embeddings,
@@ -61,11 +62,26 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 # --- transformers ----------------------------------------------------------------------------------------------------
 
 
-def huggingface(weights: dict[str, torch.Tensor], model: nn.Module, rename: dict[str, str]) -> nn.Module:
-    """Fill a transformers ViT with a timm ViT's weights, name by name."""
+OUTSIDE = {
+    "cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection", "attn.proj": "attention.o_proj",
+}  # fmt: skip
+DINOV2 = {"blocks.": "encoder.layer.", "ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
+PLAIN = {"blocks.": "layers.", "norm1": "layernorm_before", "norm2": "layernorm_after"}
+
+
+def in_transformers(vit: nn.Module) -> nn.Module:
+    """A timm ViT, DINOv2's (with layer scale) or a plain one, as transformers' own, weight by weight."""
+    sizes = {"num_hidden_layers": DEPTH, "layer_norm_eps": 1e-6, "hidden_size": vit.embed_dim}
+    sizes |= {"num_attention_heads": vit.embed_dim // 64}
+    patch, dino = vit.patch_embed.patch_size[0], "blocks.0.ls1.gamma" in vit.state_dict()
+    sizes |= {"image_size": patch * vit.patch_embed.grid_size[0], "patch_size": patch}
+    with torch.device("meta"):
+        model = Dinov2Model(Dinov2Config(**sizes)) if dino else ViTModel(ViTConfig(**sizes), add_pooling_layer=False)
     state = {}
-    for name, tensor in weights.items():
-        for old, new in rename.items():
+    for name, tensor in vit.state_dict().items():
+        name = "layernorm" + name.removeprefix("norm") if name.startswith("norm.") else name
+        for old, new in (OUTSIDE | (DINOV2 if dino else PLAIN)).items():
             name = name.replace(old, new)
         if ".qkv." in name:
             for part, third in zip("qkv", tensor.chunk(3), strict=True):
@@ -77,40 +93,12 @@ def huggingface(weights: dict[str, torch.Tensor], model: nn.Module, rename: dict
     return model.eval()
 
 
-OUTSIDE = {
-    "cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
-    "patch_embed.proj": "embeddings.patch_embeddings.projection", "attn.proj": "attention.o_proj",
-}  # fmt: skip
-
-
-def dinov2(vit: nn.Module) -> nn.Module:
-    width, side = vit.embed_dim, vit.patch_embed.grid_size[0]
-    config = Dinov2Config(hidden_size=width, num_hidden_layers=DEPTH, num_attention_heads=width // 64,
-                          image_size=14 * side, patch_size=14, layer_norm_eps=1e-6)  # fmt: skip
-    rename = OUTSIDE | {"blocks.": "encoder.layer.", "ls1.gamma": "layer_scale1.lambda1"}
-    rename |= {"ls2.gamma": "layer_scale2.lambda1"}
-    state = {("layernorm" + k[4:] if k.startswith("norm.") else k): v for k, v in vit.state_dict().items()}
-    with torch.device("meta"):
-        model = Dinov2Model(config)
-    return huggingface(state, model, rename)
-
-
-def plain_vit(vit: nn.Module) -> nn.Module:
-    config = ViTConfig(num_hidden_layers=DEPTH, layer_norm_eps=1e-6)
-    rename = OUTSIDE | {"blocks.": "layers.", "norm1": "layernorm_before", "norm2": "layernorm_after"}
-    state = {("layernorm" + k[4:] if k.startswith("norm.") else k): v for k, v in vit.state_dict().items()}
-    with torch.device("meta"):
-        model = ViTModel(config, add_pooling_layer=False)
-    return huggingface(state, model, rename)
-
-
 @pytest.mark.parametrize("name", VITS)
 def test_vision_transformers_equal_transformers(name):
     encoder = loaded(name, include_cls=True)
     vit, x = vision_transformer(encoder.network), batch(encoder, 1 if name == "rad_dino" else 2)
-    reference = (dinov2 if "dino" in name else plain_vit)(vit)
     with torch.no_grad():
-        theirs = reference(x, output_hidden_states=True)
+        theirs = in_transformers(vit)(x, output_hidden_states=True)
     ours, together = encoder.encode(x), encoder.tokens(x)
     close(ours.patches, theirs.last_hidden_state[:, 1:])
     close(ours.cls, theirs.last_hidden_state[:, 0])
@@ -128,7 +116,7 @@ def test_biomedclip_projects_patches_and_class_token():
     encoder = loaded("biomedclip", feature="projected")
     x = batch(encoder, 1)
     with torch.no_grad():
-        hidden = plain_vit(encoder.network.trunk)(x).last_hidden_state @ encoder.network.proj.weight.T
+        hidden = in_transformers(encoder.network.trunk)(x).last_hidden_state @ encoder.network.proj.weight.T
     ours = encoder.encode(x)
     close(ours.patches, hidden[:, 1:])
     close(ours.cls, hidden[:, 0])
@@ -194,13 +182,8 @@ def test_gloria_equals_a_forward_from_scratch(upsample):
         for feature, expected in (("local", layer3), ("layer4", layer4)):
             close(encoder.facts.tokens(encoder.network, feature, x, upsample), row_major(expected))
     assert encoder.grid == ((19, 19) if upsample else (14, 14))
-
-
-@pytest.mark.parametrize(("feature", "side"), [("local", 14), ("layer4", 7)])
-def test_gloria_without_enlarging_reports_its_grid(feature, side):
-    encoder = load_image_encoder("gloria", "random", feature=feature, upsample=False)
-    assert encoder.grid == (side, side) == encoder.feature.grid
-    assert encoder.tokens(batch(encoder, 1)).shape == (1, side * side, encoder.width)
+    deeper = load_image_encoder("gloria", "random", feature="layer4", upsample=upsample)
+    assert deeper.grid == deeper.feature.grid == ((10, 10) if upsample else (7, 7))
 
 
 def test_biovil_t_equals_a_forward_from_scratch():
@@ -375,11 +358,10 @@ def test_arguments_that_cannot_be(arguments, said):
 
 
 def test_batches_that_cannot_be(small):
-    for bad in (torch.zeros(3, 224, 224), torch.zeros(1, 1, 224, 224), torch.zeros(1, 3, 224, 238)):
-        with pytest.raises(DataError, match=r"shape \(B, 3, 224, 224\)"):
-            small.tokens(bad)
-    with pytest.raises(DataError, match="uint8"):
-        small.encode(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
+    wrong = [((3, 224, 224), "float32"), ((1, 1, 224, 224), "float32"), ((1, 3, 224, 238), "float32")]
+    for shape, dtype in (*wrong, ((1, 3, 224, 224), "uint8")):
+        with pytest.raises(DataError, match=rf"shape \(B, 3, 224, 224\), not .* {dtype}"):
+            small.tokens(torch.zeros(shape, dtype=getattr(torch, dtype)))
 
 
 def test_weights_that_do_not_exist_say_what_to_get_where(tmp_path):
@@ -424,12 +406,10 @@ def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch):
 
 
 def test_defaults_are_those_of_the_contract():
-    arguments = inspect.signature(image_module.load_image_encoder).parameters
-    defaults = {name: argument.default for name, argument in arguments.items()}
-    assert defaults["include_cls"] is False and defaults["allow_download"] is False and defaults["upsample"] is True
-    assert [next(iter(IMAGE_ENCODERS[name].features)) for name in ("rad_dino", "biovil_t", "gloria", "c2l")] == [
-        "norm", "fused", "local", "layer4",
-    ]  # fmt: skip
+    defaults = {name: given.default for name, given in inspect.signature(load_image_encoder).parameters.items()}
+    assert (defaults["include_cls"], defaults["allow_download"], defaults["upsample"]) == (False, False, True)
+    first = {name: next(iter(facts.features)) for name, facts in IMAGE_ENCODERS.items()}
+    assert first["rad_dino"] == "norm" and first["biovil_t"] == "fused" and first["gloria"] == "local"
 
 
 @pytest.mark.parametrize("name", IMAGE_ENCODERS)
@@ -439,3 +419,42 @@ def test_nothing_of_a_network_lies_outside_what_a_file_fills(name):
     everything = {n for n, _ in (*network.named_parameters(), *network.named_buffers())}
     assert everything == set(network.state_dict())
     assert not any(tensor.is_meta for tensor in network.state_dict().values())
+
+
+# --- inputs of another side ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "grid", "resize"),
+    [("dinov2_s14", 56, (4, 4), 56), ("c2l", 96, (3, 3), 96), ("efficientnet_lite0", 64, (2, 2), 73)],
+)
+def test_tokens_keep_their_size_in_pixels(name, side, grid, resize):
+    small = load_image_encoder(name, "random", input_size=side)
+    assert (small.grid, small.input_size, small.preprocessing.resize) == (grid, side, resize)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120), dtype=np.uint8))
+    assert small.tokens(small.preprocess(image)[None]).shape == (1, grid[0] * grid[1], small.width)
+
+
+def test_position_embeddings_are_interpolated_and_the_rest_is_the_same():
+    whole, small = (load_image_encoder("dinov2_s14", "random", input_size=side) for side in (None, 56))
+    same = load_image_encoder("dinov2_s14", "random", input_size=224)
+    assert whole.identity == same.identity != small.identity
+    a, b = whole.network.state_dict(), small.network.state_dict()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == ["pos_embed"]
+    assert torch.equal(a["pos_embed"][:, :1], b["pos_embed"][:, :1])
+    published = load_image_encoder("dinov2_s14", "random", input_size=518).network.pos_embed[:, 1:]
+    square = published.unflatten(1, (37, 37)).permute(0, 3, 1, 2)
+    expected = nn.functional.interpolate(square, size=(4, 4), mode="bicubic", align_corners=False)
+    assert torch.allclose(b["pos_embed"][:, 1:], expected.flatten(2).transpose(1, 2), atol=1e-6)
+
+
+def test_sides_that_tokens_do_not_fill():
+    for name, side, words in (
+        ("dinov2_s14", 100, "multiple of 14 pixels, which is what a token covers, not 100"),
+        ("c2l", 0, "multiple of 32 pixels"),
+        ("rad_dino", 224 + 7, "multiple of 14 pixels"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load_image_encoder(name, "random", input_size=side)
+    with pytest.raises(DataError, match="upsample=False with input_size"):
+        load_image_encoder("gloria", "random", input_size=448)

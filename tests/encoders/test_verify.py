@@ -15,11 +15,7 @@ from pkd_utils.runs import assets, files, paths
 from pkd_utils.runs.errors import DataError
 
 STAND_INS = ("simulated_image_ssl", "simulated_alignment", "simulated_masked")
-OFFLINE = {
-    "dinov2_s14": "vit_s_focus.onnx",
-    "efficientnet_lite0": "efficientnet-lite0-57934424.pth",
-    "minilm": "",
-}
+OFFLINE = {"dinov2_s14": "vit_s_focus.onnx", "efficientnet_lite0": "efficientnet-lite0-57934424.pth", "minilm": ""}
 
 
 def c2l_state(seed: int = 1) -> dict[str, torch.Tensor]:
@@ -141,16 +137,20 @@ def test_wrong_calls_are_one_sentence(tmp_path, capsys):
         assert code == 1 and not out and says in err and err.count("\n") == 1, err
 
 
-def test_random_weights_say_that_they_mean_nothing(capsys):
-    code, out, _ = run(capsys, "verify", "c2l", "random", "--feature", "layer3")
-    assert code == 0 and "random weights: fingerprint means nothing" in out and "196 x 256" in out
-    assert "SHA-256" not in out
-
-
-def test_options_reach_the_encoder_and_the_report(capsys):
-    code, out, _ = run(capsys, "verify", "gloria", "random", "--preprocessing", "native", "--no-upsample")
-    assert code == 0 and "196 x 1024" in out and "padded" in out
-    assert "(feature local, preprocessing native, upsample no)" in out
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("c2l", "random", "--feature", "layer3"), ["random weights: fingerprint means nothing", "196 x 256"]),
+        (
+            ("gloria", "random", "--preprocessing", "native", "--no-upsample"),
+            ["196 x 1024", "padded", "(feature local, preprocessing native, upsample no)"],
+        ),
+        (("minilm", "random", "--layer", "2"), ["24 x 384", "(layer 2)", "uncased word pieces, 30,522 of them"]),
+    ],
+)
+def test_options_reach_the_encoder_and_the_report(capsys, arguments, says):
+    code, out, _ = run(capsys, "verify", *arguments)
+    assert code == 0 and all(words in out for words in says) and "SHA-256" not in out
 
 
 def test_md5_of_the_published_file(c2l_file, capsys, monkeypatch, empty_record):
