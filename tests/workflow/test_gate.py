@@ -10,17 +10,15 @@ import pandas as pd
 import pytest
 
 from pkd_utils.runs import files, paths
-from workflow.publish import gate, leaks, site
+from workflow.publish import committed, gate, leaks, site
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 # Made up for this test; none of them is an identifier of a real image, study or patient.
 IMAGE_ID = "0a1b2c3d-11112222-33334444-55556666-77778888"
-OWN = "the student never sees the report that its teacher has read before training"
-REPORT = "Small left pleural effusion is new. The cardiomediastinal silhouette is unchanged."
 SIMULATED = {"title": "Embedded cohort", "simulated": True, "shareable_text": True, "shareable_images": True}
-CREDENTIALED = {"title": "MIMIC-CXR", "simulated": False, "shareable_text": False, "shareable_images": False}
+OPEN = {"title": "Open films", "simulated": False, "shareable_text": True, "shareable_images": True}
 
 
 def stream(text):
@@ -65,7 +63,7 @@ def make_run(folder: Path, cells, cohort=SIMULATED, title="# Prepare simulated d
     return folder
 
 
-def findings(tmp_path, *cells, cohort=CREDENTIALED, **options):
+def findings(tmp_path, *cells, cohort=SIMULATED, **options):
     return gate.run_findings(make_run(tmp_path / "run", cells, cohort, **options))
 
 
@@ -108,106 +106,23 @@ def test_missing_or_changed_file_is_refused(tmp_path, name, content):
     assert any(name in line for line in gate.run_findings(folder))
 
 
-# --- credentialed content ----------------------------------------------------------------------------------------
-
-
-def test_counts_and_tables_of_a_credentialed_run_pass(tmp_path):
-    table = "<table><tr><th>label</th><th>AUROC</th></tr><tr><td>Pleural Effusion</td><td>0.81 ± 0.02</td></tr></table>"
-    cells = [
-        code(
-            "print(len(images))", stream("368960 images of 65379 patients\nepoch 1: 100%|####| 10/10 [00:03<00:00]\n")
-        ),
-        code("table", display(text_html=table, text_plain="Pleural Effusion 0.81"), count=2),
-    ]
-    assert findings(tmp_path, *cells) == []
+# --- cohorts that permit everything ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "leak",
-    [IMAGE_ID, IMAGE_ID.upper(), "p12345678/s51234567", "12345678", "51234567", "[['12345678', 3]]", "s51234567.txt"],
+    [IMAGE_ID, IMAGE_ID.upper(), "p12345678/s51234567", "12345678", "51234567.0", "[['12345678', 3]]", "12,345,678"],
 )
 @pytest.mark.parametrize("place", ["stdout", "html", "source"])
-def test_planted_identifier_is_refused_and_not_repeated(tmp_path, leak, place):
+def test_identifiers_pass_only_where_they_are_simulated(tmp_path, leak, place):
     if place == "html":
         cell = code("table", display(text_html=f"<table><tr><td>{leak}</td></tr></table>"))
     else:
         cell = code(f"x = '{leak}'" if place == "source" else "x", *([stream(leak)] if place == "stdout" else []))
-    found = findings(tmp_path, cell)
-    assert any("identifiers" in line for line in found)
-    assert leak.lower() not in " ".join(found).lower()
-
-
-def test_identifiers_of_the_embedded_cohort_pass_only_when_marked_simulated(tmp_path):
-    cell = code("x", stream(IMAGE_ID))
+    found = findings(tmp_path, cell, cohort=OPEN)
+    assert any("identifiers" in line for line in found) and leak.lower() not in " ".join(found).lower()
     assert findings(tmp_path, cell, cohort=SIMULATED) == []
-    assert findings(tmp_path, cell, cohort={**SIMULATED, "simulated": False})
     assert findings(tmp_path, cell, cohort={**SIMULATED, "simulated": "yes"})
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        REPORT,
-        "FINDINGS: as above, see prior",
-        "['IMPRESSION:  Clear lungs bilaterally']",
-        "study 3 | patient came back after the fall with worse pain today | yes",
-    ],
-)
-@pytest.mark.parametrize("kind", ["stdout", "html"])
-def test_planted_report_text_is_refused_and_not_repeated(tmp_path, text, kind):
-    shown = stream(text) if kind == "stdout" else display(text_html=f"<td>{text}</td>")
-    found = findings(tmp_path, code("reports.head()", shown))
-    assert any("shareable_text" in line for line in found)
-    assert text not in " ".join(found)
-
-
-@pytest.mark.parametrize(
-    ("source", "shown"),
-    [
-        (f'print("{OWN}")', OWN),
-        (
-            'print(f"imitation {verdict} and makes no difference that anybody can tell in {name}")',
-            "imitation agrees well and makes no difference that anybody can tell in consolidation",
-        ),
-    ],
-)
-def test_text_that_the_project_itself_wrote_passes(tmp_path, source, shown):
-    assert findings(tmp_path, code(source, stream(shown))) == []
-
-
-def test_phrases_of_the_simulator_do_not_excuse_a_report(tmp_path):
-    text = "Heart size is normal. The lungs are clear. There is no pleural effusion or pneumothorax."
-    assert findings(tmp_path, code("x", stream(text)))
-
-
-def test_words_of_the_runs_own_reports_are_refused(tmp_path):
-    folder = make_run(tmp_path / "run", [code("x", stream("bony thorax grossly intact today"))], CREDENTIALED)
-    assert gate.run_findings(folder) == []  # five words: no other net is fine enough
-    files.write_parquet(folder / "privileged.parquet", pd.DataFrame({"text": ["Bony thorax grossly intact today."]}))
-    assert any("own run" in line for line in gate.run_findings(folder))
-
-
-def images_of(kind):
-    if kind == "html":
-        return code("x", display(text_html="<img src='data:image/png;base64,AAAA'>"))
-    if kind == "widget":
-        return code("x", nbformat.v4.new_output("display_data", data={"application/vnd.x+json": {}}))
-    if kind == "markdown":
-        return nbformat.v4.new_markdown_cell("![x](attachment:x.png)", attachments={"x.png": {"image/png": "AAAA"}})
-    value = "<svg></svg>" if kind == "image/svg+xml" else base64.b64encode(PNG).decode()
-    return code("x", nbformat.v4.new_output("display_data", data={kind: value}), alt="A film.")
-
-
-@pytest.mark.parametrize("kind", ["image/png", "image/svg+xml", "image/jpeg", "html", "widget", "markdown"])
-def test_images_of_a_credentialed_run_are_refused(tmp_path, kind):
-    cells = [images_of(kind), code("run.finish([])", count=1 + (kind != "markdown"))]
-    assert any("shareable_images" in line for line in findings(tmp_path, *cells))
-
-
-@pytest.mark.parametrize("cohort", [None, {}, {"title": "unknown"}])
-def test_what_is_not_said_is_not_allowed(tmp_path, cohort):
-    assert findings(tmp_path, images_of("image/png"), cohort=cohort)
-    assert findings(tmp_path, code("x", stream(REPORT)), cohort=cohort)
 
 
 def test_simulated_run_must_say_so(tmp_path):
@@ -249,25 +164,23 @@ def test_no_runs_is_an_error(tmp_path):
 # --- the built book ----------------------------------------------------------------------------------------------
 
 
-def make_site(tmp_path, body="", allowed=SIMULATED, other=""):
+def make_site(tmp_path, body="", other=""):
     """The smallest built book: a home page and one notebook page with one image."""
     html, generated = tmp_path / "html", tmp_path / "book" / "_generated"
     (html / "book" / "_generated" / "mmpkd").mkdir(parents=True)
     (html / "_images").mkdir()
     generated.mkdir(parents=True)
-    cells = [code("show()", IMAGE, alt="A dot.")] if allowed["shareable_images"] else [code("x")]
-    gate.collect({"mmpkd/01-prepare-data": make_run(tmp_path / "run", cells, allowed)}, generated)
+    cells = [code("show()", IMAGE, stream(IMAGE_ID), alt="A dot.")]
+    gate.collect({"mmpkd/01-prepare-data": make_run(tmp_path / "run", cells)}, generated)
     (html / "index.html").write_text(f"<html><body><p>Home</p>{other}</body></html>")
-    if allowed["shareable_images"]:
-        (html / "_images" / "dot.png").write_bytes(PNG)
-        body = '<p>Simulated</p><img src="../../../_images/dot.png" alt="A dot.">' + body
+    (html / "_images" / "dot.png").write_bytes(PNG)
+    body = '<p>Simulated</p><img src="../../../_images/dot.png" alt="A dot.">' + body
     (html / "book/_generated/mmpkd/01-prepare-data.html").write_text(f"<html><body>{body}</body></html>")
     return html, generated
 
 
 def test_clean_site_passes(tmp_path):
     assert site.site_findings(*make_site(tmp_path, body=f"<p>{IMAGE_ID}</p>")) == []
-    assert site.site_findings(*make_site(tmp_path / "credentialed", allowed=CREDENTIALED)) == []
 
 
 @pytest.mark.parametrize(
@@ -307,13 +220,6 @@ def test_planted_files_of_a_site_are_found(tmp_path, name, content):
     assert site.site_findings(html, generated)
 
 
-@pytest.mark.parametrize(
-    "body", ["<img src='../_images/dot.png' alt='x'>", "<p>IMPRESSION: No acute process seen.</p>"]
-)
-def test_credentialed_page_shows_neither_image_nor_report(tmp_path, body):
-    assert site.site_findings(*make_site(tmp_path, body=body.replace("'", '"'), allowed=CREDENTIALED))
-
-
 def test_site_without_manifest_and_simulated_page_that_does_not_say_so_are_refused(tmp_path):
     html, generated = make_site(tmp_path)
     page = html / "book/_generated/mmpkd/01-prepare-data.html"
@@ -322,6 +228,13 @@ def test_site_without_manifest_and_simulated_page_that_does_not_say_so_are_refus
     html, generated = make_site(tmp_path / "other")
     (generated / gate.MANIFEST).unlink()
     assert site.site_findings(html, generated)
+
+
+def notebook_of(text):
+    """A notebook file of one cell; its id could be taken for a patient's."""
+    cell = code(f"'{text}'")
+    cell.id = "12345678"
+    return nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))
 
 
 # --- committed files ---------------------------------------------------------------------------------------------
@@ -333,8 +246,12 @@ def test_site_without_manifest_and_simulated_page_that_does_not_say_so_are_refus
         ("notes.md", "nothing", False),
         ("notes.md", f"see {IMAGE_ID}", True),
         ("tests/test_x.py", f"x = '{IMAGE_ID}'", False),
-        ("notebooks/a.ipynb", f'"{IMAGE_ID}"', True),
-        ("notebooks/a.ipynb", f'"{IMAGE_ID}" of the simulated cohort', False),
+        ("notebooks/a.ipynb", nbformat.writes(nbformat.v4.new_notebook(cells=[code(f"'{IMAGE_ID}'")])), True),
+        (
+            "notebooks/a.ipynb",
+            nbformat.writes(nbformat.v4.new_notebook(cells=[code(f"'simulated {IMAGE_ID}'")])),
+            False,
+        ),
         ("book/results/a.csv", "subject\n12345678\n", True),
         ("book/results/a.csv", "label,auroc\nEdema,0.8\n", False),
         ("book/results/a.json", '{"x": "FINDINGS: clear lungs and normal heart"}', True),
@@ -347,13 +264,13 @@ def test_committed_files_are_checked(tmp_path, name, content, bad):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text(content)
     subprocess.run(["git", "add", name], cwd=tmp_path, check=True)
-    assert bool(site.committed_findings(tmp_path)) is bad
+    assert bool(committed.committed_findings(tmp_path)) is bad
 
 
 def test_this_repository_commits_nothing_of_the_kind():
     if not (paths.PROJECT_ROOT / ".git").exists():
         pytest.skip("not a git work tree: committed files cannot be listed")
-    assert site.committed_findings(paths.PROJECT_ROOT) == []
+    assert committed.committed_findings(paths.PROJECT_ROOT) == []
 
 
 def test_command_line_says_what_is_wrong(tmp_path, capsys):

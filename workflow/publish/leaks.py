@@ -1,21 +1,32 @@
-"""What must not be shown: identifiers, report text and pixels of data under a use agreement.
+"""What must not be shown: identifiers, reports and pixels of data under a use agreement.
 
-Pure functions on text; `gate.py` decides where they are applied. No message ever repeats what was found: it says what
-kind of thing it is and where, so that a log is as safe as a page.
+Pure functions on text, and what a run's own tables say must not be shown (`Secrets`). No message ever repeats what was
+found: it says what kind of thing it is and where, so that a log is as safe as a page.
 """
 
+import functools
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
 
-from bs4 import BeautifulSoup, NavigableString, Tag
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from pkd_utils.runs import files, run, showing
 
 DICOM_ID = re.compile(r"(?<![0-9a-f-])[0-9a-f]{8}(?:-[0-9a-f]{8}){4}(?![0-9a-f-])", re.I)
+BARE_DICOM_ID = re.compile(r"(?<![0-9a-z])[0-9a-f]{40}(?![0-9a-z])", re.I)
 # Subjects are 8 digits that start with 1, studies 8 digits that start with 5, in file names as p1... and s5...
-NUMBERED_ID = re.compile(r"(?<![0-9A-Za-z.])(?:p?1\d{7}|s?5\d{7})(?![0-9A-Za-z]|\.\d)")
+NUMBERED_ID = re.compile(r"(?<![0-9A-Za-z.])(?:p?1\d{7}|s?5\d{7})(?![0-9A-Za-z]|\.0*[1-9])")
 PREFIXED_ID = re.compile(r"(?<![0-9A-Za-z])(?:p1\d{7}|s5\d{7})(?![0-9A-Za-z])")
 # INSPECT names a volume PE and seven hexadecimal digits; PE00000.. is nobody.
 INSPECT_ID = re.compile(r"(?<![0-9A-Za-z])PE(?!00000)[0-9a-f]{7}(?![0-9A-Za-z])")
 DOI = re.compile(r"10\.\d{4,9}/[^\s\"'<>]+")
+GROUPED = re.compile(r"(?<!\d)\d{1,3}(?:([,_ '])\d{3})(?:\1\d{3})+(?!\d)")
 
 # The one path that PhysioNet prints on MIMIC-CXR's public page to explain the folders, and the beginning of a SHA-256
 # that stands in the file name of EfficientNet-Lite0's weights; 2 ** 24, a size in bytes on a page of the API; the one
@@ -33,33 +44,48 @@ SECTION = re.compile(
     r"\b(?:FINAL REPORT|(?:FINDINGS?|IMPRESSION|INDICATION|COMPARISON|EXAMINATION|TECHNIQUE|HISTORY|CONCLUSION)"
     r"\s*:\s+\w+(?:\W+\w+){2})"
 )
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words of a text; numbers and signs separate runs and are dropped."""
-    return re.findall(r"[a-z]+", text.lower())
-
-
-FINDING_WORDS = set(
-    words(
-        "atelectasis cardiomegaly cardiomediastinal consolidation consolidations edema effusion effusions heart hilar "
-        "lung lungs mediastinal opacities opacity pleural pneumonia pneumothorax pulmonary silhouette vascular"
-    )
-)
-REPORT_WORDS = set(
-    words(
-        "acute bilateral clear enlarged evidence focal increased interval is are left mild moderate new no normal "
-        "right seen severe small stable there unchanged unremarkable without worsening improved"
-    )
-)
-PROSE_WORDS = 8  # this many words in a row, strange to the project's own source, are foreign prose
+FINDING_WORDS = {
+    "atelectasis",
+    "cardiomegaly",
+    "cardiomediastinal",
+    "consolidation",
+    "consolidations",
+    "edema",
+    "effusion",
+}
+FINDING_WORDS |= {"effusions", "heart", "hilar", "lung", "lungs", "mediastinal", "opacities", "opacity"}
+FINDING_WORDS |= {"pleural", "pneumonia", "pneumothorax", "pulmonary", "silhouette", "vascular"}
+REPORT_WORDS = {"acute", "bilateral", "clear", "enlarged", "evidence", "focal", "increased", "interval"}
+REPORT_WORDS |= {
+    "left",
+    "mild",
+    "moderate",
+    "new",
+    "no",
+    "normal",
+    "right",
+    "seen",
+    "severe",
+    "small",
+    "stable",
+    "there",
+}
+REPORT_WORDS |= {"unchanged", "unremarkable", "without", "worsening", "improved"}
+ENCODED = re.compile(r"data:(?!image/svg\+xml)[\w/+.-]+;base64,|[A-Za-z0-9+/]{100,}|(?:[A-Za-z0-9+/=]{50,}\s+){3}")
+BAR = re.compile(r"\|[#█▏▎▍▌▋▊▉ 0-9]*\|")
+SHADES = re.compile("[\u2580-\u259f]")
+INTEGER = re.compile(r"(?<![\d.])\d{1,5}(?![\d.])")
 SHINGLE_WORDS = 5
 
 
-def shingles(text: str, size: int) -> set[tuple[str, ...]]:
-    """All runs of `size` consecutive words."""
-    tokens = words(text)
-    return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
+def words(text: str) -> list[str]:
+    """Lower-case words of a text; numbers and signs are dropped."""
+    return re.findall(r"[^\W\d_]+", text.lower())
+
+
+def plain(text: str) -> str:
+    """Characters in their usual form, and digits in groups (10,000,032) together."""
+    return GROUPED.sub(lambda match: re.sub(r"\D", "", match[0]), unicodedata.normalize("NFKC", text))
 
 
 def identifiers(text: str, prefixed_only: bool = False) -> set[str]:
@@ -77,103 +103,138 @@ def identifiers(text: str, prefixed_only: bool = False) -> set[str]:
     set of str
         Without the documented public example and without the prefix letters.
     """
-    text = DOI.sub(" ", text)
-    numbered = (PREFIXED_ID if prefixed_only else NUMBERED_ID).findall(text)
-    found = {match.lower() for match in DICOM_ID.findall(text) + INSPECT_ID.findall(text)} | {
-        match.lstrip("ps") for match in numbered
-    }
+    text = plain(DOI.sub(" ", text))
+    found = {match.lower() for match in DICOM_ID.findall(text) + INSPECT_ID.findall(text)}
+    found |= {match.lstrip("ps") for match in (PREFIXED_ID if prefixed_only else NUMBERED_ID).findall(text)}
     return found - PUBLIC_EXAMPLES
 
 
-def report_text(text: str, own: Iterable[str] = ()) -> list[str]:
-    """Kinds of report text that `text` seems to hold, without repeating it.
-
-    Three nets, because no single one is tight: a section heading followed by words; a sentence that combines a finding
-    with a radiologist's verb or adjective; and any `PROSE_WORDS` words in a row most of whose triples of words the
-    project's own source (`own`: notebook cells, library modules) does not hold; a sentence with a value filled in
-    still counts as ours.
-
-    Returns
-    -------
-    list of str
-        Empty if nothing was found.
-    """
-    own = list(own)
-    own_text = " ".join(" ".join(words(part)) for part in own)
-    own_triples = {triple for part in own for triple in shingles(part, 3)}
-    found = []
-    if SECTION.search(text):
-        found.append("a report section heading followed by text")
-    foreign = 0
-    for sentence in re.split(r"(?<=[.;!?])\s|\n", text):
-        tokens = words(sentence)
-        if len(tokens) < 3 or " ".join(tokens) in own_text:
-            continue
-        ends = sentence.rstrip().endswith((".", ";"))
-        if ends and FINDING_WORDS & set(tokens) and REPORT_WORDS & set(tokens):
-            found.append(f"a sentence of {len(tokens)} words that reads like a report")
-    for line in re.split(r"[\n|]", text):
-        # Digits and signs break a run, so that tables and progress bars are not prose; commas and full stops do not.
-        for stretch in re.split(r"[^A-Za-z\s,.;:'()-]+", line):
-            tokens = words(stretch)
-            known = [tuple(tokens[i : i + 3]) in own_triples for i in range(len(tokens) - 2)]
-            width = PROSE_WORDS - 2
-            foreign += sum(2 * sum(known[i : i + width]) < width for i in range(len(known) - width + 1))
-    if foreign:
-        found.append(f"{foreign} runs of {PROSE_WORDS} words that are not the project's own")
-    return found
+def like_a_report(text: str) -> bool:
+    """Whether a line has a report's heading with words behind it, or tells of a finding as a radiologist does."""
+    said = set(words(text))
+    return bool(SECTION.search(text) or (FINDING_WORDS & said and REPORT_WORDS & said))
 
 
-def repeated_from(text: str, corpus: Iterable[str], own: Iterable[str] = ()) -> int:
-    """Number of texts in `corpus` that share `SHINGLE_WORDS` consecutive words with `text` (own source not counted)."""
-    shown = shingles(text, SHINGLE_WORDS)
-    for part in own:
-        shown -= shingles(part, SHINGLE_WORDS)
-    if not shown:
-        return 0
-    return sum(not shown.isdisjoint(shingles(report, SHINGLE_WORDS)) for report in corpus)
+def encoded(text: str) -> bool:
+    """Whether a text may be a picture: base64, hexadecimal, shades of letters, or hundreds of whole numbers."""
+    return bool(
+        ENCODED.search(text) or SHADES.search(BAR.sub("", text)) or sum(1 for _ in INTEGER.finditer(text)) > 500
+    )
 
 
-INLINE = {"span", "a", "code", "em", "strong", "b", "i", "wbr"}
-LINES = {"p", "div", "tr", "li", "pre", "br", "h1", "h2", "h3"}
-LOADED = {"stylesheet", "preload", "icon", "modulepreload"}
-CLOSED = {"p", "div", "tr", "td", "th", "li", "pre"}
+INLINE = {"span", "a", "code", "em", "strong", "b", "i", "wbr", "sub", "sup", "cite", "kbd", "small", "img"}
 
 
-def visible(tag: Tag) -> Iterator[str]:
-    """Texts below a tag, a space between elements, none between adjacent words of highlighted code."""
-    for child in tag.children:
-        if type(child) is NavigableString:
-            yield child
-        elif isinstance(child, Tag):
-            if child.name not in INLINE:
-                yield " \n" if child.name in LINES else " "
-            yield from visible(child)
-            if child.name in CLOSED:
-                yield " "
-
-
-class Page:
-    """What the gate asks of an HTML page.
+class Units(HTMLParser):
+    """The texts of an HTML page: its paragraphs, cells and titles, every attribute's value, comments.
 
     Attributes
     ----------
-    text : str
-        What is visible.
-    images : list of (str, str or None)
-        Source and alt text of every `img`.
-    loaded, downloads : list of str
-        Addresses of scripts, style sheets, fonts, frames and media; and of what is offered for download.
-    scripts : list of str
-        Scripts and style sheets that stand in the page.
+    found : list of (str, str)
+        Where (`p`, `td`, `img@alt`, `comment`) and text; adjacent words of one paragraph stay together.
+    tags : list of (str, dict)
+        Every tag with its attributes.
     """
 
     def __init__(self, html: str):
-        page = BeautifulSoup(html, "html.parser")
-        self.images = [(tag.get("src") or "", tag.get("alt")) for tag in page("img")]
-        self.loaded = [tag["src"] for tag in page(["script", "iframe", "audio", "video", "source", "embed"], src=True)]
-        self.loaded += [tag.get("href") or "" for tag in page("link") if LOADED & set(tag.get("rel") or [])]
-        offered = [tag for tag in page("a") if tag.has_attr("download") or "_downloads/" in tag.get("href", "")]
-        self.downloads = [tag.get("href") or "" for tag in offered]
-        self.scripts = [tag.string or "" for tag in page(["script", "style"])]
-        self.text = re.sub(r"[ \t]+", " ", "".join(visible(page)))
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self._text: list[str] = []
+        self._at = ""
+        self.feed(html)
+        self.close()
+        self._end("")
+
+    def _end(self, tag: str) -> None:
+        text = "".join(self._text).strip()
+        if text:
+            self.found.append((self._at, text))
+        self._text, self._at = [], tag
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in INLINE:
+            self._end(tag)
+        self.found += [(f"{tag}@{name}", value) for name, value in attrs if value]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in INLINE:
+            self._end("")
+
+    def handle_data(self, data: str) -> None:
+        self._text.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        self.found.append(("comment", data))
+
+    handle_decl = handle_pi = unknown_decl = handle_comment
+
+
+def shingles(texts: Iterable[str]) -> np.ndarray:
+    """Hashes of all runs of `SHINGLE_WORDS` words, (K,) uint64, sorted and without repetition."""
+    codes: list[int] = []
+    for text in texts:
+        codes += [hash(word) & 0xFFFFFFFFFFFFFFFF or 1 for word in words(text)] + [0]
+    array = np.array(codes, dtype=np.uint64)
+    total, whole = np.zeros(max(len(array) - SHINGLE_WORDS + 1, 0), np.uint64), True
+    for shift in range(SHINGLE_WORDS):
+        part = array[shift : shift + len(total)]
+        total = total * np.uint64(0x9E3779B97F4A7C15) + part
+        whole = whole & (part != 0)  # no run goes over the end of a text
+    return np.unique(total[whole])
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What runs have read and must not show: their report texts' shingles, and their identifiers."""
+
+    reports: np.ndarray
+    ids: frozenset[str]
+
+    @classmethod
+    def of(cls, folders: Iterable[Path], own: np.ndarray) -> "Secrets":
+        """Of runs and all runs that they read, and those read, and so on; the project's `own` words are no secret."""
+        parts = [_of_table(item, item.stat().st_mtime_ns) for item in _tables(folders)]
+        reports = np.unique(np.concatenate([np.zeros(0, np.uint64), *(part.reports for part in parts)]))
+        return cls(reports[~among(reports, own)], frozenset().union(*(part.ids for part in parts)))
+
+    def repeated(self, text: str) -> bool:
+        """Whether a text has `SHINGLE_WORDS` words in a row from a report."""
+        return len(self.reports) > 0 and bool(among(shingles([text]), self.reports).any())
+
+    def named(self, text: str) -> int:
+        """How many of the identifiers stand in a text."""
+        found = re.findall(r"[^\W_]+(?:[-_.]+[^\W_]+)*", plain(text))
+        tokens = {part for token in found for part in (token, *re.split(r"[-_.]+", token))}
+        return len({canonical(token) for token in tokens} & self.ids)
+
+
+def among(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which values are among the sorted `known`, which are one or more, (K,) bool."""
+    return known[np.searchsorted(known, values).clip(max=len(known) - 1)] == values
+
+
+def canonical(identifier: str) -> str:
+    """An identifier without its signs and capitals."""
+    return re.sub(r"[\W_]", "", identifier.lower())
+
+
+def _tables(folders: Iterable[Path]) -> Iterator[Path]:
+    """Parquet tables of runs and of all that they read."""
+    waiting, seen = list(folders), set()
+    while waiting:
+        folder = waiting.pop()
+        if folder not in seen:
+            seen.add(folder)
+            waiting += [run.find_run(one) for one in files.read_json(folder / "run.json").get("upstream", {})]
+            yield from sorted(folder.glob("*.parquet"))
+
+
+@functools.cache
+def _of_table(file: Path, _changed: int) -> Secrets:
+    names = [name for name in pq.read_schema(file).names if name == "text" or name in showing.IDENTIFIERS]
+    table = pd.read_parquet(file, columns=names).reset_index()
+    ids = {canonical(str(one)) for name in set(table) & showing.IDENTIFIERS for one in table[name].dropna().unique()}
+    long = {one for one in ids if len(one) >= 5 and re.search(r"\d", one)}
+    return Secrets(shingles(table["text"].dropna().astype(str)) if "text" in table else shingles([]), frozenset(long))

@@ -1,57 +1,181 @@
-"""The gate's second half: the built book and the committed files."""
+"""The gate's second half: the built book. Every file is known by its hash, or looked through word by word."""
 
-import hashlib
 import json
 import re
-import subprocess
+import zlib
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from pkd_utils.runs import paths, run
 from workflow.publish import leaks
+from workflow.publish.executed import digest
+from workflow.publish.sources import Sources, is_of_the_theme, tokens
+from workflow.publish.vocabulary import own_shingles
 
-SITE_FILES = {".html", ".js", ".css", ".map", ".png", ".svg", ".jpg", ".gif", ".ico", ".woff", ".woff2", ".ttf"}
-SITE_FILES |= {".inv", ".txt", ".json", ".po", ".mo", ".buildinfo"}
-DATA_FILES = {".dcm", ".jpg", ".jpeg", ".nii", ".gz", ".tgz", ".zip", ".parquet", ".npy", ".npz", ".pt", ".pth"}
-DATA_FILES |= {".pkl", ".safetensors", ".h5", ".xml", ".tif", ".tiff"}
+# What Sphinx writes itself; anything else in _static is a file of the theme or of book/_static.
+WRITTEN = re.compile(
+    r"_static/(?:basic\.css|copybutton\.js|language_data\.js|pygments\.css|documentation_options\.js)"
+    r"|objects\.inv|\.buildinfo|(?!_static/|_images/|_sources/|_downloads/)[\w./-]+\.html"
+)
 DRAWING = re.compile(r"\.(?:png|jpe?g|gif|svg)$", re.I)
+LOADING = {"script": "src", "iframe": "src", "audio": "src", "video": "src", "source": "src", "embed": "src"}
+LOADING |= {"link": "href", "object": "data"}
+PIXELS = {"canvas", "video", "object", "embed", "iframe", "image", "rect", "foreignobject", "picture"}
+COLOUR = re.compile(r"#[0-9a-f]{3,6}\b|\b\d+px", re.I)
+VERSION = re.compile(r"\?v=[0-9a-f]{8}\b|\.[0-9a-f]{64}\.css|(?<=: )[0-9a-f]{32}\b")
+CITED = re.compile(r"\[[A-Za-z+]+\d\d[a-z]?\]")
 
 
-def _is_external(address: str) -> bool:
+def is_external(address: str) -> bool:
     return bool(urlsplit(address).netloc) or address.startswith("//")
 
 
-def _page_findings(name: str, page: leaks.Page, html: str) -> list[str]:
-    """What every page must hold to: alt texts, nothing from other sites, no download."""
+def decoded(content: bytes, name: str) -> str | None:
+    """A file's text, or None if it is not plain UTF-8."""
+    try:
+        if name.endswith("objects.inv"):
+            head, _, packed = content.partition(b"zlib.\n")
+            content = head + b"\n" + zlib.decompress(packed)
+        return None if b"\0" in content else content.decode("utf-8")
+    except (UnicodeDecodeError, zlib.error):
+        return None
+
+
+def page_findings(name: str, page: leaks.Units) -> list[str]:
+    """What every page must hold to: alt texts, nothing from other sites, no download, no pixels but image files."""
     found = []
-    for source, alt in page.images:
-        if not (alt or "").strip():
-            found.append(f"{name}: the image {Path(source).name[:60]} has no alt text")
-        elif source and not source.startswith("data:") and unquote(source).split("/")[-1] == alt:
-            found.append(f"{name}: the alt text of {alt[:60]} is only its file name")
-        if _is_external(source):
-            found.append(f"{name}: an image is loaded from another site")
-    found += [f"{name}: loads {address} from another site" for address in page.loaded if _is_external(address)]
-    if re.search(r"@import\s+[\"']?(?:url\()?[\"']?https?:", html):
-        found.append(f"{name}: a style sheet is imported from another site")
-    if any("https://unpkg.com" in script or "https://cdn" in script for script in page.scripts):
+    for tag, given in page.tags:
+        address = given.get(LOADING.get(tag, ""), "")
+        if tag == "img":
+            source, alt = given.get("src", ""), given.get("alt", "")
+            if not alt.strip():
+                found.append(f"{name}: the image {Path(source).name[:60]} has no alt text")
+            elif source and unquote(source).split("/")[-1] == alt:
+                found.append(f"{name}: the alt text of {alt[:60]} is only its file name")
+            address = source
+        if is_external(address) and not (tag == "link" and given.get("rel") in ("canonical", "license")):
+            found.append(f"{name}: loads {urlsplit(address).netloc} from another site")
+        if tag in PIXELS or address.startswith("data:") or given.get("srcdoc"):
+            found.append(f"{name}: shows an image that is no file of its own (<{tag}>)")
+        if tag != "body" and re.search(r"background|url\(|rgb|#[0-9a-f]{3}", given.get("style", ""), re.I):
+            found.append(f"{name}: colours a <{tag}>, which could be a pixel")
+        if tag == "a" and ("download" in given or "_downloads/" in given.get("href", "")):
+            found.append(f"{name}: offers a download")
+    scripts = [text for where, text in page.found if where in ("script", "style")]
+    if any("https://unpkg.com" in script or "https://cdn" in script for script in scripts):
         found.append(f"{name}: a script names a CDN")
-    found += [f"{name}: offers {address} for download" for address in page.downloads]
+    if any(re.search(r"@import\s+[\"']?(?:url\()?[\"']?https?:", script) for script in scripts):
+        found.append(f"{name}: a style sheet is imported from another site")
     return found
 
 
-def _image_findings(html: Path, manifest: list[dict], committed: Path) -> list[str]:
-    """Every image of the book must come from a run that may show images, or from a committed file."""
-    known = {digest for entry in manifest if entry["images"] for digest in entry["images_sha256"]}
-    known |= {
-        hashlib.sha256(item.read_bytes()).hexdigest()
-        for item in committed.rglob("*")
-        if item.is_file() and DRAWING.search(item.name) and "_generated" not in item.parts
-    }
-    return [
-        f"_images/{item.name}: comes from no run that may show images"
-        for item in sorted((html / "_images").glob("*"))
-        if hashlib.sha256(item.read_bytes()).hexdigest() not in known
-    ]
+class Site:
+    """The findings of a built book."""
+
+    def __init__(self, html: Path, generated: Path, manifest: list[dict[str, Any]]):
+        self.html, self.found = html, []
+        # A page of the book is <html>/book/_generated/<page>.html.
+        self.entries = {f"book/_generated/{entry['page']}.html": entry for entry in manifest}
+        self.closed = {name: one for name, one in self.entries.items() if not (one["text"] and one["images"])}
+        self.sources, own = Sources(generated), own_shingles(paths.PROJECT_ROOT)
+        self.drawings = {digest(item.read_bytes()) for item in committed_drawings(generated.parent)}
+        self.drawings |= {one for entry in manifest for one in entry["images_sha256"]}
+        self.seen: dict[tuple[bool, str, str], list[str]] = {}
+        try:
+            folders = [run.find_run(entry["run"]["reference"]) for entry in self.closed.values()]
+            self.secrets = leaks.Secrets.of(folders, own)
+        except FileNotFoundError as error:
+            self.secrets = leaks.Secrets.of([], own)
+            self.found.append(f"the runs of pages are not here to compare with: {error}")
+        self.found += [f"{name}: this page was not built" for name in self.entries if not (html / name).exists()]
+        for item in sorted(html.rglob("*")):
+            if item.is_file():
+                self._file(item.relative_to(html).as_posix(), item.read_bytes())
+        self._search_index()
+
+    def _file(self, name: str, content: bytes) -> None:
+        known = digest(content)
+        if name.startswith("_images/"):
+            if known not in self.drawings:
+                self.found.append(f"{name}: comes from no run that may show images, and is no committed file")
+        elif (
+            name.startswith("_static/") and (known in self.drawings or is_of_the_theme(name, content))
+        ) or name == "searchindex.js":
+            return
+        elif not WRITTEN.fullmatch(name):
+            self.found.append(f"{name}: a file of this kind does not belong into the book")
+        elif (text := decoded(content, name)) is None:
+            self.found.append(f"{name}: is not plain text in UTF-8")
+        elif name.endswith(".html"):
+            self._page(name, leaks.Units(text))
+        else:
+            text = (COLOUR if name.endswith(".css") else VERSION).sub("", text)
+            if unknown := self.sources.unknown(text):
+                self.found.append(f"{name}: holds {unknown} words that stand in no source of the book")
+            self.found += [f"{name}: {what}" for what in self._leaks(text, False)]
+
+    def _search_index(self) -> None:
+        """What Sphinx searches are words of the pages, all looked through by now, without their ends."""
+        file = self.html / "searchindex.js"
+        text = re.sub(
+            r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), file.read_text() if file.exists() else ""
+        )
+        if stems := set(self.sources.strange(text)):
+            shown = {token for _, _, said in self.seen for token in tokens(said)}
+            begun = {token[:end] for token in shown for end in range(1, len(token) + 1)}
+            if unknown := sum(stem not in begun and stem[: max(3, len(stem) - 2)] not in begun for stem in stems):
+                self.found.append(f"searchindex.js: holds {unknown} words that stand on no page")
+        if self.secrets.repeated(text) or leaks.ENCODED.search(text):
+            self.found.append("searchindex.js: holds words of a report that a run has read, or a picture in letters")
+
+    def _page(self, name: str, page: leaks.Units) -> None:
+        self.found += page_findings(name, page)
+        entry = self.entries.get(name)
+        simulated = bool(entry and entry["simulated"])
+        if simulated and not any("simulated" in text.lower() for _, text in page.found):
+            self.found.append(f'{name}: shows simulated data and never says "simulated"')
+        outputs = any(where == "div@class" and "cell_output" in text for where, text in page.found)
+        if name.startswith("book/_generated/") and entry is None and outputs:
+            self.found.append(f"{name}: shows notebook output that did not go through the gate")
+        if name in self.closed:
+            self._closed_images(name, page, entry)
+        for where, text in page.found:
+            key = (simulated, where, text)
+            if key not in self.seen:
+                self.seen[key] = self._unit(where, text, simulated, name in self.closed)
+            self.found += [f"{name}, {where}: {what}" for what in self.seen[key]]
+
+    def _closed_images(self, name: str, page: leaks.Units, entry: dict[str, Any]) -> None:
+        """On a page that may not show everything, only the images that passed the gate with it."""
+        for tag, given in page.tags:
+            file = (self.html / name).parent / unquote(given.get("src", ""))
+            if tag == "img" and not (file.is_file() and digest(file.read_bytes()) in entry["images_sha256"]):
+                self.found.append(f"{name}: shows an image that did not go through the gate with it")
+
+    def _unit(self, where: str, text: str, simulated: bool, closed: bool) -> list[str]:
+        """What is wrong with one text of a page."""
+        text = VERSION.sub("", text)
+        drawn = where == "path@d" and len(text) < 1000
+        unknown = 0 if CITED.fullmatch(text) or drawn else self.sources.unknown(text, where != "dt")
+        found = [f"{unknown} words that stand in no source of the book"] if unknown else []
+        prose = where not in ("dt", "script", "style") and "@" not in where
+        if closed and prose and self.sources.composed(text):
+            found.append("words in an order that no source has")
+        return found + self._leaks(text, simulated)
+
+    def _leaks(self, text: str, simulated: bool) -> list[str]:
+        ids = self.secrets.named(text) + (0 if simulated else len(leaks.identifiers(text)))
+        found = [f"{ids} identifiers"] if ids else []
+        if self.secrets.repeated(text):
+            found.append("words of a report that a run has read")
+        return found + (["what may be a picture in letters"] if leaks.ENCODED.search(text) else [])
+
+
+def committed_drawings(book: Path) -> list[Path]:
+    """Images and style files of the book's own folder; what was generated is not among them."""
+    files = [item for item in book.rglob("*") if item.is_file() and "_generated" not in item.parts]
+    return [item for item in files if DRAWING.search(item.name) or "_static" in item.parts]
 
 
 def site_findings(html: Path, generated: Path) -> list[str]:
@@ -71,89 +195,7 @@ def site_findings(html: Path, generated: Path) -> list[str]:
     """
     if not (html / "index.html").exists():
         return [f"{html} holds no index.html: build the book first (make pages)"]
-    manifest_file = generated / "manifest.json"
-    if not manifest_file.exists():
-        return [f"{manifest_file} is missing: the notebooks did not go through the gate (make pages)"]
-    manifest = json.loads(manifest_file.read_text())
-    # A page of the book is <html>/book/_generated/<page>.html.
-    entries = {f"book/_generated/{entry['page']}.html": entry for entry in manifest}
-    found = []
-    for folder in ("_sources", "_downloads"):
-        if (html / folder).exists():
-            found.append(f"{folder}/ is in the built book: sources and downloads are not published")
-    found += [
-        f"{item.relative_to(html)}: a file of this kind does not belong into the book"
-        for item in sorted(html.rglob("*"))
-        if item.is_file() and (item.suffix or item.name) not in SITE_FILES
-    ]
-    found += [f"{name}: this page was not built" for name in entries if not (html / name).exists()]
-
-    simulated_ids: set[str] = set()
-    for item in sorted(html.rglob("*.html")):
-        name = item.relative_to(html).as_posix()
-        if name.startswith("_static/"):
-            continue
-        source = item.read_text(encoding="utf-8")
-        page = leaks.Page(source)
-        found += _page_findings(name, page, source)
-        entry = entries.get(name)
-        ids = leaks.identifiers(page.text)
-        if entry and entry["simulated"]:
-            simulated_ids |= ids
-            if "simulated" not in page.text.lower():
-                found.append(f'{name}: shows simulated data and never says "simulated"')
-        elif ids:
-            found.append(f"{name}: shows {len(ids)} strings that look like MIMIC identifiers")
-        if name.startswith("book/_generated/") and entry is None and "cell_output" in source:
-            found.append(f"{name}: shows notebook output that did not go through the gate")
-        if entry and not entry["images"] and re.search(r"src=\"(?:[^\"]*_images/|data:image)", source):
-            found.append(f"{name}: shows an image, and its cohort is not marked shareable_images")
-        if entry and not entry["text"] and leaks.SECTION.search(page.text):
-            found.append(f"{name}: shows a report section, and its cohort is not marked shareable_text")
-    for item in [html / "searchindex.js", html / "objects.inv"]:
-        text = item.read_text(encoding="utf-8", errors="ignore") if item.exists() else ""
-        if leaks.identifiers(text, prefixed_only=True) - simulated_ids:
-            found.append(f"{item.name}: holds strings that look like MIMIC identifiers")
-    return found + _image_findings(html, manifest, generated.parent)
-
-
-def _committed_file_findings(name: str, path: Path, root: Path) -> list[str]:
-    """What is wrong with one committed file."""
-    found = []
-    may_hold = name.startswith(("tests/", "pkd_utils/encoders/stand_ins/"))
-    if path.suffix.lower() in DATA_FILES and not (may_hold and (path.parent / "SIMULATED.txt").exists()):
-        found.append(f"{name}: data files are not committed (tests and stand-ins may, beside a SIMULATED.txt)")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return found
-    if len(str(root)) > 5 and f"{root}/" in text:
-        found.append(f"{name}: names a folder of this machine")
-    small_data = name.startswith(("book/results/", "book/reported/"))
-    ids = leaks.identifiers(text, prefixed_only=not small_data)
-    # Made-up identifiers are what tests and the simulator consist of; a notebook that shows them says "simulated".
-    made_up = name.startswith(("tests/", "pkd_utils/demo/"))
-    if path.suffix == ".ipynb":
-        made_up = "simulated" in text.lower()
-    if ids and not made_up:
-        found.append(f"{name}: holds {len(ids)} strings that look like MIMIC identifiers")
-    if small_data and leaks.SECTION.search(text):
-        found.append(f"{name}: holds report text")
-    return found
-
-
-def committed_findings(root: Path) -> list[str]:
-    """Say which files that git knows hold identifiers, data or paths of this machine.
-
-    Parameters
-    ----------
-    root : Path
-        A git work tree.
-    """
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
-    found = []
-    for name in filter(None, listing.split("\0")):
-        path = root / name
-        if path.is_file() and not name.startswith("book/_static/mathjax/"):
-            found += _committed_file_findings(name, path, root)
-    return found
+    manifest = generated / "manifest.json"
+    if not manifest.exists():
+        return [f"{manifest} is missing: the notebooks did not go through the gate (make pages)"]
+    return Site(html, generated, json.loads(manifest.read_text())).found
