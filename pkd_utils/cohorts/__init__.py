@@ -29,7 +29,9 @@ SOURCES = {
         ("mimic-cxr-*.csv.gz", "mimic-cxr-reports.zip", "files/*.jpg", "files/*.txt", "hosp/patients.csv.gz",
          "hosp/admissions.csv.gz", "MS_CXR_*", "ms-cxr/*MS_CXR_*", "masks/*.png"),
     ),
-    "covid_chestxray": Source("pkd_utils.cohorts.covid_chestxray:load", ("metadata.csv", "images/*", "annotations/*")),
+    "covid_chestxray": Source(
+        "pkd_utils.cohorts.covid_chestxray:load", ("metadata.csv", "images/*", "annotations/*", "segmentations/*")
+    ),
     "cbis_mass": Source("pkd_utils.cohorts.cbis.cases:load_mass", _CBIS),
     "cbis_calc": Source("pkd_utils.cohorts.cbis.cases:load_calc", _CBIS),
     "breast_usg": Source("pkd_utils.cohorts.breast_usg:load", ("*.xlsx", "*images_and_masks*/*.png")),

@@ -1,4 +1,4 @@
-"""The public `covid-chestxray-dataset`: radiographs with clinical notes, outcomes and lung boxes.
+"""The public `covid-chestxray-dataset`: radiographs with clinical notes, outcomes, lung boxes, lesion masks.
 
 Site is confounded with label and a note can state the outcome, so results on this set prove a pipeline on real pixels,
 text and outcomes and support no clinical claim.
@@ -11,16 +11,20 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.boxes import boxes_of, read_coco
+from pkd_utils.cohorts.boxes import boxes_around, boxes_of, read_coco
 from pkd_utils.cohorts.checks import (
+    as_numbers,
     check_filled,
     check_patient_ids,
     check_text,
     check_unique,
     read_csv,
+    refuse,
     require_columns,
 )
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
+from pkd_utils.images.decode import image_size
+from pkd_utils.runs.errors import DataError
 
 WHERE = "https://github.com/ieee8023/covid-chestxray-dataset"
 # Older versions of metadata.csv spell these differently.
@@ -41,6 +45,13 @@ FRONTAL_VIEWS = ("PA", "AP", "AP Supine", "AP semi erect", "AP Erect")
 UNKNOWN_FINDINGS = {"todo", "unknown"}
 # The same COCO layout under two names: the open-data folder's, and the public repository's.
 ANNOTATIONS = ("annotations/annotations.json", "annotations/imageannotation_ai_lung_bounding_boxes.json")
+WHERE_MASKS = "https://github.com/GeneralBlockchain/covid-19-chest-xray-segmentations-dataset"
+STRUCTURE = "segmentations/structure.csv"
+LESIONS = ("ground glass", "consolidation", "pleural effusion", "pneumothorax")
+REGIONS = (  # names of the published templates, small, without "opacities"
+    *(*LESIONS, "right lung", "left lung", "cardiomediastinum", "airways", "tubings", "nosogastric tube"),
+    *("monitoring probes", "central venous line", "endotracheal tube"),
+)
 
 # Most images may be shared, but under per-image terms (attribution, share-alike, non-commercial) that this project's
 # own licence does not carry: so neither pixels nor notes are shown.
@@ -59,8 +70,9 @@ def load(
     views: tuple[str, ...] | None = FRONTAL_VIEWS,
     report_missing: Literal["drop", "keep", "raise"] = "drop",
     boxes: bool = True,
+    regions: tuple[Literal[REGIONS], ...] = (),
 ) -> Cohort:
-    """Read `metadata.csv`, `images/` and the lung boxes of `annotations/`.
+    """Read `metadata.csv`, `images/`, the lung boxes of `annotations/` and masks of `segmentations/`.
 
     Parameters
     ----------
@@ -79,6 +91,9 @@ def load(
     boxes : bool
         Read the lung boxes ("Right Lung", "Left Lung") and rescale them to the stored images; False where the
         annotation file is not wanted.
+    regions : tuple of str
+        Masks to read, some of `REGIONS`, such as `LESIONS`; few images have any. Each gives a box of its label too, and
+        `mask(image_id)` of an image with masks is theirs alone, without its lung boxes.
 
     Returns
     -------
@@ -139,8 +154,47 @@ def load(
         box_table, _ = boxes_of(images, coco.rename(columns={"file_name": "image_id"}), root)
         tables.append(annotation)
         funnel.step("with lung boxes", images[images["image_id"].isin(box_table["image_id"])])
+    masks = None
+    if regions:
+        masks = _read_regions(root, images, regions)
+        box_table = pd.concat([box_table, boxes_around(images, masks, root)], ignore_index=True)
+        tables += [root / STRUCTURE, *masks["path"]]
+        for label in regions:
+            ids = masks["image_id"][masks["label"] == label]
+            funnel.step(f"with region: {label}", images[images["image_id"].isin(ids)], note=f"{len(ids)} masks")
     notes = table.loc[table["text"] != "", ["image_id", "text"]].set_index("image_id")
-    return Cohort(INFO, root, list(labels), images, box_table, funnel.table(), notes, tables)
+    return Cohort(INFO, root, list(labels), images, box_table, funnel.table(), notes, tables, regions=masks)
+
+
+def _read_regions(root: Path, images: pd.DataFrame, labels: tuple[str, ...]) -> pd.DataFrame:
+    """Masks of these images and labels, each with the place of its crop in the annotator's image (`Resolution`)."""
+    file, numbers = root / STRUCTURE, ["Top", "Left", "Width", "Height"]
+    columns = ["Template Name", "Filename", "Mask", "Resolution", *numbers]
+    table = read_csv(file, columns, f"{WHERE_MASKS} (as {STRUCTURE})")
+    check_filled(table, columns, file)
+    table = as_numbers(table, numbers, file)
+    frame = table["Resolution"].str.extract(r"^([1-9]\d*)x([1-9]\d*)$").astype("float64")
+    refuse(table, "Resolution", frame[0].isna(), file, "is not a size such as 943x751")
+    outside = (table["Left"] + table["Width"] > frame[0]) | (table["Top"] + table["Height"] > frame[1])
+    outside |= (table[["Left", "Top"]] < 0).any(axis=1)
+    refuse(table, "Mask", outside, file, "does not lie inside its Resolution")
+
+    table = table.assign(label=table["Template Name"].str.lower().str.removesuffix(" opacities"))
+    table = table.assign(
+        path=[file.parent / name for name in table["Mask"]], frame_width=frame[0], frame_height=frame[1]
+    )
+    table = table[table["label"].isin(labels) & table["Filename"].isin(images["image_id"])].reset_index(drop=True)
+    absent = [path for path in table["path"] if not path.is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"{len(absent)} of {len(table)} masks are missing, the first is {absent[0]}; get them from {WHERE_MASKS}."
+        )
+    for row in table.itertuples():
+        if image_size(row.path) != (row.Width, row.Height):
+            raise DataError(f"{row.path} has another size than the {row.Width:g}x{row.Height:g} of {file.name}.")
+    table = table.rename(columns={"Filename": "image_id", "Left": "left", "Top": "top"})
+    table = table[["image_id", "label", "path", "left", "top", "frame_width", "frame_height"]]
+    return table.astype(dict.fromkeys(table.columns[3:], int))
 
 
 def _label_values(source: pd.Series, label: str) -> pd.Series:

@@ -27,6 +27,14 @@ def write_image(path: Path, size: tuple[int, int] = (40, 32)) -> None:
     Image.fromarray(pixels).save(path)
 
 
+def write_mask(path: Path, size: tuple[int, int], box: tuple[int, int, int, int], colour=(255, 255, 255)) -> None:
+    """Write an RGBA mask of this size, coloured inside the box and black outside."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = Image.new("RGBA", size, (0, 0, 0, 255))
+    mask.paste((*colour, 255), box)
+    mask.save(path)
+
+
 def edit_csv(path: Path, change) -> None:
     """Rewrite a CSV (plain or .gz) or TSV: `change` takes the table with string fields and returns the new one."""
     separator = "\t" if path.suffix == ".tsv" else ","
@@ -119,6 +127,26 @@ def write_covid_chestxray(root: Path, old_spelling: bool = False) -> Path:
     return root
 
 
+def write_segmentations(root: Path) -> pd.DataFrame:
+    """Masks on two images of `write_covid_chestxray`, drawn on images twice as large; returns `structure.csv`."""
+    rows = []  # image, template, left, top, width, height
+    masks = [(0, "Ground Glass Opacities", 20, 10, 16, 8), (0, "Consolidation", 40, 20, 10, 4)]
+    masks += [
+        (0, "Right Lung", 10, 4, 32, 40),
+        (1, "Ground Glass Opacities", 0, 0, 80, 64),
+        (9, "Pneumothorax", 0, 0, 8, 8),
+    ]
+    for number, (image, template, left, top, width, height) in enumerate(masks):
+        mask = f"masks/{number:08x}_{template[:3]}.png"
+        write_mask(root / "segmentations" / mask, (width, height), (0, 0, width // 2, height), (255, 0, 0))
+        row = {"#": number, "Class": f"COVID-19 {template}", "Template Name": template, "Filename": f"film-{image}.png"}
+        row |= {"Mask": mask, "Resolution": "80x64", "Top": top, "Left": left, "Width": width, "Height": height}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table.to_csv(root / "segmentations" / "structure.csv", index=False)
+    return table
+
+
 def write_cbis_mass(root: Path) -> Path:
     """The four tables of CBIS-DDSM; pictures are written by `cbis_fixtures`."""
     write_tables(root)
@@ -203,14 +231,6 @@ def write_openi_with_pictures(root: Path, layout: str = "kaggle") -> Path:
 
 BREAST_PICTURES = "BrEaST-Lesions_USG-images_and_masks"
 BREAST_TABLE = "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx"
-
-
-def write_mask(path: Path, size: tuple[int, int], box: tuple[int, int, int, int], colour=(255, 255, 255)) -> None:
-    """Write an RGBA mask of this size, coloured inside the box and black outside."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mask = Image.new("RGBA", size, (0, 0, 0, 255))
-    mask.paste((*colour, 255), box)
-    mask.save(path)
 
 
 def write_breast_usg(root: Path) -> Path:

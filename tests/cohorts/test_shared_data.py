@@ -4,6 +4,7 @@ import pytest
 
 from pkd_utils.cohorts import checks, load_cohort
 from pkd_utils.cohorts.cbis.cases import shared_patients
+from pkd_utils.cohorts.covid_chestxray import LESIONS
 from pkd_utils.cohorts.folds import patient_folds
 from pkd_utils.cohorts.label_terms import remove_label_terms, surviving_terms
 from pkd_utils.runs import paths
@@ -26,6 +27,22 @@ def test_covid_chestxray(shared_data):
     assert len(folds) == 5 * 151
     texts = [remove_label_terms(text, cohort.labels) for text in cohort.privileged["text"]]
     assert not any(surviving_terms(text, cohort.labels) for text in texts)
+
+
+@pytest.mark.shared
+def test_covid_segmentations(shared_data):
+    options = {"report_missing": "keep", "boxes": False, "regions": (*LESIONS, "left lung", "right lung")}
+    cohort = load_cohort("covid_chestxray", shared_data / "covid-chestxray", **options)
+    lesions = {"ground glass": 38, "consolidation": 11, "pleural effusion": 1, "pneumothorax": 1}
+    assert cohort.boxes["label"].value_counts().to_dict() == lesions | {"left lung": 38, "right lung": 38}
+    marked = cohort.images[cohort.images["image_id"].isin(cohort.boxes["image_id"])]
+    assert (len(marked), marked["patient_id"].nunique()) == (39, 32)
+    within = []  # the share of each ground-glass mask that lies in the lungs: masks are where they were drawn
+    for image, labels in cohort.boxes.groupby("image_id")["label"]:
+        if {"ground glass", "left lung", "right lung"} <= set(labels):
+            lungs = cohort.mask(image, "left lung") | cohort.mask(image, "right lung")
+            within.append(lungs[cohort.mask(image, "ground glass")].mean())
+    assert len(within) == 36 and min(within) > 0.9
 
 
 @pytest.mark.shared

@@ -419,6 +419,81 @@ def test_covid_options(covid):
     refused(r"1 report\(s\) have no text, the first is 'film-11.png'", "covid_chestxray", covid, report_missing="raise")
 
 
+LESIONS = ("ground glass", "consolidation", "pneumothorax")
+STRUCTURE = "segmentations/structure.csv"
+
+
+@pytest.fixture
+def segmented(covid):
+    fixtures.write_segmentations(covid)
+    return covid
+
+
+def test_covid_lesions_are_placed_then_scaled(segmented):
+    cohort = load_cohort("covid_chestxray", segmented, regions=LESIONS)
+    boxes = cohort.boxes[cohort.boxes["label"].isin(LESIONS)].set_index(["image_id", "label"])[CORNERS]
+    # Half as large as the annotator's images; the left half of each mask is marked.
+    assert boxes.loc[("film-0.png", "ground glass")].tolist() == [10, 5, 14, 9]
+    assert boxes.loc[("film-0.png", "consolidation")].tolist() == [20, 10, 22, 12]
+    assert boxes.loc[("film-1.png", "ground glass")].tolist() == [0, 0, 20, 32]
+    assert len(boxes) == 3  # film-9 is a lateral view
+    mask = cohort.mask("film-0.png", "ground glass")
+    assert mask.shape == (32, 40) and mask[5:9, 10:14].all() and mask.sum() == 16
+    assert cohort.mask("film-0.png").sum() == 16 + 4
+    assert cohort.mask("film-0.png", "Left Lung").sum() == cohort.mask("film-2.png").sum() / 2 == 16 * 20
+    steps = cohort.funnel.set_index("step")
+    assert steps.loc["with region: ground glass", ["rows", "note"]].tolist() == [2, "2 masks"]
+    assert steps.loc["with region: pneumothorax", "rows"] == 0
+
+
+def test_covid_regions_are_read_when_asked_for(segmented):
+    plain = load_cohort("covid_chestxray", segmented)
+    assert set(plain.boxes["label"]) == {"Right Lung", "Left Lung"} and plain.regions is None
+    alone = load_cohort("covid_chestxray", segmented, regions=("right lung",), boxes=False)
+    assert alone.boxes["label"].tolist() == ["right lung"]
+    assert alone.data_hash() != load_cohort("covid_chestxray", segmented, boxes=False).data_hash()
+    part = alone.select(["film-0.png"])
+    assert part.mask("film-0.png", "right lung").sum() == 8 * 20
+    none = load_cohort("covid_chestxray", segmented, regions=("airways",))
+    assert none.regions.empty and len(none.boxes) == 18
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without("Resolution"), "structure.csv has no column 'Resolution'"),
+        (_set("Resolution", "80"), "data row 1 has Resolution '80', which is not a size such as 943x751"),
+        (_set("Resolution", "80x80"), "was drawn on an image of 80x80 pixels, but .*film-0.png has 40x32"),
+        (_set("Left", "left"), "data row 1 has Left 'left', which is not a number"),
+        (_set("Left", ""), "data row 1 has no Left"),
+        (_set("Left", "70"), "data row 1 has Mask '.*', which does not lie inside its Resolution"),
+        (_set("Top", "-1"), "does not lie inside its Resolution"),
+        (_set("Width", "17"), "_Gro.png has another size than the 17x8 of structure.csv"),
+        (_set("Mask", ""), "data row 1 has no Mask"),
+    ],
+)
+def test_covid_wrong_segmentations(segmented, change, message):
+    fixtures.edit_csv(segmented / STRUCTURE, change)
+    with pytest.raises(DataError, match=message):
+        load_cohort("covid_chestxray", segmented, regions=LESIONS)
+
+
+def test_covid_masks_that_are_not_there(segmented):
+    masks = sorted((segmented / "segmentations/masks").iterdir())
+    masks[0].write_bytes(b"no picture")
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        load_cohort("covid_chestxray", segmented, regions=LESIONS)
+    fixtures.write_mask(masks[0], (16, 8), (0, 0, 0, 0))
+    with pytest.raises(DataError, match="marks no pixel of its image"):
+        load_cohort("covid_chestxray", segmented, regions=LESIONS)
+    masks[0].unlink()
+    with pytest.raises(FileNotFoundError, match=r"^1 of 3 masks are missing, the first is .*; get them from http"):
+        load_cohort("covid_chestxray", segmented, regions=LESIONS)
+    (segmented / STRUCTURE).unlink()
+    with pytest.raises(FileNotFoundError, match=r"structure\.csv is missing; get it from http"):
+        load_cohort("covid_chestxray", segmented, regions=LESIONS)
+
+
 # CBIS-DDSM
 
 
