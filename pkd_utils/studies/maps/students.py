@@ -60,7 +60,7 @@ class Prepared:
     @property
     def cut_off(self) -> int:
         """Images that had regions, of which packing left nothing."""
-        return len(set(self._mask_rows) - set(self.boxes))
+        return len(set(self._mask_rows.index) - set(self.boxes))
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -68,21 +68,17 @@ class Prepared:
         return np.load(self.folder / "pixels.npy", mmap_mode="r")
 
     @cached_property
-    def _masks(self) -> np.ndarray:
-        return np.load(self.folder / "masks.npy", mmap_mode="r")
-
-    @cached_property
-    def _mask_rows(self) -> dict[str, int]:
-        return {image_id: row for row, image_id in enumerate(files.read_json(self.folder / "mask_ids.json"))}
+    def _mask_rows(self) -> pd.Series:
+        ids = files.read_json(self.folder / "mask_ids.json")
+        return pd.Series(range(len(ids)), index=ids)
 
     def with_regions(self, fold: int, split: str) -> list[str]:
         """Image ids of a split that have a reference region (and a positive label, if so asked)."""
         chosen = self.splits[(self.splits["fold"] == fold) & (self.splits["split"] == split)]["image_id"]
-        chosen = [i for i in chosen if i in self._mask_rows and i in self.boxes]
+        chosen = chosen[chosen.isin(self._mask_rows.index) & chosen.isin(self.boxes)]
         if self.positives_only:
-            positive = (self.images.loc[chosen, self.labels] == 1).any(axis=1)
-            chosen = [i for i, is_positive in zip(chosen, positive, strict=True) if is_positive]
-        return chosen
+            chosen = chosen[(self.images.loc[chosen, self.labels] == 1).any(axis=1).to_numpy()]
+        return chosen.tolist()
 
     def splits_of(self, fold: int, ids: Sequence[str]) -> list[str]:
         """The split of each image in a fold."""
@@ -95,7 +91,8 @@ class Prepared:
 
     def masks_of(self, ids: Sequence[str]) -> np.ndarray:
         """bool (n, S, S)."""
-        return np.asarray(self._masks[[self._mask_rows[i] for i in ids]]).astype(bool)
+        masks = np.load(self.folder / "masks.npy", mmap_mode="r")
+        return np.asarray(masks[self._mask_rows.loc[list(ids)].to_numpy()]).astype(bool)
 
     def boxes_of(self, ids: Sequence[str]) -> list[np.ndarray]:
         """Reference boxes (K, 4) of each image."""
