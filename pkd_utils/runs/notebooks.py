@@ -194,7 +194,7 @@ def one_of(file: Path, label: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if len(runs) == 1 and not label:
         label = next(iter(runs))
     if label not in runs:
-        raise DataError(f"{shown(file)} has no run {label!r}{nearest(label, runs)}.")
+        raise DataError(f"{shown(file)} has no run {label!r}{nearest(label, runs)}")
     return runs[label]
 
 

@@ -29,11 +29,15 @@ _LABEL = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.+-]*")
 
 
 class Declared(NamedTuple):
-    """One parameter of a notebook. A list may be empty where its default is, or its comment says what `[]` means."""
+    """One parameter of a notebook.
+
+    A list may be empty where its default is, or its comment says what `[]:` means (`empty`); where that begins with the
+    name of another parameter, as in `[]: grid_run's`, only if that one is given.
+    """
 
     kind: Any
     default: Any
-    may_be_empty: bool
+    empty: str
 
 
 def notebook_path(notebook: str) -> Path:
@@ -69,8 +73,8 @@ def declared(notebook: str) -> dict[str, Declared]:
             )
         kind = eval(ast.unparse(node.annotation), {"__builtins__": {}}, dict(_TYPES))
         default = ast.literal_eval(node.value)
-        said = "".join(lines[node.lineno - 1 : node.end_lineno]).partition("#")[2]
-        found[node.target.id] = Declared(kind, default, default == [] or "[]" in said)
+        said = "".join(lines[node.lineno - 1 : node.end_lineno]).partition("#")[2].partition("[]: ")[2]
+        found[node.target.id] = Declared(kind, default, said or ("none" if default == [] else ""))
     return found
 
 
@@ -92,9 +96,9 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
     start = f"{source}: " if source else ""
     for name in values:
         if name not in parameters:
-            raise DataError(f"{start}Unknown parameter {name} for {notebook}{nearest(name, parameters)}.")
+            raise DataError(f"{start}Unknown parameter {name} for {notebook}{nearest(name, parameters)}")
     resolved = {}
-    for name, (kind, default, may_be_empty) in parameters.items():
+    for name, (kind, default, empty) in parameters.items():
         value = values.get(name, default)
         try:
             resolved[name] = pydantic.TypeAdapter(kind).validate_python(value, strict=True)
@@ -104,6 +108,10 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
                 f"{start}Parameter {name} of {notebook} must be {expected}, got {type(value).__name__} {value!r} "
                 f"({error.errors()[0]['msg']})."
             ) from None
+        instead = empty.partition("'")[0]
+        may_be_empty = bool(empty) and (
+            instead not in parameters or bool(values.get(instead, parameters[instead].default))
+        )
         if why := _unfit(name, resolved[name], default, may_be_empty):
             raise DataError(f"{start}Parameter {name} of {notebook}: {why}.")
     return resolved
@@ -111,9 +119,10 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name."""
-    near, all_names = difflib.get_close_matches(name, known), sorted(known)
+    names = sorted(filter(None, known))
+    near, all_names = difflib.get_close_matches(name, names), names or ["none by name"]
     some = all_names if len(all_names) < 50 else [*all_names[:10], f"... ({len(all_names)} in all)"]
-    return f"; did you mean {' or '.join(near)}?" if near else f"; it knows: {', '.join(some)}"
+    return f"; did you mean {' or '.join(near)}?" if near else f"; it knows: {', '.join(some)}."
 
 
 def _unfit(name: str, value: Any, default: Any, may_be_empty: bool) -> str:

@@ -64,11 +64,11 @@ def read_runs(file: Path) -> dict[str, dict[str, Any]]:
         try:
             runs[label] = {name: _filled(words[name], words, used) for name in words if name in known}
         except KeyError as error:
-            raise DataError(f"{shown(file)}: unknown {{{error.args[0]}}}{nearest(error.args[0], words)}.") from None
+            raise DataError(f"{shown(file)}: unknown {{{error.args[0]}}}{nearest(error.args[0], words)}") from None
         except (RecursionError, TypeError):
             raise DataError(f"{shown(file)}, run {label!r}: names in braces lead in a circle or to no text.") from None
     for name in sorted(given - set(known) - used):
-        raise DataError(f"{shown(file)}: unknown parameter {name} for {notebook_of(file)}{nearest(name, known)}.")
+        raise DataError(f"{shown(file)}: unknown parameter {name} for {notebook_of(file)}{nearest(name, known)}")
     for name in sorted(given & MACHINE):
         raise DataError(f"{shown(file)}: {name} belongs to the machine: put it into params/local.yml.")
     return runs

@@ -77,6 +77,11 @@ def test_a_list_may_be_empty_where_its_comment_says_what_that_means_and_repeat_w
     assert parameters.resolve("toy/03-lists", {"a": [], "c": [7, 7]}) == {"a": [], "b": [], "c": [7, 7]}
     with pytest.raises(DataError, match="c of toy/03-lists: the list is empty"):
         parameters.resolve("toy/03-lists", {"c": []})
+    cell = "a: list[int] = [1]  # lambda, []: b_run's; not stated\nb_run: str = ''  # grid"
+    make_notebook(project, "toy/03-lists", [], parameters=cell)
+    assert parameters.resolve("toy/03-lists", {"a": [], "b_run": "x/y/z/w"})["a"] == []
+    with pytest.raises(DataError, match="a of toy/03-lists: the list is empty"):
+        parameters.resolve("toy/03-lists", {"a": []})
 
 
 def test_a_notebook_run_by_hand_takes_the_machines_parameters_from_the_users_file(project, monkeypatch):  # noqa: F811
