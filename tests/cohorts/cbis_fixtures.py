@@ -168,20 +168,10 @@ def write_kaggle(root: Path, listing: bool = True) -> Path:
             file = root / "jpeg" / series / f"{1 + j}-{(37 * i + 11 * j) % 250:03d}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(file, quality=50)
-            rows.append(
-                {
-                    "file_path": f"CBIS-DDSM/dicom/{series}/{file.stem}.dcm",
-                    "image_path": f"CBIS-DDSM/jpeg/{series}/{file.name}",
-                    "PatientID": name,
-                    # Wrong for some, absent for others: nothing to go by.
-                    "SeriesDescription": ["ROI mask images", "cropped images", ""][(i + j) % 3],
-                    "SeriesInstanceUID": series,
-                    # One study holds the crops and masks of a patient here: its identifier names no picture.
-                    "StudyInstanceUID": uid("study", row[1]),
-                    "Rows": pixels.shape[0],
-                    "Columns": pixels.shape[1],
-                }
-            )
+            # The description is wrong or absent for some; one study holds the crops and masks of a patient.
+            description = ["ROI mask images", "cropped images", ""][(i + j) % 3]
+            rows.append((f"CBIS-DDSM/jpeg/{series}/{file.name}", description, series, uid("study", row[1])))
     if listing:
-        pd.DataFrame(rows).to_csv(root / "csv" / "dicom_info.csv", index=False)
+        columns = ["image_path", "SeriesDescription", "SeriesInstanceUID", "StudyInstanceUID"]
+        pd.DataFrame(rows, columns=columns).to_csv(root / "csv" / "dicom_info.csv", index=False)
     return root

@@ -6,6 +6,7 @@ from PIL import Image
 
 from pkd_utils.images import decode
 from pkd_utils.images.geometry import ASPECTS, packed_geometry, transform_boxes, transform_mask
+from pkd_utils.runs.errors import DataError
 from tests.cohorts.cbis_fixtures import write_dicom
 from tests.images.conftest import SIZES, picture
 
@@ -73,6 +74,7 @@ def test_sixteen_bits_colour_palette_and_transparency(tmp_path):
     Image.fromarray(ramp).save(tmp_path / "sixteen.png")
     got, _ = decode.read_image(tmp_path / "sixteen.png", 64)
     assert abs(got.astype(float) - ramp / 257).max() <= 0.51  # PIL's own convert("L") would clip nearly all to 255
+    np.testing.assert_array_equal(np.asarray(decode.open_grey(tmp_path / "sixteen.png")), got)
     Image.fromarray((ramp // 16).astype(np.uint16)).save(tmp_path / "twelve.png")
     assert decode.read_image(tmp_path / "twelve.png", 64)[0].max() <= 16
     assert decode.read_image(tmp_path / "twelve.png", 64, depth="minmax")[0].max() == 255
@@ -105,11 +107,18 @@ def test_dicom_like_the_same_picture_as_png(tmp_path, photometric):
     np.testing.assert_array_equal(np.asarray(decode.open_grey(eight)), (ramp // 17).astype(np.uint8))
 
 
-def test_open_grey_is_the_whole_image_in_eight_bits(files, tmp_path):
+def test_open_grey_is_the_whole_image_in_eight_bits(files):
     for path, size in zip(files, SIZES, strict=True):
         shown = decode.open_grey(path)
-        assert shown.mode == "L" and shown.size == size
+        assert shown.mode == "L" and shown.size == size == decode.image_size(path)
         np.testing.assert_array_equal(np.asarray(shown), np.asarray(Image.open(path).convert("L")))
-    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
-    Image.fromarray(ramp).save(tmp_path / "sixteen.png")
-    assert abs(np.asarray(decode.open_grey(tmp_path / "sixteen.png")) - ramp / 257).max() <= 0.51
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0" + bytes(40), b""])
+def test_what_is_no_image_is_one_sentence(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    for read in (decode.open_image, decode.image_size, lambda path: decode.read_image(path, 8)):
+        with pytest.raises(DataError, match=r"a\.png cannot be read as an image \(\w+.*\); fetch the file again\.$"):
+            read(tmp_path / "a.png")
+        with pytest.raises(FileNotFoundError, match=r"b\.png is missing"):
+            read(tmp_path / "b.png")
