@@ -154,29 +154,15 @@ def to_lps(image: sitk.Image, name: str = "the image", patient_position: str = "
     }
     if oblique > OBLIQUE_DEGREES:
         image = _resampled(image, min(low, LOWEST))
-    values, spacing, origin = _on_lps_axes(image)
+    elif stored != "LPS":
+        image = sitk.DICOMOrient(image, "LPS")
+    values = sitk.GetArrayViewFromImage(image)
     if values.dtype.kind == "f":
         values = np.rint(values)
-    # One pass clamps, converts and puts the voxels in order: a chest CT has a hundred million bytes.
+    # One pass clamps and converts: a chest CT has a hundred million bytes.
     hu = np.empty(values.shape, np.int16)
     np.clip(values, LOWEST, HIGHEST, out=hu, casting="unsafe")
-    return Volume(hu, spacing, origin, facts)
-
-
-def _on_lps_axes(image: sitk.Image) -> tuple[np.ndarray, tuple, tuple]:
-    """View of an image's array with axes in the order z, y, x of LPS; its spacing and origin, in that order."""
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    stored_axis = np.abs(direction).argmax(axis=1)  # of x, y, z: the stored axis that runs along it
-    backward = [direction[axis, stored_axis[axis]] < 0 for axis in range(3)]
-    # The array's axes are the image's, last first.
-    view = sitk.GetArrayViewFromImage(image).transpose([2 - stored_axis[axis] for axis in (2, 1, 0)])
-    view = view[tuple(slice(None, None, -1 if backward[axis] else 1) for axis in (2, 1, 0))]
-    corner = [0, 0, 0]
-    for axis, stored in enumerate(stored_axis.tolist()):
-        corner[stored] = image.GetSize()[stored] - 1 if backward[axis] else 0
-    origin = image.TransformIndexToPhysicalPoint(corner)
-    spacing = [float(image.GetSpacing()[stored_axis[axis]]) for axis in (2, 1, 0)]
-    return view, tuple(spacing), tuple(origin[::-1])
+    return Volume(hu, image.GetSpacing()[::-1], image.GetOrigin()[::-1], facts)
 
 
 def _resampled(image: sitk.Image, outside: float) -> sitk.Image:
