@@ -108,7 +108,7 @@ class Vocabulary:
     def covers(self, line: str) -> bool:
         """Whether all words of a line are whole phrases, one after another; a line cut by "..." may end within one."""
         line = PROGRESS.sub(lambda match: match[1].replace("/", " ") + " ", line)
-        tokens = [part for part in re.findall(r"[^\W_]+", line.lower()) if not (part in self.said and _mixed(part))]
+        tokens = [part for part in re.findall(r"[^\W_]+", line.lower()) if not self._is_name(part)]
         said = leaks.words(" ".join(tokens))
         reached = [True] + [False] * len(said)
         for at in range(len(said)):
@@ -118,6 +118,11 @@ class Vocabulary:
         if line.rstrip().endswith(("...", "…")) and not reached[-1]:
             return any(reached[at] and self._begins(tuple(said[at:])) for at in range(len(said)))
         return reached[-1]
+
+    def _is_name(self, token: str) -> bool:
+        """Whether letters and digits together are a name in the run's record, or the short identity of something."""
+        mixed = re.search(r"\d", token) and re.search(r"[^\W\d]", token)
+        return bool(mixed and (token in self.said or re.fullmatch("[0-9a-f]{16}", token)))
 
     def _begins(self, rest: Phrase) -> bool:
         """Whether some phrase begins with these words, the last of them cut anywhere."""
@@ -135,8 +140,3 @@ class Vocabulary:
         number = any(found not in self.said for found in re.findall(r"(?<![\d.\w])\d{7,}", line))
         phrase = tuple(leaks.words(line))
         return number or not self.covers(line) or (leaks.like_a_report(line) and phrase not in self.phrases)
-
-
-def _mixed(token: str) -> bool:
-    """Letters and digits together: a hash, a name with a number."""
-    return bool(re.search(r"\d", token) and re.search(r"[^\W\d]", token))
