@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from tqdm import tqdm
 
-from pkd_utils.runs import files, identity, paths
+from pkd_utils.runs import files, identity, index, paths
 from pkd_utils.runs.errors import DataError
 
 
@@ -85,16 +85,23 @@ def ensure(cohort: Recipe, root: str | Path, workers: int = 1) -> Path:
     partial, old = root.with_name(root.name + ".partial"), root.with_name(root.name + ".old")
     for folder in (root, partial, old):
         refuse_foreign(folder)
-    if not _is_of(root, wanted):
-        if not _is_of(partial, wanted):
-            _build(cohort, partial, wanted, workers)
-        shutil.rmtree(partial / "parts", ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        if root.exists():
-            root.rename(old)
-        partial.rename(root)
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    with files.lock(root.with_name(f".lock-{root.name}"), f"{root.name}/ is being written"):
+        if not _is_of(root, wanted):
+            if not _is_of(partial, wanted):
+                _build(cohort, partial, wanted, workers, index.store_of(root))
+            shutil.rmtree(partial / "parts", ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+            if root.exists():
+                root.rename(old)
+            partial.rename(root)
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+    changed = verify(root)
+    if changed:
+        raise DataError(
+            f"{root} is not as it was written ({changed[0]} was changed): remove the folder to have it written anew, "
+            "or set simulate_patients to 0 to read it as it is."
+        )
     return root
 
 
@@ -107,7 +114,8 @@ def verify(root: str | Path) -> list[str]:
     described = _description(root)
     if described is None:
         raise FileNotFoundError(f"{root / 'cohort.json'} is missing: build the cohort with `python -m pkd_utils demo`.")
-    return sorted(name for name, sha in described["sha256"].items() if _hash(root / name) != sha)
+    hashed = index.hashes(root)
+    return sorted(name for name, sha in described["sha256"].items() if _hash(root, name, hashed) != sha)
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -117,18 +125,24 @@ def refuse_foreign(folder: Path) -> None:
         raise DataError(f"{folder} exists and is not a simulated cohort (no SIMULATED.txt): choose another root.")
 
 
-def _build(cohort: Recipe, root: Path, wanted: dict, workers: int) -> None:
+def _build(cohort: Recipe, root: Path, wanted: dict, workers: int, store: Path) -> None:
     """Write the whole cohort below `root`, continuing what a killed build of the same identity left there."""
     parts = files.Parts(root / "parts", wanted)
     if not parts.names():
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
         (root / "SIMULATED.txt").write_text(cohort.notice)
+    for left in root.rglob(".tmp-*"):  # by a process that was killed
+        left.unlink()
     names = [f"{i}.json" for i in range(len(cohort.patients_drawn))]
     _render_all(cohort, [i for i, name in enumerate(names) if name not in parts], root, parts, workers)
     counts = cohort.tables(root, [files.read_json(parts.path(name)) for name in names])
     versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in cohort.libraries}}
-    found = {"counts": counts, "versions": versions, "sha256": _hashes(root, cohort.folders)}
+    found = {
+        "counts": counts,
+        "versions": versions,
+        "sha256": _hashes(root, cohort.folders, index.hashes(root, store=store)),
+    }
     files.write_json(root / "cohort.json", wanted | found)
 
 
@@ -159,21 +173,21 @@ def _render(i: int) -> None:
         files.write_json(path, part)
 
 
-def _hash(path: Path) -> str | None:
+def _hash(root: Path, name: str, hashed: dict[str, str]) -> str | None:
     """SHA-256 of a file, or over the names and hashes of all files below a folder; None if there is nothing."""
-    if not path.is_dir():
-        return files.file_sha256(path) if path.is_file() else None
+    if not (root / name).is_dir():
+        return hashed.get(name)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()} {files.file_sha256(file)}\n".encode())
+    below = [path.removeprefix(name) for path in hashed if path.startswith(name)]
+    for path in sorted(below, key=lambda path: path.split("/")):
+        digest.update(f"{path} {hashed[name + path]}\n".encode())
     return digest.hexdigest()
 
 
-def _hashes(root: Path, folders: tuple[str, ...]) -> dict[str, str | None]:
+def _hashes(root: Path, folders: tuple[str, ...], hashed: dict[str, str]) -> dict[str, str | None]:
     """Hash of each table, and of each of the folders of many files ("files/")."""
-    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    tables = [name for name in names if not name.startswith((*folders, "parts/"))]
-    return {name: _hash(root / name) for name in (*tables, *folders)}
+    tables = [name for name in hashed if not name.startswith((*folders, "parts/"))]
+    return {name: _hash(root, name, hashed) for name in (*tables, *folders)}
 
 
 def _description(root: Path) -> dict | None:

@@ -15,9 +15,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pkd_utils.runs import paths
+from pkd_utils.runs import index, paths
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import atomic_path, file_sha256, write_json
+from pkd_utils.runs.files import atomic_path, file_sha256, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,18 @@ def path(name: str) -> Path:
         If there is no asset of that name.
     FileNotFoundError
         If it has not been fetched; the message names the command.
+    DataError
+        If one of its files was changed since.
     """
     if name not in ASSETS:
         raise KeyError(f"Unknown asset {name!r}; there are {', '.join(ASSETS)}.")
     folder = paths.data_dir() / "assets" / name
     if not (folder / "asset.json").exists():
         raise FileNotFoundError(f"Asset {name!r} is not in {folder}: run `make assets`.")
+    known, found = read_json(folder / "asset.json")["files"], index.hashes(folder)
+    changed = [file for file, sha in known.items() if "/." not in f"/{file}" and found.get(file) != sha]
+    if changed:
+        raise DataError(f"{folder / changed[0]} is not the file that was fetched: remove {folder}, run `make assets`.")
     return folder
 
 

@@ -71,8 +71,14 @@ def modules_used(source: str, but: Set[str] = frozenset()) -> list[str]:
         reached.add(module)
         # Importing a submodule runs its packages' __init__ too.
         parents = {module.rsplit(".", depth)[0] for depth in range(1, module.count(".") + 1)}
-        waiting |= (parents | _imports(_module_file(module).read_text())) - reached
+        file = _module_file(module)
+        waiting |= (parents | _imports_of(file, file.stat().st_mtime_ns)) - reached
     return sorted(reached - but)
+
+
+@functools.cache
+def _imports_of(path: Path, mtime_ns: int) -> set[str]:
+    return _imports(path.read_text())
 
 
 @functools.cache

@@ -170,3 +170,13 @@ def test_code_that_decides_the_bytes(monkeypatch):
     assert {name.split(".")[2] for name in build.code_sha256("pkd_utils.demo.ct.cohort")} == {"chest", "ct"}
     used = identity.modules_used("from pkd_utils import demo")
     assert {f"pkd_utils.demo.{name}" for name in ("chest.film", "breast.lesions", "ct.volumes")} <= set(used)
+
+
+def test_an_edited_cohort_is_refused(small, tmp_path):
+    root = tmp_path / "c"
+    shutil.copytree(small("chest"), root)
+    table = root / "mimic-cxr-2.0.0-split.csv.gz"
+    table.write_bytes(table.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match=r"c is not as it was written \(mimic-cxr-2\.0\.0-split\.csv\.gz was changed\)"):
+        ensure("chest", root)
+    assert only(tmp_path) == ["c"], "no lock is left"
