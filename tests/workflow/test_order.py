@@ -76,7 +76,7 @@ def test_every_profile_can_be_planned(profile, tmp_path, monkeypatch):
 )
 def test_snakemake_takes_the_plan(config, runs, tmp_path):
     command = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile", "--workflow-profile"]
-    command += ["workflow/profiles/local", "-n", "--config", *config]
+    command += ["workflow/profiles/local", "-n", "-p", "--config", *config]
     mine = tmp_path / "local.yml"
     mine.write_text("cluster: {account: them, walltime_hours: {02-encode: 3}}")
     environment = {**os.environ, "PKD_RUNS": str(tmp_path / "runs"), "PKD_LOCAL": str(mine)}
@@ -85,6 +85,8 @@ def test_snakemake_takes_the_plan(config, runs, tmp_path):
     said = answer.stdout + answer.stderr
     assert runs <= set(re.findall(r"^rule (\w+):", said, re.M))
     assert ("runtime=180" in said) and "slurm_account=them" in said
+    commands = re.findall(r"-m pkd_utils run \S+\.yml '[\w.-]*' [0-9a-f]{64}$", said, re.M)
+    assert len(commands) == len(set(re.findall(r"^rule (\w+):", said, re.M)) - {"all"}), "a run's name may be empty"
     if len(config) > 1:
         assert "inspect" not in said and "03_train" not in said
 
