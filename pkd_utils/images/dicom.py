@@ -39,7 +39,8 @@ def read_header(source: str | Path | bytes) -> Header:
     Returns
     -------
     Header
-        `complete` compares the length of the file with the number of pixels; compressed files pass unchecked.
+        `complete` compares the length of the file with the number of pixels; compressed pixels pass unchecked, and a
+        deflated file that ends early cannot be read at all.
 
     Raises
     ------
@@ -50,7 +51,7 @@ def read_header(source: str | Path | bytes) -> Header:
         dataset = _read(file, source, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
         _check_grey(dataset, source)
         complete, syntax = True, dataset.file_meta.TransferSyntaxUID
-        if not syntax.is_compressed:
+        if not (syntax.is_compressed or syntax.is_deflated):
             pixel_bytes = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
             start = file.tell() + (8 if syntax.is_implicit_VR else 12)  # past the header of the pixel element
             complete = file.seek(0, io.SEEK_END) - start >= pixel_bytes
@@ -62,7 +63,9 @@ def read_grey(source: str | Path | bytes) -> np.ndarray:
 
     The modality transform (rescale slope and intercept, or its table) comes first, then the photometric interpretation:
     MONOCHROME1 is inverted, so bright is high whatever the file. Black to white is all that the stored bits can hold,
-    the same for every file of one detector; the header's window is not applied.
+    the same for every file of one detector; the header's window is not applied. Padding (PixelPaddingValue, to
+    PixelPaddingRangeLimit) becomes as dark as the picture's darkest pixel, so that it moves no minimum; where the
+    picture has but one tone, as a mask has, padding is black.
 
     Returns
     -------
@@ -80,7 +83,7 @@ def read_grey(source: str | Path | bytes) -> np.ndarray:
         dataset = _read(file, source)
     _check_grey(dataset, source)
     try:
-        stored = dataset.pixel_array
+        stored = _stored(dataset)
     except Exception as error:  # every decoder has errors of its own
         raise DataError(
             f"{_name(source)}: the pixels ({dataset.file_meta.TransferSyntaxUID.name}) cannot be decoded "
@@ -96,7 +99,37 @@ def read_grey(source: str | Path | bytes) -> np.ndarray:
         except (TypeError, ValueError) as error:  # an empty slope, a table of an odd number of bits
             raise DataError(f"{_name(source)}: its rescale cannot be applied ({error}); mend its header.") from None
         grey = np.rint(np.clip(fraction, 0, 1, out=fraction) * top).astype(target)
-    return top - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
+    grey = top - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
+    padding = _padding(stored, dataset)
+    if padding.any() and not padding.all():
+        tones = grey[~padding]
+        grey = np.where(padding, tones.min() if np.ptp(tones) else target(0), grey)
+    return grey
+
+
+def _stored(dataset: pydicom.Dataset) -> np.ndarray:
+    """The stored values, also where they lie higher in their words than their own number of bits (HighBit)."""
+    bits, allocated = int(dataset.BitsStored), int(dataset.BitsAllocated)
+    shift = int(dataset.get("HighBit") or 0) + 1 - bits
+    if not 0 < shift <= allocated - bits or dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return dataset.pixel_array
+    dataset.BitsStored, dataset.HighBit = allocated, allocated - 1  # pydicom would cut the bits above off
+    words = dataset.pixel_array
+    dataset.BitsStored = bits
+    # Up to the word's end, then down: bits above go, and a sign is kept.
+    return words << (allocated - bits - shift) >> (allocated - bits)
+
+
+def _padding(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """Where the stored values are padding, bool."""
+    ends = [dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] in (None, ""):
+        return np.zeros(stored.shape, bool)
+    # Either end may be written with or without a sign; what counts is its bits.
+    signed, size = dataset.get("PixelRepresentation") == 1, 2 ** int(dataset.BitsStored)
+    ends = [int(end) % size for end in ends if end not in (None, "")]
+    ends = [end - size if signed and 2 * end >= size else end for end in ends]
+    return (stored >= min(ends)) & (stored <= max(ends))
 
 
 def _fraction(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:

@@ -5,6 +5,7 @@ import pydicom
 import pytest
 
 from pkd_utils.images import dicom
+from pkd_utils.images.decode import read_image
 from pkd_utils.runs.errors import DataError
 from tests.cohorts.cbis_fixtures import write_dicom
 
@@ -121,3 +122,62 @@ def test_what_is_no_grey_picture(tmp_path, ramp):
         dicom.read_grey(tmp_path / "d.dcm")
     with pytest.raises(FileNotFoundError):
         dicom.is_dicom(tmp_path / "absent.dcm")
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    ("values", "bits", "elements"),
+    [
+        ([0, 0, 500, 3000], 12, {"PixelPaddingValue": 0}),
+        ([4095, 4095, 500, 3000], 12, {"PixelPaddingValue": 4095}),
+        ([0, 0, 500, 3000], 16, {"PixelPaddingValue": 0}),
+        ([65535, 65535, 500, 3000], 16, {"PixelPaddingValue": 65535}),
+        ([4000, 4095, 500, 3000], 12, {"PixelPaddingValue": 4095, "PixelPaddingRangeLimit": 4000}),
+        ([0, 20, 500, 3000], 12, {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 20}),
+        ([-2000, -2000, -500, 300], 12, {"PixelPaddingValue": -2000}),
+        ([-2000, -2000, -500, 300], 16, {"PixelPaddingValue": -2000, "RescaleSlope": 1, "RescaleIntercept": -1024}),
+        ([-2000, -2000, -500, 300], 16, {"PixelPaddingValue": -2000, "RescaleSlope": -1, "RescaleIntercept": 0}),
+        ([255, 255, 50, 90], 8, {"PixelPaddingValue": 255}),
+    ],
+)
+def test_padding_is_dark_and_no_part_of_the_window(tmp_path, kind, values, bits, elements):
+    dtype = np.int16 if min(values) < 0 else np.uint8 if bits == 8 else np.uint16
+    picture = np.array([values], dtype)
+    plain = {name: value for name, value in elements.items() if not name.startswith("PixelPadding")}
+    whole = dicom.read_grey(write_dicom(tmp_path / "whole.dcm", picture, bits, PhotometricInterpretation=kind, **plain))
+    file = write_dicom(tmp_path / "padded.dcm", picture, bits, PhotometricInterpretation=kind, **elements)
+    grey = dicom.read_grey(file)
+    np.testing.assert_array_equal(grey[0, 2:], whole[0, 2:])  # the picture itself is as before
+    assert set(grey[0, :2]) == {whole[0, 2:].min()}
+    shown, _ = read_image(file, 4, depth="minmax") if bits > 8 else (None, None)
+    assert shown is None or (shown.min(), shown.max()) == (0, 255)
+    alone = write_dicom(tmp_path / "alone.dcm", np.full((1, 4), values[0], dtype), bits, **elements)
+    assert len(np.unique(dicom.read_grey(alone))) == 1  # nothing but padding
+
+
+def test_a_mask_on_black_padding_stays_a_mask(tmp_path):
+    drawn = np.array([[0, 0, 255, 255]], np.uint8)
+    np.testing.assert_array_equal(dicom.read_grey(write_dicom(tmp_path / "a.dcm", drawn, PixelPaddingValue=0)), drawn)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+@pytest.mark.parametrize("high_bit", [11, 13, 15])
+def test_values_may_lie_high_in_their_words(tmp_path, dtype, high_bit):
+    values = np.array([[0, 1, 2047, 1000]], dtype) - (1024 if dtype == np.int16 else 0)
+    usual = dicom.read_grey(write_dicom(tmp_path / "a.dcm", values.astype(dtype), 12))
+    words = (values.astype(np.uint16) & 0xFFF) << (high_bit - 11)
+    words |= np.uint16(2**16 - 2 ** (high_bit + 1)) | np.uint16(2 ** (high_bit - 11) - 1)  # overlays around them
+    file = write_dicom(tmp_path / "b.dcm", words.view(dtype), 12, HighBit=high_bit)
+    np.testing.assert_array_equal(dicom.read_grey(file), usual)
+
+
+def test_deflated_files_are_whole_unless_cut(tmp_path, ramp):
+    dataset = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", ramp, 12))
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "b.dcm", implicit_vr=False, little_endian=True)
+    assert dicom.read_header(tmp_path / "b.dcm") == (64, 64, True)
+    np.testing.assert_array_equal(dicom.read_grey(tmp_path / "b.dcm"), dicom.read_grey(tmp_path / "a.dcm"))
+    data = (tmp_path / "b.dcm").read_bytes()
+    for read in (dicom.read_header, dicom.read_grey):
+        with pytest.raises(DataError, match=r"\.$"):
+            read(data[:-100])
