@@ -38,7 +38,8 @@ def simulated_store(folder: Path, rows: int, views: int) -> TokenStore:
     values = rng.integers(0, 2**14, (views + 1, rows, TOKENS, WIDTH), dtype=np.uint16).view(np.float16)
     np.save(folder / "tokens.npy", values)
     files.write_parquet(folder / "index.parquet", pd.DataFrame({"image_id": [str(row) for row in range(rows)]}))
-    facts = {"identity": "", "views": views, "grid": [16, 16], "has_cls": False, "storage": "float16", "encoder": ""}
+    facts = {"identity": "", "views": views, "grid": [16, 16], "width": WIDTH, "has_cls": False, "encoder": ""}
+    facts |= {"storage": "float16"}
     files.write_json(folder / "store.json", facts)
     return TokenStore(folder)
 

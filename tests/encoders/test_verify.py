@@ -14,6 +14,7 @@ from pkd_utils.encoders.command_line import main, table
 from pkd_utils.runs import assets, files, paths
 from pkd_utils.runs.errors import DataError
 
+STAND_IN_FILES = paths.PROJECT_ROOT / "pkd_utils" / "encoders" / "stand_ins"
 STAND_INS = ("simulated_image_ssl", "simulated_alignment", "simulated_masked")
 OFFLINE = {"dinov2_s14": "vit_s_focus.onnx", "efficientnet_lite0": "efficientnet-lite0-57934424.pth", "minilm": ""}
 
@@ -197,19 +198,13 @@ def test_every_offline_encoder_is_recorded():
         assert len(entry["sha256"]) == 64 and set(entry) == {"file", "sha256", "fingerprint"}
 
 
-@pytest.mark.parametrize("name", STAND_INS)
-def test_committed_stand_ins_have_the_recorded_fingerprint(name):
-    report = verify.verify(name, str(paths.resolve(f"pkd_utils/encoders/stand_ins/{name}.safetensors")))
-    assert report.says == "as recorded" and not report.problems
-
-
-@pytest.mark.parametrize("name", OFFLINE)
-def test_real_weights_have_the_recorded_fingerprint(name):
+@pytest.mark.parametrize("name", [*STAND_INS, *OFFLINE])
+def test_weights_that_are_here_have_the_recorded_fingerprint(name):
     """Computed anew, within the tolerance, and close to every printed digit."""
     try:
-        folder = assets.path(name)
+        file = assets.path(name) / OFFLINE[name] if name in OFFLINE else STAND_IN_FILES / f"{name}.safetensors"
     except (FileNotFoundError, KeyError):
         pytest.skip(f"not fetched: python -m pkd_utils fetch {name}")
-    report = verify.verify(name, str(folder / OFFLINE[name]))
+    report = verify.verify(name, str(file))
     assert report.says == "as recorded" and not report.problems
     assert str(paths.PROJECT_ROOT) not in str(report)

@@ -50,12 +50,13 @@ class LiveTokens(ImageTokens):
         storage: str = "float16",
         clean: TokenStore | None = None,
     ):
-        files, facts = list_images(image_ids, paths), encoder.facts
+        files = list_images(image_ids, paths)
         self.pipeline, self.clean = Pipeline(encoder, files, crops, batch_size, workers, storage), clean
         names, hashes = [file.image_id for file in files], list(self.pipeline.hashes())
         live = {"encoder": encoder.identity, "images": [names, hashes], "crops": asdict(crops), "storage": storage}
-        shape = encoder.grid, encoder.width, facts.class_token
-        super().__init__(names, hash_params(live), facts.name, LIVE_VIEWS, *shape, storage)
+        facts = {"encoder": encoder.facts.name, "grid": encoder.grid, "width": encoder.width, "views": LIVE_VIEWS}
+        facts |= {"has_cls": encoder.facts.class_token, "storage": storage, "identity": hash_params(live)}
+        super().__init__(names, facts)
         if clean is not None and clean.image_ids != self.image_ids:
             raise DataError(f"The clean views in {clean.folder} are of other images.")
 

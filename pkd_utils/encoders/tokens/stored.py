@@ -9,6 +9,7 @@ epoch. `encode` writes stores, `open.open_tokens` opens whichever of the two a f
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,6 @@ from pkd_utils.encoders.texts import pad, read_cache
 from pkd_utils.encoders.tokens.views import storage_dtype
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import hash_params, read_json
-
-_SHAPE = ("encoder", "views", "grid", "has_cls", "storage")
 
 
 class ImageTokens:
@@ -39,22 +38,15 @@ class ImageTokens:
     dtype : torch.dtype, as kept
     identity : str
         Hash of the encoder with its weights, the images by content, and the crops.
+    facts : dict
+        All of it, as `store.json` has it.
     """
 
-    def __init__(
-        self,
-        image_ids: list[str],
-        identity: str,
-        encoder: str,
-        views: int,
-        grid: tuple[int, int],
-        width: int,
-        has_cls: bool,
-        storage: str,
-    ):
-        self.image_ids, self.identity, self.encoder_name, self.views = image_ids, identity, encoder, views
-        self.grid, self.width, self.has_cls, self.dtype = tuple(grid), width, has_cls, storage_dtype(storage)
-        self.tokens_per_image = grid[0] * grid[1]
+    def __init__(self, image_ids: list[str], facts: dict[str, Any]):
+        self.image_ids, self.facts, self.identity = image_ids, facts, facts["identity"]
+        self.views, self.width, self.has_cls = facts["views"], facts["width"], facts["has_cls"]
+        self.grid, self.dtype = tuple(facts["grid"]), storage_dtype(facts["storage"])
+        self.tokens_per_image = self.grid[0] * self.grid[1]
         self._pick = torch.arange(len(image_ids))
 
     @property
@@ -95,23 +87,20 @@ class ImageTokens:
     def class_tokens(self, rows, views=0, device="cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
         """(B, D) class tokens, asked for as in `batch`; DataError if the encoder has none."""
         if not self.has_cls:
-            raise DataError(
-                f"The encoder {self.encoder_name} has no class token: choose a transformer, or another head."
-            )
+            encoder = self.facts["encoder"]
+            raise DataError(f"The encoder {encoder} has no class token: choose a transformer, or another head.")
         return self.gather(1, *self.stored(rows, views)).to(device=device, dtype=dtype or self.dtype)
 
 
 class TokenStore(ImageTokens):
-    """Tokens on disk, gathered by row and view; attributes beside those above: `folder`, `facts` (store.json)."""
+    """Tokens on disk, in `folder`, gathered by row and view."""
 
     def __init__(self, folder: str | Path):
-        self.folder, self.facts = Path(folder), store_facts(Path(folder))
-        self._arrays = [np.load(self.folder / "tokens.npy", mmap_mode="r")]
-        if self.facts["has_cls"]:
-            self._arrays.append(np.load(self.folder / "cls.npy", mmap_mode="r"))
-        names = pd.read_parquet(self.folder / "index.parquet")["image_id"].tolist()
-        shape = {"width": self._arrays[0].shape[-1]} | {name: self.facts[name] for name in _SHAPE}
-        super().__init__(names, self.facts["identity"], **shape)
+        self.folder = Path(folder)
+        facts = store_facts(self.folder)
+        super().__init__(pd.read_parquet(self.folder / "index.parquet")["image_id"].tolist(), facts)
+        files = ("tokens.npy", "cls.npy") if self.has_cls else ("tokens.npy",)
+        self._arrays = [np.load(self.folder / file, mmap_mode="r") for file in files]
 
     def gather(self, kind: int, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         """Patches (kind 0) or class tokens (1) of stored rows; NumPy copies whole images faster than torch does."""
