@@ -57,7 +57,11 @@ def sealed(path: str | Path, in_place: bool = False) -> Iterator[Path]:
         with atomic_path(seal) as file:  # vouches for both, so that a kill from here on leaves one of them whole
             file.write_text("\n".join([_sum(temporary, in_place), *kept]))
         if path.exists():
-            os.replace(path, previous)
+            previous.unlink(missing_ok=True)
+            try:
+                os.link(path, previous)  # so that the file is there at every moment
+            except OSError:  # where the disk knows no links
+                os.replace(path, previous)
 
 
 def last_whole(path: str | Path) -> Path | None:

@@ -241,6 +241,23 @@ def test_sigkill_at_any_time_ends_in_the_same_bits(tmp_path, precision):
                                   check_exact=True)  # fmt: skip
 
 
+@pytest.mark.parametrize("damage", [lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:], lambda b: b[:99], lambda b: b""])
+def test_of_a_damaged_checkpoint_the_epoch_before_is_taken(tmp_path, monkeypatch, damage):
+    """Flipped, truncated, empty: one sentence with the file's name, and the same bits in the end."""
+    config = dataclasses.replace(TINY, epochs=4)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(student_training.Loop, "restore_best", lambda loop: (_ for _ in ()).throw(KeyboardInterrupt))
+        fit(tmp_path / "a", config)
+    checkpoint = tmp_path / "a" / "checkpoint.safetensors"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    with pytest.warns(UserWarning, match=r"checkpoint\.safetensors is damaged \(its checksum is another\)"):
+        result = fit(tmp_path / "a", config)
+    assert result.metrics["sessions"] == 2
+    fit(tmp_path / "b", config)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not [path for path in (tmp_path / "a").iterdir() if "checkpoint" in path.name]
+
+
 def test_kill_while_finishing_is_repaired(tmp_path, monkeypatch):
     config = dataclasses.replace(TINY, epochs=2)
     real = student_training.write_json

@@ -195,6 +195,27 @@ def test_a_killed_encoding_continues_to_the_same_bytes(tmp_path):
     assert not partial.exists()
 
 
+def test_tokens_that_flip_in_an_interrupted_call_are_made_anew(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("pkd_utils.encoders.tokens.encode.MARK_SECONDS", 0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pkd_utils.encoders.tokens.encode.write_parquet", interrupt)
+        encode_images(TinyEncoder(), *images, tmp_path / "tokens", batch_size=3)
+    array = tmp_path / "tokens.partial" / "tokens.npy"
+    content = bytearray(array.read_bytes())
+    content[-1] ^= 1
+    array.write_bytes(content)
+    encoder = TinyEncoder()
+    with pytest.warns(UserWarning, match=r"tokens\.partial: tokens from image 6 on are damaged and made anew"):
+        store = encode_images(encoder, *images, tmp_path / "tokens", batch_size=3)
+    whole = encode_images(TinyEncoder(), *images, tmp_path / "whole", batch_size=3)
+    assert (store.folder / "tokens.npy").read_bytes() == (whole.folder / "tokens.npy").read_bytes()
+    assert not list(store.folder.glob(".*")), "checksums go with the work"
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_other_weights_do_not_continue_what_was_begun(images, tmp_path, monkeypatch):
     monkeypatch.setattr("pkd_utils.encoders.tokens.encode.MARK_SECONDS", 0)
     begun = TinyEncoder()

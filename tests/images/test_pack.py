@@ -284,3 +284,17 @@ def test_a_worker_that_is_killed_is_told_in_one_sentence_and_costs_little(small_
         pack_images(small_files, 8, tmp_path / "p.npy", 2)
     assert len(read_json(tmp_path / "p.parts" / "00000000.json")) == 7
     assert pack_images(small_files, 8, tmp_path / "p.npy")[1]["readable"].all()
+
+
+def test_a_pixel_that_flips_in_an_interrupted_call_is_packed_anew(small_files, tmp_path, monkeypatch, read_files):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pack, "write_parquet", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        pack_images(small_files, 16, tmp_path / "p.npy")
+    array = tmp_path / "p.parts" / pack.ARRAY
+    content = bytearray(array.read_bytes())
+    content[-1] ^= 1
+    array.write_bytes(content)
+    read_files.clear()
+    resumed, _ = pack_images(small_files, 16, tmp_path / "p.npy")
+    assert read_files == [small_files[-1]]
+    np.testing.assert_array_equal(resumed, pack_images(small_files, 16, tmp_path / "q.npy")[0])
