@@ -46,13 +46,7 @@ class EpochTokens:
         self.in_memory: dict[int, int] = {}  # bytes of each view
 
     def keep(self, rows: np.ndarray, view: int) -> None:
-        """Encode each of these rows once; crops (view 1 and on) take the place of those of the epoch before.
-
-        Raises
-        ------
-        DataError
-            If neither `cache_bytes` nor the disk of `folder` has room for them.
-        """
+        """Encode each of these rows once; crops (view 1 and on) take the place of those of the epoch before."""
         for old in [old for old in self._kept if old > 0 or old == view]:
             del self._kept[old], self.in_memory[old]
         rows = torch.from_numpy(np.unique(rows))

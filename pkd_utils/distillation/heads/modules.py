@@ -29,13 +29,9 @@ TEACHES = tuple(TEACHER_OF.values())  # methods that students may learn from
 class TokenAttention(nn.Module):
     """Layer norm, single-head self-attention, mean over tokens.
 
-    Parameters
-    ----------
-    width : int
-        D, numbers in a token. Queries, keys and values have D numbers too, and scores are divided by sqrt(D);
-        not stated in the paper. The three linear maps have biases, torch's default; not stated in the paper.
-    dropout : float
-        p of the dropout on the attention weights, before they multiply the values (appendix A: 0.2).
+    Queries, keys and values have as many numbers as a token, D, and scores are divided by sqrt(D); not stated in the
+    paper. The three linear maps have biases, torch's default; not stated in the paper. Dropout acts on the attention
+    weights, before they multiply the values (appendix A: 0.2).
     """
 
     def __init__(self, width: int, dropout: float = 0.2):

@@ -102,7 +102,7 @@ def fit_heads(
     Raises
     ------
     DataError
-        Specs that do not fit the data or each other (see `check_specs`), or a loss that is not finite.
+        Specs that do not fit the data or each other, or a loss that is not finite.
     """
     targets = np.asarray(targets)
     check_specs(specs, targets, config.n_classes, text is not None)

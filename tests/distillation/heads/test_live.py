@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -75,12 +76,24 @@ def many_specs(taught=False):
     return specs
 
 
-def test_an_image_is_encoded_once_an_epoch_whatever_is_trained():
+@pytest.mark.parametrize(
+    ("taught", "method", "teacher_view", "clean", "crops"),
+    [
+        (False, None, "same", [*VALIDATION, *TEST], {1: 36, 2: 36, 3: 18}),  # smaller subsets train an epoch more
+        (True, None, "same", [*VALIDATION, *TEST], {1: 72, 2: 72, 3: 36}),  # students wait for their teachers' last
+        (True, None, "clean", range(ROWS), {1: 72, 2: 72, 3: 36}),  # clean teachers speak of training images
+        (False, "text_only", "same", [], {}),  # reports alone need no encoder
+    ],
+)
+def test_an_image_is_encoded_once_an_epoch_whatever_is_trained(taught, method, teacher_view, clean, crops):
     data = live_data()
-    fit_heads(many_specs(), *data, CONFIG, progress=False)
-    clean = [*VALIDATION, *TEST]
-    expected = {0: clean, 1: TRAIN.tolist(), 2: TRAIN.tolist(), 3: TRAIN[:18].tolist()}
-    assert data[0].encoded() == expected  # the smaller subsets train an epoch more
+    specs = [spec for spec in many_specs(taught) if method in (None, spec.method)]
+    fit_heads(specs, *data, dataclasses.replace(CONFIG, teacher_view=teacher_view), progress=False)
+    seen = Counter(view for view, rows in data[0].asked for _ in rows)
+    assert sorted(row for view, rows in data[0].asked if view == 0 for row in rows) == [*clean]
+    assert {view: count for view, count in seen.items() if view} == crops
+    if not taught:
+        assert data[0].encoded().get(1, []) == (TRAIN.tolist() if crops else [])
 
 
 def test_students_hear_their_teachers_in_the_pass_of_the_epoch(tmp_path):
@@ -93,20 +106,6 @@ def test_students_hear_their_teachers_in_the_pass_of_the_epoch(tmp_path):
     data[0].asked.clear()
     fit_heads(specs, *data, CONFIG, tmp_path, progress=False)
     assert not data[0].asked
-
-
-def test_teachers_then_students_in_one_call():
-    data = live_data()
-    fit_heads(many_specs(taught=True), *data, CONFIG, progress=False)
-    counts = [(view, sum(len(rows) for v, rows in data[0].asked if v == view)) for view in range(4)]
-    assert counts == [(0, CLEAN), (1, 2 * 36), (2, 2 * 36), (3, 2 * 18)]  # students wait for their teachers' last epoch
-
-
-def test_clean_teachers_speak_of_training_images_that_are_encoded_once():
-    data = live_data()
-    config = dataclasses.replace(CONFIG, teacher_view="clean")
-    fit_heads(many_specs(taught=True), *data, config, progress=False)
-    assert sorted(row for view, rows in data[0].asked if view == 0 for row in rows) == list(range(ROWS))
 
 
 @pytest.mark.parametrize(
@@ -215,12 +214,6 @@ def test_evaluation_images_of_all_seeds_are_encoded():
     other = dataclasses.replace(spec, name="other", seed=2, validation_rows=TEST)
     fit_heads([spec, other], *data, CONFIG, progress=False)
     assert data[0].encoded()[0] == [*VALIDATION, *TEST]
-
-
-def test_reports_alone_need_no_encoder():
-    data = live_data()
-    fit_heads([spec for spec in many_specs() if spec.method == "text_only"], *data, CONFIG, progress=False)
-    assert not data[0].asked
 
 
 def test_class_tokens_must_be_there():
