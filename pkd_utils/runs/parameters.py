@@ -23,6 +23,9 @@ from pkd_utils.runs.errors import DataError
 # notebooks by params/local.yml.
 MACHINE = frozenset(local.Local.model_fields) - {"roots", "cluster"}
 
+# Parts of a parameter file that describes many runs (`profiles.py`); no notebook has parameters of these names.
+SECTIONS = ("base", "each", "variants", "exceptions")
+
 # What an annotation may say; evaluated with nothing else in reach.
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list, "dict": dict, "None": None}
 _LABEL = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w.+-]*")
@@ -167,6 +170,11 @@ def check(notebook: str, namespace: dict[str, Any]) -> types.SimpleNamespace:
     known = declared(notebook)
     injected = _injected(namespace.get("In", []))
     unknown = injected - set(known)
+    if unknown & set(SECTIONS):
+        raise DataError(
+            "This parameter file describes several runs: `python -m pkd_utils run FILE NAME` makes one, and "
+            "`python -m pkd_utils show FILE NAME` prints what papermill takes."
+        )
     if unknown:
         resolve(notebook, dict.fromkeys(unknown))  # refuses, naming them
     values = {name: namespace[name] for name in known if name in namespace}

@@ -6,7 +6,7 @@
 - `each`: axes, whose product is the runs, in this order; an axis maps labels to the values that differ, or is a list
   of values, whose label is the value with `-` for `_`. A run is named by its labels joined by `-`; "" adds nothing;
 - `variants`: labels, each with the values that differ; every run of the product is also made as each of these;
-- `except`: names (with `*`), each with the values that differ there, or null where there is no such run.
+- `exceptions`: names (with `*`), each with the values that differ there, or null where there is no such run.
 
 What comes later in this list wins. `{name}` in a text stands for another value of the same run, which need not be a
 parameter; as the whole text it keeps its type, and a list in braces within an item of a list makes one item of each.
@@ -22,9 +22,8 @@ from typing import Any
 
 from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.parameters import MACHINE, declared, nearest, read_file
+from pkd_utils.runs.parameters import MACHINE, SECTIONS, declared, nearest, read_file
 
-_SECTIONS = ("base", "each", "variants", "except")
 _BRACES = re.compile(r"\{(\w+)\}")
 
 
@@ -49,11 +48,11 @@ def read_runs(file: Path) -> dict[str, dict[str, Any]]:
     """
     content = read_file(file)
     known, used, given = declared(notebook_of(file)), set(), set()
-    if not set(content) & set(_SECTIONS):
+    if not set(content) & set(SECTIONS):
         content = {"base": content}
     for name, section in content.items():
-        if name not in _SECTIONS:
-            raise DataError(f"{shown(file)}: {name} stands beside {', '.join(_SECTIONS)}: put it under base.")
+        if name not in SECTIONS:
+            raise DataError(f"{shown(file)}: {name} stands beside {', '.join(SECTIONS)}: put it under base.")
         if not isinstance(section, dict):
             raise DataError(f"{shown(file)}: {name} must hold `name: value` lines.")
     runs: dict[str, dict[str, Any]] = {}
@@ -76,7 +75,7 @@ def read_runs(file: Path) -> dict[str, dict[str, Any]]:
 
 def _product(file: Path, content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and words, braces not yet filled, of every run."""
-    base, each, variants, excepted = (content.get(name, {}) for name in _SECTIONS)
+    base, each, variants, excepted = (content.get(name, {}) for name in SECTIONS)
     axes = []
     for axis, entries in [*each.items(), ("variants", {"": {}, **variants})]:
         pairs = list(entries.items()) if isinstance(entries, dict) else []
@@ -90,12 +89,12 @@ def _product(file: Path, content: dict[str, Any]) -> Iterator[tuple[str, dict[st
         label = "-".join(label for label, _ in chosen if label)
         changes = {pattern: change for pattern, change in excepted.items() if fnmatchcase(label, pattern)}
         if not all(isinstance(change, dict | None) for change in changes.values()):
-            raise DataError(f"{shown(file)}: except {label!r} must hold `name: value` lines, or be null.")
+            raise DataError(f"{shown(file)}: exceptions: {label!r} must hold `name: value` lines, or be null.")
         unmet -= set(changes)
         if None not in changes.values():
             yield label, functools.reduce(dict.__or__, [base, *(values for _, values in chosen), *changes.values()])
     for pattern in unmet:
-        raise DataError(f"{shown(file)}: there is no run {pattern!r} to except.")
+        raise DataError(f"{shown(file)}: there is no run {pattern!r} for exceptions.")
 
 
 def _filled(value: Any, words: dict[str, Any], used: set[str]) -> Any:

@@ -49,6 +49,9 @@ def test_check_takes_the_namespace_and_refuses_what_papermill_injected_in_vain(p
     namespace["In"].append("# Parameters\nepochs = 7\nepoch = 7\n")
     with pytest.raises(DataError, match="Unknown parameter epoch"):
         parameters.check("toy/01-do-things", namespace)
+    namespace["In"].append("# Parameters\nbase = {}\neach = {}\n")
+    with pytest.raises(DataError, match=r"describes several runs: .* show FILE NAME"):
+        parameters.check("toy/01-do-things", namespace)
 
 
 @pytest.mark.parametrize("cell", ["epochs = 2", "epochs: int", "import os"])

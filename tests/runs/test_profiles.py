@@ -51,7 +51,7 @@ each:
   encoder: [rad_dino, mrm]
 variants:
   short: {epochs: 1, ending: _short}
-except:
+exceptions:
   "*rad-dino-short": null
   ct-mrm*: {weights: [1.0]}
 """)
@@ -89,15 +89,15 @@ base:
         ("base: {run: '{cohrt}', cohort: x}", "unknown {cohrt}; did you mean cohort?"),
         ("base: {run: '{a}', a: '{b}', b: '{a}'}", "lead in a circle"),
         ("base: {run: 'x{a}', a: [1]}", "lead in a circle or to no text"),
-        ("base: {run: x}\nepochs: 3", "epochs stands beside base, each, variants, except: put it under base"),
+        ("base: {run: x}\nepochs: 3", "epochs stands beside base, each, variants, exceptions: put it under base"),
         ("base: 3", "base must hold `name: value` lines"),
         ("each: {epochs: 3}", "epochs must be a list of values, or labels"),
         ("each: {epochs: []}", "epochs must be a list of values, or labels"),
         ("each: {a: {x: 3}}", "a must be a list of values, or labels"),
         ("each: {run: [a_b, a-b]}", "'a-b' names two runs"),
         ("each: {run: [a/b]}", "'a/b' names two runs, or is no name"),
-        ("each: {run: [a]}\nexcept: {b: null}", "there is no run 'b' to except"),
-        ("each: {run: [a]}\nexcept: {a: 3}", "except 'a' must hold"),
+        ("each: {run: [a]}\nexceptions: {b: null}", "there is no run 'b' for exceptions"),
+        ("each: {run: [a]}\nexceptions: {a: 3}", "exceptions: 'a' must hold"),
         ("base: {device: cuda}", "device belongs to the machine: put it into params/local.yml"),
         ("- 1", "one a parameter"),
         ("run: a\nrun: b", "line 2: the key run stands twice"),

@@ -24,7 +24,7 @@ PROJECT += (
     "_config.yml",
     "LICENSE",
     "CITATION.cff",
-    "params/**/*.yml",
+    "params/*/*/*.yml",
 )
 TEXT = {".jinja", ".css_t", ".html", ".py", ".js", ".css", ".js_t", ".txt", ".toml", ".conf", ".xml"}
 # Sphinx numbers anchors and levels, and names citations: [AGM+18].
