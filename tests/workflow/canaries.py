@@ -464,6 +464,11 @@ COMMITTED: dict[str, Callable[[Stage], None]] = {
     "base64 in results": lambda s: s.put(RESULTS, f'{{"x": "{coded(picture())}"}}'),
     "pixels in results": lambda s: s.put(RESULTS, f'{{"x": {np.arange(2304).reshape(48, 48).tolist()}}}'),
     "coloured table in results": lambda s: s.put(RESULTS, '{"x": "<td style=\\"background-color: #222\\"></td>"}'),
+    "small count in results": lambda s: s.put(RESULTS, '{"rows": [{"images": 4}], "cohort": {"credentialed": true}}'),
+    "small count in a table": lambda s: (
+        s.put(RESULTS, '{"cohort": {"credentialed": true}}'),
+        s.put("book/results/x.csv", "label,patients\nEdema,4.0\n"),
+    ),
     "film in results": lambda s: s.put("book/results/film.png", picture()),
     "film in a page's folder": lambda s: s.put("book/film.png", picture()),
     "WebP": lambda s: s.put("x/film.webp", picture("WEBP")),

@@ -16,6 +16,7 @@ from workflow.publish.sources import Sources
 
 TEXT_FILES = {".py", ".md", ".ipynb", ".yml", ".yaml", ".toml", ".txt", ".json", ".csv", ".css", ".js", ".bib", ".cff"}
 TEXT_FILES |= {".lock", ".html", ".cfg", ".sh", ".gitignore", "LICENSE", "Makefile", "Snakefile", "run"}
+SMALL = re.compile(r"[1-9](?:\.0+)?")
 MOST_NUMBERS = 64  # in one list of a file of results
 
 
@@ -94,13 +95,20 @@ def _results(path: Path, text: str, sources: Sources) -> Iterator[str]:
         if showing.IDENTIFIERS & set(table):
             yield "has a row a patient or image"
         texts = [str(value) for value in table.stack()]
+        rows = table.to_dict("records")
     elif path.suffix == ".json":
         values = list(_values(json.loads(text)))
+        rows = [value for value in values if isinstance(value, dict)]
         texts = [value for value in values if isinstance(value, str)]
         if any(isinstance(value, list) and len(value) > MOST_NUMBERS for value in values):
             yield f"has a list of more than {MOST_NUMBERS} numbers"
     else:
         return
+    beside = path.with_suffix(".json")
+    facts = files.read_json(beside) if beside.exists() else {}
+    closed = isinstance(facts, dict) and "cohort" in facts and showing.permitted(facts["cohort"])["credentialed"]
+    if closed and any(showing.is_count(name) and SMALL.fullmatch(str(row[name])) for row in rows for name in row):
+        yield f"has counts below {showing.SMALL} of a credentialed cohort"
     strange = sum(_strange(one, sources) for one in texts)
     if strange:
         yield f"has {strange} texts that are not of the project's own words"
@@ -114,8 +122,9 @@ def _strange(text: str, sources: Sources) -> bool:
 
 
 def _values(value: Any) -> Iterator[Any]:
-    """Texts of a JSON value but for commits, machines and files, its keys, and its lists of numbers."""
+    """Texts of a JSON value but for commits, machines and files, its keys, its lists of numbers, and its rows."""
     if isinstance(value, dict):
+        yield value
         for key, one in value.items():
             yield str(key)
             if key not in ("commit", "device", "processor", "cpu", "upstream", "artefacts"):
