@@ -9,6 +9,7 @@ What is odd about a volume that can be read is for `pkd_utils.images.ct.checks` 
 
 import contextlib
 import gzip
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,12 +29,19 @@ READ_PROBLEMS = {
     "unreadable": "the file or folder is not a CT volume that SimpleITK can read",
     "not CT": "the DICOM modality is not CT",
     "several series": "the folder holds more than one DICOM series",
+    "several acquisitions": "the DICOM series holds more than one stack of slices, or a localizer",
+    "no orientation": "the file does not say, or says in two ways, where left, front and head are",
+    "no spacing": "the slices do not say how far apart their pixels are, or differ in it",
     "missing slices": "the distances between slices differ: slices are missing or doubled",
     "tilted gantry": "slices are not stacked along their normal",
 }
 _NO_NUMBERS = "values that are no numbers (NaN or infinite)"
+_NO_SIDES = "does not say where left, front and head are; convert it again from its source, with its orientation."
 _SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
-_TAGS = ["SeriesInstanceUID", "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PatientPosition"]
+_TAGS = [
+    *("SeriesInstanceUID", "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PatientPosition"),
+    *("PixelSpacing", "Rows", "Columns", "AcquisitionNumber"),
+]
 
 
 class VolumeError(DataError):
@@ -98,8 +106,11 @@ def find_volumes(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f"There is no folder {folder}: give the folder that holds the CT volumes.")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
     images = [path for path in files if path.name.lower().endswith(_SUFFIXES)]
-    rest = {path.parent: path for path in files if not path.name.lower().endswith(_SUFFIXES)}
-    series = [parent for parent, example in rest.items() if is_dicom(example)]
+    series = []
+    for path in files:  # the first DICOM file of a folder makes it a series, whatever lies beside it
+        if path.parent not in series[-1:] and not path.name.lower().endswith((*_SUFFIXES, "dicomdir")):
+            series += [path.parent] if is_dicom(path) else []
+    series = sorted(set(series))
     if not images and not series:
         raise FileNotFoundError(f"{folder} holds no CT volume ({', '.join(_SUFFIXES)} or folders of DICOM files).")
     return sorted([*images, *series])
@@ -122,9 +133,19 @@ def read_volume(path: str | Path) -> Volume:
     if path.is_dir():
         files, position = _slices_in_order(path)
         return to_lps(_read(files, path), path.name, position)
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    packed, named = head[:2] == b"\x1f\x8b", path.name.lower().endswith(".gz")
+    if packed != named:
+        what = ("compressed (gzip)", ".nii.gz") if packed else ("not compressed (gzip)", ".nii")
+        raise VolumeError("unreadable", f"{path.name} is {what[0]}, which its name denies; let it end in {what[1]}.")
     image = _read(path, path)
     if path.name.lower().endswith((".nii", ".nii.gz")):
         _check_whole(path)
+    # Where MetaImage and NRRD leave the axes out, SimpleITK takes the patient's own for them.
+    said = {".mha": rb"^(TransformMatrix|Orientation|Rotation) *=", ".nrrd": rb"^space: *(.*superior|L[AP]S|RAS)"}
+    if not re.search(said.get(path.suffix.lower(), b""), head, re.MULTILINE):
+        raise VolumeError("no orientation", f"{path.name} {_NO_SIDES}")
     return to_lps(image, path.name)
 
 
@@ -191,8 +212,21 @@ def _read(source: Path | list[str], path: Path) -> sitk.Image:
 
 
 def _check_whole(path: Path) -> None:
-    """Raise if a NIfTI file ends early or holds NaN: SimpleITK reads zeros in their place, which are water."""
-    stored = nibabel.load(path).dataobj
+    """Raise if a NIfTI file ends early, holds NaN (SimpleITK reads zeros, which are water) or has no sides."""
+    try:
+        image = nibabel.load(path)
+    except Exception as error:  # what SimpleITK read, nibabel may refuse in many ways
+        reason = " ".join(str(error).split())
+        raise VolumeError("unreadable", f"{path.name} cannot be read ({reason}); convert it again.") from None
+    forms = [form for form in (image.get_sform(coded=True), image.get_qform(coded=True)) if form[1]]
+    axes = {nibabel.aff2axcodes(form[0]) for form in forms}
+    if not axes:
+        raise VolumeError("no orientation", f"{path.name} {_NO_SIDES}")
+    if len(axes) > 1:
+        both = " and ".join(sorted("".join(map(str, codes)) for codes in axes))
+        message = f"{path.name} gives its axes as {both} (sform and qform); correct its header."
+        raise VolumeError("no orientation", message)
+    stored = image.dataobj
     needed = stored.offset + int(np.prod(stored.shape)) * stored.dtype.itemsize
     size = path.stat().st_size
     if path.name.lower().endswith(".gz"):
@@ -216,7 +250,7 @@ def _slices_in_order(folder: Path) -> tuple[list[str], str]:
     for file in sorted(item for item in folder.iterdir() if item.is_file()):
         with contextlib.suppress(pydicom.errors.InvalidDicomError, OSError, EOFError):  # a licence text, say
             head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-            if "ImagePositionPatient" in head and "ImageOrientationPatient" in head:
+            if head.get("ImagePositionPatient") and head.get("ImageOrientationPatient"):
                 heads[str(file)] = head
     name, files, found = folder.name, list(heads), list(heads.values())
     if not found:
@@ -229,21 +263,46 @@ def _slices_in_order(folder: Path) -> tuple[list[str], str]:
         raise VolumeError("several series", f"{name} holds {several} DICOM series; give each a folder of its own.")
     orientations = np.array([head.ImageOrientationPatient for head in found], dtype=float)
     if np.ptp(orientations, axis=0).max() > 1e-3:
-        raise VolumeError("missing slices", f"The slices in {name} point into different directions.")
+        message = f"The slices in {name} point into different directions; take localizers and other stacks out."
+        raise VolumeError("several acquisitions", message)
+    grids = np.array([[*(head.get("PixelSpacing") or (0, 0)), head.Rows, head.Columns] for head in found], dtype=float)
+    if grids[:, :2].min() <= 0:
+        raise VolumeError("no spacing", f"Slices in {name} have no PixelSpacing; fetch the series again.")
+    if (np.ptp(grids, axis=0) > [1e-3, 1e-3, 0, 0]).any():
+        message = f"The slices in {name} differ in PixelSpacing or size; give each stack of slices a folder of its own."
+        raise VolumeError("no spacing", message)
     normal = np.cross(orientations[0, :3], orientations[0, 3:])
     positions = np.array([head.ImagePositionPatient for head in found], dtype=float)
     order = np.argsort(positions @ normal)
-    _check_stack(positions[order], normal, name)
+    acquisitions = np.array([str(head.get("AcquisitionNumber", "")) for head in found])
+    _check_stack(positions[order], normal, acquisitions[order], name)
     return [files[i] for i in order], str(found[0].get("PatientPosition", ""))
 
 
-def _check_stack(positions: np.ndarray, normal: np.ndarray, name: str) -> None:
-    """Raise if slices are missing, doubled, or sheared against their normal (a tilted gantry)."""
+def _odd_steps(places: np.ndarray) -> np.ndarray:
+    """Which steps between slices, in order, differ from the usual one."""
+    steps = np.diff(places)
+    usual = float(np.median(steps))
+    return np.flatnonzero(np.abs(steps - usual) > max(0.05 * usual, 0.02))
+
+
+def _check_stack(positions: np.ndarray, normal: np.ndarray, acquisitions: np.ndarray, name: str) -> None:
+    """Raise if slices are of several stacks, missing, doubled, or sheared against their normal (a tilted gantry)."""
     if len(positions) < 2:
         raise VolumeError("missing slices", f"The series in {name} has one slice; a volume needs many.")
-    steps = np.diff(positions @ normal)
+    places = positions @ normal
+    steps, odd = np.diff(places), _odd_steps(places)
     usual = float(np.median(steps))
-    odd = np.flatnonzero(np.abs(steps - usual) > max(0.05 * usual, 0.02))
+    _, times = np.unique(np.round(places / 0.02), return_counts=True)
+    if times.min() > 1:
+        message = f"Every position in {name} has {times.min()} slices or more; give each stack a folder of its own."
+        raise VolumeError("several acquisitions", message)
+    stacks = [places[acquisitions == acquisition] for acquisition in np.unique(acquisitions)]
+    # Not the rotations of one scan, which may have numbers of their own, and one slice that is missing between two.
+    apart = 1 < len(stacks) <= len(odd) + 1
+    if apart and all(len(stack) > 1 and not len(_odd_steps(stack)) for stack in stacks):
+        message = f"The series in {name} holds {len(stacks)} acquisitions; give each a folder of its own."
+        raise VolumeError("several acquisitions", message)
     if len(odd):
         what = "missing" if steps[odd[0]] > usual else "doubled or crowded"
         raise VolumeError(

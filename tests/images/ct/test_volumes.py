@@ -2,6 +2,7 @@
 
 import gzip
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -135,6 +136,112 @@ def test_what_is_no_volume_is_unreadable(tmp_path):
     assert refused(tmp_path / "empty").name == "unreadable"
     with pytest.raises(FileNotFoundError, match="no volume"):
         volumes.read_volume(tmp_path / "absent.nii.gz")
+
+
+def without_sides(path, drop):
+    """Write the phantom to `path` and take the lines of its text header away that begin with one of `drop`."""
+    sitk.WriteImage(as_image(HU), str(path))
+    head, pixels = path.read_bytes().split(b"ElementDataFile" if path.suffix == ".mha" else b"\n\n", 1)
+    head = b"".join(line + b"\n" for line in head.splitlines() if not line.startswith(drop))
+    path.write_bytes(head + (b"ElementDataFile" if path.suffix == ".mha" else b"spacings: 3 3 5\n\n") + pixels)
+    return path
+
+
+def test_files_that_do_not_say_where_left_is_are_refused(tmp_path):
+    for spelling, forms in {"none": (0, 0), "sform": (2, 0), "qform": (0, 1)}.items():
+        path = tmp_path / f"{spelling}.nii.gz"
+        sitk.WriteImage(as_image(HU), str(path))
+        stored = bytearray(gzip.decompress(path.read_bytes()))
+        stored[252:256] = np.array(forms[::-1], "<i2").tobytes()  # qform_code, sform_code
+        path.write_bytes(gzip.compress(stored))
+        if any(forms):
+            np.testing.assert_array_equal(volumes.read_volume(path).hu, HU)
+        else:
+            error = refused(path)
+            assert error.name == "no orientation" and "does not say where left" in str(error)
+    mirrored = nibabel.Nifti1Image(HU, np.diag([1.0, 1, 1, 1]))
+    mirrored.set_qform(np.diag([-1.0, 1, 1, 1]), 1)
+    nibabel.save(mirrored, tmp_path / "two.nii")
+    assert "LAS and RAS (sform and qform)" in str(refused(tmp_path / "two.nii"))
+    for path in (
+        without_sides(tmp_path / "a.mha", (b"TransformMatrix", b"AnatomicalOrientation")),
+        without_sides(tmp_path / "a.nrrd", b"space"),
+    ):
+        assert refused(path).name == "no orientation"
+
+
+def test_names_that_deny_the_compression_are_told(tmp_path):
+    sitk.WriteImage(as_image(HU), str(tmp_path / "good.nii"))
+    plain = (tmp_path / "good.nii").read_bytes()
+    (tmp_path / "plain.nii.gz").write_bytes(plain)
+    assert "is not compressed (gzip), which its name denies; let it end in .nii." in str(
+        refused(tmp_path / "plain.nii.gz")
+    )
+    (tmp_path / "packed.nii").write_bytes(gzip.compress(plain))
+    assert "is compressed (gzip), which its name denies; let it end in .nii.gz." in str(
+        refused(tmp_path / "packed.nii")
+    )
+
+
+def edit_slices(folder, change):
+    for i, file in enumerate(sorted(folder.iterdir())):
+        head = pydicom.dcmread(file)
+        change(head, i)
+        head.save_as(file)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda head, i: delattr(head, "PixelSpacing"),
+        lambda head, i: delattr(head, "PixelSpacing") if i == 7 else None,
+        lambda head, i: setattr(head, "PixelSpacing", None),
+        lambda head, i: setattr(head, "PixelSpacing", [0, 0]),
+        lambda head, i: setattr(head, "PixelSpacing", [3.0, 3.0 + (i == 7)]),
+        lambda head, i: setattr(head, "PixelSpacing", [3.0 + 0.5 * (i > 20)] * 2),
+    ],
+)
+def test_slices_without_one_spacing_are_refused(tmp_path, change):
+    write_series(tmp_path / "series", as_image(HU))
+    assert refused(edit_slices(tmp_path / "series", change)).name == "no spacing"
+
+
+def test_several_stacks_in_one_series_are_not_missing_slices(tmp_path):
+    image = as_image(HU)
+
+    def two(name, second, first=image, number="2", **tags):
+        write_series(tmp_path / name, first, **{"0020_0012": "1"})
+        more = [f"more{i:03d}" for i in range(second.GetSize()[2])]
+        write_series(tmp_path / name, second, names=more, **{"0020_0012": number}, **tags)
+        return tmp_path / name
+
+    shifted = sitk.Image(image)
+    shifted.SetOrigin((*image.GetOrigin()[:2], image.GetOrigin()[2] + 1.5))
+    for folder in (
+        two("two phases", image),
+        two("two phases without a number", image, number="1"),
+        two("between the slices of the first", shifted),
+        two("thin slices after thick ones", image[:, :, 30:], first=image[:, :, :30:2]),
+        two("one above the other", image[:, :, 40:], first=image[:, :, :30]),
+        two("a localizer", scanned_obliquely(image, 90, "x")[:, :, :1]),
+    ):
+        assert refused(folder).name == "several acquisitions", folder.name
+    # Every rotation may have a number of its own: what is missing there is a slice.
+    write_series(tmp_path / "rotations", image, drop=[20])
+    rotations = edit_slices(tmp_path / "rotations", lambda head, i: setattr(head, "AcquisitionNumber", i // 4))
+    assert refused(rotations).name == "missing slices"
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "readme.txt", "zz", "DICOMDIR", "AAA"])
+def test_other_files_beside_the_slices_hide_no_series(tmp_path, name):
+    write_series(tmp_path / "deep" / "a", as_image(HU[:20]))
+    (tmp_path / "deep" / "a" / name).write_text("text")
+    write_series(tmp_path / "b" / "c", as_image(HU[:20]))
+    slices = sorted((tmp_path / "b" / "c").iterdir())
+    (tmp_path / "b" / "DICOMDIR").write_bytes(slices[0].read_bytes())  # a directory of what lies below is no series
+    assert volumes.find_volumes(tmp_path) == [tmp_path / "b" / "c", tmp_path / "deep" / "a"]
+    np.testing.assert_array_equal(volumes.read_volume(tmp_path / "deep" / "a").hu, HU[:20])
 
 
 def test_find_volumes(tmp_path):
