@@ -73,6 +73,10 @@ def test_a_truncated_artefact_makes_the_run_not_whole(toy):
     folder = notebooks.execute(file)
     (folder / "out.txt").write_text("")
     assert "artefact out.txt is not what the run wrote" in notebooks.run_problems(folder)[0]
+    assert notebooks.plan("p")[0].state == "damaged"
+    with pytest.raises(SystemExit, match=r"artefact out\.txt is not what the run wrote; remove the folder") as left:
+        notebooks.main(["run", str(file)])
+    assert "\n" not in str(left.value), "one sentence, and so exit code 1"
 
 
 def test_problems_names_what_was_not_run(tmp_path):
