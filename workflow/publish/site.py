@@ -124,7 +124,8 @@ class Site:
         if stems := set(self.sources.strange(text)):
             shown = {token for _, _, said in self.seen for token in tokens(said)}
             begun = {token[:end] for token in shown for end in range(1, len(token) + 1)}
-            if unknown := sum(stem not in begun and stem[: max(3, len(stem) - 2)] not in begun for stem in stems):
+            forms = ({stem, stem[:-1] + "y", stem[: max(3, len(stem) - 2)]} for stem in stems)  # any is ani there
+            if unknown := sum(not form & begun for form in forms):
                 self.found.append(f"searchindex.js: holds {unknown} words that stand on no page")
         if self.secrets.repeated(text) or leaks.ENCODED.search(text):
             self.found.append("searchindex.js: holds words of a report that a run has read, or a picture in letters")

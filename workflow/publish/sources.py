@@ -15,7 +15,7 @@ from workflow.publish.vocabulary import LIBRARY
 
 PACKAGES = ("sphinx", "sphinx_book_theme", "pydata_sphinx_theme", "sphinx_togglebutton", "sphinx_copybutton")
 PACKAGES += ("sphinx_thebe", "sphinx_design", "myst_nb", "jupyter_book", "docutils/writers", "pygments/formatters")
-PACKAGES += ("pygments/styles", "pygments/token.py", "sphinxcontrib", "pybtex")
+PACKAGES += ("pygments/styles", "pygments/token.py", "sphinxcontrib", "pybtex", "pydantic/main.py")
 PROJECT = ("book/**/*.md", "book/**/*.csv", "book/**/*.json", "book/**/*.yml", "book/**/*.bib", "book/**/*.py", "*.md")
 PROJECT += (
     "benchmarks/*.py",
@@ -28,13 +28,17 @@ PROJECT += (
 )
 TEXT = {".jinja", ".css_t", ".html", ".py", ".js", ".css", ".js_t", ".txt", ".toml", ".conf", ".xml"}
 # Sphinx numbers anchors and levels, and names citations: [AGM+18].
-MADE = re.compile(r"id\d{1,3}|l\d|tex2jax|processhtmlclass|\d{1,4}")
+MADE = re.compile(r"id\d{1,3}|l\d|tex2jax|processhtmlclass|ipython3|\d{1,4}")
+
+
+STROKES = str.maketrans("łŁøØđĐ", "lLoOdD")  # letters that Unicode does not take apart
 
 
 def tokens(text: str) -> list[str]:
     """Words and numbers of a text, without capitals and accents."""
     if not text.isascii():
-        text = "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
+        text = unicodedata.normalize("NFKD", text.translate(STROKES))
+        text = "".join(one for one in text if not unicodedata.combining(one))
     return re.findall(r"[^\W_]+", text.lower())
 
 
