@@ -1,10 +1,14 @@
 """Sections of MIMIC-CXR radiology reports.
 
-A report is plain text; a section starts on a new line with one space, a name in capitals and a colon (" FINDINGS: ").
-Names vary and are mistyped, so they are normalised. The rules follow the section parser that accompanies MIMIC-CXR:
-empty impression and findings are dropped, the last occurrence of a section counts (an addendum follows the report), and
-a report with neither gives its last paragraph. Its hand-made exceptions for 54 single studies are not repeated here;
-they do not reach its sectioned table either.
+A report is plain text; a section starts on a new line with a name in capitals and a colon (" FINDINGS: "). Names vary,
+are mistyped, joined ("FINDINGS/IMPRESSION") or the study's title ("CHEST, TWO VIEWS"), so they are normalised. The
+rules follow the section parser that accompanies MIMIC-CXR (`section_parser.py` of MIT-LCP): a name that holds
+"impression" is one, then "findings" and so on; a title is findings; empty impression and findings are dropped; the last
+occurrence of a section counts (an addendum follows the report); and a report with neither gives the paragraphs below
+the last header's own. Where that parser would lose text, these rules keep it: a name that it does not know goes on with
+the findings or impression that it stands in, headers may follow each other line by line, and a title after findings
+adds to them. "NDICATION" is an indication here, and so is what says "reason" or "indication" though it names the chest.
+Its hand-made exceptions for 54 single studies are not repeated; they do not reach its sectioned table either.
 """
 
 import re
@@ -12,6 +16,8 @@ import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from difflib import SequenceMatcher, get_close_matches
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +26,7 @@ from tqdm import tqdm
 
 from pkd_utils.runs.errors import DataError
 
-SECTION_HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")
+SECTION_HEADER = re.compile(r"\n[ \t]*([A-Z][A-Z0-9 ()/,.&;'\"#+_-]+):(?=\D|$)")
 # A rule of underscores separates an addendum; three underscores stand for removed identifiers and stay.
 _RULES = re.compile(r"^[ \t]*(?:_{5,}|FINAL (?:REPORT|ADDENDUM))[ \t]*$", flags=re.MULTILINE)
 ARCHIVE = "mimic-cxr-reports.zip"
@@ -28,46 +34,47 @@ READERS = 16  # threads
 BATCH = 64  # reports a thread takes at once
 WHERE = "https://physionet.org/content/mimic-cxr/ (mimic-cxr-reports.zip; access is by credential)"
 
-# Names as they stand in reports, by the section that they open. A section that states findings and impression in one
-# is an impression, because it is where the conclusion stands.
+# What a name holds, by the section that it opens; the first that fits counts, here as in `section_parser.py`. A section
+# that states findings and impression in one is an impression, because it is where the conclusion stands.
+_WORDS = {
+    "impression": ("impression", "conclusion", "opinion", "summary", "interpretation"),
+    "findings": ("finding",),
+    "indication": ("indication", "history", "reason", "clinical"),
+    "comparison": ("comparison", "reference exam", "prior study"),
+    "addendum": ("addendum",),
+    "recommendation": ("recommendation",),
+    "notification": ("notification", "communication"),
+    "wet read": ("wet read", "wetread"),
+}
+# Whole names that hold none of these, or another one.
 _NAMES = {
-    "impression": [
-        "impression", "impressions", "impresson", "imprssion", "impression and recommendation",
-        "impression and recommendations", "impression/recommendation", "impression/recommendations",
-        "impression and plan", "imp", "final impression", "conclusion", "conclusions", "opinion", "summary",
-        "interpretation", "findings and impression", "findings/impression", "findings/ impression",
-        "impression/findings", "impression and findings", "conclusion/impression",
-    ],
-    "findings": [
-        "findings", "finding", "findins", "findngs", "fingings", "fidings", "findings/", "pfi/findings",
-        "preliminary findings", "report", "chest", "chest findings", "portable chest", "ap chest", "pa chest",
-        "ap portable chest", "portable ap chest", "single ap view", "single frontal view of the chest",
-        "frontal view of the chest", "ap view of the chest", "upright ap view of the chest",
-        "semi-upright portable chest radiograph", "portable upright ap view of the chest", "chest radiograph",
-        "chest, two views", "chest, single view", "chest, ap portable", "chest, pa and lateral", "chest pa and lateral",
-        "pa and lateral chest", "pa and lateral chest views", "pa and lateral views of the chest",
-        "pa and lateral chest radiographs", "two views of the chest", "frontal and lateral views of the chest",
-        "frontal and lateral chest radiographs", "frontal and lateral radiographs of the chest",
-    ],
-    "comparison": [
-        "comparison", "comparisons", "comparisions", "comparision", "comparsion", "comparison exam",
-        "comparison exams", "comparison film", "comparison study", "comparison studies", "comparison is made to",
-        "reference exam", "prior study",
-    ],
-    "indication": [
-        "indication", "indications", "clinical indication", "clinical indications", "history", "clinical history",
-        "patient history", "reason for examination", "reason for exam", "reason for study", "clinical information",
-        "history/indication", "indication/history",
-    ],
-    "examination": ["examination", "exam", "type of examination", "type of exam", "study", "procedure"],
-    "technique": ["technique", "techniques", "views"],
-    "recommendation": ["recommendation", "recommendations", "recommendation(s)"],
-    "notification": ["notification", "notifications", "communication"],
-    "addendum": ["addendum", "final addendum"],
-    "wet read": ["wet read", "wet read version"],
+    "imp": "impression", "report": "findings", "pfi": "wet read", "technique": "technique", "techniques": "technique",
+    "views": "technique", "examination": "examination", "exam": "examination", "study": "examination",
+    "type of examination": "examination", "type of exam": "examination", "procedure": "examination", "date": "date",
 }  # fmt: skip
-SECTION_NAMES = {alias: name for name, aliases in _NAMES.items() for alias in aliases}
-FALLBACK = ("last_paragraph", "comparison")
+_TITLE = re.compile(
+    r"chest|portable|bedside|radiograph|x-?ray|\bfilms?\b|\bviews?\b|frontal|lateral|\bpa and lat|upright|supine|erect|"
+    r"lordotic|decubitus|\b(ap|pa)\b|\bribs\b|bone window"
+)
+_LIKE = 0.86  # a typo or two: "comparsion", "finidngs"; but "compression" is no impression
+FALLBACK = ("last_paragraph", "addendum", "wet read", "comparison")
+
+
+@lru_cache(maxsize=10_000)
+def section_name(header: str) -> tuple[str, str]:
+    """The section that a header opens, and how it is known: "name", "title" (of the study, so findings) or ""."""
+    name = " ".join(header.lower().split())
+    if name in _NAMES:
+        return _NAMES[name], "name"
+    words = [word for word in re.findall("[a-z]+", name) if len(word) > 5]
+    for section, parts in _WORDS.items():
+        like = (SequenceMatcher(None, word, part + ending) for word in words for part in parts for ending in ("", "s"))
+        if any(part in name for part in parts) or any(match.ratio() >= _LIKE for match in like):
+            return section, "name"
+    if _TITLE.search(name):
+        return "findings", "title"
+    exact = get_close_matches(name, _NAMES, 1, _LIKE)
+    return (_NAMES[exact[0]], "name") if exact and len(name) > 5 else (name, "")
 
 
 def split_sections(report: str) -> dict[str, str]:
@@ -76,25 +83,37 @@ def split_sections(report: str) -> dict[str, str]:
     Returns
     -------
     dict
-        Section name (normalised by `SECTION_NAMES`, else lower case) to its text with single spaces, the last
-        occurrence of each; empty sections are left out. With neither impression nor findings, `last_paragraph` is the
-        report's last paragraph.
+        Section name (`section_name`) to its text with single spaces, the last occurrence of each; empty sections are
+        left out. With neither impression nor findings, `last_paragraph` is what stands below other sections' first
+        paragraphs or under unknown names, else what stands before all headers.
     """
     # The line break in front lets a header stand in the first line, too.
     before, *parts = SECTION_HEADER.split("\n" + _RULES.sub("", report.replace("\r\n", "\n")))
-    headers, bodies = parts[::2], parts[1::2]
-    sections = {}
-    for header, body in zip(headers, bodies, strict=True):
-        name = " ".join(header.lower().split())
-        if body.strip():
-            sections[SECTION_NAMES.get(name, name)] = " ".join(body.split())
+    sections, current, free = {}, "", []
+    for header, body in zip(parts[::2], parts[1::2], strict=True):
+        (name, known), text = section_name(header), " ".join(body.split())
+        if not known and current in ("findings", "impression"):
+            name, text = current, f"{header.strip()}: {text}".strip()
+        if (name == current and not known) or known == "title":
+            text = " ".join([sections.get(name, ""), text]).strip()
+        if text:
+            sections[name] = text
+        current = name
+        if not known:
+            free.append(f"{header.strip()}: {text}")
+        elif name not in ("notification", "recommendation"):
+            free += _paragraphs(body)[1:]
     if "impression" not in sections and "findings" not in sections:
-        last = [before, *bodies][-1]
-        paragraphs = [" ".join(block.split()) for block in re.split(r"\n[ \t]*\n", last) if block.strip()]
-        # A last section of one paragraph is that section (say, a comparison), not free text at the end.
-        if paragraphs and (not headers or len(paragraphs) > 1):
-            sections["last_paragraph"] = paragraphs[-1]
+        opening = _paragraphs(before)
+        if not free and ("comparison" not in sections or re.search(r"[a-z]{2}\.(\s|$)", " ".join(opening))):
+            free = opening  # not a title in capitals in front of a comparison that tells all
+        if free:
+            sections["last_paragraph"] = " ".join(free)
     return sections
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [" ".join(block.split()) for block in re.split(r"\n[ \t]*\n", text) if block.strip()]
 
 
 def report_text(report: str, sections: Sequence[str] = ("findings", "impression")) -> tuple[str, str]:
@@ -124,7 +143,8 @@ def read_reports(root: Path, studies: pd.DataFrame, sections: Sequence[str]) -> 
     Parameters
     ----------
     root : Path
-        Folder that holds `files/p10/p10000032/s50414267.txt` ... or the zip file with these members.
+        Folder that holds `files/p10/p10000032/s50414267.txt` ... or the zip file with these members, which may lie
+        beside the pictures' own `files/`.
     studies : DataFrame
         `study_id` and `patient_id`, one row a study.
     sections : sequence of str
@@ -136,7 +156,9 @@ def read_reports(root: Path, studies: pd.DataFrame, sections: Sequence[str]) -> 
     """
     patients = studies["patient_id"]
     names = ("files/p" + patients.str[:2] + "/p" + patients + "/s" + studies["study_id"] + ".txt").tolist()
-    archive = None if (root / "files").is_dir() or not (root / ARCHIVE).is_file() else root / ARCHIVE
+    archive = root / ARCHIVE
+    if not archive.is_file() or (names and (root / names[0]).is_file()):
+        archive = None
     rows = []
     with (
         zipfile.ZipFile(archive) if archive else nullcontext(ReportFolder(root)) as source,
