@@ -1,6 +1,8 @@
 """Refusals shared by all loaders: each raises with one sentence that says what is wrong, where, and what to do."""
 
 import collections
+import csv
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,16 +55,40 @@ def read_csv(path: Path, columns: Sequence[str], where: str, only: bool = False)
     """
     require_file(path, where)
     kind, separator = ("TSV", "\t") if path.suffix == ".tsv" else ("CSV", ",")
-    wanted = (lambda name: name.strip() in columns) if only else None
+    wanted = (lambda name: _unquoted(name).strip() in columns) if only else None
     try:
         header = pd.read_csv(path, sep=separator, nrows=0).rename(columns=str.strip)
         require_columns(header, columns, path)
         fields = {"dtype": str, "keep_default_na": False, "na_values": [""], "usecols": wanted}
-        return pd.read_csv(path, sep=separator, **fields).rename(columns=str.strip)
+        if kind == "TSV" and _a_row_a_line(path):
+            table = pd.read_csv(path, sep=separator, quoting=csv.QUOTE_NONE, **fields).rename(columns=_unquoted)
+            table = table.apply(lambda values: values.map(_unquoted, na_action="ignore").replace("", np.nan))
+        else:
+            table = pd.read_csv(path, sep=separator, **fields)
+        return table.rename(columns=str.strip)
     except DataError:
         raise
     except (ValueError, EOFError, OSError, zlib.error) as error:  # pandas' and Unicode's errors are ValueErrors
         raise DataError(f"{path} cannot be read as {kind} ({error}); fetch the file again.") from None
+
+
+def _a_row_a_line(path: Path) -> bool:
+    """True if no quotation marks of a TSV file hold lines together: each has as many tabs, or the marks do not pair."""
+    with open(path, encoding="utf-8", newline="\n") as file:
+        if len({line.count("\t") for line in file if line.strip("\r\n")}) == 1:
+            return True
+    with open(path, encoding="utf-8", newline="") as file:
+        try:
+            collections.deque(csv.reader(file, delimiter="\t", strict=True), maxlen=0)
+        except csv.Error:
+            return True
+    return False
+
+
+def _unquoted(field: str) -> str:
+    """A field out of its quotation marks, if it is quoted as a whole; a text may begin with one of its own."""
+    quoted = re.fullmatch(r'"((?:[^"]|"")*)"', field)
+    return quoted[1].replace('""', '"') if quoted else field
 
 
 def refuse(table: pd.DataFrame, column: str, wrong: pd.Series, file: Path, what: str) -> None:
@@ -97,14 +123,14 @@ def as_numbers(table: pd.DataFrame, columns: Sequence[str], file: Path) -> pd.Da
 
 
 def as_times(table: pd.DataFrame, columns: Sequence[str], file: Path, form: str) -> pd.DataFrame:
-    """The table with these columns as timestamps of one form (see `pandas.to_datetime`); an empty field is NaT."""
-    try:
-        times = {column: pd.to_datetime(table[column], format=form, errors="coerce") for column in columns}
-    except ValueError as error:  # offsets of several time zones
-        raise DataError(f"{file.name}: {', '.join(columns)} cannot be read as times ({error}); correct them.") from None
+    """The table with these columns as timestamps of one form (see `pandas.to_datetime`); an empty field is NaT.
+
+    A time with an offset from UTC (`Z`, `-08:00`) becomes UTC's, a time without one stands as it is.
+    """
+    times = {column: pd.to_datetime(table[column], format=form, errors="coerce", utc=True) for column in columns}
     for column, values in times.items():
         refuse(table, column, values.isna() & table[column].notna(), file, "is not a time")
-    return table.assign(**times)
+    return table.assign(**{column: values.dt.tz_localize(None) for column, values in times.items()})
 
 
 def check_unique(table: pd.DataFrame, column: str, source: str) -> None:

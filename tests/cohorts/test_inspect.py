@@ -68,6 +68,53 @@ def test_labels_are_chosen_and_censored_ones_counted(root):
     assert "balanced: pe_acute" not in steps(cohort).index  # the paper has no such task
 
 
+@pytest.mark.parametrize("offset", ["Z", "+00:00", "-08:00", "+0530"])
+@pytest.mark.parametrize("every", [True, False])
+def test_times_with_an_offset_are_those_of_utc(root, offset, every):
+    """Also where rows have different offsets, as in winter and summer, or only some have one."""
+    plain = load_cohort("inspect", root).rows["study_datetime"]
+    which = slice(0, STUDIES - 2) if every else slice(1, 3)  # the last but one has the note's time, the last none
+
+    def add(table):
+        table.loc[table.index[which], "procedure_DATETIME"] += offset
+        return table
+
+    edit(root / MAPPING, add)
+    found = load_cohort("inspect", root).rows["study_datetime"]
+    hours = {"-08:00": 8, "+0530": -5.5}.get(offset, 0)
+    expected = plain.copy()
+    expected.iloc[which] += pd.Timedelta(hours=hours)
+    pd.testing.assert_series_equal(found, expected)
+    edit(root / MAPPING, lambda t: t.assign(procedure_DATETIME="2015-07-01T10:00:00-07:00"))
+    assert (load_cohort("inspect", root).rows["study_datetime"] == pd.Timestamp("2015-07-01 17:00")).all()
+
+
+TEXTS = [
+    '"Stable chest. No clot.',
+    'No clot".',
+    '"Stable" chest, "no" clot',
+    '"',
+    '"Quoted by ""the writer"" whole"',
+    'Says "no clot"',
+    '""Twice',
+    "NA",
+    'Ends with "',
+    '"Once more',
+]
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_an_unquoted_text_may_begin_with_a_quotation_mark(root, ragged):
+    file = root / IMPRESSIONS
+    ids = pd.read_csv(file, sep="\t", dtype=str)["impression_id"]
+    lines = ["impression_id\timpressions", *(f"{i}\t{text}" for i, text in zip(ids, TEXTS, strict=True))]
+    if ragged:  # an editor took the last field's tab away
+        lines.append("2000999")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    texts = load_cohort("inspect", root).privileged["text"]
+    assert texts.tolist() == ['Quoted by "the writer" whole' if "whole" in text else text for text in TEXTS]
+
+
 def test_spellings_of_an_outcome(root):
     written = ["true", "TRUE", "1", "0", "False", "Censor", " censored ", "FALSE", "1.0", "0.0"]
     edit(root / LABELS, lambda t: t.assign(pe_positive_nlp=written))
