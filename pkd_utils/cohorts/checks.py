@@ -125,12 +125,18 @@ def as_numbers(table: pd.DataFrame, columns: Sequence[str], file: Path) -> pd.Da
 def as_times(table: pd.DataFrame, columns: Sequence[str], file: Path, form: str) -> pd.DataFrame:
     """The table with these columns as timestamps of one form (see `pandas.to_datetime`); an empty field is NaT.
 
-    A time with an offset from UTC (`Z`, `-08:00`) becomes UTC's, a time without one stands as it is.
+    Times with an offset from UTC (`Z`, `-08:00`) become UTC's; a column may not have times with and without one.
     """
-    times = {column: pd.to_datetime(table[column], format=form, errors="coerce", utc=True) for column in columns}
-    for column, values in times.items():
+    times = {}
+    for column in columns:
+        values = pd.to_datetime(table[column], format=form, errors="coerce", utc=True).dt.tz_localize(None)
         refuse(table, column, values.isna() & table[column].notna(), file, "is not a time")
-    return table.assign(**{column: values.dt.tz_localize(None) for column, values in times.items()})
+        offset = table[column].dropna().astype("str").str.fullmatch(r".*(?:[Zz]|[T ].*[+-]\d\d(?::?\d\d)?)\s*")
+        if offset.nunique() > 1:
+            what = f"{int(offset.sum())} of {len(offset)} times with an offset from UTC"
+            raise DataError(f"{file.name}: {column} cannot be read as times ({what}); give all one, or none.")
+        times[column] = values
+    return table.assign(**times)
 
 
 def check_unique(table: pd.DataFrame, column: str, source: str) -> None:
