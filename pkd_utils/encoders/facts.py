@@ -25,6 +25,9 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 UNIT_RANGE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # pixel values stay in 0 ... 1
 
+CLASSIFIERS = ("head.", "head_dist.", "fc_norm.", "pre_logits.", "classifier.", "qa_outputs.")
+"""Heads as timm, MAE and transformers name them."""
+
 
 def grey(mean: float, std: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """One mean and standard deviation for all three channels."""
@@ -141,6 +144,11 @@ class Facts:
         Prefixes of the encoder in the files, "" is none; the one that finds most names is taken.
     dropped : tuple of str
         Beginnings of keys (prefix stripped or not) that belong to no encoder: heads, decoders, text towers.
+    never : tuple of str
+        Beginnings of keys (prefix stripped) that the original file never has, and a fine-tuned one or another network
+        does: such a file is refused.
+    outputs : dict
+        Name of a dropped head's weight (prefix stripped) to its outputs in the original; with others it is refused.
     layouts : tuple of functions
         Names under which its files occur, see `Layout`; the one that finds most of them is taken.
     revision : str
@@ -158,6 +166,8 @@ class Facts:
     parameters: int
     prefixes: tuple[str, ...] = ("",)
     dropped: tuple[str, ...] = ()
+    never: tuple[str, ...] = CLASSIFIERS
+    outputs: dict[str, int] = field(default_factory=dict)
     hub: str = ""
     notes: str = ""
     layouts: tuple[Layout, ...] = (same_names,)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pkd_utils.encoders.facts import Facts
 from pkd_utils.encoders.weights import Weights, read_weights, some
-from pkd_utils.encoders.zoo.whose import looks_like
+from pkd_utils.encoders.zoo.whose import RECOGNISED, looks_like
 from pkd_utils.runs.errors import DataError
 
 # Buffers that are no weights: a counter of training steps, and the numbers 0 ... 511 that old BERT files carry.
@@ -57,12 +57,15 @@ def load_state(facts: Facts, weights: Weights, module: nn.Module) -> KeyReport:
         or fine-tuned. The module is then unchanged.
     """
     target, state = module.state_dict(), weights.state
-    for start in facts.prefixes:  # a masked autoencoder fine-tuned on pooled patches has lost the norm that tokens need
-        if f"{start}fc_norm.weight" in state and f"{start}norm.weight" not in state:
-            raise DataError(
-                f"{weights.file} is a fine-tuned file of {facts.title} (it has fc_norm and no norm, so its encoder is "
-                f"no longer the pre-trained one): give the pre-trained file, {facts.files[0]}."
-            )
+    foreign = [name for name in state if name.startswith(tuple(p + n for p in facts.prefixes for n in facts.never))]
+    for name, outputs in facts.outputs.items():
+        heads = [prefix + name for prefix in facts.prefixes if prefix + name in state]
+        foreign += [f"{head} of {len(state[head])} outputs" for head in heads if len(state[head]) != outputs]
+    if foreign:
+        raise DataError(
+            f"{weights.file} is a fine-tuned file of {facts.title} or another network: the original never has "
+            f"{some(foreign)}; give the pre-trained file, {facts.files[0]}."
+        )
     # The layout and prefix under which most of the network's names are in the file; of equals the first.
     choices = [(layout(list(target), prefix), prefix) for prefix in facts.prefixes for layout in facts.layouts]
     sources, prefix = max(
@@ -114,7 +117,7 @@ def _refuse_other_networks(facts: Facts, weights: Weights, used: set[str], unexp
             f"the {getattr(facts, 'architecture', 'text encoder')}."
         )
     title, encoders = looks_like(weights.state)
-    if unexpected and title and facts.name not in encoders:
+    if (unexpected or facts.name in RECOGNISED) and title and facts.name not in encoders:
         raise DataError(f"{weights.file} is no file of {facts.title}{_whose(facts, weights.state)}")
 
 

@@ -3,12 +3,12 @@
 safetensors and ONNX hold no program. A torch file is a pickle, and `torch.load(weights_only=True)` reads it (torch 2.6
 or later: before, such a file could still execute, CVE-2025-32434). That reader stops at the first class that is no
 tensor and no plain container. Training scripts save such classes beside their weights (argparse.Namespace, omegaconf,
-Lightning, NumPy scalars), so each is given an inert class of its name through `torch.serialization.safe_globals`:
-nothing that a file names is ever imported or called. Refused, with the file named:
+Lightning, loggers, functools.partial, NumPy scalars), so each is given an inert class of its name through
+`torch.serialization.safe_globals`: nothing that a file names is ever imported or called. Refused, with the file named:
 
-- a global of Python itself outside `HARMLESS`: no training script saves one, an attack does;
+- what is in `ACTING`: no training script saves it, an attack does;
 - what torch's safe reader has no opcodes for: pickle protocols 4 and 5, bytes of protocol 3, frozen sets;
-- list classes of other projects, and objects that mix items and attributes in ways it does not know;
+- objects that mix items and attributes in ways it does not know;
 - TorchScript, archives, cut or damaged files, and what a failed download leaves in a file's place.
 """
 
@@ -16,7 +16,6 @@ import fnmatch
 import hashlib
 import json
 import re
-import sys
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -49,24 +48,19 @@ FOLDER_FILES = (
 WRAPPERS = ("model", "state_dict", "model_ema", "teacher")
 """Entries that hold the weights, the first that is there: the trained network before its moving average."""
 
-# Of the standard library only these are expected in checkpoints; they are read as inert objects too.
-HARMLESS = {
-    f"{module}.{name}"
-    for module, names in {
-        "argparse": "Namespace",
-        "types": "SimpleNamespace",
-        "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
-        "pathlib._local": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
-        "datetime": "date datetime time timedelta timezone",
-        "decimal": "Decimal",
-        "uuid": "UUID",
-        "collections": "defaultdict",
-        "copyreg": "_reconstructor __newobj__",
-        "typing": "Any Union Optional List Dict Tuple Set Sequence Mapping Literal",
-        "builtins": "object int float str bool bytes slice range dict list tuple frozenset NoneType type",
-    }.items()
-    for name in names.split()
-}
+# Whoever names one of these modules or functions wants something done: they run code, start programs, or reach files,
+# attributes and the network. It would be inert as well, but a file of weights that names it is not to be trusted.
+_ACTING = """
+    builtins.eval builtins.exec builtins.execfile builtins.compile builtins.__import__ builtins.open builtins.file
+    builtins.input builtins.breakpoint builtins.apply builtins.reload builtins.getattr builtins.setattr builtins.delattr
+    builtins.globals builtins.locals builtins.vars operator.attrgetter operator.methodcaller types.CodeType
+    types.FunctionType io.open io.open_code io.FileIO _io.open _io.open_code _io.FileIO codecs.open logging.config
+    copyreg.add_extension multiprocessing.util os posix nt sys subprocess _posixsubprocess commands pty shutil tempfile
+    fileinput linecache runpy importlib imp zipimport pkgutil code codeop timeit pdb bdb profile cProfile trace doctest
+    pickle _pickle marshal shelve ctypes _thread asyncio socket socketserver ssl urllib httplib ftplib smtplib telnetlib
+    xmlrpc webbrowser sqlite3 pydoc idlelib lib2to3 distutils venv ensurepip pip
+"""
+ACTING = tuple(f"{name}." for name in _ACTING.split())
 
 
 class Inert:
@@ -84,6 +78,13 @@ class InertMapping:
 
     def __new__(cls, *_args: Any, **_named: Any) -> OrderedDict:
         return OrderedDict()
+
+
+class InertList:
+    """Stands for a list class such as collections.deque: makes a plain list."""
+
+    def __new__(cls, *_args: Any, **_named: Any) -> list:
+        return []
 
 
 @dataclass(frozen=True)
@@ -220,17 +221,17 @@ def _read_torch(file: Path) -> tuple[Any, tuple[str, ...]]:
         except Exception as error:  # a broken file can fail in any way; it must say so in one sentence
             reason = " ".join(str(error).split()) or type(error).__name__
             unknown = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", reason)
-            filled = re.search(r"Can only SETITEMS? for .* but got <class '(\S+)'>", reason)
+            filled = re.search(r"Can only (SETITEM|append|extend).* but got <class '(\S+)'>", reason)
             if unknown:
                 name = unknown[1] if "." in unknown[1] else f"builtins.{unknown[1]}"
-                if name in stand_ins or (name.split(".")[0] in sys.stdlib_module_names and name not in HARMLESS):
+                if name in stand_ins or f"{name}.".startswith(ACTING):
                     raise DataError(
                         f"{file} names the Python function {name}, which no weights need: the file may be malicious; "
                         "nothing of it was executed, delete it and download it from its authors again."
                     ) from None
                 stand_ins[name] = _inert(name, Inert)
-            elif filled and issubclass(stand_ins.get(filled[1], dict), Inert):
-                stand_ins[filled[1]] = _inert(filled[1], InertMapping)
+            elif filled and issubclass(stand_ins.get(filled[2], dict), Inert):
+                stand_ins[filled[2]] = _inert(filled[2], InertMapping if filled[1] == "SETITEM" else InertList)
             else:
                 reason = reason.partition("WeightsUnpickler error: ")[2].partition(" Please ")[0] or reason
                 raise DataError(

@@ -1,13 +1,23 @@
 """Checkpoints: read safely whatever they are, and loaded exactly or not at all."""
 
+import datetime
+import fractions
+import http
 import json
+import logging
 import operator
 import os
 import pickle
+import random
 import re
+import signal
+import statistics
+import string
 import sys
+import uuid
 import warnings
 import zipfile
+from collections import Counter, defaultdict, deque
 from functools import partial
 from pathlib import Path
 
@@ -298,12 +308,50 @@ def test_parts_that_a_network_lacks_are_dropped_not_unexpected(tmp_path):
         ("rad_dino", "efficientnet_lite0", None, "look like EfficientNet"),
         ("biovil_t_bert", "biomedclip", None, "look like BiomedCLIP"),
         ("minilm", "rad_dino", None, "look like DINOv2"),
+        ("biovil_t_bert", "pubmedbert", None, "look like a BERT text encoder"),
+        ("pubmedbert", "cxr_bert_general", None, "look like CXR-BERT"),
+        ("bio_clinicalbert", "biovil_t_bert", None, "look like CXR-BERT"),
     ],
 )
 def test_another_encoders_file_is_refused_and_recognised(tmp_path, name, other, kind, words):
     path = write_checkpoint(other, tmp_path, small=True, kind=kind)
     with pytest.raises(DataError, match=words):
         load(name, path)
+
+
+def beside(extra: dict[str, tuple[int, ...]], start: str = "", drop: tuple[str, ...] = ("decoder", "mask", "bert_")):
+    """A file of the encoder's own names with tensors of another network beside it, in place of its own decoders."""
+    return lambda state: (
+        {n: v for n, v in state.items() if not n.startswith(drop)}
+        | {start + name: torch.ones(shape) for name, shape in extra.items()}
+    )
+
+
+IMAGENET_HEAD, CHEXPERT_HEAD = ({"head.weight": (n, 16), "head.bias": (n,)} for n in (1000, 5))
+CLASSIFIER = {"classifier.weight": (2, 16), "classifier.bias": (2,)}
+FOREIGN = [  # (encoder, kind of its file, what is beside it, what is said)
+    *((name, None, beside(head), "never has .*head.weight") for name in ("mrm", "medical_mae", "rad_dino")
+      for head in (IMAGENET_HEAD, CHEXPERT_HEAD)),
+    ("mrm", None, beside({"fc_norm.weight": (16,)}), "never has .*fc_norm.weight"),
+    ("medical_mae", None, beside({"pre_logits.fc.weight": (16, 16)}), "never has pre_logits"),
+    ("mrm", "benchx", beside(IMAGENET_HEAD, "vision_encoder.visual."), "never has vision_encoder.visual.head.weight"),
+    ("biomedclip", None, beside(IMAGENET_HEAD, "visual.trunk."), "never has visual.trunk.head.weight"),
+    ("biomedclip", None, lambda s: {n.removeprefix("visual.trunk."): v for n, v in s.items() if "trunk" in n},
+     "look like a Vision Transformer with timm's names"),
+    ("c2l", "plain", beside({"fc.weight": (1000, 512), "fc.bias": (1000,)}), "never has fc.weight of 1000 outputs"),
+    ("c2l", "encoder.module.", beside({"fc.weight": (14, 512)}, "encoder.module."), "fc.weight of 14 outputs"),
+    ("efficientnet_lite0", None, beside({"_fc.weight": (5, 1280)}), "never has _fc.weight of 5 outputs"),
+    ("gloria", None, beside({"model.fc.weight": (1000, 256)}, "gloria.img_encoder."), "never has .*model.fc.weight"),
+    *((name, None, beside(CLASSIFIER), "never has .*classifier.weight") for name in TEXT_ENCODERS),
+    ("biovil_t_bert", None, beside({"cls.seq_relationship.weight": (2, 16)}), "never has cls.seq_relationship.weight"),
+    ("biovil_t_bert", None, beside({}, drop=("cls_projection_head.",)), "look like a BERT text encoder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind", "edit", "words"), FOREIGN)
+def test_what_the_original_never_has_is_refused(tmp_path, name, kind, edit, words):
+    with pytest.raises(DataError, match=words):
+        load(name, write_checkpoint(name, tmp_path, small=True, kind=kind, edit=edit))
 
 
 # --- against other implementations -----------------------------------------------------------------------------------
@@ -378,6 +426,30 @@ def test_values_are_exact_beside_objects(tmp_path):
         for name, value in weights.state.items():
             assert value.dtype == state[name].dtype and value.shape == state[name].shape, name
             assert torch.equal(value.double(), state[name].detach().double()), name
+
+
+def settings() -> dict[str, object]:
+    """What training scripts keep beside their weights, of Python itself: none of it does anything."""
+    partials = {"partial": partial(torch.optim.AdamW, lr=1e-3), "of a function": partial(sorted, key=len)}
+    texts = {"pattern": re.compile("norm|bias", re.IGNORECASE), "template": string.Template("$x"), "logger": LOGGER}
+    numbers = {"fraction": fractions.Fraction(1, 3), "draws": random.Random(3), "normal": statistics.NormalDist()}
+    kept = {"last": deque([1.0, 2.0], maxlen=2), "counts": Counter("aab"), "groups": defaultdict(list, a=[1])}
+    names = {"signal": signal.SIGTERM, "status": http.HTTPStatus.OK, "chosen": operator.itemgetter(1), "type": int}
+    handlers = {"made": datetime.timedelta(1), "version": uuid.UUID(int=3), "path": Path("a"), "error": ValueError("x")}
+    return partials | texts | numbers | kept | names | handlers
+
+
+LOGGER = logging.getLogger("tests.encoders")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("kind", settings())
+def test_objects_of_python_beside_the_weights_are_left_inert(tmp_path, kind, zipped):
+    value = settings()[kind]
+    content = {"state_dict": {"a": torch.ones(3)}, "hyper_parameters": {kind: value}, "callbacks": [{"x": (value,)}]}
+    torch.save(content, tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
+    weights = read_weights(tmp_path / "a.ckpt")
+    assert torch.equal(weights.state["a"], torch.ones(3)) and weights.skipped == ("hyper_parameters", "callbacks")
 
 
 def test_a_dictionary_class_of_another_project_keeps_its_weights(tmp_path):

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from pkd_utils.encoders.facts import Sources, TextFacts, same_names
+from pkd_utils.encoders.facts import CLASSIFIERS, Sources, TextFacts, same_names
 
 
 def old_names(names: list[str], prefix: str) -> Sources:
@@ -13,6 +13,7 @@ def old_names(names: list[str], prefix: str) -> Sources:
 
 
 LAYOUTS = (same_names, old_names)
+_NEVER_IN_CXR_BERT = (*CLASSIFIERS, "cls.seq_relationship.")  # it never learnt which sentence follows which
 
 
 def _bert(hub: str = "", **facts: Any) -> TextFacts:
@@ -27,6 +28,7 @@ BIOVIL_T_BERT = _bert(
     title="BioViL-T's BERT",
     hub="microsoft/BiomedVLP-BioViL-T",
     cite="bannur2023",
+    never=_NEVER_IN_CXR_BERT,
     seen="as CXR-BERT-general; then MIMIC-CXR reports, aligned with radiographs and their prior images",
     notes="The paper's text encoder.",
 )
@@ -36,6 +38,7 @@ CXR_BERT_GENERAL = _bert(
     title="CXR-BERT-general",
     hub="microsoft/BiomedVLP-CXR-BERT-general",
     cite="boecking2022mscxr",
+    never=_NEVER_IN_CXR_BERT,
     seen="PubMed abstracts, MIMIC-III notes and MIMIC-CXR reports; its vocabulary is made from them",
 )
 

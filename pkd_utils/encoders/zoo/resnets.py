@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pkd_utils.encoders.facts import (
+    CLASSIFIERS,
     HALF,
     IMAGENET,
     UNIT_RANGE,
@@ -66,6 +67,7 @@ C2L = ImageFacts(
     parameters=11_176_512,
     prefixes=("encoder.module.", "module.encoder.", "encoder.", ""),
     dropped=("fc.",),
+    outputs={"fc.weight": 128},
     pretraining=Pretraining("image contrast (C2L)", True, False, False, True, True, True, True),
 )
 
@@ -189,6 +191,7 @@ GLORIA = ImageFacts(
     },
     parameters=23_508_032,
     prefixes=("gloria.img_encoder.", "img_encoder.", ""),
+    never=(*CLASSIFIERS, "model.fc."),
     dropped=("gloria.text_encoder.", "text_encoder.", "global_embedder.", "local_embedder."),
     pretraining=Pretraining("image-text alignment, global and local", False, True, True, False, True, False, False),
     notes="The authors' encoder enlarges its input to 299 x 299; `upsample=False` leaves it at 224.",

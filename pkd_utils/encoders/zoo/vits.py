@@ -106,7 +106,7 @@ RAD_DINO = _DINOV2(
     preprocessing={"paper": Preprocessing(518, 518, grey(0.5307, 0.2583), "bicubic", centre="floor")},
     features=features(37, 768),
     parameters=86_579_712,
-    dropped=("mask_token", "embeddings.mask_token", "head."),
+    dropped=("mask_token", "embeddings.mask_token"),
     pretraining=Pretraining("image self-supervision (DINOv2)", True, False, False, True, True, True, True),
     notes="The public weights are not those of its authors' paper, which had also seen private radiographs.",
 )
@@ -151,7 +151,7 @@ _VIT_B16 = partial(
     class_token=True,
     parameters=85_798_656,
 )
-_HEADS = ("mask_token", "decoder_embed.", "decoder_pos_embed", "decoder_norm.", "decoder_pred.", "head.", "fc_norm.")
+_DECODER = ("mask_token", "decoder_embed.", "decoder_pos_embed", "decoder_norm.", "decoder_pred.")
 
 MEDICAL_MAE = _VIT_B16(
     name="medical_mae",
@@ -164,7 +164,7 @@ MEDICAL_MAE = _VIT_B16(
         "paper": Preprocessing(238, 224, IMAGENET),
         "native": Preprocessing(256, 224, grey(0.5056, 0.252), "bicubic"),
     },
-    dropped=(*_HEADS, "decoder_blocks."),
+    dropped=(*_DECODER, "decoder_blocks."),
     pretraining=Pretraining("masked images (MAE)", True, False, False, True, True, True, False),
 )
 
@@ -177,7 +177,7 @@ MRM = _VIT_B16(
     cite="zhou2023mrm",
     preprocessing={"paper": Preprocessing(224, 224, grey(0.4978, 0.2449), grey="last")},
     prefixes=("", "vision_encoder.visual."),
-    dropped=(*_HEADS, *(f"decoder_blocks.{i}." for i in range(4)), "bert_encoder.", "bert_mlp.", "text_encoder."),
+    dropped=(*_DECODER, *(f"decoder_blocks.{i}." for i in range(4)), "bert_encoder.", "bert_mlp.", "text_encoder."),
     pretraining=Pretraining("masked images and reports", True, True, False, True, False, False, False),
     notes="The authors' own example drops the final norm; frozen tokens keep it ('pre_norm' leaves it out).",
 )
@@ -221,7 +221,7 @@ BIOMEDCLIP = _VIT_B16(
     cite="zhang2023biomedclip",
     preprocessing={"paper": Preprocessing(224, 224, CLIP, "bicubic")},
     features=features(14, 768) | {"projected": Feature((14, 14), 512, "joint image and text space")},
-    prefixes=("visual.trunk.", ""),
+    prefixes=("visual.trunk.",),
     dropped=("text.", "logit_scale", "visual.head."),
     pretraining=Pretraining("image-text alignment (CLIP)", False, True, True, False, False, False, True),
     layouts=(biomedclip_names,),

@@ -16,17 +16,24 @@ SIGNATURES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("DINOv2", ("blocks.0.ls1.gamma", "patch_embed."), ("rad_dino", "dinov2_s14")),
     ("C2L", ("encoder.module.conv1.",), ("c2l",)),
     ("CXR-BERT or BioViL-T's BERT", ("cls_projection_head.",), ("biovil_t_bert", "cxr_bert_general")),
-    ("a BERT text encoder", ("bert.",), ("bio_clinicalbert", "pubmedbert", "cxr_bert_general", "biovil_t_bert")),
-    ("a sentence encoder or a bare BERT", ("embeddings.word_embeddings.",), ("minilm",)),
+    ("a BERT text encoder", ("bert.",), ("bio_clinicalbert", "pubmedbert", "cxr_bert_general")),
+    (
+        "a sentence encoder or a bare BERT",
+        ("embeddings.word_embeddings.",),
+        ("minilm", "bio_clinicalbert", "pubmedbert", "cxr_bert_general"),
+    ),
     ("EfficientNet by its first PyTorch port", ("_conv_stem.",), ("efficientnet_lite0",)),
     (
         "a Vision Transformer with timm's names",
         ("patch_embed.proj.", "blocks.0."),
-        ("medical_mae", "mrm", "biomedclip"),
+        ("medical_mae", "mrm"),
     ),
     ("a ResNet with torchvision's names", ("conv1.", "layer1.0."), ("c2l", "gloria")),
 )
 """(whose file, beginnings that must all occur, encoders it is right for), the more particular first."""
+
+RECOGNISED = {name for _, _, encoders in SIGNATURES for name in encoders}
+"""Encoders whose own files are recognised: one that looks like another's is refused."""
 
 
 def looks_like(names: Iterable[str]) -> tuple[str, tuple[str, ...]]:
