@@ -1,9 +1,10 @@
 """Two methods against each other: rank tests, effect sizes, differences paired by image or by seed, verdicts.
 
 The paper reports mean and standard deviation over five seeds and a Mann-Whitney U test between the seeds of two
-methods. With n and m values the exact two-sided p cannot be below 2 / C(n + m, n): 2 / 252 = 0.0079 for five against
-five, however large the difference. Beside it stand Cliff's delta, the comparison per image that many images allow and
-five seeds do not, and paired tests over seeds.
+methods, as if they were independent. With n and m values its exact two-sided p cannot be below 2 / C(n + m, n): 2 / 252
+= 0.0079 for five against five, however large the difference. But both methods of a seed share weights, order and
+augmentation, so conclusions rest on the differences of seeds: `paired_seeds` here, `intervals.training_interval` where
+there is a value an image. Beside them stand Cliff's delta and the comparison per image of the students at hand.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from scipy import optimize, stats
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import (
+    Bounds,
     Count,
     Interval,
     Level,
@@ -22,6 +24,7 @@ from pkd_utils.statistics.intervals import (
     cluster_index,
     finite,
     seeds_by_images,
+    within,
 )
 
 TOWARDS, AWAY, UNSURE, ONE_STUDENT = "towards the region", "away from it", "cannot tell", "one student a method"
@@ -88,7 +91,7 @@ def mann_whitney(a, b) -> MannWhitney:
     """Two-sided Mann-Whitney U test of two independent samples, exact where that can be computed.
 
     Without ties and up to 10,000 pairs p is exact; with ties it is exact by all permutations up to 200,000 of them;
-    otherwise by the normal approximation with correction for ties and continuity.
+    otherwise by the normal approximation with correction for ties and continuity. Samples of one value are samples.
 
     Parameters
     ----------
@@ -106,6 +109,11 @@ def mann_whitney(a, b) -> MannWhitney:
         how, method = "normal approximation", "asymptotic"
     if np.ptp(np.concatenate([a, b])) == 0:
         u, p = n * m / 2, 1.0  # nothing differs, and the approximation would divide by zero
+    elif how == "exact permutation" and min(n, m) == 1:  # scipy permutes no sample of one value: its splits are counted
+        each = stats.rankdata(np.concatenate([a, b])) - 1  # U of every value alone against the rest
+        alone = each[0] if n == 1 else each[-1]
+        p = min(1.0, 2 * min((each >= alone).mean(), (each <= alone).mean()))
+        u = alone if n == 1 else n * m - alone
     else:
         u, p = stats.mannwhitneyu(a, b, alternative="two-sided", method=method)
     return MannWhitney(float(u), float(p), min(1.0, 2 / splits), 2 * float(u) / (n * m) - 1, (n, m), how)
@@ -171,7 +179,7 @@ def paired_comparison(
     """Compare two methods image by image, each image's values averaged over the seeds of its method first.
 
     Every image is its own control, so the many images carry the comparison rather than five seeds. It speaks about the
-    trained models at hand, averaged over their seeds; for the spread over new seeds see `hierarchical_bootstrap`.
+    trained models at hand, averaged over their seeds; for new trainings see `intervals.training_interval`.
 
     Parameters
     ----------
@@ -199,8 +207,10 @@ def paired_comparison(
 
 
 @checked
-def paired_seeds(baseline, treatment, evaluation_share: Level | None = None, level: Level = 0.95) -> PairedSeeds:
-    """Compare two methods seed by seed.
+def paired_seeds(
+    baseline, treatment, evaluation_share: Level | None = None, level: Level = 0.95, bounds: Bounds = (-1, 1)
+) -> PairedSeeds:
+    """Compare two methods seed by seed, on the images at hand.
 
     A seed is a new split, a new training subset and a new initialisation at once. Seeds share most of their images, so
     their scores are not independent and plain tests over them are too sure of themselves: beside the paired t test
@@ -212,7 +222,9 @@ def paired_seeds(baseline, treatment, evaluation_share: Level | None = None, lev
     evaluation_share : float in (0, 1), optional
         Evaluation images over all images of a seed's split. The corrected variance of the mean difference is
         (1 / S + share / (1 - share)) s^2 in place of s^2 / S: the correction for heads trained on the whole training
-        part, cautious for those trained on a subset. Without it the corrected values are NaN.
+        part, cautious for those trained on a subset. Where seeds are evaluated on random subsets of one test set, this
+        share of it, their means correlate by just that share. Without it the corrected values are NaN.
+    level, bounds : see `intervals.training_interval`
     """
     baseline, treatment = finite(baseline, "baseline"), finite(treatment, "treatment")
     if len(baseline) != len(treatment) or len(baseline) < 2:
@@ -225,7 +237,8 @@ def paired_seeds(baseline, treatment, evaluation_share: Level | None = None, lev
         error = np.sqrt(factor * variance)
         if error == 0:
             return mean, mean, 1.0 if mean == 0 else 0.0
-        return mean - quantile * error, mean + quantile * error, float(2 * stats.t.sf(abs(mean) / error, n - 1))
+        ends = within(mean, float(quantile * error), bounds)
+        return *ends, float(2 * stats.t.sf(abs(mean) / error, n - 1))
 
     plain = judged(1 / n)
     corrected = (np.nan,) * 3

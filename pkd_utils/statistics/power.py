@@ -1,10 +1,15 @@
-"""What difference can a few seeds detect? Power of the two-sided Mann-Whitney U test, and what it says of Table 1.
+"""What difference can a few seeds detect? Power of our paired design, and of the paper's test for its Table 1.
 
-The test sees n trainings of one method and m of the other. Let the treatment's values be b_j plus a shift. U counts
-the pairs in which the treatment is larger, so it reaches a critical value u exactly when the shift exceeds the u-th
-smallest difference a_i - b_j. One simulated study therefore gives the shift from which on it would be significant, and
-the distribution of that shift over studies is the whole power curve: no search, no grid. Critical values are exact, by
-counting (no normal approximation). Only the draws are random; they are seeded, so every number here is repeatable.
+Ours: a seed trains both methods, and the t interval of the differences of seeds decides. Its power is that of Student's
+t: `detectable_differences` for results at hand, `detectable_table` by the number of seeds.
+
+The paper's: the two-sided Mann-Whitney U test sees n trainings of one method and m of the other. Let the treatment's
+values be b_j plus a shift. U counts the pairs in which the treatment is larger, so it reaches a critical value u
+exactly when the shift exceeds the u-th smallest difference a_i - b_j. One simulated study therefore gives the shift
+from which on it would be significant, and the distribution of that shift over studies is the whole power curve: no
+search, no grid. (A t test of differences of mean m and standard deviation s has the shift t s / sqrt(n) - m.)
+Critical values are exact, by counting (no normal approximation). Only the draws are random; they are seeded, so every
+number here is repeatable.
 
 A rejection on the wrong side is no detection and is not counted. Shifts are in units of the values: give standard
 deviations of 1 for standardised differences. Among m tests, Holm's procedure asks alpha / m of a difference that
@@ -20,7 +25,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from scipy import stats
+from scipy import optimize, stats
 
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
@@ -115,23 +120,27 @@ def detectable(n: Size, m: Size, alpha: Level = 0.05, power: Level = 0.8, **opti
 
 @checked
 def detectable_table(sizes: Sequence[Size], alpha: Level, power: Level, simulations: Count) -> pd.DataFrame:
-    """Smallest standardised difference found with the wanted power, by seeds a method, family and distribution.
+    """Smallest difference that the paired t test over seeds finds with the wanted power.
+
+    In standard deviations of the differences of seeds, by number of seeds, family and distribution.
 
     Parameters
     ----------
-    sizes : seeds a method, n against n; alpha : of the family, of k tests each has alpha / k (k of `FAMILIES`)
+    sizes : seeds, two or more; alpha : of the family, of k tests each has alpha / k (k of `FAMILIES`)
 
     Returns
     -------
-    DataFrame: seeds, tests, distribution, smallest_p, detectable (infinite where impossible), low, high
+    DataFrame: seeds, tests, distribution, smallest_sign_flip_p (2 / 2^seeds: no exact test of paired differences gives
+    less), detectable, low, high
     """
     rows = []
     for n in sizes:
         for tail_df, name in ((None, "normal"), (HEAVY, f"t with {HEAVY:g} degrees of freedom")):
-            shifts = rejection_shifts(n, n, _levels(alpha), tail_df=tail_df, simulations=simulations)
-            for k, values in zip(FAMILIES, shifts, strict=True):
-                found = _quantile(values, power)
-                facts = {"seeds": n, "tests": k, "distribution": name, "smallest_p": 2 / comb(2 * n, n)}
+            drawn = draws(np.random.default_rng(0), (simulations, n), tail_df)
+            error, mean = drawn.std(1, ddof=1) / np.sqrt(n), drawn.mean(1)
+            for k in FAMILIES:
+                found = _quantile(stats.t.isf(alpha / k / 2, n - 1) * error - mean, power)
+                facts = {"seeds": n, "tests": k, "distribution": name, "smallest_sign_flip_p": 2.0 ** (1 - n)}
                 rows.append({**facts, "detectable": found.difference, "low": found.low, "high": found.high})
     return pd.DataFrame(rows)
 
@@ -195,21 +204,25 @@ def reported_differences(
     return pd.DataFrame(rows).astype({"seeds_needed": "Int64"})
 
 
-def detectable_differences(table: pd.DataFrame, alpha: float, power: float, simulations: int) -> np.ndarray:
-    """Smallest difference that each row's number of seeds detects, given the row's standard deviations over seeds.
+def detectable_differences(table: pd.DataFrame, alpha: float, power: float) -> np.ndarray:
+    """Smallest true difference that each row's interval for new trainings leaves zero out of, with the wanted chance.
+
+    Student's t of the row's standard error and degrees of freedom, taken as those of the next study.
 
     Parameters
     ----------
-    table : DataFrame with columns seeds, sd_baseline, sd_mmpkd, as `maps.comparison.compare_maps` gives it
+    table : DataFrame with columns error, freedom, as `maps.comparison.compare_maps` gives it
 
     Returns
     -------
-    float64 (rows,): NaN without two positive standard deviations, infinite where so few seeds reach no p <= alpha
+    float64 (rows,): NaN without a standard error
     """
     found = np.full(len(table), np.nan)
-    for k, (n, *sd) in enumerate(table[["seeds", "sd_baseline", "sd_mmpkd"]].to_numpy()):
-        if min(sd) > 0:
-            found[k] = detectable(int(n), int(n), alpha, power, sd=tuple(sd), simulations=simulations).difference
+    for k, (error, freedom) in enumerate(table[["error", "freedom"]].to_numpy(dtype=float)):
+        if np.isfinite(error):
+            bar = stats.t.isf(alpha / 2, freedom)
+            options = {"args": (bar, freedom), "bracket": (0, 10 * bar)}
+            found[k] = error * optimize.root_scalar(lambda x, *of: stats.nct.sf(*of, x) - power, **options).root
     return found
 
 

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from pkd_utils.runs import paths
@@ -48,3 +50,21 @@ def test_what_is_refused(tmp_path, cell, metadata, message):
     answer = check("--strict", file)
     assert (answer.returncode == 1) == bool(message) and message in answer.stderr
     assert check(file).returncode == int(bool(message) and "more than" not in message)
+
+
+def test_a_number_that_the_paper_lacks_is_not_printed_as_nan(capsys):
+    """Every cell that prints `paper_auroc`, run where it is NaN (open data have no published teacher)."""
+    found = 0
+    for path in (paths.PROJECT_ROOT / "notebooks").glob("*/*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            source = "".join(cell["source"])
+            if "{P.paper_auroc" not in source:
+                continue
+            rows = {"label": ["macro"], "auroc": [0.9]}
+            methods = ["text teacher", "bag of words", "bag of words, names kept"]
+            macro = pd.DataFrame({"method": methods, "auroc": 0.9})
+            parameters = SimpleNamespace(paper_auroc=float("nan"), kept_seeds=[])
+            exec(source, {"pd": pd, "P": parameters, "test": pd.DataFrame(rows), "macro": macro, "counts": {}})
+            found += 1
+            assert "nan" not in capsys.readouterr().out, path.name
+    assert found == 2

@@ -69,11 +69,26 @@ def test_mann_whitney_is_exact(ties, rng):
         assert got.p >= got.smallest_p - 1e-12
 
 
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [([1], [1, 2]), ([1], [2, 2]), ([2, 2, 1], [2]), ([3], [1, 1, 2, 3, 3]), ([5], [1, 1, 2]), ([1, 1, 1, 2], [1])],
+)
+def test_mann_whitney_of_one_value_with_ties_is_exact(a, b):
+    a, b = np.array(a, dtype=float), np.array(b, dtype=float)
+    got = mann_whitney(a, b)
+    assert got.p == pytest.approx(enumerated_p(a, b)) and got.method == "exact permutation"
+    assert got.u == (a[:, None] > b).sum() + (a[:, None] == b).sum() / 2
+    turned = mann_whitney(b, a)
+    assert (turned.p, turned.cliffs_delta) == pytest.approx((got.p, -got.cliffs_delta))
+
+
 def test_mann_whitney_large_and_constant(rng):
     a, b = rng.normal(size=300), rng.normal(size=200)
     got = mann_whitney(a, b)
     assert got.method == "normal approximation"
     assert got.p == stats.mannwhitneyu(a, b, method="asymptotic").pvalue
+    one = mann_whitney([0.5], np.repeat([0.0, 1.0], 150_000))
+    assert one.method == "normal approximation" and one.p == 1
     same = mann_whitney(np.ones(400), np.ones(400))
     assert (same.p, same.cliffs_delta) == (1, 0)
 
@@ -156,6 +171,28 @@ def test_paired_seeds_agree_with_scipy_and_the_correction_widens():
     assert np.isnan(paired_seeds(a, b).p_corrected)
     equal = paired_seeds([0.7, 0.8], [0.7, 0.8], 0.1)
     assert (equal.difference, equal.p, equal.wins) == (0, 1.0, 1.0)
+
+
+def test_the_correction_holds_its_level_for_subsets_of_one_test_set():
+    """4,000 studies: 120 test images, of which every seed is evaluated on a random 40 %, and no effect."""
+    rng = np.random.default_rng(0)
+    held = {"plain": 0, "corrected": 0}
+    for _ in range(4000):
+        images = rng.normal(size=120)
+        scores = np.array([images[rng.permutation(120)[:48]].mean() for _ in range(5)])
+        got = paired_seeds(np.zeros(5), scores, evaluation_share=0.4)
+        held["plain"] += got.low <= 0 <= got.high
+        held["corrected"] += got.low_corrected <= 0 <= got.high_corrected
+    assert 0.93 <= held["corrected"] / 4000 <= 0.97 and held["plain"] / 4000 < 0.8
+
+
+def test_intervals_of_paired_seeds_stay_in_the_bounds_of_a_difference():
+    got = paired_seeds([0.1, 0.2], [0.2, 0.9], evaluation_share=0.5)
+    assert (got.low, got.high, got.low_corrected, got.high_corrected) == (-1, 1, -1, 1) and got.p_corrected > got.p
+    wide = paired_seeds([0.1, 0.2], [0.2, 0.9], bounds=(-np.inf, np.inf))
+    assert (wide.low, wide.high) == pytest.approx(stats.t.interval(0.95, 1, 0.4, 0.3))
+    with pytest.raises(DataError, match="outside -1 to 1: give the score's bounds"):
+        paired_seeds([0, 0], [2, 3])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from scipy import stats
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import (
     bootstrap_interval,
-    hierarchical_bootstrap,
     interval_coverage,
     seed_interval,
     training_interval,
@@ -86,70 +85,77 @@ def test_interval_covers():
     assert share["images"] < 0.75  # what ignoring patients does
 
 
-def test_hierarchical_bootstrap_adds_the_spread_of_seeds(rng):
-    image = rng.normal(size=200)
-    seeds = lambda shift, spread: image + shift + spread * rng.normal(size=(5, 1)) + 0.1 * rng.normal(size=(5, 200))  # noqa: E731
-    quiet, noisy = (hierarchical_bootstrap(seeds(0, s), seeds(0.5, s), resamples=3000) for s in (0.001, 0.4))
-    assert quiet.low < 0.5 < quiet.high
-    assert noisy.high - noisy.low > 10 * (quiet.high - quiet.low)  # 5 seeds, not 200 images, set the width
-    base, treated = seeds(0, 0.4), seeds(0.5, 0.4)
-    got = hierarchical_bootstrap(base, treated, resamples=8000)
-    assert got.estimate == pytest.approx(treated.mean() - base.mean())
-    expected = 2 * 1.96 * np.sqrt((base.mean(1).var() + treated.mean(1).var()) / 5)
-    assert got.high - got.low == pytest.approx(expected, rel=0.12)
+OPEN = {"bounds": (-np.inf, np.inf)}
 
 
-def test_hierarchical_bootstrap_resamples_patients(rng):
-    base = np.zeros((2, 60))
-    gain = np.repeat(rng.normal(size=20), 3)
-    treated = np.tile(gain, (2, 1))
-    patients = np.repeat(np.arange(20), 3)
-    got = hierarchical_bootstrap(base, treated, patients, resamples=8000)
-    reference = bootstrap_interval(gain, patients, method="percentile", resamples=8000)
-    np.testing.assert_allclose([got.low, got.high], [reference.low, reference.high], atol=0.03)
+def test_seeds_are_drawn_jointly(rng):
+    """Luck that both methods of a seed share is not in the interval, whichever its size."""
+    luck, own = rng.normal(size=(5, 1)), 0.01 * rng.normal(size=(2, 5, 40))
+    found = [training_interval(size * luck + own[0], size * luck + 0.1 + own[1], level=0.9, **OPEN) for size in (0, 9)]
+    assert (found[0].low, found[0].high) == pytest.approx((found[1].low, found[1].high))
+    assert 0 < found[0].low < 0.1 < found[0].high
+    crossed = training_interval(9 * luck + own[0], 9 * luck[::-1] + 0.1 + own[1], level=0.9, **OPEN)
+    assert crossed.high - crossed.low > 100 * (found[0].high - found[0].low)
 
 
-def test_training_interval_is_the_plain_one_where_patients_alone_vary():
+def test_training_interval_is_students_where_one_of_both_varies(rng):
+    difference = rng.normal(size=(5, 1))
+    got = training_interval(np.zeros((5, 30)), difference + np.zeros(30), **OPEN)
+    expected = stats.t.interval(0.95, 4, difference.mean(), stats.sem(difference[:, 0]))
+    assert (got.low, got.high, got.freedom) == pytest.approx((*expected, 4))
+    patients = np.repeat(np.arange(10), 3)
+    gain = rng.normal(size=10)
+    for seeds in (1, 5):
+        got = training_interval(np.zeros((seeds, 30)), np.tile(np.repeat(gain, 3), (seeds, 1)), patients, **OPEN)
+        expected = stats.t.interval(0.95, 9, gain.mean(), stats.sem(gain))
+        assert (got.low, got.high, got.freedom) == pytest.approx((*expected, 9)) and got.units == 10
+    same = training_interval(np.zeros((3, 8)), np.ones((3, 8)))
+    assert (same.low, same.high) == (1, 1)
+
+
+def test_training_interval_of_both_is_the_two_way_analysis_of_variance(rng):
+    d = rng.normal(size=(4, 1)) + 1.5 * rng.normal(size=12) + rng.normal(size=(4, 12))
+    r, c = d.mean(1), d.mean(0)
+    parts = [r.var(ddof=1) / 4, c.var(ddof=1) / 12]
+    parts.append(((d - r[:, None] - c + d.mean()) ** 2).sum() / 33 / 48)
+    variance = parts[0] + parts[1] - parts[2]
+    freedom = variance**2 / (parts[0] ** 2 / 3 + parts[1] ** 2 / 11 + parts[2] ** 2 / 33)
+    half = max(stats.t.ppf(0.975, freedom) * np.sqrt(variance), stats.t.ppf(0.975, 3) * np.sqrt(parts[0]))
+    got = training_interval(np.zeros_like(d), d, **OPEN)
+    assert (got.low, got.high) == pytest.approx((d.mean() - half, d.mean() + half))
+    assert got.high - got.estimate == pytest.approx(stats.t.ppf(0.975, got.freedom) * got.error)
+    # Patients of unlike numbers of images: the mean is over images, and a patient's images are drawn together.
+    who = np.array([0] * 6 + [1, 2, 3, 4, 5, 6])
+    patients_alone = training_interval(np.zeros((1, 12)), d[:1], who, **OPEN)
+    means = d[0].mean() + 7 / 12 * np.array([(d[0] - d[0].mean())[who == k].sum() for k in range(7)])
+    assert patients_alone.estimate == pytest.approx(d[0].mean()) and patients_alone.error == pytest.approx(
+        stats.sem(means)
+    )
+
+
+@pytest.mark.parametrize(("seeds", "share"), [(3, 0.5), (5, 0.1), (5, 0.5), (5, 0.95), (10, 0.5), (10, 1.0)])
+def test_training_interval_holds_its_level(seeds, share):
+    got = interval_coverage(seeds, 30, share, studies=1500, resamples=2)
+    assert 0.93 <= got["t"] <= 0.975  # two standard errors at 1,500 studies: 0.011
+
+
+def test_a_percentile_bootstrap_of_five_seeds_does_not():
+    got = interval_coverage(seeds=5, patients=30, seed_share=1.0, studies=500, resamples=300)
+    assert got["bootstrap"] < 0.90 < 0.93 < got["t"]
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_intervals_stay_in_the_bounds_of_their_score(seeds):
     rng = np.random.default_rng(0)
-    patients_alone = [np.zeros((5, 400)), np.tile(rng.normal(size=400), (5, 1))]
-    plain, wide = (f(*patients_alone, np.arange(400), 2000) for f in (hierarchical_bootstrap, training_interval))
-    assert (wide.high - wide.low) / (plain.high - plain.low) == pytest.approx(1, abs=0.01)
-    assert wide.estimate == plain.estimate and "widened" in wide.method
-    nothing = training_interval(np.zeros((3, 8)), np.ones((3, 8)), np.arange(8), 100)
-    assert (nothing.low, nothing.high) == (1, 1)
-
-
-@pytest.mark.parametrize("spread", [0.0, 7.0])
-def test_training_interval_weighs_seeds_against_patients(spread):
-    """Widened as its formula says, where seeds alone vary and where patients do too."""
-    rng = np.random.default_rng(4)
-    who = np.arange(50)
-    baseline = rng.normal(size=(5, 1)) + np.zeros(50)
-    treatment = rng.normal(size=(4, 1)) + spread * rng.normal(size=50)
-    z, options = stats.norm.ppf(0.975), {"resamples": 3000}
-    alone = bootstrap_interval((treatment.mean(0) - baseline.mean(0)), who, method="percentile", **options)
-    seen = np.array([((alone.high - alone.low) / 2 / z) ** 2, baseline.mean(1).var() / 5, treatment.mean(1).var() / 4])
-    size = np.array([50, 5, 4])
-    true = seen * size / (size - 1)
-    factor = stats.t.ppf(0.975, true.sum() ** 2 / (true**2 / (size - 1)).sum()) / z * np.sqrt(true.sum() / seen.sum())
-    plain, wide = (f(baseline, treatment, who, **options) for f in (hierarchical_bootstrap, training_interval))
-    assert 1.05 < factor < 1.6 and wide.high - wide.estimate == pytest.approx(factor * (plain.high - plain.estimate))
-
-
-def test_training_interval_of_a_reference_map_draws_patients_and_the_students_seeds():
-    rng = np.random.default_rng(2)
-    who, reference = np.arange(30), np.full((1, 30), 0.5)
-    students = 0.6 + rng.normal(0, 0.05, (5, 1)) + rng.normal(0, 0.01, (5, 30))
-    many = training_interval(reference, students, who, 1000)
-    one = training_interval(reference, students[:1], who, 1000)
-    assert "patients and seeds" in many.method and "seeds" not in one.method
-    assert many.high - many.low > 3 * (one.high - one.low)
-
-
-def test_widened_interval_holds_its_level_where_the_plain_one_does_not():
-    got = interval_coverage(seeds=5, patients=30, seed_share=0.9, studies=150, resamples=300)
-    assert got["widened"] >= 0.91 > 0.88 + 0.05 * (got["plain"] > 0.91)
-    assert got["plain"] < got["widened"]
+    auc = np.r_[0.2, 0.9, [0.5] * (seeds - 2)]
+    found = seed_interval(auc, 0.999)
+    assert (found.low, found.high) == (0, 1)
+    assert seed_interval(auc, 0.999, bounds=(-1, 1)).low < 0
+    iou = rng.random((2, seeds, 6))
+    found = training_interval(*iou, level=0.9999999)
+    assert (found.low, found.high) == (-1, 1)
+    with pytest.raises(DataError, match="outside 0 to 1: give the score's bounds"):
+        seed_interval([20.0, 30.0])
 
 
 def test_the_interval_over_seeds_is_students():
@@ -172,7 +178,8 @@ def test_the_interval_over_seeds_is_students():
         (lambda: bootstrap_interval(lambda w: w.sum(1) * np.nan, n=3), "undefined"),
         (lambda: bootstrap_interval([1, 2], level=95), "level = 95"),
         (lambda: bootstrap_interval([1, 2], method="basic"), "'basic'"),
-        (lambda: hierarchical_bootstrap([[1, 2]], [[1, 2], [3, 4]]), "at least two seeds"),
+        (lambda: training_interval([[1, 2]], [[1, 2], [3, 4]]), "1 seeds of the baseline, 2 of the treatment"),
+        (lambda: training_interval([[1, 2]], [[1, 2]], ["p", "p"]), "at least two patients"),
     ],
 )
 def test_refusals(call, words):

@@ -1,4 +1,4 @@
-"""Power of the Mann-Whitney test against scipy's p-values, closed forms and brute force."""
+"""Power of the paired t and the Mann-Whitney test against scipy's p-values, closed forms and brute force."""
 
 from math import comb
 
@@ -86,12 +86,15 @@ def test_heavier_tails_have_the_same_sd_and_another_answer():
     assert heavy < normal, "for a given sd, ranks gain from heavy tails"
 
 
-def test_detectable_table():
-    table = power.detectable_table((5, 8), 0.05, 0.8, 2000)
+def test_detectable_table_is_of_the_paired_t_test():
+    table = power.detectable_table((5, 8), 0.05, 0.8, 20_000)
     assert len(table) == 12 and table["distribution"].nunique() == 2
     rows = table.set_index(["seeds", "tests", "distribution"])["detectable"]
-    assert rows[5, 9, "normal"] == np.inf and rows[8, 9, "normal"] > rows[8, 1, "normal"]
-    assert rows[8, 1, "normal"] < rows[5, 1, "normal"]
+    for n in (5, 8):
+        for tests in power.FAMILIES:
+            noncentral = rows[n, tests, "normal"] * np.sqrt(n)
+            assert stats.nct.sf(stats.t.isf(0.025 / tests, n - 1), n - 1, noncentral) == pytest.approx(0.8, abs=0.012)
+    assert set(table["smallest_sign_flip_p"]) == {1 / 16, 1 / 128}
 
 
 def test_seeds_needed():
@@ -114,11 +117,9 @@ def test_table_1(table1):
     assert np.isinf(got["detectable_9"]).all()
 
 
-def test_detectable_differences_of_rows():
-    rows = {"seeds": [5, 5, 3, 1], "sd_baseline": [0.1, 0.0, 0.1, np.nan], "sd_mmpkd": [0.2, 0.1, 0.1, np.nan]}
-    got = power.detectable_differences(pd.DataFrame(rows), 0.05, 0.8, 2000)
-    assert got[0] == power.detectable(5, 5, sd=(0.1, 0.2), simulations=2000).difference
-    assert np.isnan(got[[1, 3]]).all() and np.isinf(got[2])
+def test_detectable_differences_are_of_the_interval_for_new_trainings():
+    got = power.detectable_differences(pd.DataFrame({"error": [0.1, np.nan], "freedom": [4.0, np.nan]}), 0.05, 0.8)
+    assert stats.nct.sf(stats.t.isf(0.025, 4), 4, got[0] / 0.1) == pytest.approx(0.8) and np.isnan(got[1])
 
 
 def test_refusals(table1):

@@ -4,10 +4,11 @@ Reads the tables of `mmpkd/08-score-all-maps`. For each cohort, map and metric t
 baseline, of the mean over test images, averaged over seeds, on the images for which every student has a value. Three
 statements stand beside it, which answer different questions:
 
-- would new trainings, on new patients, differ? `low` to `high`: the hierarchical bootstrap over patients and seeds,
-  widened for few seeds (`training_interval`);
-- do these trained students differ, on new patients? `low_students` to `high_students` (`paired_comparison`);
-- do the trainings differ, on these patients? Mann-Whitney over seeds as in the paper, with Cliff's delta and Holm.
+- would new trainings, on new patients, differ? `low` to `high`: Student's t, both methods of a seed drawn jointly
+  because they share weights, order and augmentation (`training_interval`). Verdicts rest on it;
+- do these trained students differ, on new patients? `low_students` to `high_students` (`bootstrap_interval`);
+- do the trainings differ, on these patients? Mann-Whitney over seeds as in the paper, which takes them as independent,
+  with Cliff's delta and Holm.
 
 Families of Holm's procedure, per cohort: "paper" holds the map and the metrics of the paper's Table 1, which were
 chosen before any result was seen; "exploratory" holds all the others.
@@ -41,9 +42,9 @@ TITLES = {
 
 COLUMNS = [
     "cohort", "map", "metric", "family", "images", "images_left_out", "patients",
-    "baseline", "mmpkd", "sd_baseline", "sd_mmpkd", "estimate", "low", "high", "low_family", "high_family",
-    "low_students", "high_students", "cliffs_delta", "delta_low", "delta_high", "mwu_p", "smallest_p",
-    "seeds", "verdict",
+    "baseline", "mmpkd", "sd_baseline", "sd_mmpkd", "sd_difference", "estimate", "low", "high", "error", "freedom",
+    "low_family", "high_family", "low_students", "high_students", "cliffs_delta", "delta_low", "delta_high",
+    "mwu_p", "smallest_p", "seeds", "verdict",
 ]  # fmt: skip
 """Of `compare_maps`, which adds `holm_p`."""
 
@@ -118,16 +119,21 @@ def seeds_by_images(per_image: pd.DataFrame, cohort: str, map_name: str, method:
 
 
 class SharedValues(NamedTuple):
-    """One metric of both methods on the images for which every student has a value."""
+    """One metric of both methods, seed by seed, on the images for which every student has a value."""
 
-    baseline: np.ndarray  # (seeds, images)
+    baseline: np.ndarray  # (seeds, images), the same seeds in the same order as of `mmpkd`
     mmpkd: np.ndarray
     patients: np.ndarray  # (images,)
     left_out: int  # images for which some student has none, such as no predicted box
 
 
 def shared_values(baseline: pd.DataFrame, mmpkd: pd.DataFrame, patients: pd.Series) -> SharedValues:
-    """Bring two tables of `seeds_by_images`, one metric each, to the images they share; `patients` by image_id."""
+    """Bring two tables of `seeds_by_images`, one metric each, to the seeds and images they share.
+
+    A seed that one method alone has is left out: it has no other side. `patients` by image_id.
+    """
+    seeds = baseline.index.intersection(mmpkd.index)
+    baseline, mmpkd = baseline.loc[seeds], mmpkd.loc[seeds]
     images = baseline.columns.union(mmpkd.columns)
     shared = baseline.dropna(axis=1).columns.intersection(mmpkd.dropna(axis=1).columns)
     who = patients.reindex(shared).to_numpy()
@@ -156,10 +162,10 @@ def compare_maps(
     Returns
     -------
     DataFrame
-        `COLUMNS` and holm_p: baseline, mmpkd (means), sd_baseline, sd_mmpkd (over seeds), low_family, high_family
-        (together at `level` over the family's metrics, Bonferroni; "paper" only), seeds (fewest of the two methods),
-        images_left_out (a student has no value there). NaN where one student a method leaves nothing to compare;
-        cohorts without both methods have no row.
+        `COLUMNS` and holm_p (of mwu_p): baseline, mmpkd (means), sd_baseline, sd_mmpkd, sd_difference (over seeds),
+        error, freedom (of low to high), low_family, high_family (together at `level` over the family's metrics,
+        Bonferroni; "paper" only), seeds (that both methods have), images_left_out (a student has no value there). NaN
+        where one student a method leaves nothing to compare; cohorts without both methods have no row.
     """
     rows = []
     per_image, patients = map_runs.per_image, patients_of(map_runs.per_image)
@@ -197,9 +203,11 @@ def metric_names(per_image: pd.DataFrame) -> list[str]:
 def _difference(pair: SharedValues, larger_is_better: bool, family: int, options: dict[str, Any]) -> dict[str, Any]:
     """Means, intervals and tests of one row of `compare_maps`; `family`: metrics judged together, 0 for none."""
     baseline, mmpkd, patients, _ = pair
-    row = {"seeds": min(len(baseline), len(mmpkd)), "verdict": ONE_STUDENT}
-    if baseline.shape[1] == 0:
-        return row | {"verdict": "no image has a value of every student"}
+    row = {"seeds": len(baseline), "verdict": ONE_STUDENT}
+    if baseline.size == 0:
+        return row | {
+            "verdict": "no image has a value of every student" if len(baseline) else "no seed of both methods"
+        }
     per_seed = [values.mean(1) for values in (baseline, mmpkd)]
     for name, values in zip(("baseline", "mmpkd"), per_seed, strict=True):
         row |= {name: values.mean(), f"sd_{name}": values.std(ddof=1) if len(values) > 1 else np.nan}
@@ -210,12 +218,13 @@ def _difference(pair: SharedValues, larger_is_better: bool, family: int, options
     row |= {"low_students": students.low, "high_students": students.high}
     if row["seeds"] < 2:
         return row
-    found = training_interval(baseline, mmpkd, patients, **options)
+    level = options["level"]
+    found = training_interval(baseline, mmpkd, patients, level)
+    row |= {"sd_difference": np.std(per_seed[1] - per_seed[0], ddof=1), "error": found.error, "freedom": found.freedom}
     if family:
-        stricter = {**options, "level": 1 - (1 - options["level"]) / family}
-        together = training_interval(baseline, mmpkd, patients, **stricter)
+        together = training_interval(baseline, mmpkd, patients, 1 - (1 - level) / family)
         row |= {"low_family": together.low, "high_family": together.high}
-    test, effect = mann_whitney(per_seed[1], per_seed[0]), cliffs_delta(per_seed[1], per_seed[0], options["level"])
+    test, effect = mann_whitney(per_seed[1], per_seed[0]), cliffs_delta(per_seed[1], per_seed[0], level)
     row |= {"cliffs_delta": effect.estimate, "delta_low": effect.low, "delta_high": effect.high}
     row |= {"low": found.low, "high": found.high, "mwu_p": test.p, "smallest_p": test.smallest_p}
     return row | {"verdict": judge(found.low, found.high, larger_is_better)}

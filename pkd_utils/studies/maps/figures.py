@@ -103,18 +103,18 @@ def map_levels(levels: pd.DataFrame, cohort: str) -> Figure:
 def detectable_curves(table: pd.DataFrame) -> Figure:
     """Draw the smallest detectable difference by number of seeds: one panel a distribution, one line a family's size.
 
-    `table` is what `power.detectable_table` gives; impossible cases (infinite) are left out of the line.
+    `table` is what `power.detectable_table` gives.
     """
     names = list(dict.fromkeys(table["distribution"]))
     figure, axes = figures.panels(len(names), len(names), 3.4, 2.89, sharey=True)
     for ax, name in zip(axes, names, strict=True):
         for k, (tests, part) in enumerate(table[table["distribution"] == name].groupby("tests")):
-            shown = part[np.isfinite(part["detectable"])].sort_values("seeds")
+            shown = part.sort_values("seeds")
             label = "one test" if tests == 1 else f"{tests} tests (Holm)"
             ax.plot(shown["seeds"], shown["detectable"], label=label, **_style(k))
-        ax.set(xlabel="seeds a method", title=name)
+        ax.set(xlabel="seeds", title=name)
         ax.set_ylim(bottom=0)
-    axes[0].set_ylabel("detectable difference\n(standard deviations over seeds)")
+    axes[0].set_ylabel("detectable difference\n(standard deviations of the\ndifferences of seeds)")
     axes[0].legend()
     return figure
 

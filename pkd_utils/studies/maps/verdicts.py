@@ -12,8 +12,8 @@ from scipy import stats
 
 from pkd_utils.localization.suite import LOWER_IS_BETTER
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.comparisons import AWAY, TOWARDS, judge, mann_whitney
-from pkd_utils.statistics.intervals import training_interval
+from pkd_utils.statistics.comparisons import AWAY, TOWARDS, judge, mann_whitney, paired_seeds
+from pkd_utils.statistics.intervals import training_interval, within
 from pkd_utils.studies.maps.comparison import (
     REFERENCE,
     TITLES,
@@ -77,29 +77,32 @@ def levels_table(map_runs: MapRuns) -> pd.DataFrame:
 def compare_student_values(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
     """Distilled minus baseline for values of students, not of images: precision of boxes, AUROC of the classifier.
 
-    Patients cannot be drawn for these: the interval is over seeds alone (Welch's t) and says nothing of new patients.
+    Patients cannot be drawn for these: the interval is that of the paired t test over the seeds that both methods have
+    (a seed's mean over its folds), and says nothing of new patients.
 
     Returns
     -------
-    DataFrame: cohort, map, metric, baseline, mmpkd, estimate, low, high, cliffs_delta, mwu_p, smallest_p, seeds
+    DataFrame: cohort, map, metric, baseline, mmpkd, estimate, low, high, p (paired t), wins (seeds), cliffs_delta,
+    mwu_p, smallest_p, seeds
     """
     table = map_runs.per_student[map_runs.per_student["metric"].isin(("box_ap", "test_auroc"))]
     rows = []
     for keys, part in table.groupby(["cohort", "map", "metric"], sort=False):
-        baseline, mmpkd = (part.loc[side, "value"].to_numpy() for side in (part["weight"] == 0, part["weight"] > 0))
-        if not len(baseline) or not len(mmpkd):
+        both = part.assign(side=np.where(part["weight"] > 0, "mmpkd", "baseline"))
+        both = both.pivot(index=["fold", "seed"], columns="side", values="value").reindex(columns=["baseline", "mmpkd"])
+        both = both.dropna().groupby("seed").mean()
+        if not len(both):
             continue
-        estimate, seeds = mmpkd.mean() - baseline.mean(), min(len(baseline), len(mmpkd))
-        tested = [np.nan] * 5
-        if seeds > 1 and np.isfinite(part["value"]).all():
-            ends = (estimate, estimate)  # where no seed differs from another
-            if max(np.ptp(baseline), np.ptp(mmpkd)) > 0:
-                ends = stats.ttest_ind(mmpkd, baseline, equal_var=False).confidence_interval(level)
-            test = mann_whitney(mmpkd, baseline)
-            tested = [*ends, test.cliffs_delta, test.p, test.smallest_p]
-        rows.append((*keys, baseline.mean(), mmpkd.mean(), estimate, *tested, seeds))
+        baseline, mmpkd = both.to_numpy().T
+        row = {**dict(zip(("cohort", "map", "metric"), keys, strict=True)), "baseline": baseline.mean()}
+        row |= {"mmpkd": mmpkd.mean(), "estimate": mmpkd.mean() - baseline.mean(), "seeds": len(both)}
+        if len(both) > 1:
+            pair, test = paired_seeds(baseline, mmpkd, level=level), mann_whitney(mmpkd, baseline)
+            row |= {"low": pair.low, "high": pair.high, "p": pair.p, "wins": pair.wins}
+            row |= {"cliffs_delta": test.cliffs_delta, "mwu_p": test.p, "smallest_p": test.smallest_p}
+        rows.append(row)
     columns = ["cohort", "map", "metric", "baseline", "mmpkd", "estimate", "low", "high"]
-    return pd.DataFrame(rows, columns=[*columns, "cliffs_delta", "mwu_p", "smallest_p", "seeds"])
+    return pd.DataFrame(rows, columns=[*columns, "p", "wins", "cliffs_delta", "mwu_p", "smallest_p", "seeds"])
 
 
 def compare_stability(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
@@ -128,17 +131,17 @@ def compare_stability(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
             variances.append((len(seeds) - 1) * np.var(left_out) if len(seeds) > 2 else np.nan)
         estimate = means[1] - means[0]
         half = stats.t.ppf((1 + level) / 2, sum(counts) - 2) * np.sqrt(sum(variances))
-        rows.append((*keys, *means, estimate, estimate - half, estimate + half, min(counts)))
+        ends = within(estimate, half, (-2, 2)) if np.isfinite(half) else (np.nan, np.nan)  # of two correlations
+        rows.append((*keys, *means, estimate, *ends, min(counts)))
     return pd.DataFrame(rows, columns=["cohort", "map", "baseline", "mmpkd", "estimate", "low", "high", "seeds"])
 
 
 def compare_with_references(
     map_runs: MapRuns,
     metrics: Sequence[str] = ("pixel_auroc", "energy_inside"),
-    resamples: int = 2000,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Every map of every method against every reference map, image by image.
+    """Every map of every method against every reference map (several random networks: their mean), image by image.
 
     A map counts as better than nothing only if it beats *all* reference maps. That is one claim of many parts which all
     have to hold (an intersection-union test), so the parts need no correction for their number.
@@ -146,7 +149,7 @@ def compare_with_references(
     Parameters
     ----------
     metrics : columns of `TITLES`; by default two that need no threshold
-    resamples, level : of `training_interval`
+    level : of `training_interval`
 
     Returns
     -------
@@ -170,8 +173,9 @@ def compare_with_references(
                 for metric in metrics:
                     facts = {"cohort": cohort, "method": method, "map": map_name, "metric": metric}
                     for name, other in references.items():
-                        pair = shared_values(other[metric], ours[metric], patients[cohort])
-                        row = _against(pair, metric not in LOWER_IS_BETTER, resamples, level)
+                        one = pd.DataFrame([other[metric].mean(skipna=False)] * len(ours), index=ours.index)
+                        pair = shared_values(one, ours[metric], patients[cohort])
+                        row = _against(pair, metric not in LOWER_IS_BETTER, level)
                         rows.append(facts | {"reference": name} | row)
     return pd.DataFrame(rows)
 
@@ -250,11 +254,11 @@ def _finding(row: dict[str, Any]) -> str:
         said += f"; these students {row['low_students']:+.3f} to {row['high_students']:+.3f}"
     if np.isfinite(row["low"]):
         said += (
-            f"; new trainings {row['low']:+.3f} to {row['high']:+.3f}; Cliff's delta {row['cliffs_delta']:+.2f}, "
-            f"Mann-Whitney p = {row['mwu_p']:.3f}, {row['holm_p']:.3f} by Holm"
+            f"; new trainings {row['low']:+.3f} to {row['high']:+.3f}; the paper's test: Cliff's delta "
+            f"{row['cliffs_delta']:+.2f}, Mann-Whitney p = {row['mwu_p']:.3f}, {row['holm_p']:.3f} by Holm"
         )
     if np.isfinite(row.get("detectable", np.nan)):
-        said += f"; {row['seeds']} seeds a method are likely to find {row['detectable']:.3f}"
+        said += f"; {row['seeds']} seeds are likely to find {row['detectable']:.3f}"
     return f"{said}. {row['images']} images of {row['patients']} patients: {row['verdict']}."
 
 
@@ -270,11 +274,11 @@ def _reference_finding(beaten: pd.DataFrame, cohort: str, paper: pd.DataFrame) -
     return said
 
 
-def _against(pair: SharedValues, larger_is_better: bool, resamples: int, level: float) -> dict[str, Any]:
+def _against(pair: SharedValues, larger_is_better: bool, level: float) -> dict[str, Any]:
     """One comparison with one reference map, in the place of the baseline."""
     counts = {"seeds": len(pair.mmpkd), "images": len(pair.patients)}
     if len(set(pair.patients)) < 2:
         return dict.fromkeys(("estimate", "low", "high"), np.nan) | counts | {"verdict": UNDECIDED}
-    found = training_interval(*pair[:3], resamples, level)
+    found = training_interval(*pair[:3], level)
     verdict = {TOWARDS: BEATS, AWAY: LOSES}.get(judge(found.low, found.high, larger_is_better), UNDECIDED)
     return {"estimate": found.estimate, "low": found.low, "high": found.high, **counts, "verdict": verdict}

