@@ -147,7 +147,7 @@ def _any_encoder(folder: str | Path, config: PretrainedConfig, module: nn.Module
     )
 
 
-def load_tokenizer(folder: str | Path, facts: TextFacts | None = None) -> Tokenizer:
+def load_tokenizer(folder: str | Path, facts: TextFacts | None = None, lower_case: bool | None = None) -> Tokenizer:
     """The tokenizer of a folder, without network, code, truncation or padding.
 
     For BERT and ELECTRA it is built here from vocab.txt, else from the vocabulary in tokenizer.json; for RoBERTa's kind
@@ -159,6 +159,8 @@ def load_tokenizer(folder: str | Path, facts: TextFacts | None = None) -> Tokeni
         Fixes case and vocabulary size. Without facts the folder must say whether case matters (`do_lower_case` in
         tokenizer_config.json, or the normalizer in tokenizer.json); if it does not, a vocabulary with capital letters
         is cased.
+    lower_case : bool, optional
+        Decides in place of folder and facts.
 
     Raises
     ------
@@ -174,7 +176,7 @@ def load_tokenizer(folder: str | Path, facts: TextFacts | None = None) -> Tokeni
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
-    vocabulary, lowercase = _read_vocabulary(folder, facts)
+    vocabulary, lowercase = _read_vocabulary(folder, facts, lower_case)
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=None)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -183,7 +185,7 @@ def load_tokenizer(folder: str | Path, facts: TextFacts | None = None) -> Tokeni
     return tokenizer
 
 
-def _read_vocabulary(folder: Path, facts: TextFacts | None) -> tuple[dict[str, int], bool]:
+def _read_vocabulary(folder: Path, facts: TextFacts | None, lower_case: bool | None) -> tuple[dict[str, int], bool]:
     """Tokens with their numbers, and whether texts become lower case: what files and facts say must agree."""
     said: dict[str, bool] = {}
     found: dict[str, dict[str, int]] = {}
@@ -219,6 +221,8 @@ def _read_vocabulary(folder: Path, facts: TextFacts | None) -> tuple[dict[str, i
             faults.append(f"the vocabulary has {len(vocabulary)} tokens, that of {facts.title} has {facts.vocabulary}")
     if any(token != token.lower() for token in vocabulary if not token.startswith("[")):
         said["the vocabulary with its capital letters"] = False
+    if lower_case is not None:
+        said = {"lower_case": lower_case}
     if len(set(said.values())) > 1:
         words = {True: "lower-cased", False: "cased"}
         faults.append(" and ".join(f"{who} says {words[answer]}" for who, answer in said.items()))

@@ -67,14 +67,16 @@ class Preprocessing:
         Side of the centre crop in pixels: the network's input.
     statistics : (mean, std), three values each
     interpolation : {"bilinear", "bicubic", "area"}
-        PIL's, with antialiasing; "area" is OpenCV's INTER_AREA, the mean over the stored area of each pixel.
+        PIL's, with antialiasing; "area" is OpenCV's INTER_AREA, the mean over the stored area of each pixel (enlarging,
+        its own kind of bilinear).
     rule : {"shorter", "pad_longest"}
         "shorter": the shorter side becomes `resize`, the aspect ratio stays. "pad_longest": the longer side becomes
         `resize`, the rest is black, centred.
     grey : {"", "first", "last"}
         Colour becomes luma before the resize, or after the crop (a grey image is the same either way).
     stretch : bool
-        Pixel values are mapped from the image's own minimum and maximum to 0 ... 255 first, cut to whole numbers.
+        Pixel values are mapped from the image's own minimum and maximum to 0 ... 255 first, cut to whole numbers;
+        of more than 8 bits in this one step, whatever `depth` says.
     centre : {"round", "floor"}
         Where the centre crop starts if an odd number of pixels is cut off: round to even as torchvision does, or
         down as transformers does.
@@ -192,6 +194,8 @@ class ImageFacts(Facts):
         computed; with a class token (B, 1 + N, D), that one first.
     preprocessing : dict of Preprocessing
         "paper" (as Bergström et al. state) and "native"; the first one is the default.
+    native : str
+        What its authors evaluate with, in words, where `preprocessing` has no "native".
     features : dict of Feature
         Where tokens can be read; the first one is the default.
     class_token : bool
@@ -212,6 +216,7 @@ class ImageFacts(Facts):
     class_token: bool = False
     options: dict[str, float] = field(default_factory=dict)
     enlarges: int = 0
+    native: str = "the same"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,6 +162,7 @@ def load_text_encoder(
     allow_download: bool = False,
     seed: int = 0,
     vocabulary: str | Path | None = None,
+    lower_case: bool | None = None,
 ) -> TextEncoder:
     """A frozen text encoder with every one of its weights taken from a folder, or an error that says which are missing.
 
@@ -177,6 +178,9 @@ def load_text_encoder(
     device, precision, allow_download, seed : as in `load_image_encoder`
     vocabulary : path, optional
         Random weights only: a folder with the encoder's vocab.txt or tokenizer.json; without it there is no `tokenize`.
+    lower_case : bool, optional
+        Whether texts become lower case first; by default if the encoder was trained so. True for a cased one reads as
+        transformers does from a folder that does not say so, as Bio_ClinicalBERT's on the hub.
 
     Raises
     ------
@@ -186,20 +190,23 @@ def load_text_encoder(
         Where `weights` or a file in it does not exist: says what to get where.
     """
     facts = known(TEXT_ENCODERS, name, "text encoder")
+    if lower_case is False and facts.lowercase:
+        raise DataError(f"{facts.title} knows no capital letters: leave lower_case out.")
     depth = _depth(facts, layer)
     device, precision = torch.device(device), resolve_precision(precision, device)
     folder = find_weights(facts, weights, allow_download)
     if folder is None:
         network, loaded = build_encoder(config_of(facts), seed), None
-        tokenizer = None if vocabulary is None else load_tokenizer(vocabulary, facts)
+        tokenizer = None if vocabulary is None else load_tokenizer(vocabulary, facts, lower_case)
     elif not folder.is_dir():
         raise DataError(
             f"{folder} is a file: give the folder that it is in, with config.json, the vocabulary and the weights."
         )
     else:
         _check_config(facts, folder)
-        tokenizer = load_tokenizer(folder, facts)
+        tokenizer = load_tokenizer(folder, facts, lower_case)
         network, loaded = load_bert(folder, facts)
+    facts = facts if lower_case is None else replace(facts, lowercase=lower_case)
     network.encoder.layer = network.encoder.layer[:depth]  # what lies behind the layer is not computed
     return TextEncoder(network, facts, tokenizer, layer, precision, seed, loaded).to(device)
 

@@ -58,9 +58,9 @@ def preprocess(
     -------
     (3, S, S) float32 tensor, S = `steps.crop`
     """
-    image = eight_bit(image, depth)
+    whole, image = image, eight_bit(image, depth)
     if steps.stretch:
-        image = _stretch(image)
+        image = _stretch(whole if is_deep(whole) else image)
     if steps.grey == "first":
         image = image.convert("L")
     if crop is not None:
@@ -99,10 +99,10 @@ def random_resized_crop(
 
 
 def _stretch(image: Image.Image) -> Image.Image:
-    """Own minimum and maximum to 0 and 255, cut to whole numbers (hi-ml's `remap_to_uint8`)."""
+    """Own minimum and maximum to 0 and 255, cut to whole numbers once, of any depth (hi-ml's `remap_to_uint8`)."""
     values = np.asarray(image).astype(np.float64)
     values -= values.min()
-    return Image.fromarray((values / max(values.max(), 1.0) * 255).astype(np.uint8))
+    return Image.fromarray((values / (values.max() or 1.0) * 255).astype(np.uint8))
 
 
 def _resize_whole(image: Image.Image, steps: Preprocessing) -> Image.Image:
@@ -120,8 +120,6 @@ def _resize_whole(image: Image.Image, steps: Preprocessing) -> Image.Image:
 def _resize(image: Image.Image, width: int, height: int, steps: Preprocessing) -> Image.Image:
     if steps.interpolation != "area":
         return tv.resize(image, [height, width], INTERPOLATION[steps.interpolation])
-    if width > image.width or height > image.height:  # an enlarged pixel has no area to average
-        return tv.resize(image, [height, width], InterpolationMode.BILINEAR)
     return Image.fromarray(cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_AREA))
 
 

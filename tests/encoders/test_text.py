@@ -298,6 +298,27 @@ def test_facts_decide_the_case_and_contradictions_are_refused(folder):
         load_text_encoder("bio_clinicalbert", path)
 
 
+def test_lower_case_reads_a_cased_encoder_as_its_hub_copy_loads(folder):
+    path = folder("bio_clinicalbert")
+    cased = load_text_encoder("bio_clinicalbert", path)
+    (path / "tokenizer_config.json").unlink()  # as on the hub
+    theirs = BertTokenizerFast.from_pretrained(path)
+    assert theirs.do_lower_case
+    lowered = load_text_encoder("bio_clinicalbert", path, lower_case=True)
+    random = load_text_encoder("bio_clinicalbert", "random", vocabulary=path, lower_case=True)
+    for text in [*ODD, *TEXTS, "Heart, CT, Éffusion"]:
+        assert lowered.tokenizer.encode(text).ids == theirs(text)["input_ids"] == random.tokenizer.encode(text).ids
+    assert lowered.identity != cased.identity and lowered.facts.lowercase != cased.facts.lowercase
+    same = load_text_encoder("bio_clinicalbert", path, lower_case=False)
+    assert same.identity == cased.identity
+    assert torch.equal(same.tokens(["Heart"]).tokens, cased.tokens(["Heart"]).tokens)
+    (path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    again = load_text_encoder("bio_clinicalbert", path, lower_case=True)  # what is asked for, not a contradiction
+    assert again.identity == lowered.identity
+    with pytest.raises(DataError, match="PubMedBERT knows no capital letters: leave lower_case out"):
+        load_text_encoder("pubmedbert", folder(), lower_case=False)
+
+
 def test_vocabularies_are_checked(folder):
     path = folder()
     lines = (path / "vocab.txt").read_text().splitlines()

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -147,12 +148,24 @@ def test_gloria_native_is_an_area_mean_padded_with_black(shape):
     assert torch.equal(ours[0], ours[2])
 
 
-def test_gloria_native_sizes_are_cut_to_whole_pixels_and_small_images_enlarged():
+def test_gloria_native_sizes_are_cut_to_whole_pixels():
     steps = IMAGE_ENCODERS["gloria"].preprocessing["native"]
     wide = preprocess(Image.new("L", (301, 200), 255), dataclasses.replace(steps, crop=256))
     inside = (wide[0] > 0).nonzero()
     assert inside.min(0).values.tolist() == [(256 - 170) // 2, 0] and inside.max(0).values.tolist() == [43 + 169, 255]
-    assert preprocess(Image.new("L", (30, 20), 255), steps).shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize("shape", [(200, 150), (97, 255), (30, 20), (128, 128), (320, 64)])
+def test_gloria_native_resizes_as_its_authors_whether_it_shrinks_or_enlarges(shape):
+    values = np.random.default_rng(8).integers(0, 256, shape, np.uint8)
+    long = max(shape)
+    rows, columns = (256 if side == long else int(side * (256 / long)) for side in shape)
+    small = cv2.resize(values, (columns, rows), interpolation=cv2.INTER_AREA)
+    top, left = (256 - rows) // 2, (256 - columns) // 2
+    square = np.pad(small, [(top, 256 - rows - top), (left, 256 - columns - left)])
+    stated = (square[16:240, 16:240].astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    ours = preprocess(Image.fromarray(values), IMAGE_ENCODERS["gloria"].preprocessing["native"])
+    assert np.array_equal(ours[0], stated)
 
 
 def test_biovil_native_stretches_and_cuts_to_whole_numbers():
@@ -162,6 +175,15 @@ def test_biovil_native_stretches_and_cuts_to_whole_numbers():
     ours = preprocess(Image.fromarray(values), IMAGE_ENCODERS["biovil_t"].preprocessing["native"])
     stated = torchvision_steps(512, 448)(Image.fromarray(stretched))
     assert torch.equal(ours, stated.expand(3, -1, -1))
+    for more in (twelve_bit(560, 530), twelve_bit(560, 530).astype(np.float32) / 8192):  # rounded once, not twice
+        array = more.astype(float)  # as hi-ml's `remap_to_uint8`, line by line
+        array -= array.min()
+        array /= array.max()
+        array *= 255
+        stated = torchvision_steps(512, 448)(Image.fromarray(array.astype(np.uint8)))
+        for depth in ("minmax", "full", 16)[: 3 if more.dtype == np.uint16 else 2]:
+            ours = preprocess(Image.fromarray(more), IMAGE_ENCODERS["biovil_t"].preprocessing["native"], depth=depth)
+            assert torch.equal(ours, stated.expand(3, -1, -1))
     flat = preprocess(Image.new("L", (560, 530), 77), IMAGE_ENCODERS["biovil_t"].preprocessing["native"])
     assert flat.abs().max() == 0
 

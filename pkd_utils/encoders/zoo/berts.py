@@ -51,7 +51,8 @@ BIO_CLINICALBERT = _bert(
     vocabulary=28_996,
     parameters=107_719_680,
     seen="as BERT-base cased and BioBERT (PubMed, PMC articles); then all MIMIC-III notes",
-    notes="Some copies of the folder do not say that case matters, and transformers then lower-cases.",
+    notes="The hub's copy does not say that case matters, so transformers lower-cases what it reads, and whoever loads "
+    "it so, GLoRIA too, has lost the capitals: `lower_case=True` does the same.",
 )
 
 PUBMEDBERT = _bert(

@@ -57,8 +57,9 @@ C2L = ImageFacts(
     tokens=tokens,
     files=("ckpt_epoch_*.pth", "current.pth", "C2L_res18_model.pt"),
     source="github.com/funnyzhou/C2L_MICCAI2020",
-    licence="see the repository",
+    licence="MIT (code)",
     cite="zhou2020",
+    native="not published: it trains on random crops of 224 with the same numbers",
     preprocessing={"paper": Preprocessing(224, 224, IMAGENET)},
     features={
         "layer4": Feature((7, 7), 512, "last residual stage"),
@@ -178,7 +179,7 @@ GLORIA = ImageFacts(
     tokens=gloria_tokens,
     files=("chexpert_resnet50.ckpt",),
     source="github.com/marshuang80/gloria",
-    licence="see the repository",
+    licence="Apache-2.0 (code)",
     cite="huang2021gloria",
     preprocessing={
         "paper": Preprocessing(238, 224, IMAGENET),

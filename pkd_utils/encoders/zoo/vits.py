@@ -158,7 +158,7 @@ MEDICAL_MAE = _VIT_B16(
     title="Medical MAE",
     files=("vit-b_CXR_0.5M_mae.pth",),
     source="github.com/lambert-x/medical_mae",
-    licence="see the repository",
+    licence="Apache-2.0 (code)",
     cite="xiao2023",
     preprocessing={
         "paper": Preprocessing(238, 224, IMAGENET),
@@ -166,6 +166,8 @@ MEDICAL_MAE = _VIT_B16(
     },
     dropped=(*_DECODER, "decoder_blocks."),
     pretraining=Pretraining("masked images (MAE)", True, False, False, True, True, True, False),
+    notes="The authors' fine-tuning replaces the pre-trained final norm by one behind the pooling, so that it reads "
+    "'pre_norm'; frozen tokens keep the norm.",
 )
 
 MRM = _VIT_B16(
@@ -173,7 +175,7 @@ MRM = _VIT_B16(
     title="MRM",
     files=("MRM.pth",),
     source="github.com/RL4M/MRM-pytorch",
-    licence="see the repository",
+    licence="MIT (code)",
     cite="zhou2023mrm",
     preprocessing={"paper": Preprocessing(224, 224, grey(0.4978, 0.2449), grey="last")},
     prefixes=("", "vision_encoder.visual."),

@@ -102,7 +102,7 @@ def preprocessing_table() -> pd.DataFrame:
     return pd.DataFrame([{
         "encoder": facts.title,
         "the paper's": str(facts.preprocessing.get("paper", "not in the paper")),
-        "native": str(facts.preprocessing["native"]) if "native" in facts.preprocessing else "the same",
+        "native": str(facts.preprocessing["native"]) if "native" in facts.preprocessing else facts.native,
     } for facts in IMAGE_ENCODERS.values()])  # fmt: skip
 
 
