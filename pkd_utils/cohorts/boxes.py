@@ -48,7 +48,8 @@ def boxes_of(images: pd.DataFrame, table: pd.DataFrame, root: Path) -> tuple[pd.
     images : DataFrame
         `image_id` and `path`, relative to `root`.
     table : DataFrame
-        `image_id, label, x, y, width, height, declared_width, declared_height`, boxes of other images too.
+        `image_id, label, x, y, width, height, declared_width, declared_height`, boxes of other images too. DataError
+        if an image has another aspect ratio than its boxes were drawn on: it is turned, cropped or another one.
 
     Returns
     -------
@@ -62,7 +63,15 @@ def boxes_of(images: pd.DataFrame, table: pd.DataFrame, root: Path) -> tuple[pd.
     for image in boxes["image_id"][~(declared > 0).all(axis=1)]:
         raise DataError(f"The annotation of image {image!r} declares no image size; correct the annotation file.")
     sizes = pd.DataFrame([image_size(root / path) for path in paths], paths.index, ["width", "height"], dtype="float64")
-    scale = sizes.loc[boxes["image_id"]].to_numpy().reshape(-1, 2) / declared
+    stored = sizes.loc[boxes["image_id"]].to_numpy().reshape(-1, 2)
+    scale = stored / declared
+    rounding = np.maximum(ASPECT_TOLERANCE, 1 / stored.min(axis=1))
+    for row in np.flatnonzero(np.abs(np.log(scale[:, 0] / scale[:, 1])) > rounding):
+        image, drawn, found = boxes["image_id"].iloc[row], *(f"{w:g}x{h:g}" for w, h in (declared[row], stored[row]))
+        raise DataError(
+            f"The boxes of image {image!r} were drawn on {drawn} pixels, but {root / paths[image]} has {found}: it is "
+            "turned, cropped or another image; fetch both again."
+        )
     result = boxes[["image_id", "label"]].copy()
     for axis, (start, length) in enumerate((("x", "width"), ("y", "height"))):
         result[f"{start}0"] = boxes[start].to_numpy() * scale[:, axis]

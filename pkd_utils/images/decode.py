@@ -1,7 +1,8 @@
 """From one file to pixels: the image as it is stored, or grey and resized to a packed square; see `geometry`.
 
-A source is a path or a file's bytes, of anything that PIL reads or DICOM (see `dicom.read_grey`). EXIF orientation is
-not applied: boxes refer to stored pixels. A file that is no whole image is a DataError of one sentence.
+A source is a path or a file's bytes, of anything that PIL reads or DICOM (see `dicom.read_grey`). A picture stored
+turned or mirrored (EXIF orientation) is read upright, and its size is the upright one: boxes refer to that. A file that
+is no whole image is a DataError of one sentence.
 """
 
 import contextlib
@@ -10,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.ExifTags import Base
 
 from pkd_utils.images.depth import eight_bit_range, is_deep
 from pkd_utils.images.dicom import is_dicom, read_grey, read_header
@@ -38,7 +40,7 @@ def read_image(
     Returns
     -------
     pixels : (size, size) uint8 array
-    stored_size : (width, height) of the file
+    stored_size : (width, height) of the upright picture in the file
     """
     image, stored = _decoded(source, (size, aspect))
     return _eight_bits(resize(_grey(image, depth), stored, size, aspect, Image.Resampling.BILINEAR)), stored
@@ -55,7 +57,7 @@ def open_grey(path: str | Path) -> Image.Image:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of a stored image from its header alone; DataError also of DICOM that is cut short."""
+    """(width, height) of a stored image, upright, from its header alone; DataError also of DICOM that is cut short."""
     with _one_sentence(path):
         if is_dicom(path):
             header = read_header(path)
@@ -63,7 +65,26 @@ def image_size(path: Path) -> tuple[int, int]:
                 raise DataError(f"{path} is cut short; fetch the file again.")
             return header.width, header.height
         with Image.open(path) as image:
-            return image.size
+            return image.size[::-1] if _orientation(image) >= 5 else image.size
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image itself, loaded, turned and mirrored as its EXIF orientation says."""
+    turned = _orientation(image) != 1
+    image.load()
+    if turned:
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation of an image that was just opened, 1 to 8; from 5 on, width and height change places."""
+    # PIL would read a PNG to its end to look for an orientation behind the pixels.
+    exif = {} if image.format == "PNG" and "exif" not in image.info else image.getexif()
+    orientation = exif.get(Base.Orientation, 1)
+    if image.format == "TIFF" and orientation != 1:  # PIL turns some of them once, others twice
+        raise ValueError(f"a TIFF stored turned, orientation {orientation}: save it upright")
+    return orientation if orientation in range(1, 9) else 1
 
 
 @contextlib.contextmanager
@@ -88,13 +109,14 @@ def _decoded(source, packed: tuple[int, Aspect] | None = None) -> tuple[Image.Im
             image = Image.fromarray(read_grey(source))
             return image, image.size
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            stored = image.size
-            if packed and image.format == "JPEG":
-                geometry = packed_geometry(*stored, *packed)
+            if packed and image.format == "JPEG" and _orientation(image) == 1:
+                stored, geometry = image.size, packed_geometry(*image.size, *packed)
                 # draft() keeps both sides at least as large as asked for.
                 image.draft("L", (round(geometry.scale_x * stored[0]), round(geometry.scale_y * stored[1])))
-            image.load()
-        return image, stored
+                image.load()
+                return image, stored
+            image = upright(image)
+            return image, image.size
 
 
 def _grey(image: Image.Image, depth: str) -> Image.Image:

@@ -28,7 +28,7 @@ from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import Parts, hash_params, read_json, write_csv, write_parquet
 
-FORMAT = 3  # of index and marks: a change packs anew
+FORMAT = 4  # of index and marks: a change packs anew
 BATCH = 16  # files that a worker takes at once, at most
 MARK_SECONDS = 5.0  # between two marks: with the batches under way, what a kill can cost
 ARRAY = "pixels.npy"

@@ -255,6 +255,30 @@ def test_boxes_follow_the_stored_size(mimic):
     assert load_cohort("mimic_cxr", mimic, boxes=False).boxes.empty
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_boxes_on_an_upright_picture_that_is_stored_turned(mimic, orientation):
+    table = load_cohort("mimic_cxr", mimic).boxes
+    image, exif = table["image_id"].iloc[0], Image.Exif()
+    path, exif[0x0112] = load_cohort("mimic_cxr", mimic).image_path(image), orientation
+    size = (32, 40) if orientation >= 5 else (40, 32)  # 40x32 when seen upright
+    Image.new("L", size).save(path, exif=exif)
+    cohort = load_cohort("mimic_cxr", mimic)
+    assert cohort.image_size(image) == (40, 32) and cohort.mask(image).shape == (32, 40)
+    pd.testing.assert_frame_equal(cohort.boxes, table)
+
+
+@pytest.mark.parametrize(("size", "orientation"), [((32, 40), 1), ((40, 32), 6), ((40, 40), 1), ((40, 30), 1)])
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_boxes_of_another_aspect_are_refused(mimic, size, orientation, suffix):
+    cohort, exif = load_cohort("mimic_cxr", mimic), Image.Exif()
+    exif[0x0112] = orientation
+    path = cohort.image_path(cohort.boxes["image_id"].iloc[0])
+    Image.new("L", size).save(path, exif=exif)
+    if suffix == ".json":
+        (mimic / MS_CXR).unlink()
+    refused(r"drawn on 80x64 pixels, but .*\.jpg has \d+x\d+: it is turned, cropped", "mimic_cxr", mimic)
+
+
 def test_masks_come_before_boxes(mimic):
     dicom = fixtures.mimic_ids(3, 0)[2]
     folder = mimic / "masks" / dicom

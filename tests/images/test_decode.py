@@ -49,6 +49,31 @@ def test_box_and_mask_follow_the_pixels(tmp_path, aspect, size):
     assert mask.sum() == pytest.approx((bx1 - bx0) * (by1 - by0), rel=0.12)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_stored_turned_is_read_upright(tmp_path, orientation, suffix):
+    """By every way to a picture, JPEGs at a fraction of their size too, and by the header's size."""
+    whole = picture(397, 803).convert("L")
+    kinds = ["FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_90", "TRANSVERSE", "ROTATE_270"]
+    turned = whole.transpose(Image.Transpose[kinds[orientation - 2]]) if orientation > 1 else whole
+    path, plain, exif = tmp_path / f"turned{suffix}", tmp_path / f"plain{suffix}", Image.Exif()
+    exif[0x0112] = orientation
+    options = {".jpg": {"quality": 95}, ".webp": {"lossless": True}}.get(suffix, {})
+    turned.save(path, exif=exif, **options)
+    whole.save(plain, **options)
+    assert decode.image_size(path) == decode.open_image(path).size == decode.open_grey(path).size == (397, 803)
+    for size, aspect in ((64, "squash"), (64, "pad"), (64, "crop"), (600, "squash")):
+        pixels, stored = decode.read_image(path.read_bytes(), size, aspect)
+        assert stored == (397, 803)
+        difference = pixels.astype(float) - decode.read_image(plain, size, aspect)[0]
+        assert np.abs(difference).mean() < 1.5, (size, aspect)  # blocks of the JPEG lie elsewhere
+    if orientation > 1:
+        turned.save(tmp_path / "turned.tif", exif=exif)
+        for read in (decode.image_size, decode.open_image):
+            with pytest.raises(DataError, match=f"TIFF stored turned, orientation {orientation}: save it upright"):
+                read(tmp_path / "turned.tif")
+
+
 def test_pad_is_black(tmp_path):
     Image.new("L", (100, 50), 10).save(tmp_path / "w.png")
     plain, _ = decode.read_image(tmp_path / "w.png", 40, "pad")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from pkd_utils.encoders.facts import known
 from pkd_utils.encoders.transforms import eight_bit, random_resized_crop
+from pkd_utils.images.decode import upright
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import file_sha256
@@ -193,7 +194,7 @@ class Pipeline:
         name, path = self.files[row]
         try:
             with Image.open(path) as image:
-                grey = eight_bit(image, self.encoder.depth)  # once, not once a view
+                grey = eight_bit(upright(image), self.encoder.depth)  # once, not once a view
             boxes = [self.crops.box(name, int(view), grey.size) for view in views]
             return torch.stack([self.encoder.preprocess(grey, crop=box) for box in boxes])
         except UNREADABLE as error:

@@ -26,6 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pkd_utils.cohorts.table import Cohort
 from pkd_utils.cohorts.tasks.base import Task
+from pkd_utils.images.decode import upright
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import bootstrap_interval
 from pkd_utils.statistics.metrics import micro_auroc
@@ -59,7 +60,8 @@ def image_features(files: Iterable[Path]) -> np.ndarray:
         with Image.open(file) as image:
             # draft lets JPEG files be decoded at a fraction of their size.
             image.draft("L", (2 * SIDE, 2 * SIDE))
-            small.append(np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32))
+            grey = upright(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+            small.append(np.asarray(grey, dtype=np.float32))
     pixels = np.stack(small).reshape(len(small), -1) / 255
     components = min(COMPONENTS, len(small) - 1)
     return PCA(components, svd_solver="randomized", random_state=0).fit_transform(pixels).astype(np.float32)
