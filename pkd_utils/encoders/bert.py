@@ -143,7 +143,6 @@ def _any_encoder(folder: str | Path, config: PretrainedConfig, module: nn.Module
         prefixes=(prefix, ""),
         layouts=LAYOUTS,
         dropped=heads,
-        never=(),
     )
 
 

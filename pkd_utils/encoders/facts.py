@@ -148,7 +148,7 @@ class Facts:
         Beginnings of keys (prefix stripped or not) that belong to no encoder: heads, decoders, text towers.
     never : tuple of str
         Beginnings of keys (prefix stripped) that the original file never has, and a fine-tuned one or another network
-        does: such a file is refused.
+        does: such a file is refused. What is in `dropped` it has.
     outputs : dict
         Name of a dropped head's weight (prefix stripped) to its outputs in the original; with others it is refused.
     layouts : tuple of functions

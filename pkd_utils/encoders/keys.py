@@ -57,7 +57,8 @@ def load_state(facts: Facts, weights: Weights, module: nn.Module) -> KeyReport:
         or fine-tuned. The module is then unchanged.
     """
     target, state = module.state_dict(), weights.state
-    foreign = [name for name in state if name.startswith(tuple(p + n for p in facts.prefixes for n in facts.never))]
+    never = tuple(prefix + start for prefix in facts.prefixes for start in facts.never if start not in facts.dropped)
+    foreign = [name for name in state if name.startswith(never)]
     for name, outputs in facts.outputs.items():
         heads = [prefix + name for prefix in facts.prefixes if prefix + name in state]
         foreign += [f"{head} of {len(state[head])} outputs" for head in heads if len(state[head]) != outputs]
@@ -117,7 +118,7 @@ def _refuse_other_networks(facts: Facts, weights: Weights, used: set[str], unexp
             f"the {getattr(facts, 'architecture', 'text encoder')}."
         )
     title, encoders = looks_like(weights.state)
-    if (unexpected or facts.name in RECOGNISED) and title and facts.name not in encoders:
+    if title and facts.name in RECOGNISED and facts.name not in encoders:
         raise DataError(f"{weights.file} is no file of {facts.title}{_whose(facts, weights.state)}")
 
 
