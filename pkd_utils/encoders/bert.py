@@ -143,6 +143,7 @@ def _any_encoder(folder: str | Path, config: PretrainedConfig, module: nn.Module
         prefixes=(prefix, ""),
         layouts=LAYOUTS,
         dropped=heads,
+        never=(),
     )
 
 

@@ -133,6 +133,17 @@ def test_code_in_a_folder_is_not_executed(folder, tmp_path):
     assert len(trained.encoder.layer) == 2
 
 
+@pytest.mark.parametrize("name", ["cxr_bert_general", "pubmedbert", "minilm"])
+def test_a_text_teacher_may_start_from_any_fine_tuned_folder(folder, name):
+    heads = {"classifier.weight": torch.ones(2, 16), "head.weight": torch.ones(2, 16), "linear.0.bias": torch.ones(2)}
+    path = folder(name, edit=lambda state: state | heads)
+    with pytest.warns(UserWarning, match=r"holds 2 tensors .* head.weight, linear.0.bias"):
+        _, (_, keys) = bert.load_bert(path)
+    assert keys.unexpected == ("head.weight", "linear.0.bias") and len(keys.found) == 5 + 2 * 16
+    with pytest.raises(DataError, match=r"never has .*classifier.weight"):
+        load_text_encoder(name, path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
