@@ -100,7 +100,10 @@ def read_grey(source: str | Path | bytes) -> np.ndarray:
             raise DataError(f"{_name(source)}: its rescale cannot be applied ({error}); mend its header.") from None
         grey = np.rint(np.clip(fraction, 0, 1, out=fraction) * top).astype(target)
     grey = top - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
-    padding = _padding(stored, dataset)
+    try:
+        padding = _padding(stored, dataset)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{_name(source)}: its padding value cannot be read ({error}); mend its header.") from None
     if padding.any() and not padding.all():
         tones = grey[~padding]
         grey = np.where(padding, tones.min() if np.ptp(tones) else target(0), grey)

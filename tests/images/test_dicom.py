@@ -155,6 +155,12 @@ def test_padding_is_dark_and_no_part_of_the_window(tmp_path, kind, values, bits,
     assert len(np.unique(dicom.read_grey(alone))) == 1  # nothing but padding
 
 
+def test_padding_that_is_no_number(tmp_path):
+    file = write_dicom(tmp_path / "a.dcm", np.array([[0, 9]], np.uint16), PixelPaddingValue=[1, 2])
+    with pytest.raises(DataError, match=r"a\.dcm: its padding value cannot be read"):
+        dicom.read_grey(file)
+
+
 def test_a_mask_on_black_padding_stays_a_mask(tmp_path):
     drawn = np.array([[0, 0, 255, 255]], np.uint8)
     np.testing.assert_array_equal(dicom.read_grey(write_dicom(tmp_path / "a.dcm", drawn, PixelPaddingValue=0)), drawn)

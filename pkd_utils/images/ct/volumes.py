@@ -41,6 +41,7 @@ _SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
 _TAGS = [
     *("SeriesInstanceUID", "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PatientPosition"),
     *("PixelSpacing", "Rows", "Columns", "AcquisitionNumber"),
+    *("PixelRepresentation", "PixelPaddingValue", "RescaleSlope", "RescaleIntercept"),
 ]
 
 
@@ -131,8 +132,13 @@ def read_volume(path: str | Path) -> Volume:
     if not path.exists():
         raise FileNotFoundError(f"There is no volume {path}: check the data root.")
     if path.is_dir():
-        files, position = _slices_in_order(path)
-        return to_lps(_read(files, path), path.name, position)
+        files, head = _slices_in_order(path)
+        image = _read(files, path)
+        padding = [head.get(name) for name in ("PixelPaddingValue", "RescaleSlope", "RescaleIntercept")]
+        # Padding above all Hounsfield units, as 63536 is in words without a sign, would be the brightest bone.
+        if None not in padding and (top := float(padding[0] * padding[1] + padding[2])) > HIGHEST:
+            image = sitk.Threshold(image, -1e9, top - 0.5, LOWEST)
+        return to_lps(image, path.name, str(head.get("PatientPosition", "")))
     with open(path, "rb") as file:
         head = file.read(4096)
     packed, named = head[:2] == b"\x1f\x8b", path.name.lower().endswith(".gz")
@@ -244,8 +250,8 @@ def _check_whole(path: Path) -> None:
         raise VolumeError("unreadable", f"{path.name} holds {_NO_NUMBERS}; write it again.")
 
 
-def _slices_in_order(folder: Path) -> tuple[list[str], str]:
-    """Files of the one DICOM series in a folder, from the first slice to the last, and PatientPosition."""
+def _slices_in_order(folder: Path) -> tuple[list[str], pydicom.Dataset]:
+    """Files of the one DICOM series in a folder, from the first slice to the last, and what one of them says."""
     heads = {}
     for file in sorted(item for item in folder.iterdir() if item.is_file()):
         with contextlib.suppress(pydicom.errors.InvalidDicomError, OSError, EOFError):  # a licence text, say
@@ -276,7 +282,7 @@ def _slices_in_order(folder: Path) -> tuple[list[str], str]:
     order = np.argsort(positions @ normal)
     acquisitions = np.array([str(head.get("AcquisitionNumber", "")) for head in found])
     _check_stack(positions[order], normal, acquisitions[order], name)
-    return [files[i] for i in order], str(found[0].get("PatientPosition", ""))
+    return [files[i] for i in order], found[0]
 
 
 def _odd_steps(places: np.ndarray) -> np.ndarray:

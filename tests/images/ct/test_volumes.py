@@ -233,6 +233,22 @@ def test_several_stacks_in_one_series_are_not_missing_slices(tmp_path):
     assert refused(rotations).name == "missing slices"
 
 
+def test_bright_padding_is_air(tmp_path):
+    """Words without a sign hold -2000 as 63536, which is 62512 HU."""
+
+    def pad(head, i):
+        stored = (HU[i] + 1024).astype(np.uint16)
+        stored[:, :5] = 63536
+        head.PixelRepresentation, head.BitsStored, head.HighBit = 0, 16, 15
+        head.add_new("PixelPaddingValue", "US", 63536)
+        head.RescaleIntercept, head.RescaleSlope, head.PixelData = -1024, 1, stored.tobytes()
+
+    write_series(tmp_path / "series", as_image(HU))
+    found = volumes.read_volume(edit_slices(tmp_path / "series", pad))
+    assert (found.hu[:, :, :5] == -1024).all()
+    np.testing.assert_array_equal(found.hu[:, :, 5:], HU[:, :, 5:])
+
+
 @pytest.mark.parametrize("name", ["LICENSE", "readme.txt", "zz", "DICOMDIR", "AAA"])
 def test_other_files_beside_the_slices_hide_no_series(tmp_path, name):
     write_series(tmp_path / "deep" / "a", as_image(HU[:20]))
