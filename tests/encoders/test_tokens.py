@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from pkd_utils.encoders.facts import HALF, Feature, Preprocessing
 from pkd_utils.encoders.tokens.encode import encode_images, encode_texts, estimate, take_over
 from pkd_utils.encoders.tokens.live import LiveTokens, open_tokens, record_live
 from pkd_utils.encoders.tokens.stored import TextStore, TokenStore
-from pkd_utils.encoders.tokens.views import Crops
+from pkd_utils.encoders.tokens.views import CROPS, Crops, Pipeline, list_images
 from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import read_json, write_json
@@ -88,6 +89,18 @@ def test_threads_and_batches_change_no_bit(images, tmp_path):
         for name in ("tokens.npy", "cls.npy", "index.parquet"):
             assert (store.folder / name).read_bytes() == (stores[0].folder / name).read_bytes()
         assert store.identity == stores[0].identity
+
+
+@pytest.mark.parametrize("stretch", [False, True])
+def test_views_of_deep_images_are_the_encoders_own_preprocessing(tmp_path, stretch):
+    """More than 8 bits reach an encoder that stretches them itself, and are rounded once."""
+    pixels = np.random.default_rng(6).integers(500, 3001, (40, 50), dtype=np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    encoder = TinyEncoder()
+    encoder.preprocessing = replace(encoder.preprocessing, stretch=stretch)
+    line = Pipeline(encoder, list_images(["a"], [tmp_path / "a.png"]), CROPS, 4, 0, "float32")
+    wanted = [encoder.preprocess(Image.fromarray(pixels), CROPS.box("a", view, (50, 40))) for view in range(3)]
+    assert torch.equal(line.read(0, range(3)), torch.stack(wanted))
 
 
 def test_rows_that_repeat_and_views_are_gathered_right(images, tmp_path):

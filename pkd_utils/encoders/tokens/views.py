@@ -194,9 +194,11 @@ class Pipeline:
         name, path = self.files[row]
         try:
             with Image.open(path) as image:
-                grey = eight_bit(upright(image), self.encoder.depth)  # once, not once a view
-            boxes = [self.crops.box(name, int(view), grey.size) for view in views]
-            return torch.stack([self.encoder.preprocess(grey, crop=box) for box in boxes])
+                whole = upright(image)
+            if not self.encoder.preprocessing.stretch:  # which brings any depth to 8 bits by itself
+                whole = eight_bit(whole, self.encoder.depth)  # once, not once a view
+            boxes = [self.crops.box(name, int(view), whole.size) for view in views]
+            return torch.stack([self.encoder.preprocess(whole, crop=box) for box in boxes])
         except UNREADABLE as error:
             raise DataError(
                 f"Image {name} ({path}) cannot be read ({_reason(error)}): mend it or leave its row out."
