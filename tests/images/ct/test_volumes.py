@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from pkd_utils.images.ct import checks, volumes
+from pkd_utils.images.ct import checks, radiograph, volumes
 from pkd_utils.images.ct.volumes import Volume, VolumeError
 from tests.images.ct.phantom import ORIGIN, SHAPE, SPACING, as_image, phantom, scanned_obliquely, write_series
 
@@ -159,6 +159,8 @@ def test_files_that_do_not_say_where_left_is_are_refused(tmp_path):
         else:
             error = refused(path)
             assert error.name == "no orientation" and "does not say where left" in str(error)
+            pixels, row = radiograph.make_radiograph(path)
+            assert pixels is None and (row["status"], row["problems"]) == ("refused", "no orientation")
     mirrored = nibabel.Nifti1Image(HU, np.diag([1.0, 1, 1, 1]))
     mirrored.set_qform(np.diag([-1.0, 1, 1, 1]), 1)
     nibabel.save(mirrored, tmp_path / "two.nii")
