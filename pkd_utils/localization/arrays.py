@@ -65,6 +65,33 @@ def as_boxes(boxes: Sequence, shape: tuple[int, ...] | None = None) -> tuple[np.
     return flat, counts
 
 
+def as_valid(valid, shape: tuple[int, ...]) -> np.ndarray:
+    """Boolean array (N, H, W) of `valid`, which is that or (H, W) for all."""
+    valid = to_array(valid)
+    if valid.shape not in (shape, shape[1:]):
+        raise DataError(f"valid has shape {valid.shape}, maps have {shape}: say of every pixel whether it is picture.")
+    return np.broadcast_to(valid.astype(bool), shape)
+
+
+def frames(valid, shape: tuple[int, ...]) -> np.ndarray:
+    """The picture's own rectangle in each map, float64 (N, 4) as x0, y0, x1, y1; the whole map where `valid` is None.
+
+    `valid` is boolean or 0/1, (N, H, W), or (H, W) for all; resizing pads around a rectangle, so nothing else is taken.
+    """
+    n, height, width = shape
+    if valid is None:
+        return np.tile([0.0, 0, width, height], (n, 1))
+    valid = as_valid(valid, shape)
+    columns, rows = valid.any(1), valid.any(2)
+    ends = [columns.argmax(1), rows.argmax(1)]
+    ends += [width - columns[:, ::-1].argmax(1), height - rows[:, ::-1].argmax(1)]
+    found = np.stack(ends, axis=1).astype(np.float64)
+    whole = valid.sum((1, 2)) == (found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1])
+    if not whole.all():
+        raise DataError(f"valid of map {int(np.argmin(whole))} is no rectangle: padding lies around a picture.")
+    return found
+
+
 def value_range(row: np.ndarray, index: int):
     """Minimum and width of one map's values; both are NaN where the map holds one."""
     low = row.min()
@@ -91,16 +118,23 @@ def in_parts(work, n: int, pixels: int) -> list:
         return list(pool.map(work, parts))
 
 
-def per_image(make, maps, masks) -> np.ndarray:
+def per_image(make, maps, masks, valid=None) -> np.ndarray:
     """`make()(map, mask, lowest value)` of every image, float64 (N,), by threads; maps and masks are checked before.
+
+    With `valid` (N, H, W) or (H, W), boolean, map and mask are rows of the pixels that it holds.
 
     What `make` gives works on one piece of the maps, one after the other, so it may keep room for them.
     """
     maps = as_maps(maps)
     masks = as_masks(masks, maps)
+    valid = None if valid is None else as_valid(valid, maps.shape)
 
     def work(part: slice) -> np.ndarray:
-        function = make()
-        return np.array([function(maps[i], masks[i], value_range(maps[i], i)[0]) for i in range(part.start, part.stop)])
+        function, found = make(), []
+        for i in range(part.start, part.stop):
+            low = value_range(maps[i], i)[0]
+            pair = (maps[i], masks[i]) if valid is None or valid[i].all() else (maps[i][valid[i]], masks[i][valid[i]])
+            found.append(function(*pair, low))
+        return np.array(found)
 
     return np.concatenate(in_parts(work, len(maps), maps[0].size))

@@ -22,20 +22,21 @@ class RowAuroc:
         positives = np.count_nonzero(labels)
         if positives in (0, pixels):
             return np.nan
+        position, is_positive, mixed = self.position[:pixels], self.is_positive[:pixels], self.mixed[: pixels - 1]
         if values.dtype == np.float32 and low >= 0:
             # Finite IEEE floats order like their bits. The sign bit is free (the shift drops that of -0.0).
-            keys = np.left_shift(values.view(np.uint32), np.uint32(1), out=self.keys)
+            keys = np.left_shift(values.view(np.uint32), np.uint32(1), out=self.keys[:pixels])
             np.bitwise_or(keys, labels.view(np.uint8), out=keys)
         else:
             keys = _signed_keys(values) << np.uint64(1) | labels
         keys.sort()
         one = keys.dtype.type(1)
         # The k-th positive, at position p_k, has p_k - k negatives before it. Sums of integers below 2**53 are exact.
-        np.bitwise_and(keys, one, out=self.is_positive)
-        before = np.einsum("i,i->", self.is_positive, self.position) - positives * (positives - 1) // 2
+        np.bitwise_and(keys, one, out=is_positive)
+        before = np.einsum("i,i->", is_positive, position) - positives * (positives - 1) // 2
         # That counts negatives of the same value as whole. Neighbours that differ in the label alone mark such ties.
-        np.equal(keys[1:] ^ keys[:-1], one, out=self.mixed)
-        first = np.flatnonzero(self.mixed) + 1  # first positive of each tied group
+        np.equal(keys[1:] ^ keys[:-1], one, out=mixed)
+        first = np.flatnonzero(mixed) + 1  # first positive of each tied group
         if len(first):
             group = keys[first]
             tied_negatives = first - np.searchsorted(keys, group - one, side="left")

@@ -22,14 +22,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, in_parts, per_image, value_range
+from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, frames, in_parts, per_image, value_range
 from pkd_utils.localization.auroc import RowAuroc
 from pkd_utils.localization.regions import best_ious, component_boxes, padded_raster, share, union_areas
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
 
-def pixel_auroc(maps, masks) -> np.ndarray:
+def pixel_auroc(maps, masks, valid=None) -> np.ndarray:
     """Pixel-wise AUROC of every map against its mask ("Obj. AUROC" of Table 1), exact, ties counted half (midranks).
 
     Parameters
@@ -38,6 +38,9 @@ def pixel_auroc(maps, masks) -> np.ndarray:
         Compared in their own precision (half precision is widened, which changes neither order nor ties).
     masks : (N, H, W) array or Tensor, boolean or 0/1
         True inside the reference region.
+    valid : (N, H, W) or (H, W), boolean or 0/1, optional
+        The picture's own pixels. The others, padding of a picture that is no square, are neither inside nor outside: a
+        map that only tells picture from padding scores 0.5.
 
     Returns
     -------
@@ -50,7 +53,7 @@ def pixel_auroc(maps, masks) -> np.ndarray:
         If shapes differ, a map is not finite (its index is named) or a mask holds other values than 0 and 1.
     """
     maps = as_maps(maps)
-    return per_image(lambda: RowAuroc(maps[0].size), maps, masks)
+    return per_image(lambda: RowAuroc(maps[0].size), maps, masks, valid)
 
 
 def normalize_maps(maps) -> np.ndarray:
@@ -103,7 +106,7 @@ def best_iou(predicted, reference) -> float:
     return float(best_ious(*as_boxes([predicted]), *as_boxes([reference]))[0])
 
 
-def false_positive_rate(predicted, reference, shape: tuple[int, int]) -> float:
+def false_positive_rate(predicted, reference, shape: tuple[int, int], valid=None) -> float:
     """Share of the area of the union of all predicted boxes of one image that no reference box covers (Table 1, "FPR").
 
     Parameters
@@ -111,13 +114,15 @@ def false_positive_rate(predicted, reference, shape: tuple[int, int]) -> float:
     predicted, reference : (K, 4), (M, 4); x0, y0, x1, y1, whole or fractional
     shape : (H, W)
         Boxes are clipped to the image.
+    valid : (H, W), boolean or 0/1, optional
+        The picture's own rectangle in a padded image; boxes are clipped to it.
 
     Returns
     -------
     float in [0, 1]
         1 where boxes are predicted and there is no reference; NaN where nothing is predicted (0 / 0).
     """
-    return float(share(*union_areas(*as_boxes([predicted]), *as_boxes([reference]), shape))[0])
+    return float(share(*union_areas(*as_boxes([predicted]), *as_boxes([reference]), frames(valid, (1, *shape))))[0])
 
 
 class Thresholded(NamedTuple):
@@ -138,6 +143,7 @@ def at_thresholds(
     connectivity: int = 1,
     min_area: int = 1,
     normalize: bool = True,
+    valid=None,
 ) -> Thresholded:
     """What `evaluate_maps` says of boxes at increasing thresholds; `masks` may be None, and count pixels if not."""
     levels = [float(t) for t in thresholds]
@@ -147,7 +153,8 @@ def at_thresholds(
     masks = None if masks is None else as_masks(masks, maps)
     reference = as_boxes(boxes, maps.shape)
     found, pixels = threshold_boxes(maps, masks, levels, connectivity, min_area, normalize)
-    unions = [union_areas(*predicted, *reference, maps.shape[1:]) for predicted in found]
+    frame = frames(valid, maps.shape)
+    unions = [union_areas(*predicted, *reference, frame) for predicted in found]
     iou = np.array([best_ious(*predicted, *reference) for predicted in found])
     return Thresholded(found, np.array([u[0] for u in unions]), iou, np.array([share(*u) for u in unions]), pixels)
 
@@ -160,6 +167,7 @@ def evaluate_maps(
     connectivity: int = 1,
     min_area: int = 1,
     normalize: bool = True,
+    valid=None,
 ) -> pd.DataFrame:
     """All three metrics of Table 1 for a batch, one row an image.
 
@@ -171,6 +179,7 @@ def evaluate_maps(
     threshold, connectivity, min_area : see `boxes_from_maps`
     normalize : bool
         Whether the threshold acts on `normalize_maps(maps)` (default) or on the maps as they are.
+    valid : see `pixel_auroc`, a rectangle each; AUROC, false positive rate and predicted share count its area alone
 
     Returns
     -------
@@ -184,15 +193,16 @@ def evaluate_maps(
         As `pixel_auroc`; also if the number of box lists is not N or a box leaves the map by more than a pixel.
     """
     maps = as_maps(maps)
-    found = at_thresholds(maps, None, boxes, [threshold], connectivity, min_area, normalize)
+    found = at_thresholds(maps, None, boxes, [threshold], connectivity, min_area, normalize, valid)
+    frame = frames(valid, maps.shape)
     return pd.DataFrame(
         {
-            "auroc": pixel_auroc(maps, masks),
+            "auroc": pixel_auroc(maps, masks, valid),
             "iou": found.iou[0],
             "fpr": found.fpr[0],
             "predicted_boxes": found.boxes[0][1],
             "reference_boxes": [len(some) for some in boxes],
-            "predicted_share": found.area[0] / maps[0].size,
+            "predicted_share": found.area[0] / (frame[:, 2:] - frame[:, :2]).prod(1),
         }
     )
 
@@ -206,6 +216,7 @@ def choose_threshold(
     connectivity: Literal[1, 2] = 1,
     min_area: int = 1,
     normalize: bool = True,
+    valid=None,
 ) -> tuple[float, pd.DataFrame]:
     """The threshold with the best mean over images, to be used on validation images only.
 
@@ -213,7 +224,7 @@ def choose_threshold(
 
     Parameters
     ----------
-    maps, boxes, connectivity, min_area, normalize : see `evaluate_maps`; every image needs a reference box
+    maps, boxes, connectivity, min_area, normalize, valid : see `evaluate_maps`; every image needs a reference box
     thresholds : increasing numbers
     criterion : {"iou", "fpr"}
         Highest mean IoU, or lowest mean false positive rate (which tends to the single brightest pixel).
@@ -225,7 +236,7 @@ def choose_threshold(
     table : DataFrame
         threshold, iou, fpr (means over the images where defined), predicted_boxes (mean), images, images_without_boxes.
     """
-    found = at_thresholds(maps, None, boxes, thresholds, connectivity, min_area, normalize)
+    found = at_thresholds(maps, None, boxes, thresholds, connectivity, min_area, normalize, valid)
     without = [image for image, some in enumerate(boxes) if not len(some)]
     if without:
         raise DataError(f"Image {without[0]} has no reference box: leave such images out.")

@@ -94,16 +94,16 @@ def best_ious(predicted, n_predicted, reference, n_reference) -> np.ndarray:
     return best
 
 
-def union_areas(
-    predicted, n_predicted, reference, n_reference, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Per image: area of the union of the predicted boxes, and of its part outside every reference box, within (H, W).
+def union_areas(predicted, n_predicted, reference, n_reference, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per image: area of the union of the predicted boxes, and of its part outside every reference box, in its frame.
 
-    Boxes as for `best_ious`.
+    Boxes as for `best_ious`; `frame` (n, 4): x0, y0, x1, y1 of what counts.
     """
-    limits = np.array([shape[1], shape[0]] * 2, dtype=np.float64)
-    sets = [(np.clip(boxes, 0, limits), counts, np.cumsum(counts) - counts)
-            for boxes, counts in ((predicted, n_predicted), (reference, n_reference))]  # fmt: skip
+    sets = []
+    for boxes, counts in ((predicted, n_predicted), (reference, n_reference)):
+        within = np.repeat(frame, counts, axis=0)
+        low, high = within[:, [0, 1, 0, 1]], within[:, [2, 3, 2, 3]]
+        sets.append((np.clip(boxes, low, high), counts, np.cumsum(counts) - counts))
     area, outside = np.zeros((2, len(n_predicted)))
     # Images with like numbers of boxes are padded to the same number and measured together.
     number = n_predicted + n_reference

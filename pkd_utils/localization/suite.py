@@ -114,12 +114,13 @@ def threshold_curves(
     connectivity: int = 1,
     min_area: int = 1,
     normalize: bool = True,
+    valid=None,
 ) -> tuple[dict[str, np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
     """IoU and false positive rate at every threshold, of the predicted boxes and of the thresholded pixels.
 
     Parameters
     ----------
-    maps, masks, boxes, connectivity, min_area, normalize : see `metrics.evaluate_maps`
+    maps, masks, boxes, connectivity, min_area, normalize, valid : see `metrics.evaluate_maps`
         `min_area` acts on boxes only.
     thresholds : increasing numbers
 
@@ -134,7 +135,7 @@ def threshold_curves(
     """
     maps = as_maps(maps)
     masks = as_masks(masks, maps)
-    found = at_thresholds(maps, masks, boxes, thresholds, connectivity, min_area, normalize)
+    found = at_thresholds(maps, masks, boxes, thresholds, connectivity, min_area, normalize, valid)
     area, inside = found.pixels
     region = np.count_nonzero(masks, axis=(1, 2))[:, None]
     with np.errstate(invalid="ignore"):
@@ -218,12 +219,14 @@ def score_maps(
     connectivity: int = 1,
     min_area: int = 1,
     normalize: bool = True,
+    valid=None,
 ) -> Suite:
     """Every metric of this module and of `metrics` for a batch of maps.
 
     Parameters
     ----------
-    maps, masks, boxes, threshold, connectivity, min_area, normalize : see `metrics.evaluate_maps`
+    maps, masks, boxes, threshold, connectivity, min_area, normalize, valid : see `metrics.evaluate_maps`
+        Maxima and energy in the padding do not count either; pixels above a threshold do.
         `threshold` (chosen on validation images) is that of the columns iou and fpr and of the boxes' precision.
     thresholds : see `threshold_curves`; iou_all and fpr_all are means over them (fpr where a box is predicted)
     tolerance : see `pointing_game`; iou_thresholds : see `average_precision`
@@ -231,16 +234,17 @@ def score_maps(
     maps = as_maps(maps)
     masks = as_masks(masks, maps)
     grid = sorted({float(t) for t in thresholds} | {float(threshold)})
-    curves, predictions = threshold_curves(maps, masks, boxes, grid, connectivity, min_area, normalize)
+    curves, predictions = threshold_curves(maps, masks, boxes, grid, connectivity, min_area, normalize, valid)
     chosen = grid.index(float(threshold))
     over = [grid.index(float(t)) for t in thresholds]
     flat, counts = predictions[chosen]
     predicted = np.split(flat, np.cumsum(counts)[:-1])
+    pictured = maps if valid is None else np.where(np.asarray(valid, dtype=bool), maps, 0)  # maps are not negative
     per_image = pd.DataFrame(
         {
-            "pixel_auroc": pixel_auroc(maps, masks),
-            "pointing_game": pointing_game(maps, masks, tolerance),
-            "energy_inside": energy_inside(maps, masks),
+            "pixel_auroc": pixel_auroc(maps, masks, valid),
+            "pointing_game": pointing_game(pictured, masks, tolerance),
+            "energy_inside": energy_inside(pictured, masks),
             "iou": curves["iou"][:, chosen],
             "fpr": curves["fpr"][:, chosen],
             "iou_all": curves["iou"][:, over].mean(1),

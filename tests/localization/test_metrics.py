@@ -103,6 +103,45 @@ def test_pixel_auroc_known_values_and_undefined():
     assert pixel_auroc(torch.ones(1, 2, 2).bfloat16(), torch.eye(2)[None])[0] == 0.5
 
 
+@pytest.mark.parametrize("negative", [0.0, 0.5])
+def test_padding_is_neither_inside_nor_outside(negative, rng):
+    """A map that only tells picture from padding says nothing; a whole image is what it was before."""
+    valid = np.zeros((3, 20, 30), dtype=bool)
+    valid[0, :, 6:24], valid[1, 3:18], valid[2] = True, True, True
+    maps = (np.round(rng.random(valid.shape), 1) - negative).astype(np.float32)
+    masks = (rng.random(valid.shape) < 0.2) & valid
+    got = pixel_auroc(maps, masks, valid)
+    assert got == pytest.approx([exact_auroc(m[v], r[v]) for m, r, v in zip(maps, masks, valid, strict=True)])
+    np.testing.assert_array_equal(pixel_auroc(valid.astype(np.float32), masks, valid), 0.5)
+    assert pixel_auroc(valid[:2].astype(np.float32), masks[:2]).min() > 0.55, "what padding gave away before"
+    np.testing.assert_array_equal(pixel_auroc(maps, masks, torch.ones(20, 30)), pixel_auroc(maps, masks))
+    assert np.isnan(pixel_auroc(maps[:1], valid[:1], valid[:1])[0]), "the region is the whole picture"
+
+
+def test_boxes_in_the_padding_are_no_false_positives(rng):
+    valid = np.zeros((10, 20), dtype=bool)
+    valid[:, 5:15] = True
+    reference = [[5, 0, 10, 10]]
+    assert false_positive_rate([[0, 0, 10, 10]], reference, (10, 20)) == 0.5
+    assert false_positive_rate([[0, 0, 10, 10]], reference, (10, 20), valid) == 0
+    assert false_positive_rate([[0, 0, 15, 10]], reference, (10, 20), valid) == 0.5
+    assert np.isnan(false_positive_rate([[0, 0, 5, 10]], reference, (10, 20), valid)), "nothing in the picture"
+    maps, masks = rng.random((2, 10, 20)), np.zeros((2, 10, 20), dtype=bool)
+    masks[:, :, 5:10] = True
+    padded = evaluate_maps(maps, masks, [reference] * 2, 0.9, valid=valid)
+    inside = boxes_from_maps(normalize_maps(maps), 0.9)
+    for row, boxes in zip(padded.itertuples(), inside, strict=True):
+        painted = masks_from_boxes([boxes], (10, 20))[0]
+        assert row.fpr == pytest.approx((painted & valid & ~masks[0]).sum() / (painted & valid).sum())
+        assert row.predicted_share == pytest.approx((painted & valid).sum() / 100)
+    np.testing.assert_array_equal(padded["auroc"], pixel_auroc(maps, masks, valid))
+    table = choose_threshold(maps, [reference] * 2, [0.9], valid=valid)[1]
+    assert table["fpr"][0] == pytest.approx(padded["fpr"].mean())
+    for wrong, words in ((valid[:, :9], "valid has shape"), (np.eye(10, 20), "is no rectangle")):
+        with pytest.raises(DataError, match=words):
+            evaluate_maps(maps, masks, [reference] * 2, 0.9, valid=wrong)
+
+
 def test_upsampling():
     grid = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
     smooth = upsample_maps(torch.from_numpy(grid).double(), (6, 9))

@@ -319,3 +319,18 @@ def test_bad_input_is_named(rng):
     with pytest.raises(DataError, match="differ in shape"):
         score_maps(maps, masks[:2], boxes, 0.5)
     assert LOWER_IS_BETTER == ("fpr", "fpr_all")
+
+
+def test_the_suite_counts_the_picture_alone(rng):
+    """Of padded images every metric but the pixels above a threshold and IoU is that of the picture cut out."""
+    maps, masks, boxes = problem(rng)
+    wide = [np.pad(a, ((0, 0), (0, 0), (7, 5))) for a in (maps, masks)]
+    wide[0][:, :, :7] = maps.max()
+    valid = np.pad(np.ones(maps.shape[1:], dtype=bool), ((0, 0), (7, 5)))
+    moved = [np.add(b, [7, 0, 7, 0]) for b in boxes]
+    scale = {"threshold": float(np.median(maps)), "thresholds": (float(np.median(maps)),), "normalize": False}
+    got = score_maps(*wide, moved, **scale, valid=valid).per_image
+    plain = score_maps(maps, masks, boxes, **scale).per_image
+    for name in ("pixel_auroc", "pointing_game", "energy_inside"):
+        np.testing.assert_allclose(got[name], plain[name], err_msg=name)
+    assert (score_maps(*wide, moved, **scale).per_image["fpr"] >= got["fpr"]).all()

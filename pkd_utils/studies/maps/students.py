@@ -22,6 +22,9 @@ from pkd_utils.studies.maps.comparison import MapRuns, methods
 STUDENT = ["weight", "temperature", "fold", "seed"]
 """Columns that name a student."""
 
+PICTURE = ["picture_x0", "picture_y0", "picture_x1", "picture_y1"]
+"""Columns of images.parquet: the picture's own rectangle in packed pixels."""
+
 # What a map's name asks of saliency.saliency_maps.
 MAPS = {
     "attention_mean": {"method": "attention", "heads": "mean"},
@@ -93,6 +96,15 @@ class Prepared:
         """bool (n, S, S)."""
         masks = np.load(self.folder / "masks.npy", mmap_mode="r")
         return np.asarray(masks[self._mask_rows.loc[list(ids)].to_numpy()]).astype(bool)
+
+    def valid_of(self, ids: Sequence[str]) -> np.ndarray:
+        """bool (n, S, S): where a packed image is picture, not the padding around it."""
+        frame = np.rint(self.images.loc[list(ids), PICTURE].to_numpy(dtype=float))
+        across, down = (
+            (np.arange(side) >= frame[:, k, None]) & (np.arange(side) < frame[:, k + 2, None])
+            for k, side in enumerate(self.pixels.shape[:0:-1])
+        )
+        return down[:, :, None] & across[:, None]
 
     def boxes_of(self, ids: Sequence[str]) -> list[np.ndarray]:
         """Reference boxes (K, 4) of each image."""
@@ -192,5 +204,7 @@ def choose_and_score(
     size = prepared.pixels.shape[1:]
     held, maps = (m if m.shape[1:] == size else attention.upsample_maps(m, size) for _, m in (validation, test))
     boxes, regions = prepared.boxes_of(validation[0]), (prepared.masks_of(test[0]), prepared.boxes_of(test[0]))
-    threshold, _ = metrics.choose_threshold(held, boxes, thresholds, criterion, normalize=normalize)
-    return threshold, score_maps(maps, *regions, threshold, thresholds, normalize=normalize, **options)
+    chosen = {"normalize": normalize, "valid": prepared.valid_of(validation[0])}
+    threshold, _ = metrics.choose_threshold(held, boxes, thresholds, criterion, **chosen)
+    options |= {"normalize": normalize, "valid": prepared.valid_of(test[0])}
+    return threshold, score_maps(maps, *regions, threshold, thresholds, **options)

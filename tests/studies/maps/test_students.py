@@ -25,7 +25,10 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     labels = pd.DataFrame({"a": [1, 0, 1, np.nan, 1, 1, 1, 1], "b": [0, 0, 1, 1, 0, 0, 0, 0]}, dtype=float)
     patients = [f"p{k // 2}" for k in range(8)]
-    pd.DataFrame({"image_id": IDS, "patient_id": patients}).join(labels).to_parquet(tmp_path / "images.parquet")
+    picture = dict(zip(students.PICTURE, (0.0, 0.0, SIDE, SIDE), strict=True))
+    images = pd.DataFrame({"image_id": IDS, "patient_id": patients, **picture}).join(labels)
+    images.loc[5, students.PICTURE] = (0.0, 2.0, 16.0, 14.0)  # padded above and below
+    images.to_parquet(tmp_path / "images.parquet")
     split = ["train", "test", "test", "validate", "validate", "test", "test", "test"]
     pd.DataFrame({"image_id": IDS, "split": split, "fold": 0}).to_parquet(tmp_path / "splits.parquet")
     rows = [(i, 2.0, 3.0, 8.0, 9.0, "a") for i in IDS[:6]] + [
@@ -59,6 +62,8 @@ def test_rows_belong_to_their_ids(folder):
     np.testing.assert_array_equal(prepared.pixels_of(["i5", "i2"]), pixels[[5, 2]])
     assert [m.sum() for m in prepared.masks_of(["i2", "i0"])] == [45, 36]
     assert [len(b) for b in prepared.boxes_of(["i2", "i0"])] == [2, 1]
+    valid = prepared.valid_of(["i5", "i2"])
+    assert valid[1].all() and valid[0].sum() == 12 * SIDE and valid[0, 2:14].all()
 
 
 def test_draw():
@@ -96,12 +101,19 @@ def test_choose_on_validation_and_score_on_test(folder):
     large = [attention.upsample_maps(maps, (SIDE, SIDE)) for _, maps in (validation, test)]
     assert threshold == metrics.choose_threshold(large[0], prepared.boxes_of(validation[0]), levels)[0]
     expected = score_maps(
-        large[1], prepared.masks_of(test[0]), prepared.boxes_of(test[0]), threshold, levels, tolerance=1
+        large[1],
+        prepared.masks_of(test[0]),
+        prepared.boxes_of(test[0]),
+        threshold,
+        levels,
+        tolerance=1,
+        valid=prepared.valid_of(test[0]),
     )
     pd.testing.assert_frame_equal(suite.per_image, expected.per_image)
     ones = np.ones((2, SIDE, SIDE), np.float32)
     _, uniform = students.choose_and_score(prepared, (validation[0], ones), (test[0], ones), levels, normalize=False)
     np.testing.assert_allclose(uniform.per_image["iou"], 36 / SIDE**2)
+    np.testing.assert_allclose(uniform.per_image["energy_inside"], [45 / SIDE**2, 36 / (12 * SIDE)])
 
 
 def test_students_of_several_runs_are_told_apart(tmp_path, monkeypatch):
