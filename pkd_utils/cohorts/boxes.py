@@ -1,24 +1,26 @@
-"""Boxes: of COCO files, from the size an annotator declared to that of the stored image; and those around masks."""
+"""Boxes: of COCO files, from declared to stored size; around masks; and which of them are ground truth of what."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pkd_utils.cohorts.checks import require_file
-from pkd_utils.cohorts.table import BOX_COLUMNS, CORNERS, placed_mask, within
+from pkd_utils.cohorts.table import BOX_COLUMNS, CORNERS, SPLITS, Cohort, placed_mask, within
 from pkd_utils.images.decode import image_size
 from pkd_utils.runs.errors import DataError
 
 ASPECT_TOLERANCE = 0.02  # a mask's frame and its stored image differ by rounding, as 943x751 and 768x612 do
+ANY = "any finding"  # the regions of every finding, trained or not
 
 
 def read_coco(path: Path, where: str) -> pd.DataFrame:
     """Read the boxes of a COCO annotation file, which `where` says where to get: one row an annotation.
 
     Columns: `file_name`, `label` (category name), `x, y, width, height` (float, pixels of the declared size),
-    `declared_width, declared_height`.
+    `declared_width, declared_height`, `split` (None where the file names none).
     """
     require_file(path, where)
     try:
@@ -30,14 +32,15 @@ def read_coco(path: Path, where: str) -> pd.DataFrame:
             image = images[annotation["image_id"]]
             x, y, width, height = annotation["bbox"]
             declared = (image["width"], image["height"])
-            rows.append((image["file_name"], names[annotation["category_id"]], x, y, width, height, *declared))
+            box = (x, y, width, height, *declared, annotation.get("split"))
+            rows.append((image["file_name"], names[annotation["category_id"]], *box))
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} is not a COCO annotation file ({error}); fetch it again.") from None
     except KeyError as error:
         raise DataError(f"{path} lacks the COCO entry {error}; check that the file is the published one.") from None
-    columns = ["file_name", "label", "x", "y", "width", "height", "declared_width", "declared_height"]
+    columns = ["file_name", "label", "x", "y", "width", "height", "declared_width", "declared_height", "split"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.astype({"file_name": "str", "label": "str"} | dict.fromkeys(columns[2:], "float64"))
+    return table.astype({"file_name": "str", "label": "str"} | dict.fromkeys(columns[2:-1], "float64"))
 
 
 def boxes_of(images: pd.DataFrame, table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, int]:
@@ -101,3 +104,72 @@ def boxes_around(images: pd.DataFrame, regions: pd.DataFrame, root: Path) -> pd.
         corners.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
     result = pd.DataFrame(corners, columns=CORNERS, dtype="float64").set_axis(regions.index)
     return regions[["image_id", "label"]].join(result)[BOX_COLUMNS].reset_index(drop=True)
+
+
+def regions_of(cohort: Cohort) -> pd.DataFrame:
+    """`cohort.boxes` with `finding`: the label that a box is ground truth of, or "" where it is the image's."""
+    return cohort.boxes.assign(finding=cohort.boxes["label"] if cohort.info.finding_boxes else "")
+
+
+def ground_truth(regions: pd.DataFrame, labels: Sequence[str], finding: str | None = None) -> np.ndarray:
+    """Which regions count (bool): those of one finding, of all trained `labels` (None), or of `ANY` finding.
+
+    `regions` has a column `finding`, see `regions_of`; what belongs to the image counts for every finding.
+    """
+    wanted = labels if finding is None else [finding]
+    return regions["finding"].isin(["", *wanted]).to_numpy() | (finding == ANY)
+
+
+def of_positives(
+    regions: pd.DataFrame, images: pd.DataFrame, labels: Sequence[str], finding: str | None = None
+) -> np.ndarray:
+    """Which regions (bool) lie on an image that is positive (1) for their finding.
+
+    Regions of no trained finding ask for one positive label, or for `finding` if that is one. `images` is indexed by
+    image_id.
+    """
+    positive = images[list(labels)] == 1
+    one = positive[[finding] if finding in labels else list(labels)].any(axis=1)
+    result = np.array(regions["image_id"].map(one), dtype=bool)
+    for label in labels:
+        mine = (regions["finding"] == label).to_numpy() & (finding != ANY)
+        result[mine] = positive.loc[regions["image_id"][mine], label]
+    return result
+
+
+def boxed_by_split(cohort: Cohort, splits: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Count images with regions by fold and split, and say in a sentence if a validation part has none ("" if not).
+
+    Parameters
+    ----------
+    splits : DataFrame
+        `image_id, split, fold`.
+
+    Returns
+    -------
+    (DataFrame, str)
+        A row a fold and split: images with any region, of them with one of a trained label, of them positive for it.
+    """
+    regions = regions_of(cohort)
+    own = regions[ground_truth(regions, cohort.labels)]
+    sets = {
+        "with a region": regions,
+        "of a trained label": own,
+        "positive for it": own[of_positives(own, cohort.rows, cohort.labels)],
+    }
+    index = pd.MultiIndex.from_product([sorted(splits["fold"].unique()), SPLITS], names=["fold", "split"])
+    counts = {
+        name: splits[splits["image_id"].isin(table["image_id"])].groupby(["fold", "split"]).size()
+        for name, table in sets.items()
+    }
+    table = pd.DataFrame(counts, index).fillna(0).astype(int)
+    held = table["of a trained label"].xs("validate", level="split")
+    without = ", ".join(str(fold) for fold in held.index[held == 0])
+    if not without:
+        return table, ""
+    way = "set folds to 3 or more, or take a split whose validation part is boxed"
+    way += " (mimic_cxr: split_from='ms_cxr')" if cohort.info.finding_boxes else ""
+    return table, (
+        f"No validation image of fold {without} has a region of a trained label, so no threshold can be chosen there "
+        f"and maps cannot be scored: {way}."
+    )

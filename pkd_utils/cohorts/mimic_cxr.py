@@ -38,6 +38,7 @@ INFO = CohortInfo(
     licence="PhysioNet Credentialed Health Data License 1.5.0",
     citation="Johnson et al., Sci Data 6:317 (2019), arXiv 1901.07042",
     credentialed=True,
+    finding_boxes=True,
 )
 
 
@@ -51,6 +52,7 @@ def load(
     sections: tuple[str, ...] = ("findings", "impression"),
     report_missing: Literal["raise", "drop", "keep"] = "raise",
     boxes: bool = True,
+    split_from: Literal["mimic_cxr", "ms_cxr"] = "mimic_cxr",
     reports_root: Path | str | None = None,
     mimic_iv_root: Path | str | None = None,
     ms_cxr_root: Path | str | None = None,
@@ -79,7 +81,11 @@ def load(
         A report without text: refuse when `privileged` is read; leave the study out and count it in the funnel
         (this reads all selected reports now); or keep the images with no row in `privileged`.
     boxes : bool
-        Read MS-CXR 1.1.0 (csv, else json), rescaled to the size of the JPG where the declared size differs.
+        Read MS-CXR 1.1.0 (csv, else json), rescaled to the size of the JPG where the declared size differs. All eight
+        categories are read: a box is ground truth of the label that it names.
+    split_from : {"mimic_cxr", "ms_cxr"}
+        The official split, or that of MS-CXR for all images of a patient whose boxed images it has in one part.
+        Everybody else keeps the official one, also patients whom MS-CXR has in several parts: nobody is in two.
     reports_root, mimic_iv_root, ms_cxr_root : Path, optional
         Where reports (`files/.../s<study>.txt` or the zip), `hosp/patients.csv.gz` and MS-CXR are, if not in `root`.
 
@@ -137,9 +143,18 @@ def load(
     box_table = empty_boxes()
     if boxes:
         file = _ms_cxr_file(ms_cxr_root)
-        box_table, note = _ms_cxr_boxes(file, root, images)
+        annotated = _read_ms_cxr(file)
+        box_table, rescaled = boxes_of(images, annotated, root)
+        left_out = annotated["image_id"].nunique() - box_table["image_id"].nunique()
         tables.append(file)
+        note = f"{left_out} boxed images are not among the selected; {rescaled} images rescaled"
         funnel.step("with MS-CXR boxes", images[images["image_id"].isin(box_table["image_id"])], note=note)
+    if split_from == "ms_cxr":
+        if not boxes:
+            raise DataError(
+                "split_from='ms_cxr' takes the split from MS-CXR's file, so boxes=False does not go with it."
+            )
+        images = _split_of_ms_cxr(images, annotated, file, funnel)
     masks_root = root / "masks" if (root / "masks").is_dir() else None
     return Cohort(info, root, list(labels), images, box_table, funnel.table(), privileged, tables, masks_root)
 
@@ -237,16 +252,33 @@ def _ms_cxr_file(root: Path) -> Path:
     raise FileNotFoundError(f"{MS_CXR}.csv (or .json) is missing from {root} and ms-cxr/; get it from {WHERE_BOXES}.")
 
 
-def _ms_cxr_boxes(file: Path, root: Path, images: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Read the boxes of the selected images in pixels of the stored JPG; also a note for the funnel."""
+def _read_ms_cxr(file: Path) -> pd.DataFrame:
+    """Read all boxes as `boxes.boxes_of` takes them; `split` where the file has it."""
     if file.suffix == ".csv":
         names = {"x": "x", "y": "y", "w": "width", "h": "height"}
         names |= {"image_width": "declared_width", "image_height": "declared_height"}
         table = as_numbers(read_csv(file, ["dicom_id", "category_name", *names], WHERE_BOXES), list(names), file)
-        table = table.rename(columns={"dicom_id": "image_id", "category_name": "label", **names})
-    else:
-        table = read_coco(file, WHERE_BOXES)
-        table["image_id"] = table["file_name"].str.removesuffix(".jpg")
-    boxes, rescaled = boxes_of(images, table, root)
-    left_out = table["image_id"].nunique() - boxes["image_id"].nunique()
-    return boxes, f"{left_out} boxed images are not among the selected; {rescaled} images rescaled"
+        return table.rename(columns={"dicom_id": "image_id", "category_name": "label", **names})
+    table = read_coco(file, WHERE_BOXES)
+    return table.assign(image_id=table["file_name"].str.removesuffix(".jpg"))
+
+
+def _split_of_ms_cxr(images: pd.DataFrame, annotated: pd.DataFrame, file: Path, funnel: Funnel) -> pd.DataFrame:
+    """Give the patients whom MS-CXR has in one part, with all their images, that part as split."""
+    patient = annotated["image_id"].map(images.set_index("image_id")["patient_id"])
+    named = annotated["split"] if "split" in annotated else pd.Series(None, annotated.index, dtype="object")
+    part = named.map({"train": "train", "val": "validate", "validate": "validate", "test": "test"})
+    if part[patient.notna()].isna().any():
+        raise DataError(
+            f"{file} does not say train, val or test as split of every box; use release 1.1.0, "
+            "or split_from='mimic_cxr'."
+        )
+    parts = part.groupby(patient).agg(["nunique", "first"])
+    taken = images["patient_id"].map(parts["first"][parts["nunique"] == 1])
+    funnel.step("of patients split as in MS-CXR", images[taken.notna()])
+    crossing = images["patient_id"].isin(parts.index[parts["nunique"] > 1])
+    funnel.step("of patients in several parts of MS-CXR", images[crossing], note="they keep the official split")
+    images = images.assign(split=taken.fillna(images["split"]))
+    for split in SPLITS:
+        funnel.step(f"split taken: {split}", images[images["split"] == split])
+    return images

@@ -29,7 +29,9 @@ class CohortInfo:
     `shareable_text` and `shareable_images` decide whether a notebook or page may print report text or render pixels
     and identifiers; they are False unless the source's licence clearly allows it. `credentialed` sources are for people
     who have signed for them: nothing of them is shareable, and no count below 10 is shown. `splits` are the official
-    splits that the source has, of `SPLITS`; a source without any says ().
+    splits that the source has, of `SPLITS`; a source without any says (). `finding_boxes`: a box's label is the name of
+    a finding, as label columns are, and the box ground truth of that finding alone; else boxes (lungs, a lesion) are
+    the image's, whatever its labels.
     """
 
     name: str
@@ -41,6 +43,7 @@ class CohortInfo:
     shareable_images: bool = False
     credentialed: bool = False
     splits: tuple[str, ...] = SPLITS
+    finding_boxes: bool = False
 
     def __post_init__(self) -> None:
         if self.credentialed and (self.simulated or self.shareable_text or self.shareable_images):

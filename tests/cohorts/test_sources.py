@@ -10,6 +10,7 @@ from PIL import Image
 
 from pkd_utils import demo
 from pkd_utils.cohorts import SOURCES, checks, load_cohort
+from pkd_utils.cohorts.boxes import boxed_by_split, ground_truth, regions_of
 from pkd_utils.cohorts.folds import patient_folds
 from pkd_utils.cohorts.openi import label_table
 from pkd_utils.cohorts.table import CORNERS, IMAGE_COLUMNS, CohortInfo
@@ -277,6 +278,52 @@ def test_boxes_of_another_aspect_are_refused(mimic, size, orientation, suffix):
     if suffix == ".json":
         (mimic / MS_CXR).unlink()
     refused(r"drawn on 80x64 pixels, but .*\.jpg has \d+x\d+: it is turned, cropped", "mimic_cxr", mimic)
+
+
+def annotate(mimic, split_of):
+    """Write MS-CXR's csv for the frontal images of these patients, with this split each."""
+    row = pd.read_csv(mimic / MS_CXR, dtype=str).iloc[0].to_dict()
+    rows = [row | {"dicom_id": fixtures.mimic_ids(*key)[2], "split": split} for key, split in split_of.items()]
+    pd.DataFrame(rows).to_csv(mimic / MS_CXR, index=False)
+
+
+def test_split_of_ms_cxr_where_it_crosses_no_patient(mimic):
+    official = load_cohort("mimic_cxr", mimic, views=None).images.set_index("image_id")["split"]
+    annotate(mimic, {(0, 0): "val", (1, 0): "test", (2, 0): "train", (2, 1): "test"})
+    cohort = load_cohort("mimic_cxr", mimic, views=None, split_from="ms_cxr")
+    split = cohort.images.set_index("image_id")["split"]
+    for patient, expected in enumerate(["validate", "test"]):  # all images of the patient, also those without a box
+        for view in (0, 1):
+            assert split[fixtures.mimic_ids(patient, view)[2]] == expected
+    rest = [fixtures.mimic_ids(patient, view)[2] for patient in range(2, 6) for view in (0, 1)]
+    assert (split[rest] == official[rest]).all()
+    assert cohort.images.groupby("patient_id")["split"].nunique().eq(1).all()
+    funnel = cohort.funnel.set_index("step")["rows"]
+    assert funnel["of patients split as in MS-CXR"] == 4 and funnel["of patients in several parts of MS-CXR"] == 2
+    assert (load_cohort("mimic_cxr", mimic, views=None).images.set_index("image_id")["split"] == official).all()
+    refused("boxes=False does not go", "mimic_cxr", mimic, split_from="ms_cxr", boxes=False)
+    (mimic / MS_CXR).unlink()  # the json of the fixture names no split
+    refused("does not say train, val or test", "mimic_cxr", mimic, split_from="ms_cxr")
+
+
+def test_boxed_images_by_split(mimic):
+    labels = ("Edema", "Cardiomegaly")  # the fixture has every Edema present and no Cardiomegaly
+    cohort = load_cohort("mimic_cxr", mimic, labels=labels)
+    cohort.images["split"] = ["train", "train", "train", "train", "validate", "test"]
+    splits = cohort.images[["image_id", "split"]].assign(fold=0)
+    table, lacking = boxed_by_split(cohort, splits)
+    assert table["of a trained label"].tolist() == [1, 1, 1] and not lacking
+    cohort.boxes["label"] = ["Edema", "Pneumothorax", "Cardiomegaly"]
+    table, lacking = boxed_by_split(cohort, splits)
+    assert table["with a region"].tolist() == [1, 1, 1] and table["of a trained label"].tolist() == [1, 0, 1]
+    assert table["positive for it"].tolist() == [1, 0, 0]
+    assert "No validation image of fold 0 has a region of a trained label" in lacking and "ms_cxr" in lacking
+
+
+def test_regions_of_no_finding_count_for_every_label(covid):
+    cohort = load_cohort("covid_chestxray", covid)
+    regions = regions_of(cohort)
+    assert set(regions["finding"]) == {""} and ground_truth(regions, cohort.labels).all()
 
 
 def test_masks_come_before_boxes(mimic):

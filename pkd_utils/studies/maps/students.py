@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from pkd_utils.cohorts.boxes import ground_truth, of_positives
 from pkd_utils.distillation.students import load_student
 from pkd_utils.images.augment import normalise
 from pkd_utils.localization import attention, metrics, saliency
@@ -37,11 +38,15 @@ MAPS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run of `01-prepare-data`, opened; pixels and masks stay on disk."""
+    """A run of `01-prepare-data`, opened; pixels and masks stay on disk.
+
+    Ground truth are the regions of the trained `labels`; methods that take a `finding` give those of one label instead,
+    or of every finding (`cohorts.boxes.ANY`). Regions that belong to no finding (lungs, a lesion) count always.
+    """
 
     folder: Path
     labels: list[str]
-    positives_only: bool = True  # count only images with at least one positive label as images with regions
+    positives_only: bool = True  # count only images that are positive for a label whose region they have
 
     @cached_property
     def images(self) -> pd.DataFrame:
@@ -54,16 +59,24 @@ class Prepared:
         return pd.read_parquet(self.folder / "splits.parquet")
 
     @cached_property
-    def boxes(self) -> dict[str, np.ndarray]:
-        """Reference boxes (K, 4) by image_id, in packed pixels; a box that packing cut off entirely is left out."""
+    def _box_rows(self) -> pd.DataFrame:
+        """boxes.parquet, in packed pixels; a box that packing cut off entirely is left out."""
         table = pd.read_parquet(self.folder / "boxes.parquet")
-        table = table[(table["x1"] > table["x0"]) & (table["y1"] > table["y0"])]
+        return table[(table["x1"] > table["x0"]) & (table["y1"] > table["y0"])]
+
+    @cached_property
+    def boxes(self) -> dict[str, np.ndarray]:
+        """Reference boxes (K, 4) by image_id, of the trained labels."""
+        return self._boxes_by_image(None)
+
+    def _boxes_by_image(self, finding: str | None) -> dict[str, np.ndarray]:
+        table = self._box_rows[ground_truth(self._box_rows, self.labels, finding)]
         return {i: rows[["x0", "y0", "x1", "y1"]].to_numpy() for i, rows in table.groupby("image_id")}
 
     @property
     def cut_off(self) -> int:
         """Images that had regions, of which packing left nothing."""
-        return len(set(self._mask_rows.index) - set(self.boxes))
+        return len(set(self._mask_rows["image_id"]) - set(self._box_rows["image_id"]))
 
     @cached_property
     def pixels(self) -> np.ndarray:
@@ -71,17 +84,16 @@ class Prepared:
         return np.load(self.folder / "pixels.npy", mmap_mode="r")
 
     @cached_property
-    def _mask_rows(self) -> pd.Series:
-        ids = files.read_json(self.folder / "mask_ids.json")
-        return pd.Series(range(len(ids)), index=ids)
+    def _mask_rows(self) -> pd.DataFrame:
+        return pd.DataFrame(files.read_json(self.folder / "mask_ids.json"), columns=["image_id", "finding"])
 
-    def with_regions(self, fold: int, split: str) -> list[str]:
-        """Image ids of a split that have a reference region (and a positive label, if so asked)."""
+    def with_regions(self, fold: int, split: str, finding: str | None = None) -> list[str]:
+        """Image ids of a split that have a reference region (and are positive for its label, if so asked)."""
         chosen = self.splits[(self.splits["fold"] == fold) & (self.splits["split"] == split)]["image_id"]
-        chosen = chosen[chosen.isin(self._mask_rows.index) & chosen.isin(self.boxes)]
+        boxes = self._box_rows[ground_truth(self._box_rows, self.labels, finding)]
         if self.positives_only:
-            chosen = chosen[(self.images.loc[chosen, self.labels] == 1).any(axis=1).to_numpy()]
-        return chosen.tolist()
+            boxes = boxes[of_positives(boxes, self.images, self.labels, finding)]
+        return chosen[chosen.isin(boxes["image_id"])].tolist()
 
     def splits_of(self, fold: int, ids: Sequence[str]) -> list[str]:
         """The split of each image in a fold."""
@@ -92,10 +104,12 @@ class Prepared:
         """uint8 (n, S, S)."""
         return self.pixels[self.images.index.get_indexer(ids)]
 
-    def masks_of(self, ids: Sequence[str]) -> np.ndarray:
-        """bool (n, S, S)."""
+    def masks_of(self, ids: Sequence[str], finding: str | None = None) -> np.ndarray:
+        """bool (n, S, S), regions of an image united."""
         masks = np.load(self.folder / "masks.npy", mmap_mode="r")
-        return np.asarray(masks[self._mask_rows.loc[list(ids)].to_numpy()]).astype(bool)
+        rows = self._mask_rows[ground_truth(self._mask_rows, self.labels, finding)]
+        rows = rows.groupby("image_id").groups
+        return np.stack([masks[rows[i]].any(axis=0) for i in ids])
 
     def valid_of(self, ids: Sequence[str]) -> np.ndarray:
         """bool (n, S, S): where a packed image is picture, not the padding around it."""
@@ -106,9 +120,10 @@ class Prepared:
         )
         return down[:, :, None] & across[:, None]
 
-    def boxes_of(self, ids: Sequence[str]) -> list[np.ndarray]:
+    def boxes_of(self, ids: Sequence[str], finding: str | None = None) -> list[np.ndarray]:
         """Reference boxes (K, 4) of each image."""
-        return [self.boxes[i] for i in ids]
+        boxes = self._boxes_by_image(finding)
+        return [boxes[i] for i in ids]
 
 
 def read_students(references: Sequence[str]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pkd_utils.cohorts.boxes import ANY
 from pkd_utils.distillation.students import random_student
 from pkd_utils.images.augment import normalise
 from pkd_utils.localization import attention, metrics, saliency
@@ -35,14 +36,15 @@ def folder(tmp_path):
         ("i2", 9.0, 9.0, 12.0, 12.0, "b"),
         ("i6", 0, 4, 0, 8, "a"),
     ]
-    pd.DataFrame(rows, columns=["image_id", "x0", "y0", "x1", "y1", "label"]).to_parquet(tmp_path / "boxes.parquet")
+    boxes = pd.DataFrame(rows, columns=["image_id", "x0", "y0", "x1", "y1", "label"])
+    boxes.assign(finding="").to_parquet(tmp_path / "boxes.parquet")
     np.save(tmp_path / "pixels.npy", rng.integers(0, 256, (8, SIDE, SIDE), dtype=np.uint8))
     with_mask = [IDS[k] for k in (5, 4, 3, 2, 1, 0, 6)]  # not in the order of the images
     masks = np.zeros((7, SIDE, SIDE), bool)
     masks[:, 3:9, 2:8] = True
     masks[3, 9:12, 9:12] = True
     np.save(tmp_path / "masks.npy", masks)
-    files.write_json(tmp_path / "mask_ids.json", with_mask)
+    files.write_json(tmp_path / "mask_ids.json", [(i, "") for i in with_mask])
     return tmp_path
 
 
@@ -64,6 +66,49 @@ def test_rows_belong_to_their_ids(folder):
     assert [len(b) for b in prepared.boxes_of(["i2", "i0"])] == [2, 1]
     valid = prepared.valid_of(["i5", "i2"])
     assert valid[1].all() and valid[0].sum() == 12 * SIDE and valid[0, 2:14].all()
+
+
+@pytest.fixture
+def by_finding(folder):
+    """The same images, with regions of findings: a on i1 to i5, b on i2, and on i2, i6 c, which nobody trained."""
+    rows = [("i1", "a"), ("i2", "a"), ("i2", "b"), ("i2", "c"), ("i3", "a"), ("i4", "a"), ("i5", "a"), ("i6", "c")]
+    boxes = pd.DataFrame(rows, columns=["image_id", "finding"])
+    boxes[["x0", "y0"]], boxes[["x1", "y1"]] = 0, np.array([[k + 1, 1] for k in range(len(rows))])
+    boxes.to_parquet(folder / "boxes.parquet")
+    masks = np.zeros((len(rows), SIDE, SIDE), bool)
+    for k, mask in enumerate(masks):
+        mask[k, : k + 1] = True
+    np.save(folder / "masks.npy", masks)
+    files.write_json(folder / "mask_ids.json", rows)
+    return folder
+
+
+def test_a_finding_is_scored_against_its_own_regions(by_finding):
+    prepared = students.Prepared(by_finding, ["a", "b"])
+
+    def truth(image, finding=None):
+        sizes = [int(x1) for x1 in prepared.boxes_of([image], finding)[0][:, 2]]
+        assert prepared.masks_of([image], finding).sum() == sum(sizes)
+        return sizes
+
+    assert truth("i2") == [2, 3] and prepared.boxes["i2"].shape == (2, 4)  # the trained labels'
+    assert truth("i2", "a") == [2] and truth("i2", "b") == [3] and truth("i2", ANY) == [2, 3, 4]
+    assert "i6" not in prepared.boxes and truth("i6", ANY) == [8]
+    with pytest.raises(KeyError):
+        prepared.masks_of(["i6"])
+
+
+def test_positive_for_the_finding_that_is_marked(by_finding):
+    prepared = students.Prepared(by_finding, ["a", "b"])
+    images = prepared.images
+    images.loc["i5", ["a", "b"]] = [0.0, 1.0]  # positive, but not for what is marked on it
+    assert prepared.with_regions(0, "test") == ["i2"]
+    assert prepared.with_regions(0, "test", "a") == ["i2"] and prepared.with_regions(0, "test", "b") == ["i2"]
+    assert prepared.with_regions(0, "test", ANY) == ["i2", "i5", "i6"]
+    assert prepared.with_regions(0, "validate") == ["i4"]  # what is unknown (i3) is not positive
+    everything = students.Prepared(by_finding, ["a", "b"], positives_only=False)
+    assert everything.with_regions(0, "test") == everything.with_regions(0, "test", "a") == ["i1", "i2", "i5"]
+    assert students.Prepared(by_finding, ["d"], positives_only=False).with_regions(0, "test") == []
 
 
 def test_draw():
