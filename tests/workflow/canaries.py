@@ -136,6 +136,8 @@ class Stage:
         for count, (cell, output) in enumerate(zip(code, outputs, strict=True), start=1):
             cell.execution_count, cell.outputs = count, output
         notebook.metadata["papermill"] = {"parameters": {"cohort": "x", "seeds": [0, 1]}, "exception": None}
+        notebook.metadata["papermill"]["input_path"] = str(self.root / "notebooks" / f"{NAME}.ipynb")
+        notebook.metadata["papermill"]["output_path"] = str(self.root / "runs" / "smoke-0123456789.failed.ipynb")
         return notebook
 
     def _run(self, reference: str, upstream: dict, tables: dict[str, pd.DataFrame], **more: Any) -> Path:

@@ -17,7 +17,7 @@ def built(tmp_path_factory):
 
     def stage_of(cohort):
         if cohort not in made:
-            stage = Stage(tmp_path_factory.mktemp("stage"), COHORTS[cohort])
+            stage = Stage(tmp_path_factory.mktemp("a stage"), COHORTS[cohort])
             made[cohort] = stage, copy.deepcopy((stage.notebook, stage.record))
         return made[cohort]
 
@@ -30,7 +30,7 @@ def clean(built, monkeypatch, tmp_path):
 
     def stage_of(cohort, place):
         if place == "committed":
-            stage = Stage(tmp_path / "project", COHORTS[cohort])
+            stage = Stage(tmp_path / "a project", COHORTS[cohort])
         else:
             stage, kept = built(cohort)
             stage.notebook, stage.record = copy.deepcopy(kept)

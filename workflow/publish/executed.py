@@ -125,6 +125,8 @@ class Checked:
         for path, value in flat(metadata):
             name, _, key = path.partition("papermill.parameters.")
             known = not name and key and key.split(".")[0] in given
+            for root in (paths.runs_dir(), paths.PROJECT_ROOT):  # folders of this machine, with spaces in them or not
+                value = value.removeprefix(str(root)) if path.endswith("put_path") else value
             if not known and (path, value) not in flat(expected) and not KNOWN_METADATA.fullmatch(f"{path}={value}"):
                 self._say(f"has unknown metadata, or a known one with an unknown value ({len(path)} letters)")
             self._secrets("its metadata", f"{path} {value}")
