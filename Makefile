@@ -63,9 +63,10 @@ bench: ## measure speed, and write book/results/benchmark-*.json (long: one writ
 budget: env ## what the reports study of PROFILE would cost: heads, hours, disk
 	@$(PY) -m workflow.budget $(PROFILE)
 
-open-data: runs ## run the study on open real data: make open-data DATA=<folder>
+open-data: assets ## run the study on open real data: make open-data DATA=<folder>
 	@test -n "$(DATA)" || { echo "Say where the data are: make open-data DATA=<folder> (see book/reproduce.md)"; exit 2; }
 	@mkdir -p data && ln -sfn "$(abspath $(DATA))" data/open
+	@$(SNAKEMAKE) --config profile=demo only=mmpkd/embedded/03-distil-student/baseline
 	@$(SNAKEMAKE) --config profile=open-data
 
 clean: ## remove runs, the built book and the embedded cohort (fetched assets stay)
