@@ -38,6 +38,8 @@ READ_PROBLEMS = {
 _NO_NUMBERS = "values that are no numbers (NaN or infinite)"
 _NO_SIDES = "does not say where left, front and head are; convert it again from its source, with its orientation."
 _SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
+# How a DICOM file without the 128 bytes and `DICM` begins: an element of group 2 or 8, its kind or its short length.
+_BARE = re.compile(rb"(?s)[\x02\x08]\0..(?:[A-Z]{2}|..\0\0)|\0[\x02\x08]..[A-Z]{2}")
 _TAGS = [
     *("SeriesInstanceUID", "Modality", "ImagePositionPatient", "ImageOrientationPatient", "PatientPosition"),
     *("PixelSpacing", "Rows", "Columns", "AcquisitionNumber"),
@@ -110,7 +112,7 @@ def find_volumes(folder: str | Path) -> list[Path]:
     series = []
     for path in files:  # the first DICOM file of a folder makes it a series, whatever lies beside it
         if path.parent not in series[-1:] and not path.name.lower().endswith((*_SUFFIXES, "dicomdir")):
-            series += [path.parent] if is_dicom(path) else []
+            series += [path.parent] if _is_slice(path) else []
     series = sorted(set(series))
     if not images and not series:
         raise FileNotFoundError(f"{folder} holds no CT volume ({', '.join(_SUFFIXES)} or folders of DICOM files).")
@@ -250,14 +252,23 @@ def _check_whole(path: Path) -> None:
         raise VolumeError("unreadable", f"{path.name} holds {_NO_NUMBERS}; write it again.")
 
 
+def _is_slice(path: Path) -> bool:
+    """True of a DICOM file, also of an old one that begins with its first element."""
+    with open(path, "rb") as file:
+        return is_dicom(path) or _BARE.match(file.read(8)) is not None
+
+
 def _slices_in_order(folder: Path) -> tuple[list[str], pydicom.Dataset]:
     """Files of the one DICOM series in a folder, from the first slice to the last, and what one of them says."""
     heads = {}
-    for file in sorted(item for item in folder.iterdir() if item.is_file()):
-        with contextlib.suppress(pydicom.errors.InvalidDicomError, OSError, EOFError):  # a licence text, say
-            head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
+    for file in sorted(item for item in folder.iterdir() if item.is_file() and _is_slice(item)):
+        try:
+            head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS, force=True)
             if head.get("ImagePositionPatient") and head.get("ImageOrientationPatient"):
                 heads[str(file)] = head
+        except Exception as error:  # a damaged header fails in many ways
+            message = f"{file.name} in {folder.name} cannot be read as DICOM ({type(error).__name__}); fetch it again."
+            raise VolumeError("unreadable", message) from None
     name, files, found = folder.name, list(heads), list(heads.values())
     if not found:
         raise VolumeError("unreadable", f"{name} holds no DICOM slices with a position; give the folder of one series.")

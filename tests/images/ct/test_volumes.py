@@ -262,6 +262,27 @@ def test_other_files_beside_the_slices_hide_no_series(tmp_path, name):
     np.testing.assert_array_equal(volumes.read_volume(tmp_path / "deep" / "a").hu, HU[:20])
 
 
+@pytest.mark.parametrize("with_meta", [False, True])
+def test_a_series_without_preamble_is_read_or_named_never_lost(tmp_path, with_meta):
+    write_series(tmp_path / "old", as_image(HU))
+    for file in (tmp_path / "old").iterdir():
+        content = file.read_bytes()
+        bare = 132 if with_meta else 144 + int.from_bytes(content[140:144], "little")
+        file.write_bytes(content[bare:])
+    assert volumes.find_volumes(tmp_path) == [tmp_path / "old"]
+    if with_meta:  # what GDCM does not read
+        assert refused(tmp_path / "old").name == "unreadable"
+    else:
+        np.testing.assert_array_equal(volumes.read_volume(tmp_path / "old").hu, HU)
+
+
+def test_a_slice_whose_header_is_damaged_is_named(tmp_path):
+    write_series(tmp_path / "cut", as_image(HU))
+    file = tmp_path / "cut" / "slice000.dcm"
+    file.write_bytes(file.read_bytes()[:142])  # in the length of its first element
+    assert "slice000.dcm in cut cannot be read as DICOM" in str(refused(tmp_path / "cut"))
+
+
 def test_find_volumes(tmp_path):
     sitk.WriteImage(as_image(HU[:20]), str(tmp_path / "b.nii.gz"))
     write_series(tmp_path / "deep" / "a", as_image(HU[:20]))
