@@ -97,14 +97,15 @@ def sample(number: int, seed: int) -> list[dict]:
 
 @functools.cache
 def tests_of(file: str) -> tuple[str, ...]:
-    """The room's test files that import a module, or all of them."""
+    """The room's test files that import a module, or all of them; those named after it come first."""
     module = Path(file).with_suffix("")
     tests = sorted((ROOT / "tests" / module.parts[1]).rglob("test_*.py"))
     package, name = ".".join(module.parts[:-1]), module.parts[-1]
     pattern = rf"{re.escape(package)}\.{name}\b|from {re.escape(package)} import [^#\n]*\b{name}\b"
     pattern += rf"|from {re.escape(package)} import \([^)]*\b{name}\b"
     direct = [test for test in tests if re.search(pattern, test.read_text())]
-    return tuple(str(test.relative_to(ROOT)) for test in direct or tests)
+    near = sorted(direct or tests, key=lambda test: name not in test.stem)
+    return tuple(str(test.relative_to(ROOT)) for test in near)
 
 
 def run_tests(tree: Path, tests: tuple[str, ...], limit: float) -> tuple[str, float]:

@@ -4,15 +4,12 @@ Packed pixels are related to stored pixels by `packed = scale * stored + offset`
 edges: a box (x0, y0, x1, y1) has exclusive x1, y1, and an image of width W spans 0 ... W.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from pkd_utils.runs.errors import DataError
-
 Aspect = Literal["squash", "pad", "crop"]
-ASPECTS = get_args(Aspect)
 
 
 class Geometry(NamedTuple):
@@ -42,10 +39,8 @@ def packed_geometry(width: int, height: int, size: int, aspect: Aspect = "squash
         inner_w, inner_h = max(1, round(width * fraction)), max(1, round(height * fraction))
         offset_x, offset_y = float((size - inner_w) // 2), float((size - inner_h) // 2)
         return Geometry(inner_w / width, inner_h / height, offset_x, offset_y)
-    if aspect == "crop":
-        scale = size / min(width, height)
-        return Geometry(scale, scale, (size - scale * width) / 2, (size - scale * height) / 2)
-    raise DataError(f"aspect must be one of {', '.join(ASPECTS)}, not {aspect!r}.")
+    scale = size / min(width, height)
+    return Geometry(scale, scale, (size - scale * width) / 2, (size - scale * height) / 2)
 
 
 def transform_boxes(boxes, geometry: Geometry, size: int) -> np.ndarray:

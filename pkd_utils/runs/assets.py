@@ -89,15 +89,11 @@ def path(name: str) -> Path:
 
     Raises
     ------
-    KeyError
-        If there is no asset of that name.
     FileNotFoundError
         If it has not been fetched; the message names the command.
     DataError
         If one of its files was changed since.
     """
-    if name not in ASSETS:
-        raise KeyError(f"Unknown asset {name!r}; there are {', '.join(ASSETS)}.")
     folder = paths.data_dir() / "assets" / name
     if not (folder / "asset.json").exists():
         raise FileNotFoundError(f"Asset {name!r} is not in {folder}: run `make assets`.")

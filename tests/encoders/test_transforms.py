@@ -11,7 +11,6 @@ from PIL import Image
 from scipy import stats
 from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
-from transformers import BitImageProcessor
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 from pkd_utils.encoders.facts import IMAGENET, Preprocessing
@@ -61,8 +60,8 @@ def padded(side):
     return steps
 
 
-def huggingface_rad_dino(processor=BitImageProcessorPil):
-    processor = processor(
+def huggingface_rad_dino():
+    processor = BitImageProcessorPil(
         do_convert_rgb=True, size={"shortest_edge": 518}, resample=3, crop_size={"height": 518, "width": 518},
         do_rescale=True, rescale_factor=1 / 255, image_mean=[0.5307] * 3, image_std=[0.2583] * 3,
     )  # fmt: skip
@@ -122,37 +121,6 @@ def test_crop_larger_than_the_resized_image_is_padded_as_torchvision_pads():
     image = Image.fromarray(twelve_bit(80, 61).astype(np.uint8))
     ours = preprocess(image, Preprocessing(40, 64, IMAGENET))
     assert torch.equal(ours, torchvision_steps(40, 64, IMAGENET_STATS)(image.convert("RGB")))
-
-
-def test_transformers_torchvision_processor_differs_by_few_grey_levels():
-    """`BitImageProcessor` of transformers 5 resizes tensors; we match the PIL one, as RAD-DINO's weights were used."""
-    image = by_hand(twelve_bit(700, 623))
-    ours = preprocess(image, IMAGE_ENCODERS["rad_dino"].preprocessing["paper"])
-    levels = (ours - huggingface_rad_dino(BitImageProcessor)(image)).abs() * 0.2583 * 255
-    assert levels.max() < 2.01 and (levels > 0.5).float().mean() < 0.02
-
-
-@pytest.mark.parametrize("shape", [(320, 240), (240, 320), (320, 320)])
-def test_gloria_native_is_an_area_mean_padded_with_black(shape):
-    """From 320 to 256 pixels, 4 for 5: every pixel four times along each side, then means of 5 x 5."""
-    values = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
-    fine = values.repeat(4, 0).repeat(4, 1).astype(np.float64)
-    rows, columns = fine.shape[0] // 5, fine.shape[1] // 5
-    small = np.rint(fine.reshape(rows, 5, columns, 5).mean((1, 3)))
-    square = np.zeros((256, 256))
-    top, left = (256 - rows) // 2, (256 - columns) // 2
-    square[top : top + rows, left : left + columns] = small
-    ours = preprocess(Image.fromarray(values), IMAGE_ENCODERS["gloria"].preprocessing["native"])
-    stated = (square[16:240, 16:240].astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
-    assert np.array_equal(ours[0].numpy(), stated)
-    assert torch.equal(ours[0], ours[2])
-
-
-def test_gloria_native_sizes_are_cut_to_whole_pixels():
-    steps = IMAGE_ENCODERS["gloria"].preprocessing["native"]
-    wide = preprocess(Image.new("L", (301, 200), 255), dataclasses.replace(steps, crop=256))
-    inside = (wide[0] > 0).nonzero()
-    assert inside.min(0).values.tolist() == [(256 - 170) // 2, 0] and inside.max(0).values.tolist() == [43 + 169, 255]
 
 
 @pytest.mark.parametrize("shape", [(200, 150), (97, 255), (30, 20), (128, 128), (320, 64)])

@@ -95,11 +95,6 @@ def test_every_asset_that_is_there_is_whole(name):
     assert {file: (folder / file).exists() for file in record["files"]} == dict.fromkeys(record["files"], True)
 
 
-def test_unknown_asset():
-    with pytest.raises(KeyError, match="there are chest_ct"):
-        assets.path("nothing")
-
-
 def test_an_interrupted_folder_makes_way(wheel, tmp_path):
     leftover = tmp_path / "data" / "assets" / "thing"
     leftover.mkdir(parents=True)
