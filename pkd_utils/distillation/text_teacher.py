@@ -176,7 +176,8 @@ class TextTeacher(nn.Module):
         else:
             weights = mask[:, :, None].float()
             pooled = (states.float() * weights).sum(1) / weights.sum(1)
-        return self.head(self.dropout(pooled)).float()
+        with torch.autocast(pooled.device.type, enabled=False):  # logits rounded to bfloat16 tie, and move an AUROC
+            return self.head(self.dropout(pooled))
 
 
 def first_token_block(block: nn.Module, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, frames, in_parts, per_image, value_range
+from pkd_utils.localization.arrays import (
+    as_boxes,
+    as_maps,
+    as_masks,
+    as_valid,
+    frames,
+    in_parts,
+    per_image,
+    value_range,
+)
 from pkd_utils.localization.auroc import RowAuroc
 from pkd_utils.localization.regions import best_ious, component_boxes, padded_raster, share, union_areas
 from pkd_utils.runs.checked import checked
@@ -54,6 +63,18 @@ def pixel_auroc(maps, masks, valid=None) -> np.ndarray:
     """
     maps = as_maps(maps)
     return per_image(lambda: RowAuroc(maps[0].size), maps, masks, valid)
+
+
+def pooled_auroc(maps, masks, valid=None) -> float:
+    """One AUROC of the pixels of all images together, exact: another reading of "Obj. AUROC" (Table 1).
+
+    Maps are compared across images as they are, so their scale counts: attention rows sum to at most 1 in every image.
+    Arguments and errors as `pixel_auroc`; NaN without a pixel inside or outside a region.
+    """
+    maps = as_maps(maps)
+    masks, row = as_masks(masks, maps), (1, 1, maps.size)
+    valid = None if valid is None else as_valid(valid, maps.shape).reshape(row)
+    return float(pixel_auroc(maps.reshape(row), masks.reshape(row), valid)[0])
 
 
 def normalize_maps(maps) -> np.ndarray:

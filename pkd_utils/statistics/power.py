@@ -173,7 +173,7 @@ def reported_differences(
     DataFrame, a row a dataset and metric
         dataset, metric, difference, sd_baseline, sd_mmpkd, standardised (difference over the root mean square of both
         sd), marked (the paper's "**"), power, detectable, detectable_low, detectable_high, seeds_needed, and for each
-        size k of the family (`FAMILIES`) detectable_k and found_k (|difference| >= detectable_k).
+        size k of the family (`FAMILIES`) detectable_k and reached_k (|difference| >= detectable_k).
     """
     missing = [c for c in ("dataset", "method", "metric", "mean", "sd") if c not in table.columns]
     if missing:
@@ -199,7 +199,7 @@ def reported_differences(
             "seeds_needed": seeds_needed(difference, alpha, power, sd=sd, tail_df=tail_df, simulations=4000),
         }
         for k, one in zip(FAMILIES, found, strict=True):
-            row |= {f"detectable_{k}": one, f"found_{k}": abs(difference) >= one}
+            row |= {f"detectable_{k}": one, f"reached_{k}": abs(difference) >= one}
         rows.append(row)
     return pd.DataFrame(rows).astype({"seeds_needed": "Int64"})
 

@@ -138,6 +138,15 @@ def test_kept_states_give_the_logits_of_the_whole_encoder(encoder, reports, laye
         torch.testing.assert_close(model(ids, mask), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_bfloat16_logits_are_not_rounded_to_ties(encoder):
+    model = TextTeacher(settings(encoder, trainable_layers=0), 2).eval()
+    states, mask = torch.randn(200, 4, 16), torch.ones(200, 4, dtype=torch.bool)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = model(states, mask)
+    assert logits.dtype == torch.float32 and len(logits[:, 0].unique()) == 200
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
 def test_first_token_block_equals_the_block_and_its_gradient(encoder):
     block = BertModel.from_pretrained(encoder).encoder.layer[1].eval()
     states = torch.randn(3, 9, 16, requires_grad=True)

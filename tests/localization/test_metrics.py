@@ -18,6 +18,7 @@ from pkd_utils.localization.metrics import (
     false_positive_rate,
     normalize_maps,
     pixel_auroc,
+    pooled_auroc,
 )
 from pkd_utils.runs.errors import DataError
 from tests.localization.painted import masks_from_boxes
@@ -116,6 +117,18 @@ def test_padding_is_neither_inside_nor_outside(negative, rng):
     assert pixel_auroc(valid[:2].astype(np.float32), masks[:2]).min() > 0.55, "what padding gave away before"
     np.testing.assert_array_equal(pixel_auroc(maps, masks, torch.ones(20, 30)), pixel_auroc(maps, masks))
     assert np.isnan(pixel_auroc(maps[:1], valid[:1], valid[:1])[0]), "the region is the whole picture"
+
+
+def test_pooled_auroc_is_that_of_all_pixels_together(rng):
+    maps = np.round(rng.random((3, 6, 7)), 1) * np.array([1, 10, 3])[:, None, None]  # ties, and scales of their own
+    masks, valid = rng.random(maps.shape) < 0.3, np.ones(maps.shape, bool)
+    valid[1, :, 4:] = False
+    masks[2] = False  # an image without a region still has an outside
+    assert pooled_auroc(maps, masks) == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
+    expected = roc_auc_score(masks[valid], maps[valid])
+    assert pooled_auroc(maps, masks, valid) == pytest.approx(expected, abs=1e-12)
+    assert pooled_auroc(maps[:1], masks[:1]) == pixel_auroc(maps[:1], masks[:1])[0]
+    assert np.isnan(pooled_auroc(maps, np.zeros_like(masks)))
 
 
 def test_boxes_in_the_padding_are_no_false_positives(rng):

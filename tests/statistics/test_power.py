@@ -107,13 +107,13 @@ def test_table_1(table1):
     got = power.reported_differences(table1, alpha=0.05, power=0.8, simulations=3000).set_index(["dataset", "metric"])
     assert len(got) == 9
     row = got.loc["MIMIC-CXR", "IoU"]
-    assert row["difference"] == pytest.approx(0.11) and row["marked"] and row["found_1"] and not row["found_9"]
+    assert row["difference"] == pytest.approx(0.11) and row["marked"] and row["reached_1"] and not row["reached_9"]
     assert row["standardised"] == pytest.approx(0.11 / np.sqrt((0.03**2 + 0.04**2) / 2))
     mass = got.loc["Mass", "Obj. AUROC"]
-    assert mass["difference"] == pytest.approx(-0.07) and not mass["found_1"] and not mass["marked"]
+    assert mass["difference"] == pytest.approx(-0.07) and not mass["reached_1"] and not mass["marked"]
     assert mass["detectable"] == pytest.approx(power.detectable(5, 5, sd=(0.14, 0.09), simulations=3000).difference)
     assert mass["detectable_low"] < mass["detectable"] < mass["detectable_high"]
-    assert (got["found_1"] == (got["difference"].abs() >= got["detectable_1"])).all()
+    assert (got["reached_1"] == (got["difference"].abs() >= got["detectable_1"])).all()
     assert np.isinf(got["detectable_9"]).all()
 
 

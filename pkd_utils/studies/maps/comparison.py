@@ -48,6 +48,9 @@ COLUMNS = [
 ]  # fmt: skip
 """Of `compare_maps`, which adds `holm_p`."""
 
+SCORING = ("thresholds", "criterion", "connectivity", "min_area", "tolerance")
+"""Parameters of 08 that runs of one comparison share: they say how a map is scored."""
+
 
 @dataclass(frozen=True)
 class MapRuns:
@@ -80,6 +83,11 @@ def read_map_runs(references: Sequence[str]) -> MapRuns:
         for file, parts in tables.items():
             read = pd.read_parquet if file.endswith("parquet") else pd.read_csv
             parts.append(read(folder / file).assign(cohort=name))
+    for setting in SCORING:
+        values = dict.fromkeys(str(run_facts["parameters"].get(setting)) for run_facts in facts.values())
+        if len(values) > 1:
+            found = " and ".join(values)
+            raise DataError(f"map_runs differ in {setting} ({found}): score all with one value, or compare them apart.")
     return MapRuns(*(pd.concat(parts, ignore_index=True) for parts in tables.values()), facts)
 
 

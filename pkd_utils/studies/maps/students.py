@@ -1,6 +1,6 @@
 """What a study of maps reads and does for every student: images with regions, maps by name, scores of a set."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from pkd_utils.cohorts.boxes import ground_truth, of_positives
-from pkd_utils.distillation.students import load_student
+from pkd_utils.distillation.students import load_student, random_student
 from pkd_utils.images.augment import normalise
-from pkd_utils.localization import attention, metrics, saliency
+from pkd_utils.localization import attention, metrics, reference, saliency
 from pkd_utils.localization.suite import Suite, score_maps
 from pkd_utils.runs import files, run
 from pkd_utils.runs.errors import DataError
@@ -72,6 +72,11 @@ class Prepared:
     def _boxes_by_image(self, finding: str | None) -> dict[str, np.ndarray]:
         table = self._box_rows[ground_truth(self._box_rows, self.labels, finding)]
         return {i: rows[["x0", "y0", "x1", "y1"]].to_numpy() for i, rows in table.groupby("image_id")}
+
+    @property
+    def names_findings(self) -> bool:
+        """Whether a region may belong to one finding, so that "any finding" is more than the trained labels'."""
+        return bool((self._box_rows["finding"] != "").any())
 
     @property
     def cut_off(self) -> int:
@@ -205,6 +210,8 @@ def choose_and_score(
     test: tuple[Sequence[str], np.ndarray],
     thresholds: Sequence[float],
     criterion: str = "iou",
+    connectivity: int = 1,
+    min_area: int = 1,
     normalize: bool = True,
     **options: Any,
 ) -> tuple[float, Suite]:
@@ -213,13 +220,73 @@ def choose_and_score(
     Parameters
     ----------
     validation, test : (image ids, maps (n, h, w)); maps are enlarged to the packed images where they are smaller
-    thresholds, criterion, normalize : see `metrics.choose_threshold`
+    thresholds, criterion, connectivity, min_area, normalize : see `metrics.choose_threshold`
     options : further arguments of `suite.score_maps`
     """
+    ids, boxes = validation[0], {"connectivity": connectivity, "min_area": min_area, "normalize": normalize}
+    picture = {"valid": prepared.valid_of(ids)}
+    held = _enlarged(prepared, validation[1])
+    threshold, _ = metrics.choose_threshold(held, prepared.boxes_of(ids), thresholds, criterion, **boxes, **picture)
+    return threshold, score(prepared, *test, threshold, thresholds=thresholds, **boxes, **options)
+
+
+def score(
+    prepared: Prepared,
+    ids: Sequence[str],
+    maps: np.ndarray,
+    threshold: float,
+    finding: str | None = None,
+    **options: Any,
+) -> Suite:
+    """Score maps (n, h, w) of these images against the regions of the trained labels, or of one `finding`.
+
+    `options` are further arguments of `suite.score_maps`.
+    """
+    regions = prepared.masks_of(ids, finding), prepared.boxes_of(ids, finding)
+    return score_maps(_enlarged(prepared, maps), *regions, threshold, **options, valid=prepared.valid_of(ids))
+
+
+def reference_maps(
+    prepared: Prepared,
+    fold: int,
+    parts: Sequence[Sequence[str]],
+    built: dict[str, Any],
+    seeds: Sequence[int] = (0,),
+    width: float = 0.25,
+    attention_map: str = "attention_mean",
+    layer: int = -1,
+    device: str | torch.device = "cpu",
+) -> Iterator[tuple[str, float, bool, list[np.ndarray]]]:
+    """Maps that know nothing of the finding (`localization.reference`), for each set of image ids in `parts`.
+
+    The mean training mask is left out where no training image of the fold has a region.
+
+    Parameters
+    ----------
+    built : what `load_student` says of a student: the random ones are built like it
+    seeds, attention_map, layer, device : of the random students, and the map of theirs
+    width : of the centre prior
+
+    Yields
+    ------
+    name, seed (NaN but for a random student), whether a threshold acts on the scaled map, maps (n, h, w) of each part
+    """
     size = prepared.pixels.shape[1:]
-    held, maps = (m if m.shape[1:] == size else attention.upsample_maps(m, size) for _, m in (validation, test))
-    boxes, regions = prepared.boxes_of(validation[0]), (prepared.masks_of(test[0]), prepared.boxes_of(test[0]))
-    chosen = {"normalize": normalize, "valid": prepared.valid_of(validation[0])}
-    threshold, _ = metrics.choose_threshold(held, boxes, thresholds, criterion, **chosen)
-    options |= {"normalize": normalize, "valid": prepared.valid_of(test[0])}
-    return threshold, score_maps(maps, *regions, threshold, thresholds, **options)
+    uniform, centre, mean, random, body = reference.NAMES
+    fixed = {uniform: reference.uniform_map(size), centre: reference.centre_prior(size, width)}
+    if train := prepared.with_regions(fold, "train"):
+        fixed[mean] = reference.mean_training_mask(prepared.masks_of(train), prepared.splits_of(fold, train))
+    for name, one in fixed.items():
+        yield name, np.nan, False, [np.broadcast_to(one, (len(part), *size)) for part in parts]
+    pixels = [prepared.pixels_of(part) for part in parts]
+    yield body, np.nan, False, [reference.body_masks(some) for some in pixels]
+    for seed in seeds:
+        model = random_student(built["build"], seed).to(device)
+        found = [student_maps(model, built, some, [attention_map], layer)[0][attention_map] for some in pixels]
+        yield random, float(seed), True, found
+
+
+def _enlarged(prepared: Prepared, maps: np.ndarray) -> np.ndarray:
+    """Maps at the size of the packed images."""
+    size = prepared.pixels.shape[1:]
+    return maps if maps.shape[1:] == size else attention.upsample_maps(maps, size)

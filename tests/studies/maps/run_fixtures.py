@@ -14,10 +14,13 @@ IMAGES = np.arange(24)
 PATIENTS = 12
 
 
-def write_map_run(root, cohort="embedded", label="smoke", seeds=range(5), weights=(0.0, 0.5), effect=0.1, folds=1):
+def write_map_run(
+    root, cohort="embedded", label="smoke", seeds=range(5), weights=(0.0, 0.5), effect=0.1, folds=1, **scoring
+):
     """Write `<root>/mmpkd/<cohort>/08-score-all-maps/<label>/`; returns its reference.
 
-    `effect` is added to every metric of the distilled student, on the scale 0..1 (false positive rates fall).
+    `effect` is added to every metric of the distilled student, on the scale 0..1 (false positive rates fall). `scoring`
+    are parameters of the run.
     """
     rng = np.random.default_rng([len(cohort), 1])  # by its luck alone, an effect of 0 moves no metric
     anatomy = {m: rng.normal(0, 0.05, len(IMAGES)) for m in METRICS}
@@ -64,5 +67,7 @@ def write_map_run(root, cohort="embedded", label="smoke", seeds=range(5), weight
     columns = ["weight", "map", "seed_a", "seed_b", "rank_correlation"]
     pd.DataFrame(pairs, columns=columns).to_csv(folder / "stability.csv", index=False)
     about = {"name": cohort, "title": f"Pictures of {cohort}", "simulated": True}
-    (folder / "run.json").write_text(json.dumps({"identity": f"{cohort}{label}", "cohort": about}))
+    (folder / "run.json").write_text(
+        json.dumps({"identity": f"{cohort}{label}", "cohort": about, "parameters": scoring})
+    )
     return f"mmpkd/{cohort}/08-score-all-maps/{label}"

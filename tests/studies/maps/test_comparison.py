@@ -157,6 +157,9 @@ def test_two_runs_of_a_cohort_are_told_apart_and_bad_runs_refused(root):
         read_map_runs(["mmpkd/embedded/08-score-all-maps/absent"])
     with pytest.raises(DataError, match="2 settings"):
         compare_maps(one_run(root, "cbis_mass", weights=(0.0, 0.5, 0.9)), **FEW)
+    other = write_map_run(root, "cbis_calc", tolerance=15.0)
+    with pytest.raises(DataError, match=r"differ in tolerance \(None and 15\.0\)"):
+        read_map_runs([first, other])
 
 
 def test_reference_maps_have_to_be_beaten_all(moved):

@@ -8,7 +8,7 @@ import torch
 from pkd_utils.cohorts.boxes import ANY
 from pkd_utils.distillation.students import random_student
 from pkd_utils.images.augment import normalise
-from pkd_utils.localization import attention, metrics, saliency
+from pkd_utils.localization import attention, metrics, reference, saliency
 from pkd_utils.localization.suite import score_maps
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
@@ -174,3 +174,38 @@ def test_students_of_several_runs_are_told_apart(tmp_path, monkeypatch):
     assert [path.endswith(f"{label}/students/w0") for path, label in zip(found["folder"], ("one", "two"), strict=True)]
     with pytest.raises(DataError, match="name one run of each"):
         students.read_students(references)
+
+
+def test_a_set_is_scored_on_any_finding(by_finding):
+    prepared = students.Prepared(by_finding, ["a", "b"])
+    ids, maps = ["i2", "i6"], np.random.default_rng(2).random((2, 4, 4))
+    assert prepared.names_findings
+    suite = students.score(prepared, ids, maps, 0.5, ANY, thresholds=(0.5,))
+    regions = prepared.masks_of(ids, ANY), prepared.boxes_of(ids, ANY)
+    large = attention.upsample_maps(maps, (SIDE, SIDE))
+    expected = score_maps(large, *regions, 0.5, thresholds=(0.5,), valid=prepared.valid_of(ids))
+    pd.testing.assert_frame_equal(suite.per_image, expected.per_image)
+    own = students.score(prepared, ids[:1], maps[:1], 0.5, thresholds=(0.5,))
+    assert own.per_image["pixel_auroc"][0] != expected.per_image["pixel_auroc"][0]  # c counts for any finding alone
+
+
+def test_reference_maps_of_two_sets(folder):
+    prepared, parts = students.Prepared(folder, ["a", "b"]), (["i3", "i4"], ["i2", "i5", "i1"])
+    assert not prepared.names_findings
+    found = list(students.reference_maps(prepared, 0, parts, FACTS | {"build": BUILD}, seeds=(0, 5)))
+    names = [name for name, *_ in found]
+    assert sorted(set(names)) == sorted(reference.NAMES) and names.count("reference: random weights") == 2
+    for name, seed, scaled, maps in found:
+        random = name == "reference: random weights"
+        assert [len(m) for m in maps] == [2, 3] and scaled == random == (seed == seed)
+    by_name = {(name, seed): maps for name, seed, _, maps in found if seed == seed}
+    expected, _ = students.student_maps(
+        random_student(BUILD, 5), FACTS, prepared.pixels_of(parts[1]), ["attention_mean"]
+    )
+    np.testing.assert_array_equal(by_name["reference: random weights", 5][1], expected["attention_mean"])
+    mean = next(maps for name, *_, maps in found if name == "reference: mean training mask")
+    np.testing.assert_array_equal(mean[1][0], prepared.masks_of(["i0"])[0])  # i0 is the training image with a region
+    (folder / "splits.parquet").unlink()
+    pd.DataFrame({"image_id": IDS, "split": "test", "fold": 0}).to_parquet(folder / "splits.parquet")
+    without = students.reference_maps(students.Prepared(folder, ["a", "b"]), 0, parts, FACTS | {"build": BUILD})
+    assert "reference: mean training mask" not in [name for name, *_ in without]
