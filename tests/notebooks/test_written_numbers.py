@@ -134,7 +134,8 @@ def test_students_are_held_against_the_image_only_head_of_their_seed():
     scores = pd.read_parquet(step("06-distillation-effect", REPORTS) / "scores.parquet")
     table = pd.read_csv(step("06-distillation-effect", REPORTS) / "differences.csv")
     wide = scores.pivot_table(index=["task", "encoder", "size", "seed"], columns="method", values="auc")
-    assert set(table["method"]) == {"self_distilled", "report_distilled", "teacher", "text_only"}
+    students = {"self_distilled", "self_restart", "report_distilled"}
+    assert set(table["method"]) == {"image_restart", "teacher", "text_only", *students}
     for row in table.itertuples():
         heads = wide.loc[row.task, row.encoder, row.size]
         assert row.difference == pytest.approx((heads[row.method] - heads["image_only"]).mean())

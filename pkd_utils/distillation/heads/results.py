@@ -40,7 +40,7 @@ class HeadResults:
     def new_head(self, name: str) -> nn.Module:
         """The head as it starts."""
         spec = self.specs[name]
-        return build_head(spec.method, seed=spec.seed, **self._build)
+        return build_head(spec.method, seed=spec.draw, **self._build)
 
     def head(self, name: str) -> nn.Module:
         """The head at its best validation epoch, in evaluation mode; DataError if nobody learns from its method."""

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from pkd_utils.distillation.heads.modules import DISTILLED, PROBES, READS_TEXT, TEACHER_OF, Method
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.seeds import stream
 
 Rows = Annotated[np.ndarray, BeforeValidator(lambda rows: np.asarray(rows, np.int64).reshape(-1))]
 
@@ -26,17 +27,23 @@ class HeadSpec:
 
     name: str  # of its own
     method: Method
-    seed: Annotated[int, Field(ge=0)]  # of initialisation, order, views and dropout, whatever the method
+    # Of initialisation, order, views and dropout, whatever the method; "image_restart" draws others from it.
+    seed: Annotated[int, Field(ge=0)]
     train_rows: Rows
     validation_rows: Rows
     epochs: Annotated[int, Field(ge=1)]  # tables 3 to 7 of the paper
     test_rows: Rows | None = None
-    # Of distilled students the head they learn from, by name: an image-only one ("self_distilled"), a "teacher"
-    # ("report_distilled"). It speaks with its best epoch on its validation rows.
+    # Of distilled students the head they learn from, by name: `modules.TEACHER_OF` says of which method. It speaks
+    # with its best epoch on its validation rows.
     teacher: str | None = None
     weight: float = Field(0.75, ge=0, le=1)  # lambda of equation (2), for distilled students
     temperature: float = Field(0.25, gt=0)  # tau likewise; the paper takes 2.5 on MIMIC 5x1200
     learning_rate: float | None = Field(None, gt=0)  # default 1e-4, of probes 1e-3, as in the paper
+
+    @property
+    def draw(self) -> int:
+        """What initialisation, order, views and dropout follow from: the seed, of a restart a stream of it."""
+        return stream(self.seed, 2) if self.method == "image_restart" else self.seed
 
     @property
     def rate(self) -> float:
@@ -104,15 +111,15 @@ def _check_teacher(spec: HeadSpec, teacher: HeadSpec | None) -> None:
 
 
 def group_specs(specs: Sequence[HeadSpec], costs: dict[str, int], budget: int) -> list[list[HeadSpec]]:
-    """Groups of heads that share seed, rows and epochs, teachers' groups first, none costlier than `budget` bytes.
+    """Groups of heads that share draw, rows and epochs, teachers' groups first, none costlier than `budget` bytes.
 
     `costs`: bytes of each head, by name.
     """
     shared = {}
     for spec in specs:
         facts = spec.facts()
-        names = ("seed", "epochs", "train_rows", "validation_rows", "test_rows")
-        shared[spec.name] = (spec.method in DISTILLED, *(facts[name] for name in names))
+        names = ("epochs", "train_rows", "validation_rows", "test_rows")
+        shared[spec.name] = (spec.method in DISTILLED, spec.draw, *(facts[name] for name in names))
     ordered = sorted(specs, key=lambda spec: spec.method in DISTILLED)
     return _filled(ordered, lambda spec: costs[spec.name], budget, lambda spec: shared[spec.name])
 

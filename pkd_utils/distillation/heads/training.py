@@ -186,9 +186,9 @@ class GroupTraining:
         spec, config, data = self.specs[0], self.config, self.data
         totals = torch.zeros(len(self.specs), device=data.device)
         methods = self.group.methods if self.table is not None else self.group.methods + self.teacher_group.methods
-        for step in data.steps(spec.train_rows, config.batch_size, spec.seed, self.epoch):
+        for step in data.steps(spec.train_rows, config.batch_size, spec.draw, self.epoch):
             inputs = data.inputs(methods, step.rows, step.views)
-            keeps = data.keeps(inputs, config.dropout, spec.seed, self.epoch, step.number)
+            keeps = data.keeps(inputs, config.dropout, spec.draw, self.epoch, step.number)
             totals += len(step.rows) * self.step(
                 inputs, keeps, data.targets[step.rows], self._soft_targets(step, inputs)
             )

@@ -17,7 +17,9 @@ from pkd_utils.statistics.comparisons import PairedSeeds, holm, paired_seeds
 GROUPS = ("image self-supervision", "image-text alignment", "masked image and text")
 METHOD_NAMES = {
     "image_only": "image only",
+    "image_restart": "image only, restarted",
     "self_distilled": "self-distilled",
+    "self_restart": "self-distilled, restarted",
     "report_distilled": "distilled from reports",
     "teacher": "teacher (image and report)",
     "text_only": "report only",

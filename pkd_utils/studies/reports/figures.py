@@ -15,6 +15,7 @@ from pkd_utils.studies.reports.claims import GROUPS, METHOD_NAMES, encoder_group
 METHOD_STYLES = {
     "image_only": ("orange", "o"),
     "self_distilled": ("sky blue", "s"),
+    "self_restart": ("bluish green", "v"),
     "report_distilled": ("blue", "D"),
     "teacher": ("reddish purple", "^"),
 }
@@ -74,14 +75,15 @@ def methods_by_encoder(scores: pd.DataFrame, title: str, column: str = "auc", le
     for ax, size in zip(axes, sizes, strict=True):
         for k, method in enumerate(present):
             label, colour, marker = _style(method)
-            shift = (k - (len(present) - 1) / 2) * 0.18
+            shift = (k - (len(present) - 1) / 2) * 0.16
             for y, encoder in enumerate(encoders):
                 rows = scores[(scores["encoder"] == encoder) & (scores["size"] == size) & (scores["method"] == method)]
                 if rows.empty:
                     continue
                 point = seed_interval(rows[column], level)
                 ax.plot([point.low, point.high], [y + shift] * 2, color=colour, linewidth=1.6)
-                ax.plot(point.estimate, y + shift, marker, color=colour, markersize=5, label=label if y == 0 else None)
+                ax.plot(point.estimate, y + shift, marker, color=colour, markersize=5, label=label)
+                label = None  # once, at the first encoder that has the method
         ax.set(title=f"{size} training images", xlabel=column.split("_")[0].upper())
     axes[0].set_yticks(range(len(encoders)), [IMAGE_ENCODERS[e].title for e in encoders])
     axes[0].set_ylim(len(encoders) - 0.5, -0.5)

@@ -90,13 +90,13 @@ class Textbook:
         return head(tokens, keep=keep)
 
     def train(self, spec):
-        head = build_head(spec.method, C, D, DT, spec.seed).to(self.dtype)
+        head = build_head(spec.method, C, D, DT, spec.draw).to(self.dtype)
         optimizer = torch.optim.Adam(head.parameters(), lr=spec.rate)
         loader = training.HeadData(self.tokens, self.text, self.targets.numpy(), "cpu", self.dtype)
         history, top = [], -1.0
         for epoch in range(1, spec.epochs + 1):
             head.train()
-            for step in loader.steps(spec.train_rows, self.config.batch_size, spec.seed, epoch):
+            for step in loader.steps(spec.train_rows, self.config.batch_size, spec.draw, epoch):
                 soft = None
                 if spec.teacher:
                     views = step.views if self.config.teacher_view == "same" else torch.zeros_like(step.views)
@@ -105,7 +105,7 @@ class Textbook:
                             self.best[spec.teacher].eval(), self.specs[spec.teacher], step.rows, views
                         )
                     soft = soft_labels(logits, spec.temperature, "softmax")
-                out = self.forward(head, spec, step.rows, step.views, spec.seed, epoch, step.number)
+                out = self.forward(head, spec, step.rows, step.views, spec.draw, epoch, step.number)
                 weight = spec.weight if spec.teacher else 0.0
                 loss = distillation_loss(out, self.targets[step.rows], soft, weight, "softmax")
                 optimizer.zero_grad()
@@ -149,6 +149,26 @@ def test_heads_trained_together_equal_textbook_heads_trained_alone(precision, to
         ):
             if not name.endswith("key.bias"):  # has no effect on any output
                 torch.testing.assert_close(found, value, rtol=0, atol=tolerance)
+
+
+def test_a_restart_shares_rows_alone_and_its_student_starts_as_the_baseline():
+    """The control of self-distillation: the teacher is another network, the student the usual one."""
+    data, image = make_data(), make_specs()[3]
+    restart = dataclasses.replace(image, name="restart", method="image_restart")
+    student = dataclasses.replace(image, name="student", method="self_restart", teacher="restart")
+    specs, config = [image, restart, student], dataclasses.replace(CONFIG, precision="float64")
+    results, textbook = fit_heads(specs, *data, config, progress=False), Textbook(data, specs, config, torch.float64)
+    for spec in specs:
+        expected = textbook.train(spec)
+        found = torch.cat([results.logits(spec.name, part, "last") for part in ("validation", "test")])
+        torch.testing.assert_close(found.double(), expected[-1], rtol=0, atol=1e-6)
+    starts = {spec.name: results.new_head(spec.name).attention.query.weight for spec in specs}
+    assert torch.equal(starts["student"], starts["image"])
+    assert not torch.isclose(starts["image"], starts["restart"]).any()
+    loader = training.HeadData(*data, torch.device("cpu"), torch.float64)
+    orders = {spec.name: torch.cat([s.rows for s in loader.steps(TRAIN, 16, spec.draw, 1)]).tolist() for spec in specs}
+    assert orders["student"] == orders["image"] != orders["restart"]
+    assert sorted(orders["restart"]) == sorted(orders["image"]) == TRAIN.tolist()
 
 
 def tensors_of(results, specs):

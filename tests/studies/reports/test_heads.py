@@ -55,6 +55,7 @@ def test_heads_are_methods_times_sizes_times_seeds_and_teachers_are_added():
     specs = head_specs(study, "age", ["self_distilled"], temperatures=[0.25, 2.5], weights=[0.5, 0.75])
     methods = pd.Series([s.method for s in specs]).value_counts()
     assert methods.to_dict() == {"self_distilled": 2 * 2 * 2 * 2, "image_only": 2 * 2}
+    assert {s.method for s in head_specs(study, "age", ["self_restart"])} == {"self_restart", "image_restart"}
     by_name = {s.name: s for s in specs}
     assert {"image_only.n8.seed1", "self_distilled.n32.seed0.lambda0.75.tau2.5"} < set(by_name)
     for spec in specs:
