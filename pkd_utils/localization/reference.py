@@ -21,12 +21,8 @@ from scipy import ndimage
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
-NAMES = (
-    "reference: uniform",
-    "reference: centre prior",
-    "reference: mean training mask",
-    "reference: random weights",
-    "reference: body mask",
+NAMES = tuple(
+    f"reference: {name}" for name in ("uniform", "centre prior", "mean training mask", "random weights", "body mask")
 )
 
 
