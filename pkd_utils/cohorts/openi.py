@@ -50,6 +50,19 @@ UNCODED = {"no indexing", "technical quality of image unsatisfactory"}
 NOT_A_FINDING = {"normal", *UNCODED}
 LABELS = (*LABEL_HEADINGS, "Abnormal")
 SECTIONS = ("comparison", "indication", "findings", "impression")
+CONTEXT = ("indication", "comparison")
+# Findings of lung and pleura that lie somewhere, by their headings. Left out: scars, granulomas and calcinosis, small
+# remains of old disease, and density, which coders also used of bone.
+SIDED: dict[str, set[str]] = {
+    "Opacity": {heading for heading, _ in LABEL_HEADINGS["Opacity"]},
+    "Atelectasis": {"pulmonary atelectasis"},
+    "Pleural Effusion": {"pleural effusion"},
+    "Pneumothorax": {"pneumothorax", "hydropneumothorax"},
+    "Pneumonia": {"pneumonia"},
+    "Nodule": {"nodule"},
+    "Mass": {"mass"},
+    "Other": {"volume loss", "pulmonary fibrosis", "cavitation", "cysts", "lung, hyperlucent"},
+}
 
 _MEMBER = re.compile(r"ecgen-radiology/(\d+)\.xml")
 _MAX_BYTES = 1_000_000  # the longest report of the release has under 10 kB
@@ -110,7 +123,8 @@ def load(
         tables += [root / name for name in (PROJECTIONS, KAGGLE_REPORTS) if (root / name).is_file()]
         reports = _with_pictures(reports, root, views, funnel)
 
-    reports["text"] = reports[list(sections)].fillna("").agg("\n".join, axis=1).str.strip()
+    for column, parts in (("text", sections), ("context", CONTEXT)):
+        reports[column] = reports[list(parts)].fillna("").agg("\n".join, axis=1).str.strip()
     reports = reports[reports["text"] != ""]
     funnel.step(f"with text in {' or '.join(sections)}", reports)
 
@@ -121,9 +135,10 @@ def load(
     more = ["n_images"] if images_root is None else ["n_images", "duplicates"]
     images = reports.reindex(columns=IMAGE_COLUMNS)  # what a source lacks is NaN
     images = images.join(label_table(reports["headings"])[list(labels)]).join(reports[more])
+    images = images.join(side_table(reports["headings"]))
     for label in labels:
         funnel.step(f"positive: {label}", images[images[label] == 1])
-    privileged = reports[["study_id", "text"]].drop_duplicates("study_id").set_index("study_id")
+    privileged = reports[["study_id", "text", "context"]].drop_duplicates("study_id").set_index("study_id")
     return Cohort(INFO, root, list(labels), images, empty_boxes(), funnel.table(), privileged, tables)
 
 
@@ -136,6 +151,28 @@ def label_table(headings: pd.Series) -> pd.DataFrame:
         found = [not said.isdisjoint(rules) for rules in LABEL_HEADINGS.values()]
         rows.append([*found, any(finding not in NOT_A_FINDING for finding, _ in said)])
     return pd.DataFrame(rows, index=headings.index, columns=list(LABELS)).astype("float64")
+
+
+def side_table(headings: pd.Series) -> pd.DataFrame:
+    """Where each finding of `SIDED` is, "left" or "right" of the patient, from lists of lower-case MeSH headings.
+
+    Columns `side_opacity` and so on: the side that all headings of the finding name; NaN for both sides, for none, and
+    for "bilateral". `side`: the one side of all one-sided findings, NaN where they differ or there is none.
+    """
+    columns = {}
+    for finding, names in SIDED.items():
+        said = (
+            {word for heading in row if heading.split("/")[0] in names for word in heading.split("/")[1:]}
+            for row in headings
+        )
+        sides = [words & {"left", "right", "bilateral"} for words in said]
+        columns[f"side_{finding.lower().replace(' ', '_')}"] = [_only_side(named) for named in sides]
+    table = pd.DataFrame(columns, index=headings.index, dtype="str")
+    return table.assign(side=[_only_side(set(row.dropna())) for _, row in table.iterrows()]).astype("str")
+
+
+def _only_side(named: set[str]) -> str | float:
+    return next(iter(named)) if len(named) == 1 and "bilateral" not in named else np.nan
 
 
 def read_reports(archive: Path) -> pd.DataFrame:

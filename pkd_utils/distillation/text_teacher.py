@@ -17,7 +17,7 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import nn
 
-from pkd_utils.cohorts.label_terms import surviving_terms
+from pkd_utils.cohorts.label_terms import Mode, surviving_terms
 from pkd_utils.distillation.loop import CHECKPOINT, Loop, private_randomness
 from pkd_utils.distillation.loss import masked_bce
 from pkd_utils.distillation.rows import check_rows
@@ -62,12 +62,13 @@ class TextTeacherResult:
     best_epoch: int  # the first with the highest validation AUROC
 
 
-def check_label_names_removed(texts: pd.Series, labels: list[str]) -> None:
+def check_label_names_removed(texts: pd.Series, labels: list[str], mode: Mode = "names_and_synonyms") -> None:
     """Refuse reports that still name a label: the paper's teacher reads reports "excluding label names".
 
-    `labels` are keys of `cohorts.label_terms.LABEL_TERMS`. The message gives positions, never words.
+    `labels` are keys of `cohorts.label_terms.LABEL_TERMS`, `mode` says which of their terms had to go. The message
+    gives positions, never words.
     """
-    named = [position for position, text in enumerate(texts) if surviving_terms(text, labels)]
+    named = [position for position, text in enumerate(texts) if surviving_terms(text, labels, mode)]
     if named:
         raise DataError(
             f"{len(named)} of {len(texts)} reports still name {', '.join(labels)}, first at position {named[0]}: "
@@ -83,7 +84,7 @@ def fit_text_teacher(
     folder: str | Path,
     seed: int,
     encoded: EncodedTexts | None = None,
-    label_names: Literal["removed", "kept"] = "removed",
+    label_names: Mode | Literal["kept"] = "names_and_synonyms",
 ) -> TextTeacherResult:
     """Train one text teacher, or finish or read back the one that `folder` holds.
 
@@ -97,8 +98,9 @@ def fit_text_teacher(
         in the same numbers.
     seed : of the initial head, the order of batches and dropout
     encoded : what `encode_teacher_texts(texts, config)` gave, to share it among seeds
-    label_names : {"removed", "kept"}
-        "removed" (as in the paper): names and synonyms of every label must be gone, see `check_label_names_removed`.
+    label_names : {"names", "names_and_synonyms", "sentences", "kept"}
+        What was taken out, and must be gone of every label: see `check_label_names_removed`. The paper excludes "label
+        names".
 
     Raises
     ------
@@ -108,8 +110,8 @@ def fit_text_teacher(
     """
     folder = Path(folder)
     _check_inputs(texts, targets, split)
-    if label_names == "removed":
-        check_label_names_removed(texts, list(targets.columns))
+    if label_names != "kept":
+        check_label_names_removed(texts, list(targets.columns), label_names)
     if encoded is None:
         encoded = encode_teacher_texts(texts, config)
     identity = _identity(encoded, targets, split, config, seed)

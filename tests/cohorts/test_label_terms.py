@@ -3,7 +3,12 @@
 import pytest
 
 from pkd_utils.cohorts import load_cohort, mimic_cxr, openi
-from pkd_utils.cohorts.label_terms import LABEL_TERMS, remove_label_terms, surviving_terms
+from pkd_utils.cohorts.label_terms import (
+    LABEL_TERMS,
+    remove_label_terms,
+    sentences_with_holes,
+    surviving_terms,
+)
 from pkd_utils.cohorts.openi import LABELS as OPENI_LABELS
 from pkd_utils.runs.errors import DataError
 from tests.cohorts import fixtures
@@ -82,11 +87,73 @@ def test_what_is_left(text, labels, left):
     assert remove_label_terms(text, labels) == left
 
 
-def test_names_only_keeps_synonyms():
-    text = "Cardiomegaly. The heart is enlarged."
-    assert remove_label_terms(text, ["Cardiomegaly"], synonyms=False) == "The heart is enlarged."
-    assert remove_label_terms(text, ["Cardiomegaly"]) == ""
-    assert surviving_terms("The heart is enlarged.", ["Cardiomegaly"], synonyms=False) == []
+# Of every label: its name, a plural or adjective, an abbreviation, a synonym. The first two are its own words.
+TABLE = {
+    "Atelectasis": ("atelectasis", "atelectatic", "atx", "volume loss"),
+    "Cardiomegaly": ("cardiomegaly", "cardiomegalic", "LV enlargement", "enlarged heart"),
+    "Consolidation": ("consolidation", "consolidative", "consol", "airspace disease"),
+    "Edema": ("edema", "edematous", "CHF", "congestion"),
+    "Enlarged Cardiomediastinum": (
+        *("enlarged cardiomediastinum", "cardiomediastinal enlargement", "wide mediast", "mediastinal widening"),
+    ),
+    "Fracture": ("fracture", "fractured", "fx", "broken"),
+    "Lung Lesion": ("lung lesion", "lesions", "SPN", "nodule"),
+    "Lung Opacity": ("lung opacity", "opacified", "GGO", "infiltrate"),
+    "No Finding": ("no finding", "no acute findings", "WNL", "unremarkable"),
+    "Pleural Effusion": ("pleural effusion", "effusions", "pl eff", "pleural fluid"),
+    "Pleural Other": ("pleural thickening", "thickened pleura", "pl thickening", "fibrothorax"),
+    "Pneumonia": ("pneumonia", "pneumonic", "PNA", "infection"),
+    "Pneumothorax": ("pneumothorax", "pneumothoraces", "PTX", "pleural air"),
+    "Support Devices": ("support device", "supporting devices", "ETT", "pacemaker"),
+    "Opacity": ("opacity", "infiltrates", "GGO", "ground glass"),
+    "Abnormal": ("abnormal", "abnormalities", "WNL", "unremarkable"),
+}
+
+
+@pytest.mark.parametrize("label", TABLE)
+def test_every_mode_takes_what_it_says(label):
+    for kind, mention in enumerate(TABLE[label]):
+        text = f"Made up. Mild {mention} on the left. More words."
+        assert bool(surviving_terms(text, [label], "names")) == (kind < 2), mention
+        left = remove_label_terms(text, [label], mode="names")
+        assert left == (remove_label_terms(text, [label]) if kind < 2 else text), mention
+        assert remove_label_terms(text, [label]) == "Made up. Mild on the left. More words."
+        assert remove_label_terms(text, [label], mode="sentences") == "Made up. More words."
+        assert remove_label_terms(text, [label], "[MASK]", "sentences") == "Made up. [MASK] More words."
+
+
+def test_all_of_chexpert_is_in_the_table():
+    assert set(mimic_cxr.ALL_LABELS) | set(OPENI_LABELS) == set(TABLE) and set(TABLE) <= set(LABEL_TERMS)
+
+
+@pytest.mark.parametrize(
+    "remnant",
+    [
+        *("There is a moderate right.", "No .", "Stable mild .", "No or pneumothorax.", "Mild in the lower lobes."),
+        *("Clips. There is small at the base.", "evidence of in the lungs", "A small left-sided and a nodule."),
+        *("No acute cardiopulmonary.", "Clear of or.", "Small, unchanged; clips."),
+    ],
+)
+def test_a_qualifier_without_its_noun_is_a_hole(remnant):
+    assert sentences_with_holes(remnant) == 1
+    assert sentences_with_holes(f"{remnant} Heart size is stable. {remnant}") == 2
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        *("", "The heart size is mildly enlarged.", "Left and right lungs are clear.", "No pleural effusion."),
+        *(
+            "On the right, there is scarring.",
+            "Stable in appearance.",
+            "Unchanged from prior.",
+            "A small nodule, 3 mm.",
+        ),
+        *("There is a moderate right pleural effusion.", "Lungs are clear bilaterally."),
+    ],
+)
+def test_a_whole_sentence_has_no_hole(whole):
+    assert sentences_with_holes(whole) == 0
 
 
 def test_removal_may_bring_a_term_together():
@@ -100,10 +167,13 @@ def test_replacement_and_refusals():
         remove_label_terms("Mild edema.", ["Edema"], "EDEMA")
     with pytest.raises(DataError, match="No terms are listed for label Hernia"):
         surviving_terms("text", ["Hernia"])
+    with pytest.raises(DataError, match=r"No terms are listed for label \(none given\)"):
+        surviving_terms("text", [])
+    with pytest.raises(DataError, match="not removed by 'words'; choose one of names, names_and_synonyms, sentences"):
+        remove_label_terms("text", ["Edema"], mode="words")
 
 
-def test_every_label_of_the_text_sources_is_listed():
-    assert set(FIVE) | set(OPENI_LABELS) | {"No Finding", "Lung Opacity"} <= set(LABEL_TERMS)
+def test_every_label_of_the_notes_is_listed():
     assert {"went_icu", "in_icu", "intubated", "death", "survival", "COVID-19"} <= set(LABEL_TERMS)
 
 

@@ -5,7 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from pkd_utils.cohorts import load_cohort
+from pkd_utils.cohorts import load_cohort, openi
 from pkd_utils.runs.errors import DataError
 from tests.cohorts import fixtures
 
@@ -193,3 +193,30 @@ def test_a_table_in_one_kind_of_name_finds_pictures_in_the_other(tmp_path):
     root = fixtures.write_openi_with_pictures(tmp_path, "kaggle-small")
     edit(root, lambda table: table.assign(filename=table["filename"].str.replace(".jpg", ".png")))
     assert load(root).images["image_id"].tolist() == FRONTAL
+
+
+@pytest.mark.parametrize(
+    ("headings", "sides", "side"),
+    [
+        (["opacity/lung/base/left", "opacity/lung/hilum"], {"opacity": "left"}, "left"),
+        (["infiltrate/right", "pneumonia/upper lobe/right"], {"opacity": "right", "pneumonia": "right"}, "right"),
+        (["opacity/lung/base/left", "airspace disease/right"], {}, None),
+        (["opacity/lung/base/left", "consolidation/lung/bilateral"], {}, None),
+        (
+            ["pulmonary atelectasis/left", "pleural effusion/right"],
+            dict(atelectasis="left", pleural_effusion="right"),
+            None,
+        ),
+        (["nodule/lung/left", "pleural effusion/bilateral"], {"nodule": "left"}, "left"),
+        (["fractures, bone/ribs/left", "calcinosis/lung/left", "normal"], {}, None),
+    ],
+)
+def test_the_side_of_a_finding(headings, sides, side):
+    expected = {f"side_{finding}": where for finding, where in sides.items()} | ({"side": side} if side else {})
+    assert openi.side_table(pd.Series([headings])).iloc[0].dropna().to_dict() == expected
+
+
+def test_sides_are_columns_of_the_images(kaggle):
+    images = load(kaggle, views="all").images.set_index("study_id")
+    assert images.loc["CXR2", ["side_opacity", "side"]].tolist() == ["left", "left"]
+    assert images.loc[["CXR1", "CXR10"], "side"].isna().all()

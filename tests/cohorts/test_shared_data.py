@@ -96,6 +96,10 @@ def test_openi_with_pictures(shared_data, openi_reports):
     studies = cohort.images.drop_duplicates("study_id")
     positive = dict(Cardiomegaly=337, Atelectasis=295, Opacity=507) | {"Pleural Effusion": 140}
     assert studies[list(positive)].sum().to_dict() == positive
+    left = {"side_opacity": (269, 131), "side_atelectasis": (162, 90), "side_pleural_effusion": (65, 31)}
+    for column, counts in left.items():
+        assert (studies[column].notna().sum(), (studies[column] == "left").sum()) == counts
+    assert studies.filter(like="side_").notna().any(axis=1).sum() == 462 and studies["side"].notna().sum() == 447
     checks.check_images_readable(cohort.select(cohort.images["image_id"].iloc[::400]))
 
 
