@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pkd_utils.cohorts.boxes import boxes_of, read_coco
 from pkd_utils.cohorts.checks import as_numbers, check_filled, check_text, check_unique, check_values, read_csv, refuse
-from pkd_utils.cohorts.report_sections import read_reports
+from pkd_utils.cohorts.report_sections import SECTIONS, read_reports
 from pkd_utils.cohorts.table import SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, source_info, within
 from pkd_utils.runs.errors import DataError
 
@@ -49,7 +49,7 @@ def load(
     labeller: Literal["chexpert", "negbio"] = "chexpert",
     uncertain: str | Mapping[str, str] = "ignore",
     blank: Literal["zero", "ignore"] = "zero",
-    sections: tuple[str, ...] = ("findings", "impression"),
+    sections: Annotated[tuple[Literal[SECTIONS], ...], Field(min_length=1)] = ("findings", "impression"),
     report_missing: Literal["raise", "drop", "keep"] = "raise",
     boxes: bool = True,
     split_from: Literal["mimic_cxr", "ms_cxr"] = "mimic_cxr",
@@ -76,7 +76,8 @@ def load(
     blank : {"zero", "ignore"}
         What an empty field (not mentioned) becomes: 0 or NaN.
     sections : tuple of str
-        Sections of the report that make the text; see `report_sections.report_text`.
+        Sections of the report that make the text, and what stands in where it has none of them; see
+        `report_sections.report_text`.
     report_missing : {"raise", "drop", "keep"}
         A report without text: refuse when `privileged` is read; leave the study out and count it in the funnel
         (this reads all selected reports now); or keep the images with no row in `privileged`.
@@ -135,7 +136,7 @@ def load(
     if report_missing == "drop":
         privileged = read(images)
         images = images[within(images["study_id"], privileged.index)]
-        funnel.step(f"report has text ({', '.join(sections)} or last paragraph)", images)
+        funnel.step(f"report has text ({', '.join(sections)} or what stands in)", images)
     images = images.reset_index(drop=True)
     for label in labels:
         funnel.step(f"label known: {label}", images[images[label].notna()], note=f"uncertain: {policies[label]}")

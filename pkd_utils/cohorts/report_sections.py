@@ -57,7 +57,9 @@ _TITLE = re.compile(
     r"lordotic|decubitus|\b(ap|pa)\b|\bribs\b|bone window"
 )
 _LIKE = 0.86  # a typo or two: "comparsion", "finidngs"; but "compression" is no impression
-FALLBACK = ("last_paragraph", "addendum", "wet read", "comparison")
+SECTIONS = (*_WORDS, "technique", "examination", "last_paragraph")
+# What stands in for the findings or impression that a report lacks, the other of the two first.
+FALLBACK = ("impression", "findings", "last_paragraph", "addendum", "wet read", "comparison")
 
 
 @lru_cache(maxsize=10_000)
@@ -123,16 +125,27 @@ def report_text(report: str, sections: Sequence[str] = ("findings", "impression"
     ----------
     report : str
     sections : sequence of str
-        Joined in this order, as far as the report has them; with none of them, the first of `FALLBACK` stands in.
+        Some of `SECTIONS`, joined in this order, as far as the report has them. With none of them, and findings or
+        impression among them, the first of `FALLBACK` stands in: a report with findings only answers for its
+        impression. Other sections, asked for alone, have no stand-in: an indication is not the impression.
 
     Returns
     -------
     (str, str)
         The text, "" if there is none, and which sections it came from ("findings+impression", "last_paragraph", "").
+
+    Raises
+    ------
+    DataError
+        A section that no report has, none at all, or a string in place of a sequence.
     """
+    unknown = [sections] if isinstance(sections, str) else [name for name in sections if name not in SECTIONS]
+    if unknown or not sections:
+        said = f"sections = {unknown[0]!r}" if unknown else "No section is asked for"
+        raise DataError(f"{said}: give a list of some of {', '.join(SECTIONS)}.")
     found = split_sections(report)
     used = [name for name in sections if name in found]
-    if not used:
+    if not used and {"findings", "impression"} & set(sections):
         used = [name for name in FALLBACK if name in found][:1]
     return "\n".join(found[name] for name in used), "+".join(used)
 

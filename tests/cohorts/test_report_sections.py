@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from pkd_utils.cohorts.report_sections import read_reports, report_text, section_name, split_sections
+from pkd_utils.runs.errors import DataError
 from tests.cohorts.fixtures import mimic_report
 
 HEAD = "                                 FINAL REPORT\n"
@@ -55,6 +56,31 @@ def test_addendum_comes_last_and_its_rule_goes():
 def test_only_the_wanted_sections():
     assert report_text(mimic_report(1), ("impression",)) == ("No acute cardiopulmonary process.", "impression")
     assert report_text(mimic_report(1), ("indication",))[1] == "indication"
+
+
+@pytest.mark.parametrize(
+    ("body", "sections", "expected"),
+    [
+        ("FINDINGS: Clear.\n COMPARISON: None.", ["impression"], ("Clear.", "findings")),
+        ("IMPRESSION: Clear.\n COMPARISON: None.", ["findings"], ("Clear.", "impression")),
+        ("FINDINGS: Clear.\n COMPARISON: None.", ["indication", "impression"], ("Clear.", "findings")),
+        ("COMPARISON: None.\n \n Clear.", ["impression"], ("Clear.", "last_paragraph")),
+        # What was written before the film was read has no stand-in: nothing after it may pass for it.
+        ("FINDINGS: Clear.\n IMPRESSION: Clear.", ["indication"], ("", "")),
+        ("FINDINGS: Clear.\n COMPARISON: None.", ["indication", "comparison"], ("None.", "comparison")),
+    ],
+)
+def test_what_stands_in_for_a_section_that_is_not_there(body, sections, expected):
+    assert report_text(f"{HEAD} {body}\n", sections) == expected
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [(["finding"], "sections = 'finding'"), ("findings", "sections = 'findings'"), ([], "No section is asked for")],
+)
+def test_sections_that_no_report_has(sections, words):
+    with pytest.raises(DataError, match=f"^{words}: give a list of some of impression, findings, "):
+        report_text(mimic_report(1), sections)
 
 
 # Spellings that stand in MIMIC-CXR's reports or are like them, by the section that the public parser or, below the
