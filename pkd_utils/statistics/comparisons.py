@@ -9,8 +9,10 @@ there is a value an image. Beside them stand Cliff's delta and the comparison pe
 
 from dataclasses import dataclass
 from math import comb
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from scipy import optimize, stats
 
 from pkd_utils.runs.checked import checked
@@ -27,6 +29,7 @@ from pkd_utils.statistics.intervals import (
     within,
 )
 
+EQUIVALENT, DIFFERS = "equivalent", "differs by more"
 TOWARDS, AWAY, UNSURE, ONE_STUDENT = "towards the region", "away from it", "cannot tell", "one student a method"
 
 
@@ -75,6 +78,65 @@ class PairedSeeds:
     p_corrected: float
     wins: float  # seeds in which the treatment is higher, ties half
     seeds: int
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Result of `equivalence`: is a difference smaller than a margin?"""
+
+    margin: float
+    p: float  # the larger of the two one-sided p
+    low: float  # the interval at 1 - 2 alpha, which lies within the margin where p is below alpha
+    high: float
+    smallest_margin: float  # the margin at which p would be alpha: what these data could have shown
+    verdict: str  # "equivalent", "differs by more" or "cannot tell"
+
+
+@checked
+def equivalence(found: Interval, margin: Annotated[float, Field(gt=0)], alpha: Level = 0.05) -> Equivalence:
+    """Two one-sided t tests (TOST; Schuirmann, 1987) that a difference lies within -margin to margin.
+
+    p is the larger of P(T > (d + margin) / e) and P(T > (margin - d) / e), with d the difference, e its standard error.
+    A p above alpha in a test of no difference says nothing of the kind.
+
+    Parameters
+    ----------
+    found : what `intervals.training_interval` gives; its `error` and `freedom` are used
+    margin : largest difference that does not matter, in units of the score
+    alpha : of each one-sided test
+    """
+    half = float(stats.t.isf(alpha, found.freedom) * found.error)
+    low, high = found.estimate - half, found.estimate + half
+    room = margin - abs(found.estimate)
+    p = float(stats.t.sf(room / found.error, found.freedom)) if found.error else float(room <= 0)
+    verdict = EQUIVALENT if p < alpha else DIFFERS if low > margin or high < -margin else UNSURE
+    return Equivalence(margin, p, low, high, max(-low, high), verdict)
+
+
+def welch_test(estimates, errors, freedoms) -> tuple[float, float]:
+    """Do independent estimates differ among each other? Welch's (1951) F from estimates and their standard errors.
+
+    With w = 1 / error^2, W their sum, m the mean of the k estimates weighted by w, and
+    h = sum (1 - w / W)^2 / freedom,
+
+        F = sum w (estimate - m)^2 / (k - 1) / (1 + 2 (k - 2) h / (k^2 - 1))
+
+    has k - 1 and (k^2 - 1) / (3 h) degrees of freedom. Of two estimates it is Welch's t test, squared.
+
+    Parameters
+    ----------
+    estimates, errors, freedoms : (k,), two or more; for example one a cohort
+
+    Returns
+    -------
+    F, p
+    """
+    d, e, f = (finite(values, "estimates, errors, freedoms") for values in (estimates, errors, freedoms))
+    k, w = len(d), 1 / e**2
+    h = ((1 - w / w.sum()) ** 2 / f).sum()
+    spread = (w * (d - (w * d).sum() / w.sum()) ** 2).sum() / (k - 1)
+    value = float(spread / (1 + 2 * (k - 2) * h / (k**2 - 1)))
+    return value, float(stats.f.sf(value, k - 1, (k**2 - 1) / (3 * h)))
 
 
 def mean_sd(values) -> tuple[np.ndarray | float, np.ndarray | float]:

@@ -157,6 +157,36 @@ def training_interval(baseline, treatment, patients=None, level: Level = 0.95, b
     return _t_interval(estimate, variance, degrees, level, bounds, "Student's t over seeds and patients", units)
 
 
+def jackknife_values(statistic, clusters) -> np.ndarray:
+    """What each patient adds to a statistic of case weights, such as a macro AUROC, so that it can stand as a mean.
+
+    With P patients and t_(-p) the statistic without patient p, the values P t - (P - 1) t_(-p), moved to the mean t
+    (Tukey, 1958; of an AUROC of single images they are the placements that DeLong's variance is made of). Rows of them,
+    one a seed, are what `training_interval` takes.
+
+    Parameters
+    ----------
+    statistic : function of weights (B, N) that returns (B,), as for `bootstrap_interval`
+    clusters : (N,) patient of each case, at least two
+
+    Returns
+    -------
+    float64 (P,), patients in sorted order
+
+    Raises
+    ------
+    DataError
+        If the statistic is undefined on these cases or without one of the patients.
+    """
+    index, units = cluster_index(clusters, None)
+    size = max(1, CELLS // len(index))
+    parts = np.array_split(np.arange(units), -(-units // size))
+    without = np.concatenate([statistic((index != part[:, None]).astype(np.float64)) for part in parts])
+    whole = statistic(np.ones((1, len(index))))[0]
+    values = finite(units * whole - (units - 1) * without, "the statistic without one patient")
+    return values - values.mean() + whole
+
+
 @checked
 def interval_coverage(
     seeds: Count,
@@ -209,6 +239,20 @@ def seed_interval(values, level: Level = 0.90, bounds: Bounds = (0, 1)) -> Inter
     if n < 2:
         return Interval(float(values.mean()), np.nan, np.nan, level, "none, one seed", n)
     return _t_interval(float(values.mean()), values.var(ddof=1) / n, n - 1, level, bounds, method, n)
+
+
+def sd_interval(values, level: Level = 0.95) -> Interval:
+    """Standard deviation of finite values (S,), one a seed, with its chi-squared interval (normal values assumed).
+
+    s sqrt((S - 1) / c), c the quantiles of chi-squared with S - 1 degrees of freedom; NaN with one seed.
+    """
+    values = finite(values, "values")
+    freedom, method = len(values) - 1, "chi-squared over seeds"
+    if not freedom:
+        return Interval(np.nan, np.nan, np.nan, level, "none, one seed", 1)
+    sd = float(values.std(ddof=1))
+    ends = sd * np.sqrt(freedom / stats.chi2.ppf([(1 + level) / 2, (1 - level) / 2], freedom))
+    return Interval(sd, *map(float, ends), level, method, len(values))
 
 
 def within(estimate: float, half: float, bounds: tuple[float, float]) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from pkd_utils.statistics.comparisons import (
     TOWARDS,
     UNSURE,
     cliffs_delta,
+    equivalence,
     holm,
     judge,
     mann_whitney,
@@ -20,7 +21,9 @@ from pkd_utils.statistics.comparisons import (
     newcombe_interval,
     paired_comparison,
     paired_seeds,
+    welch_test,
 )
+from pkd_utils.statistics.intervals import Interval, training_interval
 
 
 @pytest.fixture
@@ -123,6 +126,54 @@ def test_judge():
     assert judge(0.1, 0.2) == TOWARDS and judge(-0.2, -0.1) == AWAY and judge(-0.1, 0.1) == UNSURE
     assert judge(0.1, 0.2, larger_is_better=False) == AWAY and judge(-0.2, -0.1, False) == TOWARDS
     assert judge(0.0, 0.2) == UNSURE and judge(np.nan, np.nan) == ONE_STUDENT
+
+
+def paired(baseline, treatment):
+    """The interval over seeds that `equivalence` takes."""
+    wide = [np.repeat(np.asarray(values)[:, None], 2, axis=1) for values in (baseline, treatment)]
+    return training_interval(*wide, bounds=(-np.inf, np.inf))
+
+
+def test_equivalence_is_two_one_sided_tests():
+    by_hand = Interval(0.005, 0.0, 0.0, 0.95, "", 5, error=0.004, freedom=4.0)
+    found = equivalence(by_hand, 0.02)
+    # P(T > (0.02 - 0.005) / 0.004 = 3.75) in closed form for 4 degrees of freedom; sqrt(1 + 3.75^2 / 4) = 2.125
+    assert found.p == pytest.approx(1 / 2 - 3 / 8 * 3.75 / 2.125 * (1 - 3.75**2 / (12 * 2.125**2)))
+    assert (found.low, found.high) == pytest.approx((0.005 - 2.131847 * 0.004, 0.005 + 2.131847 * 0.004))
+    assert found.verdict == "equivalent" and found.smallest_margin == found.high
+    assert equivalence(by_hand, found.smallest_margin).p == pytest.approx(0.05)
+    assert equivalence(by_hand, 0.01).verdict == UNSURE  # no difference shown, and none excluded
+
+    difference = np.array([0.010, -0.004, 0.012, 0.003, 0.001])
+    one = stats.ttest_1samp(difference, -0.02, alternative="greater").pvalue
+    other = stats.ttest_1samp(difference, 0.02, alternative="less").pvalue
+    found = equivalence(paired(np.zeros(5), difference), 0.02)
+    assert found.p == pytest.approx(max(one, other)) and found.p != pytest.approx(min(one, other))
+    for sign in (1, -1):
+        assert equivalence(paired(np.zeros(5), sign * (difference + 0.1)), 0.02).verdict == "differs by more"
+    constant = paired(np.zeros(5), np.full(5, 0.01))
+    assert [equivalence(constant, margin).p for margin in (0.02, 0.005)] == [0, 1]
+
+
+def test_equivalence_errs_as_often_as_it_says(rng):
+    """A difference of the margin itself is called equivalent in 5 % of studies, none at all in most of them."""
+    shares = []
+    for truth in (0.02, 0.0):
+        studies = truth + 0.01 * rng.standard_normal((1500, 5))
+        shares.append(np.mean([equivalence(paired(np.zeros(5), d), 0.02).verdict == "equivalent" for d in studies]))
+    assert shares[0] == pytest.approx(0.05, abs=0.02) and shares[1] > 0.8
+
+
+def test_welch_agrees_with_scipy(rng):
+    samples = [rng.normal(mean, sd, n) for mean, sd, n in ((0.1, 0.03, 5), (0.05, 0.1, 7), (0.0, 0.02, 4))]
+
+    def summary(some):
+        return np.array([(x.mean(), stats.sem(x), len(x) - 1) for x in some]).T
+
+    expected = stats.f_oneway(*samples, equal_var=False)
+    assert welch_test(*summary(samples)) == pytest.approx((expected.statistic, expected.pvalue))
+    two = stats.ttest_ind(*samples[:2], equal_var=False)
+    assert welch_test(*summary(samples[:2])) == pytest.approx((two.statistic**2, two.pvalue))
 
 
 def test_newcombe_solves_its_equation():

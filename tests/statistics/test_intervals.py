@@ -8,6 +8,8 @@ from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import (
     bootstrap_interval,
     interval_coverage,
+    jackknife_values,
+    sd_interval,
     seed_interval,
     training_interval,
 )
@@ -156,6 +158,45 @@ def test_intervals_stay_in_the_bounds_of_their_score(seeds):
     assert (found.low, found.high) == (-1, 1)
     with pytest.raises(DataError, match="outside 0 to 1: give the score's bounds"):
         seed_interval([20.0, 30.0])
+
+
+def test_a_jackknife_takes_a_statistic_apart(rng):
+    values, patients = rng.standard_normal(12), np.repeat(np.arange(6), 2)
+    found = jackknife_values(lambda w: (w @ values) / w.sum(1), patients)
+    np.testing.assert_allclose(found, values.reshape(6, 2).mean(1))  # of a mean: the patients' own means
+    targets, scores = np.arange(40) % 3 == 0, rng.standard_normal(40)
+    found = jackknife_values(lambda w: weighted_auroc(targets, scores, w), np.arange(40))
+    above = scores[targets][:, None] > scores[~targets]  # DeLong: var(placements) / n of either class, summed
+    delong = above.mean(1).var(ddof=1) / targets.sum() + above.mean(0).var(ddof=1) / (~targets).sum()
+    assert found.mean() == pytest.approx(above.mean()) and found.var(ddof=1) / 40 == pytest.approx(delong, rel=0.05)
+    with pytest.raises(DataError, match="without one patient is nan"):
+        jackknife_values(lambda w: weighted_auroc(targets, scores, w), targets)
+
+
+def test_the_interval_of_an_auroc_for_new_trainings_holds_its_level(rng):
+    """Students of a seed share a quality, and a patient is as hard for all of them."""
+    held, studies = 0, 300
+    targets = np.arange(60) % 2 == 0
+    for _ in range(studies):
+        hard, rows = rng.standard_normal(60), []
+        for _ in range(2):
+            quality = rng.normal(1.0, 0.3, (5, 1))
+            scores = quality * targets + hard + 0.5 * rng.standard_normal((5, 60))
+            students = (lambda w, s=s: weighted_auroc(targets, s, w) for s in scores)
+            rows.append(np.stack([jackknife_values(student, np.arange(60)) for student in students]))
+        found = training_interval(*rows)
+        held += found.low <= 0 <= found.high
+    assert 0.92 <= held / studies <= 0.99
+
+
+def test_the_interval_of_a_standard_deviation(rng):
+    found = sd_interval([0.70, 0.72, 0.69, 0.75, 0.71])
+    assert (found.low / found.estimate, found.high / found.estimate) == pytest.approx(
+        (0.5991, 2.8736), abs=1e-4
+    )  # tables
+    assert np.isnan(sd_interval([0.7]).estimate)
+    drawn = [sd_interval(values) for values in rng.normal(0, 2, (2000, 5))]
+    assert np.mean([one.low <= 2 <= one.high for one in drawn]) == pytest.approx(0.95, abs=0.02)
 
 
 def test_the_interval_over_seeds_is_students():

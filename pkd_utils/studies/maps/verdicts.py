@@ -230,6 +230,10 @@ def cohort_verdict(
         (False, False): ("cannot tell", "these trainings cannot tell whether privileged training moves the attention"),
     }[moved[TOWARDS] > 0, moved[AWAY] > 0]
     counts = f"{moved[TOWARDS]} of {len(paper)} metrics towards, {moved[AWAY]} away, {judged.count('cannot tell')} open"
+    seen = paper[["metric", "detectable"]].dropna() if "detectable" in paper else paper[:0]
+    if answer == "cannot tell" and len(seen):
+        sizes = ", ".join(f"{row.detectable:.3f} ({TITLES[row.metric]})" for row in seen.itertuples())
+        counts += f"; true differences of {sizes} were likely to be seen"
     exploratory = rows[rows["family"] == "exploratory"]["verdict"]
     rest = (
         f" Of {len(exploratory)} further maps and metrics, uncorrected, {(exploratory == TOWARDS).sum()} move "
