@@ -7,6 +7,7 @@ from pkd_utils.cohorts.cbis.cases import shared_patients
 from pkd_utils.cohorts.covid_chestxray import LESIONS
 from pkd_utils.cohorts.folds import patient_folds
 from pkd_utils.cohorts.label_terms import remove_label_terms, surviving_terms
+from pkd_utils.cohorts.tasks.build import build_task
 from pkd_utils.runs import paths
 
 
@@ -96,6 +97,8 @@ def test_openi_with_pictures(shared_data, openi_reports):
     studies = cohort.images.drop_duplicates("study_id")
     positive = dict(Cardiomegaly=337, Atelectasis=295, Opacity=507) | {"Pleural Effusion": 140}
     assert studies[list(positive)].sum().to_dict() == positive
+    five = build_task("openi_five", cohort, one_per="study")
+    assert list(five.counts.values()) == [204, 86, 36, 240, 1320]
     left = {"side_opacity": (269, 131), "side_atelectasis": (162, 90), "side_pleural_effusion": (65, 31)}
     for column, counts in left.items():
         assert (studies[column].notna().sum(), (studies[column] == "left").sum()) == counts

@@ -25,7 +25,8 @@ BUILDERS = {
     "age": age.age,
     "discharge_3_day": mimic.discharge,
     **{name: partial(outcomes.outcome, name) for name in outcomes.INSPECT},
-    **{name: partial(outcomes.yes_or_no, name) for name in outcomes.COVID},
+    **{name: partial(outcomes.yes_or_no, name) for name in (*outcomes.COVID, *outcomes.OPENI)},
+    "openi_five": outcomes.openi_five,
 }
 TASKS = tuple(BUILDERS)
 # Each rule that the paper leaves open, changed by itself; `count_variants` shows what it does to the counts.
@@ -68,14 +69,14 @@ def build_task(name: str, cohort: Cohort, at_most: Count | None = None, draw_see
         One of `TASKS`.
     cohort : Cohort
         Of MIMIC-CXR for the first three, of INSPECT (or of any source with `labels`) for its three, of covid-chestxray
-        for the rest; `age` works with every cohort that knows ages.
+        or Open-i for the rest; `age` works with every cohort that knows ages.
     at_most : int, optional
         Draw whole patients at random, in the order of `draw_seed`, until their images come nearest to this number. The
         paper's sets are smaller than all of MIMIC-CXR; how they were cut is not stated in the paper.
     **options
         `views` and `one_per` for every task (see `base.select_images`); else see `mimic.five_findings`,
-        `mimic.discharge`, `age.age`, `outcomes.outcome` and `outcomes.yes_or_no`; they are checked against the
-        annotations.
+        `mimic.discharge`, `age.age`, `outcomes.outcome`, `outcomes.yes_or_no` and `outcomes.openi_five`; they are
+        checked against the annotations.
     """
     if name not in BUILDERS:
         raise DataError(f"There is no task named {name!r}; choose one of {', '.join(TASKS)}.")

@@ -1,4 +1,4 @@
-"""Tasks with two classes that are one column: INSPECT's outcomes, and those noted beside covid-chestxray's radiographs.
+"""Tasks from label columns: INSPECT's outcomes, those noted beside covid-chestxray's films, Open-i's coded findings.
 
 A cohort that `cohorts.inspect` read brings INSPECT's outcomes along. For any other they come in a table with INSPECT's
 columns, "True", "False" or "Censored"; that of the embedded radiographs is made by `demo.chest.outcomes`.
@@ -11,6 +11,7 @@ from pkd_utils.cohorts.table import Cohort
 from pkd_utils.cohorts.tasks.base import (
     NOT_STATED,
     PAPER_COUNTS,
+    Count,
     Share,
     SplitRule,
     Task,
@@ -39,6 +40,12 @@ COVID = {
     "intubated": ("Intubated at any time", "prognostic", ("not intubated", "intubated"), "intubated"),
     "death": ("Death", "prognostic", ("survived", "died"), "death"),
     "covid19": ("COVID-19 against other", "diagnostic", ("other", "COVID-19"), "COVID-19"),
+}
+# Coded by people from the reports, so diagnostic whatever is later done to the text.
+OPENI_FINDINGS = ("Cardiomegaly", "Atelectasis", "Pleural Effusion", "Opacity")
+OPENI = {"openi_abnormal": ("Abnormal", "diagnostic", ("normal", "abnormal"), "Abnormal")} | {
+    f"openi_{name.lower().replace(' ', '_')}": (name, "diagnostic", (f"no {name.lower()}", name.lower()), name)
+    for name in OPENI_FINDINGS
 }
 # Columns that a table of outcomes may be keyed by, and what the cohort calls them.
 _KEYS = {"image_id": "image_id", "study_id": "study_id", "impression_id": "study_id"}
@@ -113,12 +120,14 @@ def yes_or_no(
     views: tuple[str, ...] | None = None,
     one_per: Unit = "image",
     evaluate: Share = 0.25,
+    stratify: bool = True,
 ) -> Task:
-    """A label (`COVID`) of the loader `covid_chestxray`, which the paper does not use; where unknown, images drop out.
+    """A label (`COVID`, `OPENI`) of a source that the paper does not use; where it is unknown, images drop out.
 
-    `views`, `one_per`: see `tasks.base.select_images`; `evaluate`: share of each class's patients that is held out.
+    `views`, `one_per`: see `tasks.base.select_images`; `evaluate`, `stratify`: see `tasks.base.SplitRule`. Without
+    `stratify` all tasks with the same images hold out the same ones.
     """
-    title, kind, classes, column = COVID[name]
+    title, kind, classes, column = (COVID | OPENI)[name]
     if column not in cohort.labels:
         raise DataError(f"Cohort {cohort.info.name} was loaded without label {column!r}; add it to the loader's.")
     images, funnel = select_images(cohort, views, one_per)
@@ -126,5 +135,44 @@ def yes_or_no(
     images = images[images[column].notna()]
     funnel.step(f"{column} known", images, note=f"{unknown} images unknown")
     choices = {"source": "not one of the paper's", "several images": f"one per {one_per}"}
-    split = SplitRule(evaluate=evaluate, stratify=True)
+    split = SplitRule(evaluate=evaluate, stratify=stratify)
     return Task(name, title, kind, classes, make_table(images, images[column]), funnel.table(), choices, split)
+
+
+def openi_five(
+    cohort: Cohort,
+    views: tuple[str, ...] | None = None,
+    one_per: Unit = "image",
+    evaluate: Share = 0.25,
+    per_class: tuple[Count, Count] | None = None,
+) -> Task:
+    """One of five on Open-i, as MIMIC 5x1200: exactly one of `OPENI_FINDINGS`, or a study coded as normal.
+
+    Other findings may stand beside the one; a study with others alone is in no class.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Of the loader `openi`, with all its labels.
+    views, one_per
+        See `tasks.base.select_images`.
+    evaluate : float
+        Share of each class's patients that is held out.
+    per_class : (int, int), optional
+        Instead of a share, so many training and evaluation images are drawn of each class.
+    """
+    columns = [*OPENI_FINDINGS, "Abnormal"]
+    if missing := [name for name in columns if name not in cohort.labels]:
+        raise DataError(f"Cohort {cohort.info.name} was loaded without label {missing[0]!r}; add it to the loader's.")
+    images, funnel = select_images(cohort, views, one_per)
+    found = images[columns].assign(normal=1 - images["Abnormal"])[[*OPENI_FINDINGS, "normal"]]
+    single = found.sum(axis=1) == 1
+    images, target = images[single], found[single].to_numpy().argmax(axis=1)
+    note = f"{int((found.sum(axis=1) > 1).sum())} images with several, {int((found.sum(axis=1) == 0).sum())} with none"
+    funnel.step("exactly one of the five", images, note=note)
+    choices = {"source": "not one of the paper's", "other findings": "may stand beside it"}
+    choices["several images"] = f"one per {one_per}"
+    split = SplitRule(evaluate=evaluate, per_class=per_class, stratify=per_class is None)
+    classes = tuple(name.lower() for name in (*OPENI_FINDINGS, "normal"))
+    facts = "openi_five", "Open-i, one of five", "diagnostic", classes
+    return Task(*facts, make_table(images, target), funnel.table(), choices, split)

@@ -123,8 +123,12 @@ def relations_by_source(related: pd.DataFrame) -> Figure:
     titles = list(dict.fromkeys(related["title"]))
     figure, axes = plt.subplots(1, 2, figsize=(9, 0.75 * len(titles) + 1.2), sharey=True)
     styles = {"report": ("s", "blue"), "image": ("o", "orange"), "state": ("D", "bluish green")}
+    poorer = [source for source in dict.fromkeys(related["source"]) if source not in styles]
+    styles |= {source: (mark, "sky blue") for source, mark in zip(poorer, "v^<>PXd", strict=False)}
+    spread = 0.36 if poorer else 0.2
+    shifts = np.linspace(-spread, spread, len(styles))
     for ax, value, limit in ((axes[0], "auc", "chance"), (axes[1], "bits", "entropy")):
-        for shift, (name, (mark, colour)) in zip((-0.2, 0, 0.2), styles.items(), strict=True):
+        for shift, (name, (mark, colour)) in zip(shifts, styles.items(), strict=True):
             rows = related[related["source"] == name]
             places = [titles.index(title) + shift for title in rows["title"]]
             error = np.abs(rows[[f"{value}_low", f"{value}_high"]].to_numpy().T - rows[value].to_numpy())

@@ -9,7 +9,7 @@ where the model found nothing and erred. The state is known for the simulated co
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pkd_utils.cohorts.table import Cohort
 from pkd_utils.cohorts.tasks.base import Task
+from pkd_utils.cohorts.texts import Variant, text_variant
 from pkd_utils.images.decode import upright
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import bootstrap_interval
@@ -76,13 +77,23 @@ def read_state(root: Path) -> pd.DataFrame:
 
 
 def features_of(cohort: Cohort, sources: Sequence[str]) -> dict[str, Any]:
-    """Feature matrices of a cohort's images, one a source of `MODELS`; the state only where it was simulated."""
-    unknown = sorted(set(sources) - set(MODELS))
+    """Feature matrices of a cohort's images, one a source; the state only where it was simulated.
+
+    Sources are those of `MODELS`, and the report made poorer by the name of a variant (`cohorts.texts.Variant`).
+    """
+    variants = get_args(Variant)
+    unknown = sorted(set(sources) - {*MODELS, *variants})
     if unknown:
-        raise DataError(f"There is no model for the source {unknown[0]!r}; use some of {', '.join(MODELS)}.")
+        known = ", ".join([*MODELS, *variants])
+        raise DataError(f"There is no model for the source {unknown[0]!r}; use some of {known}.")
     features, images = {}, cohort.images
     if "report" in sources:
         features["report"] = report_features(cohort.privileged["text"].loc[images[cohort.privileged.index.name]])
+    for variant in [source for source in sources if source in variants]:
+        key = cohort.privileged.index.name
+        patients = images.drop_duplicates(key).set_index(key)["patient_id"]
+        texts = text_variant(cohort.privileged, variant, cohort.labels, patients)
+        features[variant] = report_features(texts.loc[images[key]])
     if "image" in sources:
         features["image"] = image_features(cohort.root / path for path in images["path"])
     if "state" in sources and cohort.info.simulated:
@@ -158,7 +169,7 @@ def relate(
     chance = micro_auroc(target, np.tile(share, (len(target), 1)))
     found = []
     for source, matrix in features.items():
-        predicted = held_out_probabilities(matrix[rows], target, patients, MODELS[source], folds)
+        predicted = held_out_probabilities(matrix[rows], target, patients, MODELS.get(source, MODELS["report"]), folds)
         auc = bootstrap_interval(partial(micro_auroc, target, predicted), clusters=patients, **options)
         bits = bootstrap_interval(information(target, predicted), clusters=patients, **options)
         counts = (len(table), table["patient_id"].nunique())

@@ -1,6 +1,7 @@
 """Tasks: every rule on hand-made tables."""
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -278,6 +279,47 @@ def test_covid_tasks_of_the_real_table(shared_data):
         task = build_task(name, cohort, **options)
         for seed in range(3):
             task_splits.check_split(task_splits.split_task(task, seed), task)
+
+
+# --- Open-i
+
+
+def openi_cohort(rows):
+    """A cohort of one image a study whose labels are 1 where named."""
+    labels = [*outcomes.OPENI_FINDINGS, "Abnormal"]
+    named = {"C": "Cardiomegaly", "A": "Atelectasis", "P": "Pleural Effusion", "O": "Opacity", "x": "Abnormal"}
+    table = pd.DataFrame([{label: float(label in {named[c] for c in row}) for label in labels} for row in rows])
+    return replace(make_cohort(table), labels=labels)
+
+
+def test_one_of_five_on_open_i():
+    cohort = openi_cohort(["Cx", "Ax", "Px", "Ox", "", "x", "COx", "Cx", "", "APOx"])
+    task = build_task("openi_five", cohort)
+    assert task.classes == ("cardiomegaly", "atelectasis", "pleural effusion", "opacity", "normal")
+    kept = cohort.images["image_id"].iloc[[0, 1, 2, 3, 4, 7, 8]]
+    assert dict(zip(task.table["image_id"], task.table["target"], strict=True)) == dict(
+        zip(kept, [0, 1, 2, 3, 4, 0, 4], strict=True)
+    )
+    assert task.funnel["note"].iloc[-1] == "2 images with several, 1 with none"
+    assert task.split == SplitRule(evaluate=0.25, stratify=True)
+    drawn = build_task("openi_five", cohort, per_class=[1, 1]).split
+    assert drawn.per_class == (1, 1) and not drawn.stratify
+    refused("without label 'Abnormal'", "openi_five", replace(cohort, labels=list(outcomes.OPENI_FINDINGS)))
+
+
+def test_each_finding_of_open_i_and_abnormal_hold_out_the_same_images():
+    cohort = openi_cohort(["Cx", "", "COx", "x", "Px", "Ax", "", "Ox"] * 20)
+    held = []
+    for name, (title, kind, classes, label) in outcomes.OPENI.items():
+        task = build_task(name, cohort, stratify=False)
+        assert (task.title, task.kind, task.classes) == (title, kind, classes) and kind == "diagnostic"
+        assert task.table["target"].tolist() == cohort.images[label].tolist()
+        split = task_splits.split_task(task, 3)
+        held.append(set(split.loc[split["part"] == "evaluate", "image_id"]))
+    assert list(outcomes.OPENI) == [
+        *("openi_abnormal", "openi_cardiomegaly", "openi_atelectasis", "openi_pleural_effusion", "openi_opacity"),
+    ]
+    assert all(images == held[0] for images in held)
 
 
 def test_cutting_to_a_number_keeps_whole_patients(tmp_path):

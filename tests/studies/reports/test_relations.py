@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from pkd_utils.cohorts import load_cohort
+from pkd_utils.cohorts.tasks.build import build_task
 from pkd_utils.runs.errors import DataError
 from pkd_utils.studies.reports import relations
-from tests.cohorts.fixtures import write_mimic_cxr
+from tests.cohorts.fixtures import openi_report, write_mimic_cxr, write_openi
 from tests.cohorts.tasks.fixtures import make_cohort, make_task, many_per_patient
 
 
@@ -67,3 +68,18 @@ def test_features_of_text_image_and_state(tmp_path):
     state.index = [f"5{k:07d}" for k in range(200)]
     bits = relations.state_information(make_task(np.arange(200) % 2).table, state)
     assert bits["a"] > 0.9 and bits["b"] < 0.1
+
+
+def test_features_of_a_report_made_poorer(tmp_path):
+    """Open-i's findings by report, by a poorer one, and by another patient's."""
+    reports = [("Heart size is big. Cardiomegaly.", "", ["Cardiomegaly"]), ("Clear lungs.", "", ["normal"])] * 40
+    members = {f"ecgen-radiology/{n}.xml": openi_report(n, *report) for n, report in enumerate(reports, start=1)}
+    cohort = load_cohort("openi", write_openi(tmp_path, members), labels=("Cardiomegaly", "Abnormal"))
+    task = build_task("openi_cardiomegaly", cohort)
+    names = ["report", "names_removed", "other_patient"]
+    features = relations.features_of(cohort, names)
+    assert list(features) == names
+    assert features["names_removed"].shape[1] < features["report"].shape[1]
+    table = relations.relate(task, task.table, cohort.images["image_id"], features, folds=3, resamples=20)
+    auc = table.set_index("source")["auc"]
+    assert auc["report"] == auc["names_removed"] == 1 and abs(auc["other_patient"] - 0.5) < 0.2
