@@ -10,6 +10,8 @@ statements stand beside it, which answer different questions:
 - do the trainings differ, on these patients? Mann-Whitney over seeds as in the paper, which takes them as independent,
   with Cliff's delta and Holm.
 
+None of them is made of students that were not trained, see `maps.evidence`.
+
 Families of Holm's procedure, per cohort: "paper" holds the map and the metrics of the paper's Table 1, which were
 chosen before any result was seen; "exploratory" holds all the others.
 """
@@ -26,6 +28,7 @@ from pkd_utils.runs import files, run
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.comparisons import ONE_STUDENT, cliffs_delta, holm, judge, mann_whitney
 from pkd_utils.statistics.intervals import bootstrap_interval, training_interval
+from pkd_utils.studies.maps.evidence import NOT_TRAINED, training_evidence
 
 REFERENCE = "reference: "
 TITLES = {
@@ -153,6 +156,17 @@ def patients_of(per_image: pd.DataFrame) -> pd.Series:
     return per_image.drop_duplicates(["cohort", "image_id"]).set_index(["cohort", "image_id"])["patient_id"]
 
 
+def evidence_of(map_runs: MapRuns, cohort: str, level: float = 0.95) -> pd.DataFrame:
+    """`evidence.training_evidence` of a cohort, from the rows of its students in `per_student`."""
+    table = map_runs.per_student
+    table = table[(table["cohort"] == cohort) & (table["map"] == "classifier")]
+    students = table.pivot(index=["weight", "fold", "seed"], columns="metric", values="value").reset_index()
+    wanted = ("validate_auroc", "map_range", "tokens")
+    if missing := [name for name in wanted if name not in students]:
+        raise DataError(f"The run of 08 of {cohort} does not say {', '.join(missing)} of a student: run 08 again.")
+    return training_evidence(students, level)
+
+
 def compare_maps(
     map_runs: MapRuns,
     primary_map: str = "attention_mean",
@@ -173,7 +187,8 @@ def compare_maps(
         `COLUMNS` and holm_p (of mwu_p): baseline, mmpkd (means), sd_baseline, sd_mmpkd, sd_difference (over seeds),
         error, freedom (of low to high), low_family, high_family (together at `level` over the family's metrics,
         Bonferroni; "paper" only), seeds (that both methods have), images_left_out (a student has no value there). NaN
-        where one student a method leaves nothing to compare; cohorts without both methods have no row.
+        where one student a method leaves nothing to compare, or where a method was not trained; cohorts without both
+        methods have no row.
     """
     rows = []
     per_image, patients = map_runs.per_image, patients_of(map_runs.per_image)
@@ -181,6 +196,7 @@ def compare_maps(
     for cohort in map_runs.facts:
         if set(methods(per_image, cohort)) != {"baseline", "mmpkd"}:
             continue
+        trained = evidence_of(map_runs, cohort, level)["trained"].all()
         for map_name in map_names(per_image, cohort):
             students = [seeds_by_images(per_image, cohort, map_name, m) for m in ("baseline", "mmpkd")]
             for metric in metric_names(per_image):
@@ -190,7 +206,8 @@ def compare_maps(
                 row = {"cohort": cohort, "map": map_name, "metric": metric}
                 row |= {"family": "paper" if primary else "exploratory", "images": len(pair.patients)}
                 row |= {"images_left_out": pair.left_out, "patients": len(set(pair.patients))}
-                rows.append(row | _difference(pair, metric not in LOWER_IS_BETTER, family, options))
+                found = _difference(pair, metric not in LOWER_IS_BETTER, family, trained, options)
+                rows.append(row | found)
     table = pd.DataFrame(rows, columns=COLUMNS).assign(holm_p=np.nan)
     for _, part in table[table["mwu_p"].notna()].groupby(["cohort", "family"]):
         table.loc[part.index, "holm_p"] = holm(part["mwu_p"])
@@ -208,7 +225,9 @@ def metric_names(per_image: pd.DataFrame) -> list[str]:
     return [metric for metric in TITLES if metric in per_image.columns]
 
 
-def _difference(pair: SharedValues, larger_is_better: bool, family: int, options: dict[str, Any]) -> dict[str, Any]:
+def _difference(
+    pair: SharedValues, larger_is_better: bool, family: int, trained: bool, options: dict[str, Any]
+) -> dict[str, Any]:
     """Means, intervals and tests of one row of `compare_maps`; `family`: metrics judged together, 0 for none."""
     baseline, mmpkd, patients, _ = pair
     row = {"seeds": len(baseline), "verdict": ONE_STUDENT}
@@ -220,6 +239,8 @@ def _difference(pair: SharedValues, larger_is_better: bool, family: int, options
     for name, values in zip(("baseline", "mmpkd"), per_seed, strict=True):
         row |= {name: values.mean(), f"sd_{name}": values.std(ddof=1) if len(values) > 1 else np.nan}
     row["estimate"] = row["mmpkd"] - row["baseline"]
+    if not trained and len(baseline) > 1:
+        return row | {"verdict": NOT_TRAINED}
     if len(set(patients)) < 2:
         return row | {"verdict": "one patient: no interval"}
     students = bootstrap_interval(mmpkd.mean(0) - baseline.mean(0), patients, **options)

@@ -19,6 +19,7 @@ from pkd_utils.studies.maps.comparison import (
     TITLES,
     MapRuns,
     SharedValues,
+    evidence_of,
     map_names,
     methods,
     metric_names,
@@ -26,6 +27,7 @@ from pkd_utils.studies.maps.comparison import (
     seeds_by_images,
     shared_values,
 )
+from pkd_utils.studies.maps.evidence import NOT_TRAINED, not_trained
 
 METHOD_NAMES = {"baseline": "baseline", "mmpkd": "distilled"}
 BEATS, LOSES, UNDECIDED = "beats it", "is beaten", "cannot tell"
@@ -78,7 +80,7 @@ def compare_student_values(map_runs: MapRuns, level: float = 0.95) -> pd.DataFra
     """Distilled minus baseline for values of students, not of images: precision of boxes, AUROC of the classifier.
 
     Patients cannot be drawn for these: the interval is that of the paired t test over the seeds that both methods have
-    (a seed's mean over its folds), and says nothing of new patients.
+    (a seed's mean over its folds), and says nothing of new patients. Maps of students that were not trained have none.
 
     Returns
     -------
@@ -86,6 +88,7 @@ def compare_student_values(map_runs: MapRuns, level: float = 0.95) -> pd.DataFra
     mwu_p, smallest_p, seeds
     """
     table = map_runs.per_student[map_runs.per_student["metric"].isin(("box_ap", "test_auroc"))]
+    trained = {cohort: evidence_of(map_runs, cohort, level)["trained"].all() for cohort in map_runs.facts}
     rows = []
     for keys, part in table.groupby(["cohort", "map", "metric"], sort=False):
         both = part.assign(side=np.where(part["weight"] > 0, "mmpkd", "baseline"))
@@ -96,7 +99,7 @@ def compare_student_values(map_runs: MapRuns, level: float = 0.95) -> pd.DataFra
         baseline, mmpkd = both.to_numpy().T
         row = {**dict(zip(("cohort", "map", "metric"), keys, strict=True)), "baseline": baseline.mean()}
         row |= {"mmpkd": mmpkd.mean(), "estimate": mmpkd.mean() - baseline.mean(), "seeds": len(both)}
-        if len(both) > 1:
+        if len(both) > 1 and (trained[keys[0]] or keys[1] == "classifier"):
             pair, test = paired_seeds(baseline, mmpkd, level=level), mann_whitney(mmpkd, baseline)
             row |= {"low": pair.low, "high": pair.high, "p": pair.p, "wins": pair.wins}
             row |= {"cliffs_delta": test.cliffs_delta, "mwu_p": test.p, "smallest_p": test.smallest_p}
@@ -189,24 +192,25 @@ def beaten_table(against: pd.DataFrame) -> pd.DataFrame:
 
 
 def cohort_verdict(
-    differences: pd.DataFrame, cohort: str, facts: dict[str, Any], beaten: pd.DataFrame
+    map_runs: MapRuns, cohort: str, differences: pd.DataFrame, beaten: pd.DataFrame, level: float = 0.95
 ) -> dict[str, Any]:
     """Plain answer for one cohort: does privileged training move the attention?
 
     It rests on the family "paper" (one map, the paper's metrics), whose intervals hold together at the level asked for
-    (`low_family`, `high_family`): "yes" if some metric moves towards the region and none away, "no, away" the other way
-    round, "in both directions" if both, "cannot tell" if none.
+    (`low_family`, `high_family`): "towards the region" if some metric moves there and none away, "away from it" the
+    other way round, "in both directions" if both, "cannot tell" if none, and "not trained" where the students are no
+    evidence on attention (`maps.evidence`).
 
     Parameters
     ----------
     differences : result of `compare_maps`, may be empty; a column `detectable` (`power.detectable_differences`) is told
-    facts : the cohort's `run.json`
     beaten : result of `beaten_table`
 
     Returns
     -------
     dict: cohort, title, simulated, answer, sentence, findings (a sentence a metric)
     """
+    facts = map_runs.facts[cohort]
     title = _title(cohort, facts)
     simulated = (facts.get("cohort") or {}).get("simulated") is True
     result = {"cohort": cohort, "title": title, "simulated": simulated, "findings": []}
@@ -217,6 +221,9 @@ def cohort_verdict(
         if not len(rows):
             why = "not both a baseline and a distilled student were scored, so nothing is compared"
         return result | {"answer": "nothing to compare", "sentence": f"{title}: {why}."}
+    if (paper["verdict"] == NOT_TRAINED).any():
+        why = not_trained(evidence_of(map_runs, cohort, level))
+        return result | {"answer": NOT_TRAINED, "sentence": f"{title}: no verdict on attention, {why}."}
     result["findings"] = [_finding(row) for row in paper.to_dict("records")] + _reference_finding(beaten, cohort, paper)
     if (paper["seeds"] < 2).all():
         answer, words = "cannot tell", "one student a method was trained, so there is no interval over trainings"

@@ -12,6 +12,7 @@ from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.comparisons import ONE_STUDENT, TOWARDS, UNSURE, holm
 from pkd_utils.statistics.intervals import training_interval
 from pkd_utils.studies.maps.comparison import TITLES, compare_maps, read_map_runs, seeds_by_images
+from pkd_utils.studies.maps.evidence import NOT_TRAINED
 from pkd_utils.studies.maps.verdicts import (
     BEATS,
     LOSES,
@@ -40,7 +41,7 @@ def one_run(root, *options, **named):
 
 def verdict(runs_of, differences):
     beaten = beaten_table(compare_with_references(runs_of))
-    return cohort_verdict(differences, "embedded", runs_of.facts["embedded"], beaten)
+    return cohort_verdict(runs_of, "embedded", differences, beaten)
 
 
 @pytest.fixture
@@ -120,6 +121,22 @@ def test_one_seed_gives_no_interval_over_trainings(root):
     assert got["low_students"].notna().all() and (got["seeds"] == 1).all()
     answer = verdict(runs_of, got)
     assert answer["answer"] == "cannot tell" and "one student a method" in answer["sentence"]
+
+
+def test_untrained_students_get_no_test_no_interval_and_no_verdict(root):
+    """However far their maps lie apart."""
+    runs_of = one_run(root, effect=0.3, auroc=0.49)
+    got = compare_maps(runs_of, **FEW)
+    blank = ["low", "high", "low_students", "low_family", "cliffs_delta", "mwu_p", "holm_p"]
+    assert (got["verdict"] == NOT_TRAINED).all() and got[blank].isna().all(axis=None) and got["estimate"].notna().all()
+    answer = verdict(runs_of, got)
+    assert answer["answer"] == NOT_TRAINED and "AUROC of 0.51 over 5 seed(s), lower bound 0.49" in answer["sentence"]
+    assert answer["findings"] == []
+    students = compare_student_values(runs_of).set_index("map")["p"]
+    assert students.drop("classifier").isna().all() and np.isfinite(students["classifier"])
+    old = runs_of.per_student.query("metric != 'map_range'")
+    with pytest.raises(DataError, match="of embedded does not say map_range of a student: run 08 again"):
+        compare_maps(replace(runs_of, per_student=old), **FEW)
 
 
 def test_one_arm_has_levels_and_no_differences(root):
@@ -221,7 +238,7 @@ def test_values_of_students(root, moved):
     got = compare_student_values(moved).set_index(["map", "metric"])
     row = got.loc["rollout", "box_ap"]
     assert (row["estimate"], row["low"], row["high"], row["seeds"]) == pytest.approx((0.1, 0.1, 0.1, 5))
-    row, gains = got.loc["rollout", "test_auroc"], 0.01 + np.arange(5) ** 2 / 1000
+    row, gains = got.loc["classifier", "test_auroc"], 0.01 + np.arange(5) ** 2 / 1000
     expected = stats.t.interval(0.95, 4, gains.mean(), stats.sem(gains))
     assert (row["estimate"], row["low"], row["high"]) == pytest.approx((gains.mean(), *expected))
     assert (row["p"], row["wins"]) == (pytest.approx(stats.ttest_1samp(gains, 0).pvalue), 5)
@@ -230,7 +247,7 @@ def test_values_of_students(root, moved):
     row = (
         compare_student_values(replace(moved, per_student=lost))
         .set_index(["map", "metric"])
-        .loc["rollout", "test_auroc"]
+        .loc["classifier", "test_auroc"]
     )
     assert row["seeds"] == 4 and row["estimate"] == pytest.approx(gains[:4].mean()), "a seed without its other side"
     assert compare_student_values(one_run(root, "mass", seeds=(0,)))["low"].isna().all()
