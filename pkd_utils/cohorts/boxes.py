@@ -106,6 +106,24 @@ def boxes_around(images: pd.DataFrame, regions: pd.DataFrame, root: Path) -> pd.
     return regions[["image_id", "label"]].join(result)[BOX_COLUMNS].reset_index(drop=True)
 
 
+def square_around(boxes: pd.DataFrame, frames: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Squares to cut around lesions: wider by `margin` times the longer side on each side, moved inside the frame.
+
+    Parameters
+    ----------
+    boxes : `table.CORNERS`, a row a lesion, pixels of its frame
+    frames : (N, 2) width and height; where one is shorter than the square, the square is cut off there
+
+    Returns
+    -------
+    left and top, width and height : int (N, 2) each
+    """
+    low, high = boxes[CORNERS[:2]].to_numpy(float), boxes[CORNERS[2:]].to_numpy(float)
+    side = np.ceil((1 + 2 * margin) * (high - low).max(axis=1, keepdims=True))
+    size = np.minimum(side, frames).astype(int)
+    return np.clip((low + high - size) // 2, 0, frames - size).astype(int), size
+
+
 def regions_of(cohort: Cohort) -> pd.DataFrame:
     """`cohort.boxes` with `finding`: the label that a box is ground truth of, or "" where it is the image's."""
     return cohort.boxes.assign(finding=cohort.boxes["label"] if cohort.info.finding_boxes else "")

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.boxes import boxes_around
+from pkd_utils.cohorts.boxes import boxes_around, square_around
 from pkd_utils.cohorts.checks import as_numbers, check_filled, check_unique, check_values, refuse, require_columns
-from pkd_utils.cohorts.table import CORNERS, Cohort, CohortInfo, Funnel, one_hot
+from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, one_hot
 from pkd_utils.images.decode import image_size, open_image
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import atomic_path, file_sha256, hash_params
@@ -201,11 +201,9 @@ def _regions(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
 def _crops(root: Path, images: pd.DataFrame, tumours: pd.DataFrame, margin: float) -> pd.DataFrame:
     """Cut a square around each tumour, named by content and place and written once: `path` and where it lies."""
     rows = []
-    for image_id, path in zip(images["image_id"], images["path"], strict=True):
-        low, high = tumours.loc[image_id, CORNERS].to_numpy(float).reshape(2, 2)
-        frame = np.array(image_size(root / path))
-        size = np.minimum(np.ceil((1 + 2 * margin) * (high - low).max()), frame).astype(int)
-        start = np.clip((low + high - size) // 2, 0, frame - size).astype(int)  # moved inside the frame
+    frames = np.array([image_size(root / path) for path in images["path"]])
+    squares = square_around(tumours.loc[images["image_id"]], frames, margin)
+    for image_id, path, start, size in zip(images["image_id"], images["path"], *squares, strict=True):
         window = [*start.tolist(), *(start + size).tolist()]
         name = f"{image_id}-{hash_params([file_sha256(root / path), window])[:12]}.png"
         if not (crops_root() / name).exists():

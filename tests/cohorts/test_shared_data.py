@@ -51,12 +51,29 @@ def test_covid_segmentations(shared_data):
     ("name", "train", "test", "patients"), [("cbis_mass", 1318, 378, 892), ("cbis_calc", 1546, 326, 753)]
 )
 def test_cbis(shared_data, name, train, test, patients):
-    cohort = load_cohort(name, shared_data / "cbis-ddsm")
+    cohort = load_cohort(name, shared_data / "cbis-ddsm", rows="lesion")
     assert cohort.images["split"].value_counts().to_dict() == {"train": train, "test": test}
     assert cohort.images["patient_id"].nunique() == patients
     assert (cohort.funnel["rows"][:3] == cohort.funnel["paper"][:3]).all()
     assert cohort.privileged.notna().all().all()
     assert not cohort.images["cropped_dicom_path"].str.contains("\n").any()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "images", "several", "lesions", "told"),
+    [("cbis_mass", 1592, 71, 175, 8), ("cbis_calc", 1511, 222, 583, 9)],
+)
+def test_cbis_a_mammogram_is_one_row(shared_data, name, images, several, lesions, told):
+    cohort = load_cohort(name, shared_data / "cbis-ddsm")
+    rows = load_cohort(name, shared_data / "cbis-ddsm", rows="lesion").images
+    assert len(cohort.images) == images and cohort.images["dicom_path"].is_unique
+    steps = cohort.funnel.set_index("step").loc["of them with several abnormalities"]
+    assert steps["rows"] == several
+    assert steps["note"] == f"{lesions} abnormalities; {told} of them malignant and benign: malignant"
+    worst = rows.groupby("study_id")["malignant"].max()
+    assert (cohort.rows.set_index("study_id")["malignant"] == worst.reindex(cohort.rows["study_id"])).all()
+    assert cohort.privileged.index.tolist() == cohort.images["image_id"].tolist()
 
 
 @pytest.mark.shared

@@ -110,7 +110,7 @@ def test_unknown_options_are_answered_with_the_known_ones(name, tmp_path):
         ("mimic_cxr", {"sections": "findings"}, "sections = 'findings'"),
         ("mimic_cxr", {"sections": []}, "sections = "),
         ("covid_chestxray", {"report_missing": "maybe"}, "report_missing = 'maybe'"),
-        ("cbis_mass", {"pixels": "roi"}, "pixels = 'roi': input should be 'none', 'full' or 'crop'"),
+        ("cbis_mass", {"pixels": "roi"}, "pixels = 'roi': input should be 'none', 'full', 'crop' or 'lesion_crop'"),
         ("cbis_calc", {"validate_share": 1.0}, "validate_share = 1.0: input should be less than 1"),
         ("openi", {"sections": ["history"]}, "sections.0 = 'history'"),
         ("openi", {"sections": "findings"}, "sections = 'findings'"),
@@ -575,7 +575,7 @@ def test_covid_masks_that_are_not_there(segmented):
 def test_cbis_features_and_paths(cbis):
     shapes = {"mass shape": ["IRREGULAR-ARCHITECTURAL_DISTORTION", "OVAL", "", "N/A"]}
     fixtures.edit_csv(cbis / CBIS, lambda t: t.assign(**shapes))
-    cohort = load_cohort("cbis_mass", cbis)
+    cohort = load_cohort("cbis_mass", cbis, rows="lesion")
     first = cohort.images.iloc[0]
     assert first["image_id"] == "mass_P_00001_LEFT_CC_1"
     published = csv_paths(ROWS[0], "mass")["cropped image file path"]

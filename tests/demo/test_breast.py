@@ -368,7 +368,8 @@ def test_columns_are_those_of_the_real_tables(shared_data, birads_table, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["mass", "calc"])
-def test_pixels_masks_and_boxes_are_read(cohort, kind):
+def test_pixels_masks_and_boxes_are_read(cohort, kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("PKD_DATA", str(tmp_path))  # of the lesions that are cut
     read = load_cohort(f"cbis_{kind}", cohort, pixels="full")
     truth = pd.read_csv(cohort / "truth.csv").query("kind == @kind").set_index("case")
     boxes, sizes = read.boxes.set_index("image_id"), {}
@@ -380,8 +381,9 @@ def test_pixels_masks_and_boxes_are_read(cohort, kind):
         sizes[row.image_id] = mask.sum()
         rows, cols = np.nonzero(mask)
         assert tuple(boxes.loc[row.image_id, ["x0", "y0"]]) == (cols.min(), rows.min())
-    crops = load_cohort(f"cbis_{kind}", cohort, pixels="crop")
-    for row in crops.images.itertuples():
-        assert crops.mask(row.image_id).sum() == sizes[row.image_id]  # the whole lesion lies in the crop
+    for pixels in ("crop", "lesion_crop"):
+        crops = load_cohort(f"cbis_{kind}", cohort, pixels=pixels)
+        for row in crops.images.itertuples():  # the whole lesion lies in the crop
+            assert crops.mask(row.image_id).sum() == sizes[f"{kind}_{row.study_id}"]
     if kind == "mass":
         assert {"age", "mass_density"} <= set(read.privileged.columns)

@@ -137,7 +137,7 @@ def test_refuses_bad_input(lesions, change, message):
     ],
 )
 def test_reproduces_the_paper_on_the_real_tables(shared_data, name, target, leaf, reading, reported):
-    cohort = load_cohort(name, shared_data / "cbis-ddsm")
+    cohort = load_cohort(name, shared_data / "cbis-ddsm", rows="lesion")
     rows = cohort.images.set_index("image_id")
     features = cohort.privileged.loc[rows.index]
     result = fit_tabular_teacher(features, rows[target], rows["split"], seed=0, trees=200, min_samples_leaf=leaf)

@@ -1,6 +1,7 @@
 """CBIS-DDSM: mammographic masses and calcifications, as described in the case tables, with or without the pictures.
 
-One row is one abnormality on one view. Radiologists' descriptors are the privileged information of the tabular teacher.
+A row is a mammogram, or an abnormality on it: of the tables alone, and of crops. Radiologists' descriptors are the
+privileged information of the tabular teacher.
 `files` finds a row's pictures, `pixels` decides which is the mammogram, the crop and the mask.
 """
 
@@ -15,7 +16,7 @@ from pydantic import Field
 from sklearn.model_selection import train_test_split
 
 from pkd_utils.cohorts.cbis import files as cbis_files
-from pkd_utils.cohorts.cbis.pixels import NO_FILE, FileFacts, PictureCohort, assign_roles, place_masks
+from pkd_utils.cohorts.cbis.pixels import NO_FILE, FileFacts, PictureCohort, assign_roles, cut, place_masks, regions_in
 from pkd_utils.cohorts.checks import as_numbers, check_filled, check_unique, check_values, read_csv, require_columns
 from pkd_utils.cohorts.table import (
     BOX_COLUMNS,
@@ -42,9 +43,10 @@ _PATHS = {
     "cropped image file path": "cropped_dicom_path",
     "ROI mask file path": "roi_dicom_path",
 }
-NEEDED = {"full": ("mammogram", "mask"), "crop": ("crop", "mask")}  # the files each choice of pixels needs
+# The files each choice of pixels needs.
+NEEDED = {"full": ("mammogram", "mask"), "crop": ("crop", "mask"), "lesion_crop": ("mammogram", "mask")}
 BOX_LABELS = {"mass": "mass", "calc": "calcification"}
-_TITLES = {"none": "descriptions", "full": "mammograms", "crop": "crops"}
+_TITLES = {"none": "descriptions", "full": "mammograms", "crop": "crops", "lesion_crop": "cut-outs"}
 _ASPECT_TOLERANCE = 0.02  # a mask resized by more than this along one side than the other is counted
 INFO = CohortInfo(
     name="cbis",
@@ -60,7 +62,9 @@ def load(
     kind: Literal["mass", "calc"],
     root: Path,
     target: Literal["malignant", "pathology"] = "malignant",
-    pixels: Literal["none", "full", "crop"] = "none",
+    pixels: Literal["none", "full", "crop", "lesion_crop"] = "none",
+    rows: Literal["image", "lesion"] = "image",
+    margin: Annotated[float, Field(ge=0)] = 0.25,
     validate_share: Annotated[float, Field(ge=0, lt=1)] = 0.0,
     workers: Annotated[int, Field(ge=0)] = 0,
 ) -> Cohort:
@@ -75,10 +79,20 @@ def load(
     target : {"malignant", "pathology"}
         "malignant": one label, 1 for MALIGNANT and 0 for both benign classes. "pathology": three labels `malignant`,
         `benign`, `benign_without_callback`, of which exactly one is 1.
-    pixels : {"none", "full", "crop"}
-        "none": the tables alone. "full": one mammogram a row, with the row's own mask and box; a mammogram with two
-        abnormalities is in two rows. "crop": the published crop; where it lies in the mammogram is not published, the
-        lesion's mask is taken to be centred in it. Which of the two the paper trained on is not stated in the paper.
+    pixels : {"none", "full", "crop", "lesion_crop"}
+        "none": the tables alone. "full": whole mammograms. "crop": the published crop; where it lies in the mammogram
+        is not published, the lesion's mask is taken to be centred in it. "lesion_crop": a square cut from the mammogram
+        around the lesion's mask, kept as PNG under `cache/` of the data folder. Which of them the paper trained on is
+        not stated in the paper.
+    rows : {"image", "lesion"}
+        "image": a mammogram is one row, however many abnormalities it has. Its pathology is the worst of theirs
+        (malignant before benign before benign without callback): it is malignant if any of them is. Its privileged row
+        is that of the abnormality that gives the pathology; of several, the one of the lowest number. The paper does
+        not state such a rule. "lesion": each abnormality on each view is a row; not with "full", where the same pixels
+        would stand in several rows, with labels that can contradict each other. Crops show one lesion: they are always
+        a row each.
+    margin : float
+        Of a "lesion_crop", on each side, as a share of the mask's longer side.
     validate_share : float
         Share of the training table's patients that become split "validate", chosen so that their worst pathology is
         distributed as in all; 0: none, as published. How the paper validated is not stated in the paper.
@@ -88,15 +102,20 @@ def load(
     Returns
     -------
     Cohort
-        `image_id` is kind, patient, side, view and abnormality id; `study_id` the mammogram (patient, side, view);
-        `split` the official train or test, and validate if asked for; the tables' own DICOM paths are the columns
-        `dicom_path`, `cropped_dicom_path`, `roi_dicom_path`. `privileged` is indexed by `image_id` with float columns:
+        `image_id` is kind, patient, side and view, of a lesion also its abnormality id; `study_id` the mammogram
+        (patient, side, view); `lesions` the abnormalities on it; `split` the official train or test, and validate if
+        asked for; the tables' own DICOM paths are the columns `dicom_path`, `cropped_dicom_path`, `roi_dicom_path`.
+        `privileged` is indexed by `image_id` with float columns:
         `breast_density`, `assessment` (BI-RADS), `subtlety` as in the table; `side=LEFT`, `view=MLO`; and one 0/1
         column a descriptor value, e.g. `mass_shape=IRREGULAR`, several of which can be 1 (values are joined by "-" in
         the table) and `mass_shape=missing`. Simulated tables can add `age` (years, NaN where empty) and `mass_density`
         (a number, or a 0/1 column a word). Without pixels `path` is NaN; with them it is the picture, `mammogram_path`,
-        `mask_path` and `crop_path` are all three, and further columns are those of `cbis.pixels.place_masks`.
+        `mask_path` and `crop_path` are all three as found in `root`, and further columns are those of
+        `cbis.pixels.place_masks`; of a row with several abnormalities they are those of the one that gives the label.
+        Boxes and masks are of every abnormality that the picture shows.
     """
+    if rows == "lesion" and pixels == "full":
+        raise DataError('rows="lesion" repeats whole mammograms: choose rows="image", or pixels="lesion_crop".')
     files = _table_files(root, kind)
     parts = {split: _read_table(file, kind) for split, file in files.items()}
     table = pd.concat([part.assign(split=split) for split, part in parts.items()], ignore_index=True)
@@ -127,19 +146,32 @@ def load(
     for name in names:
         images[name.lower()] = (table["pathology"] == name).astype(float)
     images["side"], images["pathology"] = table["side"], table["pathology"]
+    images["lesions"] = key.map(key.value_counts())
     for column, name in _PATHS.items():
         images[name] = table[column].str.strip('" \t\r\n')
-    boxes, tables, cohort_class = empty_boxes(), list(files.values()), Cohort
+    boxes, tables, privileged, folder = empty_boxes(), list(files.values()), _features(table, kind), root
     if pixels != "none":
-        images, boxes, listings = _with_pictures(images, root, kind, pixels, workers, funnel)
-        tables, cohort_class = [*tables, *listings], PictureCohort
+        facts = FileFacts(root, workers)
+        images, listings = _with_pictures(images, kind, pixels, margin, facts, funnel)
+        tables += listings
+    lesions = images
+    if pixels in ("none", "full") and rows == "image":
+        images, privileged = _one_row_an_image(images, privileged, kind, funnel)
+    make = Cohort
+    if pixels != "none":
+        regions = regions_in(images, lesions)
+        boxes = regions.assign(label=BOX_LABELS[kind])[BOX_COLUMNS]
+        images = images.drop(columns=CORNERS)
+        if pixels == "lesion_crop":
+            folder, images["path"] = cut(images, facts)
+        make = partial(PictureCohort, regions=regions, source=root)
     for name in PATHOLOGY:
         funnel.step(f"pathology {name}", images[images["pathology"] == name])
     what, splits = f"{BOX_LABELS[kind]} {_TITLES[pixels]}", SPLITS if validate_share else ("train", "test")
     info = replace(INFO, name=f"cbis_{kind}", title=f"CBIS-DDSM {what}", splits=splits)
     info = source_info(info, f"Simulated {what} in the layout of CBIS-DDSM", root)
     labels = [name.lower() for name in names]
-    return cohort_class(info, root, labels, images, boxes, funnel.table(), _features(table, kind), tables)
+    return make(info, folder, labels, images, boxes, funnel.table(), privileged, tables)
 
 
 # What `cohorts.SOURCES` names: `load` with the kind of abnormality fixed.
@@ -161,13 +193,33 @@ def _carve_validate(table: pd.DataFrame, share: float) -> pd.Series:
     return table["split"].mask(table["patient_id"].isin(chosen) & (table["split"] == "train"), "validate")
 
 
+def _one_row_an_image(
+    lesions: pd.DataFrame, privileged: pd.DataFrame, kind: str, funnel: Funnel
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of each mammogram the row and the privileged row of the lesion that gives the label, now named by the image."""
+    rank = lesions["pathology"].map(PATHOLOGY.index)
+    number = pd.to_numeric(lesions["image_id"].str.rsplit("_", n=1).str[1], errors="coerce")
+    order = lesions.assign(rank=rank, number=number).sort_values(["rank", "number"], kind="stable")
+    chosen = order.drop_duplicates(["study_id", "split"]).index.sort_values()
+    images = lesions.loc[chosen].reset_index(drop=True)
+    privileged = privileged.loc[images["image_id"]]
+    images["image_id"] = f"{kind}_" + images["study_id"]
+    privileged.index = pd.Index(images["image_id"])
+
+    several = images[images["lesions"] > 1]
+    told = lesions.groupby("study_id")["pathology"].agg(lambda values: (values == "MALIGNANT").nunique())
+    note = f"{several['lesions'].sum()} abnormalities; {(told > 1).sum()} of them malignant and benign: malignant"
+    funnel.step("mammograms, a row each", images)
+    funnel.step("of them with several abnormalities", several, note=note)
+    return images, privileged
+
+
 def _with_pictures(
-    images: pd.DataFrame, root: Path, kind: str, pixels: str, workers: int, funnel: Funnel
-) -> tuple[pd.DataFrame, pd.DataFrame, list[Path]]:
-    """Images with their files, sizes and flags; the lesions' boxes; the listings that were read."""
+    images: pd.DataFrame, kind: str, pixels: str, margin: float, facts: FileFacts, funnel: Funnel
+) -> tuple[pd.DataFrame, list[Path]]:
+    """Lesions with their files, sizes, places and flags; the listings that were read."""
     needed = NEEDED[pixels]
-    found, listings = cbis_files.find_files(root, images)
-    facts = FileFacts(root, workers)
+    found, listings = cbis_files.find_files(facts.root, images)
     roles = assign_roles(found, facts)
     problems = roles[[f"{role}_problem" for role in needed]].set_axis(list(needed), axis=1)
     lacking = problems.notna().any(axis=1)
@@ -180,20 +232,15 @@ def _with_pictures(
             f"{first.iloc[0]}); get the files from {cbis_files.WHERE}, or take these rows out of the table."
         )
     roles = roles[["mammogram_path", "mask_path", "crop_path"]]
-    placed = place_masks(roles, facts, pixels)
-    images = pd.concat([images, roles, placed.drop(columns=CORNERS)], axis=1)
-    images["path"] = images["mammogram_path" if pixels == "full" else "crop_path"]
+    images = pd.concat([images, roles, place_masks(roles, facts, pixels, margin)], axis=1)
+    images["path"] = images["crop_path" if pixels == "crop" else "mammogram_path"]
     funnel.step(f"with {' and '.join(needed)}", images)
-    boxes = placed[CORNERS].assign(image_id=images["image_id"], label=BOX_LABELS[kind])[BOX_COLUMNS]
 
     aspect = images["mask_width"] / images["mammogram_width"] * images["mammogram_height"] / images["mask_height"]
     bent = int((np.abs(np.log(aspect)) > _ASPECT_TOLERANCE).sum())
     note = f"nearest pixel; {bent} of them also of another aspect ratio"
     funnel.step("mask of another size than its mammogram, resized", images[images["mask_resized"]], note=note)
-    if pixels == "full":
-        several = images[images.duplicated("study_id", keep=False)]
-        funnel.step("on a mammogram with several abnormalities", several, note="each row has its own mask")
-    return images, boxes, listings
+    return images, listings
 
 
 def _problem_counts(problems: pd.DataFrame) -> str:

@@ -19,12 +19,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from pkd_utils.cohorts.boxes import square_around
 from pkd_utils.cohorts.table import CORNERS, Cohort
 from pkd_utils.images.decode import image_size, open_image
 from pkd_utils.images.depth import is_deep
 from pkd_utils.runs import machine
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import write_parquet
+from pkd_utils.runs.files import atomic_path, hash_params, write_parquet
 from pkd_utils.runs.paths import data_dir
 
 # JPEG blurs a mask's edges: so many of its pixels may lie between black and white. A mammogram has 20 % and more there.
@@ -34,6 +35,7 @@ MIDDLE = (0.1, 0.9)  # of the brightest pixel
 MASK_AREA = 0.25
 NO_FILE = "no file of its series"
 CACHE = ".cbis-files.parquet"
+SIZE, FRAME, CORNER = ["width", "height"], ["mammogram_width", "mammogram_height"], ["crop_left", "crop_top"]
 _FACTS = ["bytes", "mtime_ns", "width", "height", "middle", "x0", "y0", "x1", "y1"]
 
 
@@ -47,7 +49,7 @@ class FileFacts:
     def __init__(self, root: Path, workers: int = 0):
         self.root = root
         self.workers = workers or machine.cores()
-        name = f"cbis-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}.parquet"
+        name = f"cbis-{_short_hash(root)}.parquet"
         self.cache = root / CACHE if os.access(root, os.W_OK) else data_dir() / "cache" / name
         self._facts: dict[str, dict] = {}  # of the files that were asked for
         self._kept: dict[str, dict] = {}  # of an earlier session, perhaps out of date
@@ -98,6 +100,10 @@ class FileFacts:
     def sound(self, files: Iterable[str]) -> list[str]:
         """The files without a problem, largest first."""
         return sorted((f for f in files if not self._facts[f].get("problem")), key=self.area, reverse=True)
+
+
+def _short_hash(root: Path) -> str:
+    return hashlib.sha256(str(root).encode()).hexdigest()[:12]
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -212,38 +218,82 @@ def _by_pixels(mammogram: str | None, names: list[str], facts: FileFacts) -> tup
     return mask, crops[0] if len(crops) == 1 else None, mask_problem, crop_problem
 
 
-def place_masks(roles: pd.DataFrame, facts: FileFacts, pixels: str) -> pd.DataFrame:
-    """Sizes of each row's picture ("full" or "crop") and mask, and its lesion, for `assign_roles` without problems.
+def place_masks(roles: pd.DataFrame, facts: FileFacts, pixels: str, margin: float) -> pd.DataFrame:
+    """Sizes of each lesion's picture ("full", "crop" or "lesion_crop") and mask, for `assign_roles` without problems.
 
     Returns
     -------
     DataFrame
         Indexed as `roles`. `width`, `height`: of the picture; `mammogram_width`, `mammogram_height`: the size the mask
         is brought to (its own where the mammogram is not here); `mask_width`, `mask_height`: as stored; `mask_resized`:
-        the two differ; `crop_left`, `crop_top`: where the crop lies in the mammogram (0 for pixels="full");
-        `x0`, `y0`, `x1`, `y1`: the lesion in the picture, float pixels.
+        the two differ; `crop_left`, `crop_top`: where the picture lies in the mammogram (0 for pixels="full");
+        `x0`, `y0`, `x1`, `y1`: the lesion in the mammogram, float pixels.
     """
     rows = []
     for row in roles.itertuples():
         mask, stored = facts[row.mask_path], facts.size(row.mask_path)
         size = facts.size(row.mammogram_path) if row.mammogram_path else stored
         picture = facts.size(row.crop_path) if pixels == "crop" else size
-        lesion = ((mask["x0"], mask["x1"]), (mask["y0"], mask["y1"]))
-        (left, x0, x1), (top, y0, y1) = map(_along_axis, lesion, stored, size, picture)
-        rows.append((*picture, *size, *stored, stored != size, left, top, x0, y0, x1, y1))
-    columns = ["width", "height", "mammogram_width", "mammogram_height", "mask_width", "mask_height", "mask_resized"]
-    return pd.DataFrame(rows, index=roles.index, columns=[*columns, "crop_left", "crop_top", *CORNERS])
+        edges = ((mask["x0"], mask["x1"]), (mask["y0"], mask["y1"]))
+        across, down = map(_edges, edges, stored, size)
+        corner = map(_centred, (across, down), size, picture)
+        lesion = (across[0], down[0], across[1], down[1])
+        rows.append((*picture, *size, *stored, stored != size, *corner, *map(float, lesion)))
+    columns = [*SIZE, *FRAME, "mask_width", "mask_height", "mask_resized", *CORNER, *CORNERS]
+    placed = pd.DataFrame(rows, index=roles.index, columns=columns)
+    if pixels == "lesion_crop":
+        squares = square_around(placed, placed[FRAME].to_numpy(), margin)
+        placed[CORNER], placed[SIZE] = squares
+    return placed
 
 
-def _along_axis(lesion: tuple, stored: int, size: int, picture: int) -> tuple[int, float, float]:
-    """Where a picture begins in its mammogram, along one axis, and the lesion's edges in the picture.
+def _edges(edges: tuple[int, int], stored: int, size: int) -> tuple[int, int]:
+    """Edges of a lesion in the mammogram along one axis; at least one pixel of a stored mask stays there."""
+    return edges if stored == size else tuple(np.searchsorted(_nearest(stored, size), edges))
 
-    `lesion` has the edges in the stored mask, of which at least one pixel stays in the mammogram's size. A crop is
-    centred on the lesion, inside the mammogram; a whole mammogram begins at 0.
+
+def _centred(lesion: tuple[int, int], size: int, picture: int) -> int:
+    """Where a picture begins along one axis of its mammogram: centred on the lesion, inside; a whole one at 0."""
+    return int(np.clip(round((sum(lesion) - picture) / 2), 0, max(size - picture, 0)))
+
+
+def regions_in(pictures: pd.DataFrame, lesions: pd.DataFrame) -> pd.DataFrame:
+    """Every lesion that a picture shows, its own and others of the same mammogram: a row each, cut off at the edge.
+
+    Both tables have `study_id` and the columns of `place_masks`; `pictures` has `image_id`, too. The result has the
+    picture's `image_id` and place, the lesion's `mask_path` and `mask_resized`, and its corners in the picture.
     """
-    low, high = lesion if stored == size else np.searchsorted(_nearest(stored, size), lesion)
-    corner = int(np.clip(round((low + high - picture) / 2), 0, max(size - picture, 0)))
-    return corner, float(max(low - corner, 0)), float(min(high - corner, picture))
+    mine = [*FRAME, "study_id"]
+    shown = pictures[["image_id", *SIZE, *CORNER, *mine]].merge(
+        lesions[["mask_path", "mask_resized", *CORNERS, *mine]], on=mine, sort=False
+    )
+    for axis, (start, length) in enumerate(zip(CORNER, SIZE, strict=True)):
+        for corner in (CORNERS[axis], CORNERS[axis + 2]):
+            shown[corner] = (shown[corner] - shown[start]).clip(0, shown[length].astype(float))
+    inside = (shown["x0"] < shown["x1"]) & (shown["y0"] < shown["y1"])
+    return shown[inside].reset_index(drop=True)
+
+
+def cut(pictures: pd.DataFrame, facts: FileFacts) -> tuple[Path, list[str]]:
+    """Cut each picture out of its mammogram, once: the folder of the PNG files, and their names.
+
+    A file is named by what is cut, and cut again where the mammogram is newer.
+    """
+    folder = data_dir() / "cache" / f"cbis-crops-{_short_hash(facts.root)}"
+
+    def one(row) -> str:
+        source = facts[row.mammogram_path]
+        window = (row.crop_left, row.crop_top, row.crop_left + row.width, row.crop_top + row.height)
+        name = f"{row.image_id}-{hash_params([row.mammogram_path, source['bytes'], window])[:12]}.png"
+        target = folder / name
+        if not target.exists() or target.stat().st_mtime_ns < source["mtime_ns"]:
+            with atomic_path(target) as temporary:
+                open_image(facts.root / row.mammogram_path).crop(window).save(temporary, "PNG")
+        return name
+
+    with ThreadPoolExecutor(facts.workers) as pool:
+        names = pool.map(one, pictures.itertuples())
+        return folder, list(tqdm(names, "cutting lesions", len(pictures), unit="file", delay=5, mininterval=5))
 
 
 def _nearest(stored: int, size: int) -> np.ndarray:
@@ -253,7 +303,9 @@ def _nearest(stored: int, size: int) -> np.ndarray:
 
 @dataclass(repr=False)
 class PictureCohort(Cohort):
-    """A cohort whose rows carry their own picture size and mask file; see `place_masks` for the columns."""
+    """A cohort whose rows carry their own picture size; `regions` is `regions_in`, whose masks lie below `source`."""
+
+    source: Path = Path()
 
     def image_size(self, image_id: str) -> tuple[int, int]:
         """Return (width, height) in pixels of the stored picture, as read when the cohort was loaded."""
@@ -261,23 +313,26 @@ class PictureCohort(Cohort):
         return int(self.rows.at[image_id, "width"]), int(self.rows.at[image_id, "height"])
 
     def mask(self, image_id: str, label: str | None = None) -> np.ndarray:
-        """Return the lesion of this row in its picture, (H, W) bool; other lesions of the mammogram have other rows."""
+        """Return every lesion that this picture shows, (H, W) bool."""
         width, height = self.image_size(image_id)
         if label is not None and label not in set(self.boxes.loc[self.boxes["image_id"] == image_id, "label"]):
             raise DataError(f"Image {image_id!r} has no region labelled {label!r}; see cohort.boxes.")
-        row = self.rows.loc[image_id]
-        pixels = read_picture(self.root / row["mask_path"])
-        mask = pixels > pixels.max() / 2
-        if row["mask_resized"]:
-            lines = _nearest(mask.shape[0], row["mammogram_height"])
-            mask = mask[lines][:, _nearest(mask.shape[1], row["mammogram_width"])]
-        top, left = row["crop_top"], row["crop_left"]
-        part = mask[top : top + height, left : left + width]
-        return np.pad(part, ((0, height - part.shape[0]), (0, width - part.shape[1])))
+        united = np.zeros((height, width), dtype=bool)
+        for region in self.regions[self.regions["image_id"] == image_id].itertuples():
+            pixels = read_picture(self.source / region.mask_path)
+            mask = pixels > pixels.max() / 2
+            if region.mask_resized:
+                lines = _nearest(mask.shape[0], region.mammogram_height)
+                mask = mask[lines][:, _nearest(mask.shape[1], region.mammogram_width)]
+            top, left = region.crop_top, region.crop_left
+            part = mask[top : top + height, left : left + width]
+            united[: part.shape[0], : part.shape[1]] |= part
+        return united
 
     def data_hash(self) -> str:
         """Return the cohort's SHA-256 (see `Cohort.data_hash`), with the names and lengths of the masks."""
         digest = hashlib.sha256(super().data_hash().encode())
-        for path in sorted(self.images["mask_path"]):
-            digest.update(f"{path} {(self.root / path).stat().st_size}\n".encode())
+        shown = self.regions[self.regions["image_id"].isin(self.images["image_id"])]
+        for path in sorted(set(shown["mask_path"])):
+            digest.update(f"{path} {(self.source / path).stat().st_size}\n".encode())
         return digest.hexdigest()
