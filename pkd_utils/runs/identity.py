@@ -19,6 +19,7 @@ from pkd_utils.runs import index, paths
 from pkd_utils.runs.files import hash_params
 from pkd_utils.runs.parameters import code_cells, identifying, notebook_path
 
+_FILES = ("outcomes", "protocol")  # parameters that name files, beside those that say so by their end
 _ENTRY = re.compile(r"pkd_utils(\.\w+)+:\w+")
 
 
@@ -117,8 +118,8 @@ def references(parameters: dict[str, Any]) -> list[str]:
 def input_paths(parameters: dict[str, Any]) -> dict[str, str]:
     """Files and folders of others that these parameters name, also one level down in options ("options.ct_root").
 
-    They are the values of `*_root`, `*_weights` and `outcomes`, and a `text_encoder` that is a path; the words "",
-    "random" and "simulated" name none.
+    They are the values of `*_root`, `*_weights`, `outcomes` and `protocol`, and a `text_encoder` that is a path; the
+    words "", "random" and "simulated" name none.
     """
     found = {}
     for name, value in parameters.items():
@@ -126,7 +127,7 @@ def input_paths(parameters: dict[str, Any]) -> dict[str, str]:
             found |= {f"{name}.{inner}": path for inner, path in input_paths(value).items()}
         elif not isinstance(value, str) or value in ("", "random", "simulated"):
             continue
-        elif name.endswith(("_root", "_weights")) or name == "outcomes" or (name == "text_encoder" and "/" in value):
+        elif name.endswith(("_root", "_weights")) or name in _FILES or (name == "text_encoder" and "/" in value):
             found[name] = value
     return found
 
