@@ -6,10 +6,10 @@ Rates are those that `make bench` measured (`book/results/benchmark-{encoders,he
 same three files of another machine). The model:
 
 - images: those of the finished run of 01-prepare-tasks; where there is none, the paper's counts with Tables 3 to 7
-- encoding: images x (views + 1) x (a pass of the encoder + preprocessing), and one decoding an image. Where the store
-  would exceed `limit_gib`, crops are fresh: a decoding, preprocessing and pass for every training image of every epoch,
-  and one for every evaluation image that is not kept clean, shared by all heads, seeds and sizes of a task whose heads
-  fit half of `memory_gib` together (else by those of a wave)
+- encoding: images x (views + 1) x (a pass of the encoder + preprocessing), and one decoding an image. Where crops are
+  fresh: a decoding, preprocessing and pass for every training image of every epoch, and one for every evaluation image
+  that is not kept clean, shared by all heads, seeds and sizes of a task whose heads fit half of `memory_gib` together
+  (else by those of a wave)
 - a head and training image: 4 N D^2 + 4 N^2 D operations, forward and back, for N tokens of D numbers; the teacher's
   report tokens likewise. Evaluating an image after an epoch, and hearing a teacher, is half of that. Linear probes cost
   nothing beside it. Operations per second: those of the measured shape nearest in operations, and of the largest
@@ -36,7 +36,7 @@ from pkd_utils.cohorts.tasks.base import PAPER_COUNTS
 from pkd_utils.cohorts.tasks.build import INSPECT_TASKS
 from pkd_utils.cohorts.tasks.outcomes import outcome
 from pkd_utils.cohorts.tasks.splits import training_sizes
-from pkd_utils.distillation.heads.modules import DISTILLED, PROBES, TEACHES
+from pkd_utils.distillation.heads.modules import DISTILLED, PROBES, READS_TEXT, TEACHES
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.runs import files, notebooks, paths, run
 from pkd_utils.runs.errors import DataError
@@ -95,8 +95,7 @@ class Rates:
         return {row["encoder"]: row["ms_per_image"] for row in self.encoders["preprocessing"]}[encoder] / 1e3
 
     def decoding(self) -> float:
-        """Seconds of a CPU core to decode one radiograph: what benchmark-tokens.json needs beyond the bare encoder
-        (C2L) and preprocessing."""
+        """Seconds of a CPU core to decode a radiograph: what encoding takes beyond encoder (C2L) and preprocessing."""
         rows = [row for row in self.tokens["rows"] if row["what"].endswith("bare encoder, inputs ready")]
         row = next(row for row in rows if row["ours"] == "one thread for all")
         reading = 1 / row["ours_images_per_s"] - 1 / row["reference_images_per_s"]
@@ -107,12 +106,10 @@ class Rates:
         settings = self.heads["settings"]
         on_gpu = settings["device"].startswith("cuda")
         if on_gpu and device == "cpu":
-            file = f"{self.folder}/benchmark-heads.json"
-            raise DataError(f"{file} was measured on a GPU, and heads train on the CPU here.")
+            raise DataError(f"{self.folder}/benchmark-heads.json was measured on a GPU, and heads train on a CPU here.")
         shapes = {tuple(map(int, name.split("x"))): times for name, times in self.heads["seconds"].items()}
         nearest = min(shapes, key=lambda known: abs(math.log(operations(*known) / operations(*shape))))
-        counts = sorted(settings["heads"])
-        count = max([n for n in counts if n <= together] or counts[:1])
+        count = max([n for n in settings["heads"] if n <= together] or [min(settings["heads"])])
         best = min(shapes[nearest][f"{count} heads, {_KINDS[precision]}"])
         seconds = best / (count * settings["batch"] * operations(*nearest))
         return (seconds, 0.0) if on_gpu else (0.0, seconds * settings["threads"])
@@ -150,9 +147,7 @@ class TaskCount:
         return passes
 
 
-class Prepared(NamedTuple):
-    """What a run of 01-prepare-tasks gives, or will give, to the others; `images` are those to encode."""
-
+class Prepared(NamedTuple):  # by a run of 01-prepare-tasks, finished or to come; images: those to encode
     tasks: dict[str, TaskCount]
     images: int
     source: str
@@ -161,8 +156,7 @@ class Prepared(NamedTuple):
 def count_tasks(reference: str, parameters: dict[str, Any]) -> Prepared:
     """Images of every task: of the finished run, or, for MIMIC-CXR and INSPECT, as the paper counts them.
 
-    Without a run, images to encode are what the seeds' draws are expected to cover; MIMIC 5x1200 draws its images anew
-    for every seed from all that qualify, so there it is the most that they can be. Images of two tasks count twice.
+    Without a run, images to encode are what the seeds' draws are expected to cover. Images of two tasks count twice.
     """
     if (paths.runs_dir() / reference / "run.json").exists():
         return _count_finished(run.find_run(reference))
@@ -178,14 +172,16 @@ def _count_as_paper(name: str, parameters: dict[str, Any]) -> TaskCount:
     options = {n: p.default for n, p in inspect.signature(_BUILDERS[name]).parameters.items()}
     options |= parameters["task_options"].get(name, {})
     if "train_per_class" in options:
-        pool, classes = None, len(options["findings"])
+        classes = len(options["findings"])
         train, evaluation = classes * options["train_per_class"], classes * options["evaluate_per_class"]
+        pool = train + evaluation if options["drawn"] == "once" else None
     else:
         pool, classes = options.get("at_most", PAPER_COUNTS[name]), options.get("bins", 2)
         evaluation = round(pool * options["evaluate"])
         train = pool - evaluation
     chosen = parameters["sizes"].get(name, parameters["sizes"].get("*", []))
-    sizes = [(int(size * train) if size <= 1 else int(size), parameters["epochs"]) for size in chosen]
+    epochs = parameters["epochs_of"].get(name, [parameters["epochs"]] * len(chosen))
+    sizes = [(int(n * train) if n <= 1 else int(n), own) for n, own in zip(chosen, epochs, strict=True)]
     sizes = sizes or [(int(row.samples), int(row.epochs)) for row in training_sizes(name).itertuples()]
     return TaskCount(classes, tuple(parameters["seeds"]), evaluation, tuple(sizes), pool)
 
@@ -264,9 +260,9 @@ class Budget:
         count = feature.grid[0] * side // steps.crop * (feature.grid[1] * side // steps.crop)
         kept = (count + facts.class_token) * feature.width * _BYTES[encode["storage"]]
         one_view = self._tasks(encode["tasks_run"]).images * kept
-        limit = encode["limit_gib"] * 2**30 or math.inf
-        fresh = one_view * (encode["views"] + 1) > limit
-        return (count, feature.width), one_view, fresh, not fresh or one_view <= limit
+        fresh = encode["crops"] == "fresh"
+        clean = not fresh or one_view <= (encode["limit_gib"] * 2**30 or math.inf)
+        return (count, feature.width), one_view, fresh, clean
 
     def _image(self, encode: dict[str, Any], views: int, cost: Cost) -> Seconds:
         """Decoding one image, and preprocessing and encoding some views of it."""
@@ -292,8 +288,7 @@ class Budget:
         if p["image_encoder"]:
             _, one_view, fresh, clean = self._store(p)
             views = clean * (1 if fresh else p["views"] + 1)
-            gib = (p["views"] + 1) * one_view / 2**30
-            notes = [f"fresh crops ({p['views'] + 1} views would take {gib:,.0f} GiB)" if fresh else f"{views} views"]
+            notes = ["fresh crops" if fresh else f"{views} views"]
             cost.spend(images if views else 0, self._image(p, views, cost))
             cost.gib += views * one_view / 2**30
         if p["text_encoder"] and not p["text_run"]:
@@ -314,13 +309,13 @@ class Budget:
         prepared, (_, _, fresh, clean) = self._tasks(encode["tasks_run"]), self._store(encode)
         for name in first["tasks"] or prepared.tasks:
             task = prepared.tasks[name]
-            methods = [m for m in p["methods"] if m not in DISTILLED]
+            methods = [m for m in p["methods"] if m not in DISTILLED and not self._trained_before(m, name, first)]
             if "teachers_run" in p:
                 taus = p["temperatures_of"].get(name, p["temperatures"])
                 methods = [m for m in p["methods"] for _ in p["weights"] for _ in taus]
             seeds = len([seed for seed in task.seeds if not first["seeds"] or seed in first["seeds"]])
             sizes = [(n, first["epochs"] or own) for n, own in task.sizes if not first["sizes"] or n in first["sizes"]]
-            for size in sizes:
+            for size in sizes if methods else ():
                 self._train_together(methods, size, task, seeds, encode, (first["precision"], p["device"]), cost)
             if fresh and sizes and set(methods) - {"text_only"}:
                 waves = seeds * len(sizes) * self._head_bytes(methods, encode) / (p["memory_gib"] * 2**30 / 2)
@@ -328,6 +323,12 @@ class Budget:
                 passes += 0 if clean else task.together(task.evaluation, seeds)
                 cost.spend(passes, self._image(encode, 1, cost))
         cost.note = "crops encoded in every epoch" if fresh else ""
+
+    def _trained_before(self, method: str, task: str, p: dict[str, Any]) -> bool:
+        """Whether heads of this method are taken from the run that `heads_run` names."""
+        before = self._parameters(p["heads_run"]) if p.get("heads_run") else {"methods": ()}
+        same = method in before["methods"] and (method not in READS_TEXT or p["text_run"] == before["text_run"])
+        return same and (not before["tasks"] or task in before["tasks"])
 
     def _head_bytes(self, methods: Sequence[str], encode: dict[str, Any]) -> int:
         """Memory of these heads in training, in float32 (as `heads.training.fit_heads` counts it)."""
@@ -358,8 +359,6 @@ class Budget:
         said.append(f"Every image has a report, of {REPORT_TOKENS} tokens (assumed) unless a run has read them.")
         said.append("Decoding and preprocessing are those of the benchmarks' radiographs of 2,000 x 2,500 pixels; "
                     "smaller films cost less.")  # fmt: skip
-        if any("mimic_5x1200" in p.tasks and p.source.startswith("the paper") for p in self.prepared.values()):
-            said.append("MIMIC 5x1200 draws its images anew for every seed, here counted as all different: at most.")
         without = sorted({cost.unknown for cost in self.costs if cost.unknown})
         if without:
             said.append(f"Not counted, because no rate was measured: passes of {', '.join(without)}.")
@@ -380,7 +379,7 @@ def _text_width(encode: dict[str, Any]) -> int:
 
 
 def _encoded(encode: dict[str, Any]) -> dict[str, Any]:
-    """What a finished run of 02-encode says of itself (which is one thread's work), or nothing."""
+    """What a finished run of 02-encode says of itself, or nothing."""
     file = paths.runs_dir() / f"reports/{encode['cohort']}/02-encode/{encode['run']}" / "encoding.json"
     return files.read_json(file) if file.exists() else {}
 

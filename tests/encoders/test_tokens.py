@@ -304,6 +304,11 @@ def test_estimate(images, tmp_path):
     assert cost.bytes == store.facts["bytes"] == 7 * 3 * 17 * WIDTH * 2
     assert 7 * 0.02 < cost.seconds < 7 * 0.02 * 5
     assert cost.fits(0) and cost.fits(1) and not cost.fits(1e-7)
+    assert cost.mode("kept", 1) == "stored" and cost.mode("fresh", 1e-7) == "live"
+    with pytest.raises(DataError, match=r"\(2 \+ 1\) views need .* GiB, above limit_gib 1e-07: raise it, or"):
+        cost.mode("kept", 1e-7)
+    with pytest.raises(DataError, match="'stale' is no kind of crops; there are: kept, fresh"):
+        cost.mode("stale", 0)
     assert str(cost).startswith("7 images x (2 + 1) views: 0.00 GiB, about 0.0 minutes (")
 
 
@@ -369,9 +374,10 @@ def test_a_real_encoder_stored_and_live(images, tmp_path):
     with Image.open(files[1]) as image:
         assert torch.allclose(encoder.tokens(encoder.preprocess(image)[None])[0].half(), store.batch([1])[0], atol=1e-3)
     names = [file.name for file in files]
-    other = LiveTokens(encoder, ids, files, Crops(seed=5))
+    other = LiveTokens(encoder, ids, files, Crops(seed=5), batch_size=3, workers=2)
     record_live(tmp_path / "tokens", other, options, str(files[0].parent), names)
     live = open_tokens(tmp_path / "tokens")
+    assert (live.pipeline.batch_size, live.pipeline.workers) == (3, 2)  # not one thread, whoever opens them
     assert torch.equal(live.batch([0, 1]), store.batch([0, 1]))
     assert torch.equal(live.batch([0, 1], 9), other.batch([0, 1], 9))
     assert isinstance(open_tokens(store.folder), TokenStore)

@@ -149,8 +149,11 @@ def test_operations_are_scaled_to_other_shapes(rates):
     assert operations(2, 3) == 4 * 2 * 9 + 4 * 4 * 3
 
 
+CROPS = ("kept", "fresh")
+
+
 def test_fresh_crops_are_encoded_in_every_epoch_once_for_all_seeds(rates):
-    stored, fresh = (Budget(tiny_plan(encode={"limit_gib": g}), rates).costs for g in (4.0, 0.02))
+    stored, fresh = (Budget(tiny_plan(encode={"crops": kind, "limit_gib": 0.02}), rates).costs for kind in CROPS)
     a_pass = 2 / 10 + 0.005 + DECODE
     together = 1000 * (1 - 0.9 * 0.9)  # images of two seeds that draw 100 of 1,000
     for step in (2, 3):
@@ -159,7 +162,7 @@ def test_fresh_crops_are_encoded_in_every_epoch_once_for_all_seeds(rates):
             more += 2 * 0.5 * 100 * 9 * 2.0 / (4 * 64) * 2
         assert (fresh[step].cpu_hours - stored[step].cpu_hours) * 3600 == pytest.approx(more)
     assert fresh[1].gib == pytest.approx(stored[1].gib / 2)  # the clean view is kept
-    nothing = Budget(tiny_plan(encode={"limit_gib": 0.001}), rates).costs
+    nothing = Budget(tiny_plan(encode={"crops": "fresh", "limit_gib": 0.001}), rates).costs
     assert nothing[1].gib == 0 and nothing[1].cpu_hours == 0
     clean = (nothing[2].cpu_hours - fresh[2].cpu_hours) * 3600
     assert clean == pytest.approx(together * a_pass)  # evaluation images, once
@@ -169,7 +172,7 @@ def test_fresh_crops_are_encoded_in_every_epoch_once_for_all_seeds(rates):
 def test_methods_share_the_passes_and_small_memory_costs_more(rates, methods):
     def more(memory_gib):
         teachers = {"methods": methods, "memory_gib": memory_gib}
-        costs = [Budget(tiny_plan(encode={"limit_gib": g}, teachers=teachers), rates).costs[2] for g in (4.0, 0.02)]
+        costs = [Budget(tiny_plan(encode={"crops": kind}, teachers=teachers), rates).costs[2] for kind in CROPS]
         return (costs[1].cpu_hours - costs[0].cpu_hours) * 3600
 
     a_pass = 2 / 10 + 0.005 + DECODE
@@ -183,10 +186,22 @@ def test_methods_share_the_passes_and_small_memory_costs_more(rates, methods):
 def test_reports_alone_need_no_passes(rates):
     encode = {"text_encoder": "minilm"}
     stored, fresh = (
-        Budget(tiny_plan(encode={**encode, "limit_gib": g}, teachers={"methods": ["text_only"]}), rates).costs[2]
-        for g in (4.0, 0.02)
+        Budget(tiny_plan(encode={**encode, "crops": kind}, teachers={"methods": ["text_only"]}), rates).costs[2]
+        for kind in CROPS
     )
     assert stored.cpu_hours == fresh.cpu_hours
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"),
+    [({}, 1), ({"text_run": "reports/mimic_cxr/02-encode/other"}, 2), ({"tasks": ["age"]}, 1), ({"heads_run": ""}, 3)],
+)
+def test_heads_that_are_taken_from_another_run_cost_nothing(rates, changes, trained):
+    plan = tiny_plan(encode={"text_encoder": "minilm"}, teachers={"methods": ["image_only", "teacher"]})
+    other = job("02-encode", run="other", tasks_run=TASKS, image_encoder="", text_encoder="minilm")
+    again = {"methods": ["image_only", "teacher", "text_only"], "heads_run": TEACHERS, **changes}
+    plan += [other, job("03-train-teachers", run="again", encode_run=ENCODE, device="cpu", **again)]
+    assert Budget(plan, rates).costs[-1].heads == trained * 2  # two seeds
 
 
 def test_smaller_subsets_are_part_of_larger_ones_and_stop_by_themselves():
@@ -206,7 +221,7 @@ def test_a_measured_gpu_takes_the_passes_and_the_cpu_keeps_the_decoding(device, 
     assert encode.cpu_hours * 3600 == pytest.approx(IMAGES * (2 * 0.005 + DECODE))
     assert teachers.gpu_hours * 3600 == pytest.approx(1.5 * 2000 / 64) and teachers.cpu_hours == 0
     assert "GPU-hours" in str(budget) and "no GPU" not in str(budget)
-    with pytest.raises(DataError, match=r"measured on a GPU, and heads train on the CPU here\.$"):
+    with pytest.raises(DataError, match=r"measured on a GPU, and heads train on a CPU here\.$"):
         Budget(tiny_plan(), Rates(tmp_path / "gpu"))
 
 
@@ -268,7 +283,7 @@ def test_the_papers_counts_are_those_of_the_tasks(rates):
         "mimic_5x1200": 1000, "age": 3524, "discharge_3_day": 1849}  # fmt: skip
     drawn = {"age": (35_242, 3524 + 3171), "discharge_3_day": (18_490, 1849 + 4145)}
     covered = [n * (1 - (1 - k / n) ** 5) for n, k in drawn.values()]
-    assert prepared.images == round(5 * 5000 + sum(covered))
+    assert prepared.images == round(6000 * (1 - (1 - 5 / 6) ** 5) + sum(covered))
     assert [task.classes for task in prepared.tasks.values()] == [5, 5, 2]
 
 

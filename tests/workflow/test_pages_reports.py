@@ -73,11 +73,14 @@ def test_parameters_on_the_page_exist():
         known |= set(
             re.findall(r"^(\w+): ", next(c["source"] for c in cells if "parameters" in c["metadata"]["tags"]), re.M)
         )
-    table = PAGE.split("## What the paper leaves open")[1].split("## Limits")[0]
-    named = {
-        name for row in table.splitlines() if row.startswith("| ") for name in re.findall(r"`(\w+)`", row.split("|")[2])
-    }
-    assert {"co_labels", "deaths", "group", "teacher_view", "selection"} <= named <= known
+    sections = PAGE.split("## What the paper says")[1].split("## Limits")[0]
+    readings, left_open = sections.split("## What the paper leaves open")
+    named = set()
+    for table, column in ((readings, 3), (left_open, 2)):
+        cells = [row.split("|")[column] for row in table.splitlines() if row.startswith("| ")]
+        named |= {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert {"balance", "drawn", "crops", "epochs_of", "co_labels", "deaths", "group", "teacher_view"} <= named
+    assert named <= known | set(METHODS)
 
 
 def test_code_named_on_the_page_exists():

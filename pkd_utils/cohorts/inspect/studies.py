@@ -213,7 +213,7 @@ def _count_label(funnel: Funnel, images: pd.DataFrame, label: str, simulated: bo
     positive, balanced = ({} if simulated else counts for counts in (POSITIVE, BALANCED))
     note = "" if simulated else "paper = the release's count"
     funnel.step(f"positive: {label}", images[images[label] == 1], positive.get(label, np.nan), note)
-    if label in BALANCED:  # the larger class sampled down to the smaller
+    if label in BALANCED:  # the larger class sampled down to the smaller, image by image; splits may do so by patient
         classes = [images.index[images[label] == value] for value in (0, 1)]
         smaller, rng = min(map(len, classes)), np.random.default_rng(0)
         drawn = images.loc[np.concatenate([rng.permutation(members)[:smaller] for members in classes])]

@@ -24,6 +24,7 @@ PAPER_COUNTS = {
     "pulmonary_embolism": 9_375,
 }
 Unit = Literal["image", "study", "patient"]
+Balance = Literal["patient", "image"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -38,15 +39,20 @@ class SplitRule:
         Share of the images held out for evaluation: 0.10 (age, discharge) or 0.25 (INSPECT's tasks) in the paper.
     per_class : (int, int) or None
         Instead of a share, so many training and evaluation images are drawn of each class: (1000, 200) in the paper.
-    balance : bool
-        Sample the larger class down to the smaller one first, anew for each seed (two classes).
+    fixed : bool
+        With `per_class`: the images and their division are drawn once, and seeds draw subsets of the training part.
+    balance : {"patient", "image"} or None
+        Sample the larger class down to the smaller one first, anew for each seed (two classes). By patient: those who
+        are of the larger class alone are drawn whole until the classes' images come nearest to each other; all images
+        of the others are kept.
     stratify : bool
         Hold out the same share of each class's patients; for sources so small that a class could go missing.
     """
 
     evaluate: Share = 0.10
     per_class: tuple[Count, Count] | None = None
-    balance: bool = False
+    fixed: bool = False
+    balance: Balance | None = None
     stratify: bool = False
 
 

@@ -47,7 +47,7 @@ VARIANTS = {
         *_FRONTAL,
         *_COMMON,
     ],
-    **{name: _COMMON for name in INSPECT_TASKS},
+    **{name: [{"balance": "image"}, *_COMMON] for name in INSPECT_TASKS},
 }
 
 

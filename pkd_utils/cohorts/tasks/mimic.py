@@ -42,6 +42,7 @@ def five_findings(
     findings: Annotated[tuple[Literal[FIVE], ...], Field(min_length=2)] = FIVE,
     train_per_class: Count = 1000,
     evaluate_per_class: Count = 200,
+    drawn: Literal["once", "each_seed"] = "once",
 ) -> Task:
     """MIMIC 5x1200: images whose study has exactly one of five labels.
 
@@ -61,6 +62,9 @@ def five_findings(
         still needs exactly one of all five.
     train_per_class, evaluate_per_class : int
         1000 and 200 in the paper.
+    drawn : {"once", "each_seed"}
+        One set of images, divided once, of which seeds draw training subsets: the paper speaks of one "final dataset"
+        with 1000 images a label for training and 200 for evaluation. Or another set for each seed.
     """
     if len(set(findings)) != len(findings):
         raise DataError(f"Task mimic_5x1200: findings {', '.join(findings)} name one twice; name each once.")
@@ -78,16 +82,18 @@ def five_findings(
         images = images.dropna(subset="target")
         funnel.step(f"and it is {', '.join(findings)}", images)
     each = train_per_class + evaluate_per_class
-    note = "a count; which ones is drawn for each seed"
-    drawn = images.groupby("target").head(each)
-    funnel.step(f"at most {each:,} of each", drawn, PAPER_COUNTS["mimic_5x1200"], note)
+    when = {"once": "once", "each_seed": "for each seed"}[drawn]
+    note = f"a count; which ones is drawn {when}"
+    counted = images.groupby("target").head(each)
+    funnel.step(f"at most {each:,} of each", counted, PAPER_COUNTS["mimic_5x1200"], note)
     choices = {
         "other labels": f"{co_labels} ({NOT_STATED})",
+        "images and their division": f"drawn {when} (one data set in the paper's words)",
         "labeller": f"{file.name.removesuffix('.csv.gz').rsplit('-', 1)[1]} ({NOT_STATED})",
         **images_chosen(views, one_per),
     }
     title, table = f"MIMIC {len(findings)}x{each}", make_table(images, images["target"])
-    split = SplitRule(per_class=(train_per_class, evaluate_per_class))
+    split = SplitRule(per_class=(train_per_class, evaluate_per_class), fixed=drawn == "once")
     return Task("mimic_5x1200", title, "diagnostic", tuple(findings), table, funnel.table(), choices, split)
 
 

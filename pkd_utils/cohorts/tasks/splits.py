@@ -2,8 +2,8 @@
 
 The paper samples 90 % (age, discharge), 75 % (INSPECT) or 1,000 of each class (5x1200) for training and evaluates on
 the rest, on which it also selects. It does not say whether a patient may be on both sides; here none is, unless `group`
-is off. It has no separate part for selection: `inner` marks one inside every training subset, and `half` cuts the
-evaluation part in two, so that one half can select and the other report.
+is off. It has no separate part for selection: `half` cuts the evaluation part in two, so that one half can select and
+the other report.
 """
 
 import hashlib
@@ -17,18 +17,18 @@ import pandas as pd
 from pydantic import Field
 
 from pkd_utils.cohorts.tasks.age import Edges, rebin
-from pkd_utils.cohorts.tasks.base import Task
+from pkd_utils.cohorts.tasks.base import Balance, Task
 from pkd_utils.cohorts.tasks.build import TASKS
 from pkd_utils.runs import files, paths
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
-_COLUMNS = ["part", "target", "rank", "inner", "half"]
+_COLUMNS = ["part", "target", "rank", "half"]
 SPLIT_COLUMNS, PUBLIC_COLUMNS = ["image_id", *_COLUMNS], ["image_sha256", *_COLUMNS]
 TRAINING_SIZES = "book/reported/bergstrom2025-table3-7.csv"
 _PARTS = ("train", "evaluate")
 Seed = Annotated[int, Field(ge=0)]
-_STREAM_BALANCE, _STREAM_HOLD, _STREAM_DRAW, _STREAM_RANK, _STREAM_INNER, _STREAM_HALF = range(6)
+_STREAM_BALANCE, _STREAM_HOLD, _STREAM_DRAW, _STREAM_RANK, _STREAM_HALF = 0, 1, 2, 3, 5  # of finished splits
 
 
 @checked
@@ -36,7 +36,6 @@ def split_task(
     task: Task,
     seed: Seed,
     group: bool = True,
-    inner: Annotated[float, Field(ge=0, lt=1)] = 0.2,
     evaluation_seed: Seed | None = None,
     refit_edges: Edges | None = None,
 ) -> pd.DataFrame:
@@ -49,11 +48,9 @@ def split_task(
         Every draw comes from its own stream of `numpy.random.default_rng([seed, stream])`.
     group : bool
         Keep all images of a patient on one side. Not stated in the paper.
-    inner : float
-        Share of the training patients that a nested selection may use for validation, 0 to below 1. With 0.2 the 5,000
-        training images of 5x1200 leave 4,000, which is Table 3's 100 %; the paper does not explain that number.
     evaluation_seed : int, optional
-        Hold out the same images whatever `seed`; None draws them anew. The paper says "for each seed".
+        Hold out the same images whatever `seed`; None draws them anew, unless the rule is `fixed`. The paper says "for
+        each seed" of the tasks that are divided by share.
     refit_edges : str, optional
         For age tasks: fix the bins' edges ("equal_width" or "quantile") on this seed's training part.
 
@@ -62,16 +59,16 @@ def split_task(
     DataFrame
         One row an image that takes part, in the task's order: `image_id`; `part` (train, evaluate); `target` (int64);
         `rank` (int64, place of a training image in the nested subsets: the subset of n images holds ranks 0 to n - 1,
-        for tasks drawn by class in the proportions of the whole; -1 in the evaluation part); `inner` (bool, training
-        images of the patients set aside for nested selection); `half` (int64, 0 or 1 in the evaluation part by patient,
-        -1 in training).
+        for tasks drawn by class in the proportions of the whole; -1 in the evaluation part);
+        `half` (int64, 0 or 1 in the evaluation part by patient, -1 in training).
     """
-    hold_seed = seed if evaluation_seed is None else evaluation_seed
-    rng = np.random.default_rng
-    table = _balanced(task.table, rng([hold_seed, _STREAM_BALANCE])) if task.split.balance else task.table
+    hold_seed = (0 if task.split.fixed else seed) if evaluation_seed is None else evaluation_seed
+    rng, table = np.random.default_rng, task.table
+    if task.split.balance:
+        table = _balanced(table, rng([hold_seed, _STREAM_BALANCE]), task.split.balance)
     units = table["patient_id"] if group else table["image_id"]
     if task.split.per_class is not None:
-        draw = rng([seed, _STREAM_DRAW])
+        draw = rng([hold_seed if task.split.fixed else seed, _STREAM_DRAW])
         part = _by_class(table, units, *task.split.per_class, rng([hold_seed, _STREAM_HOLD]), draw, task)
     else:
         part = _by_share(table, units, task.split.evaluate, rng([hold_seed, _STREAM_HOLD]), task.split.stratify)
@@ -91,11 +88,10 @@ def split_task(
     is_train = split["part"].to_numpy() == "train"
     rank, by_class = np.full(len(split), -1), task.split.per_class is not None
     rank[is_train] = _ranks(split["target"].to_numpy()[is_train], rng([seed, _STREAM_RANK]), by_class)
-    inner_patients = _share_of(table["patient_id"][is_train], inner, rng([seed, _STREAM_INNER]))
-    half_patients = _share_of(table["patient_id"][~is_train], 0.5, rng([hold_seed, _STREAM_HALF]))
+    names = table["patient_id"][~is_train].unique()
+    half_patients = rng([hold_seed, _STREAM_HALF]).permutation(names)[: round(0.5 * len(names))]
     split = split.assign(
         rank=rank,
-        inner=is_train & table["patient_id"].isin(inner_patients),
         half=np.where(is_train, -1, table["patient_id"].isin(half_patients).astype(int)),
     )
     return split[SPLIT_COLUMNS].reset_index(drop=True)
@@ -127,7 +123,9 @@ def training_sizes(task: str) -> pd.DataFrame:
     return rows
 
 
-def choose_sizes(task: str, splits: pd.DataFrame, sizes: Sequence[float] = (), epochs: int = 0) -> pd.DataFrame:
+def choose_sizes(
+    task: str, splits: pd.DataFrame, sizes: Sequence[float] = (), epochs: int | Sequence[int] = 0
+) -> pd.DataFrame:
     """Training sizes of a task, smallest first, with columns `task, fraction, samples, epochs, source`.
 
     Parameters
@@ -137,17 +135,18 @@ def choose_sizes(task: str, splits: pd.DataFrame, sizes: Sequence[float] = (), e
         From `split_seeds`: a size must fit the smallest training part of all seeds.
     sizes : sequence of numbers
         Numbers of images, or, up to 1, fractions of the smallest training part (rounded down). Empty: Tables 3 to 7.
-    epochs : int
+    epochs : int, or one a size
         Training epochs of one's own sizes, at least 1.
     """
     smallest = int(splits.query("task == @task and part == 'train'").groupby("seed").size().min())
     if not len(sizes):
         table = training_sizes(task)
-    elif epochs < 1:
-        raise DataError(f"Task {task}: sizes of your own need epochs of your own, at least 1.")
     else:
-        samples = sorted({int(size * smallest) if size <= 1 else int(size) for size in sizes})
-        rows = [(number / smallest, number, epochs, "chosen here") for number in samples]
+        each = [epochs] * len(sizes) if isinstance(epochs, int) else list(epochs)
+        if len(each) != len(sizes) or min(each) < 1:
+            raise DataError(f"Task {task}: sizes of your own need epochs of your own, at least 1, one or one a size.")
+        pairs = {int(n * smallest) if n <= 1 else int(n): e for n, e in zip(sizes, each, strict=True)}
+        rows = [(number / smallest, number, pairs[number], "chosen here") for number in sorted(pairs)]
         table = pd.DataFrame(rows, columns=["fraction", "samples", "epochs", "source"])
     wrong = table[(table["samples"] > smallest) | (table["samples"] < 1)]
     if len(wrong):
@@ -160,10 +159,9 @@ def choose_sizes(task: str, splits: pd.DataFrame, sizes: Sequence[float] = (), e
 
 
 def check_split(split: pd.DataFrame, task: Task) -> None:
-    """Raise DataError if a patient is on both sides, in and out of `inner`, or in both halves of the evaluation."""
+    """Raise DataError if a patient is on both sides, or in both halves of the evaluation."""
     patients = split["image_id"].map(task.table.set_index("image_id")["patient_id"])
     sides = {"training and evaluation": split["part"], "halves of the evaluation": split["half"]}
-    sides["inner validation and the rest of training"] = split["inner"].where(split["part"] == "train")
     for name, side in sides.items():
         crossing = int((side.groupby(patients).nunique() > 1).sum())
         if crossing:
@@ -225,8 +223,8 @@ def _public_problems(table: pd.DataFrame, identifiers: set[str]) -> Iterator[str
     hashes = table["image_sha256"].astype(str)
     if not hashes.str.fullmatch("[0-9a-f]{64}").all() or not identifiers.isdisjoint(hashes):
         yield "a value of image_sha256 is no SHA-256 hash of an identifier; hash it."
-    if not table["part"].isin(_PARTS).all() or table["inner"].dtype != bool:
-        yield "part must be train or evaluate, and inner true or false; correct the table."
+    if not table["part"].isin(_PARTS).all():
+        yield "part must be train or evaluate; correct the table."
     for column in ("target", "rank", "half"):
         values = table[column]
         # No class, place or half comes near the eight digits of a patient or study.
@@ -234,12 +232,21 @@ def _public_problems(table: pd.DataFrame, identifiers: set[str]) -> Iterator[str
             yield f"{column} holds something other than small whole numbers; correct it."
 
 
-def _balanced(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """All images of the smaller class and as many of the larger, drawn at random; rows keep their order."""
+def _balanced(table: pd.DataFrame, rng: np.random.Generator, unit: Balance) -> pd.DataFrame:
+    """The larger class sampled down to the smaller, by `SplitRule.balance`; rows keep their order."""
     positions = [np.flatnonzero(table["target"] == value) for value in (0, 1)]
     size = min(map(len, positions))
-    kept = [rows if len(rows) == size else rng.choice(rows, size, replace=False) for rows in positions]
-    return table.iloc[np.sort(np.concatenate(kept))]
+    if unit == "image":
+        kept = [rows if len(rows) == size else rng.choice(rows, size, replace=False) for rows in positions]
+        return table.iloc[np.sort(np.concatenate(kept))]
+    larger = (table["target"] == int(len(positions[1]) > size)).to_numpy()
+    codes, names = pd.factorize(table["patient_id"])
+    count = np.bincount(codes, weights=larger, minlength=len(names)).astype(np.int64)  # images of the larger class
+    other = count < np.bincount(codes, minlength=len(names))  # has one of the smaller class, too
+    order = rng.permutation(np.flatnonzero(~other))
+    total = count[other].sum() + np.append(0, np.cumsum(count[order]))
+    kept = np.append(np.flatnonzero(other), order[: int(np.abs(total - size).argmin())])
+    return table[np.isin(codes, kept)]
 
 
 def _by_share(table, units, share: float, rng: np.random.Generator, stratify: bool) -> np.ndarray:
@@ -304,9 +311,3 @@ def _ranks(target: np.ndarray, rng: np.random.Generator, stratified: bool) -> np
         due[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
     rank[np.lexsort((rng.permutation(len(target)), due))] = np.arange(len(target))
     return rank
-
-
-def _share_of(patients: pd.Series, share: float, rng: np.random.Generator) -> np.ndarray:
-    """A random share of the patients."""
-    names = patients.unique()
-    return rng.permutation(names)[: round(share * len(names))]

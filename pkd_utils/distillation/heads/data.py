@@ -59,6 +59,7 @@ class Step(NamedTuple):
     positions: torch.Tensor  # in the training rows
     rows: torch.Tensor  # of the tokens
     views: torch.Tensor
+    sorting: torch.Tensor  # places in the minibatch before it was sorted by the reports' lengths
 
 
 class HeadData:
@@ -93,9 +94,10 @@ class HeadData:
             self.text = copy.copy(text)
             self.text.hidden = normalised(text.hidden)
 
-    def identity(self) -> list:
+    def identity(self, reads_text: bool) -> list:
+        """What identifies the data of heads that read images alone, or reports too."""
         classes = hashlib.sha256(self.targets.numpy().tobytes()).hexdigest()
-        facts = [self.tokens.identity, None if self.text is None else self.text.identity, classes]
+        facts = [self.tokens.identity, self.text.identity if reads_text else None, classes]
         return [*facts, "one crop an epoch"] if self.live else facts
 
     def steps(self, train_rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[Step]:
@@ -103,7 +105,7 @@ class HeadData:
 
         Live tokens are all of the view that has the epoch's number: one crop of an image for all heads of all seeds.
         The last minibatch is smaller if the rows do not divide. Within a minibatch rows are in the order of their
-        reports' lengths, which spares padding and changes no mean over the minibatch.
+        reports' lengths, which spares padding and changes no mean over the minibatch; dropout goes with the images.
         """
         generator = torch.Generator().manual_seed(stream(seed, epoch, 1))
         order = torch.randperm(len(train_rows), generator=generator)
@@ -115,7 +117,7 @@ class HeadData:
         steps, rows = [], torch.from_numpy(train_rows)
         for number, (positions, seen) in enumerate(zip(order.split(batch_size), views.split(batch_size), strict=True)):
             sorting = self.by_length(rows[positions])
-            steps.append(Step(number, positions[sorting], rows[positions[sorting]], seen[sorting]))
+            steps.append(Step(number, positions[sorting], rows[positions[sorting]], seen[sorting], sorting))
         return steps
 
     def by_length(self, rows: torch.Tensor) -> torch.Tensor:
@@ -153,11 +155,14 @@ class HeadData:
             self._is_kept[places[new]] = True
         return self._kept[places].to(self.device)
 
-    def keeps(self, inputs: Inputs, dropout: float, *key: int) -> Keeps:
-        """Dropout masks (B, N, N) of both attentions, functions of `key` (seed, epoch, step) alone."""
+    def keeps(self, inputs: Inputs, dropout: float, step: Step, *key: int) -> Keeps:
+        """Dropout masks (B, N, N) of both attentions, functions of `key` (seed, epoch) and the step alone.
+
+        An image keeps its mask whatever order the reports bring, so that image-only heads depend on no report.
+        """
         masks = [
             None if x is None or dropout == 0
-            else dropout_keep((len(x), x.shape[1], x.shape[1]), dropout, *key, number).to(self.device)
+            else dropout_keep((len(x), *[x.shape[1]] * 2), dropout, *key, step.number, number)[step.sorting]
             for number, x in enumerate((inputs.image, inputs.text))
         ]  # fmt: skip
-        return Keeps(*masks)
+        return Keeps(*(None if mask is None else mask.to(self.device) for mask in masks))

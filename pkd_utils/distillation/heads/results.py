@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class HeadResults:
     ):
         self.specs, self._build = {spec.name: spec for spec in specs}, build
         self._temporary = temporary  # a temporary folder lives as long as these results
+        self.keys: dict[str, str] = {}  # what identifies each head
+        self.elsewhere: set[str] = set()  # heads that another run has trained
         self._files: dict[str, Path] = {}
         self._histories: list[dict] = []
 
@@ -84,12 +86,12 @@ class HeadResults:
         split = len(spec.validation_rows)
         return values[:split] if part == "validation" else values[split:]
 
-    def add(self, path: Path) -> None:
-        """Take in the file of a finished group."""
+    def add(self, path: Path, names: Collection[str]) -> None:
+        """Take in these heads of the file of a finished group."""
         with safe_open(path, "pt") as file:
             history = json.loads(file.metadata()["history"])
-        self._histories += history
-        self._files |= {row["name"]: path for row in history}
+        self._histories += [row for row in history if row["name"] in names]
+        self._files |= dict.fromkeys(names, path)
 
 
 def best_epoch(history: Sequence[dict], part: str = "validation") -> int:
@@ -97,15 +99,32 @@ def best_epoch(history: Sequence[dict], part: str = "validation") -> int:
     return max(history, key=lambda row: (row[f"{part}_auc"], -row["epoch"]))["epoch"]
 
 
-def save_group(path: Path, history: list[dict], logits: Logits, weights: dict[str, torch.Tensor]) -> None:
-    """Write a group, whole: `weights` by "<head>/weights/<parameter>" or any other name."""
+def save_group(
+    path: Path, history: list[dict], logits: Logits, weights: dict[str, torch.Tensor], keys: dict[str, str]
+) -> None:
+    """Write a group, whole: `weights` by "<head>/weights/<parameter>" or any other name, `keys` by head."""
     tensors = dict(weights)
     for name, epochs in logits.items():
         tensors[f"{name}/epochs"] = torch.tensor(list(epochs))
         tensors[f"{name}/logits"] = torch.stack(list(epochs.values()))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with sealed(path) as temporary:
-        save_file(tensors, temporary, metadata={"history": json.dumps(history)})
+        save_file(tensors, temporary, metadata={"history": json.dumps(history), "keys": json.dumps(keys)})
+
+
+def find_heads(folders: Iterable[Path], keys: dict[str, str]) -> dict[Path, list[str]]:
+    """Files of finished groups in these folders, each with those of its heads that have one of the `keys`, by head.
+
+    A key is what identifies a head, so one that another run has trained is the same head.
+    """
+    found, wanted = {}, dict(keys)
+    for path in sorted(path for folder in folders for path in Path(folder).glob("group-*.safetensors")):
+        with safe_open(path, "pt") as file:
+            there = json.loads(file.metadata().get("keys", "{}"))
+        names = [name for name, key in there.items() if wanted.get(name) == key]
+        found |= {path: names} if names else {}
+        wanted = {name: key for name, key in wanted.items() if name not in names}
+    return found
 
 
 def load_group(path: Path) -> tuple[list[dict], Logits, dict[str, torch.Tensor]]:

@@ -15,9 +15,10 @@ attention and share order, views and dropout masks, so that methods differ in no
 
 import dataclasses
 import math
+import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -30,8 +31,8 @@ from tqdm import tqdm
 from pkd_utils.distillation.heads.data import HeadData, Inputs, MemoryTokens, Step, TokenSource
 from pkd_utils.distillation.heads.fused import HeadGroup
 from pkd_utils.distillation.heads.live import EpochTokens, train_in_lockstep
-from pkd_utils.distillation.heads.modules import PROBES, TEACHES
-from pkd_utils.distillation.heads.results import HeadResults, Logits, best_epoch, load_group, save_group
+from pkd_utils.distillation.heads.modules import PROBES, READS_TEXT, TEACHES
+from pkd_utils.distillation.heads.results import HeadResults, Logits, best_epoch, find_heads, load_group, save_group
 from pkd_utils.distillation.heads.specs import HeadSpec, check_specs, group_specs, plan_waves
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
 from pkd_utils.runs.checked import config
@@ -79,6 +80,7 @@ def fit_heads(
     config: HeadConfig,
     folder: str | Path | None = None,
     progress: bool = True,
+    finished: Iterable[Path] = (),
 ) -> "HeadResults":
     """Train heads, or continue, or return what is already there.
 
@@ -98,6 +100,7 @@ def fit_heads(
         One file a group of heads, `group-<hash>.safetensors` (while training `.checkpoint`), and history.parquet.
         None: a temporary folder that lives as long as the results.
     progress : bool, show a tqdm bar
+    finished : folders of finished calls; heads that are there, by what identifies them, are linked, not trained again
 
     Raises
     ------
@@ -115,9 +118,16 @@ def fit_heads(
     build = {"n_classes": config.n_classes, "image_width": tokens.width, "text_width": data.text_width,
              "dropout": config.dropout}  # fmt: skip
     results = HeadResults(specs, build, temporary)
+    results.keys = {spec.name: _head_key(spec, data, results, config) for spec in specs}
+    for path, names in find_heads(finished, results.keys).items():
+        if not (folder / path.name).exists():
+            os.link(path, folder / path.name)
+        results.add(folder / path.name, names)
+        results.elsewhere |= set(names)
+    specs = [spec for spec in specs if spec.name not in results.elsewhere]
     costs = {spec.name: _head_bytes(spec.method, data, config.dtype) for spec in specs}
     groups = group_specs(specs, costs, config.memory_bytes // 2)
-    keys = {group[0].name: _group_key(group, data, results, config) for group in groups}
+    keys = {group[0].name: hash_params({"heads": [results.keys[spec.name] for spec in group]}) for group in groups}
     paths = {name: folder / f"group-{key[:16]}.safetensors" for name, key in keys.items()}
     whole = {path for path in paths.values() if last_whole(path) == path}
     waves = plan_waves(groups, costs, config.memory_bytes // 2) if live else [[group] for group in groups]
@@ -134,7 +144,7 @@ def fit_heads(
                     fits.append(GroupTraining(group, data, config, results, path))
             train_in_lockstep(fits, tokens if live else None, bar)
             for group in wave:
-                results.add(paths[group[0].name])
+                results.add(paths[group[0].name], [spec.name for spec in group])
     write_parquet(folder / "history.parquet", results.history)
     return results
 
@@ -145,6 +155,7 @@ class GroupTraining:
     def __init__(self, specs: list[HeadSpec], data: HeadData, config: HeadConfig, results: HeadResults, path: Path):
         self.specs, self.data, self.config, self.results, self.path = specs, data, config, results, path
         self.checkpoint = path.with_suffix(".checkpoint")
+        self.keys = {spec.name: results.keys[spec.name] for spec in specs}
         self.group = self._group([results.new_head(spec.name) for spec in specs], [spec.method for spec in specs])
         rates: dict[float, list] = {}
         for spec, parameters in zip(specs, self.group.parameters_by_head(), strict=True):
@@ -178,7 +189,7 @@ class GroupTraining:
 
     def finish(self) -> None:
         """Write the group's file."""
-        save_group(self.path, self.history, self.logits, self.best)
+        save_group(self.path, self.history, self.logits, self.best, self.keys)
         unseal(self.checkpoint)
 
     def train(self) -> list[float]:
@@ -188,7 +199,7 @@ class GroupTraining:
         methods = self.group.methods if self.table is not None else self.group.methods + self.teacher_group.methods
         for step in data.steps(spec.train_rows, config.batch_size, spec.draw, self.epoch):
             inputs = data.inputs(methods, step.rows, step.views)
-            keeps = data.keeps(inputs, config.dropout, spec.draw, self.epoch, step.number)
+            keeps = data.keeps(inputs, config.dropout, step, spec.draw, self.epoch)
             totals += len(step.rows) * self.step(
                 inputs, keeps, data.targets[step.rows], self._soft_targets(step, inputs)
             )
@@ -287,7 +298,7 @@ class GroupTraining:
         for i, parameter in enumerate(self.group.parameters()):
             moments = self.optimizer.state[parameter]
             tensors |= {f"{i}/value": parameter} | {f"{i}/{m}": moments[m] for m in ("step", "exp_avg", "exp_avg_sq")}
-        save_group(self.checkpoint, self.history, self.logits, tensors)
+        save_group(self.checkpoint, self.history, self.logits, tensors, self.keys)
 
     def _load_checkpoint(self) -> None:
         path = last_whole(self.checkpoint)
@@ -316,11 +327,10 @@ def _head_bytes(method: str, data: HeadData, dtype: torch.dtype) -> int:
     return numbers * dtype.itemsize
 
 
-def _group_key(specs: list[HeadSpec], data: HeadData, results: HeadResults, config: HeadConfig) -> str:
-    """Identity of a group: its heads, their teachers, the data, and what of the configuration shapes numbers."""
-    facts = [[item.facts() for item in (spec, results.specs.get(spec.teacher)) if item] for spec in specs]
-    settings = dataclasses.asdict(config)
-    unused = () if any(spec.teacher for spec in specs) else ("teacher_view",)
-    for name in ("device", "memory_bytes", *unused):
+def _head_key(spec: HeadSpec, data: HeadData, results: HeadResults, config: HeadConfig) -> str:
+    """Identity of a head: it, its teacher, the data that they read, and what of the configuration shapes numbers."""
+    both = [item for item in (spec, results.specs.get(spec.teacher)) if item]
+    settings, reads_text = dataclasses.asdict(config), any(item.method in READS_TEXT for item in both)
+    for name in ("device", "memory_bytes", *(() if spec.teacher else ("teacher_view",))):
         del settings[name]
-    return hash_params({"heads": facts, "data": data.identity(), "config": settings})
+    return hash_params({"head": [item.facts() for item in both], "data": data.identity(reads_text), "config": settings})

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pkd_utils.encoders.facts import known
 from pkd_utils.encoders.tokens.stored import TextStore, TokenStore, store_facts
 from pkd_utils.encoders.tokens.views import (
     CROPS,
@@ -49,6 +50,18 @@ class Estimate:
     def fits(self, limit_gib: float) -> bool:
         """Whether the store stays below `limit_gib` (0: no limit)."""
         return not limit_gib or self.bytes <= limit_gib * 2**30
+
+    def mode(self, crops: str, limit_gib: float) -> str:
+        """How tokens of crops that are "kept" or "fresh" are had, "stored" or "live".
+
+        Crops to be kept that do not fit are refused, not made fresh: encoders that are compared must have seen alike.
+        """
+        if crops == "kept" and not self.fits(limit_gib):
+            raise DataError(
+                f"{self.images} images x ({self.views} + 1) views need {self.bytes / 2**30:.1f} GiB, above limit_gib "
+                f"{limit_gib:g}: raise it, or give every encoder of the comparison fewer `views`, or crops: fresh."
+            )
+        return known({"kept": "stored", "fresh": "live"}, crops, "kind of crops")
 
     def __str__(self) -> str:
         return (

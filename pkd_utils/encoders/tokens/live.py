@@ -103,11 +103,13 @@ def record_live(
     table = pd.DataFrame({"image_id": live.image_ids, "path": [str(path) for path in paths]})
     write_parquet(target / "live.parquet", table)
     facts = {"encoder": options, "identity": live.identity, "crops": asdict(line.crops), "storage": line.storage}
+    facts |= {"batch_size": line.batch_size, "workers": line.workers}  # of the machine, and no part of the identity
     write_json(target / "live.json", {**facts, "image_root": str(image_root)})
 
 
 def open_tokens(folder: str | Path, device="cpu") -> TokenStore | LiveTokens:
-    """Open what reports/02-encode left: a store, or the record of how to encode live (`live.json`).
+    """Open what reports/02-encode left: a store, or the record of how to encode live (`live.json`), with its batches
+    and its threads that decode ahead.
 
     Parameters
     ----------
@@ -132,7 +134,9 @@ def open_tokens(folder: str | Path, device="cpu") -> TokenStore | LiveTokens:
         images["image_id"].tolist(),
         [root / path for path in images["path"]],
         Crops(**facts["crops"]),
-        storage=facts["storage"],
+        facts["batch_size"],
+        facts["workers"],
+        facts["storage"],
         clean=TokenStore(folder / "clean") if (folder / "clean").exists() else None,
     )
     if live.identity != facts["identity"]:

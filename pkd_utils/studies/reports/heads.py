@@ -7,7 +7,6 @@ the rows of several runs together.
 """
 
 import itertools
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,27 +148,21 @@ def train(
     specs: Sequence[HeadSpec],
     folder: str | Path | None,
     names: Sequence[str] = (),
+    finished: Iterable[Path] = (),
     **config,
 ) -> Trained:
     """Train heads of one task together, or continue, or read them, and score those named, all without names.
 
-    `config` goes to `heads.training.HeadConfig`; without a folder nothing is kept.
+    `config` goes to `heads.training.HeadConfig`; without a folder nothing is kept. Heads that other calls have trained
+    are found in their folders, `finished`, and cost no seconds here.
     """
     tokens, text = _tokens_of(study, task)
     settings = HeadConfig(n_classes=len(study.tasks[task]["classes"]), **config)
-    results = fit_heads(specs, tokens, text, task_targets(study, task), settings, folder)
+    results = fit_heads(specs, tokens, text, task_targets(study, task), settings, folder, finished=finished)
     names = names or [spec.name for spec in specs]
-    history = results.history[results.history["name"].isin(names)]
+    history = results.history[results.history["name"].isin(set(names) - results.elsewhere)]
     seconds = history.drop_duplicates(["epoch", "seconds"])["seconds"].sum()
     return Trained(results, score_heads(study, task, results, names), predictions(study, task, results, names), seconds)
-
-
-def take_finished(heads: Path, folder: Path) -> None:
-    """Link heads that another run has trained into `folder`, where `train` finds them done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in heads.glob("group-*.safetensors"):
-        if not (folder / file.name).exists():
-            os.link(file, folder / file.name)
 
 
 def head_inputs(study: Study, task: str, rows: np.ndarray) -> list[torch.Tensor]:
@@ -198,9 +191,10 @@ def task_targets(study: Study, task: str) -> np.ndarray:
 
 def read_scores(runs: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str], Path]:
     """Rows of `score_heads` of runs of 03 and 04, titles of their tasks, and the run of 01 that prepared them."""
-    prepared = sorted({_tasks_run(reference) for reference in runs})
+    prepared = sorted({_before(reference, "tasks_run") for reference in runs})
     if len(prepared) != 1:
         raise DataError(f"The runs are of different tasks ({', '.join(prepared)}): give runs of one 01-prepare-tasks.")
+    crops_of(runs)
     scores = pd.concat([pd.read_parquet(run.find_run(name) / "scores.parquet") for name in runs], ignore_index=True)
     several = scores.groupby(["encoder", "task", "method", "seed", "size"]).size().max()
     if several > 1:
@@ -210,11 +204,31 @@ def read_scores(runs: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str], Path
     return scores, {name: task["title"] for name, task in tasks.items() if name in known}, folder
 
 
-def _tasks_run(reference: str) -> str:
-    """The run of 01-prepare-tasks below a run of a later step."""
-    parameters = files.read_json(run.find_run(reference) / "run.json")["parameters"]
-    before = [parameters[name] for name in ("teachers_run", "encode_run") if name in parameters]
-    return _tasks_run(before[0]) if before else parameters["tasks_run"]
+def crops_of(runs: Sequence[str]) -> str:
+    """The crops that all heads of these runs of 03 and 04 were trained on, in words; DataError if they differ."""
+    found = {}
+    for encode_run in dict.fromkeys(_before(reference, "encode_run") for reference in runs):
+        folder = run.find_run(encode_run)
+        p, fresh = _parameters(encode_run), files.read_json(folder / "encoding.json")["mode"] == "live"
+        low, high = p["crop_scale"]
+        kept = "fresh in every epoch" if fresh else f"{p['views']} kept of each image"
+        found[p["image_encoder"]] = f"{kept}, {low:.0%} to {high:.0%} of its area"
+    if len(set(found.values())) > 1:
+        said = "; ".join(f"{encoder}: {crops}" for encoder, crops in found.items())
+        raise DataError(f"The encoders were trained on different crops ({said}): give 02-encode the same for all.")
+    return next(iter(found.values()))
+
+
+def _before(reference: str, name: str) -> str:
+    """What a run of a later step, or one that it stands on, names as its "encode_run" or "tasks_run"."""
+    parameters = _parameters(reference)
+    if name in parameters:
+        return parameters[name]
+    return _before(next(parameters[step] for step in ("teachers_run", "encode_run") if step in parameters), name)
+
+
+def _parameters(reference: str) -> dict[str, Any]:
+    return files.read_json(run.find_run(reference) / "run.json")["parameters"]
 
 
 def score_heads(study: Study, task: str, results: HeadResults, names: Iterable[str]) -> pd.DataFrame:

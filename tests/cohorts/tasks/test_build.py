@@ -75,7 +75,8 @@ def test_five_findings_counts_every_step(tmp_path):
     assert task.funnel["rows"].tolist() == [8, 7, 5, 5]  # the eighth image's study has no labels
     assert task.funnel["paper"].iloc[-1] == 6000
     assert task.table["target"].tolist() == [0, 1, 2, 3, 4] and task.classes == mimic.FIVE
-    assert task.split.per_class == (1000, 200) and task.kind == "diagnostic"
+    assert task.split == SplitRule(per_class=(1000, 200), fixed=True) and task.kind == "diagnostic"
+    assert not build_task("mimic_5x1200", cohort, drawn="each_seed").split.fixed
     two = build_task("mimic_5x1200", cohort, findings=["Consolidation", "Edema"])
     assert two.table["study_id"].tolist() == ["50000002", "50000004"] and two.table["target"].tolist() == [1, 0]
     refused("name one twice", "mimic_5x1200", cohort, findings=["Edema", "Edema"])
@@ -236,7 +237,10 @@ def test_outcomes_drop_censored_and_balance(key):
     task = build_task("ph_12_month", cohort, labels=labels)
     assert task.table["target"].tolist() == [1, 0, 0, 0, 1, 0]
     assert task.funnel["rows"].tolist() == [8, 7, 6, 4] and task.funnel["paper"].iloc[-1] == 5449
-    assert task.split == SplitRule(evaluate=0.25, balance=True)
+    assert task.split == SplitRule(evaluate=0.25, balance="patient")
+    assert "about 2 of each" in task.funnel["note"].iloc[-1]
+    by_image = build_task("ph_12_month", cohort, labels=labels, balance="image")
+    assert by_image.split.balance == "image" and by_image.funnel["note"].iloc[-1].startswith("2 of each")
 
 
 def test_outcomes_refuse_what_they_do_not_know():

@@ -16,7 +16,8 @@ from tests.cohorts.tasks.fixtures import make_task, many_per_patient
     "rule",
     [
         {"evaluate": 0.1},
-        {"evaluate": 0.25, "balance": True},
+        {"evaluate": 0.25, "balance": "image"},
+        {"evaluate": 0.25, "balance": "patient"},
         {"per_class": (60, 20)},
         {"evaluate": 0.2, "stratify": True},
     ],
@@ -33,11 +34,11 @@ def test_no_patient_crosses_and_shares_are_kept(rule):
         else:
             assert held.mean() == pytest.approx(rule["evaluate"], abs=0.01)
         if rule.get("balance"):
-            assert split["target"].mean() == 0.5
+            # Three images a patient: by whole patients at most one too many or too few.
+            assert split["target"].mean() == pytest.approx(0.5, abs=0.01 if rule["balance"] == "patient" else 0)
         assert not split["image_id"].duplicated().any()
         assert (split["rank"][held] == -1).all() and (split["half"][~held] == -1).all()
         assert sorted(split["rank"][~held]) == list(range((~held).sum()))
-        assert not split["inner"][held].any() and 0.1 < split["inner"][~held].mean() < 0.3
         assert 0.35 < split["half"][held].mean() < 0.65
         again = task_splits.split_task(task, seed)
         pd.testing.assert_frame_equal(split, again)
@@ -59,12 +60,47 @@ def test_without_grouping_patients_cross_and_the_check_says_so():
     good = task_splits.split_task(task, 0)
     patient = task.table["patient_id"].value_counts().index[0]
     rows = good["image_id"].isin(task.table.loc[task.table["patient_id"] == patient, "image_id"])
-    for column, message in (("inner", "inner validation"), ("half", "halves")):
-        mixed = good.copy()
-        mixed.loc[rows, "part"] = "train" if column == "inner" else "evaluate"
-        mixed.loc[rows, column] = np.resize([True, False] if column == "inner" else [0, 1], rows.sum())
-        with pytest.raises(DataError, match=message):
-            task_splits.check_split(mixed, task)
+    mixed = good.copy()
+    mixed.loc[rows, "part"] = "evaluate"
+    mixed.loc[rows, "half"] = np.resize([0, 1], rows.sum())
+    with pytest.raises(DataError, match="halves"):
+        task_splits.check_split(mixed, task)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_balancing_by_patient_draws_those_without_the_event_whole(flip):
+    """Ten patients with the event, five of them at one of three visits; forty without, three visits each."""
+    event = np.repeat([[1, 0, 0], [1, 1, 1], [0, 0, 0]], [5, 5, 40], axis=0)
+    targets, patients = event.reshape(-1) ^ flip, np.repeat(np.arange(50), 3)
+    task = make_task(targets, patients, SplitRule(evaluate=0.25, balance="patient"))
+    without = set()
+    for seed in range(6):
+        kept = task.table[task.table["image_id"].isin(task_splits.split_task(task, seed)["image_id"])]
+        assert set(kept.groupby("patient_id").size()) == {3}  # whole
+        drawn = set(kept["patient_id"].str[1:].astype(int))
+        assert set(range(10)) < drawn
+        # 20 images of the event; 10 of its patients without it, so 3 patients more come nearest (19).
+        assert kept["target"].value_counts().to_dict() == {1 ^ flip: 20, 0 ^ flip: 19}
+        without.add(frozenset(drawn - set(range(10))))
+    assert len(without) > 1
+    image = make_task(targets, patients, SplitRule(evaluate=0.25, balance="image"))
+    assert task_splits.split_task(image, 0)["target"].value_counts().to_dict() == {0: 20, 1: 20}
+
+
+def test_a_fixed_set_is_divided_once_and_seeds_draw_its_subsets():
+    fixed, drawn = (many_per_patient(count=900, per_class=(60, 20), fixed=once) for once in (True, False))
+    parts = {}
+    for task in (fixed, drawn):
+        found = [task_splits.split_task(task, seed) for seed in range(3)]
+        for name in ("train", "evaluate"):
+            parts[task.split.fixed, name] = {frozenset(s.loc[s["part"] == name, "image_id"]) for s in found}
+        subsets = {frozenset(task_splits.subset(split, 10)["image_id"]) for split in found}
+        assert len(subsets) == 3
+    assert [len(found) for found in parts.values()] == [1, 1, 3, 3]
+    halves = [task_splits.split_task(fixed, seed)["half"].tolist() for seed in range(2)]
+    assert halves[0] == halves[1]
+    other = task_splits.split_task(fixed, 0, evaluation_seed=7)
+    assert set(other.loc[other["part"] == "evaluate", "image_id"]) not in parts[True, "evaluate"]
 
 
 def test_subsets_are_nested_and_stratified_where_drawn_by_class():
@@ -107,7 +143,7 @@ def test_impossible_splits_are_refused():
         task_splits.split_task(make_task([0] * 20 + [1] * 5, rule=SplitRule(per_class=(5, 3))), 0)
     with pytest.raises(DataError, match="evaluate part has no image of class yes"):
         task_splits.split_task(make_task([0] * 40 + [1], rule=SplitRule(evaluate=0.1)), 1)
-    for options in ({"seed": -1}, {"seed": 0, "inner": 1.0}, {"seed": 0, "evaluation_seed": -2}):
+    for options in ({"seed": -1}, {"seed": 0, "evaluation_seed": -2}):
         with pytest.raises(DataError, match=r"split_task: .* input should be"):
             task_splits.split_task(make_task([0, 1] * 20), **options)
     with pytest.raises(DataError, match="no seeds"):
@@ -147,8 +183,11 @@ def test_own_sizes_and_what_does_not_fit():
         task_splits.choose_sizes("age", splits, [smallest + 1], epochs=3)
     with pytest.raises(DataError, match="3171 training images"):
         task_splits.choose_sizes("age", splits)
-    with pytest.raises(DataError, match="epochs of your own"):
-        task_splits.choose_sizes("age", splits, [10])
+    for epochs in (0, [3, 4], [0]):
+        with pytest.raises(DataError, match="epochs of your own"):
+            task_splits.choose_sizes("age", splits, [10], epochs)
+    by_size = task_splits.choose_sizes("age", splits, [0.5, 100, 1.0], epochs=[5, 9, 2])
+    assert dict(zip(by_size["samples"], by_size["epochs"], strict=True)) == {100: 9, smallest // 2: 5, smallest: 2}
 
 
 # --- files to publish
@@ -184,7 +223,6 @@ def test_planted_leaks_are_caught(tmp_path, monkeypatch):
         "no others": public.assign(patient_id="10000001"),
         "no SHA-256": public.assign(image_sha256=task.table["image_id"]),
         "part must be": public.assign(part="10000001"),
-        "inner true or false": public.assign(inner=public["inner"].astype(str)),
         "target holds": public.assign(target=50_000_001),
         "rank holds": public.assign(rank=public["rank"].astype(str)),
         "half holds": public.assign(half=0.5),

@@ -69,7 +69,7 @@ class Textbook:
         self.specs = {spec.name: spec for spec in specs}
         self.best, self.last = {}, {}
 
-    def forward(self, head, spec, rows, views, *key):
+    def forward(self, head, spec, rows, views, *key, sorting=None):
         tokens = self.tokens.batch(rows, views).to(self.dtype)
         text, mask = self.text.batch(rows.numpy(), torch.device("cpu"))
         padding = -text.shape[1] % 16
@@ -77,8 +77,8 @@ class Textbook:
         mask = torch.nn.functional.pad(mask, (0, padding))
         keep = text_keep = None
         if key:
-            keep = dropout_keep((len(rows), N, N), 0.2, *key, 0)
-            text_keep = dropout_keep((len(rows), text.shape[1], text.shape[1]), 0.2, *key, 1)
+            keep = dropout_keep((len(rows), N, N), 0.2, *key, 0)[sorting]
+            text_keep = dropout_keep((len(rows), text.shape[1], text.shape[1]), 0.2, *key, 1)[sorting]
         if spec.method == "teacher":
             return head(tokens, text, mask, keep, text_keep)
         if spec.method == "text_only":
@@ -105,7 +105,8 @@ class Textbook:
                             self.best[spec.teacher].eval(), self.specs[spec.teacher], step.rows, views
                         )
                     soft = soft_labels(logits, spec.temperature, "softmax")
-                out = self.forward(head, spec, step.rows, step.views, spec.draw, epoch, step.number)
+                key = spec.draw, epoch, step.number
+                out = self.forward(head, spec, step.rows, step.views, *key, sorting=step.sorting)
                 weight = spec.weight if spec.teacher else 0.0
                 loss = distillation_loss(out, self.targets[step.rows], soft, weight, "softmax")
                 optimizer.zero_grad()
@@ -392,6 +393,34 @@ def test_teachers_are_the_same_heads_whether_or_not_somebody_learns_from_them(tm
     fit_heads(specs, *data, dataclasses.replace(CONFIG, teacher_view="clean"), tmp_path, progress=False)
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("group-*")}
     assert before.items() <= after.items() and len(after) > len(before)
+
+
+def test_heads_of_another_call_are_taken_where_they_are_the_same(tmp_path, monkeypatch):
+    """Beside other reports the heads that read images are the same, to rounding, and are trained once."""
+    data, specs = make_data(), make_specs(epochs=2)
+    first = fit_heads([spec for spec in specs if spec.teacher is None], *data, CONFIG, tmp_path / "a", progress=False)
+    tokens, text, targets = data
+    longer = np.arange(ROWS)[::-1] % 4 + 2  # the reports' lengths in another order
+    offsets = np.concatenate([[0], longer.cumsum()])
+    hidden = torch.randn(int(offsets[-1]), DT, generator=torch.Generator().manual_seed(1)).half()
+    other = tokens, dataclasses.replace(text, offsets=offsets, hidden=hidden, identity="other text"), targets
+    alone = fit_heads(specs, *other, CONFIG, progress=False)
+    images = {"image", "mean", "class token"}
+    for name in [spec.name for spec in specs if spec.teacher is None]:
+        same = torch.allclose(first.logits(name), alone.logits(name), rtol=0, atol=1e-4)
+        assert same == (name in images)
+    trained, train = [], training.GroupTraining.train
+    monkeypatch.setattr(training.GroupTraining, "train", lambda fit: trained.extend(fit.group.methods) or train(fit))
+    taken = fit_heads(specs, *other, CONFIG, tmp_path / "b", progress=False, finished=[tmp_path / "a"])
+    assert taken.elsewhere == images
+    assert sorted(set(trained)) == ["report_distilled", "self_distilled", "teacher", "text_only"]
+    assert all(torch.equal(taken.logits(name), first.logits(name)) for name in images)
+    assert len(taken.history) == 2 * len(specs)
+    again = fit_heads(specs, *other, CONFIG, tmp_path / "c", progress=False, finished=[tmp_path / "b"])
+    assert again.elsewhere == {spec.name for spec in specs}  # those of "a" with them
+    assert all(torch.equal(again.logits(spec.name), taken.logits(spec.name)) for spec in specs)
+    changed = dataclasses.replace(CONFIG, batch_size=8)
+    assert not fit_heads(specs[3:4], *data, changed, progress=False, finished=[tmp_path / "a"]).elsewhere
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):

@@ -42,7 +42,7 @@ def tiny_study(n=48, seeds=(0, 1)):
         rank[order[n // 3 :]] = np.arange(n - n // 3)
         half = np.where(held, np.arange(n) // 2 % 2, -1)
         columns = {"image_id": ids, "part": np.where(held, "evaluate", "train"), "target": target, "rank": rank}
-        splits.append(pd.DataFrame({"task": "age", "seed": seed, **columns, "inner": False, "half": half}))
+        splits.append(pd.DataFrame({"task": "age", "seed": seed, **columns, "half": half}))
     sizes = pd.DataFrame({"task": "age", "fraction": [0.25, 1.0], "samples": [8, 32], "epochs": [2, 3]})
     tasks = {"age": {"title": "Age", "kind": "auxiliary", "classes": ["young", "old"]}}
     shuffled = rng.permutation(n)  # the store's order is not the task's
@@ -139,10 +139,12 @@ def finished_runs(folder, monkeypatch):
     files.write_csv(prepared / "sizes.csv", study.sizes)
     files.write_json(prepared / "tasks.json", study.tasks)
     files.write_json(prepared / "run.json", {})
-    for name, tasks in (("mrm", "1"), ("other_text", "1"), ("other_tasks", "2")):
+    for name, tasks in (("mrm", "1"), ("c2l", "1"), ("other_text", "1"), ("other_tasks", "2")):
         run = folder / "reports/a/02-encode" / name
         (run / "text").mkdir(parents=True)
-        parameters = {"tasks_run": "reports/a/01-prepare-tasks/t", "image_encoder": "mrm"}
+        parameters = {"tasks_run": "reports/a/01-prepare-tasks/t", "image_encoder": "c2l" if name == "c2l" else "mrm"}
+        parameters |= {"views": 8, "crop_scale": [0.4, 0.9]}
+        files.write_json(run / "encoding.json", {"mode": "stored"})
         upstream = {"reports/a/01-prepare-tasks/t": tasks}
         files.write_json(run / "run.json", {"parameters": parameters, "upstream": upstream})
     monkeypatch.setattr(heads, "TextStore", lambda folder: folder.parent.name)
@@ -178,6 +180,14 @@ def test_scores_of_several_runs_are_of_the_same_tasks_and_one_head_a_seed(tmp_pa
     assert titles == {"age": "Age"} and folder == prepared.resolve()
     with pytest.raises(DataError, match=r"different tasks \(.*/t, .*/u\)"):
         heads.read_scores([*runs, "reports/a/03-train-teachers/other"])
+    assert heads.crops_of(runs) == "8 kept of each image, 40% to 90% of its area"
+    other = {"parameters": {"encode_run": "reports/a/02-encode/c2l"}}
+    files.write_json(steps / "03-train-teachers" / "c2l" / "run.json", other)
+    files.write_parquet(steps / "03-train-teachers" / "c2l" / "scores.parquet", scores.assign(encoder="c2l"))
+    assert len(heads.read_scores([*runs, "reports/a/03-train-teachers/c2l"])[0]) == 4
+    files.write_json(steps / "02-encode" / "c2l" / "encoding.json", {"mode": "live"})
+    with pytest.raises(DataError, match=r"different crops .*mrm: 8 kept.*; c2l: fresh in every epoch, "):
+        heads.read_scores([*runs, "reports/a/03-train-teachers/c2l"])
     with pytest.raises(DataError, match="2 heads of one kind a seed: give runs with one temperature"):
         heads.read_scores([runs[1], runs[1]])
 
@@ -186,8 +196,8 @@ def test_heads_that_another_run_has_trained_are_found_done(tmp_path):
     study = tiny_study()
     specs = head_specs(study, "age", ["image_only"])
     first = train(study, "age", specs, tmp_path / "a")
-    heads.take_finished(tmp_path / "a", tmp_path / "b")
     inode = {file.name: file.stat().st_ino for file in (tmp_path / "a").glob("group-*.safetensors")}
-    again = train(study, "age", specs, tmp_path / "b")
+    again = train(study, "age", specs, tmp_path / "b", finished=[tmp_path / "a"])
+    assert first.seconds > 0 == again.seconds
     assert inode == {file.name: file.stat().st_ino for file in (tmp_path / "b").glob("group-*.safetensors")}
     pd.testing.assert_frame_equal(first.scores, again.scores)
