@@ -1,5 +1,6 @@
 """Tests and effect sizes against scipy, enumeration, published values and simulation."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -142,6 +143,8 @@ def test_equivalence_is_two_one_sided_tests():
     assert (found.low, found.high) == pytest.approx((0.005 - 2.131847 * 0.004, 0.005 + 2.131847 * 0.004))
     assert found.verdict == "equivalent" and found.smallest_margin == found.high
     assert equivalence(by_hand, found.smallest_margin).p == pytest.approx(0.05)
+    below = equivalence(replace(by_hand, estimate=-0.005), 0.02)
+    assert (below.p, below.smallest_margin) == (found.p, -below.low) and below.smallest_margin == found.smallest_margin
     assert equivalence(by_hand, 0.01).verdict == UNSURE  # no difference shown, and none excluded
 
     difference = np.array([0.010, -0.004, 0.012, 0.003, 0.001])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pkd_utils.statistics.comparisons import welch_test
+from pkd_utils.statistics.comparisons import equivalence, welch_test
 from pkd_utils.statistics.intervals import Interval, training_interval
 from pkd_utils.statistics.metrics import macro_auroc
 from pkd_utils.studies.maps import claims
@@ -89,6 +89,10 @@ def test_settings_are_equal_only_if_all_pairs_are(rng):
     found = claims.equal_settings({"a": base, "b": near, "c": far}, margin=0.02)
     assert found["verdict"] == "differs by more" and "c" in (found["first"], found["second"]) and found["p"] > 0.9
     assert found["smallest_margin"] > found["difference"]
+    three = {"a": base, "b": base + np.array([[0.04], [0.05], [0.06], [0.045], [0.055]]), "c": base + 1e-4}
+    low = equivalence(training_interval(three["a"], three["b"]), 1.0).low
+    assert claims.equal_settings({name: three[name] for name in "ab"}, 0.99 * low)["verdict"] == "differs by more"
+    assert claims.equal_settings(three, 0.99 * low)["verdict"] == "cannot tell"  # one of three pairs: corrected
     offset = np.array([[0.03], [-0.02], [0.02], [-0.03], [0.001]])
     assert claims.equal_settings({"a": base, "b": base + offset}, margin=0.02)["verdict"] == "cannot tell"
 

@@ -203,6 +203,8 @@ def test_reference_maps_of_two_sets(folder):
         random_student(BUILD, 5), FACTS, prepared.pixels_of(parts[1]), ["attention_mean"]
     )
     np.testing.assert_array_equal(by_name["reference: random weights", 5][1], expected["attention_mean"])
+    body = next(maps for name, *_, maps in found if name == "reference: body mask")
+    np.testing.assert_array_equal(body[1], reference.body_masks(prepared.pixels_of(parts[1])))
     mean = next(maps for name, *_, maps in found if name == "reference: mean training mask")
     np.testing.assert_array_equal(mean[1][0], prepared.masks_of(["i0"])[0])  # i0 is the training image with a region
     (folder / "splits.parquet").unlink()
