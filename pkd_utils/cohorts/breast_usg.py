@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pkd_utils.cohorts.boxes import boxes_around, square_around
 from pkd_utils.cohorts.checks import as_numbers, check_filled, check_unique, check_values, refuse, require_columns
-from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, one_hot
+from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, cell_values, one_hot
 from pkd_utils.images.decode import image_size, open_image
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import atomic_path, file_sha256, hash_params
@@ -37,7 +37,6 @@ VALUES = {
     "Classification": ("benign", "malignant", "normal"),
 }
 MASKS = {"Mask_tumor_filename": "tumour", "Mask_other_filename": "other"}
-SEPARATOR = r"\s*&\s*|\s+-\s+"  # "not circumscribed - angular&indistinct" has three values
 CROP = ["crop_left", "crop_top", "crop_width", "crop_height"]
 
 INFO = CohortInfo(
@@ -48,6 +47,7 @@ INFO = CohortInfo(
     shareable_text=True,
     shareable_images=True,
     splits=(),
+    separator=r"&|\s+-\s+",  # "not circumscribed - angular&indistinct" has three values
 )
 
 
@@ -170,7 +170,7 @@ def _read_table(file: Path) -> pd.DataFrame:
 
 def _names(masks: pd.Series) -> pd.Series:
     """Files of a column of masks, one a row; a field can name several."""
-    return masks.dropna().str.split(SEPARATOR, regex=True).explode()
+    return cell_values(masks.dropna(), INFO.separator).explode()
 
 
 def _features(table: pd.DataFrame, descriptors: tuple[str, ...]) -> pd.DataFrame:
@@ -180,7 +180,7 @@ def _features(table: pd.DataFrame, descriptors: tuple[str, ...]) -> pd.DataFrame
         if name == "BIRADS":
             columns["birads"] = table[name].map(dict(zip(BIRADS, range(1, 8), strict=True))).astype("float64")
             continue
-        values = table[name].fillna("missing").replace("not available", "missing").str.split(SEPARATOR, regex=True)
+        values = cell_values(table[name].fillna("missing").replace("not available", "missing"), INFO.separator)
         found = one_hot(name.lower(), values)
         found.pop(f"{name.lower()}=not applicable", None)
         columns |= found

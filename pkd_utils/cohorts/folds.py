@@ -1,6 +1,7 @@
 """Splits that keep a patient's images together, for sources without an official split."""
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -50,11 +51,7 @@ def patient_folds(
                 f"Label {name!r} has {patients} patient(s) with value {value}, too few for {n_folds} folds; "
                 "use fewer folds or another label."
             )
-    part = np.empty(len(rows), dtype=int)  # 0 to n_folds - 1
-    strata = rows[labels].astype(int).astype(str).agg("".join, axis=1)
-    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
-    for k, (_, test) in enumerate(splitter.split(rows, strata, rows["patient_id"])):
-        part[test] = k
+    part = patient_parts(rows[labels], rows["patient_id"], n_folds, seed)
     for name in labels:
         classes = rows.groupby(part)[name].nunique().reindex(range(n_folds), fill_value=0)
         if (classes < 2).any():
@@ -67,3 +64,18 @@ def patient_folds(
         split = np.where(part == k, "test", np.where(part == (k + 1) % n_folds, "validate", "train"))
         folds.append(pd.DataFrame({"fold": k, "image_id": rows["image_id"], "split": split}))
     return pd.concat(folds, ignore_index=True)
+
+
+def patient_parts(labels: pd.DataFrame, patients: pd.Series, n_parts: int, seed: int) -> np.ndarray:
+    """Cut rows into parts, 0 to `n_parts` - 1, with patients kept together and the labels' joint pattern spread evenly.
+
+    `labels` hold 1, 0 or NaN (unknown, a value of its own); the answer is (N,) int.
+    """
+    part = np.empty(len(labels), dtype=int)
+    strata = labels.fillna(2).astype(int).astype(str).agg("".join, axis=1)
+    splitter = StratifiedGroupKFold(n_splits=n_parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():  # of a pattern with fewer rows than parts
+        warnings.filterwarnings("ignore", message="The least populated class")
+        for k, (_, rows) in enumerate(splitter.split(labels, strata, patients)):
+            part[rows] = k
+    return part

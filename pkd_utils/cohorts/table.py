@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,7 +32,8 @@ class CohortInfo:
     who have signed for them: nothing of them is shareable, and no count below 10 is shown. `splits` are the official
     splits that the source has, of `SPLITS`; a source without any says (). `finding_boxes`: a box's label is the name of
     a finding, as label columns are, and the box ground truth of that finding alone; else boxes (lungs, a lesion) are
-    the image's, whatever its labels.
+    the image's, whatever its labels. `separator`: what stands between the values of one cell of the source's tables, a
+    regular expression; "": a cell is one value, whatever marks it holds.
     """
 
     name: str
@@ -44,6 +46,7 @@ class CohortInfo:
     credentialed: bool = False
     splits: tuple[str, ...] = SPLITS
     finding_boxes: bool = False
+    separator: str = ""
 
     def __post_init__(self) -> None:
         if self.credentialed and (self.simulated or self.shareable_text or self.shareable_images):
@@ -278,6 +281,12 @@ def empty_boxes() -> pd.DataFrame:
     return pd.DataFrame(columns=BOX_COLUMNS).astype(
         {name: "float64" if name in CORNERS else "str" for name in BOX_COLUMNS}
     )
+
+
+def cell_values(cells: pd.Series, separator: str) -> pd.Series:
+    """The values of each cell, a list of words cut at `CohortInfo.separator`; NaN stays."""
+    cut = re.compile(separator or "(?!)")  # which is nowhere
+    return cells.map(lambda cell: [value.strip() for value in cut.split(str(cell))], na_action="ignore")
 
 
 def one_hot(name: str, values: pd.Series) -> dict[str, pd.Series]:

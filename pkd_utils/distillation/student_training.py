@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
+from scipy.special import log_softmax
 
 from pkd_utils.cohorts.table import SPLITS
 from pkd_utils.distillation.loop import CHECKPOINT, Loop, private_randomness
@@ -82,7 +83,7 @@ class StudentResult(NamedTuple):
 
     history: pd.DataFrame  # epoch, train_loss, validate_loss, validate_auroc, learning_rate, seconds
     best_epoch: int  # counted from 1
-    predictions: pd.DataFrame  # image_id, split, one column of logits a label
+    predictions: pd.DataFrame  # image_id, split, one column of logits a label, or of log p a class
     metrics: dict[str, Any]
     folder: Path
 
@@ -198,9 +199,10 @@ class StudentTraining:
         return {"train_loss": loss}
 
     def predict(self, rows: torch.Tensor) -> np.ndarray:
-        """(n, K) float32 logits of images as they are."""
+        """(n, K) float32 logits of images as they are; of classes log p, so that each column orders images by it."""
         pixels = self.pixels[rows.to(self.pixels.device)]
-        return predict_logits(self.model, pixels, self.mean, self.std, self.device, self.loop.precision)
+        logits = predict_logits(self.model, pixels, self.mean, self.std, self.device, self.loop.precision)
+        return log_softmax(logits, axis=1) if self.config.activation == "softmax" else logits
 
     def validate(self) -> dict[str, float]:
         """Plain loss against the labels (comparable between students of any weight) and macro AUROC."""
@@ -255,7 +257,6 @@ def _auroc(targets: torch.Tensor, logits: np.ndarray, activation: str) -> float:
     """Macro AUROC; for softmax one class against the rest."""
     if activation == "softmax":
         targets = torch.nn.functional.one_hot(targets, logits.shape[1])
-        logits = torch.from_numpy(logits).softmax(1)
     return macro_auroc(targets, logits)
 
 

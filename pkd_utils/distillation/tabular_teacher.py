@@ -4,21 +4,23 @@ Baur et al. train "a random forest on CBIS-DDSM metadata" (AUROC 0.86 for masses
 columns, which forest and which AUROC is not stated in the paper, so all of these are parameters here.
 """
 
-from collections.abc import Hashable, Sequence
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.tree import DecisionTreeClassifier
 
+from pkd_utils.cohorts.table import cell_values
 from pkd_utils.distillation.rows import check_rows
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
+from pkd_utils.statistics.metrics import auroc
 
 MISSING = "missing"
-SEPARATOR = "-"  # joins the values of one cell
 
 
 class TabularTeacherResult(NamedTuple):
@@ -46,15 +48,17 @@ def drop_features(features: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return kept
 
 
-def encode_features(features: pd.DataFrame, training: np.ndarray) -> pd.DataFrame:
+def encode_features(features: pd.DataFrame, training: np.ndarray, separator: str = "") -> pd.DataFrame:
     """Turn named features into numbers, with a vocabulary from the training rows alone.
 
     Parameters
     ----------
     features : pd.DataFrame
-        Numeric or boolean columns stay numbers. Text columns become one 0/1 column a value, several of which are 1
-        where values are joined by a hyphen.
+        Numeric or boolean columns stay numbers. Text columns become one 0/1 column a value.
     training : (N,) bool
+    separator : str
+        Of a cell's values, several of which can then be 1: `CohortInfo.separator` of the source. "": each cell is one
+        value, whatever marks it holds.
 
     Returns
     -------
@@ -71,9 +75,7 @@ def encode_features(features: pd.DataFrame, training: np.ndarray) -> pd.DataFram
         if number:
             columns[name] = values.astype(float)
         else:
-            words = (
-                values.astype("string").fillna("").map(lambda cell: {word.strip() for word in cell.split(SEPARATOR)})
-            )
+            words = cell_values(values.astype("object").fillna(""), separator)
             for word in sorted(set().union(*words[training & ~missing])):
                 columns[f"{name}={word}"] = (~missing & words.map(lambda cell, word=word: word in cell)).astype(float)
         if missing[training].any() or (missing.any() and number):
@@ -87,26 +89,23 @@ def fit_tabular_teacher(
     target: pd.Series,
     split: pd.Series,
     seed: int,
-    groups: pd.Series | None = None,
     trees: int = 500,
     min_samples_leaf: int = 1,
-    training_rows: Literal["fitted", "cross_fitted"] = "fitted",
     clip: Annotated[float, Field(gt=0, lt=0.5)] = 1e-3,
+    separator: str = "",
 ) -> TabularTeacherResult:
     """Train a random forest on the rows with `split == "train"` and predict every row.
 
+    The training rows get the forest's own answer, which with small leaves nearly repeats the hard label;
+    `cross_fit.cross_fitted` gives that of forests which have not seen the patient.
+
     Parameters
     ----------
-    features : named columns, numbers or text; see `encode_features`
+    features : named columns, numbers or text; see `encode_features`, also for `separator`
     target : same index; 0 and 1, or class names; NaN rows are not trained on
     split : same index; train, validate, test, or NaN (predicted only)
-    seed : of the forest and of the folds
-    groups : same index, patients; needed by "cross_fitted"
+    seed : of the forest
     trees, min_samples_leaf : as in scikit-learn; not stated in the paper
-    training_rows : str
-        What the training rows get, which becomes the student's soft labels; not stated in the paper. "fitted": the
-        forest's own answer, which with small leaves nearly repeats the hard label. "cross_fitted": the answer of a
-        forest that has not seen the patient (five patient-wise folds).
     clip : float
         Probabilities are clipped to [clip, 1 - clip] before the logit, because a forest does give 0 and 1; not stated
         in the paper.
@@ -114,33 +113,62 @@ def fit_tabular_teacher(
     Raises
     ------
     DataError
-        Differing or repeated index, unknown split, too few classes, no training rows, or missing groups.
+        Differing or repeated index, unknown split, too few classes, or no training rows.
     """
-    check_rows(split, ["train"], features=features, target=target, **({} if groups is None else {"groups": groups}))
-    if training_rows == "cross_fitted" and groups is None:
-        raise DataError("training_rows='cross_fitted' needs groups, the patient of every row.")
-    training = ((split == "train") & target.notna()).to_numpy()
-    if target[training].nunique() < 2:
-        raise DataError(f"The {training.sum()} training rows hold fewer than two classes of {target.name!r}.")
-    numbers = encode_features(features, training).to_numpy()
-    where = np.flatnonzero(training)
-
-    def fitted(rows: np.ndarray) -> RandomForestClassifier:
-        forest = RandomForestClassifier(trees, min_samples_leaf=min_samples_leaf, random_state=seed, n_jobs=1)
-        return forest.fit(numbers[rows], target.iloc[rows].to_numpy())
-
-    forest = fitted(where)
-    values = forest.predict_proba(numbers)
-    if training_rows == "cross_fitted":
-        folds = StratifiedGroupKFold(n_splits=5, shuffle=True, random_state=seed)
-        for seen, unseen in folds.split(where, target[training].astype(str), groups[training]):
-            other = fitted(where[seen])
-            if list(other.classes_) != list(forest.classes_):
-                raise DataError(f"A fold of the training rows lacks a class of {target.name!r}; use 'fitted'.")
-            values[where[unseen]] = other.predict_proba(numbers[where[unseen]])
-    names: list[Hashable] = list(forest.classes_)
+    numbers, training = _numbers(features, target, split, separator)
+    forest = RandomForestClassifier(trees, min_samples_leaf=min_samples_leaf, random_state=seed, n_jobs=1)
+    forest.fit(numbers[training].to_numpy(), target[training].to_numpy())
+    values, names = forest.predict_proba(numbers.to_numpy()), list(forest.classes_)
     if set(names) == {0, 1}:
         values, names = values[:, 1:], [target.name]
     clipped = np.clip(values, clip, 1 - clip)
     logits = np.log(clipped) - (np.log1p(-clipped) if len(names) == 1 else 0.0)
     return TabularTeacherResult(*(pd.DataFrame(table, features.index, names) for table in (values, logits)))
+
+
+@checked
+def feature_aurocs(
+    features: pd.DataFrame, targets: pd.DataFrame, split: pd.Series, groups: pd.Series, separator: str = ""
+) -> pd.DataFrame:
+    """How well each feature alone tells each label: a descriptor near 1 may state the answer, as histology does.
+
+    A decision tree with leaves of three rows or more reads the one feature (all its `name=value` columns); the AUROC is
+    that of the training rows, out of fold, by patient. A table has no words to remove, so this is what
+    `text_teacher.check_label_names_removed` is for reports.
+
+    Parameters
+    ----------
+    features, split, separator : as in `fit_tabular_teacher`
+    targets : same index; a column a label, 1, 0 or NaN (left out)
+    groups : same index, patients
+
+    Returns
+    -------
+    DataFrame, a row a feature, a column a label; NaN where fewer than two patients have the label, or lack it
+    """
+    found = {}
+    for label in targets.columns:
+        numbers, training = _numbers(features, targets[label], split, separator)
+        numbers, truth, patients = numbers[training], targets.loc[training, label], groups[training]
+        folds = min(5, *patients.groupby(truth).nunique())
+        owner = numbers.columns.str.split("=").str[0]
+        for name in owner.unique():
+            found[name, label] = np.nan
+            if folds > 1:
+                tree = DecisionTreeClassifier(min_samples_leaf=3, random_state=0)
+                cut = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
+                columns = numbers.loc[:, owner == name].to_numpy(), truth.to_numpy()
+                unseen = cross_val_predict(tree, *columns, groups=patients, cv=cut, method="predict_proba")
+                found[name, label] = auroc(truth, unseen[:, 1])
+    return pd.Series(found).unstack(sort=False)
+
+
+def _numbers(
+    features: pd.DataFrame, target: pd.Series, split: pd.Series, separator: str
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The features as numbers, and which rows train: those of the training split whose target is known."""
+    check_rows(split, ["train"], features=features, target=target)
+    training = ((split == "train") & target.notna()).to_numpy()
+    if target[training].nunique() < 2:
+        raise DataError(f"The {training.sum()} training rows hold fewer than two classes of {target.name!r}.")
+    return encode_features(features, training, separator), training

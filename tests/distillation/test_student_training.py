@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
 from pkd_utils.distillation import student_training, students
 from pkd_utils.distillation.loop import learning_rate_at
@@ -278,7 +279,11 @@ def test_softmax_and_three_channels(tmp_path):
     config = dataclasses.replace(TINY, activation="softmax", channels=3, epochs=2)
     result = fit_student(pixels, classes, teacher, splits, config, tmp_path, 0, progress=False)
     assert result.predictions.columns.tolist() == ["image_id", "split", "label_0", "label_1", "label_2"]
-    assert 0 <= result.metrics["macro_auroc"]["test"] <= 1
+    test = (splits == "test").tolist()
+    p = np.exp(result.predictions.loc[test, ["label_0", "label_1", "label_2"]].to_numpy(np.float64))
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    macro = roc_auc_score(classes[test], p / p.sum(1, keepdims=True), multi_class="ovr")
+    assert result.metrics["macro_auroc"]["test"] == pytest.approx(macro, abs=1e-6)
 
 
 def test_unused_rows_are_counted_and_soft_labels_of_other_splits_may_be_missing(tmp_path):

@@ -5,10 +5,17 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pkd_utils.cohorts import load_cohort
-from pkd_utils.distillation.tabular_teacher import drop_features, encode_features, fit_tabular_teacher
+from pkd_utils.cohorts import breast_usg, load_cohort
+from pkd_utils.cohorts.cbis import cases
+from pkd_utils.cohorts.table import cell_values
+from pkd_utils.distillation.tabular_teacher import (
+    drop_features,
+    encode_features,
+    feature_aurocs,
+    fit_tabular_teacher,
+)
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.metrics import class_aurocs
+from pkd_utils.statistics.metrics import class_aurocs, prediction_scores
 
 
 @pytest.fixture
@@ -50,6 +57,35 @@ def test_three_classes_give_log_probabilities(lesions):
     np.testing.assert_allclose(np.exp(result.logits), result.probabilities.clip(1e-3, 1 - 1e-3))
 
 
+def test_macro_auroc_of_three_classes_is_scikit_learns_one_against_the_rest(lesions):
+    features, pathology, split, _ = lesions
+    result = fit_tabular_teacher(features, pathology, split, seed=0, trees=50, min_samples_leaf=3, clip=1e-12)
+    test = split == "test"
+    classes = pd.get_dummies(pathology[test]).astype(float)
+    scores = prediction_scores(classes, result.logits.loc[test, classes.columns], list(classes))
+    expected = roc_auc_score(pathology[test], result.probabilities[test], multi_class="ovr", average="macro")
+    assert scores.set_index("label").loc["macro", "auroc"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_feature_that_alone_states_the_label_is_seen(lesions):
+    features, pathology, split, patients = lesions
+    targets = pd.get_dummies(pathology).astype(float)
+    words = {"C": "cyst", "B": "fibroadenoma-like", "M": "carcinoma"}
+    features = features.assign(histology=pathology.map(words), patient=pd.factorize(patients)[0].astype(float))
+    found = feature_aurocs(features, targets, split, patients)
+    assert list(found.index) == ["shape", "score", "side", "histology", "patient"] and list(found) == list("BCM")
+    assert (found.loc["histology"] == 1).all()
+    assert found.loc["shape", "M"] > 0.75 and (found.loc[["side", "patient"]] < 0.65).all(axis=None)
+    one_hot = encode_features(features, np.ones(300, bool))  # as cohorts give them
+    assert (feature_aurocs(one_hot, targets, split, patients).loc["histology"] == 1).all()
+
+
+def test_a_label_of_one_patient_has_no_feature_auroc(lesions):
+    features, _, split, patients = lesions
+    rare = (patients == "p3").astype(float).to_frame("rare")
+    assert feature_aurocs(features, rare, split, patients)["rare"].isna().all()
+
+
 def test_seed_decides(lesions):
     features, pathology, split, _ = lesions
     one, same, other = (fit_tabular_teacher(features, pathology, split, seed=s, trees=20) for s in (1, 1, 2))
@@ -68,20 +104,21 @@ def test_test_rows_change_nothing_that_is_trained(lesions):
     pd.testing.assert_frame_equal(result.probabilities[train], again.probabilities[train], check_exact=True)
 
 
-def test_cross_fitted_rows_are_predicted_by_forests_that_have_not_seen_the_patient(lesions):
-    features, _, split, patients = lesions
-    noise = pd.Series(np.random.default_rng(1).integers(0, 2, 300).astype(float), features.index, name="noise")
-    # The patient's number is the only feature: half of the patients' answers can be learnt by heart, none inferred.
-    features = pd.DataFrame({"patient": pd.factorize(patients)[0].astype(float)}, index=features.index)
-    noise = noise.groupby(patients).transform("first").rename("noise")  # known if, and only if, the patient is
-    train = split == "train"
-    fitted = fit_tabular_teacher(features, noise, split, 0, trees=50).probabilities["noise"]
-    crossed = fit_tabular_teacher(
-        features, noise, split, 0, groups=patients, trees=50, training_rows="cross_fitted"
-    ).probabilities["noise"]
-    assert roc_auc_score(noise[train], fitted[train]) > 0.98
-    assert roc_auc_score(noise[train], crossed[train]) < 0.65
-    pd.testing.assert_series_equal(fitted[~train], crossed[~train], check_exact=True)
+@pytest.mark.parametrize(
+    ("separator", "columns"),
+    [("", ["GE Logiq 7 @10-14MHz", "NOT_CIRCUMSCRIBED-ILL & X"]), ("-", ["14MHz", "GE Logiq 7 @10", "ILL & X"])],
+)
+def test_cells_are_lists_only_where_the_source_says_so(separator, columns):
+    cells = pd.DataFrame({"c": ["GE Logiq 7 @10-14MHz", "NOT_CIRCUMSCRIBED-ILL & X", None]})
+    found = encode_features(cells, np.array([True, True, False]), separator)
+    assert list(found.columns)[: len(columns)] == [f"c={name}" for name in columns]
+
+
+def test_sources_say_how_their_cells_are_cut():
+    cells = pd.Series(["IRREGULAR-OVAL", "angular - indistinct&spiculated", "GE Logiq 7 @10-14MHz"])
+    assert cell_values(cells, cases.INFO.separator)[0] == ["IRREGULAR", "OVAL"]
+    assert cell_values(cells, breast_usg.INFO.separator)[1] == ["angular", "indistinct", "spiculated"]
+    assert cell_values(cells, breast_usg.INFO.separator)[2] == cell_values(cells, "")[2] == ["GE Logiq 7 @10-14MHz"]
 
 
 def test_encoding_has_several_values_missing_and_unknown():
@@ -89,7 +126,7 @@ def test_encoding_has_several_values_missing_and_unknown():
         {"shape": ["A", "A-B", None, "C-A", "B"], "grade": [1.0, np.nan, 2.0, 3.0, np.nan]}, index=list("abcde")
     )
     training = np.array([True, True, True, False, False])
-    numbers = encode_features(features, training)
+    numbers = encode_features(features, training, "-")
     assert list(numbers.columns) == ["shape=A", "shape=B", "shape=missing", "grade", "grade=missing"]
     np.testing.assert_array_equal(numbers["shape=A"], [1, 1, 0, 1, 0])
     np.testing.assert_array_equal(numbers["shape=B"], [0, 1, 0, 0, 1])
@@ -114,8 +151,6 @@ def test_drop_features_takes_all_columns_of_a_feature():
         (lambda a: a | {"split": a["split"].replace("test", "dev")}, "'dev' is no split"),
         (lambda a: a | {"split": a["split"].replace("train", "test")}, "no row is in the split 'train'"),
         (lambda a: a | {"target": a["target"] * 0}, "fewer than two classes of 'malignant'"),
-        (lambda a: a | {"training_rows": "cross_fitted"}, "needs groups"),
-        (lambda a: a | {"training_rows": "oob"}, "training_rows = 'oob'"),
         (lambda a: a | {"clip": 0.0}, "clip = 0.0"),
         (lambda a: a | {"features": a["features"].rename(index={"r1": "r0"})}, "same index"),
     ],

@@ -25,6 +25,7 @@ from pkd_utils.cohorts.table import (
     Cohort,
     CohortInfo,
     Funnel,
+    cell_values,
     empty_boxes,
     one_hot,
     source_info,
@@ -55,6 +56,7 @@ INFO = CohortInfo(
     citation="Lee et al., Sci Data 4:170177 (2017), doi 10.7937/K9/TCIA.2016.7O02S9CY",
     shareable_text=True,
     shareable_images=True,
+    separator="-",
 )
 
 
@@ -299,11 +301,12 @@ def _features(table: pd.DataFrame, kind: str) -> pd.DataFrame:
         density = table["mass density"]
         numbers = pd.to_numeric(density, errors="coerce").astype(float)
         if (density.notna() & numbers.isna()).any():
-            columns |= one_hot("mass_density", density.fillna("missing").map(lambda word: [word.strip()]))
+            columns |= one_hot("mass_density", cell_values(density.fillna("missing"), ""))
         else:
             columns["mass_density"] = numbers
     for name in DESCRIPTORS[kind]:
-        values = table[name].mask(table[name].isin(["N/A", "NA"])).fillna("missing").str.strip().str.split("-")
-        values = values.map(lambda words: [DESCRIPTOR_ALIASES.get(word, word) for word in words])
+        values = table[name].mask(table[name].isin(["N/A", "NA"])).fillna("missing")
+        words = cell_values(values, INFO.separator)
+        values = words.map(lambda found: [DESCRIPTOR_ALIASES.get(word, word) for word in found])
         columns |= one_hot(name.replace(" ", "_"), values)
     return pd.DataFrame(columns).set_index(table["image_id"])

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pkd_utils.cohorts.boxes import ground_truth, of_positives
-from pkd_utils.distillation.students import load_student, random_student
+from pkd_utils.distillation.students import load_student, predict_logits, random_student
 from pkd_utils.images.augment import normalise
 from pkd_utils.localization import attention, metrics, reference, saliency
 from pkd_utils.localization.suite import Suite, score_maps
@@ -169,7 +169,8 @@ def student_maps(
     model, built : as `students.load_student` gives them; the model may be on any device
     pixels : uint8 (N, S, S)
     names : some of `MAPS`
-    layer, targets : see `saliency.saliency_maps`; -1 is the last transformer block
+    layer, targets : see `saliency.saliency_maps`; -1 is the last transformer block. Without targets, a student of
+        classes (softmax) explains the likeliest one.
 
     Returns
     -------
@@ -179,6 +180,10 @@ def student_maps(
     unknown = [name for name in names if name not in MAPS]
     if unknown:
         raise DataError(f"{unknown[0]!r} is no map: use some of {', '.join(MAPS)}.")
+    if targets is None and built.get("activation") == "softmax":
+        device = next(model.parameters()).device
+        likeliest = predict_logits(model, pixels, built["mean"], built["std"], device).argmax(axis=1)
+        targets = np.eye(model.num_classes)[likeliest]
     parts = torch.from_numpy(np.asarray(pixels)).split(batch_size)
     batches = (normalise(part, built["mean"], built["std"]) for part in parts)
     methods = {name: {**MAPS[name], "layer": layer} for name in names}

@@ -137,6 +137,20 @@ def test_student_maps_are_those_of_their_names(folder):
         students.student_maps(model, FACTS, pixels, ["gradcam"])
 
 
+def test_a_student_of_classes_explains_the_likeliest(folder):
+    prepared, model = students.Prepared(folder, ["a", "b"]), random_student(BUILD, 0)
+    model.head.bias.data += 5  # every logit is above 0, which of classes says nothing
+    pixels = prepared.pixels_of(IDS)
+    facts = {**FACTS, "activation": "softmax"}
+    maps, logits = students.student_maps(model, facts, pixels, ["grad_cam"], batch_size=3)
+    batch = normalise(torch.from_numpy(pixels), FACTS["mean"], FACTS["std"])
+    one = np.eye(logits.shape[1])[logits.argmax(1)]
+    expected, _ = saliency.saliency_maps(model, batch, {"grad_cam": {}}, targets=one)
+    np.testing.assert_allclose(maps["grad_cam"], expected["grad_cam"], atol=1e-6)
+    labels, _ = students.student_maps(model, FACTS, pixels, ["grad_cam"])
+    assert not np.allclose(maps["grad_cam"], labels["grad_cam"], atol=1e-6)
+
+
 def test_choose_on_validation_and_score_on_test(folder):
     prepared = students.Prepared(folder, ["a", "b"])
     rng = np.random.default_rng(1)
