@@ -151,6 +151,9 @@ class Facts:
         does: such a file is refused. What is in `dropped` it has.
     outputs : dict
         Name of a dropped head's weight (prefix stripped) to its outputs in the original; with others it is refused.
+    foreign : function, optional
+        Of the tensors by our names, where those of the file do not say whose it is (`whose.told`): why they are another
+        network's; "" if they may be this one's.
     layouts : tuple of functions
         Names under which its files occur, see `Layout`; the one that finds most of them is taken.
     revision : str
@@ -170,6 +173,7 @@ class Facts:
     dropped: tuple[str, ...] = ()
     never: tuple[str, ...] = CLASSIFIERS
     outputs: dict[str, int] = field(default_factory=dict)
+    foreign: "Callable[[dict[str, Tensor]], str] | None" = None
     hub: str = ""
     notes: str = ""
     layouts: tuple[Layout, ...] = (same_names,)

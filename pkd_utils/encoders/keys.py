@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pkd_utils.encoders.facts import Facts
 from pkd_utils.encoders.weights import Weights, read_weights, some
-from pkd_utils.encoders.zoo.whose import RECOGNISED, looks_like
+from pkd_utils.encoders.zoo.whose import RECOGNISED, looks_like, told
 from pkd_utils.runs.errors import DataError
 
 # Buffers that are no weights: a counter of training steps, and the numbers 0 ... 511 that old BERT files carry.
@@ -25,6 +25,7 @@ class KeyReport:
     found: tuple[str, ...]  # loaded into the network
     dropped: tuple[str, ...]  # of a head, decoder, text tower or a part that the chosen feature does not need
     unexpected: tuple[str, ...]  # the rest
+    told: bool  # whether they are this encoder's own, and not those of every network of its kind
 
 
 def load_file(facts: Facts, path: str | Path, module: nn.Module) -> tuple[Weights, KeyReport]:
@@ -98,6 +99,9 @@ def load_state(facts: Facts, weights: Weights, module: nn.Module) -> KeyReport:
             wrong.append(f"{names[0]} holds values that are not finite")
     if wrong:
         raise DataError(f"{weights.file} does not fit {facts.title}: {some(wrong, '; ')}{_whose(facts, state)}")
+    own = told(state)
+    if facts.foreign and not own and (why := facts.foreign(loaded)):
+        raise DataError(f"{weights.file} is no file of {facts.title}: {why}; give the pre-trained {facts.files[0]}.")
     module.load_state_dict(target | loaded)
     if unexpected:
         warnings.warn(
@@ -105,7 +109,7 @@ def load_state(facts: Facts, weights: Weights, module: nn.Module) -> KeyReport:
             f"loaded: {some(unexpected)}.",
             stacklevel=2,
         )
-    return KeyReport(tuple(sorted(used)), tuple(sorted(dropped)), tuple(sorted(unexpected)))
+    return KeyReport(tuple(sorted(used)), tuple(sorted(dropped)), tuple(sorted(unexpected)), own)
 
 
 def _refuse_other_networks(facts: Facts, weights: Weights, used: set[str], unexpected: list[str]) -> None:

@@ -107,6 +107,10 @@ class Report:
             for kind in ("dropped", "unexpected"):
                 names = getattr(keys, kind)
                 lines.append((f"keys {kind}", names and f"{len(names)}: {some(names)}"))
+            if not (keys.told or "as published" in self.md5 or self.says.startswith("as recorded")):
+                kind = getattr(facts, "architecture", "BERT")
+                what = f"the file cannot tell: any {kind} with these names loads; make sure it is of {facts.source}"
+                lines.append(("whose", what))
         count, table = sum(p.numel() for p in self.encoder.parameters()), facts.parameters
         same = "as in the table" if count == table else f"the table counts {table:,} for the whole backbone"
         lines.append(("parameters", f"{count:,} ({same})"))

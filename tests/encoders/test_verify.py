@@ -111,6 +111,16 @@ def test_a_right_file(c2l_file, capsys, empty_record):
     for part in (weights.sha256, "encoder.module.extra", "argparse.Namespace", "crop 224", "as in the table",
                  f"mean {report.fingerprint['mean']:.4g}", "none is recorded"):  # fmt: skip
         assert part in text
+    assert "cannot tell" not in text
+
+
+def test_a_file_that_any_network_of_its_kind_could_be_is_told_so(tmp_path, capsys, empty_record):
+    prefix = "encoder.module."
+    torch.save(
+        {name.removeprefix(prefix): v for name, v in c2l_state().items() if "fc." not in name}, tmp_path / "a.pt"
+    )
+    code, text, _ = run(capsys, "verify", "c2l", str(tmp_path / "a.pt"))
+    assert code == 0 and "the file cannot tell: any ResNet-18 with these names loads; make sure it is of github" in text
 
 
 def test_wrong_calls_are_one_sentence(tmp_path, capsys):

@@ -345,13 +345,32 @@ FOREIGN = [  # (encoder, kind of its file, what is beside it, what is said)
     *((name, None, beside(CLASSIFIER), "never has .*classifier.weight") for name in TEXT_ENCODERS),
     ("biovil_t_bert", None, beside({"cls.seq_relationship.weight": (2, 16)}), "never has cls.seq_relationship.weight"),
     ("biovil_t_bert", None, beside({}, drop=("cls_projection_head.",)), "look like a BERT text encoder"),
+    *((name, None, beside({}), "its position embeddings were trained") for name in ("mrm", "medical_mae")),
+    ("c2l", "plain", lambda state: of_torchvision(beside({}, drop=("fc.",))(state)), "torchvision's ResNet-18"),
 ]  # fmt: skip
+
+
+def of_torchvision(state):
+    """With the first row of the first kernel of ResNet18_Weights.IMAGENET1K_V1, rounded otherwise than as printed."""
+    row = [-0.010419, -0.0061356, -0.0018098, 0.0748413, 0.0566149, 0.0170832, -0.0126939]
+    state["conv1.weight"][0, 0, 0] = torch.tensor(row)
+    return state
 
 
 @pytest.mark.parametrize(("name", "kind", "edit", "words"), FOREIGN)
 def test_what_the_original_never_has_is_refused(tmp_path, name, kind, edit, words):
     with pytest.raises(DataError, match=words):
         load(name, write_checkpoint(name, tmp_path, small=True, kind=kind, edit=edit))
+
+
+@pytest.mark.parametrize("name", ["mrm", "medical_mae"])
+def test_a_masked_autoencoder_without_its_decoder_is_read_and_not_told(tmp_path, name):
+    def edit(state):
+        state["pos_embed"][:, 0] = 0
+        return beside({})(state)
+
+    assert load(name, write_checkpoint(name, tmp_path / "whole", small=True))[1].told
+    assert not load(name, write_checkpoint(name, tmp_path / "bare", small=True, edit=edit))[1].told
 
 
 # --- against other implementations -----------------------------------------------------------------------------------

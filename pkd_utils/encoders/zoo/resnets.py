@@ -13,6 +13,7 @@ from pkd_utils.encoders.facts import (
     Pretraining,
     Sources,
 )
+from pkd_utils.encoders.zoo.whose import of_imagenet
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,6 +70,7 @@ C2L = ImageFacts(
     prefixes=("encoder.module.", "module.encoder.", "encoder.", ""),
     dropped=("fc.",),
     outputs={"fc.weight": 128},
+    foreign=of_imagenet,
     pretraining=Pretraining("image contrast (C2L)", True, False, False, True, True, True, True),
 )
 

@@ -16,6 +16,7 @@ from pkd_utils.encoders.facts import (
     replace_start,
     same_names,
 )
+from pkd_utils.encoders.zoo.whose import learnt_positions
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -165,6 +166,7 @@ MEDICAL_MAE = _VIT_B16(
         "native": Preprocessing(256, 224, grey(0.5056, 0.252), "bicubic"),
     },
     dropped=(*_DECODER, "decoder_blocks."),
+    foreign=learnt_positions,
     pretraining=Pretraining("masked images (MAE)", True, False, False, True, True, True, False),
     notes="The authors' fine-tuning replaces the pre-trained final norm by one behind the pooling, so that it reads "
     "'pre_norm'; frozen tokens keep the norm.",
@@ -180,6 +182,7 @@ MRM = _VIT_B16(
     preprocessing={"paper": Preprocessing(224, 224, grey(0.4978, 0.2449), grey="last")},
     prefixes=("", "vision_encoder.visual."),
     dropped=(*_DECODER, *(f"decoder_blocks.{i}." for i in range(4)), "bert_encoder.", "bert_mlp.", "text_encoder."),
+    foreign=learnt_positions,
     pretraining=Pretraining("masked images and reports", True, True, False, True, False, False, False),
     notes="The authors' own example drops the final norm; frozen tokens keep it ('pre_norm' leaves it out).",
 )

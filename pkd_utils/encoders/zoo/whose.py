@@ -1,6 +1,10 @@
 """Whose file is this: recognised by the names of its tensors, also files that no encoder here reads."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIGNATURES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("BioViL-T", ("encoder.backbone_to_vit.", "encoder.encoder."), ("biovil_t",)),
@@ -43,3 +47,27 @@ def looks_like(names: Iterable[str]) -> tuple[str, tuple[str, ...]]:
         if all(any(name.startswith(start) for name in names) for start in beginnings):
             return title, encoders
     return "", ()
+
+
+def told(names: Iterable[str]) -> bool:
+    """Whether such names are one encoder's own, and not those of every network of a kind ("a ResNet ...")."""
+    title, _ = looks_like(names)
+    return bool(title) and not title.startswith("a ")
+
+
+def learnt_positions(tensors: "dict[str, Tensor]") -> str:
+    """Masked autoencoders never train their table of sines and cosines, in which the class token's place is 0."""
+    learnt = bool(tensors["pos_embed"][0, 0].abs().max() > 0)
+    return (
+        "its position embeddings were trained, as those of an ImageNet ViT or a fine-tuned file are" if learnt else ""
+    )
+
+
+def of_imagenet(tensors: "dict[str, Tensor]") -> str:
+    """The first row of the first kernel of torchvision's ResNet-18, as it is printed everywhere, to four digits."""
+    row = tensors["conv1.weight"][0, 0, 0].tolist()
+    same = all(abs(found - known) < 1e-5 for found, known in zip(row, _RESNET18, strict=True))
+    return "its first convolution is that of torchvision's ResNet-18, trained on ImageNet" if same else ""
+
+
+_RESNET18 = (-1.0419e-02, -6.1356e-03, -1.8098e-03, 7.4841e-02, 5.6615e-02, 1.7083e-02, -1.2694e-02)
