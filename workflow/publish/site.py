@@ -81,6 +81,8 @@ class Site:
         self.sources, own = Sources(generated), own_shingles(paths.PROJECT_ROOT)
         self.drawings = {digest(item.read_bytes()) for item in committed_drawings(generated.parent)}
         self.drawings |= {one for entry in manifest for one in entry["images_sha256"]}
+        # The pages' own drawings of stored results, which are aggregates; a notebook's lie in folders below.
+        self.drawings |= {digest(item.read_bytes()) for item in generated.glob("case-or-label-*.png")}
         self.seen: dict[tuple[bool, str, str], list[str]] = {}
         try:
             folders = [run.find_run(entry["run"]["reference"]) for entry in self.closed.values()]

@@ -92,8 +92,8 @@ def read_encoding(encode_run: str) -> Data:
     images = pd.read_parquet(prepared / "images.parquet").set_index("image_id").loc[tokens.image_ids]
     index = pd.read_parquet(prepared / "privileged.parquet").index
     tasks = pd.read_parquet(prepared / "tasks.parquet")
-    binary = tasks.groupby("task")["label"].transform("nunique") == 2
-    outcomes = tasks[binary].pivot(index="image_id", columns="task", values="label").reindex(tokens.image_ids)
+    binary = tasks.groupby("task")["target"].transform("nunique") == 2
+    outcomes = tasks[binary].pivot(index="image_id", columns="task", values="target").reindex(tokens.image_ids)
     seen = [tokens.batch([row], 0, dtype=torch.float32)[0].mean(0).numpy() for row in range(tokens.rows)]
     reports = images.index if index.name == "image_id" else images[index.name]
     states, mask = text.subset(list(reports)).batch(range(len(reports)))

@@ -247,10 +247,11 @@ def controls(gains: pd.DataFrame, claims: pd.DataFrame, ladder: dict[float, str]
         table = gains[gains["outcome"] == outcome].pivot(index="setting", columns="arm", values="gain")
         table = table.loc[[ladder[share] for share in shares]]
         rises = bool((np.diff(table[arms.TEXT]) > 0).all())
-        below = bool((table[arms.TEXT] <= table[arms.ORACLE])[1:].all())
+        above = float((table[arms.TEXT] - table[arms.ORACLE])[1:].max())
+        below = "stays below the oracle's" if above <= 0 else f"lies above the oracle's by up to {above:.4f}"
         steps = ", ".join(f"{100 * s:g} %: {g:+.4f}" for s, g in zip(shares, table[arms.TEXT], strict=True))
         found.append(
             f"Control ladder ({steps}): the gain {'rises' if rises else 'does not rise'} with every step of flips and "
-            f"{'stays' if below else 'does not stay'} below the oracle's{'' if rises and below else ', a failure'}."
+            f"{below}{', as it must be' if rises and above <= 0 else ', which is a failure'}."
         )
     return found

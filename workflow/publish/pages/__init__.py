@@ -14,7 +14,7 @@ import yaml
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
 from workflow.publish import gate
-from workflow.publish.pages import encoders, home, reports, results
+from workflow.publish.pages import encoders, home, reports, results, transfer
 from workflow.publish.pages.markdown import write_text
 
 
@@ -72,14 +72,15 @@ def write_all(profile: str, book: Path) -> list[str]:
     write_text(generated / "status.md", results.status_page(manifest))
     stored = sorted([*(book / "results").glob("*.csv"), *(book / "results").glob("*.json")])
     measured = [file for file in stored if file.name.startswith("benchmark")]
+    first = transfer.section(book / "results" / transfer.STORED, generated)
     write_text(
         generated / "open-data.md",
         results.results_page(
             "Results on real, open data",
             "These results come from runs that `make book` cannot repeat, because the data are not part of the "
             "repository. Each was written by the run itself, as a small file in `book/results/`. "
-            "[How to run them](../reproduce.md).",
-            [file for file in stored if file not in measured],
+            "[How to run them](../reproduce.md)." + f"\n\n{first}" * bool(first),
+            [file for file in stored if file not in measured and file.name != transfer.STORED],
             "*No such result is stored in this copy of the repository. `make open-data DATA=<folder>` makes them.*",
         ),
     )

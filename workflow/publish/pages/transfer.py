@@ -1,0 +1,102 @@
+"""The page section of "Case or label?": a paragraph, figures and a short table from the stored results of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from pkd_utils.runs import paths
+from pkd_utils.runs.files import atomic_path, read_json
+from pkd_utils.studies import figures
+from pkd_utils.studies.transfer import arms, protocol, statistic
+from pkd_utils.studies.transfer.figures import gain_figure, ladder_figure
+from workflow.publish.pages.markdown import markdown_table
+from workflow.publish.pages.results import provenance_block
+
+STORED = "openi-case-or-label.json"
+TABLES = ("gains", "claims", "doses", "added")
+
+
+def endpoint(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each setting the mean over its outcomes, or its only outcome."""
+    several = table.groupby("setting")["outcome"].transform("nunique") > 1
+    return table[several == (table["outcome"] == statistic.MEAN)]
+
+
+def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
+    """Claims of the text teacher as people read them."""
+    rows = []
+    for row in claims[claims["report"] == arms.TEXT].to_dict("records"):
+        said = {"setting": row["setting"], "outcome": row["outcome"]}
+        for over in ("image", "self", "permuted"):
+            low, high = row[f"over_{over}_low"], row[f"over_{over}_high"]
+            said[f"over {over}"] = f"{row[f'over_{over}']:+.4f} ({low:+.4f} to {high:+.4f})"
+        rows.append(said | {"reading": row["reading"], "would have told": f"{row['detectable']:.4f}"})
+    return pd.DataFrame(rows)
+
+
+def paragraph(claims: pd.DataFrame, plan: protocol.Protocol) -> str:
+    """The primary endpoint in a sentence, and the other settings by their reading."""
+    ends = endpoint(claims)
+    text = ends[(ends["report"] == arms.TEXT) & (ends["setting"] != plan.primary)]
+    names = {reading: ", ".join(rows["setting"]) for reading, rows in text.groupby("reading", sort=False)}
+    told = "; ".join(f"*{reading}*: {settings}" for reading, settings in names.items())
+    return f"**{statistic.sentences(ends, plan)[0]}** Other settings of the text teacher, {told}."
+
+
+def drawn(result: dict[str, Any], plan: protocol.Protocol) -> dict[str, tuple[Any, str]]:
+    """Figures of a result by name, each with its alt text."""
+    figures.use_style()
+    gains = pd.DataFrame(result["gains"])
+    first = plan.settings[plan.primary]
+    own = [(plan.primary, outcome) for outcome in (statistic.MEAN, *first.outcomes)]
+    what = "Gain in AUROC over image only, with intervals, of report teachers and their controls"
+    made = {"primary": (gain_figure(gains, own, plan.margin), f"{what}, for each outcome of the primary setting.")}
+    others = [cell for cell in endpoint(gains)[["setting", "outcome"]].drop_duplicates().itertuples(index=False)]
+    others = [tuple(cell) for cell in others if cell.setting != plan.primary and "flips" not in cell.setting]
+    made["settings"] = (gain_figure(gains, others, plan.margin), f"{what}, for each other setting without flips.")
+    alike = {
+        setting.flips: name
+        for name, setting in plan.settings.items()
+        if (setting.image, setting.text, setting.size, setting.outcomes, setting.kind)
+        == (first.image, first.text, first.size, first.outcomes, first.kind)
+    }
+    made["ladder"] = (ladder_figure(gains, alike, statistic.MEAN), f"{what}, along the share of flipped labels.")
+    return made
+
+
+def section(stored: Path, generated: Path) -> str:
+    """The section as Markdown, its figures drawn into `generated`; empty where no result is stored."""
+    if not stored.exists():
+        return ""
+    result = read_json(stored)
+    plan, said, sha256 = protocol.read(paths.resolve(result["protocol"]))
+    if sha256 != result["protocol_sha256"]:
+        return f"## {result['title']}\n\n*The stored result is of another protocol than the one in the repository.*"
+    shown = []
+    for name, (figure, alt) in drawn(result, plan).items():
+        file = generated / f"case-or-label-{name}.png"
+        with atomic_path(file) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": None})
+        plt.close(figure)
+        shown.append(f"```{{image}} {file.name}\n:alt: {alt}\n```")
+    claims = pd.DataFrame(result["claims"])
+    whole = claims_table(endpoint(claims))
+    by_outcome = claims_table(claims[claims["outcome"] != statistic.MEAN])
+    facts = {name: value for name, value in result.items() if name not in (*TABLES, "title", "text", "notes")}
+    return "\n\n".join([
+        f"## {result['title']}",
+        said["question"].strip(),
+        paragraph(pd.DataFrame(result["claims"]), plan),
+        shown[0],
+        "Labels are MeSH codes that people coded from the very reports, so that every task here is a diagnostic one, "
+        "whatever is done to the text. The collection was looked at before the protocol was written, which says what "
+        "was seen: it is no blind test. Shaded: gains below the margin of use.",
+        "\n".join(f"- {note}" for note in result["notes"]),
+        f":::{{dropdown}} Other texts, sizes, encoders\n\n{shown[1]}\n\n:::",
+        shown[2],
+        markdown_table(whole),
+        f":::{{dropdown}} Every outcome\n\n{markdown_table(by_outcome)}\n\n:::",
+        provenance_block(facts),
+    ])  # fmt: skip
