@@ -22,7 +22,7 @@ SMALL, HIDDEN = 10, "hidden"
 COUNTED = {"images", "patients", "studies", "reports", "rows", "cases", "lesions", "volumes", "boxes", "known"}
 COUNTED |= {"positive", "positives", "negative", "truncated", "empty", "unlabelled"}
 """Words in the names of columns that count people or what belongs to them; so do columns named by a split alone."""
-SPLITS = {"train", "validate", "test", "evaluate", "inner", "available"}
+SPLITS = {"train", "validate", "test", "evaluate", "available"}
 
 
 def permitted(cohort: dict[str, Any] | None) -> dict[str, bool]:

@@ -304,7 +304,7 @@ def _check_space(folder: Path, needed: int) -> None:
     if free < needed:
         raise DataError(
             f"The tokens need {needed:,} bytes and the disk of {there} has {free:,} free: choose fewer views, another "
-            "disk (PKD_RUNS), or encode live (limit_gib)."
+            "disk (PKD_RUNS), or take crops: fresh."
         )
 
 

@@ -1,9 +1,9 @@
 """What frozen encoders produced, kept once: tokens of image views and of reports, in half precision, memory-mapped.
 
 A store is a folder. `tokens.npy` (K + 1, M, N, D) holds M images: view 0 is the clean image, views 1 ... K are random
-resized crops (Bergström et al., appendix A); `cls.npy` (K + 1, M, D) where the encoder has a class token. Where K views
-of all images do not fit, `live.LiveTokens` has the same interface and encodes on the fly, with fresh crops in every
-epoch. `encode` writes stores, `open.open_tokens` opens whichever of the two a folder holds.
+resized crops (Bergström et al., appendix A); `cls.npy` (K + 1, M, D) where the encoder has a class token. For crops
+that are fresh in every epoch `live.LiveTokens` has the same interface and encodes on the fly. `encode` writes stores,
+`live.open_tokens` opens whichever of the two a folder holds.
 """
 
 import copy
