@@ -66,9 +66,14 @@ def test_cells(value, text):
 def test_findings_show_what_the_compare_run_wrote(tmp_path):
     files.write_json(tmp_path / "run.json", RECORD)
     files.write_json(tmp_path / "verdict.json", {"headline": "No difference.", "findings": ["IoU 0.10 against 0.11."]})
-    files.write_csv(tmp_path / "table1.csv", pd.DataFrame({"method": ["MMPKD"], "iou_mean": [0.11], "iou_sd": [0.02]}))
+    table = pd.DataFrame({"metric": ["IoU", "FPR"], "iou_mean": [0.11, 0.5], "iou_sd": 0.02, "iou_marks": ["**", ""]})
+    table = table.assign(paper_mean=0.1, paper_sd=0.0, paper_marks="")  # a column without any mark
+    files.write_csv(tmp_path / "table1.csv", table)
     page = home.attention_findings(tmp_path)
-    assert "**No difference.**" in page and "- IoU 0.10 against 0.11." in page and "0.11\u00a0±\u00a00.02" in page
+    assert (
+        "**No difference.**" in page and "- IoU 0.10 against 0.11." in page and "0.11\u00a0±\u00a00.02 \\*\\* |" in page
+    )
+    assert "0.50\u00a0±\u00a00.02 " in page and "marks" not in page
     assert "simulated" in page and "_generated/mmpkd/05-compare" in page
 
 

@@ -32,19 +32,22 @@ def heading(name: Any) -> str:
 
 
 def merge_spread(table: pd.DataFrame) -> pd.DataFrame:
-    """Join columns `<name>_mean` and `<name>_sd` into one column `<name>` that reads `0.72 ± 0.04`."""
+    """Join columns `<name>_mean`, `<name>_sd` and, if there, `<name>_marks` into one `<name>`: `0.72 ± 0.04 *`."""
     table = table.copy()
     for column in [name for name in table.columns if str(name).endswith("_mean")]:
         name = column.removesuffix("_mean")
         spread = next((f"{name}{end}" for end in ("_sd", "_std") if f"{name}{end}" in table), None)
         if spread is None or name in table:
             continue
+        marks = table.get(f"{name}_marks", pd.Series("", table.index))
         both = [
             "–" if pd.isna(mean) else f"{mean:.2f}" + ("" if pd.isna(sd) else f"\u00a0±\u00a0{sd:.2f}")
             for mean, sd in zip(table[column], table[spread], strict=True)
         ]
+        starred = [" " + mark.replace("*", r"\*") if isinstance(mark, str) and mark else "" for mark in marks]
+        both = [value + mark for value, mark in zip(both, starred, strict=True)]
         table.insert(table.columns.get_loc(column), name, both)
-        table = table.drop(columns=[column, spread])
+        table = table.drop(columns=[column, spread, f"{name}_marks"], errors="ignore")
     return table
 
 
