@@ -14,6 +14,7 @@ from pkd_utils.distillation.tabular_teacher import (
     feature_aurocs,
     fit_tabular_teacher,
 )
+from pkd_utils.runs import paths, profiles
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import class_aurocs, prediction_scores
 
@@ -182,3 +183,28 @@ def test_reproduces_the_paper_on_the_real_tables(shared_data, name, target, leaf
     else:
         auroc = class_aurocs(result.probabilities[test], rows.loc[test, "pathology"])[reading].item()
     assert auroc == pytest.approx(reported, abs=0.015)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("kind", "low", "high"), [("mass", 0.858, 0.876), ("calc", 0.888, 0.908)])
+def test_the_papers_profile_has_the_reported_macro_auroc(shared_data, kind, low, high):
+    prepare, train = (f"params/paper/mmpkd/{step}.yml" for step in ("01-prepare-data", "02-train-teacher"))
+    options = profiles.read_runs(paths.PROJECT_ROOT / prepare)[kind]["options"]
+    assert profiles.read_runs(paths.PROJECT_ROOT / train)[kind]["classes"]
+    cohort = load_cohort(f"cbis_{kind}", shared_data / "cbis-ddsm", **{**options, "pixels": "none"})
+    rows = cohort.images.set_index("image_id")
+    classes = rows[cohort.labels].idxmax(axis=1).rename("class")
+    features = cohort.privileged.loc[rows.index]
+    result = fit_tabular_teacher(features, classes, rows["split"], seed=0, trees=200, min_samples_leaf=3)
+    test = rows["split"] == "test"
+    assert low < class_aurocs(result.probabilities[test], classes[test])["macro"].item() < high
+
+
+@pytest.mark.shared
+def test_the_diagnosis_of_a_real_table_is_named_and_no_descriptor_is(shared_data):
+    descriptors = (*breast_usg.DESCRIPTORS, "Diagnosis")
+    cohort = load_cohort("breast_usg", shared_data / "breast-usg", descriptors=descriptors)
+    rows, split = cohort.rows, pd.Series("train", cohort.rows.index)
+    found = feature_aurocs(cohort.privileged.loc[rows.index], rows[cohort.labels], split, rows["patient_id"])
+    assert list(found.index[found["malignant"] >= 0.95]) == ["diagnosis"]
+    assert found.loc["birads", "malignant"] > 0.85
