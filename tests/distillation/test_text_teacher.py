@@ -11,6 +11,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from pkd_utils.distillation.cross_fit import cross_fitted
 from pkd_utils.distillation.loop import Loop
 from pkd_utils.distillation.text_teacher import (
     TextTeacher,
@@ -84,6 +85,36 @@ def test_learns_words_that_are_labels(fit, reports, tmp_path):
     assert result.best_epoch == result.history["validate_auroc"].argmax() + 1
     # the logits are those of the best epoch, not of the last
     assert auroc["validate"] == result.history["validate_auroc"].max()
+
+
+def test_reports_without_a_split_are_answered_and_their_labels_used_for_nothing(encoder, reports, tmp_path):
+    texts, targets, split = reports
+    held = split.where(np.arange(240) % 5 > 0)
+    other = targets.where(held.notna(), 1 - targets)
+    one, two = (
+        fit_text_teacher(texts, table, held, settings(encoder, epochs=1), tmp_path / name, 0).logits
+        for name, table in (("one", targets), ("two", other))
+    )
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_soft_labels_out_of_fold_resume_teacher_by_teacher(encoder, reports, tmp_path, monkeypatch):
+    texts, targets, split = reports
+    patients, trained, run = pd.Series(np.arange(240) // 2, texts.index), [], Loop.run
+    monkeypatch.setattr(Loop, "run", lambda loop, *arguments: (trained.append(loop), run(loop, *arguments)))
+
+    def fit(split, part, stop=None):
+        if part == stop:
+            raise KeyboardInterrupt
+        return fit_text_teacher(texts, targets, split, settings(encoder, epochs=1), tmp_path / f"part{part}", 0).logits
+
+    logits = fit(split, "all")
+    with pytest.raises(KeyboardInterrupt):
+        cross_fitted(lambda *what: fit(*what, stop=2), logits, split, targets, patients, 3)
+    crossed = cross_fitted(fit, logits, split, targets, patients, 3)
+    assert len(trained) == 1 + 3
+    pd.testing.assert_frame_equal(crossed[split != "train"], logits[split != "train"], check_exact=True)
+    assert (crossed[split == "train"] != logits[split == "train"]).all(axis=None)
 
 
 def test_logits_are_those_of_the_best_epoch_not_the_last(fit, tmp_path, monkeypatch):
