@@ -47,6 +47,7 @@ def gain_figure(gains: pd.DataFrame, panels: Sequence[tuple[str, str]], margin: 
         ax.set_ylim(len(STYLES) - 0.5, -0.5)
         ax.set_title(f"{setting}: {outcome}", fontsize=9.5)
         ax.tick_params(labelsize=8.5)
+        ax.locator_params(axis="x", nbins=4)
     figure.supxlabel("gain in AUROC over image only", fontsize=10)
     return figure
 

@@ -225,7 +225,8 @@ def _told(row) -> str:
         f"{getattr(row, f'over_{over}_high'):+.4f}) over {title}"
         for over, title in (("image", "image only"), ("self", "self-distilled"), ("permuted", "permuted"))
     ]
-    kept = f", of which labels permuted in the true class keep {row.kept:.0%}" if row.reading == CLEANED else ""
+    known = row.reading == CLEANED and not np.isnan(row.kept)
+    kept = f", of which labels permuted in the true class keep {row.kept:.0%}" if known else ""
     end = f" (would have told {row.detectable:.4f})" if row.reading == UNSURE else ""
     return f"{', '.join(gap)}{kept}: {row.reading}{end}."
 
@@ -249,9 +250,10 @@ def controls(gains: pd.DataFrame, claims: pd.DataFrame, ladder: dict[float, str]
         rises = bool((np.diff(table[arms.TEXT]) > 0).all())
         above = float((table[arms.TEXT] - table[arms.ORACLE])[1:].max())
         below = "stays below the oracle's" if above <= 0 else f"lies above the oracle's by up to {above:.4f}"
+        why = "" if above <= 0 else " (true labels are no ceiling for a text that knows more of a case than its label)"
         steps = ", ".join(f"{100 * s:g} %: {g:+.4f}" for s, g in zip(shares, table[arms.TEXT], strict=True))
         found.append(
             f"Control ladder ({steps}): the gain {'rises' if rises else 'does not rise'} with every step of flips and "
-            f"{below}{', as it must be' if rises and above <= 0 else ', which is a failure'}."
+            f"{below}{', as it must be' if rises and above <= 0 else ', which the protocol calls a failure'}{why}."
         )
     return found
