@@ -76,6 +76,7 @@ class PairedSeeds:
     low_corrected: float  # after Nadeau and Bengio
     high_corrected: float
     p_corrected: float
+    error_corrected: float  # standard error of the difference, with seeds - 1 degrees of freedom
     wins: float  # seeds in which the treatment is higher, ties half
     seeds: int
 
@@ -295,15 +296,15 @@ def paired_seeds(
     n, mean, variance = len(difference), float(difference.mean()), float(difference.var(ddof=1))
     quantile = stats.t.ppf((1 + level) / 2, n - 1)
 
-    def judged(factor: float) -> tuple[float, float, float]:
-        error = np.sqrt(factor * variance)
+    def judged(factor: float) -> tuple[float, float, float, float]:
+        error = float(np.sqrt(factor * variance))
         if error == 0:
-            return mean, mean, 1.0 if mean == 0 else 0.0
+            return mean, mean, 1.0 if mean == 0 else 0.0, error
         ends = within(mean, float(quantile * error), bounds)
-        return *ends, float(2 * stats.t.sf(abs(mean) / error, n - 1))
+        return *ends, float(2 * stats.t.sf(abs(mean) / error, n - 1)), error
 
-    plain = judged(1 / n)
-    corrected = (np.nan,) * 3
+    plain = judged(1 / n)[:3]
+    corrected = (np.nan,) * 4
     if evaluation_share is not None:
         corrected = judged(1 / n + evaluation_share / (1 - evaluation_share))
     wins = float((np.sign(difference) + 1).sum() / 2)

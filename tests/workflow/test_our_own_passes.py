@@ -10,6 +10,7 @@ import yaml
 from pkd_utils import demo
 from pkd_utils.runs import notebooks, parameters, paths
 from pkd_utils.runs.files import read_json
+from pkd_utils.studies.reports.paper_claims import CLAIMS
 from workflow.publish import executed, gate
 from workflow.publish.vocabulary import Vocabulary
 
@@ -42,6 +43,12 @@ def test_lines_and_tables_of_committed_notebooks_are_of_our_own_words(file):
             output.data["text/html"] for output in cell.get("outputs", []) if "text/html" in output.get("data", {})
         ]
         assert [executed.Table(table).strange for table in tables] == [set() for _ in tables], number
+
+
+def test_the_papers_sentences_are_of_our_own_words():
+    vocabulary = Vocabulary({"cohort": CREDENTIALED})
+    said = [text for claim in CLAIMS for text in (claim.name, claim.said, claim.where, claim.family, claim.needs)]
+    assert [text for text in said if vocabulary.strange(text)] == []
 
 
 @pytest.mark.parametrize(

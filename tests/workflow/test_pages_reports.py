@@ -14,7 +14,9 @@ from pkd_utils.distillation.heads.modules import METHODS
 from pkd_utils.encoders import load_image_encoder
 from pkd_utils.runs import files, parameters, paths
 from pkd_utils.studies.reports import heads
-from pkd_utils.studies.reports.claims import CLAIMS, VERDICTS
+from pkd_utils.studies.reports.claims import VERDICTS
+from pkd_utils.studies.reports.contrasts import KINDS
+from pkd_utils.studies.reports.paper_claims import CLAIMS
 from workflow.publish import pages
 from workflow.publish.pages import home, reports
 
@@ -50,7 +52,12 @@ def test_every_claim_has_a_row_in_words(fragments):
     rows = fragments["reports-claims"].splitlines()[2:]
     assert len(rows) == len(CLAIMS)
     for row, claim in zip(rows, CLAIMS, strict=True):
-        assert claim.sentence in row and "group:" not in row and "_" not in row.replace(claim.sentence, "")
+        assert claim.said in row and claim.where in row and "_" not in row
+        assert row.count(" minus ") == len([line for line in claim.lines if line.high != line.low])
+    assert reports.KINDS.keys() == KINDS.keys()
+    age = next(" ".join(row.split()) for row in rows if "**Age is what reports tell least.**" in row)
+    assert "| image only minus report only; some encoder; Age (all); less each of MIMIC 5x1200, 3-Day" in age
+    assert "| above 0 | reports alone |" in age
 
 
 def test_methods_scores_and_verdicts_on_the_page_are_the_codes():

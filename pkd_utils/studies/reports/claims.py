@@ -1,243 +1,209 @@
-"""What Bergström et al. found, each finding as a contrast of scores: holds here, does not hold here, cannot tell.
+"""Test what Bergström et al. say: it holds here, it does not, we cannot tell, or it cannot be tested here.
 
-Every contrast is a difference of AUCs computed within a seed, so that split, subset and initialisation are the same on
-both sides; over encoders it is averaged first. The interval over seeds is Nadeau and Bengio's corrected t interval. The
-paper gives no such intervals and no tests; the contrasts are our reading of its sentences.
+`paper_claims.CLAIMS` says what is compared, `contrasts` computes the differences. Each has a t test over seeds with
+Nadeau and Bengio's variance, against its own bound. That every one of k lies beyond its bound has the p of the weakest
+(intersection-union test); that some one does, k times the smallest p (Bonferroni). Verdicts rest on p after Holm's
+method over all claims of a family. The paper gives no tests.
 """
 
-from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.comparisons import PairedSeeds, holm, paired_seeds
+from pkd_utils.statistics.comparisons import holm, paired_seeds
+from pkd_utils.statistics.intervals import within
+from pkd_utils.statistics.power import detectable_differences
+from pkd_utils.studies.reports.contrasts import KINDS, METHOD_NAMES, Difference, Heads, Joined, NotRun, Scores, need
+from pkd_utils.studies.reports.paper_claims import CLAIMS, DIRECTIONS, Claim
 
-GROUPS = ("image self-supervision", "image-text alignment", "masked image and text")
-METHOD_NAMES = {
-    "image_only": "image only",
-    "image_restart": "image only, restarted",
-    "self_distilled": "self-distilled",
-    "self_restart": "self-distilled, restarted",
-    "report_distilled": "distilled from reports",
-    "teacher": "teacher (image and report)",
-    "text_only": "report only",
-    "mean_probe": "mean, linear probe",
-    "cls_probe": "class token, linear probe",
-}
-VERDICTS = ("holds here", "does not hold here", "cannot tell")
+VERDICTS = ("holds here", "does not hold here", "cannot tell", "cannot be tested here")
+POWER = 0.8  # with which a difference that could have been told is told
+SELF = ("self_distilled", "self_restart")  # controls of distillation from reports
+COLUMNS = ["claim", "said", "where", "family", "expected", "difference", "low", "high", "bound", "p", "p_holm"]
+COLUMNS += ["told", "seeds", "wins", "tests", "verdict", "basis"]
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One finding of the paper.
+class Tested(NamedTuple):
+    """A difference held against its bound; of several, the one that decides, with the p of all."""
 
-    The contrast is `high` minus `low`: methods, compared within each encoder; or "group:" and one of `GROUPS`,
-    image-only heads of the encoders that were pretrained so.
+    label: str
+    difference: float
+    error: float  # standard error, corrected
+    freedom: float
+    seeds: int
+    wins: float  # seeds on the expected side of zero, ties half; NaN over several cohorts
+    reach: float
+    bound: float
+    yes: float  # twice the one-sided p that it lies beyond the bound as said; may exceed 1
+    no: float  # and on the other side
+    tests: int = 1
+
+
+def held_against(one: Difference, scores: Scores, side: int, bound: float) -> Tested:
+    """Test that a difference lies above its bound (side 1) or below it (-1).
+
+    Tasks that one run prepared are added up within seeds, and the variance of the mean is Nadeau and Bengio's with the
+    largest of their evaluation shares. Seeds of different runs are drawn independently: variances add, with
+    Satterthwaite's degrees of freedom.
     """
-
-    name: str
-    sentence: str  # the finding in our words, with its place in the paper
-    task: str
-    sizes: str  # training sizes that the finding speaks of: "smallest" or "all"
-    high: str
-    low: str
-    expected: str  # "positive", "negative", or "not positive": there is no gain above a margin
-
-
-_SSL, _ALIGNED, _MASKED = (f"group:{group}" for group in GROUPS)
-
-CLAIMS = (
-    Claim("Reports in pretraining help a diagnosis",
-          "With few images, encoders aligned with reports do better on diagnostic labels than self-supervised ones "
-          "(5.1, Figure 4a).", "mimic_5x1200", "smallest", _ALIGNED, _SSL, "positive"),
-    Claim("Alignment costs what reports leave out",
-          "Encoders aligned with reports do worse on age than self-supervised ones (5.1, Figure 4b).",
-          "age", "all", _ALIGNED, _SSL, "negative"),
-    Claim("Masked modelling avoids that cost",
-          "An encoder that learns from image and report without aligning them does better on age than aligned ones "
-          "(5.1, Figure 4b).", "age", "all", _MASKED, _ALIGNED, "positive"),
-    Claim("Masked modelling serves the diagnosis too",
-          "With few images it does better on diagnostic labels than self-supervised encoders (5.1, Table 2).",
-          "mimic_5x1200", "smallest", _MASKED, _SSL, "positive"),
-    Claim("Self-supervision serves a distant prognosis",
-          "Aligned encoders do worse on 12-month pulmonary hypertension than self-supervised ones (5.1, Figure 4d).",
-          "ph_12_month", "all", _ALIGNED, _SSL, "negative"),
-    Claim("Distillation helps a prognosis",
-          "Distilled from a teacher that reads the report, heads do better on readmission with few images "
-          "(5.2, Figure 5a).", "readmission_12_month", "smallest", "report_distilled", "image_only", "positive"),
-    Claim("It is the report that helps",
-          "There the gain is larger than that of self-distillation (5.2, Figure 5a).",
-          "readmission_12_month", "smallest", "report_distilled", "self_distilled", "positive"),
-    Claim("A report that says the label does not help",
-          "On labels read off the report, distilling from the far better teacher gives no more than self-distillation "
-          "(5.2, Figure 5c).", "mimic_5x1200", "smallest", "report_distilled", "self_distilled", "not positive"),
-    Claim("With the report the teacher is far better",
-          "On these labels the teacher beats the image-only head (5.2, Figure 5c, d).",
-          "mimic_5x1200", "all", "teacher", "image_only", "positive"),
-    Claim("A student passes its teacher",
-          "On 3-day discharge the student does better than the teacher it learnt from (5.2, Figure 6b).",
-          "discharge_3_day", "all", "report_distilled", "teacher", "positive"),
-    Claim("The report can be a burden",
-          "With few images the teacher does worse on 3-day discharge than the image-only head (5.2, Figure 6a).",
-          "discharge_3_day", "smallest", "teacher", "image_only", "negative"),
-    Claim("Age is in the image",
-          "On age the teacher does worse than the image-only head (B.3, Figure 11).",
-          "age", "all", "teacher", "image_only", "negative"),
-)  # fmt: skip
+    pairs = []
+    for run in dict.fromkeys(scores.cohorts[task] for task in one.by_task):
+        tasks = [task for task in one.by_task if scores.cohorts[task] == run]
+        values = sum(one.by_task[task] for task in tasks).dropna()
+        need(len(values) > 1, f"two seeds ({one.label})")
+        share = max(scores.shares[task] for task in tasks)
+        pairs.append(paired_seeds(np.zeros(len(values)), values, share, bounds=(-np.inf, np.inf)))
+    difference, wins = sum(pair.difference for pair in pairs), pairs[0].wins if len(pairs) == 1 else np.nan
+    variances, least = np.array([pair.error_corrected**2 for pair in pairs]), min(pair.seeds for pair in pairs)
+    error, distance = float(np.sqrt(variances.sum())), side * (difference - bound)
+    parts = variances**2 / np.array([pair.seeds - 1 for pair in pairs])
+    freedom = error**4 / parts.sum() if error else least - 1
+    t = distance / error if error else np.inf * distance if distance else 0.0
+    wins = wins if side > 0 else least - wins
+    p = (float(2 * tail(t, freedom)) for tail in (stats.t.sf, stats.t.cdf))
+    return Tested(one.label, difference, error, float(freedom), least, wins, one.reach, bound, *p)
 
 
-def encoder_group(encoder: str) -> str:
-    """Which of the paper's three kinds of pretraining (Figure 2) an encoder had; "" for others, such as ImageNet."""
-    seen = IMAGE_ENCODERS[encoder].pretraining
-    if seen.aligned:
-        return GROUPS[1]
-    if seen.text:
-        return GROUPS[2]
-    return GROUPS[0] if seen.image_ssl else ""
+def joined(how: str, parts: list[Tested]) -> Tested:
+    """The one of several that decides, with the p that "every" one or "some" one lies beyond its bound."""
+    k, yes, no = len(parts), [part.yes for part in parts], [part.no for part in parts]
+    p = (max(yes), k * min(no)) if how == "every" else (k * min(yes), max(no))
+    decides = parts[int(np.argmax(yes) if how == "every" else np.argmin(yes))]
+    return decides._replace(yes=p[0], no=p[1], tests=sum(part.tests for part in parts))
 
 
-def contrast(scores: pd.DataFrame, claim: Claim, column: str = "auc") -> tuple[pd.Series, str]:
-    """High minus low, one value a seed, averaged over encoders and sizes; and what it was computed from.
+def weigh(tree: Difference | Joined, test: partial) -> Tested:
+    """Test all differences of a tree and join them."""
+    if isinstance(tree, Difference):
+        return test(tree)
+    return joined(tree.how, [weigh(part, test) for part in tree.parts])
+
+
+def judge_claim(claim: Claim, heads: Heads, margin: float) -> Tested:
+    """Test every line of a claim; `NotRun` says what is missing."""
+    found = []
+    for line in claim.lines:
+        side, margins = DIRECTIONS[line.direction]
+        test = partial(held_against, scores=heads.scores, side=side, bound=margins * margin)
+        found.append(weigh(KINDS[line.kind](heads, line), test))
+    return joined("every", found)
+
+
+def expected(claim: Claim, margin: float) -> str:
+    """What would make a claim true, in words: "above 0, below 0.01"."""
+    sides = [DIRECTIONS[line.direction] for line in claim.lines]
+    return ", ".join(dict.fromkeys(f"{'above' if s > 0 else 'below'} {m * margin:g}" for s, m in sides))
+
+
+def verdicts(scores: Scores, column: str = "auc", level: float = 0.95, margin: float = 0.01) -> pd.DataFrame:
+    """Every claim with the difference that decides it, its interval and the verdict.
 
     Parameters
     ----------
-    scores : DataFrame
-        As `reports.heads.read_scores` gives them: one temperature and weight a method.
     column : the score
+    level : of intervals; verdicts allow each family 1 - level false ones
+    margin : AUC that "no gain" and "no loss" may hide; chosen here
 
     Returns
     -------
-    Series indexed by seed, empty where the scores hold nothing to compute it from
-    str, why it is empty, or the encoders and sizes
+    DataFrame, `COLUMNS`
+        `difference`: of the comparison that decides, out of `tests`; `low`, `high` its corrected interval, not widened
+        for the family; `p` two-sided, that of the claim; `p_holm` over the tested claims of its family; `told`: how far
+        from its bound that difference must be to be told with a power of `POWER` where the whole family shares the
+        level (of several comparisons: if the others are clear), NaN if more than there can be; `basis`: what was
+        compared, or what is missing.
     """
-    rows = scores[scores["task"] == claim.task]
-    if rows.empty:
-        return pd.Series(dtype=float), f"task {claim.task} was not run"
-    sizes = sorted(rows["size"].unique())
-    rows = rows[rows["size"].isin(sizes[:1] if claim.sizes == "smallest" else sizes)]
-    sides = []
-    for side in (claim.high, claim.low):
-        of_group = side.startswith("group:")
-        mine = rows[rows["method"] == ("image_only" if of_group else side)]
-        if of_group:
-            mine = mine[mine["encoder"].map(encoder_group) == side.removeprefix("group:")]
-        if mine.empty:
-            missing = f"no encoder of the kind {side.removeprefix('group:')}" if of_group else f"method {side}"
-            return pd.Series(dtype=float), f"{missing} was {'' if of_group else 'not '}run"
-        keys = ["seed", "size"] if of_group else ["encoder", "seed", "size"]
-        sides.append(mine.groupby(keys)[column].mean())
-    difference = (sides[0] - sides[1]).dropna()
-    used = "" if claim.high.startswith("group:") else f"{rows['encoder'].nunique()} encoders, "
-    shown = ", ".join(str(n) for n in sorted(set(difference.index.get_level_values("size"))))
-    return difference.groupby("seed").mean(), f"{used}{shown} training images"
-
-
-def judge_claim(pair: PairedSeeds, expected: str, margin: float = 0.01) -> str:
-    """One of `VERDICTS`, from the corrected interval over seeds: where it lies wholly on one side of the bound."""
-    low, high = pair.low_corrected, pair.high_corrected
-    yes, no = {
-        "positive": (low > 0, high < 0),
-        "negative": (high < 0, low > 0),
-        "not positive": (high < margin, low > margin),
-    }[expected]
-    return VERDICTS[0] if yes else VERDICTS[1] if no else VERDICTS[2]
-
-
-def verdicts(
-    scores: pd.DataFrame,
-    shares: dict[str, float],
-    column: str = "auc",
-    level: float = 0.95,
-    margin: float = 0.01,
-) -> pd.DataFrame:
-    """Every claim with its contrast, interval and verdict.
-
-    Parameters
-    ----------
-    scores : as for `contrast`
-    shares : as of `evaluation_shares`
-    margin : AUC that "no gain" may hide; chosen here
-
-    Returns
-    -------
-    DataFrame
-        claim, sentence, task, expected, difference, low, high, p, p_holm (corrected t test, Holm over all claims that
-        could be tested), seeds, wins, verdict, basis (encoders and sizes, or why there is no verdict).
-    """
-    rows = []
+    heads, rows = Heads(scores, column), []
     for claim in CLAIMS:
-        values, basis = contrast(scores, claim, column)
-        row = {"claim": claim.name, "sentence": claim.sentence, "task": claim.task, "expected": claim.expected,
-               "verdict": VERDICTS[2], "basis": basis, "seeds": len(values)}  # fmt: skip
-        if len(values) >= 2:
-            pair = paired_seeds(np.zeros(len(values)), values.to_numpy(), shares[claim.task], level)
-            row |= {"difference": pair.difference, "low": pair.low_corrected, "high": pair.high_corrected,
-                    "p": pair.p_corrected, "wins": pair.wins}  # fmt: skip
-            row["verdict"] = judge_claim(pair, claim.expected, margin)
+        row = {"claim": claim.name, "said": claim.said, "where": claim.where, "family": claim.family}
+        row |= {"expected": expected(claim, margin), "verdict": VERDICTS[3], "basis": f"needs {claim.needs}"}
+        try:
+            if claim.lines:
+                row |= _row(judge_claim(claim, heads, margin), level)
+        except NotRun as missing:
+            row["basis"] = f"needs {missing}"
         rows.append(row)
-    table = pd.DataFrame(rows, columns=["claim", "sentence", "task", "expected", "difference", "low", "high", "p",
-                                        "p_holm", "seeds", "wins", "verdict", "basis"])  # fmt: skip
-    tested = table["p"].notna()
-    if tested.any():
-        table.loc[tested, "p_holm"] = holm(table.loc[tested, "p"])
-    return table
+    table = pd.DataFrame(rows, columns=[*COLUMNS, "error", "freedom", "reach", "side"])
+    for _, family in table.dropna(subset=["p"]).groupby("family"):
+        table.loc[family.index, "p_holm"] = holm(family["p"])
+        told = detectable_differences(family, (1 - level) / len(family), POWER)
+        table.loc[family.index, "told"] = np.where(told < family["reach"], told, np.nan)
+    clear = table["p_holm"] <= 1 - level
+    table.loc[clear, "verdict"] = np.where(table["side"][clear], VERDICTS[0], VERDICTS[1])
+    return table[COLUMNS]
 
 
-def compare_methods(
-    scores: pd.DataFrame, shares: dict[str, float], column: str = "auc", level: float = 0.95
-) -> pd.DataFrame:
-    """Every method against the image-only head, by task, encoder and size: paired over seeds, Holm over all rows.
+def _row(found: Tested, level: float) -> dict[str, object]:
+    half = float(stats.t.ppf((1 + level) / 2, found.freedom) * found.error)
+    low, high = within(found.difference, half, (-found.reach, found.reach))
+    basis = found.label if found.tests == 1 else f"{found.label} (the one that decides, of {found.tests})"
+    names = ("difference", "error", "freedom", "reach", "seeds", "wins", "bound", "tests")
+    return {name: getattr(found, name) for name in names} | {
+        "low": low, "high": high, "p": min(1.0, found.yes, found.no), "side": found.yes < found.no,
+        "verdict": VERDICTS[2], "basis": basis}  # fmt: skip
+
+
+def compare_methods(scores: Scores, column: str = "auc", level: float = 0.95) -> pd.DataFrame:
+    """Every method against the image-only head, and the report's students against self-distilled ones, by encoder.
+
+    Paired over seeds, by task, encoder and size. Holm's method runs over what a figure of the paper shows: the students
+    of a task (Figures 5, 6, 9 to 11), and apart from them its teachers, its text-only heads, its probes.
 
     Returns
     -------
     DataFrame
-        task, encoder, size, method, the fields of `PairedSeeds`, p_holm (of p_corrected).
+        task, encoder, size, method, against, the fields of `PairedSeeds`, family, p_holm (of p_corrected).
     """
     rows = []
-    for (task, encoder, size), group in scores.groupby(["task", "encoder", "size"], sort=False):
-        plain = group[group["method"] == "image_only"].set_index("seed")[column]
-        for method, mine in group[group["method"] != "image_only"].groupby("method", sort=False):
-            values = mine.set_index("seed")[column]
-            both = values.index.intersection(plain.index)
+    for (task, encoder, size), group in scores.rows.groupby(["task", "encoder", "size"], sort=False):
+        wide = group.pivot_table(index="seed", columns="method", values=column, sort=False)
+        against = [(method, "image_only") for method in wide if method != "image_only"]
+        against += [("report_distilled", method) for method in SELF if method in wide]
+        for method, other in against:
+            both = wide[[method, other]].dropna() if {method, other} <= set(wide) else []
             if len(both) >= 2:
-                pair = paired_seeds(plain.loc[both], values.loc[both], shares[task], level)
-                rows.append({"task": task, "encoder": encoder, "size": size, "method": method, **vars(pair)})
+                pair = paired_seeds(both[other], both[method], scores.shares[task], level)
+                family = "students" if method in (*SELF, "report_distilled") else method
+                rows.append({"task": task, "encoder": encoder, "size": size, "method": method, "against": other,
+                             **vars(pair), "family": family})  # fmt: skip
     if not rows:
         raise DataError("There is no method to compare with image_only over two or more seeds.")
     table = pd.DataFrame(rows)
-    table["p_holm"] = holm(table["p_corrected"])
+    table["p_holm"] = table.groupby(["task", "family"])["p_corrected"].transform(holm)
     return table
 
 
 def headline(judged: pd.DataFrame, data: str) -> str:
-    """One sentence on all `verdicts`: how many findings hold, do not, and cannot be told."""
-    tested = judged.dropna(subset=["difference"])
-    count = tested["verdict"].value_counts()
-    words = dict(zip(VERDICTS, ("hold here", "do not hold here", "cannot be told"), strict=True))
-    said = ", ".join(f"{count.get(verdict, 0)} {word}" for verdict, word in words.items())
-    others = len(judged) - len(tested)
-    end = f"; {others} speak of tasks or encoders that were not run." if others else "."
-    return f"On {data}, of {len(judged)} findings {said}{end}"
+    """One sentence on all `verdicts`."""
+    count = judged["verdict"].value_counts()
+    words = ("hold here", "do not hold here", "cannot be told", "cannot be tested with what was run")
+    said = [f"{count.get(verdict, 0)} {word}" for verdict, word in zip(VERDICTS, words, strict=True)]
+    return f"On {data}, of {len(judged)} findings {', '.join(said[:-1])}; {said[-1]}."
 
 
-def sentences(judged: pd.DataFrame, differences: pd.DataFrame) -> list[str]:
-    """One sentence a finding that could be tested, and one a method of `compare_methods`."""
-    said = []
-    for row in judged.dropna(subset=["difference"]).itertuples():
-        numbers = f"Difference {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})."
-        said.append(f"{row.claim}: {row.verdict}. {row.sentence} {numbers}")
-    for method, rows in differences.groupby("method", sort=False):
-        above, below = (rows["low_corrected"] > 0).sum(), (rows["high_corrected"] < 0).sum()
+def sentences(judged: pd.DataFrame, differences: pd.DataFrame, level: float = 0.95) -> list[str]:
+    """One sentence a claim that was tested, a reason why others were not, a pair of methods of `compare_methods`."""
+    said, tested = [], judged["verdict"] != VERDICTS[3]
+    for row in judged[tested].itertuples():
+        text = f'{row.claim}: {row.verdict}. The paper: "{row.said}" ({row.where}).'
+        interval = f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+        text += f" {row.basis}: {interval}, p {row.p_holm:.3f} after Holm."
+        if row.verdict == VERDICTS[2]:
+            ends = f"{row.bound - row.told:+.3f} or less and {row.bound + row.told:+.3f} or more"
+            ends = ends if np.isfinite(row.told) else "no difference that there can be"
+            text += f" With a power of {POWER:.0%}, {ends} would have been told."
+        said.append(text)
+    for basis, rows in judged[~tested].groupby("basis", sort=False):
+        said.append(f"Cannot be tested here ({basis}): {'; '.join(rows['claim'])}.")
+    for (method, against), rows in differences.groupby(["method", "against"], sort=False):
+        clear = rows[rows["p_holm"] <= 1 - level]["difference"]
         said.append(
-            f"{METHOD_NAMES[method].capitalize()} against the image alone, over all tasks, encoders and sizes: mean "
-            f"difference {rows['difference'].mean():+.3f}; of {len(rows)} corrected intervals {above} lie above zero, "
-            f"{below} below."
+            f"{METHOD_NAMES[method].capitalize()} against {METHOD_NAMES[against]}, over all tasks, encoders and sizes: "
+            f"mean difference {rows['difference'].mean():+.3f}; after Holm's method {(clear > 0).sum()} of {len(rows)} "
+            f"lie above zero, {(clear < 0).sum()} below."
         )
     return said
-
-
-def evaluation_shares(splits: pd.DataFrame) -> dict[str, float]:
-    """Evaluation images over all images of a split, by task, averaged over seeds."""
-    return (splits["part"] == "evaluate").groupby(splits["task"]).mean().to_dict()

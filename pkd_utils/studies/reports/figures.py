@@ -10,7 +10,7 @@ from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import seed_interval
 from pkd_utils.studies.figures import OKABE_ITO, panels
-from pkd_utils.studies.reports.claims import GROUPS, METHOD_NAMES, encoder_group
+from pkd_utils.studies.reports.contrasts import GROUPS, METHOD_NAMES, encoder_group
 
 METHOD_STYLES = {
     "image_only": ("orange", "o"),

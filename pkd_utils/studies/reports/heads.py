@@ -25,6 +25,7 @@ from pkd_utils.runs import files, run
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import micro_auroc, micro_average_precision
+from pkd_utils.studies.reports.contrasts import Scores
 
 
 @dataclass(frozen=True)
@@ -189,34 +190,42 @@ def task_targets(study: Study, task: str) -> np.ndarray:
     return rows.loc[study.rows_of(task)].to_numpy(np.int64)
 
 
-def read_scores(runs: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str], Path]:
-    """Rows of `score_heads` of runs of 03 and 04, titles of their tasks, and the run of 01 that prepared them."""
-    prepared = sorted({_before(reference, "tasks_run") for reference in runs})
-    if len(prepared) != 1:
-        raise DataError(f"The runs are of different tasks ({', '.join(prepared)}): give runs of one 01-prepare-tasks.")
+def read_scores(runs: Sequence[str]) -> Scores:
+    """Rows of `score_heads` of runs of 03 and 04, of one 01-prepare-tasks or of several with different tasks."""
     crops_of(runs)
-    scores = pd.concat([pd.read_parquet(run.find_run(name) / "scores.parquet") for name in runs], ignore_index=True)
-    several = scores.groupby(["encoder", "task", "method", "seed", "size"]).size().max()
+    read = [pd.read_parquet(run.find_run(name) / "scores.parquet").assign(prepared=_before(name, "tasks_run"))
+            for name in runs]  # fmt: skip
+    rows = pd.concat(read, ignore_index=True)
+    several = rows.groupby(["encoder", "task", "method", "seed", "size", "prepared"]).size().max()
     if several > 1:
         raise DataError(f"There are {several} heads of one kind a seed: give runs with one temperature and one weight.")
-    folder = run.find_run(prepared[0])
-    tasks, known = files.read_json(folder / "tasks.json"), set(scores["task"])
-    return scores, {name: task["title"] for name, task in tasks.items() if name in known}, folder
+    titles, shares, cohorts = {}, {}, {}
+    for reference, known in rows.groupby("prepared", sort=False)["task"].unique().items():
+        folder = run.find_run(reference)
+        tasks = {name: task for name, task in files.read_json(folder / "tasks.json").items() if name in known}
+        if twice := [name for name in tasks if name in titles]:
+            raise DataError(f"{cohorts[twice[0]]} and {reference} both have {twice[0]}: give runs of different tasks.")
+        splits = pd.read_parquet(folder / "splits.parquet")
+        evaluated = (splits["part"] == "evaluate").groupby(splits["task"]).mean()
+        titles |= {name: task["title"] for name, task in tasks.items()}
+        shares |= evaluated[list(tasks)].to_dict()
+        cohorts |= dict.fromkeys(tasks, reference)
+    return Scores(rows.drop(columns="prepared"), titles, shares, cohorts)
 
 
 def crops_of(runs: Sequence[str]) -> str:
     """The crops that all heads of these runs of 03 and 04 were trained on, in words; DataError if they differ."""
-    found = {}
+    found = []
     for encode_run in dict.fromkeys(_before(reference, "encode_run") for reference in runs):
         folder = run.find_run(encode_run)
         p, fresh = _parameters(encode_run), files.read_json(folder / "encoding.json")["mode"] == "live"
         low, high = p["crop_scale"]
         kept = "fresh in every epoch" if fresh else f"{p['views']} kept of each image"
-        found[p["image_encoder"]] = f"{kept}, {low:.0%} to {high:.0%} of its area"
-    if len(set(found.values())) > 1:
-        said = "; ".join(f"{encoder}: {crops}" for encoder, crops in found.items())
+        found.append((p["image_encoder"], f"{kept}, {low:.0%} to {high:.0%} of its area"))
+    if len({crops for _, crops in found}) > 1:
+        said = "; ".join(f"{encoder}: {crops}" for encoder, crops in dict.fromkeys(found))
         raise DataError(f"The encoders were trained on different crops ({said}): give 02-encode the same for all.")
-    return next(iter(found.values()))
+    return found[0][1]
 
 
 def _before(reference: str, name: str) -> str:

@@ -159,10 +159,9 @@ def test_reports_can_come_from_another_run_of_the_same_tasks(tmp_path, monkeypat
         heads.load_study(encode_run, text_run="reports/a/02-encode/other_tasks")
 
 
-def test_scores_of_several_runs_are_of_the_same_tasks_and_one_head_a_seed(tmp_path, monkeypatch):
+def test_scores_of_several_runs_are_joined_one_head_a_seed_and_cohorts_by_task(tmp_path, monkeypatch):
     finished_runs(tmp_path, monkeypatch)
     steps = tmp_path / "reports" / "a"
-    prepared = steps / "01-prepare-tasks" / "t"
     head = {"encoder": "mrm", "task": "age", "method": "image_only", "seed": 0, "size": 8, "auc": 0.7}
     for name, before, method in (
         ("03-train-teachers/one", {"encode_run": "reports/a/02-encode/mrm"}, "image_only"),
@@ -171,23 +170,43 @@ def test_scores_of_several_runs_are_of_the_same_tasks_and_one_head_a_seed(tmp_pa
     ):
         files.write_json(steps / name / "run.json", {"parameters": before})
         files.write_parquet(steps / name / "scores.parquet", pd.DataFrame([head | {"method": method}]))
-    elsewhere = {"parameters": {"tasks_run": "reports/a/01-prepare-tasks/u"}}
-    files.write_json(steps / "02-encode" / "elsewhere" / "run.json", elsewhere)
+    elsewhere = {"tasks_run": "reports/a/01-prepare-tasks/u", "image_encoder": "mrm", "views": 8}
+    elsewhere |= {"crop_scale": [0.4, 0.9]}
+    files.write_json(steps / "02-encode" / "elsewhere" / "run.json", {"parameters": elsewhere})
+    files.write_json(steps / "02-encode" / "elsewhere" / "encoding.json", {"mode": "stored"})
+    stay = {"task": "discharge_3_day", "part": ["train", "train", "train", "evaluate"]}
+    files.write_parquet(steps / "01-prepare-tasks" / "u" / "splits.parquet", pd.DataFrame(stay))
+    prepared = {"discharge_3_day": {"title": "3-Day Discharge"}, "age": {"title": "Age of others"}}
+    files.write_json(steps / "01-prepare-tasks" / "u" / "tasks.json", prepared)
+    files.write_json(steps / "01-prepare-tasks" / "u" / "run.json", {})
+    other = steps / "03-train-teachers" / "other" / "scores.parquet"
 
     runs = ["reports/a/03-train-teachers/one", "reports/a/04-distil-students/one"]
-    scores, titles, folder = heads.read_scores(runs)
-    assert scores["method"].tolist() == ["image_only", "report_distilled"]
-    assert titles == {"age": "Age"} and folder == prepared.resolve()
-    with pytest.raises(DataError, match=r"different tasks \(.*/t, .*/u\)"):
-        heads.read_scores([*runs, "reports/a/03-train-teachers/other"])
+    scores = heads.read_scores(runs)
+    assert scores.rows["method"].tolist() == ["image_only", "report_distilled"]
+    assert scores.titles == {"age": "Age"} and scores.cohorts == {"age": "reports/a/01-prepare-tasks/t"}
+    split = tiny_study().splits.query("task == 'age'")
+    assert scores.shares == {"age": pytest.approx((split["part"] == "evaluate").mean())}
+    joint = [*runs, "reports/a/03-train-teachers/other"]
+    with pytest.raises(DataError, match=r"/t and \S*/u both have age: give runs of different tasks"):
+        heads.read_scores(joint)
+    files.write_parquet(other, pd.DataFrame([head | {"task": "discharge_3_day"}]))
+    scores = heads.read_scores(joint)
+    assert scores.titles == {"age": "Age", "discharge_3_day": "3-Day Discharge"}
+    assert scores.shares["discharge_3_day"] == 0.25
+    assert scores.cohorts["discharge_3_day"] == "reports/a/01-prepare-tasks/u"
     assert heads.crops_of(runs) == "8 kept of each image, 40% to 90% of its area"
-    other = {"parameters": {"encode_run": "reports/a/02-encode/c2l"}}
-    files.write_json(steps / "03-train-teachers" / "c2l" / "run.json", other)
-    files.write_parquet(steps / "03-train-teachers" / "c2l" / "scores.parquet", scores.assign(encoder="c2l"))
-    assert len(heads.read_scores([*runs, "reports/a/03-train-teachers/c2l"])[0]) == 4
+    c2l = [*runs, "reports/a/03-train-teachers/c2l"]
+    files.write_json(
+        steps / "03-train-teachers/c2l/run.json", {"parameters": {"encode_run": "reports/a/02-encode/c2l"}}
+    )
+    files.write_parquet(
+        steps / "03-train-teachers/c2l/scores.parquet", heads.read_scores(runs).rows.assign(encoder="c2l")
+    )
+    assert len(heads.read_scores(c2l).rows) == 4
     files.write_json(steps / "02-encode" / "c2l" / "encoding.json", {"mode": "live"})
     with pytest.raises(DataError, match=r"different crops .*mrm: 8 kept.*; c2l: fresh in every epoch, "):
-        heads.read_scores([*runs, "reports/a/03-train-teachers/c2l"])
+        heads.read_scores(c2l)
     with pytest.raises(DataError, match="2 heads of one kind a seed: give runs with one temperature"):
         heads.read_scores([runs[1], runs[1]])
 

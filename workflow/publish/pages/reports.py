@@ -12,9 +12,11 @@ from pkd_utils.cohorts.tasks import age, mimic
 from pkd_utils.cohorts.tasks.base import PAPER_COUNTS
 from pkd_utils.cohorts.tasks.outcomes import outcome
 from pkd_utils.cohorts.tasks.splits import TRAINING_SIZES
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs import paths
 from pkd_utils.runs.profiles import read_runs
-from pkd_utils.studies.reports.claims import CLAIMS, Claim
+from pkd_utils.studies.reports.contrasts import METHOD_NAMES
+from pkd_utils.studies.reports.paper_claims import CLAIMS, DIRECTIONS, Claim, Line
 from workflow.publish.pages.markdown import markdown_table
 
 DEMONSTRATION = "params/demo/reports/01-prepare-tasks.yml"
@@ -33,17 +35,17 @@ TASKS = {
     "pulmonary_embolism": ("Pulmonary Embolism", "diagnostic", "an embolism now, from the report (appendix B.2)",
                            "INSPECT", outcome),
 }  # fmt: skip
-METHODS = {
-    "image_only": "image only",
-    "self_distilled": "self-distilled",
-    "report_distilled": "report-distilled",
-    "teacher": "teacher",
+KINDS = {
+    "difference": "",
+    "some task": "on some task",
+    "along the gap": "slope over tasks along the gap of image-only and text-only AUC",
+    "beyond encoders": "less the difference of every two image-only heads",
+    "most of encoders": "more than with every other encoder",
+    "unlike encoders": "some encoder more than some other",
+    "widening": "some two encoders at the largest size, less every two at the smallest",
+    "order": "some two encoders in opposite orders on two tasks",
 }
-HOLDS = {
-    "positive": "above 0",
-    "negative": "below 0",
-    "not positive": "below the margin",
-}
+ENCODERS = {"mean": "mean of encoders", "every": "every encoder", "some": "some encoder"}
 
 
 def held_out(build: Any) -> str:
@@ -89,19 +91,39 @@ def sizes_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def side(name: str) -> str:
+def side(name: str | tuple[str, ...]) -> str:
     """One side of a contrast in words."""
-    group = name.removeprefix("group:")
-    return METHODS[name] if group == name else group
+    if isinstance(name, tuple):
+        return ", ".join(IMAGE_ENCODERS[one].title for one in name)
+    return METHOD_NAMES.get(name, name)
+
+
+def compared(line: Line) -> str:
+    """What a line compares, in words."""
+    said = [f"{side(line.high)} minus {side(line.low)}"] if line.high != line.low else []
+    if isinstance(line.encoders, tuple):
+        said.append(side(line.encoders))
+    elif line.high in METHOD_NAMES and line.kind == "difference":
+        said.append(ENCODERS[line.encoders])
+    said += [KINDS[line.kind]] if KINDS[line.kind] else []
+    said.append(", ".join(TASKS[task][0] for task in line.tasks) + f" ({line.sizes})")
+    said += [f"less each of {', '.join(TASKS[task][0] for task in line.than)}"] if line.than else []
+    return "; ".join(said)
+
+
+def bound(line: Line) -> str:
+    """On which side of what a line is to lie."""
+    sign, margins = DIRECTIONS[line.direction]
+    return f"{'above' if sign > 0 else 'below'} {('0', 'the margin', '-margin')[margins]}"
 
 
 def claim_row(claim: Claim) -> dict[str, str]:
-    """A finding of the paper as a table row."""
+    """A sentence of the paper as a table row."""
     return {
-        "finding": f"**{claim.name}.** {claim.sentence}",
-        "task, sizes": f"{TASKS[claim.task][0]}, {claim.sizes}",
-        "contrast": f"{side(claim.high)} minus {side(claim.low)}",
-        "holds if": HOLDS[claim.expected],
+        "finding": f"**{claim.name}.** \u201c{claim.said}\u201d ({claim.where})",
+        "compared; tasks (sizes)": " *and* ".join(compared(line) for line in claim.lines) or f"*needs {claim.needs}*",
+        "holds if": " *and* ".join(bound(line) for line in claim.lines) or "not tested",
+        "family": claim.family,
     }
 
 
