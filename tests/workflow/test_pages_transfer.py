@@ -33,6 +33,7 @@ def test_the_section_leads_with_the_reading_and_draws_its_figures(stored):
     page = transfer.section(stored, stored.parent)
     lead = page.index("(primary endpoint): +0.03")
     assert lead < page.index(f"{statistic.TAUGHT}.**") < page.index("```{image} case-or-label-primary.png")
+    assert transfer.finding(stored).count("(primary endpoint): +0.03") == 1
     assert "it is no blind test" in page and "MeSH" in page and ":::{dropdown} Provenance" in page
     assert page.count(":alt: Gain in AUROC") == 3 and "Control of a kind" in page
     for name in ("primary", "settings", "ladder"):
@@ -44,4 +45,7 @@ def test_the_section_leads_with_the_reading_and_draws_its_figures(stored):
 def test_a_result_of_another_protocol_is_not_shown_and_none_is_no_section(stored):
     stored.write_text(stored.read_text().replace('"protocol_sha256": "', '"protocol_sha256": "0'))
     assert "another protocol" in transfer.section(stored, stored.parent)
+    assert "another protocol" in transfer.finding(stored) and "No result" in transfer.finding(
+        stored.parent / "none.json"
+    )
     assert transfer.section(stored.parent / "none.json", stored.parent) == ""

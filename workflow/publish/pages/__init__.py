@@ -72,6 +72,7 @@ def write_all(profile: str, book: Path) -> list[str]:
     write_text(generated / "status.md", results.status_page(manifest))
     stored = sorted([*(book / "results").glob("*.csv"), *(book / "results").glob("*.json")])
     measured = [file for file in stored if file.name.startswith("benchmark")]
+    write_text(generated / "findings-case-or-label.md", transfer.finding(book / "results" / transfer.STORED))
     first = transfer.section(book / "results" / transfer.STORED, generated)
     write_text(
         generated / "open-data.md",

@@ -18,6 +18,14 @@ STORED = "openi-case-or-label.json"
 TABLES = ("gains", "claims", "doses", "added")
 
 
+CAVEATS = (
+    "Labels are MeSH codes that people coded from the very reports, so that every task here is a diagnostic one, "
+    "whatever is done to the text. What the coders got wrong nobody knows: part of a gain on labels as coded may still "
+    "be cleaning. The collection was looked at before the protocol was written, which says what was seen: it is no "
+    "blind test. Heads are linear, encoders frozen and small. Shaded: gains below the margin of use."
+)
+
+
 def endpoint(table: pd.DataFrame) -> pd.DataFrame:
     """Of each setting the mean over its outcomes, or its only outcome."""
     several = table.groupby("setting")["outcome"].transform("nunique") > 1
@@ -66,6 +74,20 @@ def drawn(result: dict[str, Any], plan: protocol.Protocol) -> dict[str, tuple[An
     return made
 
 
+def finding(stored: Path) -> str:
+    """The home page's paragraph, or a sentence that there is none."""
+    if not stored.exists():
+        return "*No result on real data is stored in this copy of the book: `make open-data` makes one.*"
+    result = read_json(stored)
+    plan, _, sha256 = protocol.read(paths.resolve(result["protocol"]))
+    if sha256 != result["protocol_sha256"]:
+        return "*The stored result is of another protocol than the one in this copy of the book.*"
+    told = paragraph(pd.DataFrame(result["claims"]), plan)
+    method = "[the method](_generated/background/02-case-or-label)"
+    where = f"[Figures, every outcome, limits](_generated/open-data), and {method}."
+    return f"On real radiographs with their reports (Open-i), linear heads, AUROC. {told} {where}"
+
+
 def section(stored: Path, generated: Path) -> str:
     """The section as Markdown, its figures drawn into `generated`; empty where no result is stored."""
     if not stored.exists():
@@ -90,9 +112,7 @@ def section(stored: Path, generated: Path) -> str:
         said["question"].strip(),
         paragraph(pd.DataFrame(result["claims"]), plan),
         shown[0],
-        "Labels are MeSH codes that people coded from the very reports, so that every task here is a diagnostic one, "
-        "whatever is done to the text. The collection was looked at before the protocol was written, which says what "
-        "was seen: it is no blind test. Shaded: gains below the margin of use.",
+        CAVEATS,
         "\n".join(f"- {note}" for note in result["notes"]),
         f":::{{dropdown}} Other texts, sizes, encoders\n\n{shown[1]}\n\n:::",
         shown[2],
