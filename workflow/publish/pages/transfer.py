@@ -47,10 +47,21 @@ def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
 def paragraph(claims: pd.DataFrame, plan: protocol.Protocol) -> str:
     """The primary endpoint in a sentence, and the other settings by their reading."""
     ends = endpoint(claims)
-    text = ends[(ends["report"] == arms.TEXT) & (ends["setting"] != plan.primary)]
-    names = {reading: ", ".join(rows["setting"]) for reading, rows in text.groupby("reading", sort=False)}
-    told = "; ".join(f"*{reading}*: {settings}" for reading, settings in names.items())
-    return f"**{statistic.sentences(ends, plan)[0]}** Other settings of the text teacher, {told}."
+    main = plan.settings[plan.primary]
+    what = f"{main.size} training studies, labels as coded, {main.text} report, mean of {len(main.outcomes)} outcomes"
+    joint = ends[(ends["report"] == arms.JOINT) & (ends["setting"] == plan.primary)].iloc[0]
+    ends_of = f"{joint['over_image']:+.4f} ({joint['over_image_low']:+.4f} to {joint['over_image_high']:+.4f})"
+    others = ends[(ends["report"] == arms.TEXT) & (ends["setting"] != plan.primary)]
+    single = claims[(claims["report"] == arms.TEXT) & (claims["setting"] == plan.primary)]
+    single = single[single["outcome"] != statistic.MEAN]
+    told, apart = (
+        "; ".join(f"*{reading}*: {', '.join(rows[by])}" for reading, rows in table.groupby("reading", sort=False))
+        for table, by in ((others, "setting"), (single, "outcome"))
+    )
+    return (
+        f"Text teacher, {what}: **{statistic.sentences(ends, plan)[0]}** The joint teacher there: {ends_of} over image "
+        f"only, {joint['reading']}. Outcome by outcome, {apart}. Other settings of the text teacher, {told}."
+    )
 
 
 def drawn(result: dict[str, Any], plan: protocol.Protocol) -> dict[str, tuple[Any, str]]:
