@@ -151,6 +151,7 @@ def openi_five(
     views: tuple[str, ...] | None = None,
     one_per: Unit = "image",
     evaluate: Share = 0.25,
+    stratify: bool = True,
     per_class: tuple[Count, Count] | None = None,
 ) -> Task:
     """One of five on Open-i, as MIMIC 5x1200: exactly one of `OPENI_FINDINGS`, or a study coded as normal.
@@ -163,10 +164,8 @@ def openi_five(
         Of the loader `openi`, with all its labels.
     views, one_per
         See `tasks.base.select_images`.
-    evaluate : float
-        Share of each class's patients that is held out.
-    per_class : (int, int), optional
-        Instead of a share, so many training and evaluation images are drawn of each class.
+    evaluate, stratify, per_class
+        See `tasks.base.SplitRule`.
     """
     columns = [*OPENI_FINDINGS, "Abnormal"]
     if missing := [name for name in columns if name not in cohort.labels]:
@@ -179,7 +178,7 @@ def openi_five(
     funnel.step("exactly one of the five", images, note=note)
     choices = {"source": "not one of the paper's", "other findings": "may stand beside it"}
     choices["several images"] = f"one per {one_per}"
-    split = SplitRule(evaluate=evaluate, per_class=per_class, stratify=per_class is None)
+    split = SplitRule(evaluate=evaluate, per_class=per_class, stratify=stratify)
     classes = tuple(name.lower() for name in (*OPENI_FINDINGS, "normal"))
     facts = "openi_five", "Open-i, one of five", "diagnostic", classes
     return Task(*facts, make_table(images, target), funnel.table(), choices, split)
