@@ -127,6 +127,20 @@ def test_findings_of_the_second_study(tmp_path):
         assert part in text
 
 
+def test_the_home_page_shows_the_joint_run(tmp_path, monkeypatch):
+    files.write_json(tmp_path / "_generated" / "manifest.json", [{"page": "reports/06-a.both"}])
+    (tmp_path / "results").mkdir()
+    (tmp_path / "_toc.yml").write_text("root: book/index\n")
+    for name in ("mimic", "both", "both-heads"):
+        files.write_json(tmp_path / name / "verdict.json", {"headline": f"Of {name}.", "findings": []})
+    runs = {f"reports/06-a.{name}": tmp_path / name for name in ("mimic", "both", "both-heads")}
+    monkeypatch.setattr(pages.gate, "profile_pages", lambda profile: runs)
+    monkeypatch.setattr(pages.results, "status_page", lambda manifest: "")
+    pages.write_all("paper", tmp_path)
+    text = (tmp_path / "_generated/findings-reports.md").read_text()
+    assert "**Of both.**" in text and "(_generated/reports/06-a.both)" in text
+
+
 def test_without_a_run_the_home_page_says_so(tmp_path):
     for folder in (None, tmp_path, tmp_path / "absent"):
         assert "has not been run" in home.reports_findings(folder, None)

@@ -67,7 +67,8 @@ def write_all(profile: str, book: Path) -> list[str]:
     every_map = next((name for name in folders if name.startswith("mmpkd/09-")), None)
     findings += "\n\n" + home.all_maps_findings(folders.get(every_map), every_map)
     write_text(generated / "findings.md", findings.strip())
-    effect = next((name for name in folders if name.startswith("reports/06-")), None)
+    effects = [name for name in folders if name.startswith("reports/06-")]
+    effect = min(effects, key=lambda name: not name.endswith(".both"), default=None)  # of both cohorts, if there is one
     write_text(generated / "findings-reports.md", home.reports_findings(folders.get(effect), effect))
     write_text(generated / "status.md", results.status_page(manifest))
     stored = sorted([*(book / "results").glob("*.csv"), *(book / "results").glob("*.json")])
