@@ -125,10 +125,12 @@ def test_sources_say_how_their_cells_are_cut():
 def test_encoding_has_several_values_missing_and_unknown():
     features = pd.DataFrame(
         {"shape": ["A", "A-B", None, "C-A", "B"], "grade": [1.0, np.nan, 2.0, 3.0, np.nan]}, index=list("abcde")
-    )
+    ).assign(side=["L", "R", "L", None, "R"], size=[1.0, 2.0, 3.0, np.nan, 5.0])  # missing where nobody trains
     training = np.array([True, True, True, False, False])
     numbers = encode_features(features, training, "-")
-    assert list(numbers.columns) == ["shape=A", "shape=B", "shape=missing", "grade", "grade=missing"]
+    columns = ["shape=A", "shape=B", "shape=missing", "grade", "grade=missing", "side=L", "side=R"]
+    assert list(numbers.columns) == [*columns, "size", "size=missing"]
+    assert numbers.loc["d", ["side=L", "side=R", "size=missing"]].tolist() == [0, 0, 1]
     np.testing.assert_array_equal(numbers["shape=A"], [1, 1, 0, 1, 0])
     np.testing.assert_array_equal(numbers["shape=B"], [0, 1, 0, 0, 1])
     np.testing.assert_array_equal(numbers["shape=missing"], [0, 0, 1, 0, 0])

@@ -17,7 +17,7 @@ from pkd_utils.encoders.facts import HALF, Feature, Preprocessing
 from pkd_utils.encoders.tokens.encode import encode_images, encode_texts, estimate, take_over
 from pkd_utils.encoders.tokens.live import LiveTokens, open_tokens, record_live
 from pkd_utils.encoders.tokens.stored import TextStore, TokenStore
-from pkd_utils.encoders.tokens.views import CROPS, Crops, Pipeline, list_images
+from pkd_utils.encoders.tokens.views import CROPS, Crops, Pipeline, in_order, list_images
 from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import read_json, write_json
@@ -288,6 +288,20 @@ def test_lists_that_do_not_fit(images, tmp_path):
         encode_images(TinyEncoder(), ids, files, tmp_path / "mine")
     with pytest.raises(FileNotFoundError, match="holds no tokens"):
         TokenStore(tmp_path / "mine")
+
+
+def test_threads_work_a_stated_number_of_items_ahead():
+    taken = []
+    line = in_order(str, (taken.append(number) or number for number in range(99)), 3, ahead=1)
+    assert next(line) == "0" and len(taken) == 1 + 1 + 2 * 3
+    line.close()
+
+
+def test_progress_is_marked_every_few_seconds_and_at_the_end(images, tmp_path, monkeypatch):
+    for seconds, marks in ((60, [7]), (0, [1, 2, 3, 4, 5, 6, 7])):
+        monkeypatch.setattr("pkd_utils.encoders.tokens.encode.MARK_SECONDS", seconds)
+        store = encode_images(TinyEncoder(), *images, tmp_path / str(seconds), batch_size=3)
+        assert [done for done, _ in read_json(store.folder / "progress.json")["marks"]] == marks
 
 
 def test_too_little_disk(images, tmp_path, monkeypatch):

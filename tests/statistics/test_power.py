@@ -112,7 +112,9 @@ def test_table_1(table1):
     mass = got.loc["Mass", "Obj. AUROC"]
     assert mass["difference"] == pytest.approx(-0.07) and not mass["reached_1"] and not mass["marked"]
     assert mass["detectable"] == pytest.approx(power.detectable(5, 5, sd=(0.14, 0.09), simulations=3000).difference)
-    assert mass["detectable_low"] < mass["detectable"] < mass["detectable_high"]
+    # Chi-squared of 8 degrees from a table: 17.535 at 0.975, 2.180 at 0.025.
+    assert mass["detectable_low"] / mass["detectable"] == pytest.approx(np.sqrt(8 / 17.535), abs=1e-3)
+    assert mass["detectable_high"] / mass["detectable"] == pytest.approx(np.sqrt(8 / 2.180), abs=1e-3)
     assert (got["reached_1"] == (got["difference"].abs() >= got["detectable_1"])).all()
     assert np.isinf(got["detectable_9"]).all()
 

@@ -305,6 +305,7 @@ def test_many_volumes(cases, tmp_path, workers):
     assert radiograph.failures(table)["image_id"].tolist() == ["void", "side"]
     pictures = {file.stem: cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in target.glob("*.jpg")}
     assert sorted(pictures) == ["good", "other", "series", "side"]
+    assert pictures["good"].shape == radiograph.line_integrals(CT, BODY, SMALL, "parallel").shape
     for name in ("good", "other", "series"):
         assert pictures[name].ndim == 2 and pictures[name].shape == tuple(table.loc[0, ["rows", "columns"]])
         assert_is_ap(pictures[name])

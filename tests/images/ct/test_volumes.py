@@ -231,8 +231,9 @@ def test_several_stacks_in_one_series_are_not_missing_slices(tmp_path):
         assert refused(folder).name == "several acquisitions", folder.name
     # Every rotation may have a number of its own: what is missing there is a slice.
     write_series(tmp_path / "rotations", image, drop=[20])
-    rotations = edit_slices(tmp_path / "rotations", lambda head, i: setattr(head, "AcquisitionNumber", i // 4))
-    assert refused(rotations).name == "missing slices"
+    for many in (4, 20):  # slices a rotation; of 20, the missing one lies between the first two
+        edit_slices(tmp_path / "rotations", lambda head, i, many=many: setattr(head, "AcquisitionNumber", i // many))
+        assert refused(tmp_path / "rotations").name == "missing slices"
 
 
 def test_bright_padding_is_air(tmp_path):
