@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 
 from pkd_utils.distillation import student_training, students
 from pkd_utils.distillation.loop import learning_rate_at
-from pkd_utils.distillation.student_training import StudentConfig, check_student_data, fit_student
+from pkd_utils.distillation.student_training import StudentConfig, StudentData, check_student_data, fit_student
 from pkd_utils.runs import machine, seeds
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import macro_auroc
@@ -349,3 +349,13 @@ def test_bad_data_is_refused(changes, message):
 def test_bad_configuration_is_refused(tmp_path, change):
     with pytest.raises(DataError, match=r"StudentConfig|device 'tpu' cannot be used"):
         fit(tmp_path, dataclasses.replace(TINY, **change))
+
+
+def test_the_hash_of_many_pixels_looks_at_the_first_and_the_last_image():
+    pixels = torch.zeros(2**28 + 1, 1, 1, dtype=torch.uint8)
+    data = StudentData(pixels, torch.zeros(1), None, {}, np.array([]), [], [])
+    seen = {data.content_hash()}
+    for place in (0, -1):
+        pixels[place] += 1
+        seen.add(data.content_hash())
+    assert len(seen) == 3

@@ -173,10 +173,12 @@ def test_discharge_bounds_are_inclusive(tmp_path):
 
 def test_discharge_takes_the_stay_that_started_last_and_counts_odd_stays(tmp_path):
     stays = [(0, 20, 0, 200, False), (0, 21, 48, 100, False), (1, 22, 0, None, False), (1, 23, 50, 40, False)]
-    file = write_stays(tmp_path, [*stays, (2, 24, 0, 500, False)])
-    task = build_task("discharge_3_day", films([50, 150, 45, 10], [0, 0, 1, 2], file))
-    assert targets(task) == {0: 1, 1: 1, 3: 0}  # 50 h before the inner stay's end; the outer one alone; no usable stay
-    assert "1 studies in several stays" in task.funnel["note"].iloc[2]
+    stays += [(2, 24, 0, 500, False), (3, 25, 0, 300, False), (3, 26, 0, 60, False)]
+    file = write_stays(tmp_path, stays)
+    task = build_task("discharge_3_day", films([50, 150, 45, 10, 50], [0, 0, 1, 2, 3], file))
+    # 50 h before the inner stay's end; the outer one alone; no usable stay; the one of two that ended first.
+    assert targets(task) == {0: 1, 1: 1, 3: 0, 4: 1}
+    assert "2 studies in several stays" in task.funnel["note"].iloc[2]
     assert "2 stays without usable times" in task.funnel["note"].iloc[2]
 
 

@@ -1,11 +1,13 @@
 """Radiographs from CTs: the view, plastimatch against NumPy projectors, many volumes; on a chest of ellipsoids."""
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -276,6 +278,23 @@ def test_the_table_can_be_left_out(tmp_path):
         for name, flag in (("a", False), ("a", True), ("b", False))
     )
     assert np.abs(removed.astype(int) - none).mean() < 1 < np.abs(kept.astype(int) - none).mean()
+    bare[-1, 26:40, 4:92] = 40  # shoulders in the last slice alone belong to the body
+    sitk.WriteImage(as_image(bare), str(tmp_path / "c.nii.gz"))
+    kept, same = (
+        radiograph.make_radiograph(tmp_path / "c.nii.gz", WHOLE, "parallel", remove_table=flag)[0]
+        for flag in (False, True)
+    )
+    np.testing.assert_array_equal(kept, same)
+
+
+def test_seconds_are_those_of_the_work(tmp_path, monkeypatch):
+    sitk.WriteImage(as_image(HU), str(tmp_path / "a.nii.gz"))
+    clock = SimpleNamespace(perf_counter=itertools.cycle([10.0, 12.5]).__next__)
+    monkeypatch.setattr(radiograph, "time", clock)
+    for name, status in (("made", "done"), ("fails", "failed")):
+        table = radiograph.reconstruct([tmp_path / "a.nii.gz"], tmp_path / name, SMALL, 1, "parallel", progress=False)
+        assert table[["status", "seconds"]].values.tolist() == [[status, 2.5]]
+        monkeypatch.setattr(radiograph, "make_radiograph", lambda path, **options: 1 / 0)
 
 
 # --- many volumes -------------------------------------------------------------------------------------------------

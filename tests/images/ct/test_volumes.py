@@ -369,6 +369,15 @@ def test_what_is_odd_about_a_volume_is_named(case):
     assert all(message in problem.message and problem.name in checks.PROBLEMS for problem in found)
 
 
+@pytest.mark.parametrize(("voxels", "named"), [(250, []), (251, ["cropped lungs"])])
+def test_more_than_40_square_centimetres_of_lung_in_the_first_slice_are_named(voxels, named):
+    hu = HU.copy()
+    lung = np.zeros((16, 16), np.int16)
+    lung.flat[:voxels] = -890  # of 4 x 4 mm each, in 40
+    hu[0, 24:40, 40:56] = 40 + lung
+    assert names(volume(hu)) == named
+
+
 @pytest.mark.shared
 def test_the_real_ct_has_no_problem(shared_data):
     path = shared_data / "lung-pet-ct-dx" / "Lung_Dx-A0001.nii.gz"
