@@ -322,6 +322,7 @@ GOOD = np.zeros((2, 4, 4), np.float32), np.zeros((2, 4, 4), bool), [[[0, 0, 2, 2
         (lambda: evaluate_maps(*GOOD[:2], [[[0, 0, 2, 2]], [[0, 0, 2, 90]]], 0.5), "Image 1 .* outside its map"),
         (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5], "dice"), "criterion = 'dice'"),
         (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5, 0.5]), "not an increasing list"),
+        (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5, 0.3]), "not an increasing list"),
         (lambda: choose_threshold(GOOD[0], GOOD[2], []), "not an increasing list"),
         (lambda: choose_threshold(GOOD[0], [[[0, 0, 2, 2]], []], [0.5]), "Image 1 has no reference box"),
         (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5], "fpr"), "No threshold gives any box"),

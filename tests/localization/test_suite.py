@@ -50,6 +50,13 @@ def problem(rng, n=12, shape=(24, 30)):
 # --- pointing game ---------------------------------------------------------------------------------------------------
 
 
+def test_limits_of_coco_and_boxes_beyond_their_map():
+    assert pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]) == COCO_IOUS
+    for box in ([0, 0, 9, 3], [0, 0, 3, 9]):
+        with pytest.raises(DataError, match="outside its map of height 4 and width 4"):
+            arrays.as_boxes([[box]], (1, 4, 4))
+
+
 def test_pointing_game_known_values():
     maps = np.zeros((5, 3, 4), np.float32)
     maps[0, 1, 1] = maps[1, 0, 0] = 2

@@ -156,8 +156,9 @@ def test_intervals_stay_in_the_bounds_of_their_score(seeds):
     iou = rng.random((2, seeds, 6))
     found = training_interval(*iou, level=0.9999999)
     assert (found.low, found.high) == (-1, 1)
-    with pytest.raises(DataError, match="outside 0 to 1: give the score's bounds"):
-        seed_interval([20.0, 30.0])
+    for beyond in ([20.0, 30.0], [-0.2, -0.1]):
+        with pytest.raises(DataError, match="outside 0 to 1: give the score's bounds"):
+            seed_interval(beyond)
 
 
 def test_a_jackknife_takes_a_statistic_apart(rng):
@@ -197,6 +198,11 @@ def test_the_interval_of_a_standard_deviation(rng):
     assert np.isnan(sd_interval([0.7]).estimate)
     drawn = [sd_interval(values) for values in rng.normal(0, 2, (2000, 5))]
     assert np.mean([one.low <= 2 <= one.high for one in drawn]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_two_patients_are_enough():
+    assert bootstrap_interval([1.0, 2.0], resamples=50).units == 2
+    assert training_interval([[0, 0], [0, 0]], [[0.1, 0.2], [0.1, 0.3]]).units == 2
 
 
 def test_the_interval_over_seeds_is_students():

@@ -105,6 +105,7 @@ def test_seeds_needed():
 
 def test_table_1(table1):
     got = power.reported_differences(table1, alpha=0.05, power=0.8, simulations=3000).set_index(["dataset", "metric"])
+    assert list(got.index) == list(dict.fromkeys(zip(table1["dataset"], table1["metric"], strict=True)))
     assert len(got) == 9
     row = got.loc["MIMIC-CXR", "IoU"]
     assert row["difference"] == pytest.approx(0.11) and row["marked"] and row["reached_1"] and not row["reached_9"]

@@ -104,7 +104,7 @@ def test_age_bins_edges_and_names():
     assert task.table["target"].tolist() == [0, 1, 1, 2, 4, 3]  # an edge belongs to the older bin
     assert task.table["value"].tolist() == [20, 30, 39.9, 40, 70, 55]
     assert task.funnel["rows"].tolist() == [7, 6, 6] and task.funnel["paper"].iloc[-1] == 35_242
-    for values, bins in (([5, 5, 5], 5), ([], 5), ([1, 2, 2, 2, 2, 2, 2], 3)):
+    for values, bins in (([5, 5, 5], 5), ([], 5), ([1, 2, 2, 2, 2, 2, 2], 3), ([1, 1, 1, 2, 3, 4], 3)):
         with pytest.raises(DataError, match="bin"):
             bin_edges(values, bins, "quantile")
 

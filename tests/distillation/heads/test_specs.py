@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pkd_utils.distillation.heads import training
+from pkd_utils.distillation.heads.specs import check_specs
 from pkd_utils.distillation.heads.training import HeadSpec, MemoryTokens, fit_heads
 from pkd_utils.runs.errors import DataError
 from tests.distillation.heads.test_training import CONFIG, TRAIN, VALIDATION, make_data, make_specs
@@ -47,6 +48,13 @@ def test_bad_specs_are_named(changes, message):
     specs = [image, dataclasses.replace(image, name="changed", **changes)]
     with pytest.raises(DataError, match=f"Head 'changed'.* {message}"):
         fit_heads(specs, tokens, text, targets, CONFIG, progress=False)
+
+
+def test_two_of_three_classes_are_enough_to_validate_on():
+    spec = HeadSpec("one", "image_only", 0, [0, 1, 2], [3, 4, 5], 1)
+    check_specs([spec], np.array([0, 1, 2, 0, 1, 1]), 3, has_text=False)
+    with pytest.raises(DataError, match="validation rows are all of one class"):
+        check_specs([spec], np.array([0, 1, 2, 1, 1, 1]), 3, has_text=False)
 
 
 @pytest.mark.parametrize(

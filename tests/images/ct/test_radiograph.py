@@ -138,6 +138,15 @@ def test_every_ray_of_the_frame_passes_between_the_first_and_the_last_slice(degr
     assert beyond[3].min() < 0.9 * np.median(picture) and beyond[-4].min() < 0.9 * np.median(picture)
 
 
+def test_rays_of_a_frame_beside_the_centre_meet_the_front_nearest_to_it():
+    """The front of a volume of 400 mm a side lies 800 mm from the source, the detector 1,500."""
+    ct = Volume(np.zeros((40, 40, 40), np.int16), (10.0, 10.0, 10.0), (0.0, 0.0, 0.0), {})
+    geometry = DrrGeometry(sad_mm=1000, sid_mm=1500, detector_mm=(100, 100), detector_pixels=(10, 10))
+    low, high = projectors.reach(ct, geometry, Frame(8, 8, 3.5, -20.0))  # pixels of 10 mm, the first at 200
+    # 200 mm * 800 / 1500 = 106.7 mm: voxel 30.2 of 39, and one more is kept; the last ray leaves through the side.
+    assert (low[2], high[2]) == (29, 40)
+
+
 def test_a_patient_off_the_centre_stays_in_the_frame():
     hu = np.roll(HU, 8, axis=2)
     ct = volume(hu)
