@@ -29,3 +29,18 @@ def check_rows(split: pd.Series, needed: Collection[str], **parts: pd.Series | p
         position = int(np.flatnonzero(split.index.duplicated())[0])
         raise DataError(f"The index of {' and '.join(parts)} repeats at position {position}: give each case one row.")
     check_splits(split.dropna(), needed)
+
+
+def permute_within(values: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shuffle rows of `values` among the rows of a class: every class keeps exactly what it had, no case its own.
+
+    `values` is (N, ...); `classes` (N,), or (N, K) beside values (N, K), whose columns are shuffled one by one.
+    """
+    if classes.ndim == 2:
+        columns = zip(values.T, classes.T, strict=True)
+        return np.column_stack([permute_within(column, own, rng) for column, own in columns])
+    shuffled = values.copy()
+    for one in np.unique(classes):
+        rows = np.flatnonzero(classes == one)
+        shuffled[rows] = values[rng.permutation(rows)]
+    return shuffled

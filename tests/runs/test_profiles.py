@@ -127,7 +127,7 @@ def table() -> dict[tuple[str, str], dict]:
 def test_the_files_give_the_runs_that_243_files_gave():
     """Equal, with the notebooks' defaults, but for what moved to params/local.yml: the machine's parameters.
 
-    Three runs are new: the masses' teacher with cross-fitted soft labels, and the paper's cohorts joined, twice.
+    Runs that are new since then stand in their files alone, but for three that were added here.
     """
     moved = parameters.MACHINE | {"batch_size of 02-encode"}  # now encode_batch_size
     files = sorted((paths.PROJECT_ROOT / "params").glob("*/*/*.yml"))
@@ -137,7 +137,7 @@ def test_the_files_give_the_runs_that_243_files_gave():
         now |= {(place, name): values for name, values in profiles.read_runs(file).items()}
     before = table()
     assert len(before) == 243 + 3 and set(now) >= set(before)  # a run of later tasks needs no line
-    assert len(files) <= 60 and sum(len(file.read_text().splitlines()) for file in files) <= 900
+    assert len(files) <= 70 and sum(len(file.read_text().splitlines()) for file in files) <= 1000
     for (place, name), values in before.items():
         notebook = place.split("/", 1)[1]
         named = {f"{key} of 02-encode" if place.endswith("02-encode") else key: key for key in values}

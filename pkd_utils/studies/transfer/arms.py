@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import expit
 
 from pkd_utils.distillation.linear import fit_heads
+from pkd_utils.distillation.rows import permute_within
 
 IMAGE_ONLY, SELF, TEXT, JOINT = "image only", "self-distilled", "text teacher", "joint teacher"
 SMOOTHED, RANDOM, IN_SAMPLE, ORACLE = "label smoothing", "random text", "text teacher, in sample", "oracle"
@@ -72,15 +73,6 @@ def teach(
     chosen = crossed.reshape(len(labels), len(l2), -1)[:, best, cells]
     seen = fit_heads(features, labels, np.asarray(l2)[best], tolerance).logits(features) if in_sample else chosen
     return Teacher(chosen, seen, losses[best, cells])
-
-
-def permute_within(values: np.ndarray, classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffle values (n,) among the rows of each class (n,): every class keeps exactly the values that it had."""
-    shuffled = values.copy()
-    for one in np.unique(classes):
-        rows = np.flatnonzero(classes == one)
-        shuffled[rows] = values[rng.permutation(rows)]
-    return shuffled
 
 
 def cross_folds(patients: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

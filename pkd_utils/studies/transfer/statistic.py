@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from pkd_utils.statistics.comparisons import holm
 from pkd_utils.statistics.intervals import cluster_index, draw_counts
 from pkd_utils.studies.transfer import arms
 from pkd_utils.studies.transfer.experiment import Partition
@@ -167,13 +168,6 @@ def _reading(row, protocol: Protocol, flipped: bool) -> str:
     if row.claimed:
         return CLEANED if flipped and row.beyond_cleaning_low <= 0 else TAUGHT
     return NOTHING if row.upper < protocol.margin else UNSURE
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """Holm's adjusted p-values of one family."""
-    order = p.sort_values()
-    steps = order * np.arange(len(p), 0, -1)
-    return steps.cummax().clip(upper=1).reindex(p.index)
 
 
 def placebo_errors(found: dict, level: float) -> tuple[int, int]:

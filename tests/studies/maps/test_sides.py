@@ -1,0 +1,73 @@
+"""The side a map looks at: definition, pairing by image, and what a map gets that knows nothing."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pkd_utils.statistics.metrics import auroc
+from pkd_utils.studies.maps import sides
+
+
+@pytest.fixture
+def scores():
+    """Two methods, four seeds, two folds of 30 images; "sees" leans to the side, "heart" to the left always."""
+    rng, rows = np.random.default_rng(0), []
+    names = [f"i{k}" for k in range(60)]
+    side = pd.Series(rng.choice(["left", "right"], 60), names)
+    for method, seed in itertools.product(("sees", "heart"), range(4)):
+        towards = np.where(side == "left", 1, -1) * (method == "sees")
+        noise = 0.2 * rng.standard_normal(60)
+        score = np.where(method == "sees", 0.15 * towards, 0.5) + noise
+        mirrored = np.where(method == "sees", -0.15 * towards, -0.5) + noise
+        rows.append(
+            pd.DataFrame({"image_id": names, "method": method, "fold": np.arange(60) % 2, "seed": seed})
+            .assign(score=score, mirrored=mirrored)
+        )  # fmt: skip
+    return pd.concat(rows), side
+
+
+def test_values_are_the_aurocs_of_folds(scores):
+    table, side = scores
+    values = sides.side_values(table, side)
+    for method in ("sees", "heart"):
+        for seed in range(4):
+            own = table.query("method == @method and seed == @seed")
+            by_hand = [auroc(rows["image_id"].map(side) == "left", rows["score"]) for _, rows in own.groupby("fold")]
+            assert values[method].loc[seed].mean() == pytest.approx(np.mean(by_hand))
+
+
+def test_a_fold_of_one_side_and_images_without_side_are_left_out(scores):
+    table, side = scores
+    even = table.query("fold == 0")["image_id"].unique()
+    side[even[1:]] = "left"
+    side[even[0]] = np.nan
+    values = sides.side_values(table, side)
+    assert set(values["sees"].columns) == set(table.query("fold == 1")["image_id"])
+    assert sides.side_values(table.query("fold == 0"), side) == {}
+
+
+def test_who_sees_the_side_is_above_chance_and_above_who_follows_the_heart(scores):
+    table, side = scores
+    values = sides.side_values(table, side)
+    patients = pd.Series(side.index, side.index)
+    found = sides.compare_sides(values, patients, [("sees", "heart"), ("sees", "nobody")], 0.95).set_index("label")
+    assert list(found.index) == ["heart", "sees", "sees minus heart"]
+    assert found.loc["sees", "low"] > 0.5 and found.loc["sees minus heart", "low"] > 0
+    assert found.loc["heart", "low"] < 0.5 < found.loc["heart", "high"]
+    pairs = sides.mirrored_pairs(table, side)
+    assert pairs["sees"] == 1 and pairs["heart"] == 0.5
+
+
+def test_sides_come_from_the_source_or_from_boxes(tmp_path):
+    images = pd.DataFrame({"side_pleural_effusion": ["left", np.nan], "side": ["left", np.nan]}, ["a", "b"])
+    stored = SimpleNamespace(images=images, pixels=np.zeros((2, 8, 8)), folder=tmp_path)
+    assert sides.named_sides(stored).columns.tolist() == ["pleural effusion", "any finding"]
+    stored.images = images[[]]
+    rows = [("a", "Edema", 0, 3), ("a", "Edema", 1, 3), ("a", "Mass", 5, 8), ("b", "Edema", 0, 2), ("b", "Edema", 6, 8)]
+    pd.DataFrame(rows, columns=["image_id", "finding", "x0", "x1"]).to_parquet(tmp_path / "boxes.parquet")
+    table = sides.named_sides(stored)
+    assert table.loc["a", ["Edema", "Mass"]].tolist() == ["right", "left"]
+    assert table["any finding"].isna().all() and pd.isna(table.loc["b", "Edema"])
