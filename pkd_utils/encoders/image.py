@@ -95,7 +95,13 @@ class ImageEncoder(FrozenEncoder):
         return transforms.preprocess(image, self.preprocessing, crop, self.depth)
 
     def encode(self, batch: torch.Tensor) -> ImageTokens:
-        """Patch tokens and class token of a batch (B, 3, S, S) of `preprocess`, on the encoder's device."""
+        """Patch tokens and class token of a preprocessed batch (B, 3, S, S), on the encoder's device."""
+        side = self.input_size
+        if batch.ndim != 4 or tuple(batch.shape[1:]) != (3, side, side) or not batch.is_floating_point():
+            raise DataError(
+                f"{self.facts.title} takes a floating point batch of shape (B, 3, {side}, {side}), not "
+                f"{tuple(batch.shape)} {str(batch.dtype).removeprefix('torch.')}: prepare images with `preprocess`."
+            )
         x = batch.to(self.device, torch.float32, memory_format=self._format)
         with self.computing():
             tokens = self.facts.tokens(self.network, self.feature_name, x, self.upsample).float()

@@ -44,7 +44,7 @@ def fixed_image() -> Image.Image:
 
 
 def fingerprint(tokens: torch.Tensor | np.ndarray) -> dict[str, Any]:
-    """Statistics of one encoder's tokens (N, D) for the fixed input.
+    """Statistics of one encoder's tokens (N, D) for the fixed input; DataError if one is not finite.
 
     Returns
     -------
@@ -53,6 +53,8 @@ def fingerprint(tokens: torch.Tensor | np.ndarray) -> dict[str, Any]:
         tokens), `probe` (a weighted sum that changes if tokens or channels change places).
     """
     values = np.asarray(tokens, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise DataError("The encoder gives tokens that are not finite for the fixed input: its weights are damaged.")
     n, d = values.shape
     weights = np.cos(0.7 * np.arange(1, n + 1))[:, None] * np.cos(1.3 * np.arange(1, d + 1))
     numbers = {

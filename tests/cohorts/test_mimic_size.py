@@ -4,6 +4,7 @@ import builtins
 import os
 import shutil
 import sys
+import threading
 from collections import Counter
 
 import pandas as pd
@@ -96,6 +97,28 @@ def test_each_selected_report_is_opened_once(trees, touched):
     touched.clear()
     assert len(cohort.privileged) == cohort.images["study_id"].nunique()
     assert touched["open"] == len(cohort.privileged) and touched["stat"] < 5
+
+
+def test_waiting_for_one_report_does_not_keep_the_others(trees, monkeypatch):
+    """Slow storage: the first report comes only when one of a later batch was asked for."""
+    cohort = load_cohort("mimic_cxr", trees[LARGE])
+    expected = cohort.privileged
+    later, real = threading.Event(), report_sections.ReportFolder.read
+    names = [f"s{study}.txt" for study in cohort.images["study_id"].unique()]
+    rank = {name: i for i, name in enumerate(names)}
+    assert len(names) > 2 * report_sections.BATCH
+
+    def read(self, name):
+        position = rank[name.rsplit("/", 1)[1]]
+        if position >= report_sections.BATCH:
+            later.set()
+        if position == 0:
+            assert later.wait(20), "no other report was read meanwhile"
+        return real(self, name)
+
+    monkeypatch.setattr(report_sections.ReportFolder, "read", read)
+    found = load_cohort("mimic_cxr", trees[LARGE]).privileged
+    pd.testing.assert_frame_equal(found, expected)  # in order, whichever came first
 
 
 @pytest.mark.parametrize("archived", [False, True])

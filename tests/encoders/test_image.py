@@ -357,6 +357,13 @@ def test_arguments_that_cannot_be(arguments, said):
         load_image_encoder(**{"name": "c2l", "weights": "random"} | arguments)
 
 
+def test_batches_that_cannot_be(small):
+    wrong = [((3, 224, 224), "float32"), ((1, 1, 224, 224), "float32"), ((1, 3, 224, 238), "float32")]
+    for shape, dtype in (*wrong, ((1, 3, 224, 224), "uint8")):
+        with pytest.raises(DataError, match=rf"shape \(B, 3, 224, 224\), not .* {dtype}"):
+            small.tokens(torch.zeros(shape, dtype=getattr(torch, dtype)))
+
+
 def test_weights_that_do_not_exist_say_what_to_get_where(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"MRM.pth of MRM from github.com/RL4M/MRM-pytorch \(licence:"):
         load_image_encoder("mrm", tmp_path / "MRM.pth")

@@ -12,6 +12,7 @@ from pkd_utils.encoders import IMAGE_ENCODERS, TEXT_ENCODERS, verify
 from pkd_utils.encoders.backbones import build_backbone
 from pkd_utils.encoders.command_line import main, table
 from pkd_utils.runs import assets, files, paths
+from pkd_utils.runs.errors import DataError
 
 STAND_IN_FILES = paths.PROJECT_ROOT / "pkd_utils" / "encoders" / "stand_ins"
 STAND_INS = ("simulated_image_ssl", "simulated_alignment", "simulated_masked")
@@ -77,6 +78,11 @@ def test_fingerprint_sees_places_channels_and_values():
 def test_a_mean_of_nothing_but_rounding_is_zero():
     tokens = torch.nn.functional.layer_norm(torch.randn(20, 64), (64,))
     assert verify.fingerprint(tokens)["mean"] == 0
+
+
+def test_fingerprint_of_damaged_weights_is_refused():
+    with pytest.raises(DataError, match="not finite"):
+        verify.fingerprint(torch.tensor([[1.0, float("nan")]]))
 
 
 # --- list --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Packing: what is described, resumption after kill -9, refusals, processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -218,6 +219,29 @@ def test_kill_9_continues_where_it_was(tmp_path, read_files, workers):
     assert index.equals(index_of_whole)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bar_counts_what_was_there_but_not_as_speed(files, tmp_path, monkeypatch, capsys, workers):
+    """A resumed bar starts where the work stands, and its images a second are those of this call."""
+    for i in range(40):
+        picture(20, 20, seed=i).save(tmp_path / f"k{i:02d}.png")
+    paths = sorted(tmp_path.glob("k*.png"))
+    good = paths[38].read_bytes()
+    for path in paths[36:]:
+        path.write_text("not an image")
+    with pytest.raises(DataError):
+        pack.pack_images(paths, 16, tmp_path / "p.npy", workers)
+    assert "100%" in capsys.readouterr().err
+    for path in paths[36:]:
+        path.write_bytes(good)
+    monkeypatch.setattr(pack, "read_image", lambda *a, real=pack.read_image, **k: (time.sleep(0.2), real(*a, **k))[1])
+    pack.pack_images(paths, 16, tmp_path / "p.npy", workers)
+    shown = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()
+    assert "36/40" in shown[0] and "40/40" in shown[-1]
+    speed = re.search(r"([\d.]+)(img/s|s/img)", shown[-1])
+    rate = float(speed[1]) if speed[2] == "img/s" else 1 / float(speed[1])
+    assert rate <= 5.5 * workers  # 4 images of 0.2 s; all 40 in that time would be 50 a second and worker
+
+
 @pytest.fixture
 def small_files(tmp_path):
     """Eight images, of 1 to 8 pixels a side."""
@@ -225,6 +249,23 @@ def small_files(tmp_path):
     for side, path in enumerate(paths, start=1):
         picture(side, side).save(path)
     return paths
+
+
+def test_few_files_are_spread_over_the_workers(small_files, tmp_path, monkeypatch):
+    """While the first image is still being read, all others are."""
+
+    def waiting(data, size, *options, real=pack.read_image):
+        pixels, stored = real(data, size, *options)
+        (tmp_path / f"began{stored[0]}").touch()
+        deadline = time.time() + 20
+        while stored[0] == 1 and not (tmp_path / "began8").exists() and time.time() < deadline:
+            time.sleep(0.01)
+        assert stored[0] > 1 or (tmp_path / "began8").exists(), "image 1 waited for image 8, which never began"
+        return pixels, stored
+
+    monkeypatch.setattr(pack, "read_image", waiting)
+    _, index = pack_images(small_files, 8, tmp_path / "p.npy", 2)
+    assert index["width"].tolist() == list(range(1, 9))
 
 
 def test_a_worker_that_is_killed_is_told_in_one_sentence_and_costs_little(small_files, tmp_path, monkeypatch):
