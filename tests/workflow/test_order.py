@@ -85,7 +85,7 @@ def test_snakemake_takes_the_plan(config, runs, tmp_path):
     said = answer.stdout + answer.stderr
     assert runs <= set(re.findall(r"^rule (\w+):", said, re.M))
     assert ("runtime=180" in said) and "slurm_account=them" in said
-    commands = re.findall(r"-m pkd_utils run \S+\.yml '[\w.-]*' [0-9a-f]{64}$", said, re.M)
+    commands = re.findall(r"-m pkd_utils run (?:\S+|'[^']+)\.yml'? '[\w.-]*' [0-9a-f]{64}$", said, re.M)
     assert len(commands) == len(set(re.findall(r"^rule (\w+):", said, re.M)) - {"all"}), "a run's name may be empty"
     if len(config) > 1:
         assert "inspect" not in said and "03_train" not in said

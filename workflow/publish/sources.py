@@ -1,5 +1,6 @@
 """What the files of a built book are made from: the theme's own files by hash, and the words of all its sources."""
 
+import ast
 import functools
 import re
 import unicodedata
@@ -11,7 +12,7 @@ import sphinx
 
 from pkd_utils.runs import paths
 from workflow.publish import leaks
-from workflow.publish.vocabulary import LIBRARY
+from workflow.publish.vocabulary import LIBRARY, LIKE_REPORTS
 
 PACKAGES = ("sphinx", "sphinx_book_theme", "pydata_sphinx_theme", "sphinx_togglebutton", "sphinx_copybutton")
 PACKAGES += ("sphinx_thebe", "sphinx_design", "myst_nb", "jupyter_book", "docutils/writers", "pygments/formatters")
@@ -85,6 +86,19 @@ def words_of(texts: Iterable[str]) -> tuple[frozenset[str], frozenset[tuple[str,
     return frozenset(said), frozenset(triples)
 
 
+def explained(code: str) -> str:
+    """What the book's page of a module shows: docstrings and signatures, none of the words that it looks for."""
+    shown = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            shown.append(ast.get_docstring(node) or "")
+        if isinstance(node, ast.FunctionDef):
+            shown.append(f"{node.name} {ast.unparse(node.args)} {ast.unparse(node.returns) if node.returns else ''}")
+        if isinstance(node, ast.Name):
+            shown.append(node.id)
+    return "\n".join(shown)
+
+
 @functools.cache
 def words_of_project(root: Path, results: bool) -> tuple[frozenset[str], frozenset[tuple[str, ...]]]:
     """Words of what people wrote: prose, docstrings, tables; and, if asked for, of the results of runs."""
@@ -93,6 +107,7 @@ def words_of_project(root: Path, results: bool) -> tuple[frozenset[str], frozens
         file for pattern in PROJECT for file in root.glob(pattern) if not (parts | {"_generated"}) & set(file.parts)
     ]
     texts = [file.read_text(encoding="utf-8", errors="ignore") for file in found]
+    texts = [explained(text) if file.stem in LIKE_REPORTS else text for file, text in zip(found, texts, strict=True)]
     plain = [
         re.sub(r"[{}\\\"'`^~]", "", text) for file, text in zip(found, texts, strict=True) if file.suffix == ".bib"
     ]

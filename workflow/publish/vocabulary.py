@@ -13,6 +13,7 @@ import numpy as np
 from pkd_utils.runs import paths
 from workflow.publish import leaks
 
+LIKE_REPORTS = ("label_terms", "report_sections")  # modules that list what reports say
 LIBRARY = Path(__file__).resolve().parents[2] / "pkd_utils"
 # What Python, pandas and matplotlib say themselves.
 SAID = ["nan", "inf", "none", "true", "false", "dtype", "int", "float", "object", "str", "bool", "name", "length"]
@@ -53,7 +54,7 @@ def cells(file: Path) -> list[dict[str, Any]]:
 def library_code() -> tuple[str, ...]:
     """Code of the library, but for what is made to sound like a report."""
     files = [file for file in sorted(LIBRARY.rglob("*.py")) if "demo" not in file.parts]
-    return tuple(file.read_text() for file in files if file.stem not in ("label_terms", "report_sections"))
+    return tuple(file.read_text() for file in files if file.stem not in LIKE_REPORTS)
 
 
 def notebook_texts(root: Path, kinds: tuple[str, ...] = ("code", "markdown")) -> list[str]:
