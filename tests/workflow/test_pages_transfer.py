@@ -31,9 +31,12 @@ def stored(tmp_path):
 
 def test_the_section_leads_with_the_reading_and_draws_its_figures(stored):
     page = transfer.section(stored, stored.parent)
-    lead = page.index("(primary endpoint): +0.03")
+    lead = page.index("(primary endpoint): **+0.03")
     assert lead < page.index(f"{statistic.TAUGHT}.**") < page.index("```{image} case-or-label-primary.png")
-    assert transfer.finding(stored).count("(primary endpoint): +0.03") == 1
+    assert transfer.finding(stored).count("(primary endpoint): **+0.03") == 1
+    home = transfer.finding(stored)
+    assert "image} _generated/case-or-label-primary.png" in home and "Control of a kind" in home
+    assert "30% flips by the image" in home and "size-100" not in home and "semi-synthetic outcome with another" in home
     assert "it is no blind test" in page and "MeSH" in page and ":::{dropdown} Provenance" in page
     assert page.count(":alt: Gain in AUROC") == 3 and "Control of a kind" in page
     for name in ("primary", "settings", "ladder"):

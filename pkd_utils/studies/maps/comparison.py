@@ -250,10 +250,11 @@ def _difference(
     level = options["level"]
     found = training_interval(baseline, mmpkd, patients, level)
     row |= {"sd_difference": np.std(per_seed[1] - per_seed[0], ddof=1), "error": found.error, "freedom": found.freedom}
+    judged = found
     if family:
-        together = training_interval(baseline, mmpkd, patients, 1 - (1 - level) / family)
-        row |= {"low_family": together.low, "high_family": together.high}
+        judged = training_interval(baseline, mmpkd, patients, 1 - (1 - level) / family)
+        row |= {"low_family": judged.low, "high_family": judged.high}
     test, effect = mann_whitney(per_seed[1], per_seed[0]), cliffs_delta(per_seed[1], per_seed[0], level)
     row |= {"cliffs_delta": effect.estimate, "delta_low": effect.low, "delta_high": effect.high}
     row |= {"low": found.low, "high": found.high, "mwu_p": test.p, "smallest_p": test.smallest_p}
-    return row | {"verdict": judge(found.low, found.high, larger_is_better)}
+    return row | {"verdict": judge(judged.low, judged.high, larger_is_better)}

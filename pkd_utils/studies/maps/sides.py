@@ -43,8 +43,9 @@ def side_values(scores: pd.DataFrame, sides: pd.Series) -> dict[str, pd.DataFram
 
     Parameters
     ----------
-    scores : DataFrame: image_id, method, fold, seed, score (`localization.sides.side_scores`), mirrored (that of the
-        map of the mirrored film)
+    scores : DataFrame: image_id, method, fold, seed, score
+        `localization.sides.side_scores`; or half the difference between a film's score and that of the same film
+        mirrored before the model saw it, in which what stays in the frame cancels.
     sides : "left", "right" or NaN by image_id
 
     Returns
@@ -68,17 +69,6 @@ def side_values(scores: pd.DataFrame, sides: pd.Series) -> dict[str, pd.DataFram
     return {
         method: rows.pivot(index="seed", columns="image_id", values="part") for method, rows in table.groupby("method")
     }
-
-
-def mirrored_pairs(scores: pd.DataFrame, sides: pd.Series) -> pd.Series:
-    """Share of images whose map has more mass on the finding's side than the map of its mirror image, by method.
-
-    The mean of the shares of left and of right findings, so that a map that always follows the heart has one half.
-    """
-    known = scores.assign(side=scores["image_id"].map(sides)).dropna(subset="side")
-    further = np.sign(known["score"] - known["mirrored"]) * np.where(known["side"] == "left", 1, -1)
-    known = known.assign(right=(further + 1) / 2)
-    return known.groupby(["method", "side"])["right"].mean().groupby("method").mean()
 
 
 def compare_sides(

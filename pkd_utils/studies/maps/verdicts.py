@@ -228,7 +228,7 @@ def cohort_verdict(
     if (paper["seeds"] < 2).all():
         answer, words = "cannot tell", "one student a method was trained, so there is no interval over trainings"
         return result | {"answer": answer, "sentence": f"{title}: {words}; what one training gave is listed below."}
-    judged = [judge(r.low_family, r.high_family, r.metric not in LOWER_IS_BETTER) for r in paper.itertuples()]
+    judged = paper["verdict"].tolist()
     moved = {TOWARDS: judged.count(TOWARDS), AWAY: judged.count(AWAY)}
     answer, words = {
         (True, False): ("towards the region", "privileged training moves the attention towards the region"),
@@ -265,7 +265,8 @@ def _finding(row: dict[str, Any]) -> str:
         said += f"; these students {row['low_students']:+.3f} to {row['high_students']:+.3f}"
     if np.isfinite(row["low"]):
         said += (
-            f"; new trainings {row['low']:+.3f} to {row['high']:+.3f}; the paper's test: Cliff's delta "
+            f"; new trainings {row['low']:+.3f} to {row['high']:+.3f}, with the other metrics "
+            f"{row['low_family']:+.3f} to {row['high_family']:+.3f}; the paper's test: Cliff's delta "
             f"{row['cliffs_delta']:+.2f}, Mann-Whitney p = {row['mwu_p']:.3f}, {row['holm_p']:.3f} by Holm"
         )
     if np.isfinite(row.get("detectable", np.nan)):

@@ -59,6 +59,10 @@ def test_a_shift_of_every_seed_is_found_on_its_own_side(moved):
     assert (row["cliffs_delta"], row["mwu_p"]) == (1, pytest.approx(2 / 252)) and row["smallest_p"] == row["mwu_p"]
     assert (row["seeds"], row["images"], row["patients"], row["images_left_out"]) == (5, 24, 12, 0)
     assert row["verdict"] == TOWARDS
+    distilled = (moved.per_image["map"] == "attention_mean") & (moved.per_image["weight"] > 0)
+    moved.per_image.loc[distilled, "pixel_auroc"] -= (row["low"] + row["low_family"]) / 2
+    less = compare_maps(moved, **FEW).set_index(["map", "metric"]).loc["attention_mean", "pixel_auroc"]
+    assert less["low"] > 0 > less["low_family"] and less["verdict"] == UNSURE, "the metrics are judged together"
     lower = got.loc["attention_mean", "fpr"]
     assert lower["estimate"] < 0 and lower["verdict"] == TOWARDS, "a lower false positive rate is a move towards"
 

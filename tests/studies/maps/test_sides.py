@@ -21,7 +21,7 @@ def scores():
         towards = np.where(side == "left", 1, -1) * (method == "sees")
         noise = 0.2 * rng.standard_normal(60)
         score = np.where(method == "sees", 0.15 * towards, 0.5) + noise
-        mirrored = np.where(method == "sees", -0.15 * towards, -0.5) + noise
+        mirrored = np.where(method == "sees", -0.15 * towards, 0.5) + noise  # "heart": wherever the heart is
         rows.append(
             pd.DataFrame({"image_id": names, "method": method, "fold": np.arange(60) % 2, "seed": seed})
             .assign(score=score, mirrored=mirrored)
@@ -57,8 +57,16 @@ def test_who_sees_the_side_is_above_chance_and_above_who_follows_the_heart(score
     assert list(found.index) == ["heart", "sees", "sees minus heart"]
     assert found.loc["sees", "low"] > 0.5 and found.loc["sees minus heart", "low"] > 0
     assert found.loc["heart", "low"] < 0.5 < found.loc["heart", "high"]
-    pairs = sides.mirrored_pairs(table, side)
-    assert pairs["sees"] == 1 and pairs["heart"] == 0.5
+
+
+def test_what_stays_in_the_frame_cancels_with_the_mirrored_film(scores):
+    table, side = scores
+    habit = np.random.default_rng(1).normal(0, 2, 60)[table["image_id"].str[1:].astype(int)]  # of a film's map
+    framed = table.assign(score=table["score"] + habit, mirrored=table["mirrored"] + habit)
+    paired = framed.assign(score=(framed["score"] - framed["mirrored"]) / 2)
+    alone, both = (sides.side_values(one, side)["sees"].to_numpy().mean() for one in (framed, paired))
+    assert alone < 0.7 and both == 1
+    assert sides.side_values(paired, side)["heart"].to_numpy().mean() == 0.5
 
 
 def test_sides_come_from_the_source_or_from_boxes(tmp_path):

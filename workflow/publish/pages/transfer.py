@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import atomic_path, read_json
 from pkd_utils.studies import figures
@@ -44,6 +45,20 @@ def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def named(setting: protocol.Setting, first: protocol.Setting) -> str:
+    """A setting by what is not as in the primary one."""
+    told = [f"{setting.size} studies"] if setting.size != first.size else []
+    if setting.flips:
+        told.append(f"{setting.flips:.0%} flips" + (" by the image" if setting.kind == "image" else ""))
+    if setting.image != first.image:
+        told.append(IMAGE_ENCODERS[setting.image].title)
+    if setting.outcomes != first.outcomes:
+        told.append(f"{', '.join(setting.outcomes)} outcome")
+    if setting.text != first.text:
+        told.append(f"{setting.text} text")
+    return " with ".join(told)
+
+
 def paragraph(claims: pd.DataFrame, plan: protocol.Protocol) -> str:
     """The primary endpoint in a sentence, and the other settings by their reading."""
     ends = endpoint(claims)
@@ -52,6 +67,8 @@ def paragraph(claims: pd.DataFrame, plan: protocol.Protocol) -> str:
     joint = ends[(ends["report"] == arms.JOINT) & (ends["setting"] == plan.primary)].iloc[0]
     ends_of = f"{joint['over_image']:+.4f} ({joint['over_image_low']:+.4f} to {joint['over_image_high']:+.4f})"
     others = ends[(ends["report"] == arms.TEXT) & (ends["setting"] != plan.primary)]
+    others = others.assign(setting=[named(plan.settings[name], main) for name in others["setting"]])
+    lead = statistic.sentences(ends, plan)[0].split(": ", 1)[1]
     single = claims[(claims["report"] == arms.TEXT) & (claims["setting"] == plan.primary)]
     single = single[single["outcome"] != statistic.MEAN]
     told, apart = (
@@ -59,7 +76,7 @@ def paragraph(claims: pd.DataFrame, plan: protocol.Protocol) -> str:
         for table, by in ((others, "setting"), (single, "outcome"))
     )
     return (
-        f"Text teacher, {what}: **{statistic.sentences(ends, plan)[0]}** The joint teacher there: {ends_of} over image "
+        f"Text teacher, {what} (primary endpoint): **{lead}** The joint teacher there: {ends_of} over image "
         f"only, {joint['reading']}. Outcome by outcome, {apart}. Other settings of the text teacher, {told}."
     )
 
@@ -95,8 +112,14 @@ def finding(stored: Path) -> str:
         return "*The stored result is of another protocol than the one in this copy of the book.*"
     told = paragraph(pd.DataFrame(result["claims"]), plan)
     method = "[the method](_generated/background/02-case-or-label)"
-    where = f"[Figures, every outcome, limits](_generated/open-data), and {method}."
-    return f"On real radiographs with their reports (Open-i), linear heads, AUROC. {told} {where}"
+    where = f"[Every outcome, limits](_generated/open-data), and {method}."
+    alt = "Gain in AUROC over image only, with intervals, of report teachers and their controls"
+    figure = f"```{{image}} _generated/case-or-label-primary.png\n:alt: {alt}\n```"
+    controls = " ".join(result["notes"])
+    return (
+        f"On real radiographs with their reports (Open-i), linear heads, AUROC. {told}\n\n{figure}\n\n"
+        f"{controls} {where}"
+    )
 
 
 def section(stored: Path, generated: Path) -> str:
