@@ -24,9 +24,8 @@ from pkd_utils.studies.transfer.features import Data
 from pkd_utils.studies.transfer.protocol import Protocol, Setting
 
 ANOTHER = "another patient's"
-_FOLDS, _OUTCOME, _FLIPS, _SIDE, _SUBSET, _TEACHERS, _RANDOM, _PERMUTE, _ANOTHER = range(
-    9
-)  # purposes of random streams
+# Purposes of random streams.
+_FOLDS, _OUTCOME, _FLIPS, _SIDE, _SUBSET, _TEACHERS, _RANDOM, _PERMUTE, _ANOTHER = range(9)
 
 
 @dataclass
