@@ -175,6 +175,7 @@ HALF = torch.full((2, 3), 0.5)
         (lambda: distillation_loss(X, HALF, HALF * 4, 0.5), "not logits"),
         (lambda: distillation_loss(X, HALF * 4, HALF, 0.5), "targets are not in"),
         (lambda: distillation_loss(X, HALF * float("inf"), HALF, 0.5), "targets are not in"),
+        (lambda: distillation_loss(X, HALF * -float("inf"), HALF, 0.5), "targets are not in"),
         (lambda: distillation_loss(X, HALF * NAN, HALF / 1.5, 0.5, "softmax"), "must be left out"),
         (lambda: distillation_loss(X, torch.tensor([0, -100]), HALF / 1.5, 0.5, "softmax"), "must be left out"),
         (lambda: distillation_loss(X, torch.tensor([0, 3]), HALF / 1.5, 0.5, "softmax"), "Class numbers"),

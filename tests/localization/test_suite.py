@@ -55,6 +55,8 @@ def test_limits_of_coco_and_boxes_beyond_their_map():
     for box in ([0, 0, 9, 3], [0, 0, 3, 9]):
         with pytest.raises(DataError, match="outside its map of height 4 and width 4"):
             arrays.as_boxes([[box]], (1, 4, 4))
+    with pytest.raises(DataError, match=r"image 1 have shape \(1, 4, 4\): give \(K, 4\)"):
+        arrays.as_boxes([[], np.ones((1, 4, 4))])
 
 
 def test_pointing_game_known_values():

@@ -178,6 +178,7 @@ def test_own_sizes_and_what_does_not_fit():
     smallest = splits[splits["part"] == "train"].groupby("seed").size().min()
     sizes = task_splits.choose_sizes("age", splits, [0.5, 100, 1.0], epochs=3)
     assert sizes["samples"].tolist() == [100, smallest // 2, smallest]
+    assert sizes["fraction"].tolist() == [100 / smallest, smallest // 2 / smallest, 1.0]
     assert list(sizes.columns) == ["task", "fraction", "samples", "epochs", "source"]
     assert sizes["epochs"].tolist() == [3] * 3 and set(sizes["source"]) == {"chosen here"}
     with pytest.raises(DataError, match=f"smallest training part of the seeds has {smallest}"):
