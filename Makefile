@@ -22,7 +22,9 @@ assets: env ## fetch the small real files (CT, reports, text and image encoders)
 runs: assets ## run every notebook of PROFILE (default demo) that is not done yet; ONLY=reports/mimic_cxr: a part
 	@$(SNAKEMAKE) --config profile=$(PROFILE) $(if $(ONLY),only="$(ONLY)")
 
+# From nothing each time: Sphinx keeps the words of pages that are gone in its search index.
 pages: env ## build the book from the runs that are there
+	@rm -rf _build
 	@$(PY) -m workflow.publish.gate --profile $(PROFILE)
 	@$(PY) -m workflow.publish.pages --profile $(PROFILE)
 	@.venv/bin/jupyter-book build . --toc book/_toc.yml -W -n --keep-going -q
