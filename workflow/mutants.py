@@ -25,12 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
-import numpy as np
 from cosmic_ray import plugins
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
@@ -77,25 +77,26 @@ def sites(path: Path) -> dict[tuple, list[tuple[str, int]]]:
 
 
 def sample(number: int, seed: int) -> list[dict]:
-    """Draw mutants of the core rooms: file, its changed text, and the lines before and after."""
-    places = [
-        (path, operators)
-        for room in CORE
-        for path in sorted((ROOT / "pkd_utils" / room).rglob("*.py"))
-        for _, operators in sorted(sites(path).items())
-    ]
-    generator = np.random.default_rng(seed)
+    """Draw mutants of the core rooms: file, its changed text, and the lines before and after.
+
+    A place's number is a hash of its file, line and column, and the smallest numbers are drawn: a line that does not
+    change keeps its mutant when others do.
+    """
+    places = []
+    for path in sorted(path for room in CORE for path in (ROOT / "pkd_utils" / room).rglob("*.py")):
+        lines, seen = path.read_text().splitlines(), Counter()
+        for (start, stop), operators in sorted(sites(path).items()):
+            place = (str(path.relative_to(ROOT)), lines[start[0] - 1], start[1], stop[1])
+            seen[place] += 1
+            places.append((int(hash_params([seed, *place, seen[place]]), 16), path, operators))
     drawn: list[dict] = []
-    for place in generator.permutation(len(places)):
-        path, operators = places[place]
-        name, count = operators[generator.integers(len(operators))]
+    for draw, path, operators in sorted(places, key=lambda place: place[0])[:number]:
+        name, count = operators[draw % len(operators)]
         before = path.read_text()
         after = mutate_code(before, plugins.get_operator(name)(), count)
         lines = [x for x in difflib.ndiff(before.splitlines(), after.splitlines()) if x[:2] in ("- ", "+ ")]
         change = {sign: " ".join(x[2:].strip() for x in lines if x[0] == sign) for sign in "-+"}
         drawn.append({"file": str(path.relative_to(ROOT)), "line": change["-"], "becomes": change["+"], "text": after})
-        if len(drawn) == number:
-            break
     return drawn
 
 

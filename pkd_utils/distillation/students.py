@@ -313,9 +313,9 @@ def _convert(state: dict, own: dict, model: VisionTransformer, name: str) -> lis
             state[bias] = state[bias] + (kernels.sum((2, 3)) * ((mean - means) / stds)).sum(1)
         sentences.append("first layer from 3 channels to 1, the same output for grey images")
     if "pos_embed" in state and state["pos_embed"].shape[1:] != own["pos_embed"].shape[1:]:
-        old, new, prefix = state["pos_embed"], own["pos_embed"], model.num_prefix_tokens
+        old, prefix = state["pos_embed"], model.num_prefix_tokens
         side = round((old.shape[1] - prefix) ** 0.5)
-        if old.shape[2] == new.shape[2] and side * side + prefix == old.shape[1]:
+        if side * side + prefix == old.shape[1]:  # another width is refused with the other shapes
             grid = model.patch_embed.grid_size
             state["pos_embed"] = resample_abs_pos_embed(old, list(grid), [side, side], num_prefix_tokens=prefix)
             sentences.append(f"position embedding from {side} x {side} to {grid[0]} x {grid[1]} patches")

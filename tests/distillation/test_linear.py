@@ -57,6 +57,14 @@ def test_one_class_only_has_no_slope_and_half_a_case_of_the_other():
     assert 1 / (1 + np.exp(-heads.intercepts[:2])) == pytest.approx([0.01, 0.99])
 
 
+def test_no_more_steps_than_allowed():
+    x, targets = drawn(50, 4)
+    needed = fit_heads(x, targets, 0.1, 1e-10).steps
+    assert fit_heads(x, targets, 0.1, 1e-10, needed).steps == needed
+    with pytest.raises(DataError, match="after"):
+        fit_heads(x, targets, 0.1, 1e-10, needed - 5)
+
+
 def test_principal_axes_are_those_of_the_singular_value_decomposition():
     for shape in ((30, 6), (6, 30)):
         x = drawn(*shape)[0]

@@ -156,6 +156,7 @@ def test_saved_student_comes_back_and_can_be_a_start(tmp_path):
     [
         ({"image_size": 30}, "not a multiple of patch_size"),
         ({"heads": 5}, "multiple of heads"),
+        ({"depth": 0}, "depth 0"),
         ({"channels": 2}, "channels = 2"),
         ({"name": "resnet18"}, "is no vision transformer of timm"),
         ({"name": "vit_tiny"}, "is no vision transformer of timm"),

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from pkd_utils.distillation import text_teacher
 from pkd_utils.distillation.cross_fit import cross_fitted
 from pkd_utils.distillation.loop import Loop
 from pkd_utils.distillation.text_teacher import (
@@ -85,6 +86,19 @@ def test_learns_words_that_are_labels(fit, reports, tmp_path):
     assert result.best_epoch == result.history["validate_auroc"].argmax() + 1
     # the logits are those of the best epoch, not of the last
     assert auroc["validate"] == result.history["validate_auroc"].max()
+
+
+def test_rates_rise_for_a_tenth_of_all_steps_and_fall_to_zero(fit, tmp_path, monkeypatch):
+    given = {}
+
+    class Spy(text_teacher.Loop):
+        def __init__(self, *args, **options):
+            given.update(options, total=args[4] * args[5])
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(text_teacher, "Loop", Spy)
+    fit(tmp_path, epochs=2)
+    assert given["warmup"] == max(1, round(given["total"] / 10)) and given["decay"] == "linear"
 
 
 def test_reports_without_a_split_are_answered_and_their_labels_used_for_nothing(encoder, reports, tmp_path):

@@ -54,6 +54,15 @@ def test_shift_from_which_on_a_study_is_significant():
         assert below.pvalue > 0.05 or below.statistic < 15
 
 
+def test_shifts_of_two_levels_are_ranks_of_all_differences():
+    """With many values numpy orders them no further than asked."""
+    rng = np.random.default_rng(1)
+    a, b = rng.standard_normal((40, 30)), rng.standard_normal((40, 30))
+    ordered = np.sort((a[:, :, None] - b[:, None]).reshape(40, -1))
+    shifts = power.rejection_shifts(30, 30, [0.05, 0.01], simulations=40, seed=1)
+    assert (shifts == ordered[:, [power.critical_u(30, 30, alpha) - 1 for alpha in (0.05, 0.01)]].T).all()
+
+
 def test_power_without_a_difference_is_half_the_exact_size():
     exact = power.u_distribution(5, 5)[23:].sum() / comb(10, 5)
     assert power.power_at(0.0, 5, 5, simulations=200_000) == pytest.approx(exact, abs=0.001)
