@@ -12,6 +12,7 @@ from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import (
     auroc,
     class_aurocs,
+    column_aurocs,
     macro_auroc,
     micro_auroc,
     micro_average_precision,
@@ -46,6 +47,13 @@ def test_equals_scikit_learn_on_known_targets(data):
     assert prediction_scores([1, 0, 1], [0.2, 0.1, 0.3])["auroc"].tolist() == [1, 1]  # one label as a vector
     assert table["auroc"].iloc[-1] == table["auroc"].iloc[:5].mean() == macro_auroc(targets, scores)
     assert table["auprc"].iloc[-1] == table["auprc"].iloc[:5].mean()
+
+
+def test_many_scores_of_the_same_cases_have_each_their_auroc(data):
+    y, scores = data[0][:, 0], data[1]
+    assert column_aurocs(y, scores).tolist() == [auroc(y, column) for column in scores.T]
+    for one_class in (np.ones(80), np.full(80, np.nan)):
+        assert np.isnan(column_aurocs(one_class, scores)).all()
 
 
 def test_undefined_labels_are_named_without_a_warning(data):
@@ -134,6 +142,7 @@ def test_aurocs_of_classes_equal_scikit_learn_under_any_weights():
         (lambda: prediction_scores([1, 0], [1, np.nan]), "score of case 1, column 0, is nan"),
         (lambda: macro_auroc([[1, 0], [0, -1]], np.ones((2, 2))), "target of case 1, column 1, is -1"),
         (lambda: weighted_auroc([1, 0], [1, np.inf], np.ones((1, 2))), "score of case 1 is not finite"),
+        (lambda: column_aurocs([1, 0], [[1], [np.nan]]), "not finite"),
         (lambda: class_aurocs(pd.DataFrame({"B": [0.5]}), pd.Series(["M"])), "no column of probabilities"),
         (lambda: class_aurocs(pd.DataFrame({"B": [0.5]}, index=["a"]), pd.Series(["B"])), "same index"),
     ],

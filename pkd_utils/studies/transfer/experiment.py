@@ -19,6 +19,7 @@ from pkd_utils.distillation.linear import fit_heads, principal_axes
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import Parts
 from pkd_utils.runs.seeds import stream
+from pkd_utils.statistics.metrics import column_aurocs
 from pkd_utils.studies.transfer import arms
 from pkd_utils.studies.transfer.features import Data
 from pkd_utils.studies.transfer.protocol import Protocol, Setting
@@ -223,12 +224,12 @@ class Design:
         grid = [(i, l2) for i in range(len(made)) for l2 in protocol.l2]
         targets = np.stack([made[i][3] for i, _ in grid], axis=1).astype(np.float32)
         heads = fit_heads(self.pictures[self.train], targets, np.array([l2 for _, l2 in grid]), protocol.tolerance)
-        validated = column_aurocs(heads.logits(self.pictures[self.validate]), labels[self.validate])
+        validated = column_aurocs(labels[self.validate], heads.logits(self.pictures[self.validate]))
         tested = heads.logits(self.pictures[self.test])
         rows, scores = [], np.empty((len(arms.ARMS), len(self.test)))
         for row, arm in enumerate(arms.ARMS):
             own = [g for g, (i, _) in enumerate(grid) if made[i][0] in (arm, arms.IMAGE_ONLY)]
-            best = own[int(np.argmax(validated[own]))]  # of equal ones the first: the smaller lambda
+            best = own[int(np.argmax(validated[own]))]  # of equal (or undefined) ones the first: the smaller lambda
             (_, weight, temperature, _, dose), l2 = made[grid[best][0]], grid[best][1]
             scores[row] = tested[:, best]
             chosen = {"weight": weight, "temperature": temperature, "l2": l2, "dose": dose}
@@ -246,17 +247,6 @@ def components(features: np.ndarray, train: np.ndarray, most: int) -> np.ndarray
     scaled = (features - seen.mean(0)) / scale
     axes = principal_axes(scaled[train])[:, : min(most, len(train) - 1)]
     return (scaled @ axes).astype(np.float32)
-
-
-def column_aurocs(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """AUROC (K,) of each column of scores (m, K); one half where labels are of one class. Ties count by position."""
-    positive = labels == 1
-    count = positive.sum()
-    if count in (0, len(labels)):
-        return np.full(scores.shape[1], 0.5)
-    order = np.argsort(np.ascontiguousarray(scores.T), axis=1)
-    total = positive[order] @ np.arange(1, len(labels) + 1)
-    return (total - count * (count + 1) / 2) / (count * (len(labels) - count))
 
 
 def _standardised(features: np.ndarray) -> np.ndarray:

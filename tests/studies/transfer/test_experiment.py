@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
@@ -103,14 +102,6 @@ def test_partitions_are_kept_and_read_again(tmp_path):
     for a, b in zip(first, again, strict=True):
         assert all((a.values[cell] == b.values[cell]).all() for cell in a.values)
         assert a.choices.equals(b.choices) and a.added.equals(b.added)
-
-
-def test_column_aurocs_are_scikit_learns():
-    rng = np.random.default_rng(0)
-    scores, labels = rng.standard_normal((60, 5)), rng.integers(0, 2, 60)
-    expected = [roc_auc_score(labels, column) for column in scores.T]
-    assert experiment.column_aurocs(scores, labels) == pytest.approx(expected)
-    assert (experiment.column_aurocs(scores, np.zeros(60)) == 0.5).all()
 
 
 @pytest.mark.parametrize("name", ["case-or-label", "case-or-label-demo", "case-or-label-embedded"])
