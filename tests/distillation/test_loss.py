@@ -115,6 +115,17 @@ def test_mixed_target_shortcut_equals_the_two_terms():
     torch.testing.assert_close(near, got, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 2.5])
+def test_a_students_temperature_is_of_the_soft_term_alone(temperature):
+    logits, targets, soft = case()
+    hard, soft_term = (
+        distillation_loss(logits, targets, None, 0),
+        distillation_loss(logits / temperature, targets, soft, 1),
+    )
+    got = distillation_loss(logits, targets, soft, 0.4, student_temperature=temperature)
+    torch.testing.assert_close(got, 0.6 * hard + 0.4 * soft_term)
+
+
 def test_hinton_variant_scales_the_soft_term_only():
     logits, targets, soft = case()
     hard = distillation_loss(logits, targets, None, 0.0)

@@ -144,6 +144,9 @@ def test_training_interval_holds_its_level(seeds, share):
 def test_a_percentile_bootstrap_of_five_seeds_does_not():
     got = interval_coverage(seeds=5, patients=30, seed_share=1.0, studies=500, resamples=300)
     assert got["bootstrap"] < 0.90 < 0.93 < got["t"]
+    assert (
+        0.90 < interval_coverage(seeds=40, patients=30, seed_share=1.0, studies=300, resamples=300)["bootstrap"] < 0.99
+    )
 
 
 @pytest.mark.parametrize("seeds", [2, 5])

@@ -78,6 +78,8 @@ def test_detectable_is_where_power_is_reached():
     # Two-sample t test of the same size: about 2.02; the rank test at its coarse level (p <= 0.032) needs a bit more.
     assert 2.0 < found.difference < 2.35
     assert found == power.detectable(5, 5, simulations=20_000)
+    few = power.detectable(5, 5, power=0.99, simulations=100)  # the upper bound is the largest simulated
+    assert few.high == power.rejection_shifts(5, 5, [0.05], simulations=100).max()
 
 
 def test_scale_and_impossible_levels():
