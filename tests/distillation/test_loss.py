@@ -34,6 +34,8 @@ def test_soft_labels_by_hand():
     got = soft_labels(np.array([[1.0, 2.0, 3.0]]), 0.5, "softmax")
     e = np.exp([2.0, 4.0, 6.0])
     np.testing.assert_allclose(got, [e / e.sum()], rtol=1e-14)
+    stacked = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(soft_labels(stacked, 1.0, "softmax").sum(-1), torch.ones(2, 3))  # classes come last
 
 
 def test_soft_labels_carry_no_gradient_and_survive_extreme_logits():
@@ -174,6 +176,7 @@ HALF = torch.full((2, 3), 0.5)
         (lambda: soft_labels(X, NAN), "temperature must be"),
         (lambda: soft_labels(X, 1.0, "tanh"), "activation must be one of"),
         (lambda: soft_labels(torch.tensor([[1.0], [NAN]])), "first: row 1"),
+        (lambda: soft_labels(torch.tensor([[1.0, 0.0, 2.0], [0.0, NAN, 1.0]])), "^1 of 2 rows .*first: row 1"),
         (lambda: distillation_loss(X, HALF, HALF, 1.2), r"must lie in \[0, 1\]"),
         (lambda: distillation_loss(X, HALF, HALF, -0.1), r"must lie in \[0, 1\]"),
         (lambda: distillation_loss(X, HALF, HALF, NAN), r"must lie in \[0, 1\]"),

@@ -165,6 +165,13 @@ def test_only_the_chosen_blocks_move(fit, tmp_path, layers, pooling):
     assert {"head.weight", "head.bias"} <= names
 
 
+def test_pooling_by_the_mean_counts_every_token_once(encoder):
+    model = TextTeacher(settings(encoder, trainable_layers=0, pooling="mean"), 2).eval()
+    states, mask = torch.randn(2, 5, 16), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    expected = model.head(torch.stack([states[0].mean(0), states[1, :3].mean(0)]))
+    torch.testing.assert_close(model(states, mask), expected)
+
+
 @pytest.mark.parametrize("layers", [0, 1, 2])
 def test_kept_states_give_the_logits_of_the_whole_encoder(encoder, reports, layers):
     texts, _, _ = reports

@@ -137,7 +137,7 @@ def test_detectable_differences_are_of_the_interval_for_new_trainings():
 
 
 def test_refusals(table1):
-    for options in ({"n": 31}, {"alpha": 0}, {"tail_df": 2}, {"power": 1}):
+    for options in ({"n": 0}, {"n": 31}, {"alpha": 0}, {"tail_df": 2}, {"power": 1}):
         ((name, value),) = options.items()
         with pytest.raises(DataError, match=f"{name} = {value}"):
             power.detectable(**{"n": 5, "m": 5, **options})

@@ -220,6 +220,8 @@ def test_one_image_a_study_is_the_first_in_time_then_by_name():
     cohort = make_cohort(images)
     assert base.select_images(cohort, one_per="study")[0]["image_id"].tolist() == ["b", "d"]
     assert base.take_one(images, "study", last=True)["image_id"].tolist() == ["a", "d"]
+    table = base.make_table(images.iloc[[3, 0]], [0, 1])
+    assert list(table.columns) == ["image_id", "patient_id", "study_id", "target"] and list(table.index) == [0, 1]
     with pytest.raises(DataError, match="has the view 'XX'"):
         base.select_images(cohort, views=["PA", "XX"])
 

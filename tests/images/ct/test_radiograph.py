@@ -330,6 +330,7 @@ def test_many_volumes(cases, tmp_path, workers):
     assert table["image_id"].tolist() == ["good", "other", "series", "side", "void"]
     assert table["status"].tolist() == ["done", "done", "done", "done", "refused"]
     assert table["problems"].tolist() == ["", "", "", "decubitus", "empty"]
+    assert set(table["spacing_mm"]) == {"4 x 4 x 5"}
     assert radiograph.failures(table)["image_id"].tolist() == ["void", "side"]
     pictures = {file.stem: cv2.imread(str(file), cv2.IMREAD_UNCHANGED) for file in target.glob("*.jpg")}
     assert sorted(pictures) == ["good", "other", "series", "side"]

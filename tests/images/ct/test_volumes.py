@@ -354,6 +354,8 @@ ODD = {
     "eight bits": (lambda: volume(((HU + 1000) // 6).astype(np.int16)), "not HU", "of it is air"),
     "too dark": (lambda: volume((HU - 1024).clip(-1024).astype(np.int16)), "not HU", "soft tissue"),
     "sides cut": (lambda: volume().crop((0, 10, 20), (SHAPE[0], 52, 76)), "cropped sides", "of its outline"),
+    "left side cut": (lambda: volume().crop((0, 0, 32), SHAPE), "cropped sides", "of its outline"),
+    "right side cut": (lambda: volume().crop((0, 0, 0), (*SHAPE[:2], 64)), "cropped sides", "of its outline"),
     "circle": (in_a_circle, "cropped sides", "of its outline"),
     "top cut": (lambda: volume().crop((0, 0, 0), (40, *SHAPE[1:])), "cropped lungs", "last (highest)"),
     "bottom cut": (lambda: volume().crop((25, 0, 0), SHAPE), "cropped lungs", "first (lowest)"),
