@@ -182,6 +182,13 @@ def test_discharge_takes_the_stay_that_started_last_and_counts_odd_stays(tmp_pat
     assert "2 stays without usable times" in task.funnel["note"].iloc[2]
 
 
+def test_of_stays_with_the_same_times_the_first_by_number_is_taken():
+    studies = pd.DataFrame({"study_id": ["s"], "patient_id": ["p"], "study_datetime": [DAY]})
+    stays = pd.DataFrame({"patient_id": "p", "stay_id": ["9", "10", "8"], "start": DAY, "end": DAY, "died": False})
+    joined, several = mimic.join_stays(studies, stays)
+    assert joined["stay_id"].tolist() == ["10"] and several == 1
+
+
 def test_deaths_images_of_a_stay_and_arrival_are_choices(tmp_path):
     rows = [(0, 20, 0, 60, True), (1, 21, 0, 200, False, -5), (2, 22, 0, 60, False)]
     file = write_stays(tmp_path, rows)
@@ -260,7 +267,8 @@ def test_outcomes_refuse_what_they_do_not_know():
     twice = pd.concat([inspect_labels(["True", "False"]), inspect_labels(["Censored"])])
     refused("two different values", "ph_12_month", cohort, labels=twice)
     same = pd.concat([inspect_labels(["True", "False"]), inspect_labels(["True"])])
-    assert len(build_task("ph_12_month", cohort, labels=same).table) == 2
+    task = build_task("ph_12_month", cohort, labels=same)
+    assert len(task.table) == 2 and task.kind == "prognostic" and task.choices["column"].endswith(" (stated)")
 
 
 # --- covid-chestxray

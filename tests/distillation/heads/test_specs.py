@@ -12,6 +12,14 @@ from pkd_utils.runs.errors import DataError
 from tests.distillation.heads.test_training import CONFIG, TRAIN, VALIDATION, make_data, make_specs
 
 
+def test_the_papers_learning_rates():
+    rates = {
+        name: HeadSpec(name, name, 0, TRAIN, VALIDATION, 1).rate for name in ("image_only", "teacher", "mean_probe")
+    }
+    assert rates == {"image_only": 1e-4, "teacher": 1e-4, "mean_probe": 1e-3}
+    assert HeadSpec("own", "mean_probe", 0, TRAIN, VALIDATION, 1, learning_rate=0.5).rate == 0.5
+
+
 def test_groups_share_minibatches_and_fit_the_memory():
     specs = [*make_specs(), HeadSpec("other seed", "image_only", 2, TRAIN, VALIDATION, 3)]
     names = [[spec.name for spec in group] for group in training.group_specs(specs, dict.fromkeys(
