@@ -34,6 +34,8 @@ OKABE_ITO = {
 PALETTE = {
     "baseline": OKABE_ITO["orange"],
     "mmpkd": OKABE_ITO["blue"],
+    "self": OKABE_ITO["sky blue"],
+    "permuted": OKABE_ITO["reddish purple"],
     "teacher": OKABE_ITO["reddish purple"],
     "paper": OKABE_ITO["black"],
     "reference": OKABE_ITO["sky blue"],

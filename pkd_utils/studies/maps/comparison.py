@@ -13,7 +13,8 @@ statements stand beside it, which answer different questions:
 None of them is made of students that were not trained, see `maps.evidence`.
 
 Families of Holm's procedure, per cohort: "paper" holds the map and the metrics of the paper's Table 1, which were
-chosen before any result was seen; "exploratory" holds all the others.
+chosen before any result was seen; "exploratory" holds all the others, judged by the p of their interval after Holm's
+correction over the whole family.
 """
 
 from collections.abc import Sequence
@@ -22,13 +23,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from pkd_utils.localization.suite import LOWER_IS_BETTER
 from pkd_utils.runs import files, run
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.comparisons import ONE_STUDENT, cliffs_delta, holm, judge, mann_whitney
+from pkd_utils.statistics.comparisons import ONE_STUDENT, UNSURE, cliffs_delta, holm, judge, mann_whitney
 from pkd_utils.statistics.intervals import bootstrap_interval, training_interval
-from pkd_utils.studies.maps.evidence import NOT_TRAINED, training_evidence
+from pkd_utils.studies.maps.arms import METHODS
+from pkd_utils.studies.maps.evidence import NOT_TRAINED, not_trained, training_evidence
 
 REFERENCE = "reference: "
 TITLES = {
@@ -47,7 +50,7 @@ COLUMNS = [
     "cohort", "map", "metric", "family", "images", "images_left_out", "patients",
     "baseline", "mmpkd", "sd_baseline", "sd_mmpkd", "sd_difference", "estimate", "low", "high", "error", "freedom",
     "low_family", "high_family", "low_students", "high_students", "cliffs_delta", "delta_low", "delta_high",
-    "mwu_p", "smallest_p", "seeds", "verdict",
+    "p", "mwu_p", "smallest_p", "seeds", "verdict",
 ]  # fmt: skip
 """Of `compare_maps`, which adds `holm_p`."""
 
@@ -61,7 +64,6 @@ class MapRuns:
 
     per_image: pd.DataFrame
     per_student: pd.DataFrame
-    sanity: pd.DataFrame
     stability: pd.DataFrame
     facts: dict[str, dict[str, Any]]
 
@@ -77,7 +79,7 @@ def read_map_runs(references: Sequence[str]) -> MapRuns:
     if not references or len(set(references)) < len(references):
         raise DataError(f"map_runs is {list(references)}: name at least one run of 08-score-all-maps, each once.")
     cohorts = [reference.split("/")[1] for reference in references]
-    tables = {name: [] for name in ("per_image.parquet", "per_student.csv", "sanity.csv", "stability.csv")}
+    tables = {name: [] for name in ("per_image.parquet", "per_student.csv", "stability.csv")}
     facts = {}
     for reference, cohort in zip(references, cohorts, strict=True):
         folder = run.find_run(reference)
@@ -94,17 +96,16 @@ def read_map_runs(references: Sequence[str]) -> MapRuns:
     return MapRuns(*(pd.concat(parts, ignore_index=True) for parts in tables.values()), facts)
 
 
-def methods(per_image: pd.DataFrame, cohort: str) -> dict[str, float]:
-    """Weights of the methods of a cohort: {"baseline": 0.0, "mmpkd": 0.5}, either only where it was run."""
+def methods(per_image: pd.DataFrame, cohort: str) -> list[str]:
+    """Methods of a cohort that were run, in the order of `METHODS`; a control has the setting of what it controls."""
     students = per_image[(per_image["cohort"] == cohort) & ~per_image["map"].str.startswith(REFERENCE)]
-    settings = students[["weight", "temperature"]].drop_duplicates()
-    distilled = settings[settings["weight"] > 0]
+    distilled = students.loc[students["weight"] > 0, ["weight", "temperature"]].drop_duplicates()
     if len(distilled) > 1:
         raise DataError(
-            f"{cohort}: {len(distilled)} settings of weight and temperature are distilled; compare one with baseline."
+            f"{cohort}: {len(distilled)} settings of weight and temperature are distilled; compare one with baseline, "
+            "and controls of the same setting."
         )
-    found = {"baseline": 0.0} if (settings["weight"] == 0).any() else {}
-    return found | ({"mmpkd": float(distilled["weight"].iloc[0])} if len(distilled) else {})
+    return [method for method in METHODS if (students["method"] == method).any()]
 
 
 def seeds_by_images(per_image: pd.DataFrame, cohort: str, map_name: str, method: str) -> pd.DataFrame:
@@ -122,7 +123,7 @@ def seeds_by_images(per_image: pd.DataFrame, cohort: str, map_name: str, method:
     if map_name.startswith(REFERENCE):
         part = part.assign(student=part["seed"].fillna(-1)).groupby(["student", "image_id"])[metrics].mean()
         return part.unstack("image_id")
-    part = part[part["weight"] == methods(per_image, cohort).get(method, np.nan)]
+    part = part[part["method"] == method]
     keys = ["seed"] if not part.duplicated(["seed", "image_id"]).any() else ["fold", "seed"]
     if part.duplicated([*keys, "image_id"]).any():
         raise DataError(f"{cohort}, {map_name}: an image has two values of one student (fold, seed); look at map_runs.")
@@ -160,7 +161,7 @@ def evidence_of(map_runs: MapRuns, cohort: str, level: float = 0.95) -> pd.DataF
     """`evidence.training_evidence` of a cohort, from the rows of its students in `per_student`."""
     table = map_runs.per_student
     table = table[(table["cohort"] == cohort) & (table["map"] == "classifier")]
-    students = table.pivot(index=["weight", "fold", "seed"], columns="metric", values="value").reset_index()
+    students = table.pivot(index=["method", "fold", "seed"], columns="metric", values="value").reset_index()
     wanted = ("validate_auroc", "map_range", "tokens")
     if missing := [name for name in wanted if name not in students]:
         raise DataError(f"The run of 08 of {cohort} does not say {', '.join(missing)} of a student: run 08 again.")
@@ -184,7 +185,8 @@ def compare_maps(
     Returns
     -------
     DataFrame
-        `COLUMNS` and holm_p (of mwu_p): baseline, mmpkd (means), sd_baseline, sd_mmpkd, sd_difference (over seeds),
+        `COLUMNS` and holm_p (of mwu_p in the family "paper", of p in "exploratory"): baseline, mmpkd (means),
+        sd_baseline, sd_mmpkd, sd_difference (over seeds),
         error, freedom (of low to high), low_family, high_family (together at `level` over the family's metrics,
         Bonferroni; "paper" only), seeds (that both methods have), images_left_out (a student has no value there). NaN
         where one student a method leaves nothing to compare, or where a method was not trained; cohorts without both
@@ -194,9 +196,9 @@ def compare_maps(
     per_image, patients = map_runs.per_image, patients_of(map_runs.per_image)
     options = {"resamples": resamples, "level": level}
     for cohort in map_runs.facts:
-        if set(methods(per_image, cohort)) != {"baseline", "mmpkd"}:
+        if not {"baseline", "mmpkd"} <= set(methods(per_image, cohort)):
             continue
-        trained = evidence_of(map_runs, cohort, level)["trained"].all()
+        trained = not not_trained(evidence_of(map_runs, cohort, level))
         for map_name in map_names(per_image, cohort):
             students = [seeds_by_images(per_image, cohort, map_name, m) for m in ("baseline", "mmpkd")]
             for metric in metric_names(per_image):
@@ -209,8 +211,13 @@ def compare_maps(
                 found = _difference(pair, metric not in LOWER_IS_BETTER, family, trained, options)
                 rows.append(row | found)
     table = pd.DataFrame(rows, columns=COLUMNS).assign(holm_p=np.nan)
-    for _, part in table[table["mwu_p"].notna()].groupby(["cohort", "family"]):
-        table.loc[part.index, "holm_p"] = holm(part["mwu_p"])
+    for (_, family), part in table[table["error"].notna()].groupby(["cohort", "family"]):
+        if family == "paper":
+            table.loc[part.index, "holm_p"] = holm(part["mwu_p"])
+            continue
+        corrected = holm(part["p"])
+        table.loc[part.index, "holm_p"] = corrected
+        table.loc[part.index[corrected >= 1 - level], "verdict"] = UNSURE
     return table
 
 
@@ -256,5 +263,7 @@ def _difference(
         row |= {"low_family": judged.low, "high_family": judged.high}
     test, effect = mann_whitney(per_seed[1], per_seed[0]), cliffs_delta(per_seed[1], per_seed[0], level)
     row |= {"cliffs_delta": effect.estimate, "delta_low": effect.low, "delta_high": effect.high}
+    t = abs(found.estimate) / found.error if found.error else np.inf if found.estimate else 0.0
+    row |= {"p": 2 * stats.t.sf(t, found.freedom)}
     row |= {"low": found.low, "high": found.high, "mwu_p": test.p, "smallest_p": test.smallest_p}
     return row | {"verdict": judge(judged.low, judged.high, larger_is_better)}

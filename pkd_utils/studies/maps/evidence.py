@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pkd_utils.statistics.intervals import seed_interval
+from pkd_utils.studies.maps.arms import CONTROLS, METHOD_NAMES, METHODS
 
 CHANCE, LEAST_RANGE = 0.5, 0.5
 NOT_TRAINED = "not trained"
@@ -28,37 +29,42 @@ def training_evidence(students: pd.DataFrame, level: float = 0.95) -> pd.DataFra
     Parameters
     ----------
     students : a row a student
-        `weight` (0: baseline), `seed`, `validate_auroc`, `map_range` (median over its test images of the range of a raw
+        `method`, `seed`, `validate_auroc`, `map_range` (median over its test images of the range of a raw
         attention map) and `tokens` (patches N of a map).
     level : of the interval over seeds; a seed's AUROC is the mean over its folds
 
     Returns
     -------
     DataFrame
-        Index `method` ("baseline", "mmpkd"): seeds, validate_auroc (mean), low (NaN for one seed), map_range (median
-        over students, in units of 1/N), students, flat (students below `LEAST_RANGE`), trained.
+        Index `method`, in the order of `METHODS`: seeds, validate_auroc (mean), low (NaN for one seed), map_range
+        (median over students, in units of 1/N), students, flat (students below `LEAST_RANGE`), trained.
     """
     rows = {}
-    for distilled, part in students.groupby(students["weight"] > 0):
+    for method in [name for name in METHODS if (students["method"] == name).any()]:
+        part = students[students["method"] == method]
         aurocs = part.groupby("seed")["validate_auroc"].mean().dropna()
         low = seed_interval(aurocs, level).low if len(aurocs) > 1 else np.nan
         ranges = part["map_range"] * part["tokens"]
         row = {"seeds": len(aurocs), "validate_auroc": aurocs.mean(), "low": low, "map_range": ranges.median()}
         row |= {"students": len(part), "flat": int((ranges < LEAST_RANGE).sum())}
         trained = row["low"] > CHANCE and row["map_range"] >= LEAST_RANGE
-        rows["mmpkd" if distilled else "baseline"] = row | {"trained": bool(trained)}
+        rows[method] = row | {"trained": bool(trained)}
     return pd.DataFrame.from_dict(rows, "index").rename_axis("method")
 
 
 def not_trained(evidence: pd.DataFrame) -> str:
-    """Why there is no verdict, in words with the numbers of each method; "" if every method was trained."""
+    """Why there is no verdict, in words with the numbers of each method; "" if baseline and distilled were trained.
+
+    A control that was not is no reason: nothing is claimed against it (`maps.controls`).
+    """
+    evidence = evidence[~evidence.index.isin(CONTROLS)]
     if evidence["trained"].all():
         return ""
     said = [
         f"{row.Index} with a validation AUROC of {row.validate_auroc:.2f} over {row.seeds} seed(s), "
         f"{'no lower bound' if np.isnan(row.low) else f'lower bound {row.low:.2f}'}, and a map's range of "
         f"{row.map_range:.2g}/N, below {LEAST_RANGE:g}/N in {row.flat} of {row.students} students"
-        for row in evidence.rename(index={"mmpkd": "distilled"}).itertuples()
+        for row in evidence.rename(index=METHOD_NAMES).itertuples()
     ]
     asked = f"a lower bound above {CHANCE:g} and a median range of at least {LEAST_RANGE:g}/N are asked for"
     return f"{NOT_TRAINED}: {'; '.join(said)} ({asked})"

@@ -15,10 +15,11 @@ from pkd_utils.localization.suite import LOWER_IS_BETTER
 from pkd_utils.runs.errors import DataError
 from pkd_utils.studies import figures
 from pkd_utils.studies.figures import OKABE_ITO, PALETTE
+from pkd_utils.studies.maps.arms import METHOD_NAMES
 from pkd_utils.studies.maps.comparison import REFERENCE, TITLES
-from pkd_utils.studies.maps.verdicts import METHOD_NAMES
 
 _KINDS = ("blue", "vermilion", "bluish green", "reddish purple", "orange", "sky blue", "black", "yellow")
+_ARM_MARKERS = {"baseline": "s", "mmpkd": "o", "self": "^", "permuted": "v"}
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _REFERENCE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 4)))
 
@@ -35,36 +36,47 @@ def metric_title(metric: str) -> str:
     return f"{TITLES.get(metric, metric.replace('_', ' '))} ({direction} is better)"
 
 
-def map_forest(differences: pd.DataFrame) -> Figure:
-    """Draw every difference with its interval: one panel a metric, one line a map, one colour and marker a cohort.
+def arm_forest(arms: pd.DataFrame) -> Figure:
+    """Draw the gain over the baseline of every arm with its interval: a panel a metric, a line a cohort and arm.
 
-    The half of each panel that means "towards the region" is shaded. A filled mark has an interval without zero, an
-    open one has zero inside, and a mark without a line has no interval (one student a method). `differences` is what
-    `maps.comparison.compare_maps` gives, at least one row.
+    The half of each panel that means "better" is shaded. A filled mark has an interval without zero, an open one has
+    zero inside, and a mark without a line has no interval. A gain that the controls have as well is not the report's.
+
+    Parameters
+    ----------
+    arms : rows of `controls.compare_arms`; those against the baseline are drawn. A column `paper` (NaN where there is
+        none) adds a published difference to the distilled student's line, as a hollow diamond.
     """
-    cohorts = list(dict.fromkeys(differences["cohort"]))
-    maps = list(dict.fromkeys(differences["map"]))
-    metrics = [m for m in TITLES if (differences["metric"] == m).any()]
-    height = 0.75 + len(maps) * (0.16 + 0.14 * len(cohorts))
-    figure, axes = figures.panels(len(metrics), 4, 2.9, height, below=0.6, sharey=True)
-    offsets = np.linspace(-0.3, 0.3, len(cohorts)) if len(cohorts) > 1 else [0.0]
+    table = arms[arms["against"] == "baseline"]
+    cohorts = list(dict.fromkeys(table["cohort"]))
+    drawn = [m for m in METHOD_NAMES if (table["method"] == m).any()]
+    metrics = list(dict.fromkeys(table["metric"]))
+    height = 0.95 + len(cohorts) * (0.16 + 0.22 * len(drawn))
+    figure, axes = figures.panels(len(metrics), len(metrics), 2.9, height, below=0.5, sharey=True)
+    offsets = np.linspace(-0.27, 0.27, len(drawn)) if len(drawn) > 1 else [0.0]
+    styles = {method: {"color": PALETTE[method], "marker": _ARM_MARKERS[method], "markersize": 5} for method in drawn}
     for ax, metric in zip(axes, metrics, strict=True):
-        part = differences[(differences["metric"] == metric) & differences["estimate"].notna()]
+        part = table[(table["metric"] == metric) & table["estimate"].notna()]
         for row in part.to_dict("records"):
-            k = cohorts.index(row["cohort"])
-            y, style = maps.index(row["map"]) + offsets[k], _style(k)
+            y = cohorts.index(row["cohort"]) + offsets[drawn.index(row["method"])]
+            style = styles[row["method"]]
             ax.plot([row["low"], row["high"]], [y, y], color=style["color"], linewidth=1.6, solid_capstyle="butt")
             filled = np.isfinite(row["low"]) and not row["low"] <= 0 <= row["high"]
             ax.plot(row["estimate"], y, **style, markerfacecolor=style["color"] if filled else "white")
-        reach = 1.08 * np.nanmax(part[["estimate", "low", "high"]].abs(), initial=0) or 1.0  # of the farthest end
+            if np.isfinite(row.get("paper", np.nan)):
+                ax.plot(row["paper"], y, "D", color=PALETTE["paper"], markerfacecolor="none", markersize=6)
+        ends = part[[name for name in ("estimate", "low", "high", "paper") if name in part]]
+        reach = 1.08 * np.nanmax(ends.abs(), initial=0) or 1.0  # of the farthest end
         ax.set_xlim(-reach, reach)
-        towards = (-reach, 0) if metric in LOWER_IS_BETTER else (0, reach)
-        ax.axvspan(*towards, color="0.94", zorder=0, linewidth=0)
+        better = (-reach, 0) if metric in LOWER_IS_BETTER else (0, reach)
+        ax.axvspan(*better, color="0.94", zorder=0, linewidth=0)
         ax.axvline(0, color="0.4", linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-        _map_axis(ax, maps, metric)
-    marks = [Line2D([], [], label=name, **_style(k)) for k, name in enumerate(cohorts)]
-    title = "distilled minus baseline; shaded side: towards the region"
-    figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(cohorts)), title=title)
+        _map_axis(ax, cohorts, metric)
+    marks = [Line2D([], [], label=METHOD_NAMES[method], **style) for method, style in styles.items()]
+    if "paper" in table and table["paper"].notna().any():
+        marks.append(Line2D([], [], linestyle="", marker="D", markerfacecolor="none", color="black", label="published"))
+    title = "minus the baseline; shaded: better"
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), title=title)
     return figure
 
 
@@ -83,7 +95,6 @@ def map_levels(levels: pd.DataFrame, cohort: str) -> Figure:
     offsets = dict(zip(drawn, np.linspace(-0.15, 0.15, len(drawn)) if len(drawn) > 1 else [0.0], strict=True))
     figure, axes = figures.panels(len(metrics), 4, 2.9, 0.75 + 0.34 * len(maps), below=0.6, sharey=True)
     styles = {name: _reference_style(k) for k, name in enumerate(references)}
-    markers = {"baseline": "s", "mmpkd": "o"}
     for ax, metric in zip(axes, metrics, strict=True):
         for row in table[(table["metric"] == metric) & table["mean"].notna()].to_dict("records"):
             if row["method"] == "reference":
@@ -92,9 +103,9 @@ def map_levels(levels: pd.DataFrame, cohort: str) -> Figure:
             y, colour = maps.index(row["map"]) + offsets[row["method"]], PALETTE[row["method"]]
             ends = [row["mean"] - row["sd"], row["mean"] + row["sd"]]
             ax.plot(ends, [y, y], color=colour, linewidth=1.6, solid_capstyle="butt")
-            ax.plot(row["mean"], y, markers[row["method"]], color=colour, markersize=5)
+            ax.plot(row["mean"], y, _ARM_MARKERS[row["method"]], color=colour, markersize=5)
         _map_axis(ax, maps, metric)
-    marks = [Line2D([], [], color=PALETTE[m], marker=markers[m], label=METHOD_NAMES[m]) for m in drawn]
+    marks = [Line2D([], [], color=PALETTE[m], marker=_ARM_MARKERS[m], label=METHOD_NAMES[m]) for m in drawn]
     marks += [Line2D([], [], label=map_label(name), **styles[name]) for name in references]
     figure.legend(handles=marks, loc="outside lower center", ncols=4)
     return figure

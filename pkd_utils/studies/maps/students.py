@@ -1,6 +1,6 @@
 """What a study of maps reads and does for every student: images with regions, maps by name, scores of a set."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +12,13 @@ import torch
 from torch import nn
 
 from pkd_utils.cohorts.boxes import ground_truth, of_positives
-from pkd_utils.distillation.students import load_student, predict_logits, random_student
+from pkd_utils.distillation.students import predict_logits, random_student
 from pkd_utils.images.augment import normalise
 from pkd_utils.localization import attention, metrics, reference, saliency
 from pkd_utils.localization.suite import Suite, score_maps
 from pkd_utils.runs import files, run
 from pkd_utils.runs.errors import DataError
-from pkd_utils.studies.maps.comparison import MapRuns, methods
-
-STUDENT = ["weight", "temperature", "fold", "seed"]
-"""Columns that name a student."""
+from pkd_utils.studies.maps.arms import STUDENT, methods_of
 
 PICTURE = ["picture_x0", "picture_y0", "picture_x1", "picture_y1"]
 """Columns of images.parquet: the picture's own rectangle in packed pixels."""
@@ -132,14 +129,16 @@ class Prepared:
 
 
 def read_students(references: Sequence[str]) -> pd.DataFrame:
-    """students.csv of one or more runs of `03-distil-student`; `folder` becomes the whole path of each student."""
+    """students.csv of runs of `03-distil-student`, with each student's method; `folder` becomes its whole path."""
     tables = []
-    for folder in map(run.find_run, references):
+    for name in references:
+        folder = run.find_run(name)
         table = pd.read_csv(folder / "students.csv")
+        table = table.assign(method=methods_of(name, table["weight"]))
         tables.append(table.assign(folder=f"{folder}/students/" + table["folder"]))
     students = pd.concat(tables, ignore_index=True)
     if students.duplicated(STUDENT).any():
-        raise DataError("Two students have the same weight, temperature, fold and seed: name one run of each.")
+        raise DataError("Two students have the same method, weight, temperature, fold and seed: name one run of each.")
     return students
 
 
@@ -188,25 +187,6 @@ def student_maps(
     batches = (normalise(part, built["mean"], built["std"]) for part in parts)
     methods = {name: {**MAPS[name], "layer": layer} for name in names}
     return saliency.saliency_maps(model, batches, methods, targets=targets)
-
-
-def first_student_maps(map_runs: MapRuns, cohort: str, map_name: str, image_ids: Iterable[str]):
-    """Pixels, boxes, maps and AUROCs of some test images by each method's first student, for `figures.case_gallery`."""
-    facts, table, ids = map_runs.facts[cohort], map_runs.per_image, list(image_ids)
-    prepared = Prepared(run.find_run(facts["parameters"]["prepared_run"]), facts["labels"])
-    trained = read_students(facts["parameters"]["student_runs"])[[*STUDENT, "folder"]]
-    rows = table[(table["cohort"] == cohort) & (table["map"] == map_name) & table["image_id"].isin(ids)]
-    maps, values = {}, {}
-    for method, weight in methods(table, cohort).items():
-        chosen = rows[rows["weight"] == weight].sort_values(["fold", "seed"]).drop_duplicates("image_id")
-        values[method], maps[method] = chosen.set_index("image_id")["pixel_auroc"], {}
-        for folder, part in chosen.merge(trained, on=STUDENT).groupby("folder"):
-            pixels = prepared.pixels_of(part["image_id"])
-            found, _ = student_maps(*load_student(folder), pixels, [map_name], facts["parameters"].get("layer", -1))
-            large = attention.upsample_maps(found[map_name], pixels.shape[1:])
-            maps[method] |= dict(zip(part["image_id"], large, strict=True))
-    pixels = dict(zip(ids, prepared.pixels_of(ids), strict=True))
-    return pixels, prepared.boxes, maps, values
 
 
 def choose_and_score(

@@ -14,6 +14,7 @@ from pkd_utils.localization.suite import LOWER_IS_BETTER
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.comparisons import AWAY, TOWARDS, judge, mann_whitney, paired_seeds
 from pkd_utils.statistics.intervals import training_interval, within
+from pkd_utils.studies.maps.arms import CONTROLS, METHOD_NAMES
 from pkd_utils.studies.maps.comparison import (
     REFERENCE,
     TITLES,
@@ -27,9 +28,9 @@ from pkd_utils.studies.maps.comparison import (
     seeds_by_images,
     shared_values,
 )
+from pkd_utils.studies.maps.controls import CLAIMED, NO_CONTROL, arm_claims, arm_sentence
 from pkd_utils.studies.maps.evidence import NOT_TRAINED, not_trained
 
-METHOD_NAMES = {"baseline": "baseline", "mmpkd": "distilled"}
 BEATS, LOSES, UNDECIDED = "beats it", "is beaten", "cannot tell"
 
 
@@ -76,11 +77,12 @@ def levels_table(map_runs: MapRuns) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["cohort", "map", "method", "metric", "mean", "sd", "seeds", "images"])
 
 
-def compare_student_values(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
+def compare_student_values(map_runs: MapRuns, map_name: str, level: float = 0.95) -> pd.DataFrame:
     """Distilled minus baseline for values of students, not of images: precision of boxes, AUROC of the classifier.
 
     Patients cannot be drawn for these: the interval is that of the paired t test over the seeds that both methods have
     (a seed's mean over its folds), and says nothing of new patients. Maps of students that were not trained have none.
+    Boxes are those of one map.
 
     Returns
     -------
@@ -88,11 +90,12 @@ def compare_student_values(map_runs: MapRuns, level: float = 0.95) -> pd.DataFra
     mwu_p, smallest_p, seeds
     """
     table = map_runs.per_student[map_runs.per_student["metric"].isin(("box_ap", "test_auroc"))]
-    trained = {cohort: evidence_of(map_runs, cohort, level)["trained"].all() for cohort in map_runs.facts}
+    table = table[table["map"].isin((map_name, "classifier"))]
+    trained = {cohort: not not_trained(evidence_of(map_runs, cohort, level)) for cohort in map_runs.facts}
     rows = []
     for keys, part in table.groupby(["cohort", "map", "metric"], sort=False):
-        both = part.assign(side=np.where(part["weight"] > 0, "mmpkd", "baseline"))
-        both = both.pivot(index=["fold", "seed"], columns="side", values="value").reindex(columns=["baseline", "mmpkd"])
+        both = part.pivot(index=["fold", "seed"], columns="method", values="value")
+        both = both.reindex(columns=["baseline", "mmpkd"])
         both = both.dropna().groupby("seed").mean()
         if not len(both):
             continue
@@ -124,8 +127,8 @@ def compare_stability(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
     rows = []
     for keys, part in map_runs.stability.groupby(["cohort", "map"], sort=False):
         means, variances, counts = [], [], []
-        for side in (part["weight"] == 0, part["weight"] > 0):
-            pairs = part[side].groupby(["seed_a", "seed_b"])["rank_correlation"].mean()
+        for method in ("baseline", "mmpkd"):
+            pairs = part[part["method"] == method].groupby(["seed_a", "seed_b"])["rank_correlation"].mean()
             first, second = (pairs.index.get_level_values(k).to_numpy() for k in (0, 1))
             seeds = np.union1d(first, second)
             left_out = [pairs[(first != seed) & (second != seed)].mean() for seed in seeds]
@@ -141,16 +144,18 @@ def compare_stability(map_runs: MapRuns, level: float = 0.95) -> pd.DataFrame:
 
 def compare_with_references(
     map_runs: MapRuns,
+    map_name: str,
     metrics: Sequence[str] = ("pixel_auroc", "energy_inside"),
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Every map of every method against every reference map (several random networks: their mean), image by image.
+    """One map of every method against every reference map (several random networks: their mean), image by image.
 
     A map counts as better than nothing only if it beats *all* reference maps. That is one claim of many parts which all
     have to hold (an intersection-union test), so the parts need no correction for their number.
 
     Parameters
     ----------
+    map_name : the map, chosen before any result was seen: over several maps the claim would need a correction
     metrics : columns of `TITLES`; by default two that need no threshold
     level : of `training_interval`
 
@@ -171,15 +176,14 @@ def compare_with_references(
             for name in map_names(per_image, cohort, references=True)
         }
         for method in methods(per_image, cohort):
-            for map_name in map_names(per_image, cohort):
-                ours = seeds_by_images(per_image, cohort, map_name, method)
-                for metric in metrics:
-                    facts = {"cohort": cohort, "method": method, "map": map_name, "metric": metric}
-                    for name, other in references.items():
-                        one = pd.DataFrame([other[metric].mean(skipna=False)] * len(ours), index=ours.index)
-                        pair = shared_values(one, ours[metric], patients[cohort])
-                        row = _against(pair, metric not in LOWER_IS_BETTER, level)
-                        rows.append(facts | {"reference": name} | row)
+            ours = seeds_by_images(per_image, cohort, map_name, method)
+            for metric in metrics:
+                facts = {"cohort": cohort, "method": method, "map": map_name, "metric": metric}
+                for name, other in references.items():
+                    one = pd.DataFrame([other[metric].mean(skipna=False)] * len(ours), index=ours.index)
+                    pair = shared_values(one, ours[metric], patients[cohort])
+                    row = _against(pair, metric not in LOWER_IS_BETTER, level)
+                    rows.append(facts | {"reference": name} | row)
     return pd.DataFrame(rows)
 
 
@@ -192,9 +196,14 @@ def beaten_table(against: pd.DataFrame) -> pd.DataFrame:
 
 
 def cohort_verdict(
-    map_runs: MapRuns, cohort: str, differences: pd.DataFrame, beaten: pd.DataFrame, level: float = 0.95
+    map_runs: MapRuns,
+    cohort: str,
+    differences: pd.DataFrame,
+    beaten: pd.DataFrame,
+    arms: pd.DataFrame,
+    level: float = 0.95,
 ) -> dict[str, Any]:
-    """Plain answer for one cohort: does privileged training move the attention?
+    """Plain answer for one cohort: does privileged training move the attention, and more than a permuted teacher does?
 
     It rests on the family "paper" (one map, the paper's metrics), whose intervals hold together at the level asked for
     (`low_family`, `high_family`): "towards the region" if some metric moves there and none away, "away from it" the
@@ -205,29 +214,34 @@ def cohort_verdict(
     ----------
     differences : result of `compare_maps`, may be empty; a column `detectable` (`power.detectable_differences`) is told
     beaten : result of `beaten_table`
+    arms : result of `controls.compare_arms`
 
     Returns
     -------
-    dict: cohort, title, simulated, answer, sentence, findings (a sentence a metric)
+    dict: cohort, title, simulated, answer, sentence, findings (a sentence a metric), taught ("yes" where some metric
+    gains more than under every control, "no control", "cannot tell", or the answer where nothing was judged)
     """
     facts = map_runs.facts[cohort]
     title = _title(cohort, facts)
     simulated = (facts.get("cohort") or {}).get("simulated") is True
     result = {"cohort": cohort, "title": title, "simulated": simulated, "findings": []}
+
+    def told(answer: str, words: str, taught: str | None = None) -> dict[str, Any]:
+        return result | {"answer": answer, "sentence": f"{title}: {words}", "taught": taught or answer}
+
     rows = differences[differences["cohort"] == cohort]
     paper = rows[rows["family"] == "paper"]
     if not len(paper):
         why = "none of the paper's metrics was measured on the map that the verdict rests on"
         if not len(rows):
             why = "not both a baseline and a distilled student were scored, so nothing is compared"
-        return result | {"answer": "nothing to compare", "sentence": f"{title}: {why}."}
+        return told("nothing to compare", f"{why}.")
     if (paper["verdict"] == NOT_TRAINED).any():
-        why = not_trained(evidence_of(map_runs, cohort, level))
-        return result | {"answer": NOT_TRAINED, "sentence": f"{title}: no verdict on attention, {why}."}
+        return told(NOT_TRAINED, f"no verdict on attention, {not_trained(evidence_of(map_runs, cohort, level))}.")
     result["findings"] = [_finding(row) for row in paper.to_dict("records")] + _reference_finding(beaten, cohort, paper)
     if (paper["seeds"] < 2).all():
-        answer, words = "cannot tell", "one student a method was trained, so there is no interval over trainings"
-        return result | {"answer": answer, "sentence": f"{title}: {words}; what one training gave is listed below."}
+        words = "one student a method was trained, so there is no interval over trainings"
+        return told("cannot tell", f"{words}; what one training gave is listed below.")
     judged = paper["verdict"].tolist()
     moved = {TOWARDS: judged.count(TOWARDS), AWAY: judged.count(AWAY)}
     answer, words = {
@@ -241,12 +255,17 @@ def cohort_verdict(
     if answer == "cannot tell" and len(seen):
         sizes = ", ".join(f"{row.detectable:.3f} ({TITLES[row.metric]})" for row in seen.itertuples())
         counts += f"; true differences of {sizes} were likely to be seen"
+    arms = arms[arms["cohort"] == cohort]
+    claims = arm_claims(arms)
+    taught = "yes" if (claims["claim"] == CLAIMED).any() else "cannot tell"
+    taught = taught if set(CONTROLS) <= set(claims) else NO_CONTROL
     exploratory = rows[rows["family"] == "exploratory"]["verdict"]
     rest = (
-        f" Of {len(exploratory)} further maps and metrics, uncorrected, {(exploratory == TOWARDS).sum()} move "
-        f"towards, {(exploratory == AWAY).sum()} away."
+        f" Of {len(exploratory)} further maps and metrics, by Holm over them all, {(exploratory == TOWARDS).sum()} "
+        f"move towards, {(exploratory == AWAY).sum()} away."
     )
-    return result | {"answer": answer, "sentence": f"{title}: {words} ({counts}).{rest if len(exploratory) else ''}"}
+    sentence = f"{words} ({counts}). {arm_sentence(claims, arms)}{rest if len(exploratory) else ''}"
+    return told(answer, sentence, taught)
 
 
 def _title(cohort: str, facts: dict[str, Any]) -> str:

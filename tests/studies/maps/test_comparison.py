@@ -12,6 +12,15 @@ from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.comparisons import ONE_STUDENT, TOWARDS, UNSURE, holm
 from pkd_utils.statistics.intervals import training_interval
 from pkd_utils.studies.maps.comparison import TITLES, compare_maps, read_map_runs, seeds_by_images
+from pkd_utils.studies.maps.controls import (
+    CLAIMED,
+    NO_CONTROL,
+    NO_GAIN,
+    NOT_MORE,
+    arm_claims,
+    arm_sentence,
+    compare_arms,
+)
 from pkd_utils.studies.maps.evidence import NOT_TRAINED
 from pkd_utils.studies.maps.verdicts import (
     BEATS,
@@ -27,6 +36,7 @@ from pkd_utils.studies.maps.verdicts import (
 from tests.studies.maps.run_fixtures import write_map_run
 
 FEW = {"resamples": 300}
+MAP, PAPER = "attention_mean", ["pixel_auroc", "iou", "fpr"]
 
 
 @pytest.fixture
@@ -40,8 +50,8 @@ def one_run(root, *options, **named):
 
 
 def verdict(runs_of, differences):
-    beaten = beaten_table(compare_with_references(runs_of))
-    return cohort_verdict(runs_of, "embedded", differences, beaten)
+    beaten = beaten_table(compare_with_references(runs_of, MAP))
+    return cohort_verdict(runs_of, "embedded", differences, beaten, compare_arms(runs_of, MAP, PAPER))
 
 
 @pytest.fixture
@@ -108,8 +118,11 @@ def test_seeds_are_compared_with_themselves(moved):
 def test_families_are_corrected_apart(root):
     references = [write_map_run(root), write_map_run(root, "cbis_mass", effect=0.0)]
     got = compare_maps(read_map_runs(references), **FEW)
-    for _, part in got.groupby(["cohort", "family"]):
-        np.testing.assert_allclose(part["holm_p"], holm(part["mwu_p"]))
+    for (_, family), part in got.groupby(["cohort", "family"]):
+        np.testing.assert_allclose(part["holm_p"], holm(part["mwu_p" if family == "paper" else "p"]))
+    rest = got[got["family"] == "exploratory"]
+    assert ((rest["verdict"] == UNSURE) == (rest["holm_p"] >= 0.05)).all()
+    np.testing.assert_array_equal(rest["p"] < 0.05, (rest["low"] > 0) | (rest["high"] < 0))
     paper = got[got["family"] == "paper"]
     assert paper.groupby("cohort").size().to_dict() == {"cbis_mass": 3, "embedded": 3}
     assert set(paper["map"]) == {"attention_mean"} and set(paper["metric"]) == {"pixel_auroc", "iou", "fpr"}
@@ -136,7 +149,7 @@ def test_untrained_students_get_no_test_no_interval_and_no_verdict(root):
     answer = verdict(runs_of, got)
     assert answer["answer"] == NOT_TRAINED and "AUROC of 0.51 over 5 seed(s), lower bound 0.49" in answer["sentence"]
     assert answer["findings"] == []
-    students = compare_student_values(runs_of).set_index("map")["p"]
+    students = compare_student_values(runs_of, MAP).set_index("map")["p"]
     assert students.drop("classifier").isna().all() and np.isfinite(students["classifier"])
     old = runs_of.per_student.query("metric != 'map_range'")
     with pytest.raises(DataError, match="of embedded does not say map_range of a student: run 08 again"):
@@ -151,7 +164,7 @@ def test_one_arm_has_levels_and_no_differences(root):
     assert answer["answer"] == "nothing to compare" and "nothing is compared" in answer["sentence"]
     levels = levels_table(runs_of)
     assert set(levels["method"]) == {"baseline", "reference"}
-    against = compare_with_references(runs_of)
+    against = compare_with_references(runs_of, MAP)
     assert set(against["method"]) == {"baseline"}
 
 
@@ -184,19 +197,19 @@ def test_two_runs_of_a_cohort_are_told_apart_and_bad_runs_refused(root):
 
 
 def test_reference_maps_have_to_be_beaten_all(moved):
-    against = compare_with_references(moved)
-    assert len(against) == 2 * 2 * 2 * 5
+    against = compare_with_references(moved, "rollout")
+    assert len(against) == 2 * 2 * 5
     row = against.set_index(["method", "map", "metric", "reference"]).loc["mmpkd", "rollout", "pixel_auroc", "uniform"]
     assert row["estimate"] == pytest.approx(0.25, abs=0.05) and row["verdict"] == BEATS
     table = beaten_table(against)
     assert list(table.columns)[-1] == "beats all" and (table["beats all"] == "yes").all()
     moved.per_image.loc[moved.per_image["map"] == "reference: body mask", "pixel_auroc"] = 0.9
-    table = beaten_table(compare_with_references(moved, ["pixel_auroc"]))
+    table = beaten_table(compare_with_references(moved, MAP, ["pixel_auroc"]))
     assert (table["beats all"] == "no").all() and (table["body mask"] == LOSES).all()
-    undefined = compare_with_references(moved, ["fpr"]).query("reference == 'uniform'")
+    undefined = compare_with_references(moved, MAP, ["fpr"]).query("reference == 'uniform'")
     assert (undefined["verdict"] == UNDECIDED).all() and (undefined["images"] == 0).all()
     with pytest.raises(DataError, match="is no metric"):
-        compare_with_references(moved, ["dice"])
+        compare_with_references(moved, MAP, ["dice"])
 
 
 def test_levels(moved):
@@ -239,7 +252,7 @@ def test_values_of_students(root, moved):
     rising = table["metric"] == "test_auroc"  # by luck of the seed and, far less, by distillation
     gain = 0.01 + table["seed"] ** 2 / 1000
     table.loc[rising, "value"] = 0.5 + table["seed"] / 20 + gain * (table["weight"] > 0)
-    got = compare_student_values(moved).set_index(["map", "metric"])
+    got = compare_student_values(moved, "rollout").set_index(["map", "metric"])
     row = got.loc["rollout", "box_ap"]
     assert (row["estimate"], row["low"], row["high"], row["seeds"]) == pytest.approx((0.1, 0.1, 0.1, 5))
     row, gains = got.loc["classifier", "test_auroc"], 0.01 + np.arange(5) ** 2 / 1000
@@ -249,34 +262,79 @@ def test_values_of_students(root, moved):
     assert row["mwu_p"] > 0.5, "the paper's test takes the seeds as independent"
     lost = table.drop(table.index[rising & (table["seed"] == 4) & (table["weight"] == 0)])
     row = (
-        compare_student_values(replace(moved, per_student=lost))
+        compare_student_values(replace(moved, per_student=lost), "rollout")
         .set_index(["map", "metric"])
         .loc["classifier", "test_auroc"]
     )
     assert row["seeds"] == 4 and row["estimate"] == pytest.approx(gains[:4].mean()), "a seed without its other side"
-    assert compare_student_values(one_run(root, "mass", seeds=(0,)))["low"].isna().all()
-    assert len(compare_student_values(one_run(root, "calc", weights=(0.5,)))) == 0
+    assert compare_student_values(one_run(root, "mass", seeds=(0,)), MAP)["low"].isna().all()
+    assert len(compare_student_values(one_run(root, "calc", weights=(0.5,)), MAP)) == 0
 
 
 def test_stability_is_compared_with_a_jackknife_over_seeds(moved):
     rng = np.random.default_rng(3)
     pairs = pd.DataFrame(
         [
-            ("embedded", weight, "rollout", a, b, level + rng.normal(0, 0.05))
-            for weight, level in ((0.0, 0.4), (0.5, 0.7))
+            ("embedded", method, "rollout", a, b, level + rng.normal(0, 0.05))
+            for method, level in (("baseline", 0.4), ("mmpkd", 0.7))
             for a in range(5)
             for b in range(a)
         ],
-        columns=["cohort", "weight", "map", "seed_a", "seed_b", "rank_correlation"],
+        columns=["cohort", "method", "map", "seed_a", "seed_b", "rank_correlation"],
     )
     got = compare_stability(replace(moved, stability=pairs)).iloc[0]
-    means = pairs.groupby("weight")["rank_correlation"].mean()
-    assert got["estimate"] == pytest.approx(means[0.5] - means[0.0]) and got["seeds"] == 5
+    means = pairs.groupby("method")["rank_correlation"].mean()
+    assert got["estimate"] == pytest.approx(means["mmpkd"] - means["baseline"]) and got["seeds"] == 5
     variance = 0
-    for _, part in pairs.groupby("weight"):
+    for _, part in pairs.groupby("method"):
         out = [part[(part["seed_a"] != s) & (part["seed_b"] != s)]["rank_correlation"].mean() for s in range(5)]
         variance += 4 * np.var(out)
     assert got["high"] - got["estimate"] == pytest.approx(stats.t.ppf(0.975, 8) * np.sqrt(variance))
     few = replace(moved, stability=moved.stability.query("seed_b < 2"))
     assert compare_stability(few)[["low", "high"]].isna().all(axis=None)
     assert len(compare_stability(replace(moved, stability=moved.stability[:0]))) == 0
+
+
+@pytest.mark.parametrize(
+    ("controls", "claim", "taught", "words"),
+    [
+        ({"self": 0.0, "permuted": 0.0}, CLAIMED, "yes", "3 of 3 outcomes gain more than under a self-distilled"),
+        ({"self": 0.0, "permuted": 0.1}, NOT_MORE, "cannot tell", "0 of 3 outcomes gain more than"),
+        ({"self": 0.1, "permuted": 0.0}, NOT_MORE, "cannot tell", "true differences of 0."),
+        (None, NO_CONTROL, NO_CONTROL, "No control was trained (self-distilled, permuted teacher), so no gain"),
+        ({"self": 0.0}, NO_CONTROL, NO_CONTROL, "No control was trained (permuted teacher)"),
+    ],
+)
+def test_a_gain_is_the_reports_only_if_no_control_has_it(root, controls, claim, taught, words):
+    runs_of = one_run(root, controls=controls)
+    arms = compare_arms(runs_of, MAP, PAPER)
+    claims = arm_claims(arms)
+    assert (claims["claim"] == claim).all() and claims.index.tolist() == [("embedded", metric) for metric in PAPER]
+    assert len(arms) == 3 * {0: 1, 1: 3, 2: 5}[len(controls or {})]
+    assert words in arm_sentence(claims, arms)
+    told = verdict(runs_of, compare_maps(runs_of, **FEW))
+    assert told["answer"] == "towards the region" and told["taught"] == taught and words in told["sentence"]
+
+
+def test_arms_have_the_intervals_of_the_papers_question(root):
+    runs_of = one_run(root, controls={"self": 0.0, "permuted": 0.05})
+    paper = compare_maps(runs_of, **FEW).query("family == 'paper'").set_index("metric")
+    arms = compare_arms(runs_of, MAP, PAPER).set_index(["method", "against", "metric"])
+    for metric in PAPER:
+        ours = arms.loc[("mmpkd", "baseline", metric)]
+        want = paper.loc[metric, ["estimate", "low_family", "high_family"]].tolist()
+        assert ours[["estimate", "low", "high"]].tolist() == pytest.approx(want)
+    gains = [arms.loc[(*pair, "iou"), "estimate"] for pair in [("mmpkd", "baseline"), ("permuted", "baseline")]]
+    assert arms.loc[("mmpkd", "permuted", "iou"), "estimate"] == pytest.approx(gains[0] - gains[1])
+
+
+def test_nothing_is_claimed_without_a_gain_or_of_a_flat_control(root):
+    idle = compare_arms(one_run(root, "cbis_mass", effect=0.0, controls={"self": -0.2, "permuted": -0.2}), MAP, PAPER)
+    assert (arm_claims(idle)["claim"] == NO_GAIN).all(), "better than both controls, and not than the baseline"
+    runs_of = one_run(root, controls={"self": -0.2, "permuted": -0.2})
+    flat = runs_of.per_student.copy()
+    flat.loc[(flat["method"] == "permuted") & (flat["metric"] == "map_range"), "value"] = 1e-6
+    arms = compare_arms(replace(runs_of, per_student=flat), MAP, PAPER)
+    hidden = arms["verdict"] == NOT_TRAINED
+    assert (hidden == arms[["method", "against"]].eq("permuted").any(axis=1)).all() and hidden.sum() == 6
+    assert arms.loc[hidden, "low"].isna().all() and (arm_claims(arms)["claim"] == NOT_MORE).all()

@@ -10,9 +10,9 @@ from pkd_utils.studies.maps.evidence import not_trained, training_evidence
 LUCK = np.array([-0.02, -0.01, 0.0, 0.01, 0.02])
 
 
-def students(auroc=0.6, spread=1.0, ranges=(0.2,) * 5, tokens=64, weight=0.0):
+def students(auroc=0.6, spread=1.0, ranges=(0.2,) * 5, tokens=64, method="baseline"):
     """One method, five seeds; `ranges` are raw."""
-    table = {"weight": weight, "fold": 0, "seed": range(5), "validate_auroc": auroc + spread * LUCK}
+    table = {"method": method, "fold": 0, "seed": range(5), "validate_auroc": auroc + spread * LUCK}
     return pd.DataFrame({**table, "map_range": ranges, "tokens": tokens})
 
 
@@ -37,7 +37,7 @@ def test_the_rule(made, trained, flat):
 
 def test_numbers_and_words():
     folds = pd.concat([students(), students(0.7).assign(fold=1)])  # a seed's AUROC is the mean over its folds
-    both = pd.concat([folds, students(0.49, weight=0.5, ranges=(0.3 / 64,) * 5)])
+    both = pd.concat([folds, students(0.49, method="mmpkd", ranges=(0.3 / 64,) * 5)])
     got = training_evidence(both)
     low, _ = stats.t.interval(0.95, 4, 0.65, stats.sem(LUCK))
     row = got.loc["baseline", ["seeds", "validate_auroc", "low", "students"]]
@@ -47,4 +47,6 @@ def test_numbers_and_words():
     assert said.startswith("not trained: baseline with a validation AUROC of 0.65 over 5 seed(s), lower bound 0.63")
     assert "distilled with a validation AUROC of 0.49 over 5 seed(s), lower bound 0.47" in said
     assert "a map's range of 0.3/N, below 0.5/N in 5 of 5 students (a lower bound above 0.5 and" in said
-    assert not_trained(got[:1]) == ""
+    flat = students(method="self", ranges=(0.3 / 64,) * 5)
+    with_control = training_evidence(pd.concat([flat, folds]))
+    assert with_control["trained"].to_dict() == {"baseline": True, "self": False} and not_trained(with_control) == ""

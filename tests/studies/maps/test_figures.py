@@ -5,10 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pkd_utils.localization.suite import METRICS
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics import power
-from pkd_utils.studies.maps import comparison, figures, verdicts
+from pkd_utils.studies.maps import comparison, controls, figures, verdicts
 from tests.studies.maps.run_fixtures import write_map_run
 
 matplotlib.use("Agg")
@@ -23,11 +22,6 @@ def two_cohorts(tmp_path_factory):
         return comparison.read_map_runs(references)
 
 
-@pytest.fixture(scope="module")
-def differences(two_cohorts):
-    return comparison.compare_maps(two_cohorts, resamples=100)
-
-
 @pytest.fixture(autouse=True)
 def closed():
     yield
@@ -38,32 +32,30 @@ def points(ax):
     return [line for line in ax.lines if line.get_marker() not in ("None", "", None)]
 
 
-def test_forest_has_a_panel_a_metric_and_a_mark_a_row(differences):
-    figure = figures.map_forest(differences)
-    assert len(figure.axes) == len(METRICS)
-    assert all(len(points(ax)) == 4 for ax in figure.axes)
-    iou = figure.axes[3]
-    assert iou.get_title().startswith("IoU\n(higher")
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory):
+    root = tmp_path_factory.mktemp("arms")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PKD_RUNS", str(root))
+        references = [write_map_run(root, controls={"self": 0.0, "permuted": 0.1}), write_map_run(root, "cbis_mass")]
+        return controls.compare_arms(comparison.read_map_runs(references), "attention_mean", ["iou", "fpr"])
+
+
+def test_every_gain_stands_beside_those_of_the_controls(arms):
+    figure = figures.arm_forest(arms)
+    assert [ax.get_title().split("\n")[0] for ax in figure.axes] == ["IoU", "FPR"]
+    iou, fpr = figure.axes
     drawn = {round(float(line.get_xdata()[0]), 9) for line in points(iou)}
-    assert drawn == {round(v, 9) for v in differences.loc[differences["metric"] == "iou", "estimate"]}
-    assert len({line.get_marker() for line in points(iou)}) == 2, "cohorts differ in more than colour"
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["attention mean", "rollout"]
-    figure.canvas.draw()
-
-
-def test_open_marks_hold_zero(differences):
-    part = differences[differences["metric"] == "iou"]
-    ax = figures.map_forest(part).axes[0]
-    filled = [line.get_markerfacecolor() != "white" for line in points(ax)]
-    assert filled == (~part["low"].le(0) | ~part["high"].ge(0)).tolist() and True in filled
-
-
-def test_forest_without_intervals_and_its_shaded_side(differences):
-    bare = differences.assign(low=np.nan, high=np.nan)
-    figure = figures.map_forest(bare[bare["metric"] == "iou"])
-    assert len(figure.axes) == 1 and all(line.get_markerfacecolor() == "white" for line in points(figure.axes[0]))
-    by_title = {ax.get_title().split("\n")[0]: ax for ax in figures.map_forest(differences).axes}
-    assert by_title["IoU"].patches[0].get_x() == 0 and by_title["FPR"].patches[0].get_x() < 0
+    gains = arms[(arms["metric"] == "iou") & (arms["against"] == "baseline")]
+    assert drawn == {round(v, 9) for v in gains["estimate"]} and len(points(iou)) == 3 + 1
+    filled = [line.get_markerfacecolor() != "white" for line in points(iou)]
+    assert filled == (~gains["low"].le(0) | ~gains["high"].ge(0)).tolist() and {True, False} == set(filled)
+    assert len({line.get_marker() for line in points(iou)}) == 3, "arms differ in more than colour"
+    assert iou.patches[0].get_x() == 0 and fpr.patches[0].get_x() < 0, "the shaded side is the better one"
+    bare = figures.arm_forest(arms.assign(low=np.nan, high=np.nan, paper=0.2))
+    marks = points(bare.axes[0])
+    assert sum(line.get_color() == figures.PALETTE["paper"] for line in marks) == 4
+    assert all(line.get_markerfacecolor() in ("white", "none") for line in marks)
 
 
 def test_levels_show_reference_maps_as_lines(two_cohorts):
@@ -82,10 +74,12 @@ def test_detectable_curves():
     assert len(figure.axes) == 2 and lengths == [2, 2, 2]
 
 
-def test_randomisation_and_threshold_curves_draw_the_mean_over_students(two_cohorts):
-    figure = figures.randomisation_curves({"cascading": two_cohorts.sanity, "independent": two_cohorts.sanity})
+def test_randomisation_and_threshold_curves_draw_the_mean_over_students():
+    stages = {"map": "rollout", "stage": ["head", "block 0"] * 2, "rank_correlation": [1.0, 0.6, 1.0, 0.2]}
+    sanity = pd.DataFrame(stages)
+    figure = figures.randomisation_curves({"cascading": sanity, "independent": sanity})
     assert [ax.get_title() for ax in figure.axes] == ["cascading", "independent"]
-    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([1, 0.6, 0.2])
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([1, 0.4])
     curves = pd.DataFrame({"map": ["rollout"] * 4, "threshold": [0.1, 0.5] * 2, "iou": [0.2, 0.4, 0.4, 0.4]})
     figure = figures.threshold_curves(curves.assign(region_iou=0.5))
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([0.3, 0.4])
@@ -94,7 +88,7 @@ def test_randomisation_and_threshold_curves_draw_the_mean_over_students(two_coho
 
 def test_students_are_dots_and_reference_maps_lines(two_cohorts):
     table = two_cohorts.per_student.query("cohort == 'embedded'")
-    table = table.assign(method=np.where(table["weight"] == 0, "baseline", "distilled"))
+    table = table.replace({"method": {"mmpkd": "distilled"}})
     reference = {"map": "reference: uniform", "method": "reference", "metric": "iou", "value": 0.25}
     figure = figures.student_dots(pd.concat([table, pd.DataFrame([reference])]), ["iou"])
     (ax,) = figure.axes

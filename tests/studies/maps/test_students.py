@@ -178,14 +178,15 @@ def test_choose_on_validation_and_score_on_test(folder):
 def test_students_of_several_runs_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setenv("PKD_RUNS", str(tmp_path))
     row = {"weight": 0.0, "temperature": 1.0, "fold": 0, "seed": 0, "folder": "w0"}
-    for label, weight in (("one", 0.0), ("two", 0.5), ("three", 0.0)):
+    for label, weight, control in (("one", 0.0, ""), ("two", 0.5, ""), ("three", 0.0, ""), ("four", 0.5, "self")):
         folder = tmp_path / "mmpkd" / "toy" / "03-distil-student" / label
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text("{}")
+        files.write_json(folder / "run.json", {"parameters": {"control": control}})
         files.write_csv(folder / "students.csv", pd.DataFrame([{**row, "weight": weight}]))
-    references = [f"mmpkd/toy/03-distil-student/{label}" for label in ("one", "two", "three")]
-    found = students.read_students(references[:2])
-    assert [path.endswith(f"{label}/students/w0") for path, label in zip(found["folder"], ("one", "two"), strict=True)]
+    references = [f"mmpkd/toy/03-distil-student/{label}" for label in ("one", "two", "four", "three")]
+    found = students.read_students(references[:3])
+    assert found["method"].tolist() == ["baseline", "mmpkd", "self"]
+    assert [path.split("/")[-3] for path in found["folder"]] == ["one", "two", "four"]
     with pytest.raises(DataError, match="name one run of each"):
         students.read_students(references)
 
