@@ -1,7 +1,7 @@
 """BrEaST: breast ultrasound with lesion masks, BI-RADS descriptors and a diagnosis by biopsy or follow-up.
 
-One patient an image. The radiologist's descriptors are the privileged information of a tabular teacher. Some pictures
-carry calipers and text drawn into their pixels, a shortcut to name.
+One patient an image. The radiologist's descriptors are the privileged information of a tabular teacher. Calipers drawn
+into pixels would be a shortcut: `marks` looks for them, and paints them over.
 """
 
 import os
@@ -11,12 +11,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from pydantic import Field
 
 from pkd_utils.cohorts.boxes import boxes_around, square_around
 from pkd_utils.cohorts.checks import as_numbers, check_filled, check_unique, check_values, refuse, require_columns
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, cell_values, one_hot
 from pkd_utils.images.decode import image_size, open_image
+from pkd_utils.images.marks import drawn_marks, paint_over
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import atomic_path, file_sha256, hash_params
 from pkd_utils.runs.paths import data_dir
@@ -57,6 +59,7 @@ def load(
     descriptors: Annotated[tuple[Literal[(*DESCRIPTORS, *FURTHER)], ...], Field(min_length=1)] = DESCRIPTORS,
     pixels: Literal["full", "crop"] = "full",
     margin: Annotated[float, Field(ge=0)] = 0.25,
+    marks: Literal["keep", "paint"] = "keep",
 ) -> Cohort:
     """Read the table, the pictures and their masks.
 
@@ -73,6 +76,9 @@ def load(
         the data folder. A normal breast has no tumour to crop and is left out.
     margin : float
         Of a crop, on each side, as a share of the tumour's longer side.
+    marks : {"keep", "paint"}
+        Calipers and coloured dots that a scanner drew (`images.marks.drawn_marks`): as they are; or painted over, in
+        copies under `cache/` too, with the pictures that had any counted in the funnel.
 
     Returns
     -------
@@ -112,10 +118,19 @@ def load(
     images = images.join(table[["Age", "Pixel_size", *VALUES]].rename(columns=str.lower))
     regions = _regions(table, folder)
     boxes = boxes_around(images, regions, root)
-    if pixels == "crop":
-        found = _crops(root, images, boxes[boxes["label"] == "tumour"].set_index("image_id"), margin)
-        root, images["path"], images[CROP] = crops_root(), found["path"], found[CROP]
-        boxes, regions = _in_crops(images, boxes, regions)
+    if pixels == "crop" or marks == "paint":
+        frames = np.array([image_size(root / path) for path in images["path"]])
+        squares = np.zeros_like(frames), frames
+        if pixels == "crop":
+            tumours = boxes[boxes["label"] == "tumour"].set_index("image_id").loc[images["image_id"]]
+            squares = square_around(tumours, frames, margin)
+        found = _copies(root, images, squares, marks == "paint")
+        root, images["path"] = crops_root(), found["path"]
+        if marks == "paint":
+            funnel.step("with drawn marks, painted over", images[found["marked"].to_numpy()])
+        if pixels == "crop":
+            images[CROP] = np.concatenate(squares, axis=1)
+            boxes, regions = _in_crops(images, boxes, regions)
     for label in MASKS.values():
         marked = images[images["image_id"].isin(boxes["image_id"][boxes["label"] == label])]
         funnel.step(f"with a mask: {label}", marked, note=f"{(boxes['label'] == label).sum()} masks")
@@ -133,7 +148,7 @@ def load(
 
 
 def crops_root() -> Path:
-    """Folder of the crops, which are made here; the archive has none."""
+    """Folder of crops and painted pictures, which are made here; the archive has none."""
     return data_dir() / "cache" / "breast_usg-crops"
 
 
@@ -198,19 +213,21 @@ def _regions(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
     return regions
 
 
-def _crops(root: Path, images: pd.DataFrame, tumours: pd.DataFrame, margin: float) -> pd.DataFrame:
-    """Cut a square around each tumour, named by content and place and written once: `path` and where it lies."""
+def _copies(root: Path, images: pd.DataFrame, squares: tuple[np.ndarray, np.ndarray], paint: bool) -> pd.DataFrame:
+    """Cut a square of each picture, named by content and place and written once: `path`; `marked`: if it had marks."""
     rows = []
-    frames = np.array([image_size(root / path) for path in images["path"]])
-    squares = square_around(tumours.loc[images["image_id"]], frames, margin)
     for image_id, path, start, size in zip(images["image_id"], images["path"], *squares, strict=True):
-        window = [*start.tolist(), *(start + size).tolist()]
-        name = f"{image_id}-{hash_params([file_sha256(root / path), window])[:12]}.png"
+        window, picture = [*start.tolist(), *(start + size).tolist()], open_image(root / path)
+        found = drawn_marks(np.asarray(picture.convert("RGB"))) if paint else np.zeros(1, bool)
+        content = [file_sha256(root / path), window, *(["painted"] * int(found.any()))]
+        name = f"{image_id}-{hash_params(content)[:12]}.png"
         if not (crops_root() / name).exists():
+            if found.any():
+                picture = Image.fromarray(paint_over(np.asarray(picture.convert("RGB")), found))
             with atomic_path(crops_root() / name) as temporary:
-                open_image(root / path).crop(window).save(temporary, "PNG")
-        rows.append((name, *start, *size))
-    return pd.DataFrame(rows, columns=["path", *CROP], index=images.index)
+                picture.crop(window).save(temporary, "PNG")
+        rows.append((name, bool(found.any())))
+    return pd.DataFrame(rows, columns=["path", "marked"])
 
 
 def _in_crops(images: pd.DataFrame, boxes: pd.DataFrame, regions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -20,11 +20,12 @@ def patient_folds(
     label: str | Sequence[str],
     n_folds: Annotated[int, Field(ge=3)] = 5,
     seed: Annotated[int, Field(ge=0)] = 0,
+    repeats: Annotated[int, Field(ge=1)] = 1,
 ) -> pd.DataFrame:
     """Cross-validation with patients kept together and the label spread evenly, each fold with a validation part.
 
     The rows are cut into `n_folds` parts; in fold k, part k is the test set, part k + 1 (modulo n) the validation set
-    and the rest the training set. Every labelled image is tested exactly once.
+    and the rest the training set. Every labelled image is tested exactly once, in each of the `repeats`.
 
     Parameters
     ----------
@@ -34,11 +35,14 @@ def patient_folds(
         Label to stratify by; for several labels, their joint pattern. Images without it (NaN) take no part.
     n_folds, seed : int
         At least 3, one part each for training, validation and test; seed of the shuffling.
+    repeats : int
+        Partitions, of seeds `seed`, `seed` + 1, ...
 
     Returns
     -------
     DataFrame
-        `fold` (int), `image_id`, `split` (train, validate, test), `n_folds` rows a labelled image.
+        `fold` (int), `repeat` (int), `image_id`, `split` (train, validate, test), `n_folds` rows a labelled image and
+        repeat. Fold k of repeat r is numbered r * `n_folds` + k.
     """
     labels = [label] if isinstance(label, str) else list(label)
     if missing := [name for name in labels if name not in images.columns]:
@@ -51,18 +55,20 @@ def patient_folds(
                 f"Label {name!r} has {patients} patient(s) with value {value}, too few for {n_folds} folds; "
                 "use fewer folds or another label."
             )
-    part = patient_parts(rows[labels], rows["patient_id"], n_folds, seed)
-    for name in labels:
-        classes = rows.groupby(part)[name].nunique().reindex(range(n_folds), fill_value=0)
-        if (classes < 2).any():
-            raise DataError(
-                f"Part {int(classes.idxmin())} of {n_folds} holds only one class of {name!r}; "
-                "use fewer folds or another seed."
-            )
     folds = []
-    for k in range(n_folds):
-        split = np.where(part == k, "test", np.where(part == (k + 1) % n_folds, "validate", "train"))
-        folds.append(pd.DataFrame({"fold": k, "image_id": rows["image_id"], "split": split}))
+    for repeat in range(repeats):
+        part = patient_parts(rows[labels], rows["patient_id"], n_folds, seed + repeat)
+        for name in labels:
+            classes = rows.groupby(part)[name].nunique().reindex(range(n_folds), fill_value=0)
+            if (classes < 2).any():
+                raise DataError(
+                    f"Part {int(classes.idxmin())} of {n_folds} holds only one class of {name!r}; "
+                    "use fewer folds or another seed."
+                )
+        for k in range(n_folds):
+            split = np.where(part == k, "test", np.where(part == (k + 1) % n_folds, "validate", "train"))
+            facts = {"fold": repeat * n_folds + k, "repeat": repeat}
+            folds.append(pd.DataFrame({**facts, "image_id": rows["image_id"], "split": split}))
     return pd.concat(folds, ignore_index=True)
 
 

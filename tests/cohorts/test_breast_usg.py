@@ -121,6 +121,25 @@ def test_crops_stay_inside_the_frame_and_are_written_once(root):
     assert (again.images["path"] != wide.images["path"]).tolist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize("pixels", ["full", "crop"])
+def test_drawn_marks_are_painted_over_and_counted(root, pixels):
+    picture = np.array(Image.open(root / PICTURES / "case003.png").convert("RGB"))
+    box = load(root).boxes.set_index(["image_id", "label"]).loc[("case003", "tumour"), CORNERS].astype(int)
+    picture[box["y0"] : box["y0"] + 2, box["x0"] : box["x0"] + 2] = (0, 255, 0)
+    Image.fromarray(picture).save(root / PICTURES / "case003.png")
+    kept, painted = (load(root, pixels=pixels, marks=marks) for marks in ("keep", "paint"))
+    assert painted.funnel.set_index("step").loc["with drawn marks, painted over", "rows"] == 1
+    for image in kept.images["image_id"]:
+        before, after = (
+            np.asarray(Image.open(one.image_path(image)).convert("RGB")).astype(int) for one in (kept, painted)
+        )
+        drawn = np.ptp(before, axis=2) > 60
+        assert drawn.sum() == 4 * (image == "case003") and not (np.ptp(after, axis=2) > 60).any()
+        far = (before != after).any(axis=2).sum()
+        assert far <= 16 * (image == "case003")  # the mark and the pixel around it
+        np.testing.assert_array_equal(painted.mask(image), kept.mask(image))
+
+
 @pytest.mark.parametrize(
     ("cells", "message"),
     [

@@ -1,5 +1,6 @@
 """Loaders on real open data: counts that the published tables fix. Skipped with a message where the data are absent."""
 
+import numpy as np
 import pytest
 
 from pkd_utils.cohorts import checks, load_cohort
@@ -8,6 +9,8 @@ from pkd_utils.cohorts.covid_chestxray import LESIONS
 from pkd_utils.cohorts.folds import patient_folds
 from pkd_utils.cohorts.label_terms import remove_label_terms, surviving_terms
 from pkd_utils.cohorts.tasks.build import build_task
+from pkd_utils.images.decode import open_image
+from pkd_utils.images.marks import drawn_marks
 from pkd_utils.runs import paths
 
 
@@ -136,6 +139,8 @@ def test_breast_usg(shared_data):
     assert (len(followed), followed["malignant"].sum()) == (55, 0)
     assert cohort.privileged.notna().all(axis=None) and (cohort.privileged["birads"] > 3).sum() == 185
     assert 0.005 < cohort.mask(cohort.boxes["image_id"].iloc[0], "tumour").mean() < 0.6
+    pictures = {row: np.asarray(open_image(cohort.image_path(row)).convert("RGB")) for row in cohort.images["image_id"]}
+    assert [row for row, picture in pictures.items() if drawn_marks(picture).any()] == ["case101"]  # five green dots
 
 
 def test_further_roots_are_relative_to_the_project(monkeypatch, tmp_path):

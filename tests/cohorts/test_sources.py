@@ -662,6 +662,16 @@ def test_folds_keep_patients_together(label):
     assert (merged.groupby(["fold", "split"])["a"].nunique() == 2).all()
 
 
+def test_folds_repeated_are_the_partitions_of_the_next_seeds():
+    images = _folds_table()
+    folds = patient_folds(images, "a", n_folds=4, seed=1, repeats=2)
+    for repeat, part in folds.groupby("repeat"):
+        alone = patient_folds(images, "a", n_folds=4, seed=1 + repeat)
+        part = part.assign(fold=part["fold"] - 4 * repeat, repeat=0).reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, alone)
+    assert folds["fold"].nunique() == 8
+
+
 def test_folds_refusals():
     images = _folds_table()
     with pytest.raises(DataError, match="n_folds = 2: input should be greater than or equal to 3"):
