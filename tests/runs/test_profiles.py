@@ -144,3 +144,20 @@ def test_the_files_give_the_runs_that_243_files_gave():
         kept = {key: values[key] for told, key in named.items() if not {told, key} & moved}
         given = parameters.resolve(notebook, now[place, name])
         assert repr(given) == repr(parameters.resolve(notebook, kept)), (place, name)
+
+
+def test_breast_students_take_every_partition_and_have_a_teacher_of_another_seed():
+    """By the protocol of BrEaST: two partitions, each of several seeds, so that no student teaches itself."""
+    folder = paths.PROJECT_ROOT / "params/open-data/mmpkd"
+    steps = ("01-prepare-data", "03-distil-student", "04-evaluate-attention", "05-compare")
+    runs = {step: profiles.read_runs(folder / f"{step}.yml") for step in steps}
+    repeats = {values["run"]: values["repeats"] for values in runs[steps[0]].values() if "repeats" in values}
+    students = {name: values for name, values in runs[steps[1]].items() if name.startswith("breast-")}
+    arms = [f"breast-biopsied-{method}" for method in ("baseline", "mmpkd", "permuted", "self")]
+    assert list(students) == [*arms, "breast-birads-mmpkd", "breast-lesions-baseline", "breast-lesions-mmpkd"]
+    assert set(students) == {name for name in runs[steps[2]] if name.startswith("breast-")}
+    for values in students.values():
+        cut = repeats[values["prepared_run"].rsplit("/", 1)[1]]
+        assert len(values["seeds"]) % cut == 0 and len(values["seeds"]) // cut > 1
+    for values in runs[steps[3]].values():
+        assert len(values["student_runs"]) == len(values["attention_runs"])

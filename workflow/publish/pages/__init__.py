@@ -14,7 +14,7 @@ import yaml
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
 from workflow.publish import gate
-from workflow.publish.pages import encoders, home, reports, results, transfer
+from workflow.publish.pages import encoders, home, lesions, reports, results, transfer
 from workflow.publish.pages.markdown import write_text
 
 
@@ -74,6 +74,7 @@ def write_all(profile: str, book: Path) -> list[str]:
     stored = sorted([*(book / "results").glob("*.csv"), *(book / "results").glob("*.json")])
     measured = [file for file in stored if file.name.startswith("benchmark")]
     write_text(generated / "findings-case-or-label.md", transfer.finding(book / "results" / transfer.STORED))
+    write_text(generated / "findings-lesions.md", lesions.finding(book / "results" / lesions.STORED, generated))
     first = transfer.section(book / "results" / transfer.STORED, generated)
     write_text(
         generated / "open-data.md",
@@ -84,6 +85,7 @@ def write_all(profile: str, book: Path) -> list[str]:
             "[How to run them](../reproduce.md)." + f"\n\n{first}" * bool(first),
             [file for file in stored if file not in measured and file.name != transfer.STORED],
             "*No such result is stored in this copy of the repository. `make open-data DATA=<folder>` makes them.*",
+            lesions.drawn(stored, generated),
         ),
     )
     write_text(

@@ -63,12 +63,13 @@ def _captioned(caption: str, table: pd.DataFrame, most: int = 30) -> str:
     return (f"**{caption}**\n\n" if caption else "") + markdown_table(table)
 
 
-def result_section(files: list[Path]) -> str:
+def result_section(files: list[Path], figure: str = "") -> str:
     """One result of `book/results/` as a section: `<name>.csv`, `<name>.json`, or both.
 
     The CSV is a table. The JSON file is a list of rows, or an object: `title`, `text` (Markdown), `notes` (list of
     str), tables as lists of rows under any name, and single values: provenance, and folded, if the
-    object is a run's record (it has a `reference`) or if they stand under `provenance`.
+    object is a run's record (it has a `reference`) or if they stand under `provenance`. A `figure` in Markdown goes
+    below the notes.
     """
     title = files[0].stem.replace("-", " ").replace("_", " ").capitalize()
     value: Any = {}
@@ -81,7 +82,7 @@ def result_section(files: list[Path]) -> str:
     if not isinstance(value, dict):
         value = {"rows": value}
     parts = [f"## {value.get('title', title)}", str(value.get("text") or "")]
-    parts.append("\n".join(f"- {note}" for note in value.get("notes") or []))
+    parts += ["\n".join(f"- {note}" for note in value.get("notes") or []), figure]
     single = {}
     for name, item in value.items():
         table = _records(item)
@@ -103,10 +104,12 @@ def result_section(files: list[Path]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def results_page(title: str, intro: str, files: Iterable[Path], otherwise: str) -> str:
-    """A page of sections, one a file name; `otherwise` is what it says when there are none."""
+def results_page(
+    title: str, intro: str, files: Iterable[Path], otherwise: str, figures: dict[str, str] | None = None
+) -> str:
+    """A page of sections, one a file name, with its figure if it has one; `otherwise`: what it says without any."""
     named: dict[str, list[Path]] = {}
     for file in files:
         named.setdefault(file.stem, []).append(file)
-    sections = [result_section(group) for group in named.values()]
+    sections = [result_section(group, (figures or {}).get(name, "")) for name, group in named.items()]
     return "\n\n".join([f"# {title}", intro, *(sections or [otherwise])])

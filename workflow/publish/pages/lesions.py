@@ -1,0 +1,51 @@
+"""Figures of what mmpkd/05 stored, every arm against the baseline, and the home page's paragraph on real lesions."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from pkd_utils.runs.files import atomic_path, read_json
+from pkd_utils.studies import figures
+from pkd_utils.studies.maps.figures import arm_forest
+
+STORED = "breast-usg-biopsied.json"
+ARMS = "arms against each other"
+FIRST = ("Obj. AUROC: ", "Prediction: ")  # of the notes, what the home page tells
+
+
+def arms_figure(result: dict[str, Any], name: str, generated: Path, folder: str = "") -> str:
+    """The gains over the baseline, drawn into `generated`, as Markdown; "" where a result holds none.
+
+    `folder` is that of the figure as the page sees it.
+    """
+    table = pd.DataFrame(result.get(ARMS, []))
+    if table.empty:
+        return ""
+    figures.use_style()
+    figure = arm_forest(table)
+    with atomic_path(generated / f"{name}-arms.png") as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    plt.close(figure)
+    alt = f"{result['title']}: gains over the baseline with intervals, a panel a metric, a line an arm."
+    return f"```{{image}} {folder}{name}-arms.png\n:alt: {alt}\n```"
+
+
+def drawn(stored: list[Path], generated: Path) -> dict[str, str]:
+    """`arms_figure` of each stored result that has one, by the name of its file."""
+    results = {file.stem: read_json(file) for file in stored if file.suffix == ".json"}
+    made = {name: arms_figure(result, name, generated) for name, result in results.items() if isinstance(result, dict)}
+    return {name: text for name, text in made.items() if text}
+
+
+def finding(stored: Path, generated: Path) -> str:
+    """The home page's paragraph on the biopsied lesions of BrEaST, or a sentence that there is none."""
+    if not stored.exists():
+        return "*No result on real lesions is stored in this copy of the book: `make open-data` makes one.*"
+    result = read_json(stored)
+    told = "\n".join(f"- {note}" for note in result["notes"] if note.startswith(FIRST))
+    figure = arms_figure(result, stored.stem, generated, "_generated/")
+    where = "[All rows and limits](_generated/open-data), and [the data](data/breast-usg)."
+    lead = "Real breast ultrasound with lesion masks; the teacher reads the radiologist's BI-RADS descriptors."
+    return "\n\n".join(part for part in (f"{lead} **{result['text']}**", told, figure, where) if part)
