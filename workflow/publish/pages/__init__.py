@@ -14,7 +14,7 @@ import yaml
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
 from workflow.publish import gate
-from workflow.publish.pages import encoders, home, lesions, reports, results, transfer
+from workflow.publish.pages import encoders, home, lesions, reports, results, texts, transfer
 from workflow.publish.pages.markdown import write_text
 
 
@@ -75,7 +75,8 @@ def write_all(profile: str, book: Path) -> list[str]:
     measured = [file for file in stored if file.name.startswith("benchmark")]
     write_text(generated / "findings-case-or-label.md", transfer.finding(book / "results" / transfer.STORED))
     write_text(generated / "findings-lesions.md", lesions.finding(book / "results" / lesions.STORED, generated))
-    first = transfer.section(book / "results" / transfer.STORED, generated)
+    parts = (transfer.section(book / "results" / transfer.STORED, generated), texts.section(stored, generated))
+    first = "\n\n".join(part for part in parts if part)
     write_text(
         generated / "open-data.md",
         results.results_page(
@@ -83,7 +84,11 @@ def write_all(profile: str, book: Path) -> list[str]:
             "These results come from runs that `make book` cannot repeat, because the data are not part of the "
             "repository. Each was written by the run itself, as a small file in `book/results/`. "
             "[How to run them](../reproduce.md)." + f"\n\n{first}" * bool(first),
-            [file for file in stored if file not in measured and file.name != transfer.STORED],
+            [
+                f
+                for f in stored
+                if f not in measured and f.name != transfer.STORED and not f.stem.startswith(texts.PREFIX)
+            ],
             "*No such result is stored in this copy of the repository. `make open-data DATA=<folder>` makes them.*",
             lesions.drawn(stored, generated),
         ),

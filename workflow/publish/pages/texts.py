@@ -1,0 +1,118 @@
+"""The page section of the reports study on Open-i: from reports that give the label away to another patient's."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from pkd_utils.runs.files import atomic_path, read_json
+from pkd_utils.studies import figures
+from pkd_utils.studies.reports.contrasts import METHOD_NAMES
+from workflow.publish.pages.markdown import markdown_table
+from workflow.publish.pages.results import provenance_block
+
+PREFIX = "reports-openi_"
+RELATIONS = "reports-openi_relations.json"
+TEXTS = (
+    "whole",
+    "names_removed",
+    "synonyms_removed",
+    "sentences_removed",
+    "sides_removed",
+    "indication",
+    "other_patient",
+)
+CONTROLS = {"image_only": ("blue", "o"), "self_distilled": ("orange", "s"), "self_restart": ("bluish green", "D")}
+ALONE = ("image_only", "text_only", "teacher", "report_distilled")
+
+
+def stored_of(files: list[Path]) -> dict[str, dict[str, Any]]:
+    """The stored results by the name of their text, from the whole report to another patient's."""
+    found = {file.stem.removeprefix(PREFIX): file for file in files if file.stem.startswith(PREFIX)}
+    return {text: read_json(found[text]) for text in TEXTS if text in found}
+
+
+def gains(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """Students distilled from the report against each control: a row a task, text and control, corrected intervals."""
+    rows = [row | {"text": text} for text, result in results.items() for row in result["differences"]]
+    table = pd.DataFrame(rows)
+    return table[(table["method"] == "report_distilled") & table["against"].isin(list(CONTROLS))]
+
+
+def levels(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """AUC of image alone, text alone, both, and the student; a row a task and text."""
+    rows = [row | {"text": text} for text, result in results.items() for row in result["scores"]]
+    table = pd.DataFrame(rows).pivot_table(index=["task", "text"], columns="method", values="mean", sort=False)
+    return table[[method for method in ALONE if method in table]].rename(columns=METHOD_NAMES).round(3).reset_index()
+
+
+def gain_figure(table: pd.DataFrame) -> plt.Figure:
+    """A panel a task, a line a text, a mark a control."""
+    tasks, texts = list(dict.fromkeys(table["task"])), list(dict.fromkeys(table["text"]))
+    height = 1.0 + 0.45 * len(texts)
+    figure, axes = figures.panels(len(tasks), len(tasks), 3.6, height, below=0.5, sharey=True)
+    for ax, task in zip(axes, tasks, strict=True):
+        for k, (control, (colour, marker)) in enumerate(CONTROLS.items()):
+            rows = table[(table["task"] == task) & (table["against"] == control)]
+            y = [texts.index(text) + 0.22 * (k - 1) for text in rows["text"]]
+            colour = figures.OKABE_ITO[colour]
+            ax.hlines(y, rows["low_corrected"], rows["high_corrected"], color=colour, linewidth=1.6)
+            ax.plot(rows["difference"], y, marker, color=colour, markersize=5, label=f"minus {METHOD_NAMES[control]}")
+        ax.axvline(0, color="0.4", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
+        ax.set(title=task.replace("_", " "), xlabel="difference in AUC")
+    axes[0].set_yticks(range(len(texts)), [text.replace("_", " ") for text in texts])
+    axes[0].set_ylim(len(texts) - 0.5, -0.5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(CONTROLS))
+    return figure
+
+
+def relations(stored: Path) -> str:
+    """What small models read of each label from each text and from the image (01-prepare-tasks), beside guessing."""
+    if not stored.exists():
+        return ""
+    table = pd.DataFrame(read_json(stored)["relations"])
+    chance = "; ".join(f"{row.title} {row.chance:.3f}" for row in table.drop_duplicates("title").itertuples())
+    shown = table[["title", "source", "auc", "auc_low", "auc_high", "chance", "bits", "bits_low", "bits_high"]].round(3)
+    return (
+        f"AUC is one-versus-rest, micro-averaged, as in the paper: guessing by frequency has {chance}. So an AUC near "
+        "that says nothing of the label. Words, and a floor from thumbnails, beside it, with intervals over studies:"
+        f"\n\n:::{{dropdown}} What each text and the image say of the label\n\n{markdown_table(shown)}\n\n:::"
+    )
+
+
+def section(files: list[Path], generated: Path) -> str:
+    """The section as Markdown, its figure drawn into `generated`; "" without a stored result."""
+    results = stored_of(files)
+    if not results:
+        return ""
+    table, one = gains(results), next(iter(results.values()))
+    figures.use_style()
+    figure = gain_figure(table)
+    with atomic_path(generated / "openi-reports.png") as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    plt.close(figure)
+    clear = table[(table["p_holm"] <= 0.05) & (table["difference"] > 0)]
+    absent = [text.replace("_", " ") for text in TEXTS if text not in results]
+    half = (table["high_corrected"] - table["low_corrected"]) / 2
+    said = (
+        f"The student distilled from a report, less each control, on Open-i's films: of {len(table)} differences "
+        f"{len(clear)} lie above zero after Holm's method, which runs over the students of a task and text. Half an "
+        f"interval is {half.min():.3f} to {half.max():.3f} AUC wide: these seeds tell no smaller gain from none. "
+        + (f"Not run yet: {', '.join(absent)}." if absent else "")
+    )
+    shown = table[["task", "text", "against", "difference", "low_corrected", "high_corrected", "p_holm", "seeds"]]
+    shown = shown.rename(columns={"low_corrected": "low", "high_corrected": "high", "p_holm": "p (Holm)"}).round(3)
+    related = relations(files[0].parent / RELATIONS)
+    alt = "Differences in AUC with intervals over seeds: a panel a task, a line a text of the report, a mark a control."
+    return "\n\n".join([
+        "## Open-i: from a report that gives the label away to one that says nothing",
+        said,
+        "\n".join(f"- {note}" for note in one["parameters"]["notes"]),
+        f"```{{image}} openi-reports.png\n:alt: {alt}\n```",
+        f"**AUC, mean over seeds**\n\n{markdown_table(levels(results))}",
+        f":::{{dropdown}} All differences ({len(shown)} rows)\n\n{markdown_table(shown)}\n\n:::",
+        related,
+        provenance_block({k: {text: r.get(k) for text, r in results.items()} for k in ("commit", "seconds", "identity")}
+                         | {k: one.get(k) for k in ("device", "versions")}),
+    ])  # fmt: skip
