@@ -10,7 +10,7 @@ from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import atomic_path, read_json
 from pkd_utils.studies import figures
-from pkd_utils.studies.transfer import arms, protocol, statistic
+from pkd_utils.studies.transfer import arms, gain_map, protocol, statistic
 from pkd_utils.studies.transfer.figures import gain_figure, ladder_figure
 from workflow.publish.pages.markdown import markdown_table
 from workflow.publish.pages.results import provenance_block
@@ -24,6 +24,11 @@ CAVEATS = (
     "whatever is done to the text. What the coders got wrong nobody knows: part of a gain on labels as coded may still "
     "be cleaning. The collection was looked at before the protocol was written, which says what was seen: it is no "
     "blind test. Heads are linear, encoders frozen and small. Shaded: gains below the margin of use."
+)
+
+UNPLACED = (
+    "The papers' tasks are not placed on the map: Table 2 of {cite:t}`bergstrom2025` gives AUCs of image and of text, "
+    "neither of which says what the text adds *beyond* the image."
 )
 
 
@@ -152,5 +157,6 @@ def section(stored: Path, generated: Path) -> str:
         shown[2],
         markdown_table(whole),
         f":::{{dropdown}} Every outcome\n\n{markdown_table(by_outcome)}\n\n:::",
+        f"### When does it help?\n\n{gain_map.RULE} {UNPLACED}",
         provenance_block(facts),
     ])  # fmt: skip
