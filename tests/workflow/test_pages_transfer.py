@@ -5,7 +5,7 @@ import pytest
 
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import write_json
-from pkd_utils.studies.transfer import arms, protocol, statistic
+from pkd_utils.studies.transfer import arms, gain_map, protocol, statistic
 from workflow.publish.pages import transfer
 
 FILE = "book/protocols/case-or-label.yml"
@@ -23,6 +23,7 @@ def stored(tmp_path):
             found[name, outcome] = statistic.Resamples(means, 0 * drawn, drawn, 0 * drawn)
     found = statistic.with_means(found)
     tables = {"gains": statistic.gains(found, plan.level), "claims": statistic.claims(found, plan)}
+    tables["added"] = tables["gains"][["setting", "outcome"]].drop_duplicates().assign(bits=0.1)
     record = {name: table.to_dict("records") for name, table in tables.items()}
     facts = {"title": said["title"], "notes": ["Control of a kind: as it must be."], "reference": "a/b/c/d"}
     write_json(tmp_path / transfer.STORED, {**record, **facts, "protocol": FILE, "protocol_sha256": sha256})
@@ -36,13 +37,22 @@ def test_the_section_leads_with_the_reading_and_draws_its_figures(stored):
     assert transfer.finding(stored).count("(primary endpoint): **+0.03") == 1
     home = transfer.finding(stored)
     assert "image} _generated/case-or-label-primary.png" in home and "Control of a kind" in home
-    assert "30% flips by the image" in home and "size-100" not in home and "semi-synthetic outcome with another" in home
+    assert "30% flipped (depending on the image)" in home and "semi-synthetic outcome with another" in home
     assert "it is no blind test" in page and "MeSH" in page and ":::{dropdown} Provenance" in page
-    assert page.count(":alt: Gain in AUROC") == 3 and "Control of a kind" in page
-    for name in ("primary", "settings", "ladder"):
+    assert page.count(":alt: Gain in AUROC") == 4 and "Control of a kind" in page
+    for name in ("primary", "settings", "ladder", "map"):
         assert (stored.parent / f"case-or-label-{name}.png").read_bytes().startswith(b"\x89PNG")
-    plan = protocol.read(paths.resolve(FILE))[0]
-    assert all(f"| {name}" in page for name in plan.settings)
+    assert "| 100 training studies " in page and "| 30% flipped (depending on the image) " in page
+    assert not any(name in page + home for name in ("size-100", "flips-30", "semi-synthetic-shuffled"))
+
+
+@pytest.mark.parametrize("predicts", [True, False])
+def test_the_map_is_on_its_page_and_on_the_home_page_if_it_predicts(stored, monkeypatch, predicts):
+    monkeypatch.setattr(gain_map, "by_rule", lambda *numbers: predicts)
+    home, page = transfer.finding(stored), transfer.section(stored, stored.parent)
+    said = "The map predicts held-out cells" if predicts else "The map does not predict"
+    assert all(words in page for words in (said, gain_map.RULE, "case-or-label-map.png", "not placed on the map"))
+    assert (said in home) == ("case-or-label-map.png" in home) == predicts
 
 
 def test_a_result_of_another_protocol_is_not_shown_and_none_is_no_section(stored):

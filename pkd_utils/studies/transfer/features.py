@@ -106,7 +106,8 @@ def simulate(studies: int, seed: int, width: int = 40) -> Data:
     """Studies of which everything is known: four latent variables, seen dimly in the picture and clearly in the text.
 
     The finding is the sign of the first variable; the future's log-odds are the sum of all four, of which the text
-    tells more than the picture. One study a patient. All of it is simulated.
+    tells more than the picture. The vague text is the whole one under more noise. One study a patient. All of it is
+    simulated.
     """
     rng = np.random.default_rng([seed, studies])
     state = rng.standard_normal((studies, 4))
@@ -115,8 +116,9 @@ def simulate(studies: int, seed: int, width: int = 40) -> Data:
         mixed = state @ rng.standard_normal((4, width)) + noise * rng.standard_normal((studies, width))
         views[name] = mixed.astype(np.float32)
     outcomes = pd.DataFrame({"finding": (state[:, 0] > 0).astype(float)})
-    states = {"future": state.sum(1)}
-    return Data(np.arange(studies), {"simulated": views["picture"]}, {"whole": views["text"]}, outcomes, states)
+    texts = {"whole": views["text"]}
+    texts["vague"] = texts["whole"] + 3 * rng.standard_normal((studies, width)).astype(np.float32)
+    return Data(np.arange(studies), {"simulated": views["picture"]}, texts, outcomes, {"future": state.sum(1)})
 
 
 def with_semi_synthetic(data: Data, slope: float) -> Data:

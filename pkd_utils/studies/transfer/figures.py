@@ -1,13 +1,16 @@
-"""Figures of the experiment: gains with their intervals, cell by cell, and along the flips."""
+"""Figures of the experiment: gains with their intervals, cell by cell, along the flips, and on the map."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from pkd_utils.studies.figures import OKABE_ITO
-from pkd_utils.studies.transfer import arms
+from pkd_utils.studies.transfer import arms, gain_map
 
 STYLES = {
     arms.TEXT: ("blue", "o"),
@@ -45,7 +48,7 @@ def gain_figure(gains: pd.DataFrame, panels: Sequence[tuple[str, str]], margin: 
             ax.plot(row["gain"], place, marker, color=colour, markersize=6)
         ax.set_yticks(range(len(STYLES)), list(STYLES))
         ax.set_ylim(len(STYLES) - 0.5, -0.5)
-        ax.set_title(f"{setting}: {outcome}", fontsize=9.5)
+        ax.set_title(fill(f"{setting}: {outcome}", 36), fontsize=9.5)
         ax.tick_params(labelsize=8.5)
         ax.locator_params(axis="x", nbins=4)
     figure.supxlabel("gain in AUROC over image only", fontsize=10)
@@ -70,4 +73,40 @@ def ladder_figure(gains: pd.DataFrame, steps: dict[float, str], outcome: str) ->
     ax.set_xticks([100 * share for share in shares])
     ax.set(xlabel="flipped training and validation labels (%)", ylabel="gain in AUROC over image only")
     figure.legend(loc="outside right upper", fontsize=8.5)
+    return figure
+
+
+def map_figure(table: pd.DataFrame) -> Figure:
+    """Gain of each cell by what the report adds, and by what the regression says with its outcome, or size, held out.
+
+    `table` is of `gain_map.cells`; of a map that is too small the first panel alone is drawn.
+    """
+    shares, sizes = sorted(table["flips"].unique()), sorted(table["size"].unique())
+    order = ("black", "blue", "sky blue", "orange", "reddish purple", "vermilion")
+    colours = {share: OKABE_ITO[colour] for share, colour in zip(shares, order, strict=False)}
+    markers = dict(zip(sizes, "vosD^P*X", strict=False))
+    gains = table[["gain"]].to_numpy()
+    ways = gain_map.HELD if gain_map.large(table) else ()
+    along = [table["added"], *(gain_map.held_out(table, by, gains)[0][0, :, 0] for by in ways)]
+    shape = {"figsize": (3.1 * len(along) + 1.6, 3.6), "squeeze": False}
+    figure, axes = plt.subplots(1, len(along), sharey=True, layout="constrained", **shape)
+    for ax, places in zip(axes[0], along, strict=True):
+        for at, row in zip(places, table.itertuples(), strict=True):
+            colour = colours[row.flips]
+            ax.plot([at, at], [row.low, row.high], color=colour, linewidth=0.9, alpha=0.5)
+            face = colour if row.claimed else "white"
+            ax.plot(at, row.gain, markers[row.size], color=colour, markerfacecolor=face, markersize=5)
+        ax.axhline(0, color="0.5", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
+        ax.locator_params(axis="x", nbins=5)
+    axes[0, 0].axvline(0, color="0.5", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
+    axes[0, 0].set(xlabel="bits that the report adds", ylabel="gain in AUROC over image only")
+    for ax, by, places in zip(axes[0, 1:], ways, along[1:], strict=True):
+        ax.set(xlabel=f"gain said by other {by}s")
+        ax.plot(*[[np.nanmin(places), np.nanmax(places)]] * 2, color="0.5", linewidth=1, zorder=0)
+    grey = {"color": "0.3", "linestyle": "", "markersize": 5}
+    marks = [Line2D([], [], color=colours[share], linewidth=4, label=f"{share:.0%} flipped") for share in shares]
+    marks += [Line2D([], [], marker=markers[size], label=f"{size} studies", **grey) for size in sizes]
+    marks += [Line2D([], [], marker="o", label="filled: claimed", **grey)]
+    marks += [Line2D([], [], marker="o", label="hollow: not", markerfacecolor="white", **grey)]
+    figure.legend(handles=marks, loc="outside right upper", fontsize=8.5)
     return figure

@@ -26,6 +26,7 @@ RULE = (
     "same settings, whole), and 3. R² is above that of the same regression without the bits. All cells take part, "
     "controls too, means over outcomes do not. Below three outcomes or three sizes nothing is said."
 )
+HELD = ("outcome", "size")
 AXES = ("added", "flips", "log_size")
 LEAST = 3  # outcomes, and sizes, of a map on which something is said
 ALPHA = 0.05
@@ -61,6 +62,11 @@ def cells(claims: pd.DataFrame, added: pd.DataFrame, settings: dict[str, Setting
         "high": table["over_image_high"],
         "claimed": table["claimed"].astype(bool),
     })  # fmt: skip
+
+
+def large(table: pd.DataFrame) -> bool:
+    """Whether there are outcomes and sizes enough for a verdict."""
+    return all(table[by].nunique() >= LEAST for by in HELD)
 
 
 def held_out(
@@ -128,12 +134,12 @@ def judge(table: pd.DataFrame, seed: int, permutations: int = 999) -> pd.DataFra
     DataFrame of two rows, by outcome and by size: by, groups, cells (asked about), r2, r2_without (the bits), rank
     (Spearman's, of the gains with what was said), p (of r2), predicts; empty for a map that is too small
     """
-    if min(table["outcome"].nunique(), table["size"].nunique()) < LEAST:
+    if not large(table):
         return pd.DataFrame()
     gains = table["gain"].to_numpy()
     at = np.column_stack([np.arange(len(table)), moved(table, permutations, np.random.default_rng(seed))])
     rows = []
-    for by in ("outcome", "size"):
+    for by in HELD:
         said, asked = held_out(table, by, gains[at])
         r2 = r_squared(said, asked, gains[at])
         without = r_squared(*held_out(table, by, gains[:, None], AXES[1:]), gains[:, None])[0]

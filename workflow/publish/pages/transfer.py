@@ -11,11 +11,12 @@ from pkd_utils.runs import paths
 from pkd_utils.runs.files import atomic_path, read_json
 from pkd_utils.studies import figures
 from pkd_utils.studies.transfer import arms, gain_map, protocol, statistic
-from pkd_utils.studies.transfer.figures import gain_figure, ladder_figure
+from pkd_utils.studies.transfer.figures import gain_figure, ladder_figure, map_figure
 from workflow.publish.pages.markdown import markdown_table
 from workflow.publish.pages.results import provenance_block
 
 STORED = "openi-case-or-label.json"
+TEXTS = {"names removed": "text without label names", "indication and comparison": "indication and comparison alone"}
 TABLES = ("gains", "claims", "doses", "added")
 
 
@@ -26,9 +27,14 @@ CAVEATS = (
     "blind test. Heads are linear, encoders frozen and small. Shaded: gains below the margin of use."
 )
 
-UNPLACED = (
-    "The papers' tasks are not placed on the map: Table 2 of {cite:t}`bergstrom2025` gives AUCs of image and of text, "
-    "neither of which says what the text adds *beyond* the image."
+MAP_ALT = (
+    "Gain in AUROC of the text teacher over image only for each setting and outcome, along what the report adds beyond "
+    "the image and along what other outcomes, and other sizes, say of it; colours are shares of flips, marks sizes."
+)
+LIMITS = (
+    "Bits are of labels as observed, so that flips take some away: the axes are not independent. The papers' tasks are "
+    "not placed on the map: Table 2 of {cite:t}`bergstrom2025` gives AUCs of image and of text, neither of which says "
+    "what the text adds *beyond* the image."
 )
 
 
@@ -38,11 +44,11 @@ def endpoint(table: pd.DataFrame) -> pd.DataFrame:
     return table[several == (table["outcome"] == statistic.MEAN)]
 
 
-def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
+def claims_table(claims: pd.DataFrame, plan: protocol.Protocol) -> pd.DataFrame:
     """Claims of the text teacher as people read them."""
     rows = []
     for row in claims[claims["report"] == arms.TEXT].to_dict("records"):
-        said = {"setting": row["setting"], "outcome": row["outcome"]}
+        said = {"setting": names(plan)[row["setting"]], "outcome": row["outcome"]}
         for over in ("image", "self", "permuted"):
             low, high = row[f"over_{over}_low"], row[f"over_{over}_high"]
             said[f"over {over}"] = f"{row[f'over_{over}']:+.4f} ({low:+.4f} to {high:+.4f})"
@@ -52,16 +58,21 @@ def claims_table(claims: pd.DataFrame) -> pd.DataFrame:
 
 def named(setting: protocol.Setting, first: protocol.Setting) -> str:
     """A setting by what is not as in the primary one."""
-    told = [f"{setting.size} studies"] if setting.size != first.size else []
+    told = [f"{setting.size} training studies"] if setting.size != first.size else []
     if setting.flips:
-        told.append(f"{setting.flips:.0%} flips" + (" by the image" if setting.kind == "image" else ""))
+        told.append(f"{setting.flips:.0%} flipped" + (" (depending on the image)" if setting.kind == "image" else ""))
     if setting.image != first.image:
         told.append(IMAGE_ENCODERS[setting.image].title)
     if setting.outcomes != first.outcomes:
         told.append(f"{', '.join(setting.outcomes)} outcome")
     if setting.text != first.text:
-        told.append(f"{setting.text} text")
-    return " with ".join(told)
+        told.append(TEXTS.get(setting.text, f"{setting.text} text"))
+    return " with ".join(told) or "primary setting"
+
+
+def names(plan: protocol.Protocol) -> dict[str, str]:
+    """What readers call each setting."""
+    return {name: named(setting, plan.settings[plan.primary]) for name, setting in plan.settings.items()}
 
 
 def paragraph(claims: pd.DataFrame, plan: protocol.Protocol) -> str:
@@ -72,7 +83,7 @@ def paragraph(claims: pd.DataFrame, plan: protocol.Protocol) -> str:
     joint = ends[(ends["report"] == arms.JOINT) & (ends["setting"] == plan.primary)].iloc[0]
     ends_of = f"{joint['over_image']:+.4f} ({joint['over_image_low']:+.4f} to {joint['over_image_high']:+.4f})"
     others = ends[(ends["report"] == arms.TEXT) & (ends["setting"] != plan.primary)]
-    others = others.assign(setting=[named(plan.settings[name], main) for name in others["setting"]])
+    others = others.assign(setting=others["setting"].map(names(plan)))
     lead = statistic.sentences(ends, plan)[0].split(": ", 1)[1]
     single = claims[(claims["report"] == arms.TEXT) & (claims["setting"] == plan.primary)]
     single = single[single["outcome"] != statistic.MEAN]
@@ -89,22 +100,35 @@ def paragraph(claims: pd.DataFrame, plan: protocol.Protocol) -> str:
 def drawn(result: dict[str, Any], plan: protocol.Protocol) -> dict[str, tuple[Any, str]]:
     """Figures of a result by name, each with its alt text."""
     figures.use_style()
+    first, called = plan.settings[plan.primary], names(plan)
     gains = pd.DataFrame(result["gains"])
-    first = plan.settings[plan.primary]
-    own = [(plan.primary, outcome) for outcome in (statistic.MEAN, *first.outcomes)]
+    gains["setting"] = gains["setting"].map(called)
+    own = [(called[plan.primary], outcome) for outcome in (statistic.MEAN, *first.outcomes)]
     what = "Gain in AUROC over image only, with intervals, of report teachers and their controls"
     made = {"primary": (gain_figure(gains, own, plan.margin), f"{what}, for each outcome of the primary setting.")}
-    others = [cell for cell in endpoint(gains)[["setting", "outcome"]].drop_duplicates().itertuples(index=False)]
-    others = [tuple(cell) for cell in others if cell.setting != plan.primary and "flips" not in cell.setting]
+    plain = [called[name] for name, setting in plan.settings.items() if not setting.flips and name != plan.primary]
+    others = endpoint(gains[gains["setting"].isin(plain)])[["setting", "outcome"]].drop_duplicates()
+    others = list(others.itertuples(index=False, name=None))
     made["settings"] = (gain_figure(gains, others, plan.margin), f"{what}, for each other setting without flips.")
     alike = {
-        setting.flips: name
+        setting.flips: called[name]
         for name, setting in plan.settings.items()
         if (setting.image, setting.text, setting.size, setting.outcomes, setting.kind)
         == (first.image, first.text, first.size, first.outcomes, first.kind)
     }
     made["ladder"] = (ladder_figure(gains, alike, statistic.MEAN), f"{what}, along the share of flipped labels.")
+    made["map"] = (map_figure(placed(result, plan)), MAP_ALT)
     return made
+
+
+def placed(result: dict[str, Any], plan: protocol.Protocol) -> pd.DataFrame:
+    """The map of a result."""
+    return gain_map.cells(pd.DataFrame(result["claims"]), pd.DataFrame(result["added"]), plan.settings)
+
+
+def judged(result: dict[str, Any], plan: protocol.Protocol) -> pd.DataFrame:
+    """Whether the map of a result predicts."""
+    return gain_map.judge(placed(result, plan), plan.seed)
 
 
 def finding(stored: Path) -> str:
@@ -121,9 +145,14 @@ def finding(stored: Path) -> str:
     alt = "Gain in AUROC over image only, with intervals, of report teachers and their controls"
     figure = f"```{{image}} _generated/case-or-label-primary.png\n:alt: {alt}\n```"
     controls = " ".join(result["notes"])
+    found = judged(result, plan)
+    atlas = ""
+    if len(found) and found["predicts"].all():
+        drawing = f"```{{image}} _generated/case-or-label-map.png\n:alt: {MAP_ALT}\n```"
+        atlas = f"\n\n{gain_map.sentence(found)}\n\n{drawing}"
     return (
         f"On real radiographs with their reports (Open-i), linear heads, AUROC. {told}\n\n{figure}\n\n"
-        f"{controls} {where}"
+        f"{controls} {where}{atlas}"
     )
 
 
@@ -143,8 +172,8 @@ def section(stored: Path, generated: Path) -> str:
         plt.close(figure)
         shown.append(f"```{{image}} {file.name}\n:alt: {alt}\n```")
     claims = pd.DataFrame(result["claims"])
-    whole = claims_table(endpoint(claims))
-    by_outcome = claims_table(claims[claims["outcome"] != statistic.MEAN])
+    whole = claims_table(endpoint(claims), plan)
+    by_outcome = claims_table(claims[claims["outcome"] != statistic.MEAN], plan)
     facts = {name: value for name, value in result.items() if name not in (*TABLES, "title", "text", "notes")}
     return "\n\n".join([
         f"## {result['title']}",
@@ -157,6 +186,9 @@ def section(stored: Path, generated: Path) -> str:
         shown[2],
         markdown_table(whole),
         f":::{{dropdown}} Every outcome\n\n{markdown_table(by_outcome)}\n\n:::",
-        f"### When does it help?\n\n{gain_map.RULE} {UNPLACED}",
+        "### When does it help?",
+        f"**{gain_map.sentence(judged(result, plan))}** {LIMITS}",
+        shown[3],
+        f":::{{dropdown}} The rule, written before the verdict\n\n{gain_map.RULE}\n\n:::",
         provenance_block(facts),
     ])  # fmt: skip
