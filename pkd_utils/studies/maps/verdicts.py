@@ -66,7 +66,9 @@ def levels_table(map_runs: MapRuns) -> pd.DataFrame:
     rows = []
     per_image = map_runs.per_image
     for cohort in map_runs.facts:
+        scored = set(per_image.loc[per_image["cohort"] == cohort, ["map", "method"]].itertuples(index=False, name=None))
         wanted = [(m, method) for m in map_names(per_image, cohort) for method in methods(per_image, cohort)]
+        wanted = [one for one in wanted if one in scored]  # controls have the first map alone
         wanted += [(m, "reference") for m in map_names(per_image, cohort, references=True)]
         for map_name, method in wanted:
             students = seeds_by_images(per_image, cohort, map_name, method)

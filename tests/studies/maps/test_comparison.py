@@ -1,5 +1,6 @@
 """Comparison of maps on synthetic runs of 08: differences, families, reference maps, verdicts in words."""
 
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -220,6 +221,14 @@ def test_levels(moved):
     assert (row["mean"], row["sd"], row["seeds"]) == (pytest.approx(part.mean()), pytest.approx(part.std(ddof=1)), 5)
     assert levels.loc["reference: centre prior", "reference", "iou"]["mean"] == pytest.approx(0.37)
     assert np.isnan(levels.loc["reference: uniform", "reference", "fpr"]["mean"])
+
+
+def test_levels_leave_out_maps_that_an_arm_was_not_scored_on(moved):
+    """Controls have the first map alone."""
+    table = moved.per_image
+    fewer = table[(table["map"] != "rollout") | (table["method"] != "mmpkd")]
+    levels = levels_table(dataclasses.replace(moved, per_image=fewer))
+    assert set(levels.loc[levels["map"] == "rollout", "method"]) == {"baseline"}
 
 
 @pytest.mark.parametrize(
