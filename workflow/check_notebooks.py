@@ -1,9 +1,9 @@
 """Refuse notebooks that may not be committed: `python workflow/check_notebooks.py [--strict] [FILES]`.
 
-A committed notebook has run: every code cell has a count, some have outputs, none an error. It carries no metadata of
-the run that made it (papermill's). A code cell should have at most 40 lines (parameters may have more) of at most
-88 columns, because the book's page cuts longer ones: a warning, an error with `--strict`. pre-commit and the tests run
-this.
+A committed notebook has run: every code cell has a count, some have outputs, none an error, and figures have alt text.
+It carries no metadata of the run that made it (papermill's). A code cell should have at most 40 lines (parameters may
+have more) of at most 88 columns, because the book's page cuts longer ones: a warning, an error with `--strict`.
+pre-commit and the tests run this.
 """
 
 import json
@@ -33,6 +33,9 @@ def faults(notebook: dict) -> list[str]:
             found.append(f"cell {number} was written by papermill: commit the source, not the executed copy")
         if any(output["output_type"] == "error" for output in cell["outputs"]):
             found.append(f"cell {number} ends in an error")
+        drawn = any("image/png" in output.get("data", {}) for output in cell["outputs"])
+        if drawn and not cell["metadata"].get("mystnb", {}).get("image", {}).get("alt"):
+            found.append(f"cell {number} shows a figure without alt text: say it in mystnb.image.alt of its metadata")
     return found
 
 

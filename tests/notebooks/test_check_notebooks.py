@@ -19,6 +19,8 @@ GOOD = {
     "outputs": [{"output_type": "x"}],
 }
 
+PICTURE = {"output_type": "display_data", "data": {"image/png": ""}}
+
 
 def check(*files):
     return subprocess.run([sys.executable, str(SCRIPT), *map(str, files)], capture_output=True, text=True)
@@ -39,6 +41,8 @@ def test_committed_notebooks():
         ({"metadata": {"papermill": {}}}, {}, "cell 1 was written by papermill"),
         ({"metadata": {"tags": ["injected-parameters"]}}, {}, "cell 1 was written by papermill"),
         ({"outputs": [{"output_type": "error"}]}, {}, "cell 1 ends in an error"),
+        ({"outputs": [PICTURE]}, {}, "cell 1 shows a figure without alt text"),
+        ({"outputs": [PICTURE], "metadata": {"mystnb": {"image": {"alt": "A line."}}}}, {}, ""),
         ({"source": ["a\n"] * 41}, {}, "cell 1 has 41 lines, more than 40"),
         ({"source": ["a\n"] * 41, "metadata": {"tags": ["parameters"]}}, {}, ""),
         ({"source": ["a" * 89]}, {}, "cell 1 has a line of 89 columns, more than 88"),
