@@ -18,6 +18,7 @@ WRITTEN = re.compile(
     r"_static/(?:basic\.css|copybutton\.js|language_data\.js|pygments\.css|documentation_options\.js)"
     r"|objects\.inv|\.buildinfo|(?!_static/|_images/|_sources/|_downloads/)[\w./-]+\.html"
 )
+OF_RESULTS = ("case-or-label-*.png", "*-arms.png", "openi-reports.png")  # what `pages` draws of book/results
 DRAWING = re.compile(r"\.(?:png|jpe?g|gif|svg)$", re.I)
 LOADING = {"script": "src", "iframe": "src", "audio": "src", "video": "src", "source": "src", "embed": "src"}
 LOADING |= {"link": "href", "object": "data"}
@@ -82,7 +83,7 @@ class Site:
         self.drawings = {digest(item.read_bytes()) for item in committed_drawings(generated.parent)}
         self.drawings |= {one for entry in manifest for one in entry["images_sha256"]}
         # The pages' own drawings of stored results, which are aggregates; a notebook's lie in folders below.
-        self.drawings |= {digest(item.read_bytes()) for item in generated.glob("case-or-label-*.png")}
+        self.drawings |= {digest(item.read_bytes()) for name in OF_RESULTS for item in generated.glob(name)}
         self.seen: dict[tuple[bool, str, str], list[str]] = {}
         try:
             folders = [run.find_run(entry["run"]["reference"]) for entry in self.closed.values()]
