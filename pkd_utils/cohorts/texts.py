@@ -112,8 +112,21 @@ def same_parts(splits: pd.DataFrame, study_of: pd.Series) -> pd.Series:
 
     Returns
     -------
-    Series of str, indexed by the report's key, such as "train/evaluate/-" ("-": takes no part).
+    Series of str, indexed by the report's key, such as "train/evaluate".
+
+    Raises
+    ------
+    DataError
+        A report has a part in one task and none in another: whether it has tells of its labels, and so would the texts
+        that change places among such reports.
     """
     parts = splits.pivot(index="image_id", columns=["task", "seed"], values="part").fillna("-")
     # "-" sorts before the parts' names, so a study is where any of its images is.
-    return parts.groupby(study_of.loc[parts.index]).max().agg("/".join, axis=1)
+    parts = parts.groupby(study_of.loc[parts.index]).max()
+    if (absent := (parts == "-").any()).any():
+        task, seed = absent.index[absent.to_numpy().argmax()]
+        raise DataError(
+            f"{int((parts[task, seed] == '-').sum())} reports of other tasks have no part in {task} (seed {seed}), "
+            "which tells of their labels: prepare and encode each task alone to exchange its reports."
+        )
+    return parts.agg("/".join, axis=1)

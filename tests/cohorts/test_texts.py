@@ -74,6 +74,9 @@ def test_reports_of_the_same_parts():
     study_of = pd.Series({"i1": "s1", "i2": "s1", "i3": "s3", "i4": "s4", "i9": "s9"})
     found = same_parts(splits, study_of)
     assert found.to_dict() == {"s1": "train/train", "s3": "evaluate/train", "s4": "evaluate/train"}
+    other = pd.DataFrame([("b", 0, "i1", "train"), ("b", 0, "i3", "evaluate")], columns=splits.columns)
+    with pytest.raises(DataError, match="1 reports of other tasks have no part in b"):
+        same_parts(pd.concat([splits, other]), study_of)
 
 
 def test_open_i_has_the_context_beside_the_text(tmp_path):
