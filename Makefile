@@ -65,11 +65,12 @@ bench: ## measure speed, and write book/results/benchmark-*.json (long: one writ
 budget: env ## what the reports study of PROFILE would cost: heads, hours, disk
 	@$(PY) -m workflow.budget $(PROFILE)
 
-open-data: assets ## run the study on open real data: make open-data DATA=<folder>
+# What an hour holds: all studies, and of Open-i's seven texts two. PROFILE=open-data-full takes the others too.
+AN_HOUR = background mmpkd reports/covid_chestxray reports/lung_pet_ct_dx $(addprefix reports/06-distillation-effect.openi-,whole indication)
+open-data: assets ## run the studies on open real data: make open-data DATA=<folder> [PROFILE=open-data-full]
 	@test -n "$(DATA)" || { echo "Say where the data are: make open-data DATA=<folder> (see book/reproduce.md)"; exit 2; }
 	@mkdir -p data && ln -sfn "$(abspath $(DATA))" data/open
-	@$(SNAKEMAKE) --config profile=demo only=mmpkd/embedded/03-distil-student/baseline
-	@$(SNAKEMAKE) --config profile=open-data
+	@$(SNAKEMAKE) --config profile=open-data $(if $(filter open-data-full,$(PROFILE)),,only="$(AN_HOUR)")
 
 clean: ## remove runs, the built book and the embedded cohort (fetched assets stay)
 	rm -rf runs _build .snakemake book/_generated data/embedded data/embedded-smoke data/embedded-mammography data/embedded-inspect data/derived

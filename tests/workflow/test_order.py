@@ -58,13 +58,24 @@ def test_other_pythons_are_refused_with_one_sentence(setup_env, monkeypatch):
 @pytest.mark.parametrize("profile", sorted(folder.name for folder in (paths.PROJECT_ROOT / "params").glob("*/")))
 def test_every_profile_can_be_planned(profile, tmp_path, monkeypatch):
     monkeypatch.setenv("PKD_RUNS", str(tmp_path))
-    if profile == "open-data":  # reads the demo's baseline, which only a finished demo has
-        monkeypatch.setattr(notebooks.run, "find_run", lambda reference: tmp_path)
-        monkeypatch.setattr(notebooks.run, "run_identity", lambda folder: "0")
     jobs = notebooks.plan(profile)
     place = {job.name: number for number, job in enumerate(jobs)}
     assert all(place[name] < place[job.name] for job in jobs for name in job.upstream)
     assert len({job.folder for job in jobs}) == len(jobs)
+
+
+def test_an_hour_of_open_data_has_a_run_of_every_notebook(tmp_path, monkeypatch):
+    monkeypatch.setenv("PKD_RUNS", str(tmp_path))
+    text = (paths.PROJECT_ROOT / "Makefile").read_text()
+    words = re.search(r"^AN_HOUR = (.*) \$\(addprefix (\S+),(.*)\)$", text, re.MULTILINE)
+    only = f"{words[1]} {' '.join(words[2] + text for text in words[3].split())}"
+    hour, whole = (notebooks.plan("open-data", only), notebooks.plan("open-data"))
+    assert {job.notebook for job in hour} == {job.notebook for job in whole}
+    assert {job.name for job in whole} - {job.name for job in hour} == {
+        f"reports/{step}.openi-{text}-removed"
+        for step in ("02-encode", "03-train-teachers", "04-distil-students", "06-distillation-effect")
+        for text in ("names", "synonyms", "sentences", "sides")
+    }
 
 
 @pytest.mark.parametrize(
