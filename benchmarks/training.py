@@ -10,6 +10,8 @@ Simulated pixels and teacher. All run the same model, batch size, loss (equation
 - torchdistill 1.1.5: its DistillationBox; a data set over the same packed uint8 with the torchvision transforms of the
   same augmentation; its teacher looks the logits up by the sample's index, as cheap as a teacher can be; no workers, as
   we have none either. It offers no autocast, so it runs in fp32 and is compared with ours in fp32 and in ours' best
+- together: the limit's steps for five seeds as one model with a seed axis (`torch.func.vmap`), each on its own images;
+  the time is that of one seed of the five
 
 Contestants take turns in every round; the table holds the median round, and ratios are medians of the rounds' ratios.
 One thread each (`--threads`). `--clock cpu` counts processor seconds, which a busy machine disturbs less.
@@ -35,7 +37,7 @@ from pkd_utils.images.augment import normalise
 from pkd_utils.runs import files
 from pkd_utils.runs.machine import autocast, device_name, resolve_precision
 
-N_LABELS, TEMPERATURE = 5, 2.0
+N_LABELS, TEMPERATURE, SEEDS = 5, 2.0, 5
 
 
 def simulate(n: int, size: int) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
@@ -73,6 +75,52 @@ def limit_epoch(config: StudentConfig, n: int, whole_model: bool):
         loss.item()
 
     return epoch
+
+
+def together_epoch(config: StudentConfig, n: int, seeds: int = SEEDS):
+    """The compute limit of `seeds` students as one: every parameter and product has a seed axis."""
+    students = [
+        build_student(
+            config.name, config.image_size, config.patch_size, N_LABELS, config.width, config.depth, config.heads
+        )
+        for _ in range(seeds)
+    ]
+    for block in (block for student in students for block in student.blocks):
+        block.attn.fused_attn = config.device != "cpu"
+    state, _ = torch.func.stack_module_state([ClassToken(student).to(config.device) for student in students])
+    pixels, _, logits = simulate(seeds * config.batch_size, config.image_size)
+    images = normalise(torch.from_numpy(pixels)).to(config.device).unflatten(0, (seeds, -1))
+    mixed = torch.sigmoid(logits).to(config.device).unflatten(0, (seeds, -1))
+    precision, network = resolve_precision(config.precision, config.device), ClassToken(students[0])
+    optimizer = torch.optim.AdamW(state.values(), lr=1e-4, fused=True)
+    forward = torch.func.vmap(lambda parameters, x: torch.func.functional_call(network, parameters, (x,)))
+
+    def epoch():
+        for _ in range(n // config.batch_size):
+            with autocast(torch.device(config.device), precision):
+                out = forward(state, images)
+            loss = seeds * F.binary_cross_entropy_with_logits(out.float(), mixed)  # the sum of the students' losses
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            squares = sum(p.grad.flatten(1).square().sum(1) for p in state.values())
+            shrink = (GRADIENT_CLIP / (squares.sqrt() + 1e-6)).clamp(max=1)  # each student's own norm
+            for p in state.values():
+                p.grad.mul_(shrink.view(-1, *[1] * (p.dim() - 1)))
+            optimizer.step()
+        loss.item()
+
+    return epoch
+
+
+class ClassToken(torch.nn.Module):
+    """A student as `class_token_logits` runs it."""
+
+    def __init__(self, student: torch.nn.Module):
+        super().__init__()
+        self.student = student
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return class_token_logits(self.student, images)
 
 
 def our_epoch(config: StudentConfig, n: int, folder: Path):
@@ -177,10 +225,12 @@ def main() -> None:
             "limit, fp32": limit_epoch(fp32, n, whole_model=False),
             "ours, fp32": our_epoch(fp32, n, Path(folder) / "a"),
             "limit of the unchanged model, fp32": limit_epoch(fp32, n, whole_model=True),
+            "together, fp32": together_epoch(fp32, n),
         }
         if best.precision != "fp32":
             contestants["limit, bf16"] = limit_epoch(best, n, whole_model=False)
             contestants["ours, bf16"] = our_epoch(best, n, Path(folder) / "b")
+            contestants["together, bf16"] = together_epoch(best, n)
         if importlib.util.find_spec("torchdistill"):
             contestants["torchdistill, fp32"] = torchdistill_epoch(fp32, n)
         else:
@@ -192,15 +242,18 @@ def main() -> None:
                 epoch()
                 if turn:  # the first round warms up
                     seconds[name].append(clock() - start)
+    for name in seconds:  # of one seed
+        seconds[name] = [time / SEEDS if name.startswith("together") else time for time in seconds[name]]
     rate = {name: n / statistics.median(times) for name, times in seconds.items()}
 
     ours = "ours, bf16" if "ours, bf16" in seconds else "ours, fp32"
     unchanged, other = "limit of the unchanged model, fp32", "torchdistill, fp32"
     pairs = [("ours, fp32", "limit, fp32"), (ours, ours.replace("ours", "limit")), (ours, unchanged)]
     pairs += [("ours, fp32", other), (ours, other)]
+    pairs += [(f"together, {name}", f"limit, {name}") for name in ("fp32", "bf16")]
     rows = []
     for mine, reference in dict.fromkeys(pairs):
-        if reference in seconds:
+        if {mine, reference} <= set(seconds):
             ratio = statistics.median(y / x for x, y in zip(seconds[mine], seconds[reference], strict=True))
             rows.append({"what": f"student training against {reference}", "ours": mine, "ratio": ratio,
                          "ours_images_per_s": rate[mine], "reference_images_per_s": rate[reference]})  # fmt: skip
@@ -209,7 +262,7 @@ def main() -> None:
     )
     for row in rows:
         reference = row["what"].removeprefix("student training against ")
-        print(f"{row['ours']:12s}{row['ours_images_per_s']:8.0f} images/s  {row['ratio']:6.3f} times "
+        print(f"{row['ours']:15s}{row['ours_images_per_s']:8.0f} images/s  {row['ratio']:6.3f} times "
               f"{reference} ({row['reference_images_per_s']:.0f})")  # fmt: skip
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"}
