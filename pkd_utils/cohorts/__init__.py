@@ -67,6 +67,11 @@ def load_cohort(name: str, root: str | Path, **options) -> Cohort:
         raise DataError(f"There is no cohort named {name!r}; choose one of {', '.join(SOURCES)}.")
     module, function = SOURCES[name].load.split(":")
     load = checked(getattr(import_module(module), function), label=name)
+    for key, value in options.items():
+        if isinstance(value, list | tuple) and len(set(map(repr, value))) < len(value):
+            raise DataError(f"{name}: {key} = {value!r}: a value stands twice.")
+        if key.endswith("_root") and not isinstance(value, str | Path | None):
+            raise DataError(f"{name}: {key} = {value!r}: give the path of a folder.")
     # MIMIC comes in several downloads: their roots are parameters too, relative to the project like the first.
     options = {key: resolve(value) if key.endswith("_root") and value else value for key, value in options.items()}
     cohort = load(resolve(root), **options)

@@ -28,13 +28,17 @@ def read_coco(path: Path, where: str) -> pd.DataFrame:
         images = {image["id"]: image for image in coco["images"]}
         names = {category["id"]: category["name"] for category in coco["categories"]}
         rows = []
-        for annotation in coco["annotations"]:
+        for number, annotation in enumerate(coco["annotations"], start=1):
             image = images[annotation["image_id"]]
             x, y, width, height = annotation["bbox"]
-            declared = (image["width"], image["height"])
-            box = (x, y, width, height, *declared, annotation.get("split"))
-            rows.append((image["file_name"], names[annotation["category_id"]], *box))
-    except (ValueError, TypeError) as error:
+            box = (x, y, width, height, image["width"], image["height"])
+            if not all(type(value) in (int, float) for value in box):
+                raise ValueError(f"annotation {number} has bbox and size {', '.join(map(repr, box))}, not six numbers")
+            texts = (image["file_name"], names[annotation["category_id"]])
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"annotation {number} has file and category {texts!r}, not two texts")
+            rows.append((*texts, *map(float, box), annotation.get("split")))
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is not a COCO annotation file ({error}); fetch it again.") from None
     except KeyError as error:
         raise DataError(f"{path} lacks the COCO entry {error}; check that the file is the published one.") from None

@@ -2,6 +2,8 @@
 
 import collections
 import csv
+import gzip
+import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,6 +29,7 @@ from pkd_utils.images.decode import open_image
 from pkd_utils.runs import machine
 from pkd_utils.runs.errors import DataError
 
+_NOT_PLAIN = r"^/|//|/$|(?:^|/)\.\.?(?:/|$)|\x00"  # of a path
 BOX_TOLERANCE = 1.0  # pixels: annotation tools round outwards
 
 
@@ -57,19 +60,38 @@ def read_csv(path: Path, columns: Sequence[str], where: str, only: bool = False)
     kind, separator = ("TSV", "\t") if path.suffix == ".tsv" else ("CSV", ",")
     wanted = (lambda name: _unquoted(name).strip() in columns) if only else None
     try:
-        header = pd.read_csv(path, sep=separator, nrows=0).rename(columns=str.strip)
-        require_columns(header, columns, path)
-        fields = {"dtype": str, "keep_default_na": False, "na_values": [""], "usecols": wanted}
+        header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False)
+        names = header.iloc[0].str.strip()
+        require_columns(pd.DataFrame(columns=names), columns, path)
+        for name in names[names.duplicated() & (names != "")]:
+            raise DataError(f"{path.name} has two columns {name!r}; take one of them out.")
+        # index_col: else one comma too many at the end of each row would shift all columns by one.
+        fields = {"dtype": str, "keep_default_na": False, "na_values": [""], "usecols": wanted, "index_col": False}
         if kind == "TSV" and _a_row_a_line(path):
             table = pd.read_csv(path, sep=separator, quoting=csv.QUOTE_NONE, **fields).rename(columns=_unquoted)
             table = table.apply(lambda values: values.map(_unquoted, na_action="ignore").replace("", np.nan))
         else:
+            _check_rows(path, separator, len(names))
             table = pd.read_csv(path, sep=separator, **fields)
         return table.rename(columns=str.strip)
     except DataError:
         raise
-    except (ValueError, EOFError, OSError, zlib.error) as error:  # pandas' and Unicode's errors are ValueErrors
+    # pandas' and Unicode's errors are ValueErrors
+    except (ValueError, EOFError, OSError, zlib.error, csv.Error) as error:
         raise DataError(f"{path} cannot be read as {kind} ({error}); fetch the file again.") from None
+
+
+def _check_rows(path: Path, separator: str, fields: int) -> None:
+    """DataError if a row has fewer or more fields than the header, as pandas does not say; more may be empty ones."""
+    # A gzip file read line by line takes a call of Python's for each.
+    file = io.StringIO((gzip.decompress if path.suffix == ".gz" else bytes)(path.read_bytes()).decode(), newline="")
+    if set(map(len, csv.reader(file, delimiter=separator))) <= {0, fields}:
+        return
+    file.seek(0)
+    for number, row in enumerate(csv.reader(file, delimiter=separator)):
+        if row and (len(row) < fields or any(row[fields:])):
+            what = f"data row {number} has {len(row)} field(s), its header {fields}"
+            raise DataError(f"{path.name}: {what}; the file is cut short or damaged: fetch it again.")
 
 
 def _a_row_a_line(path: Path) -> bool:
@@ -201,6 +223,8 @@ def _problems(cohort: Cohort) -> Iterator[str]:
     for image in images["image_id"][images["study_id"].isna()]:
         yield f"image {image!r} has no study_id; give it one."
     check_unique(images, "image_id", cohort.info.name)
+    yield from _identifier_problems(images)
+    yield from _path_problems(images)
     yield from _split_problems(images, cohort.info.splits)
     if isinstance(cohort.privileged_source, pd.DataFrame):  # what is read late is checked when it is read
         yield from privileged_problems(cohort.privileged_source, images)
@@ -225,6 +249,40 @@ def _column_problems(cohort: Cohort) -> Iterator[str]:
     for column in BOX_COLUMNS:
         if len(boxes) and not (boxes[column].dtype == "float64" if column in CORNERS else is_text(boxes[column])):
             yield f"column {column} of the boxes holds {boxes[column].dtype}; corners are floats, names are text."
+
+
+def _identifier_problems(images: pd.DataFrame) -> Iterator[str]:
+    """Two spellings of one identifier, and studies of two patients: both would put one person on two sides."""
+    for column in ("image_id", "patient_id", "study_id"):
+        for name in images[column][images[column] != images[column].str.strip()]:
+            yield f"{column} {name!r} has spaces around it; take them out of the table."
+    patients = pd.Series(images["patient_id"].unique())
+    folded = patients.str.replace(r"\s+", " ", regex=True).str.lower()
+    alike = patients[folded.duplicated(keep=False)]
+    for patient in alike[:1]:
+        other = alike[(folded[alike.index] == folded[alike.index[0]]) & (alike != patient)].iloc[0]
+        yield (
+            f"patients {patient!r} and {other!r} differ in nothing but case or spaces ({len(alike)} such names); "
+            "give one person one name, and two persons names that cannot be mistaken."
+        )
+    pairs = images[["study_id", "patient_id"]].drop_duplicates()
+    shared = pairs[pairs["study_id"].duplicated(keep=False)]
+    for study in shared["study_id"][:1]:
+        both = " and ".join(map(repr, shared["patient_id"][shared["study_id"] == study]))
+        count = shared["study_id"].nunique()
+        yield f"study {study!r} is of patients {both} ({count} such studies); correct the table."
+
+
+def _path_problems(images: pd.DataFrame) -> Iterator[str]:
+    """Paths that leave the root, that are spelt in a roundabout way, or that stand in two rows."""
+    paths = images["path"].dropna().astype("str")
+    # A loader that was given a folder beside the root reaches all its images by a way up.
+    start = r"^(\.\./)*" if paths.str.startswith("../").all() else "^"
+    for path in paths[paths.str.replace(start, "", regex=True).str.contains(_NOT_PLAIN)]:
+        yield f"path {path!r} is not plain and below the folder of the data; correct the file's name in the table."
+    for path in paths[paths.duplicated()]:
+        one, other = images["image_id"][images["path"] == path][:2]
+        yield f"images {one!r} and {other!r} are one file, {path}; keep one of the rows."
 
 
 def _split_problems(images: pd.DataFrame, splits: Sequence[str]) -> Iterator[str]:

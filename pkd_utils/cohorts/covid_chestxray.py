@@ -120,6 +120,9 @@ def load(
     table["view"] = table["view"].mask(table["view"] == "?")
     unknown_view = table["view"].isna()
     if views is not None:
+        if not table["view"].isin(views).any():
+            there = ", ".join(sorted(table["view"].dropna().unique()))
+            raise DataError(f"{file.name} has no X-ray of view {', '.join(views)}; its views are {there}.")
         table = table[table["view"].isin(views) | unknown_view]
         note = f"{int(unknown_view.sum())} without a view, kept"
         funnel.step(f"view {', '.join(views)}", table, note=note)

@@ -106,8 +106,9 @@ def load(
     files = {name: root / f"mimic-cxr-2.0.0-{name}.csv.gz" for name in ("metadata", "split", labeller)}
     funnel = Funnel()
     published = {} if info.simulated else _PUBLISHED
-    images = _index(files["metadata"], files["split"])
+    images, unlisted = _index(files["metadata"], files["split"])
     note = "paper = release 2.1.0" + (" (not shown beside simulated data)" if info.simulated else "")
+    note += f"; {unlisted} rows of {files['split'].name} have none" if unlisted else ""
     funnel.step("images with metadata", images, published.get("all", np.nan), note)
     for split in SPLITS:
         funnel.step(f"official split: {split}", images[images["split"] == split], published.get(split, np.nan))
@@ -174,8 +175,8 @@ def _uncertain_policies(uncertain: str | Mapping[str, str], labels: tuple[str, .
     return {label: policies[label] for label in labels}
 
 
-def _index(metadata: Path, split: Path) -> pd.DataFrame:
-    """Join metadata and official split into the image table, without looking at the image tree."""
+def _index(metadata: Path, split: Path) -> tuple[pd.DataFrame, int]:
+    """Join metadata and official split into the image table, without looking at the image tree; rows of split alone."""
     columns = ["dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime"]
     table = read_csv(metadata, columns, WHERE, only=True)
     check_filled(table, columns[:3], metadata)
@@ -194,7 +195,7 @@ def _index(metadata: Path, split: Path) -> pd.DataFrame:
     images = pd.DataFrame({"image_id": dicom, "patient_id": subject, "study_id": study})
     images["path"] = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + dicom + ".jpg"
     images[["split", "view"]] = table[["split", "ViewPosition"]]
-    return images.assign(study_datetime=_study_datetime(table, metadata))
+    return images.assign(study_datetime=_study_datetime(table, metadata)), len(splits) - len(table)
 
 
 def _study_datetime(table: pd.DataFrame, file: Path) -> pd.Series:
@@ -202,8 +203,8 @@ def _study_datetime(table: pd.DataFrame, file: Path) -> pd.Series:
     day = pd.to_datetime(table["StudyDate"], format="%Y%m%d", errors="coerce")
     clock = pd.to_numeric(table["StudyTime"], errors="coerce")
     hours, minutes, seconds = clock // 10_000, clock % 10_000 // 100, clock % 100
-    bad_time = clock.isna() | (clock < 0) | (hours > 23) | (minutes > 59) | (seconds >= 61)
-    for name, bad in (("StudyDate", day.isna()), ("StudyTime", bad_time)):
+    good_time = (clock >= 0) & (hours <= 23) & (minutes <= 59) & (seconds < 61)  # none of them of NaN or infinity
+    for name, bad in (("StudyDate", ~day.between("1700", "2261")), ("StudyTime", ~good_time)):  # what fits nanoseconds
         refuse(table, name, bad & table[name].notna(), file, "is not a date or time in DICOM's form")
     return day + pd.to_timedelta((hours * 3600 + minutes * 60 + seconds).round(3), unit="s")
 

@@ -207,7 +207,7 @@ def _read_report(content: bytes, name: str) -> dict:
         raise DataError(f"{ARCHIVE}: {name} declares a document type; use the published archive.")
     try:
         tree = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two of encodings
         raise DataError(f"{ARCHIVE}: {name} is not valid XML ({error}); fetch the archive again.") from None
     element = tree.find("uId")
     identifier = None if element is None else element.get("id")

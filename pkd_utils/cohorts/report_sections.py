@@ -13,6 +13,7 @@ Its hand-made exceptions for 54 single studies are not repeated; they do not rea
 
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -195,6 +196,8 @@ def _read_one(source, where: Path, name: str, sections: Sequence[str]) -> tuple[
         raise FileNotFoundError(f"Report {name} is missing from {where}; get it from {WHERE}.") from None
     except UnicodeDecodeError:
         raise DataError(f"Report {name} in {where} is not UTF-8 text; fetch it again.") from None
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:  # a folder, a circle of links, a damaged archive
+        raise DataError(f"Report {name} in {where} cannot be read ({error}); fetch it again.") from None
 
 
 class ReportFolder:

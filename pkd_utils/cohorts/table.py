@@ -187,7 +187,10 @@ class Cohort:
         stem = "*" if label is None else label.replace(" ", "_")
         files = list((self.masks_root / image_id).glob(f"{stem}.png")) if self.masks_root else []
         for file in files:
-            mask |= _read_mask(file, (width, height))
+            region = _read_mask(file, (width, height))
+            if not region.any():
+                raise DataError(f"Mask {file} marks no pixel of its image; fetch it again, or take it out.")
+            mask |= region
         regions = pd.DataFrame() if self.regions is None else self.regions[self.regions["image_id"] == image_id]
         regions = regions if label is None or regions.empty else regions[regions["label"] == label]
         for region in regions.itertuples():
@@ -271,6 +274,9 @@ def privileged_problems(table: pd.DataFrame, images: pd.DataFrame) -> Iterator[s
             f"{int(unknown.sum())} of {len(table)} privileged rows belong to no image, the first is {key} "
             f"{table.index[unknown][0]!r} (images have e.g. {images[key].iloc[0]!r}); leave them out or mend their ids."
         )
+    damaged = table.index[table["text"].str.contains("\0", regex=False, na=False)] if "text" in table else []
+    for name in damaged:
+        yield f"the text of {key} {name!r} holds NUL characters ({len(damaged)} such texts); fetch its file again."
     for column in [] if "text" in table else table.columns:
         if not pd.api.types.is_float_dtype(table[column]):
             yield f"privileged column {column!r} holds {table[column].dtype}; give floats, or one column `text`."
