@@ -4,6 +4,7 @@ uniform            every pixel the same: what chance gives
 centre prior       a Gaussian in the middle of the image, fitted to nothing
 mean training mask where findings lie on average, from the training split alone
 random weights     the student's own architecture before any training
+start weights      the student before fine-tuning, where it starts from a file of weights (else: random weights)
 body mask          the breast or bright tissue, found by Otsu's threshold (1979, as OpenCV has it)
 
 The fixed ones are (H, W) or (N, H, W) float32 within [0, 1] with 1 as largest value, so a threshold can act on them as
@@ -22,7 +23,8 @@ from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
 NAMES = tuple(
-    f"reference: {name}" for name in ("uniform", "centre prior", "mean training mask", "random weights", "body mask")
+    f"reference: {name}"
+    for name in ("uniform", "centre prior", "mean training mask", "random weights", "body mask", "start weights")
 )
 
 

@@ -21,7 +21,14 @@ from pydantic import Field
 from scipy import ndimage
 
 from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, per_image
-from pkd_utils.localization.metrics import at_thresholds, pixel_auroc
+from pkd_utils.localization.metrics import (
+    at_thresholds,
+    boxes_from_maps,
+    normalize_maps,
+    pixel_auprc,
+    pixel_auroc,
+    region_shares,
+)
 from pkd_utils.localization.regions import ragged_arange
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
@@ -29,7 +36,9 @@ from pkd_utils.runs.errors import DataError
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of a map scaled to 0 ... 1
 WEAK_IOUS = (0.1, 0.2, 0.3, 0.4, 0.5)  # what a box must overlap to count; maps that nobody trained on boxes are coarse
 COCO_IOUS = tuple(k / 100 for k in range(50, 100, 5))
-METRICS = ("pixel_auroc", "pointing_game", "energy_inside", "iou", "fpr", "iou_all", "fpr_all", "best_iou")
+METRICS = (
+    "pixel_auroc", "pixel_auprc", "pointing_game", "energy_inside", "iou", "fpr", "iou_all", "fpr_all", "best_iou",
+)  # fmt: skip
 LOWER_IS_BETTER = ("fpr", "fpr_all")
 
 
@@ -37,7 +46,7 @@ LOWER_IS_BETTER = ("fpr", "fpr_all")
 class Suite:
     """Result of `score_maps`."""
 
-    per_image: pd.DataFrame  # N rows, the columns of METRICS, then region_iou_all and predicted_boxes (a count)
+    per_image: pd.DataFrame  # N rows: METRICS, then region_iou_all, predicted_boxes (a count), region_share
     curves: pd.DataFrame  # threshold; means over images of iou, fpr, region_iou, region_fpr where defined; images
     average_precision: pd.DataFrame  # of the boxes at the one threshold; see `average_precision`
 
@@ -243,6 +252,7 @@ def score_maps(
     per_image = pd.DataFrame(
         {
             "pixel_auroc": pixel_auroc(maps, masks, valid),
+            "pixel_auprc": pixel_auprc(maps, masks, valid),
             "pointing_game": pointing_game(pictured, masks, tolerance),
             "energy_inside": energy_inside(pictured, masks),
             "iou": curves["iou"][:, chosen],
@@ -252,12 +262,43 @@ def score_maps(
             "best_iou": curves["iou"][:, over].max(1),
             "region_iou_all": curves["region_iou"][:, over].mean(1),
             "predicted_boxes": counts,
+            "region_share": region_shares(masks, valid),
         }
     )
     means = {name: _defined_mean(values[:, over], axis=0) for name, values in curves.items()}
     table = pd.DataFrame({"threshold": np.array(grid)[over], **means, "images": len(maps)})
     precision = average_precision(predicted, box_scores(maps, predicted), boxes, iou_thresholds)
     return Suite(per_image, table, precision)
+
+
+def false_alarms(
+    maps, threshold: float, called, connectivity: int = 1, min_area: int = 1, normalize: bool = True
+) -> dict[str, float]:
+    """What maps of images without anything to find would have drawn on them.
+
+    Scaled by its own range, a map that is not constant reaches 1 somewhere, so that it always draws a box: beside the
+    map alone stands the reader who draws boxes only where the model calls a finding.
+
+    Parameters
+    ----------
+    maps, threshold, connectivity, min_area, normalize : see `metrics.evaluate_maps`; (N, H, W)
+    called : (N,), boolean; whether the model calls any finding on the image
+
+    Returns
+    -------
+    dict
+        images; drawn, share of them with a box, and boxes, mean number; calls, share called; drawn_if_called and
+        boxes_if_called, the same with no box where nothing is called.
+    """
+    maps, called = as_maps(maps), np.asarray(called, dtype=bool)
+    scaled = normalize_maps(maps) if normalize else maps
+    counts = np.array([len(found) for found in boxes_from_maps(scaled, threshold, connectivity, min_area)])
+    gated = np.where(called, counts, 0)
+    return {
+        "images": len(maps), "drawn": float((counts > 0).mean()), "boxes": float(counts.mean()),
+        "calls": float(called.mean()), "drawn_if_called": float((gated > 0).mean()),
+        "boxes_if_called": float(gated.mean()),
+    }  # fmt: skip
 
 
 def _matches(predicted, n_predicted, scores, reference, n_reference, limits) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from skimage.measure import label, regionprops
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pkd_utils.localization.attention import upsample_maps
 from pkd_utils.localization.metrics import (
@@ -17,8 +17,10 @@ from pkd_utils.localization.metrics import (
     evaluate_maps,
     false_positive_rate,
     normalize_maps,
+    pixel_auprc,
     pixel_auroc,
     pooled_auroc,
+    region_shares,
 )
 from pkd_utils.runs.errors import DataError
 from tests.localization.painted import masks_from_boxes
@@ -102,6 +104,25 @@ def test_pixel_auroc_known_values_and_undefined():
     np.testing.assert_array_equal(pixel_auroc(maps, masks), [1, 0, 0.75, np.nan, np.nan])
     np.testing.assert_array_equal(pixel_auroc(np.zeros((1, 1, 1)), np.ones((1, 1, 1))), [np.nan])
     assert pixel_auroc(torch.ones(1, 2, 2).bfloat16(), torch.eye(2)[None])[0] == 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixel_auprc_is_scikit_learns(kind, rng):
+    maps = KINDS[kind](rng, (6, 23, 17))
+    masks = masks_from_boxes([random_boxes(rng, 2, (23, 17)) for _ in maps], (23, 17))
+    want = [average_precision_score(m.ravel(), a.ravel()) for a, m in zip(maps, masks, strict=True)]
+    np.testing.assert_allclose(pixel_auprc(maps, masks), want, atol=1e-12)
+    np.testing.assert_allclose(pixel_auprc(np.ones(masks.shape), masks), region_shares(masks), atol=1e-12)
+    np.testing.assert_allclose(pixel_auprc(masks.astype(float), masks), 1)
+
+
+def test_pixel_auprc_by_hand_and_within_the_picture():
+    maps = np.array([[[0.4, 0.3, 0.2, 0.1]]] * 4)
+    masks = np.array([[[1, 0, 1, 0]], [[0, 0, 0, 1]], [[0, 0, 0, 0]], [[1, 1, 1, 1]]])
+    np.testing.assert_allclose(pixel_auprc(maps, masks), [(1 + 2 / 3) / 2, 1 / 4, np.nan, np.nan])
+    valid = np.array([[0, 0, 1, 1]])
+    np.testing.assert_allclose(pixel_auprc(maps, masks, valid), [1, 1 / 2, np.nan, np.nan])
+    np.testing.assert_allclose(region_shares(masks, valid), [1 / 2, 1 / 2, 0, 1])
 
 
 @pytest.mark.parametrize("negative", [0.0, 0.5])

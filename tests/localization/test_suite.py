@@ -18,6 +18,7 @@ from pkd_utils.localization.suite import (
     average_precision,
     box_scores,
     energy_inside,
+    false_alarms,
     pointing_game,
     score_maps,
     threshold_curves,
@@ -45,6 +46,19 @@ def random_boxes(rng, count, shape):
 def problem(rng, n=12, shape=(24, 30)):
     boxes = [random_boxes(rng, rng.integers(1, 4), shape) for _ in range(n)]
     return blobs(rng, n, shape), masks_from_boxes(boxes, shape), boxes
+
+
+def test_false_alarms_by_hand():
+    """A flat map draws nothing; the others two boxes and one, and nothing is called on the second."""
+    maps = np.zeros((3, 6, 6))
+    maps[1, 0, 0] = maps[1, 4:6, 4:6] = maps[2, 2, 2] = 0.2
+    found = false_alarms(maps, 0.5, [True, False, True])
+    assert found == {
+        "images": 3, "drawn": pytest.approx(2 / 3), "boxes": 1, "calls": pytest.approx(2 / 3),
+        "drawn_if_called": pytest.approx(1 / 3), "boxes_if_called": pytest.approx(1 / 3),
+    }  # fmt: skip
+    assert false_alarms(maps, 0.5, [True] * 3, min_area=2)["boxes"] == pytest.approx(1 / 3)
+    assert false_alarms(maps, 0.5, [True] * 3, normalize=False)["drawn"] == 0
 
 
 # --- pointing game ---------------------------------------------------------------------------------------------------
@@ -275,7 +289,7 @@ def test_score_maps_agrees_with_its_parts(rng):
     thresholds = (0.2, 0.4, 0.6, 0.8)
     suite = score_maps(maps, masks, boxes, 0.5, thresholds, tolerance=2, iou_thresholds=(0.2, 0.5))
     table = suite.per_image
-    assert [*METRICS, "region_iou_all", "predicted_boxes"] == list(table)
+    assert [*METRICS, "region_iou_all", "predicted_boxes", "region_share"] == list(table)
     old = evaluate_maps(maps, masks, boxes, 0.5)
     np.testing.assert_array_equal(
         table[["pixel_auroc", "iou", "fpr", "predicted_boxes"]], old[["auroc", "iou", "fpr", "predicted_boxes"]]

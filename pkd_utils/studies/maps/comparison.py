@@ -36,6 +36,7 @@ from pkd_utils.studies.maps.evidence import NOT_TRAINED, not_trained, training_e
 REFERENCE = "reference: "
 TITLES = {
     "pixel_auroc": "Obj. AUROC",
+    "pixel_auprc": "pixel AUPRC",
     "pointing_game": "pointing game",
     "energy_inside": "energy inside",
     "iou": "IoU",

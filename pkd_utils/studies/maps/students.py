@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from pkd_utils.cohorts.boxes import ground_truth, of_positives
-from pkd_utils.distillation.students import predict_logits, random_student
+from pkd_utils.distillation.students import build_student, predict_logits, random_student
 from pkd_utils.images.augment import normalise
 from pkd_utils.localization import attention, metrics, reference, saliency
 from pkd_utils.localization.suite import Suite, score_maps
 from pkd_utils.runs import files, run
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.paths import resolve
 from pkd_utils.studies.maps.arms import STUDENT, methods_of
 
 PICTURE = ["picture_x0", "picture_y0", "picture_x1", "picture_y1"]
@@ -96,6 +97,12 @@ class Prepared:
         if self.positives_only:
             boxes = boxes[of_positives(boxes, self.images, self.labels, finding)]
         return chosen[chosen.isin(boxes["image_id"])].tolist()
+
+    def without_findings(self, fold: int, split: str) -> list[str]:
+        """Image ids of a split on which every trained label is known to be absent, and which have no region at all."""
+        chosen = self.splits[(self.splits["fold"] == fold) & (self.splits["split"] == split)]["image_id"]
+        absent = (self.images.loc[chosen, self.labels] == 0).all(axis=1).to_numpy()
+        return chosen[absent & ~chosen.isin(self._box_rows["image_id"]).to_numpy()].tolist()
 
     def splits_of(self, fold: int, ids: Sequence[str]) -> list[str]:
         """The split of each image in a fold."""
@@ -198,6 +205,8 @@ def choose_and_score(
     connectivity: int = 1,
     min_area: int = 1,
     normalize: bool = True,
+    finding: str | None = None,
+    threshold: float | None = None,
     **options: Any,
 ) -> tuple[float, Suite]:
     """Choose the threshold on validation maps, score test maps with it; both come back.
@@ -206,13 +215,16 @@ def choose_and_score(
     ----------
     validation, test : (image ids, maps (n, h, w)); maps are enlarged to the packed images where they are smaller
     thresholds, criterion, connectivity, min_area, normalize : see `metrics.choose_threshold`
+    finding : score against its regions alone; None: those of the trained labels
+    threshold : use this one instead of choosing
     options : further arguments of `suite.score_maps`
     """
     ids, boxes = validation[0], {"connectivity": connectivity, "min_area": min_area, "normalize": normalize}
-    picture = {"valid": prepared.valid_of(ids)}
-    held = _enlarged(prepared, validation[1])
-    threshold, _ = metrics.choose_threshold(held, prepared.boxes_of(ids), thresholds, criterion, **boxes, **picture)
-    return threshold, score(prepared, *test, threshold, thresholds=thresholds, **boxes, **options)
+    if threshold is None:
+        held, truth = _enlarged(prepared, validation[1]), prepared.boxes_of(ids, finding)
+        picture = {"valid": prepared.valid_of(ids)}
+        threshold, _ = metrics.choose_threshold(held, truth, thresholds, criterion, **boxes, **picture)
+    return threshold, score(prepared, *test, threshold, finding, thresholds=thresholds, **boxes, **options)
 
 
 def score(
@@ -241,6 +253,7 @@ def reference_maps(
     attention_map: str = "attention_mean",
     layer: int = -1,
     device: str | torch.device = "cpu",
+    start: str | Path | None = None,
 ) -> Iterator[tuple[str, float, bool, list[np.ndarray]]]:
     """Maps that know nothing of the finding (`localization.reference`), for each set of image ids in `parts`.
 
@@ -251,13 +264,14 @@ def reference_maps(
     built : what `load_student` says of a student: the random ones are built like it
     seeds, attention_map, layer, device : of the random students, and the map of theirs
     width : of the centre prior
+    start : file of the weights that the students start from, see `start_weights`; None: they start from random ones
 
     Yields
     ------
     name, seed (NaN but for a random student), whether a threshold acts on the scaled map, maps (n, h, w) of each part
     """
     size = prepared.pixels.shape[1:]
-    uniform, centre, mean, random, body = reference.NAMES
+    uniform, centre, mean, random, body, before = reference.NAMES
     fixed = {uniform: reference.uniform_map(size), centre: reference.centre_prior(size, width)}
     if train := prepared.with_regions(fold, "train"):
         fixed[mean] = reference.mean_training_mask(prepared.masks_of(train), prepared.splits_of(fold, train))
@@ -265,10 +279,22 @@ def reference_maps(
         yield name, np.nan, False, [np.broadcast_to(one, (len(part), *size)) for part in parts]
     pixels = [prepared.pixels_of(part) for part in parts]
     yield body, np.nan, False, [reference.body_masks(some) for some in pixels]
-    for seed in seeds:
-        model = random_student(built["build"], seed).to(device)
+    untrained = [(random, float(seed), random_student(built["build"], seed)) for seed in seeds]
+    if start is not None:
+        untrained.append((before, np.nan, build_student(**{**built["build"], "weights": start}).eval()))
+    for name, seed, model in untrained:
+        model.to(device)
         found = [student_maps(model, built, some, [attention_map], layer)[0][attention_map] for some in pixels]
-        yield random, float(seed), True, found
+        yield name, seed, True, found
+
+
+def start_weights(reference: str) -> Path | None:
+    """The file of weights that the students of a run of `03-distil-student` start from; None: random ones."""
+    asked = files.read_json(run.find_run(reference) / "run.json")["parameters"]
+    if asked.get("start_run"):
+        folder = run.find_run(asked["start_run"])
+        return folder / "students" / pd.read_csv(folder / "students.csv")["folder"].iloc[0] / "model.safetensors"
+    return resolve(asked["student_weights"]) if asked.get("student_weights") else None
 
 
 def _enlarged(prepared: Prepared, maps: np.ndarray) -> np.ndarray:

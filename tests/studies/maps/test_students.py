@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pkd_utils.cohorts.boxes import ANY
-from pkd_utils.distillation.students import random_student
+from pkd_utils.distillation.students import random_student, save_student
 from pkd_utils.images.augment import normalise
 from pkd_utils.localization import attention, metrics, reference, saliency
 from pkd_utils.localization.suite import score_maps
@@ -204,12 +204,36 @@ def test_a_set_is_scored_on_any_finding(by_finding):
     assert own.per_image["pixel_auroc"][0] != expected.per_image["pixel_auroc"][0]  # c counts for any finding alone
 
 
+def test_the_student_before_fine_tuning_is_a_reference_map(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PKD_RUNS", str(tmp_path / "runs"))
+    runs_of = tmp_path / "runs" / "mmpkd" / "toy" / "03-distil-student"
+    begun, file = random_student(BUILD, 7), runs_of / "first" / "students" / "w0" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    save_student(file, begun, {"build": BUILD, **FACTS})
+    (runs_of / "first" / "students.csv").write_text("folder\nw0\n")
+    asked = {"first": {}, "second": {"start_run": "mmpkd/toy/03-distil-student/first"}}
+    for label, parameters in (*asked.items(), ("third", {"student_weights": str(file)})):
+        (runs_of / label).mkdir(exist_ok=True)
+        files.write_json(runs_of / label / "run.json", {"parameters": parameters})
+    start = {k: students.start_weights(f"mmpkd/toy/03-distil-student/{k}") for k in ("first", "second", "third")}
+    assert start == {"first": None, "second": file, "third": file}
+    prepared, parts = students.Prepared(folder, ["a", "b"]), (["i3"], ["i2", "i5"])
+    found = list(students.reference_maps(prepared, 0, parts, FACTS | {"build": BUILD}, start=file))
+    name, seed, scaled, (_, maps) = found[-1]
+    assert (name, scaled) == ("reference: start weights", True) and np.isnan(seed)
+    expected, _ = students.student_maps(begun, FACTS, prepared.pixels_of(parts[1]), ["attention_mean"])
+    np.testing.assert_allclose(maps, expected["attention_mean"], atol=1e-6)
+
+
 def test_reference_maps_of_two_sets(folder):
     prepared, parts = students.Prepared(folder, ["a", "b"]), (["i3", "i4"], ["i2", "i5", "i1"])
     assert not prepared.names_findings
     found = list(students.reference_maps(prepared, 0, parts, FACTS | {"build": BUILD}, seeds=(0, 5)))
     names = [name for name, *_ in found]
-    assert sorted(set(names)) == sorted(reference.NAMES) and names.count("reference: random weights") == 2
+    assert (
+        sorted({*names, "reference: start weights"}) == sorted(reference.NAMES)
+        and names.count("reference: random weights") == 2
+    )
     for name, seed, scaled, maps in found:
         random = name == "reference: random weights"
         assert [len(m) for m in maps] == [2, 3] and scaled == random == (seed == seed)
