@@ -93,7 +93,7 @@ def map_levels(levels: pd.DataFrame, cohort: str) -> Figure:
     references = list(dict.fromkeys(table.loc[table["method"] == "reference", "map"]))
     drawn = [m for m in METHOD_NAMES if (students["method"] == m).any()]
     offsets = dict(zip(drawn, np.linspace(-0.15, 0.15, len(drawn)) if len(drawn) > 1 else [0.0], strict=True))
-    figure, axes = figures.panels(len(metrics), 4, 2.9, 0.75 + 0.34 * len(maps), below=0.6, sharey=True)
+    figure, axes = figures.panels(len(metrics), 3, 3.4, 0.75 + 0.34 * len(maps), below=0.6, sharey=True)
     styles = {name: _reference_style(k) for k, name in enumerate(references)}
     for ax, metric in zip(axes, metrics, strict=True):
         for row in table[(table["metric"] == metric) & table["mean"].notna()].to_dict("records"):

@@ -69,7 +69,8 @@ class Prepared:
 
     def _boxes_by_image(self, finding: str | None) -> dict[str, np.ndarray]:
         table = self._box_rows[ground_truth(self._box_rows, self.labels, finding)]
-        return {i: rows[["x0", "y0", "x1", "y1"]].to_numpy() for i, rows in table.groupby("image_id")}
+        corners = table[["x0", "y0", "x1", "y1"]].to_numpy()
+        return {i: corners[rows] for i, rows in table.groupby("image_id").indices.items()}
 
     @property
     def names_findings(self) -> bool:

@@ -32,6 +32,9 @@ from pkd_utils.studies.maps.controls import CLAIMED, NO_CONTROL, arm_claims, arm
 from pkd_utils.studies.maps.evidence import NOT_TRAINED, not_trained
 
 BEATS, LOSES, UNDECIDED = "beats it", "is beaten", "cannot tell"
+OF_STUDENTS = ("box_ap", "test_auroc", "boxes", "boxes_if_called", "insertion", "deletion")
+BY_GROUP = "pixel_auroc: "
+"""How 08 begins the name of a map's pixel AUROC on some of the images: by finding, size or confidence."""
 
 
 def overview(map_runs: MapRuns) -> pd.DataFrame:
@@ -80,7 +83,7 @@ def levels_table(map_runs: MapRuns) -> pd.DataFrame:
 
 
 def compare_student_values(map_runs: MapRuns, map_name: str, level: float = 0.95) -> pd.DataFrame:
-    """Distilled minus baseline for values of students, not of images: precision of boxes, AUROC of the classifier.
+    """Distilled minus baseline for values of students, not of images: `OF_STUDENTS` and those that begin `BY_GROUP`.
 
     Patients cannot be drawn for these: the interval is that of the paired t test over the seeds that both methods have
     (a seed's mean over its folds), and says nothing of new patients. Maps of students that were not trained have none.
@@ -91,7 +94,8 @@ def compare_student_values(map_runs: MapRuns, map_name: str, level: float = 0.95
     DataFrame: cohort, map, metric, baseline, mmpkd, estimate, low, high, p (paired t), wins (seeds), cliffs_delta,
     mwu_p, smallest_p, seeds
     """
-    table = map_runs.per_student[map_runs.per_student["metric"].isin(("box_ap", "test_auroc"))]
+    named = map_runs.per_student["metric"]
+    table = map_runs.per_student[named.isin(OF_STUDENTS) | named.str.startswith(BY_GROUP)]
     table = table[table["map"].isin((map_name, "classifier"))]
     trained = {cohort: not not_trained(evidence_of(map_runs, cohort, level)) for cohort in map_runs.facts}
     rows = []

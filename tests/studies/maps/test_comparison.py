@@ -261,7 +261,11 @@ def test_values_of_students(root, moved):
     rising = table["metric"] == "test_auroc"  # by luck of the seed and, far less, by distillation
     gain = 0.01 + table["seed"] ** 2 / 1000
     table.loc[rising, "value"] = 0.5 + table["seed"] / 20 + gain * (table["weight"] > 0)
+    boxes = table[table["metric"] == "box_ap"]
+    more = [boxes.assign(metric=name) for name in ("insertion", "boxes", "pixel_auroc: size, lowest third", "tokens")]
+    moved = replace(moved, per_student=pd.concat([table, *more], ignore_index=True))
     got = compare_student_values(moved, "rollout").set_index(["map", "metric"])
+    assert set(got.loc["rollout"].index) == {"box_ap", "insertion", "boxes", "pixel_auroc: size, lowest third"}
     row = got.loc["rollout", "box_ap"]
     assert (row["estimate"], row["low"], row["high"], row["seeds"]) == pytest.approx((0.1, 0.1, 0.1, 5))
     row, gains = got.loc["classifier", "test_auroc"], 0.01 + np.arange(5) ** 2 / 1000
