@@ -6,7 +6,9 @@ unit and default. The environment variable `PKD_LOCAL` names another file, for e
 
 import difflib
 import functools
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -22,18 +24,56 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Cluster(pydantic.BaseModel, extra="forbid", strict=True, frozen=True):
-    """What every job of a profile asks Slurm for."""
+    """What a profile's jobs ask Slurm for; what is left open here is said by workflow/profiles/slurm."""
 
     account: str = ""
     partition: str = ""
+    gpu_partition: str = ""
     gres: str = "gpu:1"
-    memory_gib: Positive = 64.0
-    walltime_hours: dict[str, Positive] = {"*": 12.0}
+    cpus: dict[str, Annotated[int, Field(gt=0)]] = {}
+    memory_gib: dict[str, Positive | list[Positive]] = {}
+    walltime_hours: dict[str, Positive | list[Positive]] = {}
 
-    def hours(self, notebook: str) -> float:
-        """Walltime of a notebook's jobs: by its name with or without the study, else "*"."""
-        names = (notebook, notebook.split("/")[-1], "*")
-        return next((self.walltime_hours[name] for name in names if name in self.walltime_hours), 12.0)
+    def resources(self, notebook: str, gpu: bool) -> dict[str, Any]:
+        """Snakemake's resources of a notebook's jobs, as far as the file says.
+
+        Parameters
+        ----------
+        notebook : str
+            study/step
+        gpu : bool
+            Whether it computes on a GPU where there is one.
+
+        Returns
+        -------
+        dict
+            Memory in MB and walltime in minutes are functions of the attempt: a number grows by itself with each, of a
+            list the attempts take one value after the other, and the last from then on.
+        """
+        asked = {
+            "slurm_account": self.account,
+            "slurm_partition": (gpu and self.gpu_partition) or self.partition,
+            "gres": self.gres if gpu else "",
+            "cpus_per_task": _named(self.cpus, notebook),
+            "mem_mb": _growing(_named(self.memory_gib, notebook), 1024),
+            "runtime": _growing(_named(self.walltime_hours, notebook), 60),
+        }
+        return {name: value for name, value in asked.items() if value}
+
+
+def _named(values: dict[str, Any], notebook: str) -> Any:
+    """A notebook's value: by its name with or without the study, else that of "*", else None."""
+    return next((values[name] for name in (notebook, notebook.split("/")[-1], "*") if name in values), None)
+
+
+def _growing(steps: float | list[float] | None, unit: int) -> Callable[[Any, int], int] | None:
+    """A resource in whole units as a function of the attempt, 1, 2, ...; None: nothing is said."""
+
+    def resource(wildcards: Any, attempt: int) -> int:
+        many = steps[min(attempt, len(steps)) - 1] if isinstance(steps, list) else steps * attempt
+        return math.ceil(unit * many)
+
+    return resource if steps else None
 
 
 class Local(pydantic.BaseModel, extra="forbid", strict=True, frozen=True):
