@@ -71,6 +71,8 @@ def written_reports() -> dict[str, float]:
     history = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True).query("epoch == 1")
     for name, rows in history.groupby(history["name"].str.split(".").str[0]):
         numbers[f"reports: first epoch's loss, {name}"] = float(rows["train_loss"].mean())
+    table = pd.read_csv(step("07-ablations", REPORTS) / "ablations.csv").query("column == 'auc'")
+    numbers["mean probe minus attention head, AUROC"] = float(table["difference"].mean())
     return numbers
 
 
@@ -135,13 +137,23 @@ def test_students_are_held_against_other_heads_of_their_seed():
     table = pd.read_csv(step("06-distillation-effect", REPORTS) / "differences.csv")
     wide = scores.pivot_table(index=["task", "encoder", "size", "seed"], columns="method", values="auc")
     students = {"self_distilled", "self_restart", "report_distilled"}
-    assert set(table["method"]) == {"image_restart", "teacher", "text_only", *students}
+    assert set(table["method"]) == {"image_restart", "teacher", "text_only", "mean_probe", *students}
     for row in table.itertuples():
         heads = wide.loc[row.task, row.encoder, row.size]
         assert row.difference == pytest.approx((heads[row.method] - heads[row.against]).mean())
     against = table.loc[table["against"] != "image_only", ["method", "against"]].drop_duplicates()
     controls = ("self_distilled", "self_restart")
     assert sorted(map(tuple, against.to_numpy())) == [("report_distilled", control) for control in controls]
+
+
+@needs_runs
+def test_an_ablation_holds_each_probe_against_the_attention_head_of_its_seed():
+    scores = pd.read_parquet(step("03-train-teachers", REPORTS) / "scores.parquet")
+    table = pd.read_csv(step("07-ablations", REPORTS) / "ablations.csv").query("axis == 'method'")
+    assert len(table) > 0
+    for row in table.itertuples():
+        wide = scores.query("task == @row.task and size == @row.size").pivot(index="seed", columns="method")[row.column]
+        assert row.difference == pytest.approx((wide["mean_probe"] - wide["image_only"]).mean())
 
 
 @needs_runs

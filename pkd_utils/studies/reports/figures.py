@@ -1,9 +1,12 @@
-"""Figures of the radiology-reports study: sample efficiency, methods side by side, and seed by seed."""
+"""Figures of the radiology-reports study: sample efficiency, methods side by side, seed by seed, and ablations."""
+
+import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS
@@ -20,6 +23,9 @@ METHOD_STYLES = {
     "teacher": ("reddish purple", "^"),
 }
 """Colour and marker of each method that is drawn, the same on every page."""
+
+READINGS = {"auc_other_half": "epoch chosen on other patients", "auc": "chosen on those reported, as in the paper"}
+"""Scores of `heads.score_heads` that stand beside each other in a figure, the headline first."""
 
 _LINES = dict(zip((*GROUPS, ""), ("-", "--", "-.", ":"), strict=True))
 _MARKERS = "osD^vPXd*<>"
@@ -115,6 +121,47 @@ def seed_by_seed(scores: pd.DataFrame, titles: dict[str, str], column: str = "au
             ax.set_xticks(sorted(rows["seed"].unique()))
         axes[i, 0].set_ylabel(f"{titles[task]}\n{column.split('_')[0].upper()}", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
+    return figure
+
+
+def ablation(table: pd.DataFrame, title: str, label: str) -> Figure:
+    """Figures 15 to 20 as differences: one task and axis of `ablations.compare`; rows are encoders, columns sizes.
+
+    Bars are the corrected intervals over seeds. Of two readings the headline is filled, the other hollow.
+    """
+    sizes, encoders, values, columns = (list(dict.fromkeys(table[name]))
+                                        for name in ("size", "encoder", "value", "column"))  # fmt: skip
+    pairs = list(dict.fromkeys(zip(table["what"], table["against"], strict=True)))
+    colours = [OKABE_ITO[name] for name in ("sky blue", "blue", "black")[: len(pairs)]]
+    inches = (1.2 + len(sizes) * max(2.6, 0.75 * len(values)), 1.8 + 2.0 * len(encoders))
+    figure, axes = plt.subplots(len(encoders), len(sizes), figsize=inches, sharex=True, sharey="row", squeeze=False,
+                                layout="constrained")  # fmt: skip
+    lines = list(itertools.product(range(len(pairs)), columns))
+    for (i, encoder), (j, size) in itertools.product(enumerate(encoders), enumerate(sizes)):
+        ax, found = axes[i, j], table[(table["encoder"] == encoder) & (table["size"] == size)]
+        ax.axhline(0, color="0.5", linewidth=1, linestyle=(0, (2, 2)))
+        for k, (pair, column) in enumerate(lines):
+            rows = found[(found["column"] == column) & (found["what"] == pairs[pair][0])]
+            rows = rows[rows["against"] == pairs[pair][1]]
+            at = [values.index(value) + (k - (len(lines) - 1) / 2) * 0.75 / len(lines) for value in rows["value"]]
+            ends = np.abs(rows[["low_corrected", "high_corrected"]].to_numpy().T - rows["difference"].to_numpy())
+            ax.errorbar(at, rows["difference"], yerr=ends, fmt="sDo"[pair], color=colours[pair], markersize=4.5,
+                        markerfacecolor="white" if column != columns[0] else None)  # fmt: skip
+        names = [METHOD_NAMES.get(v, v).replace(", ", ",\n") if isinstance(v, str) else f"{v:g}" for v in values]
+        ax.set_xticks(range(len(values)), names)
+        ax.set_xlim(-0.6, len(values) - 0.4)
+    for ax, size in zip(axes[0], sizes, strict=True):
+        ax.set_title(f"{size} training images")
+    for ax, encoder in zip(axes[:, 0], encoders, strict=True):
+        ax.set_ylabel(f"{IMAGE_ENCODERS[encoder].title}\ndifference in AUC", fontsize=9)
+    for ax in axes[-1]:
+        ax.set_xlabel(label)
+    figure.suptitle(title, x=0.01, ha="left")
+    marks = [Line2D([], [], color=colour, marker=mark, label=f"{one} minus {other}")
+             for (one, other), colour, mark in zip(pairs, colours, "sDo", strict=False)]  # fmt: skip
+    marks += [Line2D([], [], color="0.3", marker="o", linestyle="", markerfacecolor=face, label=READINGS[column])
+              for column, face in zip(columns, ("0.3", "white"), strict=False)]  # fmt: skip
+    figure.legend(handles=marks, loc="outside lower center", ncols=1)
     return figure
 
 

@@ -17,10 +17,11 @@ import pandas as pd
 import torch
 
 from pkd_utils.cohorts.tasks.splits import subset
-from pkd_utils.distillation.heads.modules import DISTILLED, METHODS, TEACHER_OF
+from pkd_utils.distillation.heads.modules import DISTILLED, METHODS, READS_TEXT, TEACHER_OF
 from pkd_utils.distillation.heads.training import HeadConfig, HeadResults, HeadSpec, fit_heads
 from pkd_utils.encoders.tokens.live import open_tokens
 from pkd_utils.encoders.tokens.stored import TextStore
+from pkd_utils.encoders.zoo import TEXT_ENCODERS
 from pkd_utils.runs import files, run
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
@@ -190,15 +191,32 @@ def task_targets(study: Study, task: str) -> np.ndarray:
     return rows.loc[study.rows_of(task)].to_numpy(np.int64)
 
 
-def read_scores(runs: Sequence[str]) -> Scores:
-    """Rows of `score_heads` of runs of 03 and 04, of one 01-prepare-tasks or of several with different tasks."""
+SETTINGS = ("weight", "temperature", "reader")
+_SAME = ("learning_rate", "epochs", "selection", "batch_size", "dropout")
+
+
+def read_scores(runs: Sequence[str], several: bool = False) -> Scores:
+    """Rows of `score_heads` of runs of 03 and 04, of one 01-prepare-tasks or of several with different tasks.
+
+    With `several`, heads of one kind may differ in `SETTINGS`, trained alike in all else, and of one that two runs hold
+    the first counts; the reader is the text encoder of the reports that a head or its teacher reads, "" without any.
+    """
     crops_of(runs)
-    read = [pd.read_parquet(run.find_run(name) / "scores.parquet").assign(prepared=_before(name, "tasks_run"))
-            for name in runs]  # fmt: skip
+    read = []
+    for name in runs:
+        rows = pd.read_parquet(run.find_run(name) / "scores.parquet").assign(prepared=_before(name, "tasks_run"))
+        if several:
+            rows["reader"] = np.where(rows["method"].isin((*READS_TEXT, "report_distilled")), _reader(name), "")
+        read.append(rows)
     rows = pd.concat(read, ignore_index=True)
-    several = rows.groupby(["encoder", "task", "method", "seed", "size", "prepared"]).size().max()
-    if several > 1:
-        raise DataError(f"There are {several} heads of one kind a seed: give runs with one temperature and one weight.")
+    kind = ["encoder", "task", "method", "seed", "size", "prepared"]
+    if several:
+        for setting in _SAME:
+            if len(found := {_teachers(name)[setting] for name in runs}) > 1:
+                raise DataError(f"The runs of 03 differ in {setting} ({', '.join(map(str, found))}): give alike ones.")
+        rows = rows.drop_duplicates([*kind, *SETTINGS])
+    elif (most := rows.groupby(kind).size().max()) > 1:
+        raise DataError(f"There are {most} heads of one kind a seed: give runs with one temperature and one weight.")
     titles, shares, cohorts = {}, {}, {}
     for reference, known in rows.groupby("prepared", sort=False)["task"].unique().items():
         folder = run.find_run(reference)
@@ -226,6 +244,24 @@ def crops_of(runs: Sequence[str]) -> str:
         said = "; ".join(f"{encoder}: {crops}" for encoder, crops in dict.fromkeys(found))
         raise DataError(f"The encoders were trained on different crops ({said}): give 02-encode the same for all.")
     return found[0][1]
+
+
+def _teachers(reference: str) -> dict[str, Any]:
+    """Parameters of a run of 03, or of that behind a run of 04."""
+    parameters = _parameters(reference)
+    return _parameters(parameters["teachers_run"]) if "teachers_run" in parameters else parameters
+
+
+def _reader(reference: str) -> str:
+    """Title of the text encoder that read the reports of a run of 03 or 04, with its layer and what it was given."""
+    teachers = _teachers(reference)
+    read = _parameters(teachers["text_run"] or teachers["encode_run"])
+    read = _parameters(read["text_run"]) if read["text_run"] else read
+    if not read["text_encoder"]:
+        return ""
+    usual = {"text_layer": "last", "variant": "whole"}
+    other = [str(read[name]).replace("_", " ") for name in usual if read[name] != usual[name]]
+    return ", ".join([TEXT_ENCODERS[read["text_encoder"]].title, *other])
 
 
 def _before(reference: str, name: str) -> str:

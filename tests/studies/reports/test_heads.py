@@ -211,6 +211,38 @@ def test_scores_of_several_runs_are_joined_one_head_a_seed_and_cohorts_by_task(t
         heads.read_scores([runs[1], runs[1]])
 
 
+def test_heads_of_several_settings_are_kept_apart_by_weight_temperature_and_text_encoder(tmp_path, monkeypatch):
+    finished_runs(tmp_path, monkeypatch)
+    steps = tmp_path / "reports" / "a"
+    text = {"tasks_run": "reports/a/01-prepare-tasks/t", "image_encoder": "mrm", "views": 8, "crop_scale": [0.4, 0.9]}
+    text |= {"text_encoder": "minilm", "text_layer": "last", "variant": "whole", "text_run": ""}
+    others = {"mrm": {"text_run": "reports/a/02-encode/words"}, "words": {}, "sum": {"text_layer": "sum_last_4"}}
+    for name, other in (others | {"short": {"variant": "names_removed"}}).items():
+        files.write_json(steps / "02-encode" / name / "run.json", {"parameters": text | other})
+    head = {"encoder": "mrm", "task": "age", "seed": 0, "size": 8, "weight": np.nan, "temperature": np.nan}
+    plain = head | {"method": "image_only", "auc": 0.7}
+    students = [head | {"method": "report_distilled", "weight": 0.75, "temperature": t, "auc": 0.7} for t in (1, 2)]
+    teachers = {"encode_run": "reports/a/02-encode/mrm", "epochs": 0, "selection": "paper", "batch_size": 64}
+    teachers |= {"learning_rate": 1e-4, "dropout": 0.2}
+
+    def write(step, name, parameters, rows):
+        files.write_json(steps / step / name / "run.json", {"parameters": parameters})
+        files.write_parquet(steps / step / name / "scores.parquet", pd.DataFrame(rows))
+        return f"reports/a/{step}/{name}"
+
+    runs = []
+    for name, text_run in (("one", ""), ("sum", "reports/a/02-encode/sum"), ("short", "reports/a/02-encode/short")):
+        first = write("03-train-teachers", name, teachers | {"text_run": text_run}, [plain])
+        runs += [first, write("04-distil-students", name, {"teachers_run": first}, students)]
+    rows = heads.read_scores(runs, several=True).rows
+    readers = ("MiniLM", "MiniLM, sum last 4", "MiniLM, names removed")
+    expected = {("image_only", ""): 1} | {("report_distilled", reader): 2 for reader in readers}
+    assert rows.groupby(["method", "reader"]).size().to_dict() == expected
+    write("03-train-teachers", "one", teachers | {"text_run": "", "epochs": 9}, [plain])
+    with pytest.raises(DataError, match=r"The runs of 03 differ in epochs \([09], [09]\): give alike ones"):
+        heads.read_scores(runs, several=True)
+
+
 def test_heads_that_another_run_has_trained_are_found_done(tmp_path):
     study = tiny_study()
     specs = head_specs(study, "age", ["image_only"])
