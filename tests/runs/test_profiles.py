@@ -127,7 +127,8 @@ def table() -> dict[tuple[str, str], dict]:
 def test_the_files_give_the_runs_that_243_files_gave():
     """Equal, with the notebooks' defaults, but for what moved to params/local.yml: the machine's parameters.
 
-    Runs that are new since then stand in their files alone, but for three that were added here; 07-ablations reads what four read.
+    Runs that are new since then stand in their files alone, but for three that were added here. Four of 06 are gone:
+    07-ablations reads what they read.
     """
     moved = parameters.MACHINE | {"batch_size of 02-encode"}  # now encode_batch_size
     files = sorted((paths.PROJECT_ROOT / "params").glob("*/*/*.yml"))
