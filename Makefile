@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # Where this is set, every kernel compiles torch's and timm's sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env assets runs pages book test lint hooks notebooks lab bench mutants budget open-data clean
+.PHONY: help env assets runs pages book test-pages links test lint hooks notebooks lab bench mutants budget open-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,12 @@ pages: env ## build the book from the runs that are there
 book: runs ## run the demo profile and build the book
 	@$(MAKE) --no-print-directory pages
 	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+test-pages: env ## look at every page of the built book in Chromium, wide and on a phone; AXE=1: with axe-core, from npm
+	@$(PY) workflow/browse.py $(if $(AXE),--axe)
+
+links: env ## follow the links of the built book to other sites (needs the network)
+	@.venv/bin/jupyter-book build . --toc book/_toc.yml --builder linkcheck -q
 
 lint: env ## ruff check, format check, and the arrows between the rooms
 	@.venv/bin/ruff check .

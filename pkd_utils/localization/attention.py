@@ -2,7 +2,7 @@
 
 The map of layer l and head h is the class token's row of the softmax, without the columns of the prefix tokens::
 
-    A[h, p] = softmax_p(q_h(class token) . k_h(p) / sqrt(d))                                        (attention map)
+    A[h, p] = softmax_p(q_h(class token) . k_h(p) / sqrt(d))  (attention map)
 
 with q, k the queries and keys of that layer after its q/k normalisation, p over all tokens and d the width of a head.
 `saliency.saliency_maps` reads that one row from the layer's own qkv projection, by a hook beside the ordinary forward

@@ -3,7 +3,7 @@
 Maps and masks are (N, H, W); boxes are (K, 4) as x0, y0, x1, y1 in pixels of the map, x1 and y1 exclusive, so a box's
 area is (x1 - x0)(y1 - y0). Table 1 of the paper reports, per image and then averaged::
 
-    AUROC = sum over pixels i inside, j outside the region of [a_i > a_j] + [a_i = a_j] / 2, over their number
+    AUROC = mean over pixels i inside, j outside the region of [a_i > a_j] + [a_i = a_j] / 2
     IoU   = max over predicted p, reference r of area(p and r) / area(p or r)     ("best-matching box per image")
     FPR   = area(P and not R) / area(P), with P, R the unions of all predicted, all reference boxes
             ("% of non-overlapping area of all predicted boxes with ground truth")

@@ -2,10 +2,11 @@
 
 Beside Table 1's metrics (`metrics`) stand, per image::
 
-    pointing game = share of the map's maxima that lie in the region          (Zhang et al., 2018: hit or miss)
-    energy inside = sum of the map over the region / sum of the map           (Wang et al., 2020, Score-CAM)
-    curves        = IoU and false positive rate at every threshold, of boxes and of the thresholded pixels themselves;
-                    their mean over thresholds, and the best IoU that any threshold gives (an oracle's)
+    pointing game = share of the map's maxima that lie in the region (Zhang et al., 2018: hit or miss)
+    energy inside = sum of the map over the region / sum of the map (Wang et al., 2020, Score-CAM)
+    curves        = IoU and false positive rate at every threshold, of boxes and of the
+                    thresholded pixels themselves; their mean over thresholds, and the best IoU
+                    that any threshold gives (an oracle's)
 
 and over a set of images the average precision of the predicted boxes. None of them is in the paper; all are exact, or
 sums in float64. Maps, masks and boxes are as in `metrics`: (N, H, W), (N, H, W), (K, 4) with exclusive ends.
@@ -182,7 +183,7 @@ def average_precision(
     most, and is a hit if their IoU reaches the threshold (COCO's rule; no class, no size ranges, no limit on the number
     of boxes). Over the boxes of all images by falling score, with precision p and recall r after each::
 
-        AP = sum_k (r_k - r_{k-1}) max_{j >= k} p_j            the exact area under the interpolated curve
+        AP = sum_k (r_k - r_{k-1}) max_{j >= k} p_j  the exact area under the interpolated curve
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Stored arms of mmpkd/05: a figure on the page of results, and the home page's paragraph."""
 
 from pkd_utils.runs import files
-from workflow.publish.pages import lesions, results
+from workflow.publish.pages import forests, lesions, results
 
 ROW = {"cohort": "breast_usg", "metric": "macro AUROC", "method": "mmpkd", "against": "baseline"}
 RESULT = {
@@ -18,11 +18,11 @@ def test_stored_arms_are_drawn_on_both_pages(tmp_path):
     files.write_json(stored, RESULT)
     files.write_json(tmp_path / "rows.json", [{"a": 1}])
     files.write_json(tmp_path / "without.json", {"title": "W", lesions.ARMS: []})
-    drawn = lesions.drawn(sorted(tmp_path.glob("*.json")), tmp_path)
+    drawn = forests.drawn(sorted(tmp_path.glob("*.json")), tmp_path)
     assert list(drawn) == [stored.stem] and (tmp_path / f"{stored.stem}-arms.png").is_file()
     page = results.results_page("T", "Intro.", [stored], "nothing", drawn)
     figure = page.index("```{image} breast-usg-biopsied-arms.png\n:alt: Lesions")
-    assert page.index("- Another.") < figure < page.index("macro AUROC | mmpkd")
+    assert figure < page.index("- Another.") < page.index("macro AUROC | mmpkd")
     home = lesions.finding(stored, tmp_path)
     assert "**0 of 3.**" in home and "0.61 to 0.62" in home and "Another" not in home
     assert "{image} _generated/breast-usg-biopsied-arms.png" in home

@@ -144,7 +144,7 @@ def test_the_home_page_shows_the_joint_run(tmp_path, monkeypatch):
 def test_without_a_run_the_home_page_says_so(tmp_path):
     for folder in (None, tmp_path, tmp_path / "absent"):
         assert "has not been run" in home.reports_findings(folder, None)
-    front = (BOOK / "index.md").read_text()
+    front = (BOOK / "findings.md").read_text()
     assert front.index("{include} _generated/findings.md") < front.index("{include} _generated/findings-reports.md")
     (tmp_path / "results").mkdir()
     (tmp_path / "_toc.yml").write_text("root: book/index\n")

@@ -18,12 +18,13 @@ WRITTEN = re.compile(
     r"_static/(?:basic\.css|copybutton\.js|language_data\.js|pygments\.css|documentation_options\.js)"
     r"|objects\.inv|\.buildinfo|(?!_static/|_images/|_sources/|_downloads/)[\w./-]+\.html"
 )
-OF_RESULTS = ("case-or-label-*.png", "*-arms.png", "openi-reports.png")  # what `pages` draws of book/results
+# What `pages` draws of book/results, and of a run that may show images.
+OF_RESULTS = ("case-or-label-*.png", "*-arms.png", "*-forest.png", "*-bars.png", "openi-reports.png", "home-*.png")
 DRAWING = re.compile(r"\.(?:png|jpe?g|gif|svg)$", re.I)
 LOADING = {"script": "src", "iframe": "src", "audio": "src", "video": "src", "source": "src", "embed": "src"}
 LOADING |= {"link": "href", "object": "data"}
 PIXELS = {"canvas", "video", "object", "embed", "iframe", "image", "rect", "foreignobject", "picture"}
-COLOUR = re.compile(r"#[0-9a-f]{3,6}\b|\b\d+px", re.I)
+COLOUR = re.compile(r"#[0-9a-f]{3,8}\b|\b\d+px", re.I)
 VERSION = re.compile(r"\?v=[0-9a-f]{8}\b|\.[0-9a-f]{64}\.css|(?<=: )[0-9a-f]{32}\b")
 CITED = re.compile(r"\[[A-Za-z+]+\d\d[a-z]?\]")
 

@@ -18,7 +18,7 @@ STYLES = {
     arms.SELF: ("orange", "D"),
     arms.PERMUTED: ("reddish purple", "v"),
     arms.CLEAN_PERMUTED: ("vermilion", "^"),
-    arms.RANDOM: ("yellow", "P"),
+    arms.RANDOM: ("bluish green", "P"),
     arms.ORACLE: ("black", "*"),
 }
 """Colour and marker of the arms that figures show."""
@@ -52,6 +52,23 @@ def gain_figure(gains: pd.DataFrame, panels: Sequence[tuple[str, str]], margin: 
         ax.tick_params(labelsize=8.5)
         ax.locator_params(axis="x", nbins=4)
     figure.supxlabel("gain in AUROC over image only", fontsize=10)
+    return figure
+
+
+def outcome_figure(gains: pd.DataFrame, setting: str, outcomes: Sequence[str], names: dict[str, str]) -> Figure:
+    """AUROC gain over image only in one setting, with intervals: a line an outcome, a mark an arm of `names`."""
+    figure, ax = plt.subplots(figsize=(6.2, 0.55 * len(outcomes) + 1.1), layout="constrained")
+    offsets = np.linspace(-0.26, 0.26, len(names)) if len(names) > 1 else [0.0]
+    for (arm, name), offset in zip(names.items(), offsets, strict=True):
+        colour, marker = STYLES[arm]
+        rows = gains[(gains["setting"] == setting) & (gains["arm"] == arm)].set_index("outcome").loc[list(outcomes)]
+        y = np.arange(len(outcomes)) + offset
+        ax.hlines(y, rows["low"], rows["high"], color=OKABE_ITO[colour], linewidth=2.2)
+        ax.plot(rows["gain"], y, marker, color=OKABE_ITO[colour], markersize=7, label=name)
+    ax.axvline(0, color="0.4", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
+    ax.set_yticks(range(len(outcomes)), list(outcomes))
+    ax.set(ylim=(len(outcomes) - 0.5, -0.5), xlabel="gain in AUROC over the image alone")
+    figure.legend(loc="outside lower center", ncols=len(names))
     return figure
 
 

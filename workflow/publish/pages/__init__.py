@@ -14,7 +14,7 @@ import yaml
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
 from workflow.publish import gate
-from workflow.publish.pages import encoders, home, lesions, reports, results, texts, transfer
+from workflow.publish.pages import bench, encoders, forests, front, home, lesions, reports, results, texts, transfer
 from workflow.publish.pages.markdown import write_text
 
 
@@ -63,6 +63,7 @@ def write_all(profile: str, book: Path) -> list[str]:
     generated = book / "_generated"
     manifest = read_json(generated / gate.MANIFEST) if (generated / gate.MANIFEST).exists() else []
     folders = gate.profile_pages(profile) if manifest else {}
+    write_text(generated / "front.md", front.front(book, generated, folders.get("mmpkd/05-compare")))
     findings = home.attention_findings(folders.get("mmpkd/05-compare"))
     every_map = next((name for name in folders if name.startswith("mmpkd/09-")), None)
     findings += "\n\n" + home.all_maps_findings(folders.get(every_map), every_map)
@@ -75,6 +76,8 @@ def write_all(profile: str, book: Path) -> list[str]:
     measured = [file for file in stored if file.name.startswith("benchmark")]
     write_text(generated / "findings-case-or-label.md", transfer.finding(book / "results" / transfer.STORED))
     write_text(generated / "findings-lesions.md", lesions.finding(book / "results" / lesions.STORED, generated))
+    apart = ("benchmark", texts.PREFIX, Path(transfer.STORED).stem)  # have their own sections or page
+    real = [file for file in stored if not file.stem.startswith(apart)]
     parts = (transfer.section(book / "results" / transfer.STORED, generated), texts.section(stored, generated))
     first = "\n\n".join(part for part in parts if part)
     write_text(
@@ -84,24 +87,12 @@ def write_all(profile: str, book: Path) -> list[str]:
             "These results come from runs that `make book` cannot repeat, because the data are not part of the "
             "repository. Each was written by the run itself, as a small file in `book/results/`. "
             "[How to run them](../reproduce.md)." + f"\n\n{first}" * bool(first),
-            [
-                f
-                for f in stored
-                if f not in measured and f.name != transfer.STORED and not f.stem.startswith(texts.PREFIX)
-            ],
+            real,
             "*No such result is stored in this copy of the repository. `make open-data DATA=<folder>` makes them.*",
-            lesions.drawn(stored, generated),
+            forests.drawn(real, generated),
         ),
     )
-    write_text(
-        generated / "benchmarks.md",
-        results.results_page(
-            "Benchmarks",
-            "What is fast here, against what, measured by `make bench`.",
-            measured,
-            "*No measurement is stored in this copy of the repository. `make bench` makes one.*",
-        ),
-    )
+    write_text(generated / "benchmarks.md", bench.page(measured, generated))
     for name, text in (encoders.fragments(book / "results") | reports.fragments()).items():
         write_text(generated / f"{name}.md", text)
     readme = paths.PROJECT_ROOT / "notebooks" / "README.md"

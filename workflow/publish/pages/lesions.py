@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
-from pkd_utils.runs.files import atomic_path, read_json
+from pkd_utils.runs.files import read_json
 from pkd_utils.studies import figures
 from pkd_utils.studies.maps.figures import arm_forest
+from workflow.publish.pages.markdown import drawing
 
 STORED = "breast-usg-biopsied.json"
 ARMS = "arms against each other"
@@ -24,19 +24,8 @@ def arms_figure(result: dict[str, Any], name: str, generated: Path, folder: str 
     if table.empty:
         return ""
     figures.use_style()
-    figure = arm_forest(table)
-    with atomic_path(generated / f"{name}-arms.png") as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    plt.close(figure)
     alt = f"{result['title']}: gains over the baseline with intervals, a panel a metric, a line an arm."
-    return f"```{{image}} {folder}{name}-arms.png\n:alt: {alt}\n```"
-
-
-def drawn(stored: list[Path], generated: Path) -> dict[str, str]:
-    """`arms_figure` of each stored result that has one, by the name of its file."""
-    results = {file.stem: read_json(file) for file in stored if file.suffix == ".json"}
-    made = {name: arms_figure(result, name, generated) for name, result in results.items() if isinstance(result, dict)}
-    return {name: text for name, text in made.items() if text}
+    return drawing(arm_forest(table), generated / f"{name}-arms.png", alt, folder)
 
 
 def finding(stored: Path, generated: Path) -> str:

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pkd_utils.runs.files import atomic_path
 
@@ -57,6 +59,19 @@ def markdown_table(table: pd.DataFrame) -> str:
     align = ["right" if pd.api.types.is_numeric_dtype(table[name]) else "left" for name in table.columns]
     headers = [cell(heading(name)) for name in table.columns]
     return table.map(cell).to_markdown(index=False, headers=headers, colalign=align, disable_numparse=True)
+
+
+def drawing(figure: Figure, file: Path, alt: str, folder: str = "") -> str:
+    """Save a figure and return it as Markdown; `folder` is that of the file as the page sees it."""
+    with atomic_path(file) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    plt.close(figure)
+    return image(file.name, alt, folder)
+
+
+def image(name: str, alt: str, folder: str = "") -> str:
+    """A picture as Markdown."""
+    return f"```{{image}} {folder}{name}\n:alt: {alt}\n```"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -68,8 +68,8 @@ def result_section(files: list[Path], figure: str = "") -> str:
 
     The CSV is a table. The JSON file is a list of rows, or an object: `title`, `text` (Markdown), `notes` (list of
     str), tables as lists of rows under any name, and single values: provenance, and folded, if the
-    object is a run's record (it has a `reference`) or if they stand under `provenance`. A `figure` in Markdown goes
-    below the notes.
+    object is a run's record (it has a `reference`) or if they stand under `provenance`. Where there is a `figure`, in
+    Markdown, notes and tables are folded below it.
     """
     title = files[0].stem.replace("-", " ").replace("_", " ").capitalize()
     value: Any = {}
@@ -82,7 +82,8 @@ def result_section(files: list[Path], figure: str = "") -> str:
     if not isinstance(value, dict):
         value = {"rows": value}
     parts = [f"## {value.get('title', title)}", str(value.get("text") or "")]
-    parts += ["\n".join(f"- {note}" for note in value.get("notes") or []), figure]
+    notes = "\n".join(f"- {note}" for note in value.get("notes") or [])
+    parts += [figure, f":::{{dropdown}} Sentence by sentence\n\n{notes}\n\n:::" if figure and notes else notes]
     single = {}
     for name, item in value.items():
         table = _records(item)
@@ -94,7 +95,7 @@ def result_section(files: list[Path], figure: str = "") -> str:
             single[name] = item
     if stored is not None:
         tables.append(("", stored))
-    parts += [_captioned(caption, table) for caption, table in tables]
+    parts += [_captioned(caption, table, 0 if figure else 30) for caption, table in tables]
     provenance = dict(value.get("provenance") or {})
     if "reference" in single:
         provenance, single = {**single, **provenance}, {}

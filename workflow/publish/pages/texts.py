@@ -6,10 +6,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from pkd_utils.runs.files import atomic_path, read_json
+from pkd_utils.runs.files import read_json
 from pkd_utils.studies import figures
 from pkd_utils.studies.reports.contrasts import METHOD_NAMES
-from workflow.publish.pages.markdown import markdown_table
+from workflow.publish.pages.forests import CORRECTED, forest
+from workflow.publish.pages.markdown import drawing, markdown_table
 from workflow.publish.pages.results import provenance_block
 
 PREFIX = "reports-openi_"
@@ -23,7 +24,7 @@ TEXTS = (
     "indication",
     "other_patient",
 )
-CONTROLS = {"image_only": ("blue", "o"), "self_distilled": ("orange", "s"), "self_restart": ("bluish green", "D")}
+CONTROLS = ("image_only", "self_distilled", "self_restart")
 ALONE = ("image_only", "text_only", "teacher", "report_distilled")
 
 
@@ -37,7 +38,7 @@ def gains(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Students distilled from the report against each control: a row a task, text and control, corrected intervals."""
     rows = [row | {"text": text} for text, result in results.items() for row in result["differences"]]
     table = pd.DataFrame(rows)
-    return table[(table["method"] == "report_distilled") & table["against"].isin(list(CONTROLS))]
+    return table[(table["method"] == "report_distilled") & table["against"].isin(CONTROLS)]
 
 
 def levels(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
@@ -49,22 +50,9 @@ def levels(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
 def gain_figure(table: pd.DataFrame) -> plt.Figure:
     """A panel a task, a line a text, a mark a control."""
-    tasks, texts = list(dict.fromkeys(table["task"])), list(dict.fromkeys(table["text"]))
-    height = 1.0 + 0.45 * len(texts)
-    figure, axes = figures.panels(len(tasks), len(tasks), 3.6, height, below=0.5, sharey=True)
-    for ax, task in zip(axes, tasks, strict=True):
-        for k, (control, (colour, marker)) in enumerate(CONTROLS.items()):
-            rows = table[(table["task"] == task) & (table["against"] == control)]
-            y = [texts.index(text) + 0.22 * (k - 1) for text in rows["text"]]
-            colour = figures.OKABE_ITO[colour]
-            ax.hlines(y, rows["low_corrected"], rows["high_corrected"], color=colour, linewidth=1.6)
-            ax.plot(rows["difference"], y, marker, color=colour, markersize=5, label=f"minus {METHOD_NAMES[control]}")
-        ax.axvline(0, color="0.4", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
-        ax.set(title=task.replace("_", " "), xlabel="difference in AUC")
-    axes[0].set_yticks(range(len(texts)), [text.replace("_", " ") for text in texts])
-    axes[0].set_ylim(len(texts) - 0.5, -0.5)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(CONTROLS))
-    return figure
+    names = {"panel": table["task"].str.replace("_", " "), "line": table["text"].str.replace("_", " ")}
+    marks = "minus " + table["against"].map(METHOD_NAMES)
+    return forest(table.rename(columns=CORRECTED).assign(**names, mark=marks), "difference in AUC")
 
 
 def relations(stored: Path) -> str:
@@ -88,10 +76,6 @@ def section(files: list[Path], generated: Path) -> str:
         return ""
     table, one = gains(results), next(iter(results.values()))
     figures.use_style()
-    figure = gain_figure(table)
-    with atomic_path(generated / "openi-reports.png") as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    plt.close(figure)
     clear = table[(table["p_holm"] <= 0.05) & (table["difference"] > 0)]
     absent = [text.replace("_", " ") for text in TEXTS if text not in results]
     half = (table["high_corrected"] - table["low_corrected"]) / 2
@@ -109,7 +93,7 @@ def section(files: list[Path], generated: Path) -> str:
         "## Open-i: from a report that gives the label away to one that says nothing",
         said,
         "\n".join(f"- {note}" for note in one["parameters"]["notes"]),
-        f"```{{image}} openi-reports.png\n:alt: {alt}\n```",
+        drawing(gain_figure(table), generated / "openi-reports.png", alt),
         f"**AUC, mean over seeds**\n\n{markdown_table(levels(results))}",
         f":::{{dropdown}} All differences ({len(shown)} rows)\n\n{markdown_table(shown)}\n\n:::",
         related,

@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs import paths
-from pkd_utils.runs.files import atomic_path, read_json
+from pkd_utils.runs.files import read_json
 from pkd_utils.studies import figures
 from pkd_utils.studies.transfer import arms, gain_map, protocol, statistic
 from pkd_utils.studies.transfer.figures import gain_figure, ladder_figure, map_figure
-from workflow.publish.pages.markdown import markdown_table
+from workflow.publish.pages.markdown import drawing, image, markdown_table
 from workflow.publish.pages.results import provenance_block
 
 STORED = "openi-case-or-label.json"
@@ -143,13 +142,12 @@ def finding(stored: Path) -> str:
     method = "[the method](_generated/background/02-case-or-label)"
     where = f"[Every outcome, limits](_generated/open-data), and {method}."
     alt = "Gain in AUROC over image only, with intervals, of report teachers and their controls"
-    figure = f"```{{image}} _generated/case-or-label-primary.png\n:alt: {alt}\n```"
+    figure = image("case-or-label-primary.png", alt, "_generated/")
     controls = " ".join(result["notes"])
     found = judged(result, plan)
     atlas = ""
     if len(found) and found["predicts"].all():
-        drawing = f"```{{image}} _generated/case-or-label-map.png\n:alt: {MAP_ALT}\n```"
-        atlas = f"\n\n{gain_map.sentence(found)}\n\n{drawing}"
+        atlas = f"\n\n{gain_map.sentence(found)}\n\n{image('case-or-label-map.png', MAP_ALT, '_generated/')}"
     return (
         f"On real radiographs with their reports (Open-i), linear heads, AUROC. {told}\n\n{figure}\n\n"
         f"{controls} {where}{atlas}"
@@ -166,11 +164,7 @@ def section(stored: Path, generated: Path) -> str:
         return f"## {result['title']}\n\n*The stored result is of another protocol than the one in the repository.*"
     shown = []
     for name, (figure, alt) in drawn(result, plan).items():
-        file = generated / f"case-or-label-{name}.png"
-        with atomic_path(file) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": None})
-        plt.close(figure)
-        shown.append(f"```{{image}} {file.name}\n:alt: {alt}\n```")
+        shown.append(drawing(figure, generated / f"case-or-label-{name}.png", alt))
     claims = pd.DataFrame(result["claims"])
     whole = claims_table(endpoint(claims), plan)
     by_outcome = claims_table(claims[claims["outcome"] != statistic.MEAN], plan)

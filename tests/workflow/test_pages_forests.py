@@ -1,0 +1,62 @@
+"""Stored results become figures with intervals, whatever run wrote them, and benchmarks become bars without JSON."""
+
+import pytest
+
+from pkd_utils.runs import files, paths
+from workflow.publish.pages import bench, forests, results
+
+RESULTS = paths.PROJECT_ROOT / "book" / "results"
+ENDS = {"low": -9.0, "high": 9.0}
+KINDS = {
+    "the paper's question": {"cohort": "a/icu", "metric": "iou", "estimate": 0.1, "low": -0.1, "high": 0.3},
+    "side AUROC": {"finding": "icu", "against": "self", "estimate": 0.1, "low": -0.1, "high": 0.3},
+    "image by image": {"metric": "IoU", "difference": 0.1, **ENDS, "low, new seeds": -0.1, "high, new seeds": 0.3},
+    "differences": {"task": "a", "encoder": "icu", "size": 9, "method": "teacher", "difference": 0.1, **ENDS}
+    | {"low_corrected": -0.1, "high_corrected": 0.3},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_mark_stands_at_its_difference_with_its_interval(kind, tmp_path):
+    table, minus = forests.differences({kind: [KINDS[kind]]})
+    (ax,) = forests.forest(table, minus).axes
+    assert [line.get_xdata().tolist() for line in ax.lines[:1]] == [[0.1]]
+    assert [segment[:, 0].tolist() for segment in ax.collections[0].get_segments()] == [[-0.1, 0.3]]
+    assert forests.told(table) == (
+        "Of 1 differences, 0 lie above zero with the whole interval, 0 below. "
+        "Half an interval is 0.200 to 0.200: smaller ones cannot be told here."
+    )
+
+
+def test_notes_and_tables_are_folded_below_a_figure(tmp_path):
+    file = tmp_path / "covid.json"
+    result = {"title": "C", "text": "Told.", "notes": ["One."]}
+    files.write_json(file, result | {"image by image": [KINDS["image by image"]]})
+    page = results.results_page("T", "I.", [file], "nothing", forests.drawn([file], tmp_path))
+    order = ("Told.", "{image} covid-forest.png", "Half an interval", "{dropdown} Sentence by sentence", "- One.")
+    places = [page.index(words) for words in order]
+    assert places == sorted(places) and ":::{dropdown} Image by image (1 rows)" in page
+    assert (tmp_path / "covid-forest.png").is_file()
+
+
+def test_every_stored_result_on_real_data_with_differences_has_a_figure():
+    for file in RESULTS.glob("covid-*.json"):
+        table, _ = forests.differences(files.read_json(file))
+        assert len(table) and table[["estimate", "low", "high"]].notna().all(axis=None), file.name
+
+
+def test_benchmarks_are_bars_and_hold_no_json(tmp_path):
+    measured = sorted(RESULTS.glob("benchmark-*.json"))
+    page = bench.page(measured, tmp_path)
+    assert page.count("\n## ") == len(measured) == page.count("Measured on ") and "AMD EPYC" in page
+    assert len(list(tmp_path.glob("*-bars.png"))) >= len(measured)
+    assert "[[" not in page and "{'" not in page and '{"' not in page
+    assert "No measurement" in bench.page([], tmp_path)
+
+
+def test_a_bar_ends_at_its_ratio():
+    ratios = bench.labelled([{"what": "a", "batch": 2, "ratio": 4.0}, {"what": "b", "ratio": 0.5}, {"what": "c"}])
+    assert ratios.to_dict() == {"a, batch 2": 4.0, "b": 0.5}
+    (ax,) = bench.bars(ratios).axes
+    assert [bar.get_x() + bar.get_width() for bar in ax.patches] == [4.0, 0.5]
+    assert [text.get_text() for text in ax.texts] == ["4.00", "0.50"]

@@ -1,0 +1,96 @@
+"""The page of benchmarks: bars of ratios, the machine named, tables and settings folded."""
+
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from pkd_utils.runs.files import read_json
+from pkd_utils.studies import figures
+from workflow.publish.pages.markdown import cell, drawing, heading, markdown_table
+
+RATIOS = ("ratio", "faster_than_usual")
+NAMING = ("encoder", "student", "what", "ours", "precision", "batch", "reference", "usual_way")
+"""Columns that name a row, in the order of a bar's label."""
+
+
+def labelled(rows: list[dict[str, Any]]) -> pd.Series:
+    """Ratios of a benchmark's rows by their label; rows without a ratio are left out."""
+    column = next((name for name in RATIOS if any(row.get(name) for row in rows)), None)
+    found = {}
+    for row in rows if column else []:
+        if row.get(column):
+            words = [f"{'batch ' if name == 'batch' else ''}{row[name]}" for name in NAMING if row.get(name)]
+            found[", ".join(words)] = float(row[column])
+    return pd.Series(found, dtype=float)
+
+
+def bars(ratios: pd.Series) -> plt.Figure:
+    """A bar a ratio from 1, on a logarithmic axis, with its number."""
+    labels = [fill(label, 60) for label in ratios.index]
+    height = 0.24 * sum(1 + 0.5 * label.count("\n") for label in labels) + 0.7
+    figure, ax = plt.subplots(figsize=(8.6, height), layout="constrained")
+    y = range(len(ratios))
+    colours = [figures.OKABE_ITO["blue" if ratio >= 1 else "orange"] for ratio in ratios]
+    ax.barh(y, ratios - 1, left=1, color=colours, height=0.7)
+    for place, ratio in zip(y, ratios, strict=True):
+        side = "left" if ratio >= 1 else "right"
+        ax.annotate(f"{ratio:.2f}", (ratio, place), (3 if ratio >= 1 else -3, 0), textcoords="offset points",
+                    ha=side, va="center", fontsize=8.5)  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlim(min(0.5, ratios.min() / 1.6), max(2.0, ratios.max() * 1.6))
+    ticks = [
+        tick for tick in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]
+    ]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.set_yticks(y, labels, fontsize=8.5)
+    ax.set_ylim(len(ratios) - 0.4, -0.6)
+    ax.axvline(1, color="0.3", linewidth=1)
+    ax.set_xlabel("times as fast as the reference")
+    return figure
+
+
+def machine(report: dict[str, Any]) -> str:
+    """The machine in words, without nested values."""
+    told = {name: value for name, value in report.get("machine", {}).items() if not isinstance(value, dict | list)}
+    lead = str(told.pop("gpu", None) or told.get("cpu", "a machine that is not named"))
+    rest = [f"{heading(name)} {cell(value)}" for name, value in told.items() if name not in ("cpu", "peak_note")]
+    return f"Measured on {lead}; {', '.join(rest)}." if rest else f"Measured on {lead}."
+
+
+def section(file: Path, generated: Path) -> str:
+    """One benchmark: its machine, its bars, and its rows and settings folded."""
+    report = read_json(file)
+    title = report.get("title") or str(report["name"]).replace("_", " ").replace("-", " ").capitalize()
+    parts = [f"## {title}", str(report.get("text") or ""), machine(report)]
+    lists = {
+        name: rows for name, rows in report.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)
+    }
+    for name, rows in lists.items():
+        if len(ratios := labelled(rows)):
+            alt = f"{title}: bars of the speed over that of the reference, a bar a row of the table below."
+            parts.append(drawing(bars(ratios), generated / f"{file.stem}-{name}-bars.png", alt))
+    for name, rows in lists.items():
+        table = pd.DataFrame(rows)
+        table = table[[column for column in table if not table[column].map(lambda v: isinstance(v, dict | list)).any()]]
+        parts.append(f":::{{dropdown}} {heading(name).capitalize()} ({len(table)})\n\n{markdown_table(table)}\n\n:::")
+    plain = {k: v for k, v in report.get("settings", {}).items() if not isinstance(v, dict)}
+    told = [
+        f"| {heading(k)} | {', '.join(map(str, v)) if isinstance(v, list) else cell(v)} |" for k, v in plain.items()
+    ]
+    parts.append(":::{dropdown} Settings\n\n| | |\n|---|---|\n" + "\n".join(told) + "\n\n:::" if told else "")
+    return "\n\n".join(part for part in parts if part)
+
+
+def page(files: list[Path], generated: Path) -> str:
+    """The page, or a sentence that nothing was measured."""
+    figures.use_style()
+    lead = (
+        "What is fast here, against what, measured by `make bench`. A bar to the right of 1 is faster than the "
+        "reference. Ratios are of one run on one machine, no promise for another."
+    )
+    none = "*No measurement is stored in this copy of the repository. `make bench` makes one.*"
+    return "\n\n".join(["# Benchmarks", lead, *([section(file, generated) for file in files] or [none])])
