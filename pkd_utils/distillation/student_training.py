@@ -31,7 +31,7 @@ from pkd_utils.distillation.students import (
     predict_logits,
     save_student,
 )
-from pkd_utils.images.augment import AugmentationDraw, apply_augmentation, draw_augmentation
+from pkd_utils.images.augment import AugmentationDraw, Range, apply_augmentation, draw_augmentation
 from pkd_utils.runs.checked import config as checked_config
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import file_sha256, hash_params, read_json, unseal, write_csv, write_json, write_parquet
@@ -69,7 +69,7 @@ class StudentConfig:
     # augmentation, see augment.draw_augmentation
     degrees: float = Field(10.0, ge=0)
     translate: float = Field(0.05, ge=0)
-    scale: tuple[float, float] = (0.9, 1.1)
+    scale: Range = (0.9, 1.1)
     brightness: float = Field(0.1, ge=0)
     contrast: float = Field(0.1, ge=0, lt=1)
     # machine

@@ -23,6 +23,8 @@ def find_weights(facts: Facts, weights: str | Path | None, allow_download: bool 
     DataError
         Where a download was allowed and the encoder is on no hub, or the hub does not answer.
     """
+    if not isinstance(weights, str | Path | None):
+        raise DataError(f"weights = {weights!r}: give the path of a file or folder, or {RANDOM!r}.")
     if str(weights) == RANDOM:
         return None
     named = [file for file in facts.files if file != "folder"]

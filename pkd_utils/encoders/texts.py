@@ -90,7 +90,9 @@ def pack_tokens(tokenizer: Tokenizer, texts: list[str], longest: int, on_long: s
     # A lone surrogate (a broken character, as JSON may carry) is no text to the tokenizer: it becomes a question mark.
     full = [each.ids for each in tokenizer.encode_batch([text.encode("utf-8", "replace").decode() for text in texts])]
     long = [(position, len(ids)) for position, ids in enumerate(full) if len(ids) > longest]
-    if long and on_long != "cut":
+    if on_long not in ("error", "cut"):
+        raise DataError(f"on_long = {on_long!r}: say what becomes of longer texts, 'error' or 'cut'.")
+    if long and on_long == "error":
         first = ", ".join(f"{position} ({length} tokens)" for position, length in long[:8])
         raise DataError(
             f"{len(long)} of {len(full)} texts have more than {longest} tokens, at positions {first}"

@@ -5,12 +5,13 @@ from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from pkd_utils.runs.checked import checked
-from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.checked import checked, ordered
 
 NotNegative, Positive = Annotated[float, Field(ge=0)], Annotated[float, Field(gt=0)]
+Range = Annotated[tuple[Positive, Positive], AfterValidator(ordered)]
+"""(low, high) of positive numbers."""
 
 
 class AugmentationDraw(NamedTuple):
@@ -28,7 +29,7 @@ def draw_augmentation(
     generator: torch.Generator,
     degrees: NotNegative = 0.0,
     translate: NotNegative = 0.0,
-    scale: tuple[Positive, Positive] = (1.0, 1.0),
+    scale: Range = (1.0, 1.0),
     brightness: NotNegative = 0.0,
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> AugmentationDraw:
@@ -47,8 +48,6 @@ def draw_augmentation(
         Added to pixel values in 0 ... 1, uniform in +-brightness; factor around the mean grey value, uniform in
         1 +- contrast.
     """
-    if scale[0] > scale[1]:
-        raise DataError(f"scale must be (low, high) with low <= high, not {scale}.")
     u = torch.rand(7, n, generator=generator)  # the fifth is free; it stays, so that streams are what they were
     sign = 2 * u - 1
     angle = torch.deg2rad(degrees * sign[0])

@@ -18,24 +18,32 @@ T = TypeVar("T")
 SETTINGS = pydantic.ConfigDict(arbitrary_types_allowed=True, extra="forbid", allow_inf_nan=False)
 
 
+def ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    """A range (low, high) as it is; DataError if it is reversed."""
+    if pair[0] > pair[1]:
+        raise DataError("give (low, high) with low <= high.")
+    return pair
+
+
 def sentence(owner: Callable, error: pydantic.ValidationError, label: str = "") -> DataError:
     """The first violation as one sentence: `StudentConfig: epochs = 0: input should be greater than or equal to 1.`
 
     `label` stands in place of the owner's name; an unknown option is then answered with those that it has.
     """
     first = error.errors(include_url=False)[0]
-    if first["type"] == "value_error":  # what a `__post_init__` says in its own words
-        return DataError(str(first["ctx"]["error"]))
-    place = list(first["loc"])
+    place, said = list(first["loc"]), first["msg"][:1].lower() + first["msg"][1:] + "."
+    if first["type"] == "value_error":  # in the words of our own: of a `__post_init__`, or of one field's check
+        said = str(first["ctx"]["error"])
+        if not place:
+            return DataError(said)
     names = list(inspect.signature(owner).parameters)
     if place and isinstance(place[0], int) and place[0] < len(names):  # pydantic numbers what was given by position
         place[0] = names[place[0]]
     if label and first["type"] == "unexpected_keyword_argument":
         return DataError(f"{label} has no option {place[0]!r}; it has {', '.join(names[1:])}.")
     place = ".".join(str(part) for part in place) or "value"
-    message = first["msg"][:1].lower() + first["msg"][1:]
     given = "" if first["type"] in ("missing", "missing_argument") else f" = {first['input']!r}"
-    return DataError(f"{label or owner.__name__}: {place}{given}: {message}.")
+    return DataError(f"{label or owner.__name__}: {place}{given}: {said}")
 
 
 def config(cls: type[T]) -> type[T]:

@@ -108,9 +108,8 @@ class Lock:
     """The one lock of a name, held from its making to `release`, or to the end of the process."""
 
     def __init__(self, path: str | Path, busy: str):
-        self.path = Path(path)
+        self.path, self._process, self._stream = Path(path), os.getpid(), None
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._process = os.getpid()
         while True:
             self._stream = open(self.path, "a+")  # noqa: SIM115
             try:
@@ -129,7 +128,7 @@ class Lock:
 
     def release(self) -> None:
         """Let the next one in."""
-        if not self._stream.closed and os.getpid() == self._process:
+        if self._stream and not self._stream.closed and os.getpid() == self._process:
             self.path.unlink(missing_ok=True)
             fcntl.flock(self._stream, fcntl.LOCK_UN)  # for workers too, which hold it open
             self._stream.close()

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,25 +84,18 @@ def environment() -> dict[str, Any]:
 
 
 def resolve_device(device: str) -> str:
-    """ "auto" is "cuda" where there is a GPU, else "cpu"; anything else stays as it is."""
+    """ "auto" is "cuda" where there is a GPU, else "cpu"; DataError for what cannot be used here."""
     import torch
 
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def available(device: str) -> str:
-    """As `resolve_device`, but a ValueError if it is neither cpu nor cuda on a machine with a GPU."""
-    import torch
-
-    device = resolve_device(device)
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise ValueError(f"device {device!r} cannot be used here: give auto, cpu, or cuda on a machine with a GPU.")
+    gpu = torch.cuda.is_available()
+    if device == "auto":
+        return "cuda" if gpu else "cpu"
+    if device != "cpu" and not (gpu and re.fullmatch(r"cuda(:\d)?", device)):
+        raise DataError(f"{device!r} cannot be used here as device: give auto, cpu, or cuda on a machine with a GPU.")
     return device
 
 
-Device = Annotated[str, AfterValidator(available)]
+Device = Annotated[str, AfterValidator(resolve_device)]
 """The type of an option that names the device to compute on."""
 
 

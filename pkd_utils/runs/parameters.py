@@ -8,6 +8,7 @@ notebook therefore declares its parameters once, as annotated assignments in its
 import ast
 import difflib
 import json
+import math
 import re
 import types
 from collections.abc import Iterable
@@ -35,12 +36,15 @@ class Declared(NamedTuple):
     """One parameter of a notebook.
 
     A list may be empty where its default is, or its comment says what `[]:` means (`empty`); where that begins with the
-    name of another parameter, as in `[]: grid_run's`, only if that one is given.
+    name of another parameter, as in `[]: grid_run's`, only if that one is given. A run is of a step that the default is
+    of or the comment names, in full or by number, where they name any. A number is finite and not below 0 where default
+    and comment do not say otherwise (`nan`, `-1`).
     """
 
     kind: Any
     default: Any
     empty: str
+    comment: str
 
 
 def notebook_path(notebook: str) -> Path:
@@ -76,8 +80,10 @@ def declared(notebook: str) -> dict[str, Declared]:
             )
         kind = eval(ast.unparse(node.annotation), {"__builtins__": {}}, dict(_TYPES))
         default = ast.literal_eval(node.value)
-        said = "".join(lines[node.lineno - 1 : node.end_lineno]).partition("#")[2].partition("[]: ")[2]
-        found[node.target.id] = Declared(kind, default, said or ("none" if default == [] else ""))
+        comment = "".join(lines[node.lineno - 1 : node.end_lineno]).partition("#")[2]
+        empty = comment.partition("[]: ")[2] or ("none" if default == [] else "")
+        comment = comment.replace("this notebook", notebook.split("/")[-1])
+        found[node.target.id] = Declared(kind, default, empty, comment)
     return found
 
 
@@ -101,7 +107,8 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
         if name not in parameters:
             raise DataError(f"{start}Unknown parameter {name} for {notebook}{nearest(name, parameters)}")
     resolved = {}
-    for name, (kind, default, empty) in parameters.items():
+    for name, one in parameters.items():
+        kind, default, empty, _ = one
         value = values.get(name, default)
         try:
             resolved[name] = pydantic.TypeAdapter(kind).validate_python(value, strict=True)
@@ -115,7 +122,7 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
         may_be_empty = bool(empty) and (
             instead not in parameters or bool(values.get(instead, parameters[instead].default))
         )
-        if why := _unfit(name, resolved[name], default, may_be_empty):
+        if why := _out_of_reach(name, resolved[name], one) or _unfit(name, resolved[name], one, may_be_empty):
             raise DataError(f"{start}Parameter {name} of {notebook}: {why}.")
     return resolved
 
@@ -128,7 +135,25 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else f"; it knows: {', '.join(some)}."
 
 
-def _unfit(name: str, value: Any, default: Any, may_be_empty: bool) -> str:
+def _runs(name: str, value: Any) -> list[str]:
+    """The references to runs in the value of a parameter; none of one that names no run."""
+    values = [] if not name.endswith(("_run", "_runs")) else [value] if isinstance(value, str) else value
+    return list(filter(None, values))
+
+
+def _out_of_reach(name: str, value: Any, declared: Declared) -> str:
+    """Why a number, or one of a list, is none to compute with, or nothing."""
+    said = f"{declared.default} {declared.comment}"
+    for number in value if isinstance(value, list) else [value]:
+        least = 1 if name.endswith("batch_size") else 0 if isinstance(number, int) or name in MACHINE else -math.inf
+        if isinstance(number, float) and not math.isfinite(number) and str(number) not in said.split():
+            return f"{number} is not a finite number"
+        if isinstance(number, int | float) and number < least and "-1" not in said:
+            return f"{number} is less than {least}"
+    return ""
+
+
+def _unfit(name: str, value: Any, declared: Declared, may_be_empty: bool) -> str:
     """Why a value of the right type is not to be used, or nothing."""
     if name in ("run", "cohort") and not _LABEL.fullmatch(value):
         return f"{value!r} is to name a folder: letters, digits, and . _ + - within"
@@ -136,13 +161,17 @@ def _unfit(name: str, value: Any, default: Any, may_be_empty: bool) -> str:
         if not value and not may_be_empty:
             return "the list is empty"
         told = [repr(item) for item in value]
-        if len(set(told)) < len(told) and not (default and len(set(default)) < len(default)):
+        usual = declared.default or []
+        if len(set(told)) < len(told) and len(set(usual)) == len(usual):
             return f"{next(item for item in told if told.count(item) > 1)} stands twice"
-    if name.endswith(("_run", "_runs")):
-        for reference in [value] if isinstance(value, str) else value:
-            parts = reference.split("/")
-            if reference and not (len(parts) == 4 and all(map(_LABEL.fullmatch, parts))):
-                return f"{reference!r} is to name a run: study/cohort/step/label"
+    steps = [reference.split("/")[2] for reference in _runs(name, declared.default)]
+    steps += re.findall(r"\b\d\d(?:-[a-z]+)*\b", declared.comment)
+    for reference in _runs(name, value):
+        parts = reference.split("/")
+        if not (len(parts) == 4 and all(map(_LABEL.fullmatch, parts))):
+            return f"{reference!r} is to name a run: study/cohort/step/label"
+        if steps and not any(f"{parts[2]}-".startswith(f"{step}-") for step in steps):
+            return f"{reference!r} is to name a run of {' or '.join(dict.fromkeys(steps))}"
     return ""
 
 

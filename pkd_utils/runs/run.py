@@ -309,7 +309,13 @@ def _lock(folder: Path, busy: str) -> files.Lock:
     path = folder.with_name(f".lock-{folder.name}")
     lock = _locks.get(path)
     if lock is None:
-        lock = _locks[path] = files.Lock(path, busy)
+        try:
+            lock = _locks[path] = files.Lock(path, busy)
+        except OSError as error:
+            why = f"{error.strerror}: {error.filename}"
+            raise DataError(
+                f"Runs cannot be written to {paths.runs_dir()} ({why}): set PKD_RUNS to a folder."
+            ) from None
     return lock
 
 

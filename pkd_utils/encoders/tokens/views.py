@@ -16,13 +16,13 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from tqdm import tqdm
 
 from pkd_utils.encoders.facts import known
 from pkd_utils.encoders.transforms import eight_bit, random_resized_crop
 from pkd_utils.images.decode import upright
-from pkd_utils.runs.checked import config
+from pkd_utils.runs.checked import config, ordered
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import file_sha256
 
@@ -54,9 +54,9 @@ class Crops:
         Width to height of the crop; not stated in the paper, torchvision's default.
     """
 
-    seed: int = 0
-    scale: tuple[Share, Share] = (0.4, 0.9)
-    ratio: tuple[Positive, Positive] = (0.75, 4 / 3)
+    seed: int = Field(0, ge=0)
+    scale: Annotated[tuple[Share, Share], AfterValidator(ordered)] = (0.4, 0.9)
+    ratio: Annotated[tuple[Positive, Positive], AfterValidator(ordered)] = (0.75, 4 / 3)
 
     def box(self, image_id: str, view: int, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
         """(left, top, width, height) in stored pixels of an image of `size` (width, height); None for view 0."""
