@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PROFILE ?= demo
 PY := .venv/bin/python
-SNAKEMAKE := .venv/bin/snakemake -s workflow/Snakefile --workflow-profile workflow/profiles/local --quiet rules
+SNAKEMAKE := .venv/bin/snakemake -s workflow/Snakefile --workflow-profile workflow/profiles/local --quiet rules progress host reason
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONWARNINGS := ignore::DeprecationWarning
 # Where this is set, every kernel compiles torch's and timm's sources anew.

@@ -20,7 +20,7 @@ sys.modules.setdefault("rfc3987_syntax", None)
 import nbformat  # noqa: E402
 import yaml  # noqa: E402
 
-from pkd_utils.runs import finished, identity, index, local, paths, run  # noqa: E402
+from pkd_utils.runs import finished, identity, index, local, paths, progress, run  # noqa: E402
 from pkd_utils.runs.errors import DataError  # noqa: E402
 from pkd_utils.runs.files import atomic_path, lock  # noqa: E402
 from pkd_utils.runs.parameters import declared, nearest, notebook_path, resolve  # noqa: E402
@@ -219,7 +219,7 @@ def execute(file: str | Path, label: str = "", expect: str | None = None) -> Pat
     ------
     DataError
         If the run did not end whole. The notebook, as far as it came, stays beside the folder as
-        `<label>-<hash>.failed.ipynb`, with its traceback.
+        `<label>-<hash>.failed.ipynb`, with its traceback; while it runs it is `.running.ipynb`.
     """
     file = Path(file).resolve()
     notebook = notebook_of(file)
@@ -252,7 +252,8 @@ def _run_notebook(notebook: str, injected: dict[str, Any], folder: Path, said: s
     from pkd_utils.runs.kernel import OwnKernel
 
     executed = folder / "notebook.ipynb"
-    log = folder.with_name(folder.name + ".failed.ipynb")
+    log, failed = (folder.with_name(f"{folder.name}.{state}.ipynb") for state in ("running", "failed"))
+    failed.unlink(missing_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
     try:
@@ -267,11 +268,14 @@ def _run_notebook(notebook: str, injected: dict[str, Any], folder: Path, said: s
         )
     except Exception as error:
         reason = str(error).strip().splitlines()
-        raise DataError(f"{said} failed: {reason[-1] if reason else error!r}. See {log}") from error
+        if log.exists():
+            log.replace(failed)
+        raise DataError(f"{said} failed: {reason[-1] if reason else error!r}. See {failed}") from error
     found = problems(log)
     if found or not (folder / "run.json").exists():
         found = found or ["its last cell did not write run.json"]
-        raise DataError(f"{said} is not complete: {'; '.join(found)}. See {log}")
+        log.replace(failed)
+        raise DataError(f"{said} is not complete: {'; '.join(found)}. See {failed}")
     with atomic_path(executed) as temporary:
         nbformat.write(with_short_streams(nbformat.read(log, as_version=4)), temporary)
     log.unlink()
@@ -283,7 +287,10 @@ def main(arguments: list[str]) -> None:
         index.verify_all()
     try:
         match [argument for argument in arguments if argument != "--verify"]:
-            case ["run", file, *rest] if len(rest) < 3:
+            case ["run", file, label, planned]:
+                execute(file, label, planned)
+                print(progress.line(planned, f"{notebook_of(Path(file).resolve())} {label}".rstrip()), flush=True)
+            case ["run", file, *rest] if len(rest) < 2:
                 print(execute(file, *rest))
             case ["plan", profile, *only]:
                 for job in plan(profile, " ".join(only)):

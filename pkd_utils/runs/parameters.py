@@ -116,7 +116,7 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
             expected = getattr(kind, "__name__", str(kind)) if not hasattr(kind, "__origin__") else str(kind)
             raise DataError(
                 f"{start}Parameter {name} of {notebook} must be {expected}, got {type(value).__name__} {value!r} "
-                f"({error.errors()[0]['msg']})."
+                f"({error.errors()[0]['msg']})." + ("" if source else _for_papermill(name, kind, value))
             ) from None
         instead = empty.partition("'")[0]
         may_be_empty = bool(empty) and (
@@ -127,10 +127,34 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
     return resolved
 
 
+def _for_papermill(name: str, kind: Any, value: Any) -> str:
+    """What to write instead of papermill's -p, which passes lists as text and turns 0012 into 12; or nothing."""
+    if isinstance(value, str) and kind is not str:
+        return f" papermill's -p passes this as text: write -y '{name}: {value}'."
+    if kind is str and isinstance(value, int | float):
+        return f""" papermill's -p turns 0012 into 12: write a text as it is, -y '{name}: "{value}"'."""
+    return ""
+
+
+def _misplaced(notebook: str, name: str, value: Any) -> None:
+    """Refuse a relative path that exists below the caller's folder alone: notebooks read it from the project's."""
+    if not name.endswith(("_root", "_file", "_folder", "_weights")) or not isinstance(value, str) or not value:
+        return
+    elsewhere = Path.cwd() != paths.PROJECT_ROOT
+    if elsewhere and Path(value).exists() and not (there := paths.resolve(value)).exists():
+        raise DataError(
+            f"Parameter {name} of {notebook}: there is no {there}. A relative path is read from the project's folder, "
+            f"data/ and runs/ from PKD_DATA and PKD_RUNS where they are set, from whichever folder papermill is "
+            f"called; what you mean is {Path(value).resolve()}: write that."
+        )
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name."""
     names = sorted(filter(None, known))
-    near, all_names = difflib.get_close_matches(name, names), names or ["none by name"]
+    plain = {other.lower().replace("_", ""): other for other in names}
+    near = [plain[other] for other in difflib.get_close_matches(name.lower().replace("_", ""), plain)]
+    all_names = names or ["none by name"]
     some = all_names if len(all_names) < 50 else [*all_names[:10], f"... ({len(all_names)} in all)"]
     return f"; did you mean {' or '.join(near)}?" if near else f"; it knows: {', '.join(some)}."
 
@@ -207,6 +231,8 @@ def check(notebook: str, namespace: dict[str, Any]) -> types.SimpleNamespace:
     if unknown:
         resolve(notebook, dict.fromkeys(unknown))  # refuses, naming them
     values = {name: namespace[name] for name in known if name in namespace}
+    for name in injected:
+        _misplaced(notebook, name, values.get(name))
     values |= {
         name: value
         for name, value in local.read().machine.items()

@@ -7,7 +7,7 @@ import sys
 import nbformat
 import pytest
 
-from pkd_utils.runs import notebooks, parameters, paths, run
+from pkd_utils.runs import notebooks, parameters, paths, progress, run
 from pkd_utils.runs.errors import DataError
 from tests.runs.test_run import PARAMETERS, make_notebook
 
@@ -48,6 +48,30 @@ def test_a_whole_run_is_kept_and_not_repeated(toy):
     assert job.folder == folder, "the plan foresees the folder that the notebook chooses"
 
 
+def test_a_run_that_goes_on_is_not_called_failed(toy):
+    make, file = toy
+    said = "import pathlib\npathlib.Path('seen').write_text(' '.join(p.name for p in RUNS.rglob('*.ipynb')))"
+    make(f"import pathlib\nRUNS = pathlib.Path({str(file.parents[3])!r}) / 'runs'\n{said}\n{WORK}", FINISH)
+    notebooks.execute(file)
+    (seen,) = file.parents[3].rglob("seen")
+    assert "running.ipynb" in seen.read_text() and "failed" not in seen.read_text()
+
+
+def test_a_planned_run_says_its_place_and_the_time_left(toy, capsys):
+    make, file = toy
+    make(WORK, FINISH)
+    file.write_text("base: {epochs: 4}\neach: {run: [one, two]}\n")
+    plan = notebooks.plan("p")
+    progress.begin(plan)
+    for job in plan:
+        notebooks.main(["run", str(file), job.label, job.identity])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "[1 of 2] toy/01-do-things one: about 1 min left"
+    assert second == "[2 of 2] toy/01-do-things two: the last one"
+    progress.begin(notebooks.plan("p"))
+    assert progress.line(plan[0].identity, "of another plan") == "of another plan"
+
+
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
@@ -63,7 +87,7 @@ def test_a_run_that_ends_early_is_refused_and_leaves_its_log(toy, cell, message)
     with pytest.raises(DataError, match=message):
         notebooks.execute(file)
     logs = list(file.parents[3].glob("runs/toy/toy/01-do-things/*.failed.ipynb"))
-    assert len(logs) == 1
+    assert len(logs) == 1 and not list(logs[0].parent.glob("*.running.ipynb"))
     assert not list(file.parents[3].glob("runs/**/notebook.ipynb"))
 
 

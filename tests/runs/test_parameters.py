@@ -20,6 +20,7 @@ def test_defaults_and_given_values(project):  # noqa: F811
     ("values", "message"),
     [
         ({"epoch": 5}, "Unknown parameter epoch for toy/01-do-things; did you mean epochs?"),
+        ({"E_pochs": 5}, "did you mean epochs?"),
         ({"zzz": 5}, "Unknown parameter zzz for toy/01-do-things; it knows: cohort, epochs"),
         ({"run": "a/b"}, "Parameter run of toy/01-do-things: 'a/b' is to name a folder"),
         ({"run": ".."}, "is to name a folder"),
@@ -52,6 +53,31 @@ def test_check_takes_the_namespace_and_refuses_what_papermill_injected_in_vain(p
     namespace["In"].append("# Parameters\nbase = {}\neach = {}\n")
     with pytest.raises(DataError, match=r"describes several runs: .* show FILE NAME"):
         parameters.check("toy/01-do-things", namespace)
+
+
+@pytest.mark.parametrize(
+    ("injected", "message"),
+    [
+        ("seeds = '[0, 1]'", r"got str '\[0, 1\]' .* write -y 'seeds: \[0, 1\]'"),
+        ("run = 12", r"turns 0012 into 12: write a text as it is, -y 'run: \"12\"'"),
+        (
+            "data_root = 'here'",
+            r"there is no .*/here\. A relative path is read .* what you mean is .*/caller/here",
+        ),
+    ],
+)
+def test_papermills_command_line_is_told_what_to_write(project, tmp_path, monkeypatch, injected, message):  # noqa: F811
+    cell = 'run: str = "a"\nseeds: list[int] = [0]\ndata_root: str = ""'
+    make_notebook(project, "toy/03-given", [], parameters=cell)
+    (tmp_path / "caller" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "caller")
+    namespace = {"run": "a", "seeds": [0], "data_root": "", "In": [cell, f"# Parameters\n{injected}\n"]}
+    exec(injected, namespace)
+    with pytest.raises(DataError, match=message):
+        parameters.check("toy/03-given", namespace)
+    (tmp_path / "here").mkdir()
+    if "here" in injected:
+        assert parameters.check("toy/03-given", namespace).data_root == "here"
 
 
 @pytest.mark.parametrize("cell", ["epochs = 2", "epochs: int", "import os"])
