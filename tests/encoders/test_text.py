@@ -254,7 +254,7 @@ def test_long_texts_are_refused_or_counted_never_cut_silently(folder):
     assert encoder.tokens(cut).mask.sum(1).tolist() == [3, 512, 2]
     with pytest.raises(DataError, match=r"positions 0 .*and others"):
         encoder.tokenize([long] * 9)
-    with pytest.raises(DataError, match="on_long = .drop."):
+    with pytest.raises(DataError, match=r"on_long = .drop."):
         encoder.tokenize([long], on_long="drop")
     with pytest.raises(DataError, match="at most 512"):
         encoder.tokenize(["a"], longest=513)

@@ -1,6 +1,7 @@
 """Stored results of the reports study on Open-i, one a text: one figure, one section."""
 
 import pandas as pd
+import pytest
 
 from pkd_utils.runs import files
 from workflow.publish.pages import texts
@@ -9,6 +10,8 @@ from workflow.publish.pages import texts
 def result(gain: float) -> dict:
     scores = [{"task": "five", "method": method, "mean": 0.7 + gain} for method in texts.ALONE]
     ends = {
+        "low": 0.0,
+        "high": 0.0,
         "low_corrected": gain - 0.01,
         "high_corrected": gain + 0.01,
         "p_holm": 0.01 if gain > 0 else 1.0,
@@ -46,4 +49,6 @@ def test_every_mark_stands_at_its_text_and_difference(tmp_path):
     (ax,) = texts.gain_figure(table).axes
     marks = pd.DataFrame({line.get_label(): line.get_xdata() for line in ax.lines if "minus" in line.get_label()})
     assert len(marks.columns) == 3 and (marks.iloc[0] == 0.05).all() and (marks.iloc[1] == -0.02).all()
+    ends = [segment[:, 0].tolist() for segment in ax.collections[0].get_segments()]
+    assert ends == [pytest.approx([0.04, 0.06]), pytest.approx([-0.03, -0.01])]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["whole", "indication"]

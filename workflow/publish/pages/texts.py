@@ -52,7 +52,8 @@ def gain_figure(table: pd.DataFrame) -> plt.Figure:
     """A panel a task, a line a text, a mark a control."""
     names = {"panel": table["task"].str.replace("_", " "), "line": table["text"].str.replace("_", " ")}
     marks = "minus " + table["against"].map(METHOD_NAMES)
-    return forest(table.rename(columns=CORRECTED).assign(**names, mark=marks), "difference in AUC")
+    table = table.drop(columns=["low", "high"]).rename(columns=CORRECTED)
+    return forest(table.assign(**names, mark=marks), "difference in AUC")
 
 
 def relations(stored: Path) -> str:
