@@ -173,6 +173,7 @@ def _read(file: BinaryIO, source, **options) -> pydicom.Dataset:
     try:
         dataset = pydicom.dcmread(file, **options)
         dataset.file_meta.TransferSyntaxUID  # noqa: B018 (a file without it cannot be decoded)
+        list(dataset.group_dataset(0x0028))  # what describes the picture is read now, not where it is used
         return dataset
     except InvalidDicomError:
         raise DataError(f"{_name(source)} is no DICOM file; fetch it again.") from None

@@ -13,6 +13,7 @@ import yaml
 
 from pkd_utils.runs.errors import DataError
 
+DEPTH = 50  # of nested lists and mappings; thousands would take yaml minutes
 _FOREIGN = {
     yaml.TagToken: "a tag (!)",
     yaml.AnchorToken: "an anchor (&)",
@@ -48,7 +49,12 @@ def read(path: str | Path) -> Any:
         if sign in text:
             refuse(text.count("\n", 0, text.index(sign)) + 1, f"there is {what}")
     try:
+        depth = 0
         for token in yaml.scan(text, yaml.SafeLoader):
+            name = type(token).__name__
+            depth += name.endswith(("SequenceStartToken", "MappingStartToken")) - name.endswith("EndToken")
+            if depth > DEPTH:
+                refuse(token.start_mark.line + 1, f"lists and mappings are nested more than {DEPTH} deep")
             if type(token) in _FOREIGN:
                 refuse(
                     token.start_mark.line + 1, f"there is {_FOREIGN[type(token)]}; write the value itself, or quote it"
