@@ -1,6 +1,7 @@
 """Figures of the radiology-reports study: sample efficiency, methods side by side, seed by seed, and ablations."""
 
 import itertools
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -67,60 +68,71 @@ def sample_efficiency(scores: pd.DataFrame, titles: dict[str, str], column: str 
     return figure
 
 
-def methods_by_encoder(scores: pd.DataFrame, title: str, column: str = "auc", level: float = 0.95) -> Figure:
-    """Figures 5, 6, 8, 10 and 11: the methods side by side for every encoder of one task, one panel a training size.
+def methods_by_encoder(
+    scores: pd.DataFrame, title: str, columns: Sequence[str] = tuple(READINGS), level: float = 0.95
+) -> Figure:
+    """Figures 5, 6 and 8 to 11: the methods side by side for every encoder of one task, one panel a training size.
 
-    Points are means over seeds, bars t intervals at `level`.
+    Points are means over seeds, bars t intervals at `level`. Of two readings the first is filled, the other hollow; one
+    that no head has is left out.
     """
     sizes = sorted(scores["size"].unique())
     encoders = list(dict.fromkeys(scores["encoder"]))
     present = [m for m in METHOD_STYLES if m in set(scores["method"])]
     if not present:
         raise DataError(f"None of the methods {', '.join(METHOD_STYLES)} is among the scores of {title}.")
-    figure, axes = panels(len(sizes), len(sizes), 3.6, 1.4 + 0.5 * len(encoders), below=0.6, sharey=True)
+    columns = [column for column in columns if scores[column].notna().any()]
+    lines = list(itertools.product(present, columns))
+    tall = 1.6 + (0.15 + 0.11 * len(lines)) * len(encoders)
+    figure, axes = panels(len(sizes), len(sizes), 3.2, tall, below=0.7, sharey=True)
     for ax, size in zip(axes, sizes, strict=True):
-        for k, method in enumerate(present):
-            label, colour, marker = _style(method)
-            shift = (k - (len(present) - 1) / 2) * 0.16
+        for k, (method, column) in enumerate(lines):
+            colour, marker = OKABE_ITO[METHOD_STYLES[method][0]], METHOD_STYLES[method][1]
             for y, encoder in enumerate(encoders):
                 rows = scores[(scores["encoder"] == encoder) & (scores["size"] == size) & (scores["method"] == method)]
-                if rows.empty:
+                if (values := rows[column].dropna()).empty:
                     continue
-                point = seed_interval(rows[column], level)
-                ax.plot([point.low, point.high], [y + shift] * 2, color=colour, linewidth=1.6)
-                ax.plot(point.estimate, y + shift, marker, color=colour, markersize=5, label=label)
-                label = None  # once, at the first encoder that has the method
-        ax.set(title=f"{size} training images", xlabel=column.split("_")[0].upper())
+                point, at = seed_interval(values, level), y + (k - (len(lines) - 1) / 2) * 0.8 / len(lines)
+                ax.plot([point.low, point.high], [at, at], color=colour, linewidth=1.4)
+                ax.plot(
+                    point.estimate, at, marker, color=colour, markersize=4.5, markerfacecolor=_face(column, columns)
+                )
+        ax.set(title=f"{size} training images", xlabel=columns[0].split("_")[0].upper())
     axes[0].set_yticks(range(len(encoders)), [IMAGE_ENCODERS[e].title for e in encoders])
     axes[0].set_ylim(len(encoders) - 0.5, -0.5)
     figure.suptitle(title, x=0.01, ha="left")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(handles=_key(present, columns), loc="outside lower center", ncols=2)
     return figure
 
 
-def seed_by_seed(scores: pd.DataFrame, titles: dict[str, str], column: str = "auc") -> Figure:
-    """Figures 12 to 14: every seed by itself, the methods joined by a line; rows are tasks, columns encoders."""
-    methods = ("image_only", "report_distilled")
-    tasks = [task for task in titles if task in set(scores["task"])]
-    encoders = list(dict.fromkeys(scores["encoder"]))
-    figure, axes = plt.subplots(len(tasks), len(encoders), figsize=(1.3 + 1.7 * len(encoders), 0.8 + 1.5 * len(tasks)),
-                                sharex=True, sharey="row", squeeze=False, layout="constrained")  # fmt: skip
-    for i, task in enumerate(tasks):
-        for j, encoder in enumerate(encoders):
-            ax, rows = axes[i, j], scores[(scores["task"] == task) & (scores["encoder"] == encoder)]
+def seed_by_seed(
+    scores: pd.DataFrame, title: str, methods: Sequence[str] = ("image_only", "report_distilled")
+) -> Figure:
+    """Figures 12 to 14: every seed of one task by itself, the methods joined; rows are encoders, columns sizes.
+
+    Figures 13 and 14 show the image-only head and the one distilled from reports, Figure 12 the teacher as well. Filled
+    and hollow as in `methods_by_encoder`.
+    """
+    sizes, encoders = sorted(scores["size"].unique()), list(dict.fromkeys(scores["encoder"]))
+    methods = [method for method in methods if method in set(scores["method"])]
+    columns = [column for column in READINGS if scores[column].notna().any()]
+    inches = (1.4 + 2.6 * len(sizes), 1.6 + 1.5 * len(encoders))
+    figure, axes = plt.subplots(len(encoders), len(sizes), figsize=inches, sharex=True, sharey="row", squeeze=False,
+                                layout="constrained")  # fmt: skip
+    for (i, encoder), (j, size) in itertools.product(enumerate(encoders), enumerate(sizes)):
+        ax, rows = axes[i, j], scores[(scores["encoder"] == encoder) & (scores["size"] == size)]
+        for k, column in enumerate(columns):
             wide = rows[rows["method"].isin(methods)].pivot(index="seed", columns="method", values=column)
-            for seed, row in wide.iterrows():
-                ax.plot([seed, seed], [row.min(), row.max()], color="0.7", linewidth=1, zorder=0)
-            for method in [m for m in methods if m in wide]:
-                label, colour, marker = _style(method)
-                ax.plot(wide.index, wide[method], marker, color=colour, markersize=4.5, label=label)
-            if i == 0:
-                ax.set_title(IMAGE_ENCODERS[encoder].title, fontsize=9)
-            if i == len(tasks) - 1:
-                ax.set_xlabel("seed")
-            ax.set_xticks(sorted(rows["seed"].unique()))
-        axes[i, 0].set_ylabel(f"{titles[task]}\n{column.split('_')[0].upper()}", fontsize=9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
+            at = wide.index + (k - (len(columns) - 1) / 2) * 0.3
+            ax.vlines(at, wide.min(axis=1), wide.max(axis=1), color="0.7", linewidth=1, zorder=0)
+            for method in wide:
+                colour, marker = METHOD_STYLES[method]
+                ax.plot(at, wide[method], marker, color=OKABE_ITO[colour], markersize=4.5,
+                        markerfacecolor=_face(column, columns))  # fmt: skip
+        ax.set_xticks(sorted(scores["seed"].unique()))
+    _name_panels(axes, sizes, encoders, "AUC", "seed")
+    figure.suptitle(title, x=0.01, ha="left")
+    figure.legend(handles=_key(methods, columns), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -146,22 +158,15 @@ def ablation(table: pd.DataFrame, title: str, label: str) -> Figure:
             at = [values.index(value) + (k - (len(lines) - 1) / 2) * 0.75 / len(lines) for value in rows["value"]]
             ends = np.abs(rows[["low_corrected", "high_corrected"]].to_numpy().T - rows["difference"].to_numpy())
             ax.errorbar(at, rows["difference"], yerr=ends, fmt="sDo"[pair], color=colours[pair], markersize=4.5,
-                        markerfacecolor="white" if column != columns[0] else None)  # fmt: skip
+                        markerfacecolor=_face(column, columns))  # fmt: skip
         names = [METHOD_NAMES.get(v, v).replace(", ", ",\n") if isinstance(v, str) else f"{v:g}" for v in values]
         ax.set_xticks(range(len(values)), names)
         ax.set_xlim(-0.6, len(values) - 0.4)
-    for ax, size in zip(axes[0], sizes, strict=True):
-        ax.set_title(f"{size} training images")
-    for ax, encoder in zip(axes[:, 0], encoders, strict=True):
-        ax.set_ylabel(f"{IMAGE_ENCODERS[encoder].title}\ndifference in AUC", fontsize=9)
-    for ax in axes[-1]:
-        ax.set_xlabel(label)
+    _name_panels(axes, sizes, encoders, "difference in AUC", label)
     figure.suptitle(title, x=0.01, ha="left")
     marks = [Line2D([], [], color=colour, marker=mark, label=f"{one} minus {other}")
              for (one, other), colour, mark in zip(pairs, colours, "sDo", strict=False)]  # fmt: skip
-    marks += [Line2D([], [], color="0.3", marker="o", linestyle="", markerfacecolor=face, label=READINGS[column])
-              for column, face in zip(columns, ("0.3", "white"), strict=False)]  # fmt: skip
-    figure.legend(handles=marks, loc="outside lower center", ncols=1)
+    figure.legend(handles=[*marks, *_key([], columns)], loc="outside lower center", ncols=1)
     return figure
 
 
@@ -189,6 +194,25 @@ def relations_by_source(related: pd.DataFrame) -> Figure:
     return figure
 
 
-def _style(method: str) -> tuple[str, str, str]:
-    colour, marker = METHOD_STYLES[method]
-    return METHOD_NAMES[method], OKABE_ITO[colour], marker
+def _face(column: str, columns: Sequence[str]) -> str | None:
+    """Of the marker: filled for the headline."""
+    return None if column == columns[0] else "white"
+
+
+def _key(methods: Sequence[str], columns: Sequence[str]) -> list[Line2D]:
+    """Legend of methods and of readings, where there are both."""
+    marks = [Line2D([], [], color=OKABE_ITO[METHOD_STYLES[method][0]], marker=METHOD_STYLES[method][1], linestyle="",
+                    label=METHOD_NAMES[method]) for method in methods]  # fmt: skip
+    words = [READINGS[column.replace("auprc", "auc")] for column in columns]
+    return marks + [Line2D([], [], color="0.3", marker="o", linestyle="", markerfacecolor=face, label=label)
+                    for label, face in zip(words, ("0.3", "white"), strict=False)]  # fmt: skip
+
+
+def _name_panels(axes: np.ndarray, sizes: Sequence[int], encoders: Sequence[str], what: str, label: str) -> None:
+    """Titles and labels of panels (encoders, sizes)."""
+    for ax, size in zip(axes[0], sizes, strict=True):
+        ax.set_title(f"{size} training images")
+    for ax, encoder in zip(axes[:, 0], encoders, strict=True):
+        ax.set_ylabel(f"{IMAGE_ENCODERS[encoder].title}\n{what}", fontsize=9)
+    for ax in axes[-1]:
+        ax.set_xlabel(label)
