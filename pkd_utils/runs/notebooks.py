@@ -20,7 +20,7 @@ sys.modules.setdefault("rfc3987_syntax", None)
 import nbformat  # noqa: E402
 import yaml  # noqa: E402
 
-from pkd_utils.runs import finished, identity, index, local, paths, progress, run  # noqa: E402
+from pkd_utils.runs import absent, finished, identity, index, local, paths, progress, run  # noqa: E402
 from pkd_utils.runs.errors import DataError  # noqa: E402
 from pkd_utils.runs.files import atomic_path, lock  # noqa: E402
 from pkd_utils.runs.parameters import declared, nearest, notebook_path, resolve  # noqa: E402
@@ -95,7 +95,7 @@ def values_of(file: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     return found
 
 
-def plan(profile: str, only: str = "") -> list[Job]:
+def plan(profile: str, only: str = "", left_out: dict[str, str] | None = None) -> list[Job]:
     """All runs of `params/<profile>/`, each after the runs that it reads.
 
     Parameters
@@ -105,6 +105,9 @@ def plan(profile: str, only: str = "") -> list[Job]:
     only : str
         Plan a part: what starts like one of these words, for example `reports/mimic_cxr` or
         `reports/03-train-teachers.mimic`, and what it reads.
+    left_out : dict, optional
+        Leave out what cannot run because data or weights are not here, and fill this with name -> why. Lists of runs
+        lose what is left out. Without it everything is planned.
 
     Raises
     ------
@@ -117,7 +120,7 @@ def plan(profile: str, only: str = "") -> list[Job]:
     files = sorted(folder.glob("*/*.yml"))
     if not files:
         raise DataError(f"There is no profile {profile!r}: {folder} holds no parameter files.")
-    waiting: dict[str, tuple[str, Path, str, dict[str, Any]]] = {}
+    waiting: Waiting = {}
     for file in files:
         study, step = notebook_of(file).split("/")
         for label, (_, values) in values_of(file).items():
@@ -133,6 +136,9 @@ def plan(profile: str, only: str = "") -> list[Job]:
         for reference in wanted:  # grows by what they read
             wanted += [r for r in identity.references(waiting[reference][3]) if r in waiting and r not in wanted]
         waiting = {reference: waiting[reference] for reference in waiting if reference in wanted}
+    if left_out is not None:
+        waiting, gone = _that_can_run(waiting)
+        left_out.update(gone)
 
     jobs: dict[str, Job] = {}
     codes = {notebook: identity.code_hash(notebook) for notebook in {notebook_of(job[1]) for job in waiting.values()}}
@@ -158,6 +164,26 @@ def plan(profile: str, only: str = "") -> list[Job]:
                 state=_state(run_folder, values, [jobs[r].state for r in read if r in jobs]),
             )
     return list(jobs.values())
+
+
+Waiting = dict[str, tuple[str, Path, str, dict[str, Any]]]  # reference -> name, file, label, parameters
+
+
+def _that_can_run(waiting: Waiting) -> tuple[Waiting, dict[str, str]]:
+    """What is left of the runs where data and weights are not all here, and name -> why of the others."""
+    gone: dict[str, str] = {}
+    while new := {r: why for r, job in waiting.items() if r not in gone and (why := absent.why_not(job[3], gone))}:
+        gone |= new
+    left = {r: (*job[:3], absent.without(job[3], gone)) for r, job in waiting.items() if r not in gone}
+    return left, {waiting[reference][0]: why for reference, why in gone.items()}
+
+
+def said_of(left_out: dict[str, str]) -> list[str]:
+    """Lines about what was left out, one a reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in left_out.items():
+        reasons.setdefault(why, []).append(name)
+    return [f"left out, because {why}: {len(names)} runs, first {names[0]}" for why, names in reasons.items()]
 
 
 def _state(folder: Path, values: dict[str, Any], before: list[str]) -> str:
@@ -224,6 +250,10 @@ def execute(file: str | Path, label: str = "", expect: str | None = None) -> Pat
     file = Path(file).resolve()
     notebook = notebook_of(file)
     injected, parameters = one_of(file, label)
+    if expect:  # its plan left out what is not here, and all that it kept has run
+        runs = identity.references(parameters)
+        gone = {reference for reference in runs if not (paths.runs_dir() / reference / "run.json").exists()}
+        injected, parameters = absent.without(injected, gone), absent.without(parameters, gone)
     said = f"{notebook} with {shown(file)} {label}".rstrip()
     known = {ref: run.run_identity(run.find_run(ref)) for ref in identity.references(parameters)}
     if not expect:  # who planned has seen to it
@@ -293,8 +323,10 @@ def main(arguments: list[str]) -> None:
             case ["run", file, *rest] if len(rest) < 2:
                 print(execute(file, *rest))
             case ["plan", profile, *only]:
-                for job in plan(profile, " ".join(only)):
+                left_out: dict[str, str] = {}
+                for job in plan(profile, " ".join(only), left_out):
                     print(f"{job.state:7} {job.name:45} {job.folder.relative_to(paths.runs_dir())}")
+                print("\n".join(said_of(left_out)))
             case ["show", file, *rest] if len(rest) < 2:
                 _, values = one_of(Path(file).resolve(), *(rest or [""]))
                 print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")

@@ -25,8 +25,9 @@ def toy(tmp_path, monkeypatch):
     (tmp_path / "pkd_utils").mkdir()
     patch = f"import pathlib\nfrom pkd_utils.runs import paths\npaths.PROJECT_ROOT = pathlib.Path({str(tmp_path)!r})\n"
 
-    def make(*cells, name="toy/01-do-things"):
-        return make_notebook(tmp_path, name, [patch + "del pathlib", CHECK, *cells])
+    def make(*cells, name="toy/01-do-things", more=""):
+        cells = [cell.replace("toy/01-do-things", name) for cell in (patch + "del pathlib", CHECK, *cells)]
+        return make_notebook(tmp_path, name, cells, PARAMETERS + more)
 
     file = tmp_path / "params" / "p" / "toy" / "01-do-things.yml"
     file.parent.mkdir(parents=True)
@@ -180,3 +181,49 @@ def test_a_progress_bar_becomes_its_last_line():
     notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("text")])
     outputs = notebooks.with_short_streams(notebook).cells[0].outputs
     assert [(o.name, o.text) for o in outputs] == [("stderr", " 2/2\ndone\n"), ("stdout", "kept\n")]
+
+
+def test_what_is_not_here_is_left_out_and_the_rest_reads_what_is_left(tmp_path, monkeypatch):
+    """MIMIC alone, and two of the encoders: no INSPECT, no CBIS, and nothing to delete."""
+    models = ["pubmedbert", "MRM.pth", "vit_tiny_patch16_224.safetensors", "C2L_res18_model.pt", "BiomedVLP-BioViL-T"]
+    for there in ("mimic-cxr-jpg", "mimic-cxr", "mimic-iv", "ms-cxr", *(f"models/{name}" for name in models)):
+        (tmp_path / "data" / there).mkdir(parents=True)
+    monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("PKD_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(notebooks.identity, "code_hash", lambda notebook: "0")
+    everything, left_out = notebooks.plan("paper"), {}
+    jobs = {job.name: job for job in notebooks.plan("paper", left_out=left_out)}
+    assert {job.name for job in everything} == set(jobs) | set(left_out) and not set(jobs) & set(left_out)
+    assert {job.parameters["cohort"] for job in jobs.values()} == {"mimic_cxr", "mimic_and_inspect", "paper_cohorts"}
+    assert left_out["mmpkd/05-compare.mass"] == "data/cbis-ddsm is not here"
+    assert left_out["reports/04-distil-students.mimic-gloria"] == "data/models/chexpert_resnet50.ckpt is not here"
+    encoders = [f"reports/mimic_cxr/03-train-teachers/{name}" for name in ("c2l", "mrm")]
+    assert jobs["reports/05-sample-efficiency.mimic"].parameters["teacher_runs"] == encoders
+    assert jobs["reports/06-distillation-effect.both"].parameters["teacher_runs"] == encoders
+    maps = jobs["mmpkd/09-compare-all-maps"].parameters
+    assert (maps["map_runs"], maps["paper_datasets"]) == (["mmpkd/mimic_cxr/08-score-all-maps/paper"], ["MIMIC-CXR"])
+    told = [line.split(": ") for line in notebooks.said_of(left_out)]
+    assert (
+        "first reports/00-reconstruct-radiographs.inspect" in dict(told)["left out, because data/inspect is not here"]
+    )
+
+
+def test_a_run_of_a_plan_reads_what_the_plan_left(toy):
+    """The notebook gets the shorter list, and the run is the one that the plan foresaw."""
+    make, file = toy
+    make(WORK, FINISH, more="data_root: str = ''  # data\n")
+    file.write_text("each: {run: [kept, gone]}\nexceptions: {gone: {data_root: data/nowhere}}\n")
+    joined = file.with_name("02-join-things.yml")
+    make(
+        WORK.replace("P.epochs", "P.thing_runs"),
+        FINISH,
+        name="toy/02-join-things",
+        more="thing_runs: list[str] = ['']\n",
+    )
+    joined.write_text("run: both\nthing_runs: [toy/toy/01-do-things/kept, toy/toy/01-do-things/gone]\n")
+    first, second = notebooks.plan("p", left_out={})
+    notebooks.execute(first.file, first.label, first.identity)
+    folder = notebooks.execute(second.file, second.label, second.identity)
+    assert folder == second.folder and (folder / "out.txt").read_text() == "['toy/toy/01-do-things/kept']"
+    with pytest.raises(FileNotFoundError, match="No finished run 'toy/toy/01-do-things/gone'"):
+        notebooks.execute(joined)

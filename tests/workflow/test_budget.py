@@ -270,8 +270,8 @@ def test_every_planned_run_of_the_paper_is_counted(rates):
         assert (cost.heads > 0 and cost.cpu_hours > 0) == trains, cost.name
         assert not cost.unknown, cost.name
     by_name = {cost.name: cost for cost in budget.costs}
-    assert by_name["02-encode.mimic-rad-dino"].note.endswith("reports")
-    assert "reports" not in by_name["02-encode.mimic-mrm"].note  # takes them from rad_dino's run
+    assert by_name["02-encode.mimic-biovil-t-bert"].note.endswith("reports")
+    assert "reports" not in by_name["02-encode.mimic-mrm"].note  # takes them from that run
     # Tables 3 to 5 have 6 + 4 + 6 sizes; five seeds.
     assert by_name["03-train-teachers.mimic-mrm"].heads == 3 * 16 * 5
     assert by_name["04-distil-students.mimic-mrm-temperatures"].heads == 2 * 6 * 6 * 5

@@ -86,11 +86,14 @@ def test_an_hour_of_open_data_has_a_run_of_every_notebook(tmp_path, monkeypatch)
     ],
 )
 def test_snakemake_takes_the_plan(config, runs, tmp_path):
+    for there in ("mimic-cxr-jpg", "mimic-cxr", "mimic-iv", "models/MRM.pth", "models/BiomedVLP-BioViL-T", "assets"):
+        (tmp_path / "data" / there).mkdir(parents=True)
     command = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile", "--workflow-profile"]
     command += ["workflow/profiles/local", "-n", "-p", "--config", *config]
     mine = tmp_path / "local.yml"
     mine.write_text("cluster: {account: them, walltime_hours: {02-encode: 3}}")
     environment = {**os.environ, "PKD_RUNS": str(tmp_path / "runs"), "PKD_LOCAL": str(mine)}
+    environment |= {"PKD_DATA": str(tmp_path / "data")}
     answer = subprocess.run(command, cwd=paths.PROJECT_ROOT, env=environment, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr[-500:]
     said = answer.stdout + answer.stderr

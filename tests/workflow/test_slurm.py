@@ -1,24 +1,27 @@
-"""Slurm: what each job asks it for."""
+"""Slurm: what each job asks it for, and, where one answers, runs that it preempts and kills."""
 
+import asyncio
 import os
 import shlex
 import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import pytest
 
-from pkd_utils.runs import paths
+from pkd_utils.runs import files, paths, run
+from workflow import slurm_states
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile"]
 SNAKEMAKE += ["--workflow-profile", "workflow/profiles/slurm", "--slurm-init-seconds-before-status-checks", "1"]
 # Slurm's commands of a cluster whose accounting does not answer the first nine questions, more than the executor's own
-# five, and whose jobs all time out.
+# five, and whose jobs are all cancelled.
 PRETENDED = {
     "sbatch": 'printf "%q " "$@" >> "$HERE/asked"; echo >> "$HERE/asked"; wc -l < "$HERE/asked"',
     "sacct": """case "$*" in *--name*) ;; *) exit 0 ;; esac
 echo x >> "$HERE/questions"; [ "$(wc -l < "$HERE/questions")" -gt 9 ] || exit 1
-[ ! -e "$HERE/asked" ] || seq "$(wc -l < "$HERE/asked")" | sed 's/$/|TIMEOUT/'""",
+[ ! -e "$HERE/asked" ] || seq "$(wc -l < "$HERE/asked")" | sed 's/$/|CANCELLED by 7/'""",
     "sacctmgr": "echo them",
     "squeue": "exit 1",
     "scontrol": "exit 1",
@@ -82,3 +85,106 @@ def test_jobs_ask_for_what_the_site_and_the_profile_say(tmp_path):
     assert [job for name, job in told if name == "rule_mmpkd_06_train_text_teacher_on_openi"] == [
         {**gpu, "minutes": f"{90 * n}", "mem": f"{gib * 1024}"} for n, gib in ((1, 3), (2, 7))
     ]
+
+
+def test_states_that_the_executor_would_wait_for_are_told_plainly(monkeypatch):
+    """Cancelled by somebody, preempted and not started again; tasks of arrays are asked for by their own numbers."""
+    states, now, asked_for = {"1": "CANCELLED by 1000", "2_1": "RUNNING", "3": "PREEMPTED"}, [0.0], []
+
+    async def ask(command, logger):
+        asked_for.append(command)
+        return (dict(states), 0.1) if states else (None, None)
+
+    question = slurm_states.mended(ask)
+
+    def told():
+        return asyncio.run(question("sacct --format=JobIdRaw,State", None))[0]
+
+    monkeypatch.setattr(slurm_states.time, "monotonic", lambda: now[0])
+    assert told() == {"1": "CANCELLED", "2_1": "RUNNING", "3": "PREEMPTED"}
+    now[0] += slurm_states.PATIENCE + 1
+    assert told()["3"] == "FAILED"
+    states["3"] = "RUNNING"
+    assert told()["3"] == "RUNNING"
+    states["3"] = "PREEMPTED"
+    assert told()["3"] == "PREEMPTED", "a second preemption is waited for anew"
+    states.clear()
+    assert told() is None
+    assert set(asked_for) == {"sacct --format=JobId,State"}
+
+
+UPSTREAM = paths.runs_dir() / "mmpkd/embedded/02-train-teacher/smoke"
+
+
+def slurm(*command):
+    """What a command of Slurm says; nothing where none answers."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def wait_for(what, process, seconds=600):
+    """Ask until something is there, while Snakemake runs."""
+    deadline = time.time() + seconds
+    while not (found := what()):
+        assert process.poll() is None and time.time() < deadline, "what was waited for did not come"
+        time.sleep(0.2)
+    return found
+
+
+PARAMETERS = {
+    "03-distil-student": "base: {weights: [0.5], seeds: [0, 1], epochs: 30}\neach: {run: NAMES}\n",
+    "04-evaluate-attention": "base: {student_run: 'mmpkd/embedded/03-distil-student/{run}'}\neach: {run: NAMES}\n",
+    "05-compare": """\
+base: {run: RUN, students: NAMES, grid_run: "", student_runs: ["mmpkd/embedded/03-distil-student/{students}"],
+  attention_runs: ["mmpkd/embedded/04-evaluate-attention/{students}"]}
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not slurm("sinfo", "-h"), reason="no Slurm answers here: `sinfo` says nothing")
+@pytest.mark.skipif(not UPSTREAM.exists(), reason="no smoke runs in PKD_RUNS: `make test` makes them first")
+def test_a_requeued_and_killed_job_ends_like_an_undisturbed_one(tmp_path):
+    """Students and their maps as jobs, their comparison on the login node; a job of one is requeued, then killed."""
+    names = [f"{kind}-{os.getpid()}" for kind in ("disturbed", "whole")]
+    folder = tmp_path / "params/mmpkd"
+    folder.mkdir(parents=True)
+    for step, text in PARAMETERS.items():
+        (folder / f"{step}.yml").write_text(text.replace("NAMES", f"[{', '.join(names)}]").replace("RUN", names[1]))
+    gres = "gpu:1" if "gpu" in slurm("sinfo", "-h", "-o", "%G") else ""
+    (tmp_path / "local.yml").write_text(
+        f"cluster: {{gres: '{gres}', cpus: {{'*': 1}}, memory_gib: {{'*': 1.5}}, walltime_hours: {{'*': 0.25}}}}"
+    )
+    command = [*SNAKEMAKE, "--config", f"profile={tmp_path}/params", "--directory", str(tmp_path)]
+    environment = {**os.environ, "PKD_LOCAL": str(tmp_path / "local.yml"), "PKD_RUNS": str(paths.runs_dir())}
+    with open(tmp_path / "log", "w") as log:
+        snakemake = subprocess.Popen(command, cwd=paths.PROJECT_ROOT, env=environment, stdout=log, stderr=log)
+    students = paths.runs_dir() / "mmpkd/embedded/03-distil-student"
+
+    def written():
+        """When the disturbed run wrote its last checkpoint."""
+        there = students.glob(f"{names[0]}-*.partial/students/*/checkpoint.safetensors")
+        return max((file.stat().st_mtime for file in there), default=0)
+
+    def job():
+        listed = [line.split() for line in slurm("squeue", "--me", "-h", "-o", "%A %k").splitlines()]
+        return next((number for number, comment in listed if names[0] in comment), "")
+
+    try:
+        first = wait_for(written, snakemake)
+        slurm("scontrol", "requeue", job())
+        slurm("scontrol", "update", f"JobId={job()}", "StartTime=now")
+        wait_for(lambda: written() > first + 1, snakemake)
+        slurm("scancel", "--signal=KILL", "--full", job())
+        assert snakemake.wait(timeout=900) == 0, (tmp_path / "log").read_text()[-3000:]
+    finally:
+        snakemake.terminate()
+    disturbed, whole = (run.find_run(f"mmpkd/embedded/03-distil-student/{name}") for name in names)
+    assert files.read_json(disturbed / "run.json")["resumed"] and not files.read_json(whole / "run.json")["resumed"]
+    for name in ("predictions.parquet", *(f"students/w0.5-t1-fold0-seed{seed}/model.safetensors" for seed in (0, 1))):
+        assert files.file_sha256(disturbed / name) == files.file_sha256(whole / name), name
+    assert run.find_run(f"mmpkd/embedded/05-compare/{names[1]}")
+    said = (tmp_path / "log").read_text()
+    assert said.count("has been submitted") == 5, "two students, one of them twice, and two maps"

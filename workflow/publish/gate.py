@@ -173,8 +173,8 @@ def collect(pages: dict[str, Path], generated: Path = GENERATED) -> list[str]:
 
 
 def profile_pages(profile: str) -> dict[str, Path]:
-    """Page name -> run folder of every run that `params/<profile>/` describes."""
-    return {job.name: job.folder for job in notebooks.plan(profile)}
+    """Page name -> run folder of every run that `params/<profile>/` describes and whose data and weights are here."""
+    return {job.name: job.folder for job in notebooks.plan(profile, left_out={})}
 
 
 def main(arguments: list[str] | None = None) -> int:

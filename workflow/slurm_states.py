@@ -1,0 +1,42 @@
+"""What the pinned Slurm executor makes of the states of jobs, mended where Snakemake would wait for ever or be misled.
+
+- Accounting says `CANCELLED by 1000`; the executor knows `CANCELLED` alone and takes such a job for a running one.
+- A job that was preempted and is not started again (PreemptMode=CANCEL) stays PREEMPTED, and the executor waits for it.
+  Here it has failed after `PATIENCE` seconds, so that Snakemake submits it again.
+- It asks for raw numbers, in which an array's tasks are not found, and takes the state of the last task for all.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import snakemake_executor_plugin_slurm as executor
+
+PATIENCE = 600.0  # seconds; Slurm starts a requeued job some two minutes later, if there is room
+
+Answer = tuple[dict[str, str] | None, float | None]  # job -> state, and seconds; None where accounting does not answer
+Ask = Callable[[str, Any], Awaitable[Answer]]
+
+
+def mended(ask: Ask) -> Ask:
+    """The executor's question to accounting, with answers that it understands."""
+    preempted: dict[str, float] = {}  # job -> when it was first seen so
+
+    def plain(job: str, state: str) -> str:
+        word = state.partition(" ")[0]
+        if word != "PREEMPTED":
+            preempted.pop(job, None)
+            return word
+        waited = time.monotonic() - preempted.setdefault(job, time.monotonic())
+        return "FAILED" if waited > PATIENCE else word
+
+    async def query_job_status(command: str, logger: Any) -> Answer:
+        states, seconds = await ask(command.replace("JobIdRaw", "JobId"), logger)
+        return states and {job: plain(job, state) for job, state in states.items()}, seconds
+
+    return query_job_status
+
+
+def mend() -> None:
+    """Let the executor of this process ask so."""
+    executor.query_job_status = mended(executor.query_job_status)
