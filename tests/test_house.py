@@ -95,6 +95,14 @@ def test_no_file_of_the_library_is_longer_than_a_reader_can_hold():
     assert not long, "past 400 lines a file becomes a folder with a public face"
 
 
+def test_no_p_value_is_printed_by_digits_of_its_own():
+    """`comparisons.p_text` and `p_columns` know what is too small for them; "p = 0.000" is no number."""
+    texts = [one for one in sources("pkd_utils", "workflow") if one[0] != "pkd_utils/statistics/comparisons.py"]
+    texts += [(file.name, file.read_text()) for file in (PROJECT_ROOT / "notebooks").rglob("*.ipynb")]
+    by_hand = re.compile(r"""\bp (= )?\{[^}]*:\.\d|\{[^{}]*\b(\w+_)?p(_\w+)?(['"]\])?:\.\d""")
+    assert not [(file, found[0]) for file, text in texts for found in by_hand.finditer(text)]
+
+
 @pytest.mark.parametrize("module", PROMISED)
 def test_promised_names_are_there(module):
     assert not [name for name in PROMISED[module] if not hasattr(importlib.import_module(module), name)]

@@ -7,11 +7,13 @@ augmentation, so conclusions rest on the differences of seeds: `paired_seeds` he
 there is a value an image. Beside them stand Cliff's delta and the comparison per image of the students at hand.
 """
 
+import re
 from dataclasses import dataclass
 from math import comb
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 from pydantic import Field
 from scipy import optimize, stats
 
@@ -29,6 +31,7 @@ from pkd_utils.statistics.intervals import (
     within,
 )
 
+SMALLEST_P = 0.001  # that is printed as a number
 EQUIVALENT, DIFFERS = "equivalent", "differs by more"
 TOWARDS, AWAY, UNSURE, ONE_STUDENT = "towards the region", "away from it", "cannot tell", "one student a method"
 
@@ -227,6 +230,22 @@ def holm(p_values) -> np.ndarray:
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
     return np.minimum(stepped, 1)[np.argsort(order)]
+
+
+def p_text(p: float) -> str:
+    """How a p-value is printed: "p = 0.012", but "p < 0.001" below that, which no rounding makes a zero."""
+    return f"p {_digits(p)}" if p < SMALLEST_P else f"p = {_digits(p)}"
+
+
+def p_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its p-values, the columns in whose name "p" is a word, as texts to show; a dash for NaN."""
+    numbers = table.select_dtypes("number")
+    names = [name for name in numbers if "p" in re.split("[^a-z]+", str(name).lower())]
+    return table.assign(**{name: table[name].map(_digits) for name in names})
+
+
+def _digits(p: float) -> str:
+    return "–" if pd.isna(p) else f"< {SMALLEST_P}" if p < SMALLEST_P else f"{p:.3f}"
 
 
 @checked

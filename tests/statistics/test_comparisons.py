@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -20,6 +21,8 @@ from pkd_utils.statistics.comparisons import (
     mann_whitney,
     mean_sd,
     newcombe_interval,
+    p_columns,
+    p_text,
     paired_comparison,
     paired_seeds,
     welch_test,
@@ -102,6 +105,15 @@ def test_holm():
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm([0.9, 0.8]), [1, 1])
     np.testing.assert_allclose(holm([0.02]), [0.02])
+
+
+def test_no_p_is_printed_as_zero():
+    assert [p_text(p) for p in (0.0123, 0.001, 0.00099, 0.0, 1.0)] == [
+        "p = 0.012", "p = 0.001", "p < 0.001", "p < 0.001", "p = 1.000",
+    ]  # fmt: skip
+    names = ["p", "holm_p", "p (Holm)", "Wilcoxon p", "pixels", "over_permuted", "told p"]
+    table = pd.DataFrame([[0.5, 1e-9, np.nan, 0.0004, 0.0004, 0.0004, "so"]], columns=names)
+    assert p_columns(table).iloc[0].tolist() == ["0.500", "< 0.001", "–", "< 0.001", 0.0004, 0.0004, "so"]
 
 
 def test_paired_comparison(rng):

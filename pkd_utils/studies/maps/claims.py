@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pkd_utils.runs.paths import resolve
-from pkd_utils.statistics.comparisons import DIFFERS, EQUIVALENT, UNSURE, equivalence, holm, welch_test
+from pkd_utils.statistics.comparisons import DIFFERS, EQUIVALENT, UNSURE, equivalence, holm, p_text, welch_test
 from pkd_utils.statistics.intervals import Interval, jackknife_values, sd_interval, training_interval
 from pkd_utils.statistics.metrics import macro_auroc
 from pkd_utils.statistics.power import RUNS, detectable_differences
@@ -125,7 +125,7 @@ def stability(found: Interval, margin: float, alpha: float = 0.05) -> str:
     """In words: is a difference of AUROCs smaller than the margin, and if that cannot be told, which margin could?"""
     test = equivalence(found, margin, alpha)
     could = f"; {test.smallest_margin:.3f} could have been shown" if test.verdict == UNSURE else ""
-    return f"stable within {margin:g}: {ANSWERS[test.verdict]} (p = {test.p:.3f}{could})"
+    return f"stable within {margin:g}: {ANSWERS[test.verdict]} ({p_text(test.p)}{could})"
 
 
 def reported_stability(dataset: str, margin: float, alpha: float = 0.05) -> str:
@@ -177,7 +177,7 @@ def grid_sentence(values: dict[str, np.ndarray], margin: float, alpha: float = 0
     return (
         f"{same['settings']} settings, farthest apart {same['first']} and {same['second']} by "
         f"{same['difference']:.3f}; no difference of {margin:g} or more: {ANSWERS[same['verdict']]} "
-        f"(p = {same['p']:.3f}; {same['smallest_margin']:.3f} could have been shown)"
+        f"({p_text(same['p'])}; {same['smallest_margin']:.3f} could have been shown)"
     )
 
 
@@ -272,7 +272,7 @@ def dependence_sentences(table: pd.DataFrame) -> list[str]:
         return ["That the effect depends on the data set (contribution 3) needs independent cohorts: not tested."]
     return [
         f"The effect on {row.metric} depends on the data set (contribution 3): {row.verdict}; effects of {row.cohorts} "
-        f"cohorts within {row.range:.3f}, p = {row.p:.3f}, {row.holm_p:.3f} by Holm; two that lie {row.detectable:.3f} "
-        "apart were likely to be told apart."
+        f"cohorts within {row.range:.3f}, {p_text(row.p)}, by Holm {p_text(row.holm_p)}; two that lie "
+        f"{row.detectable:.3f} apart were likely to be told apart."
         for row in table.itertuples()
     ]

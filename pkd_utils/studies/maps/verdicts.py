@@ -12,7 +12,7 @@ from scipy import stats
 
 from pkd_utils.localization.suite import LOWER_IS_BETTER
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.comparisons import AWAY, TOWARDS, judge, mann_whitney, paired_seeds
+from pkd_utils.statistics.comparisons import AWAY, TOWARDS, judge, mann_whitney, p_text, paired_seeds
 from pkd_utils.statistics.intervals import training_interval, within
 from pkd_utils.studies.maps.arms import CONTROLS, METHOD_NAMES
 from pkd_utils.studies.maps.comparison import (
@@ -292,7 +292,7 @@ def _finding(row: dict[str, Any]) -> str:
         said += (
             f"; new trainings {row['low']:+.3f} to {row['high']:+.3f}, with the other metrics "
             f"{row['low_family']:+.3f} to {row['high_family']:+.3f}; the paper's test: Cliff's delta "
-            f"{row['cliffs_delta']:+.2f}, Mann-Whitney p = {row['mwu_p']:.3f}, {row['holm_p']:.3f} by Holm"
+            f"{row['cliffs_delta']:+.2f}, Mann-Whitney {p_text(row['mwu_p'])}, by Holm {p_text(row['holm_p'])}"
         )
     if np.isfinite(row.get("detectable", np.nan)):
         said += f"; {row['seeds']} seeds are likely to find {row['detectable']:.3f}"

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from pkd_utils.runs.errors import DataError
-from pkd_utils.statistics.comparisons import holm, paired_seeds
+from pkd_utils.statistics.comparisons import holm, p_text, paired_seeds
 from pkd_utils.statistics.intervals import within
 from pkd_utils.statistics.power import detectable_differences
 from pkd_utils.studies.reports.contrasts import KINDS, METHOD_NAMES, Difference, Heads, Joined, NotRun, Scores, need
@@ -191,7 +191,7 @@ def sentences(judged: pd.DataFrame, differences: pd.DataFrame, level: float = 0.
     for row in judged[tested].itertuples():
         text = f'{row.claim}: {row.verdict}. The paper: "{row.said}" ({row.where}).'
         interval = f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
-        text += f" {row.basis}: {interval}, p {row.p_holm:.3f} after Holm."
+        text += f" {row.basis}: {interval}, {p_text(row.p_holm)} after Holm."
         if row.verdict == VERDICTS[2]:
             ends = f"{row.bound - row.told:+.3f} or less and {row.bound + row.told:+.3f} or more"
             ends = ends if np.isfinite(row.told) else "no difference that there can be"

@@ -13,6 +13,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pkd_utils.statistics.comparisons import p_text
 from pkd_utils.studies.transfer import arms, statistic
 from pkd_utils.studies.transfer.protocol import Setting
 
@@ -156,7 +157,7 @@ def sentence(judged: pd.DataFrame) -> str:
         return f"The map is too small to say whether it predicts: that takes {LEAST} outcomes and {LEAST} sizes."
     told = "; ".join(
         f"held out by {row.by} ({row.groups}; {row.cells} cells) R² {row.r2:.2f}, without the bits "
-        f"{row.r2_without:.2f}, p = {row.p:.3f}, rank correlation {row.rank:.2f}"
+        f"{row.r2_without:.2f}, {p_text(row.p)}, rank correlation {row.rank:.2f}"
         for row in judged.itertuples()
     )
     failed = [row.by for row in judged.itertuples() if not row.predicts]

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from pkd_utils.runs.files import atomic_path
+from pkd_utils.statistics.comparisons import p_columns
 
 
 def cell(value: Any) -> str:
@@ -54,11 +55,11 @@ def merge_spread(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown_table(table: pd.DataFrame) -> str:
-    """A data frame as a Markdown table; names lose their underscores, means and spreads are joined."""
+    """A data frame as a Markdown table; names lose their underscores, means and spreads are joined, p is told."""
     table = merge_spread(table)
     align = ["right" if pd.api.types.is_numeric_dtype(table[name]) else "left" for name in table.columns]
     headers = [cell(heading(name)) for name in table.columns]
-    return table.map(cell).to_markdown(index=False, headers=headers, colalign=align, disable_numparse=True)
+    return p_columns(table).map(cell).to_markdown(index=False, headers=headers, colalign=align, disable_numparse=True)
 
 
 def drawing(figure: Figure, file: Path, alt: str, folder: str = "") -> str:
