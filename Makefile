@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # Where this is set, every kernel compiles torch's and timm's sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env assets runs pages book test-pages links test test-faults lint hooks notebooks lab bench mutants budget open-data clean
+.PHONY: help env assets runs pages book test-pages links pdf paper-figures test test-faults lint hooks notebooks lab bench mutants budget open-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,7 +36,13 @@ book: runs ## run the demo profile and build the book
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 test-pages: env ## look at every page of the built book in Chromium, wide and on a phone; AXE=1: with axe-core, from npm
-	@$(PY) workflow/browse.py $(if $(AXE),--axe)
+	@$(PY) -m workflow.browse $(if $(AXE),--axe)
+
+paper-figures: env ## every table of the book as CSV and LaTeX, every figure as PDF and PNG, into _build/paper-figures
+	@$(PY) -m workflow.paper_figures --profile $(PROFILE)
+
+pdf: env ## print the built book as _build/book.pdf, with Chromium
+	@$(PY) -m workflow.print_book
 
 links: env ## follow the links of the built book to other sites (needs the network)
 	@.venv/bin/jupyter-book build . --toc book/_toc.yml --builder linkcheck -q

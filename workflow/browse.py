@@ -101,7 +101,7 @@ class Browser:
         self.waiting[number] = answered = asyncio.get_running_loop().create_future()
         session = {"sessionId": self.session} if self.session else {}
         await self.socket.write_message(json.dumps({"id": number, "method": method, "params": parameters} | session))
-        answer = await asyncio.wait_for(answered, 60)
+        answer = await asyncio.wait_for(answered, 300)
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']['message']}")
         return answer["result"]
@@ -113,15 +113,19 @@ class Browser:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
+    async def go(self, page: Path) -> None:
+        """Open a page and wait until it has loaded."""
+        self.loaded.clear()
+        await self.ask("Page.navigate", url=page.as_uri())
+        await asyncio.wait_for(self.loaded.wait(), 300)
+
     async def look(self, page: Path, width: int, axe: str) -> list[tuple[str, str]]:
         """What is wrong with a page at a width: pairs of a kind and where."""
         self.events.clear()
-        self.loaded.clear()
         await self.ask(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
-        await self.ask("Page.navigate", url=page.as_uri())
-        await asyncio.wait_for(self.loaded.wait(), 60)
+        await self.go(page)
         found = [tuple(one) for one in await self.say(COUNT % str(width == WIDE).lower())]
         for event in self.events:
             given = event["params"]

@@ -7,6 +7,9 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const theme of document.querySelectorAll(".theme-switch-button")) {
     theme.ariaLabel = "Color mode: Light, Dark, System Settings";
   }
+  // Its visible words say what it does; the label says others.
+  for (const fold of document.querySelectorAll("details.hide > summary")) fold.removeAttribute("aria-label");
+  for (const list of document.querySelectorAll(".citation-list")) list.removeAttribute("role");
   const scrolling = "table.dataframe, .pst-scrollable-table-container, div.math, .bd-article pre";
   for (const block of document.querySelectorAll(scrolling)) block.tabIndex = 0;
 });

@@ -1,4 +1,4 @@
-"""ViT-Tiny, pretrained on ImageNet: this file is pkd_utils/encoders/zoo/vit_tiny.py."""
+"""ViT-Tiny of ImageNet: this file is pkd_utils/encoders/zoo/vit_tiny.py."""
 
 from pkd_utils.encoders.facts import HALF, ImageFacts, Preprocessing, Pretraining
 from pkd_utils.encoders.zoo import vits
@@ -20,7 +20,7 @@ VIT_TINY = ImageFacts(
     parameters=5_524_416,
     prefixes=("",),  # names in the file have no prefix ...
     dropped=("head.",),  # ... and these belong to a classifier
-    pretraining=Pretraining("ImageNet labels", False, False, False, False, False, False, True),
+    pretraining=Pretraining("ImageNet labels", *[False] * 6, True),  # on no chest film
 )
 
 # And one line in pkd_utils/encoders/zoo/__init__.py, among the image encoders:

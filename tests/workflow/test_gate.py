@@ -220,6 +220,33 @@ def test_planted_files_of_a_site_are_found(tmp_path, name, content):
     assert site.site_findings(html, generated)
 
 
+@pytest.mark.parametrize("images", [True, False])
+def test_a_notebook_is_offered_by_its_open_page_alone(tmp_path, images):
+    link = "<a class='download' href='../../../_downloads/a/x.ipynb'>x</a> simulated"
+    html, generated = make_site(tmp_path, body=link)
+    notebook = generated / "mmpkd/01-prepare-data.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(), notebook)
+    (html / "_downloads/a").mkdir(parents=True)
+    (html / "_downloads/a/x.ipynb").write_bytes(notebook.read_bytes())
+    manifest = files.read_json(generated / "manifest.json")
+    files.write_json(generated / "manifest.json", [entry | {"images": images} for entry in manifest])
+    found = site.site_findings(html, generated)
+    assert (found == []) == images and any("offers a download" in line for line in found) == (not images)
+
+
+def test_the_note_offers_what_may_be_taken_and_opened(tmp_path, monkeypatch):
+    record = {"reference": "mmpkd/b/05-compare/d", "seconds": 1, "device": "cpu"}
+    monkeypatch.setattr(paths, "PROJECT_ROOT", tmp_path)
+    (tmp_path / "CITATION.cff").write_text("repository-code: https://github.com/o/r\n")
+    closed = gate.run_note(record | {"cohort": {"shareable_text": True}}, "mmpkd/05-compare.mass")
+    assert "download" not in closed.lower() and "Colab" not in closed
+    permitted = {"simulated": True, "shareable_text": True, "shareable_images": True}
+    note = gate.run_note(record | {"cohort": permitted}, "mmpkd/05-compare.mass")
+    assert "<05-compare.mass.ipynb>" in note and "github/o/r/blob/main/notebooks/mmpkd/05-compare.ipynb" in note
+    (tmp_path / "CITATION.cff").write_text("title: x\n")
+    assert "Colab" not in gate.run_note(record | {"cohort": permitted}, "mmpkd/05-compare.mass")
+
+
 def test_site_without_manifest_and_simulated_page_that_does_not_say_so_are_refused(tmp_path):
     html, generated = make_site(tmp_path)
     page = html / "book/_generated/mmpkd/01-prepare-data.html"

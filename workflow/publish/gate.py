@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import yaml
 
 from pkd_utils.runs import files, notebooks, paths, showing
 from workflow.publish import executed, leaks
@@ -111,8 +112,18 @@ def run_findings(folder: Path) -> list[str]:
         return [*found, f"a run that it read is not here, so that nobody can say what it may not show: {error}"]
 
 
-def run_note(record: dict[str, Any]) -> str:
-    """The line under a page's title that says which run it shows."""
+def launches(notebook: str) -> list[str]:
+    """Links that open a notebook elsewhere, where CITATION.cff has the repository's address on GitHub."""
+    cited = yaml.safe_load((paths.PROJECT_ROOT / "CITATION.cff").read_text())
+    _, found, place = str(cited.get("repository-code", "")).rstrip("/").partition("https://github.com/")
+    path = f"notebooks/{notebook}.ipynb"
+    colab = f"[Colab](https://colab.research.google.com/github/{place}/blob/main/{path})"
+    binder = f"[Binder](https://mybinder.org/v2/gh/{place}/main?labpath={path})"
+    return [colab, binder] if found else []
+
+
+def run_note(record: dict[str, Any], page: str) -> str:
+    """The line under a page's title that says which run it shows, and where to get its notebook if anyone may."""
     said = f"Run `{record['reference']}`: {record['seconds']:.0f} s on {record['device']}"
     if record.get("commit"):
         said += f", commit `{record['commit'][:10]}`" + (" with changes" if record.get("uncommitted_changes") else "")
@@ -121,6 +132,12 @@ def run_note(record: dict[str, Any]) -> str:
         said += ". Simulated data" + (f": {data}" if data else "")
     elif data:
         said += f". Data: {data}"
+    if not Permission.of(record).restricted:
+        file = page.split("/")[-1]
+        said += f". {{download}}`Download the notebook <{file}.ipynb>`"
+        study, _, step, _ = record["reference"].split("/")
+        if opened := launches(f"{study}/{step}"):
+            said += f", or open it in {' or '.join(opened)}"
     return f"```{{div}} run-note\n{said}.\n```"
 
 
@@ -132,7 +149,7 @@ def copy_page(folder: Path, page: str, generated: Path) -> dict[str, Any]:
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
     first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"), -1)
-    notebook.cells.insert(first + 1, nbformat.v4.new_markdown_cell(run_note(record), id="run-note"))
+    notebook.cells.insert(first + 1, nbformat.v4.new_markdown_cell(run_note(record, page), id="run-note"))
     text = nbformat.writes(notebook)
     target = generated / f"{page}.ipynb"
     # An unchanged file keeps its date, so that Sphinx does not render the page again.

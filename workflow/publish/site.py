@@ -25,7 +25,7 @@ LOADING = {"script": "src", "iframe": "src", "audio": "src", "video": "src", "so
 LOADING |= {"link": "href", "object": "data"}
 PIXELS = {"canvas", "video", "object", "embed", "iframe", "image", "rect", "foreignobject", "picture"}
 COLOUR = re.compile(r"#[0-9a-f]{3,8}\b|\b\d+px", re.I)
-VERSION = re.compile(r"\?v=[0-9a-f]{8}\b|\.[0-9a-f]{64}\.css|(?<=: )[0-9a-f]{32}\b")
+VERSION = re.compile(r"\?v=[0-9a-f]{8}\b|(?<=_downloads/)[0-9a-f]{32}/|\.[0-9a-f]{64}\.css|(?<=: )[0-9a-f]{32}\b")
 CITED = re.compile(r"\[[A-Za-z+]+\d\d[a-z]?\]")
 
 
@@ -44,8 +44,8 @@ def decoded(content: bytes, name: str) -> str | None:
         return None
 
 
-def page_findings(name: str, page: leaks.Units) -> list[str]:
-    """What every page must hold to: alt texts, nothing from other sites, no download, no pixels but image files."""
+def page_findings(name: str, page: leaks.Units, downloads: bool) -> list[str]:
+    """What a page must hold to: alt texts, nothing from other sites, no pixels but image files, downloads if it may."""
     found = []
     for tag, given in page.tags:
         address = given.get(LOADING.get(tag, ""), "")
@@ -62,7 +62,7 @@ def page_findings(name: str, page: leaks.Units) -> list[str]:
             found.append(f"{name}: shows an image that is no file of its own (<{tag}>)")
         if tag != "body" and re.search(r"background|url\(|rgb|#[0-9a-f]{3}", given.get("style", ""), re.I):
             found.append(f"{name}: colours a <{tag}>, which could be a pixel")
-        if tag == "a" and ("download" in given or "_downloads/" in given.get("href", "")):
+        if tag == "a" and not downloads and ("download" in given or "_downloads/" in given.get("href", "")):
             found.append(f"{name}: offers a download")
     scripts = [text for where, text in page.found if where in ("script", "style")]
     if any("https://unpkg.com" in script or "https://cdn" in script for script in scripts):
@@ -85,6 +85,9 @@ class Site:
         self.drawings |= {one for entry in manifest for one in entry["images_sha256"]}
         # The pages' own drawings of stored results, which are aggregates; a notebook's lie in folders below.
         self.drawings |= {digest(item.read_bytes()) for name in OF_RESULTS for item in generated.glob(name)}
+        # Executed notebooks that may be taken home: their pages show all that they hold.
+        opened = [generated / f"{e['page']}.ipynb" for name, e in self.entries.items() if name not in self.closed]
+        self.notebooks = {digest(file.read_bytes()) for file in opened if file.exists()}
         self.seen: dict[tuple[bool, str, str], list[str]] = {}
         try:
             folders = [run.find_run(entry["run"]["reference"]) for entry in self.closed.values()]
@@ -104,8 +107,10 @@ class Site:
             if known not in self.drawings:
                 self.found.append(f"{name}: comes from no run that may show images, and is no committed file")
         elif (
-            name.startswith("_static/") and (known in self.drawings or is_of_the_theme(name, content))
-        ) or name == "searchindex.js":
+            (name.startswith("_static/") and (known in self.drawings or is_of_the_theme(name, content)))
+            or (name.startswith("_downloads/") and known in self.notebooks)
+            or name == "searchindex.js"
+        ):
             return
         elif not WRITTEN.fullmatch(name):
             self.found.append(f"{name}: a file of this kind does not belong into the book")
@@ -135,7 +140,7 @@ class Site:
             self.found.append("searchindex.js: holds words of a report that a run has read, or a picture in letters")
 
     def _page(self, name: str, page: leaks.Units) -> None:
-        self.found += page_findings(name, page)
+        self.found += page_findings(name, page, name in self.entries and name not in self.closed)
         entry = self.entries.get(name)
         simulated = bool(entry and entry["simulated"])
         if simulated and not any("simulated" in text.lower() for _, text in page.found):

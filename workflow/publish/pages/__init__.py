@@ -14,7 +14,19 @@ import yaml
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
 from workflow.publish import gate
-from workflow.publish.pages import bench, encoders, forests, front, home, lesions, reports, results, texts, transfer
+from workflow.publish.pages import (
+    bench,
+    cite,
+    encoders,
+    forests,
+    front,
+    home,
+    lesions,
+    reports,
+    results,
+    texts,
+    transfer,
+)
 from workflow.publish.pages.markdown import write_text
 
 
@@ -95,6 +107,9 @@ def write_all(profile: str, book: Path) -> list[str]:
     write_text(generated / "benchmarks.md", bench.page(measured, generated))
     for name, text in (encoders.fragments(book / "results") | reports.fragments()).items():
         write_text(generated / f"{name}.md", text)
+    configured = yaml.safe_load((paths.PROJECT_ROOT / "_config.yml").read_text())
+    cited = yaml.safe_load((paths.PROJECT_ROOT / "CITATION.cff").read_text())
+    write_text(generated / "cite.md", cite.page(cited, int(configured["copyright"])))
     readme = paths.PROJECT_ROOT / "notebooks" / "README.md"
     write_text(generated / "notebooks.md", notebooks_page(readme.read_text(), [entry["page"] for entry in manifest]))
     absent = []

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from pkd_utils.runs.files import atomic_path
 from pkd_utils.statistics.comparisons import p_columns
 
+FORMATS = ["png"]  # of drawings; `paper_figures` wants PDF too
+
 
 def cell(value: Any) -> str:
     """One value as the text of a Markdown table cell."""
@@ -64,8 +66,9 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 def drawing(figure: Figure, file: Path, alt: str, folder: str = "") -> str:
     """Save a figure and return it as Markdown; `folder` is that of the file as the page sees it."""
-    with atomic_path(file) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    for kind in FORMATS:
+        with atomic_path(file.with_suffix(f".{kind}")) as temporary:
+            figure.savefig(temporary, format=kind, metadata={"Software" if kind == "png" else "CreationDate": None})
     plt.close(figure)
     return image(file.name, alt, folder)
 

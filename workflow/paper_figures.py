@@ -1,0 +1,116 @@
+"""Every table and figure of the book that may be shown, for a paper: `make paper-figures`.
+
+Into `_build/paper-figures/`, tables as CSV and LaTeX, figures as PDF and PNG. Figures of stored results are drawn anew,
+as vectors; those of notebooks are the pictures that passed the gate, so that their PDF holds pixels. Tables of a run
+are taken where the cohort lets everything be shown, as far as they have a reader's size and no row an image or
+patient; of other runs there is what `book/results/` stores.
+"""
+
+import argparse
+import sys
+from base64 import b64decode
+from io import BytesIO
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from PIL import Image
+
+from pkd_utils.runs import paths, run, showing
+from pkd_utils.runs.files import read_json
+from workflow.publish import gate, pages
+from workflow.publish.pages import markdown
+
+TARGET = paths.PROJECT_ROOT / "_build" / "paper-figures"
+
+
+MOST_ROWS = 60
+
+
+def readable(file: Path) -> pd.DataFrame | None:
+    """A run's table, or None if it is empty, long, or has a row an image or patient."""
+    table = pd.read_csv(file) if file.read_text().strip() else pd.DataFrame()
+    return None if table.empty or len(table) > MOST_ROWS or showing.IDENTIFIERS & set(table) else table
+
+
+def write_table(table: pd.DataFrame, file: Path) -> None:
+    """A table as CSV and as LaTeX."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(file.with_suffix(".csv"), index=False)
+    columns = {name: markdown.heading(name).replace("_", " ") for name in table}
+    plain = table.rename(columns=columns).map(lambda value: markdown.cell(value).replace("\\|", "|"))
+    file.with_suffix(".tex").write_text(latex(plain))
+
+
+def latex(table: pd.DataFrame) -> str:
+    """A table of texts in LaTeX's booktabs."""
+    special = {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+    rows = [[str(value).translate(str.maketrans(special)) for value in row] for row in [table.columns, *table.values]]
+    head, *body = [" & ".join(row) + r" \\" for row in rows]
+    lines = [f"\\begin{{tabular}}{{{'l' * table.shape[1]}}}", r"\toprule", head, r"\midrule", *body]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def of_notebook(notebook: Path, name: str) -> int:
+    """The pictures of a page's notebook; returns their number."""
+    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    pictures = [o.data["image/png"] for cell in cells for o in cell.outputs if "image/png" in o.get("data", {})]
+    for number, picture in enumerate(pictures, start=1):
+        file = TARGET / name / f"figure-{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b64decode(picture))
+        Image.open(BytesIO(b64decode(picture))).convert("RGB").save(file.with_suffix(".pdf"), resolution=90)
+    return len(pictures)
+
+
+def of_results(stored: Path) -> int:
+    """The tables of one file of book/results; returns their number."""
+    value = pd.read_csv(stored).to_dict("records") if stored.suffix == ".csv" else read_json(stored)
+    tables = value.items() if isinstance(value, dict) else [("table", value)]
+    found = 0
+    for name, rows in tables:
+        if isinstance(rows, list) and rows and isinstance(rows[0], dict) and name != "figures":
+            write_table(pd.DataFrame(rows), TARGET / "results" / f"{stored.stem}-{name.replace(' ', '-')}")
+            found += 1
+    return found
+
+
+def collect(profile: str, book: Path) -> tuple[int, int]:
+    """Write everything; returns the numbers of tables and of figures."""
+    generated = book / "_generated"
+    manifest = generated / gate.MANIFEST
+    if not manifest.exists():
+        raise FileNotFoundError("No run has passed the gate yet: build the book first (make pages).")
+    markdown.FORMATS.append("pdf")
+    pages.write_all(profile, book)
+    drawings = [file for file in generated.glob("*.png") if file.with_suffix(".pdf").exists()]
+    for file in drawings:
+        for one in (file, file.with_suffix(".pdf")):
+            (TARGET / "results").mkdir(parents=True, exist_ok=True)
+            (TARGET / "results" / one.name).write_bytes(one.read_bytes())
+    figures, tables = len(drawings), sum(map(of_results, sorted((book / "results").glob("*.[cj]s*"))))
+    for entry in read_json(manifest):
+        figures += of_notebook(generated / f"{entry['page']}.ipynb", entry["page"])
+        if entry["text"] and entry["images"]:
+            for file in sorted(run.find_run(entry["run"]["reference"]).glob("*.csv")):
+                if (table := readable(file)) is not None:
+                    write_table(table, TARGET / entry["page"] / file.stem)
+                    tables += 1
+    return tables, figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", default="demo", help="profile whose runs the book shows")
+    try:
+        tables, figures = collect(parser.parse_args().profile, paths.PROJECT_ROOT / "book")
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{tables} tables as CSV and LaTeX, {figures} figures as PDF and PNG: {TARGET}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
