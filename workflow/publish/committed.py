@@ -16,6 +16,7 @@ from workflow.publish.sources import Sources
 
 TEXT_FILES = {".py", ".md", ".ipynb", ".yml", ".yaml", ".toml", ".txt", ".json", ".csv", ".css", ".js", ".bib", ".cff"}
 TEXT_FILES |= {".lock", ".html", ".cfg", ".sh", ".gitignore", "LICENSE", "Makefile", "Snakefile", "run"}
+MARK = "book/_static/favicon.svg"  # the book's own mark, read as text: a few shapes
 SMALL = re.compile(r"[1-9](?:\.0+)?")
 MOST_NUMBERS = 64  # in one list of a file of results
 
@@ -36,7 +37,7 @@ def committed_findings(root: Path) -> list[str]:
 
 def _findings(name: str, path: Path, root: Path, sources: Sources) -> Iterator[str]:
     """What is wrong with one committed file."""
-    if (path.suffix or path.name) not in TEXT_FILES:
+    if (path.suffix or path.name) not in TEXT_FILES and name != MARK:
         simulated = name.startswith(("tests/", "pkd_utils/encoders/stand_ins/"))
         if not (simulated and (path.parent / "SIMULATED.txt").exists()) and not _published_picture(path):
             yield "data files are not committed (tests and stand-ins may, beside a SIMULATED.txt)"
@@ -45,6 +46,8 @@ def _findings(name: str, path: Path, root: Path, sources: Sources) -> Iterator[s
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         text = "\0"
+    if name == MARK and re.search(r"<image|data:|href", text):
+        yield "holds a picture"
     if "\0" in text:
         yield "is not plain text in UTF-8"
         return
