@@ -134,11 +134,11 @@ def wait_for(what, process, seconds=600):
 
 
 PARAMETERS = {
-    "03-distil-student": "base: {weights: [0.5], seeds: [0, 1], epochs: 30}\neach: {run: NAMES}\n",
+    "03-distil-student": "base: {weights: [0.0, 0.5], seeds: [0, 1], epochs: 15}\neach: {run: NAMES}\n",
     "04-evaluate-attention": "base: {student_run: 'mmpkd/embedded/03-distil-student/{run}'}\neach: {run: NAMES}\n",
     "05-compare": """\
-base: {run: RUN, students: NAMES, grid_run: "", student_runs: ["mmpkd/embedded/03-distil-student/{students}"],
-  attention_runs: ["mmpkd/embedded/04-evaluate-attention/{students}"]}
+{run: RUN, grid_run: "", student_runs: [mmpkd/embedded/03-distil-student/RUN],
+ attention_runs: [mmpkd/embedded/04-evaluate-attention/RUN]}
 """,
 }
 
