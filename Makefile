@@ -80,8 +80,9 @@ bench: ## measure speed, and write book/results/benchmark-*.json (long: one writ
 budget: env ## what the reports study of PROFILE would cost: heads, hours, disk
 	@$(PY) -m workflow.budget $(PROFILE)
 
-# What an hour holds: all studies, and of Open-i's seven texts two. PROFILE=open-data-full takes the others too.
-AN_HOUR = background mmpkd reports/covid_chestxray reports/lung_pet_ct_dx $(addprefix reports/06-distillation-effect.openi-,whole indication)
+# What about an hour on 2 cores holds: every collection and notebook; of Open-i's texts the whole reports, of BrEaST the biopsied lesions.
+AN_HOUR = background mmpkd/openi mmpkd/covid_chestxray mmpkd/cbis_ddsm mmpkd/breast_usg/05-compare/biopsied mmpkd/breast_usg/09 \
+  reports/covid_chestxray reports/lung_pet_ct_dx reports/openi/06-distillation-effect/openi_whole
 open-data: assets ## run the studies on open real data: make open-data DATA=<folder> [PROFILE=open-data-full]
 	@test -n "$(DATA)" || { echo "Say where the data are: make open-data DATA=<folder> (see book/reproduce.md)"; exit 2; }
 	@mkdir -p data && ln -sfn "$(abspath $(DATA))" data/open

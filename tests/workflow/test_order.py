@@ -67,14 +67,23 @@ def test_every_profile_can_be_planned(profile, tmp_path, monkeypatch):
 def test_an_hour_of_open_data_has_a_run_of_every_notebook(tmp_path, monkeypatch):
     monkeypatch.setenv("PKD_RUNS", str(tmp_path))
     text = (paths.PROJECT_ROOT / "Makefile").read_text()
-    words = re.search(r"^AN_HOUR = (.*) \$\(addprefix (\S+),(.*)\)$", text, re.MULTILINE)
-    only = f"{words[1]} {' '.join(words[2] + text for text in words[3].split())}"
-    hour, whole = (notebooks.plan("open-data", only), notebooks.plan("open-data"))
+    only = re.search(r"^AN_HOUR = (.*?[^\\])$", text, re.MULTILINE | re.DOTALL)[1].replace("\\\n", " ")
+    hour, whole = notebooks.plan("open-data", only), notebooks.plan("open-data")
     assert {job.notebook for job in hour} == {job.notebook for job in whole}
-    assert {job.name for job in whole} - {job.name for job in hour} == {
-        f"reports/{step}.openi-{text}-removed"
-        for step in ("02-encode", "03-train-teachers", "04-distil-students", "06-distillation-effect")
-        for text in ("names", "synonyms", "sentences", "sides")
+    assert {job.parameters["cohort"] for job in hour} == {job.parameters["cohort"] for job in whole}
+    left = {job.name.split(".")[1] for job in whole if "." in job.name} - {
+        job.name.split(".")[1] for job in hour if "." in job.name
+    }
+    texts = {
+        f"openi-{text}"
+        for text in ("indication", *(f"{t}-removed" for t in ("names", "synonyms", "sentences", "sides")))
+    }
+    assert left == texts | {
+        "breast-birads",
+        "breast-birads-mmpkd",
+        "breast-lesions",
+        "breast-lesions-baseline",
+        "breast-lesions-mmpkd",
     }
 
 
