@@ -52,3 +52,11 @@ def test_every_mark_stands_at_its_text_and_difference(tmp_path):
     ends = [segment[:, 0].tolist() for segment in ax.collections[0].get_segments()]
     assert ends == [pytest.approx([0.04, 0.06]), pytest.approx([-0.03, -0.01])]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["whole", "indication"]
+
+
+def test_a_note_that_some_texts_lack_names_those_that_have_it():
+    results = {
+        "whole": {"parameters": {"notes": ["all", "ten"]}},
+        "names_removed": {"parameters": {"notes": ["all", "five"]}},
+    }
+    assert texts.notes_of(results) == ["all", "whole: ten", "names removed: five"]

@@ -70,6 +70,15 @@ def relations(stored: Path) -> str:
     )
 
 
+def notes_of(results: dict[str, dict]) -> list[str]:
+    """What the results' readers must know; before a note that some texts' results lack stand the texts that have it."""
+    having: dict[str, list[str]] = {}
+    for text, result in results.items():
+        for note in result["parameters"]["notes"]:
+            having.setdefault(note, []).append(text.replace("_", " "))
+    return [note if len(texts) == len(results) else f"{', '.join(texts)}: {note}" for note, texts in having.items()]
+
+
 def section(files: list[Path], generated: Path) -> str:
     """The section as Markdown, its figure drawn into `generated`; "" without a stored result."""
     results = stored_of(files)
@@ -93,7 +102,7 @@ def section(files: list[Path], generated: Path) -> str:
     return "\n\n".join([
         "## Open-i: from a report that gives the label away to one that says nothing",
         said,
-        "\n".join(f"- {note}" for note in one["parameters"]["notes"]),
+        "\n".join(f"- {note}" for note in notes_of(results)),
         drawing(gain_figure(table), generated / "openi-reports.png", alt),
         f"**AUC, mean over seeds**\n\n{markdown_table(levels(results))}",
         f":::{{dropdown}} All differences ({len(shown)} rows)\n\n{markdown_table(shown)}\n\n:::",
