@@ -19,7 +19,6 @@ Peak memory is the largest resident set of the process (VmHWM), everything impor
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 from tqdm import tqdm
+
+from pkd_utils.runs.machine import peak_gib
 
 # Rows of MIMIC-CXR-JPG 2.1.0, MIMIC-IV 3.1 and MS-CXR 1.1.0; a smaller tree keeps the proportions.
 IMAGES, STUDIES, PATIENTS, HOSPITAL_PATIENTS, BOXED, BOXES = 377_110, 227_835, 65_379, 364_627, 1_047, 1_448
@@ -170,15 +171,6 @@ def write_tree(root: Path, images: int = IMAGES, seed: int = 0) -> Path:
                 Image.new("L", (40, 48)).save(template)
             os.link(template, f"{folder}/s{study_ids[i]}/{names[row]}.jpg")
     return root
-
-
-def peak_gib() -> float:
-    """Largest resident set of this process so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count the process that started this one, too
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def timed(work) -> dict:

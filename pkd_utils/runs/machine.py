@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,32 @@ def device_name() -> str:
     except (OSError, StopIteration):
         pass
     return f"{model}, {cores()} cores"
+
+
+def peak_gib() -> float:
+    """Largest resident set of this process so far, GiB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count the process that started this one, too
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def usage() -> dict[str, Any]:
+    """What this process has used so far: peak memory, GiB, and seconds of processor time, its own workers' too.
+
+    `gpu_peak_memory_gib` is the most that torch held of a GPU, None where it used none.
+    """
+    torch = sys.modules.get("torch")
+    held = 0
+    if torch is not None and torch.cuda.is_initialized():
+        held = max(torch.cuda.max_memory_reserved(number) for number in range(torch.cuda.device_count()))
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "cpu_seconds": round(sum(one.ru_utime + one.ru_stime for one in spent), 1),
+        "peak_memory_gib": round(peak_gib(), 3),
+        "gpu_peak_memory_gib": round(held / 2**30, 3) if held else None,
+    }
 
 
 def environment() -> dict[str, Any]:

@@ -188,6 +188,7 @@ class Run:
             "resumed": self.resumed,
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started)),
             "seconds": round(time.time() - self._started, 1),
+            **machine.usage(),
             "figures": self._figures,
             **self._notes,
         }

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -86,6 +88,28 @@ def test_run_is_partial_until_finish_and_then_found(project):
     record = json.loads((folder / "run.json").read_text())
     assert record["artefacts"]["table.csv"]["sha256"] == files.file_sha256(folder / "table.csv")
     assert record["parameters"]["epochs"] == 2 and record["versions"]["torch"]
+
+
+def test_a_run_says_what_memory_and_processor_time_it_took(project):
+    code = """
+import numpy as np
+from pkd_utils.runs import machine
+before = machine.usage()
+ballast = np.ones(50_000_000)
+for _ in range(20):
+    ballast += 1
+del ballast
+after = machine.usage()
+print(after["peak_memory_gib"] - before["peak_memory_gib"], after["cpu_seconds"] - before["cpu_seconds"])
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout
+    memory, seconds = map(float, said.split())
+    assert memory == pytest.approx(400e6 / 2**30, rel=0.2) and seconds > 0.1
+    run = open_run("toy/01-do-things", given())
+    run.save({"a.csv": pd.DataFrame({"x": [1]})})
+    record = files.read_json(run.path / "run.json")
+    assert record["peak_memory_gib"] > 0.05 and record["cpu_seconds"] > 0
+    assert record["gpu_peak_memory_gib"] is None or record["gpu_peak_memory_gib"] > 0
 
 
 def test_finish_refuses_a_missing_or_empty_artefact(project):
