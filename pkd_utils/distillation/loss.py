@@ -9,8 +9,8 @@ and the student f_s, which sees the image x alone, minimises (equation 1)
     1/n sum_i [ (1 - lambda) L(y_i, y^_i) + lambda L(s_i, y^_i) ],   y^_i = sigma(f_s(x_i))   (1)
 
 sigma is the sigmoid (multi-label: L is binary cross entropy) or the softmax (one class of many: L is cross entropy).
-As in both papers the student's logits are not divided by T and the soft term is not multiplied by T^2; Hinton's
-variant is `student_temperature=T, temperature_squared=True`. T < 1 sharpens the teacher, T > 1 softens it.
+As in both papers the student's logits are not divided by T and the soft term is not multiplied by T^2, as Hinton et
+al. have it. T < 1 sharpens the teacher, T > 1 softens it.
 """
 
 import math
@@ -57,8 +57,6 @@ def distillation_loss(
     soft_targets: torch.Tensor | None,
     weight: float,
     activation: str = "sigmoid",
-    student_temperature: float = 1.0,
-    temperature_squared: bool = False,
     soft_on_missing: bool = False,
     validate: bool = True,
 ) -> torch.Tensor:
@@ -77,10 +75,6 @@ def distillation_loss(
         lambda in [0, 1]. With 0 the soft term, and with 1 the hard term, is not computed at all, so weight 0 is
         bit for bit the plain loss.
     activation : {"sigmoid", "softmax"}
-    student_temperature : float
-        Divides the student's logits in the soft term only. 1 as in both papers.
-    temperature_squared : bool
-        Multiply the soft term by `student_temperature ** 2` (Hinton et al.). False as in both papers.
     soft_on_missing : bool
         What an unknown (NaN) target does to its soft label; not stated in the paper. False: such an entry carries no
         loss at all, so baseline and student learn from the same entries. True: the teacher's soft label still
@@ -95,7 +89,7 @@ def distillation_loss(
         Each term is the mean over its entries ("sigmoid": over the observed label entries of the batch; 0 where there
         is none; "softmax": over rows).
     """
-    _check_options(activation, weight, student_temperature=student_temperature)
+    _check_options(activation, weight=weight)
     _check_shapes(student_logits, targets, soft_targets, weight, activation)
     if validate:
         check_targets(targets, soft_targets if weight > 0 else None, activation, student_logits.shape[-1])
@@ -104,13 +98,11 @@ def distillation_loss(
     if weight == 0:
         return loss(student_logits, targets)
     if activation == "sigmoid" and not soft_on_missing:
-        if weight < 1 and student_temperature == 1 and not temperature_squared:
+        if weight < 1:
             # Binary cross entropy is linear in its target: both terms are one, with the mixed target (NaN stays NaN).
             return loss(student_logits, (1 - weight) * targets + weight * soft_targets)
         soft_targets = soft_targets.where(~torch.isnan(targets), torch.nan)
-    soft = loss(student_logits / student_temperature, soft_targets)
-    if temperature_squared:
-        soft = soft * student_temperature**2
+    soft = loss(student_logits, soft_targets)
     if weight == 1:
         return soft
     return (1 - weight) * loss(student_logits, targets) + weight * soft
@@ -145,14 +137,13 @@ def check_targets(targets, soft_targets, activation: str = "sigmoid", n_classes:
         _check_range(soft_targets, "soft targets", activation)
 
 
-def _check_options(activation: str, weight: float = 0.0, **temperature: float) -> None:
+def _check_options(activation: str, weight: float = 0.0, temperature: float = 1.0) -> None:
     if activation not in ACTIVATIONS:
         raise DataError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}.")
     if not 0.0 <= weight <= 1.0:  # also refuses NaN
         raise DataError(f"weight (lambda) must lie in [0, 1], not {weight}.")
-    for name, value in temperature.items():
-        if not (math.isfinite(value) and value > 0):
-            raise DataError(f"{name} must be a finite number above 0, not {value}.")
+    if not 0.0 < temperature < math.inf:
+        raise DataError(f"temperature must be a finite number above 0, not {temperature}.")
 
 
 def _check_shapes(logits, targets, soft_targets, weight, activation) -> None:

@@ -75,7 +75,6 @@ class StudentConfig:
     # machine
     device: Device = "cpu"
     precision: Literal["fp32", "bf16", "auto"] = "auto"  # bf16: autocast; auto: bf16 where the device has it natively
-    compile: bool = False  # torch.compile; pays off on a GPU or in long runs
 
 
 class StudentResult(NamedTuple):
@@ -157,7 +156,6 @@ class StudentTraining:
         for block in self.model.blocks:
             # torch's fused attention is made for GPUs: on a CPU plain products are up to 3 times faster in bf16.
             block.attn.fused_attn = device.type != "cpu"
-        self.forward = torch.compile(class_token_logits) if config.compile else class_token_logits
         matrices = [p for p in self.model.parameters() if p.ndim >= 2 and p.shape[0] != 1]
         others = [p for p in self.model.parameters() if not (p.ndim >= 2 and p.shape[0] != 1)]
         groups = [{"params": part, "lr": config.learning_rate, "weight_decay": decay}
@@ -190,7 +188,7 @@ class StudentTraining:
     def losses(self, batch) -> dict[str, torch.Tensor]:
         """Equation (1) of one batch."""
         images, rows = batch
-        logits = self.forward(self.model, images).float()
+        logits = class_token_logits(self.model, images).float()
         soft = None if self.soft is None else self.soft[rows]
         loss = distillation_loss(
             logits, self.targets[rows], soft, self.config.weight, self.config.activation,

@@ -156,7 +156,7 @@ def best_iou(predicted, reference) -> float:
     return float(best_ious(*as_boxes([predicted]), *as_boxes([reference]))[0])
 
 
-def false_positive_rate(predicted, reference, shape: tuple[int, int], valid=None) -> float:
+def false_positive_rate(predicted, reference, shape: tuple[int, int]) -> float:
     """Share of the area of the union of all predicted boxes of one image that no reference box covers (Table 1, "FPR").
 
     Parameters
@@ -164,15 +164,13 @@ def false_positive_rate(predicted, reference, shape: tuple[int, int], valid=None
     predicted, reference : (K, 4), (M, 4); x0, y0, x1, y1, whole or fractional
     shape : (H, W)
         Boxes are clipped to the image.
-    valid : (H, W), boolean or 0/1, optional
-        The picture's own rectangle in a padded image; boxes are clipped to it.
 
     Returns
     -------
     float in [0, 1]
         1 where boxes are predicted and there is no reference; NaN where nothing is predicted (0 / 0).
     """
-    return float(share(*union_areas(*as_boxes([predicted]), *as_boxes([reference]), frames(valid, (1, *shape))))[0])
+    return float(share(*union_areas(*as_boxes([predicted]), *as_boxes([reference]), frames(None, (1, *shape))))[0])
 
 
 class Thresholded(NamedTuple):
@@ -180,9 +178,7 @@ class Thresholded(NamedTuple):
 
     boxes: list[tuple[np.ndarray, np.ndarray]]  # at each threshold all predicted boxes (total, 4), and how many (N,)
     area: np.ndarray  # float64 (T, N), of the union of the predicted boxes
-    iou: np.ndarray  # float64 (T, N), see `best_iou`
-    fpr: np.ndarray  # float64 (T, N), see `false_positive_rate`
-    pixels: np.ndarray | None  # int64 (2, N, T), pixels at or above the threshold, and those in the mask
+    curves: dict[str, np.ndarray]  # float64 (N, T): iou and fpr of boxes, region_iou and region_fpr of pixels
 
 
 def at_thresholds(
@@ -195,7 +191,31 @@ def at_thresholds(
     normalize: bool = True,
     valid=None,
 ) -> Thresholded:
-    """What `evaluate_maps` says of boxes at increasing thresholds; `masks` may be None, and count pixels if not."""
+    """IoU and false positive rate at every threshold, of the predicted boxes and, with masks, of the pixels themselves.
+
+    Parameters
+    ----------
+    maps : (N, H, W); masks : (N, H, W) or None, then without curves of pixels; see `pixel_auroc`
+    boxes : sequence of N arrays (K, 4)
+        Reference boxes in pixels of the maps: x0, y0, x1, y1, exclusive ends, fractions allowed.
+    thresholds : increasing numbers
+    connectivity, min_area : see `boxes_from_maps`; of boxes only
+    normalize : bool
+        Whether thresholds act on `normalize_maps(maps)` (default) or on the maps as they are.
+    valid : see `pixel_auroc`, a rectangle each; areas of boxes count within it alone
+
+    Returns
+    -------
+    Thresholded
+        `iou`: see `best_iou`; `fpr`: see `false_positive_rate`. With A = {map >= threshold} and region M
+        region_iou = area(A and M) / area(A or M), NaN without a region, and region_fpr = area(A and not M) / area(A),
+        NaN where A is empty.
+
+    Raises
+    ------
+    DataError
+        As `pixel_auroc`; also if the number of box lists is not N or a box leaves the map by more than a pixel.
+    """
     levels = [float(t) for t in thresholds]
     if not levels or any(a >= b for a, b in itertools.pairwise(levels)):
         raise DataError(f"Thresholds {levels} are not an increasing list: give at least one, sorted, none twice.")
@@ -205,51 +225,38 @@ def at_thresholds(
     found, pixels = threshold_boxes(maps, masks, levels, connectivity, min_area, normalize)
     frame = frames(valid, maps.shape)
     unions = [union_areas(*predicted, *reference, frame) for predicted in found]
-    iou = np.array([best_ious(*predicted, *reference) for predicted in found])
-    return Thresholded(found, np.array([u[0] for u in unions]), iou, np.array([share(*u) for u in unions]), pixels)
+    curves = {"iou": np.array([best_ious(*predicted, *reference) for predicted in found]).T}
+    curves["fpr"] = np.array([share(*union) for union in unions]).T
+    if masks is not None:
+        area, inside = pixels
+        region = np.count_nonzero(masks, axis=(1, 2))[:, None]
+        with np.errstate(invalid="ignore"):
+            curves["region_iou"] = np.where(region > 0, inside / (area + region - inside), np.nan)
+            curves["region_fpr"] = (area - inside) / area
+    return Thresholded(found, np.array([union[0] for union in unions]), curves)
 
 
-def evaluate_maps(
-    maps,
-    masks,
-    boxes: Sequence,
-    threshold: float,
-    connectivity: int = 1,
-    min_area: int = 1,
-    normalize: bool = True,
-    valid=None,
-) -> pd.DataFrame:
+def evaluate_maps(maps, masks, boxes: Sequence, threshold: float, valid=None, **how) -> pd.DataFrame:
     """All three metrics of Table 1 for a batch, one row an image.
 
     Parameters
     ----------
-    maps, masks : (N, H, W); see `pixel_auroc`
-    boxes : sequence of N arrays (K, 4)
-        Reference boxes in pixels of the maps: x0, y0, x1, y1, exclusive ends, fractions allowed.
-    threshold, connectivity, min_area : see `boxes_from_maps`
-    normalize : bool
-        Whether the threshold acts on `normalize_maps(maps)` (default) or on the maps as they are.
-    valid : see `pixel_auroc`, a rectangle each; AUROC, false positive rate and predicted share count its area alone
+    maps, masks, boxes, valid, how : see `at_thresholds`; the predicted share counts the picture's own area, too
 
     Returns
     -------
     DataFrame with N rows
         auroc, iou, fpr (NaN where undefined: see `pixel_auroc`, `best_iou`, `false_positive_rate`), predicted_boxes,
         reference_boxes (counts), predicted_share (area of the predicted boxes' union over that of the map).
-
-    Raises
-    ------
-    DataError
-        As `pixel_auroc`; also if the number of box lists is not N or a box leaves the map by more than a pixel.
     """
     maps = as_maps(maps)
-    found = at_thresholds(maps, None, boxes, [threshold], connectivity, min_area, normalize, valid)
+    found = at_thresholds(maps, None, boxes, [threshold], valid=valid, **how)
     frame = frames(valid, maps.shape)
     return pd.DataFrame(
         {
             "auroc": pixel_auroc(maps, masks, valid),
-            "iou": found.iou[0],
-            "fpr": found.fpr[0],
+            "iou": found.curves["iou"][:, 0],
+            "fpr": found.curves["fpr"][:, 0],
             "predicted_boxes": found.boxes[0][1],
             "reference_boxes": [len(some) for some in boxes],
             "predicted_share": found.area[0] / (frame[:, 2:] - frame[:, :2]).prod(1),
@@ -259,14 +266,7 @@ def evaluate_maps(
 
 @checked
 def choose_threshold(
-    maps,
-    boxes,
-    thresholds,
-    criterion: Literal["iou", "fpr"] = "iou",
-    connectivity: Literal[1, 2] = 1,
-    min_area: int = 1,
-    normalize: bool = True,
-    valid=None,
+    maps, boxes, thresholds, criterion: Literal["iou", "fpr"] = "iou", **how
 ) -> tuple[float, pd.DataFrame]:
     """The threshold with the best mean over images, to be used on validation images only.
 
@@ -274,8 +274,7 @@ def choose_threshold(
 
     Parameters
     ----------
-    maps, boxes, connectivity, min_area, normalize, valid : see `evaluate_maps`; every image needs a reference box
-    thresholds : increasing numbers
+    maps, boxes, thresholds, how : see `at_thresholds`; every image needs a reference box
     criterion : {"iou", "fpr"}
         Highest mean IoU, or lowest mean false positive rate (which tends to the single brightest pixel).
 
@@ -286,12 +285,13 @@ def choose_threshold(
     table : DataFrame
         threshold, iou, fpr (means over the images where defined), predicted_boxes (mean), images, images_without_boxes.
     """
-    found = at_thresholds(maps, None, boxes, thresholds, connectivity, min_area, normalize, valid)
+    found = at_thresholds(maps, None, boxes, thresholds, **how)
     without = [image for image, some in enumerate(boxes) if not len(some)]
     if without:
         raise DataError(f"Image {without[0]} has no reference box: leave such images out.")
     rows = []
-    for threshold, (_, count), iou, fpr in zip(thresholds, found.boxes, found.iou, found.fpr, strict=True):
+    columns = (found.curves[name].T for name in ("iou", "fpr"))
+    for threshold, (_, count), iou, fpr in zip(thresholds, found.boxes, *columns, strict=True):
         fpr = fpr[count > 0]
         rows.append((float(threshold), iou.mean(), fpr.mean() if len(fpr) else np.nan, count.mean(), len(iou),
                      sum(count == 0)))  # fmt: skip
@@ -305,7 +305,10 @@ def choose_threshold(
 def threshold_boxes(
     maps: np.ndarray, masks: np.ndarray | None, thresholds, connectivity: int, min_area: int, normalize: bool
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray | None]:
-    """`boxes` and `pixels` of `Thresholded`, of checked maps and masks."""
+    """`boxes` of `Thresholded`, of checked maps and masks.
+
+    With masks also int64 (2, N, T): pixels at or above each threshold, and those of them in the mask.
+    """
 
     def work(part: slice) -> tuple[list, np.ndarray | None]:
         some = maps[part]

@@ -11,7 +11,6 @@ The fixed ones are (H, W) or (N, H, W) float32 within [0, 1] with 1 as largest v
 they are (`normalize=False`): scaled by its own range, a uniform map would point nowhere instead of everywhere.
 """
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import cv2
@@ -20,7 +19,6 @@ from pydantic import Field
 from scipy import ndimage
 
 from pkd_utils.runs.checked import checked
-from pkd_utils.runs.errors import DataError
 
 NAMES = tuple(
     f"reference: {name}"
@@ -44,25 +42,13 @@ def centre_prior(shape: tuple[int, int], width: Annotated[float, Field(gt=0)] = 
     return (bell / bell.max()).astype(np.float32)
 
 
-def mean_training_mask(masks, splits: Sequence[str]) -> np.ndarray:
+def mean_training_mask(masks: np.ndarray) -> np.ndarray:
     """Mean of the training images' regions, float32 (H, W), divided by its largest value.
 
-    Parameters
-    ----------
-    masks : (M, H, W) array, boolean or 0/1
-        Regions of training images, all of them: an image without any adds nothing to where regions lie.
-    splits : M names
-        The split of each mask's image; anything but "train" is refused, so that no test region leaks into the map.
+    `masks` (M, H, W), boolean, are regions of training images, one or more and no others: a test region must not leak
+    into the map.
     """
-    masks = np.asarray(masks)
-    if len(masks) != len(splits):
-        raise DataError(f"{len(masks)} masks and {len(splits)} splits: give one split a mask.")
-    others = sorted({str(split) for split in splits} - {"train"})
-    if others:
-        raise DataError(f"A mask of the split {others[0]!r} would leak into the mean mask: give training masks only.")
-    mean = masks.astype(bool).mean(0) if len(masks) else np.zeros(1)
-    if not mean.max():
-        raise DataError("No training image has a region, so there is no mean training mask: leave this map out.")
+    mean = masks.mean(0)
     return (mean / mean.max()).astype(np.float32)
 
 

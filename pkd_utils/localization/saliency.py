@@ -65,8 +65,8 @@ def saliency_maps(
     Parameters
     ----------
     model : timm VisionTransformer
-        Pooled by its class token (`global_pool="token"`). It is run in evaluation mode on the device of its
-        parameters; modes, gradients and settings are afterwards as they were.
+        Pooled by its class token (`global_pool="token"`). It is put into evaluation mode, on the device of its
+        parameters; gradients and settings are afterwards as they were.
     images : Tensor (N, C, H, W), normalised as the model expects, or iterable of such Tensors, read as it comes
     methods : dict of dict
         Name of the map: its "method" (default: the name itself), "layer" and, for attention, "heads", for example
@@ -75,7 +75,7 @@ def saliency_maps(
         of the blocks that are multiplied, from the first on. Heads are "mean" or "max". Not stated in the paper.
     targets : float array (N, n_outputs), optional
         Weights of the logits whose sum is differentiated (chefer, grad_cam; the other methods do not look at them), for
-        example one-hot. Default: what `predicted_positives` says of each image.
+        example one-hot; at least one of an image is not 0. Default: what `predicted_positives` says of each image.
     batch_size : int
         Images a forward pass, where `images` is one Tensor. rollout keeps tokens**2 numbers an image and layer, chefer
         about n_heads times as many and everything that a backward pass needs.
@@ -92,15 +92,13 @@ def saliency_maps(
     ------
     DataError
         If the model has no class token, is not pooled by it or uses another attention than timm's plain one; method,
-        layer, option or targets make no sense; there are no images; or values are not finite.
+        layer or option make no sense; or values are not finite.
     """
     specs = {name: _spec(model, name, options) for name, options in methods.items()}
     if isinstance(images, torch.Tensor):
         images = images.split(batch_size) if len(images) else ()
     gradients = any(spec.method in ("chefer", "grad_cam") for spec in specs.values())
-    weights = _target_weights(targets) if gradients and targets is not None else None
-    if gradients and not getattr(model, "num_classes", 1):
-        raise DataError(f"{type(model).__name__} has no head, so no logit to differentiate: build it with num_classes.")
+    weights = None if targets is None else torch.as_tensor(targets).float()
     chefer = [spec.layer for spec in specs.values() if spec.method == "chefer"]
     unfused = [block.attn for block in model.blocks[: max(chefer, default=-1) + 1]]
     device = next(model.parameters()).device
@@ -122,10 +120,6 @@ def saliency_maps(
                 maps[name].append(values.cpu().numpy())
             logits.append(output.cpu().numpy())
             done += len(batch)
-    if not done:
-        raise DataError("There are no images to compute maps for: give at least one.")
-    if weights is not None and len(weights) != done:
-        raise DataError(f"targets has {len(weights)} rows for {done} images: give one row an image.")
     return {name: np.concatenate(parts) for name, parts in maps.items()}, np.concatenate(logits)
 
 
@@ -143,36 +137,28 @@ def predicted_positives(logits: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def borrowed(model: nn.Module, gradients: bool, unfused: list[Attention]) -> Iterator[None]:
-    """The model in evaluation mode without autocast, and everything as it was afterwards, also after an error.
+    """The model in evaluation mode without autocast; what else is changed is as before afterwards, also after an error.
 
     With `gradients` the parameters are frozen, so that a graph begins at the first tensor asked for and no parameter
     gets a gradient, and the attention modules `unfused` compute their weights openly. Without, inference mode.
     """
-    training = {module: module.training for module in model.modules()}
     free = [p for p in model.parameters() if gradients and p.requires_grad]
     fused = {attn: attn.fused_attn for attn in unfused}
-    checkpointing = getattr(model, "grad_checkpointing", False)
     device = next(model.parameters()).device
+    model.eval()
     try:
-        model.eval()
         for parameter in free:
             parameter.requires_grad_(False)
         for attn in unfused:
             attn.fused_attn = False
-        if checkpointing:  # it would run the blocks without a graph, and the hooks twice
-            model.grad_checkpointing = False
         # inference_mode(False) leaves a surrounding inference mode or no_grad, and turns gradients on.
         with torch.autocast(device.type, enabled=False), torch.inference_mode(not gradients):
             yield
     finally:
-        if checkpointing:
-            model.grad_checkpointing = True
         for attn, value in fused.items():
             attn.fused_attn = value
         for parameter in free:
             parameter.requires_grad_(True)
-        for module, mode in training.items():
-            module.training = mode
 
 
 def batch_maps(
@@ -194,11 +180,6 @@ def batch_maps(
     def objective(images: torch.Tensor) -> torch.Tensor:
         logits = model(images).float()
         weights = predicted_positives(logits.detach()) if targets is None else targets
-        if weights.shape != logits.shape:
-            raise DataError(
-                f"targets has shape {tuple(weights.shape)} for {len(logits)} images of {logits.shape[1]} logits: give "
-                "one row an image and one weight for every logit."
-            )
         passes.append((logits, (logits * weights).sum(1)))
         return passes[-1][1]
 
@@ -319,13 +300,3 @@ def _spec(model: nn.Module, name: str, options) -> MapSpec:
             "normalised tokens: Grad-CAM needs timm's plain Block."
         )
     return MapSpec(spec.method, layer, spec.heads)
-
-
-def _target_weights(targets: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Checked float32 weights (N, n_outputs)."""
-    weights = torch.as_tensor(targets).detach().float()
-    usable = weights.isfinite().all(-1) & (weights != 0).any(-1)
-    if not usable.all():
-        image = int((~usable).nonzero()[0])
-        raise DataError(f"targets of image {image} are all 0 or not finite: weight at least one logit, with a number.")
-    return weights

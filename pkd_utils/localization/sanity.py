@@ -20,7 +20,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from pkd_utils.runs.checked import checked
-from pkd_utils.runs.errors import DataError
 
 
 def rank_correlations(a, b) -> np.ndarray:
@@ -43,8 +42,6 @@ def stages(model: VisionTransformer) -> dict[str, list[str]]:
     Every tensor is in one stage. The head includes the final norm; the embedding includes class token, registers and
     position embedding.
     """
-    if not hasattr(model, "blocks"):
-        raise DataError(f"{type(model).__name__} has no transformer blocks to randomise: use a timm VisionTransformer.")
     blocks = {f"blocks.{k}.": f"block {k}" for k in reversed(range(len(model.blocks)))}
     start = {**dict.fromkeys(("head", "norm.", "fc_norm.", "attn_pool."), "head"), **blocks, "": "patch embedding"}
     found: dict[str, list[str]] = {stage: [] for stage in start.values()}

@@ -14,7 +14,7 @@ sums in float64. Maps, masks and boxes are as in `metrics`: (N, H, W), (N, H, W)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -68,7 +68,6 @@ def pointing_game(maps, masks, tolerance: Annotated[float, Field(ge=0)] = 0.0) -
     float64 (N,)
         1 or 0; where several pixels hold the maximum, the share of them that count, so that a constant map gets its
         chance level, the region's share of the image. NaN without a region.
-
     """
 
     def share_of_maxima(map: np.ndarray, mask: np.ndarray, low: float) -> float:
@@ -83,75 +82,32 @@ def pointing_game(maps, masks, tolerance: Annotated[float, Field(ge=0)] = 0.0) -
     return per_image(lambda: share_of_maxima, maps, masks)
 
 
-@checked
-def energy_inside(maps, masks, negative: Literal["refuse", "clip"] = "refuse") -> np.ndarray:
+def energy_inside(maps, masks) -> np.ndarray:
     """Share of the map's sum that lies in the region (Wang et al., 2020, "energy-based pointing game").
 
     Parameters
     ----------
-    maps : (N, H, W) array or Tensor, finite, not negative; masks : (N, H, W), boolean or 0/1
-    negative : {"refuse", "clip"}
-        What to do with maps that hold negative values, for which a share means nothing: refuse them, or count negative
-        values as 0 (evidence against the class is no energy).
+    maps : (N, H, W) array or Tensor, finite, and not negative: a share would mean nothing
+    masks : (N, H, W), boolean or 0/1
 
     Returns
     -------
     float64 (N,)
         A constant map gets its chance level, the region's share of the image. NaN without a region or where the map is
         0 everywhere.
-
     """
-    maps = as_maps(maps)
-    if negative == "refuse" and maps.min() < 0:
-        raise DataError(
-            f"Map {int((maps.min((1, 2)) < 0).argmax())} holds negative values, so its energy has no share inside a "
-            "region: use negative='clip' to count them as 0, or scale the maps first."
-        )
 
     def share_inside(map: np.ndarray, mask: np.ndarray, low: float) -> float:
-        map = np.maximum(map, 0) if low < 0 else map
         total = map.sum(dtype=np.float64)
         return map.sum(where=mask, dtype=np.float64) / total if total and mask.any() else np.nan
 
-    return per_image(lambda: share_inside, maps, masks)
-
-
-def threshold_curves(
-    maps,
-    masks,
-    boxes: Sequence,
-    thresholds: Sequence[float],
-    connectivity: int = 1,
-    min_area: int = 1,
-    normalize: bool = True,
-    valid=None,
-) -> tuple[dict[str, np.ndarray], list[tuple[np.ndarray, np.ndarray]]]:
-    """IoU and false positive rate at every threshold, of the predicted boxes and of the thresholded pixels.
-
-    Parameters
-    ----------
-    maps, masks, boxes, connectivity, min_area, normalize, valid : see `metrics.evaluate_maps`
-        `min_area` acts on boxes only.
-    thresholds : increasing numbers
-
-    Returns
-    -------
-    curves : dict of float64 (N, T), images by thresholds
-        iou of the best-matching box (0 without a predicted box, NaN without a reference box); fpr, the share of the
-        predicted boxes' area outside the reference boxes (NaN without a predicted box); with A = {map >= threshold} and
-        region M region_iou = area(A and M) / area(A or M) (NaN without a region), region_fpr = area(A and not M) /
-        area(A) (NaN where A is empty).
-    predictions : for every threshold the predicted boxes (total, 4) with their number per image
-    """
     maps = as_maps(maps)
-    masks = as_masks(masks, maps)
-    found = at_thresholds(maps, masks, boxes, thresholds, connectivity, min_area, normalize, valid)
-    area, inside = found.pixels
-    region = np.count_nonzero(masks, axis=(1, 2))[:, None]
-    with np.errstate(invalid="ignore"):
-        region_iou = np.where(region > 0, inside / (area + region - inside), np.nan)
-        region_fpr = (area - inside) / area
-    return {"iou": found.iou.T, "fpr": found.fpr.T, "region_iou": region_iou, "region_fpr": region_fpr}, found.boxes
+    if maps.min() < 0:
+        raise DataError(
+            f"Map {int((maps.min((1, 2)) < 0).argmax())} holds negative values, so its energy has no share inside a "
+            "region: take its positive part first."
+        )
+    return per_image(lambda: share_inside, maps, masks)
 
 
 def box_scores(maps, predicted: Sequence) -> list[np.ndarray]:
@@ -226,25 +182,23 @@ def score_maps(
     thresholds: Sequence[float] = THRESHOLDS,
     tolerance: float = 0.0,
     iou_thresholds: Sequence[float] = WEAK_IOUS,
-    connectivity: int = 1,
-    min_area: int = 1,
-    normalize: bool = True,
     valid=None,
+    **how,
 ) -> Suite:
     """Every metric of this module and of `metrics` for a batch of maps.
 
     Parameters
     ----------
-    maps, masks, boxes, threshold, connectivity, min_area, normalize, valid : see `metrics.evaluate_maps`
+    maps, masks, boxes, valid, how : see `metrics.at_thresholds`
         Maxima and energy in the padding do not count either; pixels above a threshold do.
-        `threshold` (chosen on validation images) is that of the columns iou and fpr and of the boxes' precision.
-    thresholds : see `threshold_curves`; iou_all and fpr_all are means over them (fpr where a box is predicted)
+    threshold : of the columns iou and fpr and of the boxes' precision; chosen on validation images
+    thresholds : iou_all and fpr_all are means over them (fpr where a box is predicted)
     tolerance : see `pointing_game`; iou_thresholds : see `average_precision`
     """
     maps = as_maps(maps)
     masks = as_masks(masks, maps)
     grid = sorted({float(t) for t in thresholds} | {float(threshold)})
-    curves, predictions = threshold_curves(maps, masks, boxes, grid, connectivity, min_area, normalize, valid)
+    predictions, _, curves = at_thresholds(maps, masks, boxes, grid, valid=valid, **how)
     chosen = grid.index(float(threshold))
     over = [grid.index(float(t)) for t in thresholds]
     flat, counts = predictions[chosen]
@@ -282,7 +236,7 @@ def false_alarms(
 
     Parameters
     ----------
-    maps, threshold, connectivity, min_area, normalize : see `metrics.evaluate_maps`; (N, H, W)
+    maps, threshold, connectivity, min_area, normalize : see `metrics.at_thresholds`; (N, H, W)
     called : (N,), boolean; whether the model calls any finding on the image
 
     Returns

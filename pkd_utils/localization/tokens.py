@@ -21,10 +21,8 @@ from torch import nn
 SHARES = tuple(k / 10 for k in range(11))  # of the tokens
 
 
-def insertion_deletion(
-    predict: Callable[[np.ndarray], np.ndarray], maps: np.ndarray, shares: tuple[float, ...] = SHARES
-) -> tuple[np.ndarray, np.ndarray]:
-    """Areas under both curves for every image, by trapezoids over the shares.
+def insertion_deletion(predict: Callable[[np.ndarray], np.ndarray], maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Areas under both curves for every image, by trapezoids over `SHARES`.
 
     Parameters
     ----------
@@ -32,7 +30,6 @@ def insertion_deletion(
         Given the kept tokens of every image, int (N, k), numbers of the patches row by row, k from 0: probability (N,).
     maps : (N, grid_h, grid_w)
         Ties in the order of the patches.
-    shares : increasing, from 0 to 1
 
     Returns
     -------
@@ -40,13 +37,13 @@ def insertion_deletion(
     """
     flat = np.asarray(maps).reshape(len(maps), -1)
     order = np.argsort(-flat, axis=1, kind="stable")
-    counts = [round(share * flat.shape[1]) for share in shares]
+    counts = [round(share * flat.shape[1]) for share in SHARES]
     inserted = np.array([predict(order[:, :count]) for count in counts])
     deleted = np.array([predict(order[:, count:]) for count in counts])
-    return tuple(np.trapezoid(curve, shares, axis=0) for curve in (inserted, deleted))
+    return tuple(np.trapezoid(curve, SHARES, axis=0) for curve in (inserted, deleted))
 
 
-def token_predictor(model: nn.Module, images: torch.Tensor, targets: np.ndarray, activation: str = "sigmoid"):
+def token_predictor(model: nn.Module, images: torch.Tensor, targets: np.ndarray, activation: str):
     """`predict` of `insertion_deletion` for a timm VisionTransformer: the mean probability of each image's targets.
 
     Parameters

@@ -8,7 +8,7 @@ from scipy import ndimage
 from skimage.measure import label, regionprops
 
 from pkd_utils.localization import arrays
-from pkd_utils.localization.metrics import boxes_from_maps, evaluate_maps, normalize_maps
+from pkd_utils.localization.metrics import at_thresholds, boxes_from_maps, evaluate_maps, normalize_maps
 from pkd_utils.localization.suite import (
     COCO_IOUS,
     LOWER_IS_BETTER,
@@ -21,7 +21,6 @@ from pkd_utils.localization.suite import (
     false_alarms,
     pointing_game,
     score_maps,
-    threshold_curves,
 )
 from pkd_utils.runs.errors import DataError
 from tests.localization.painted import masks_from_boxes
@@ -120,14 +119,10 @@ def test_energy_inside_known_values(rng):
     np.testing.assert_allclose(energy_inside(maps, masks), expected, rtol=1e-12)
 
 
-def test_energy_of_negative_maps_is_refused_or_clipped():
+def test_energy_of_negative_maps_is_refused():
     maps = np.array([[[1.0, 2.0]], [[-1.0, 2.0]]])
-    masks = np.ones_like(maps) * [0, 1]
-    with pytest.raises(DataError, match=r"Map 1 holds negative values.*clip"):
-        energy_inside(maps, masks)
-    np.testing.assert_allclose(energy_inside(maps, masks, negative="clip"), [2 / 3, 1])
-    with pytest.raises(DataError, match="negative = 'abs': input should be 'refuse' or 'clip'"):
-        energy_inside(maps, masks, negative="abs")
+    with pytest.raises(DataError, match="Map 1 holds negative values"):
+        energy_inside(maps, np.ones_like(maps) * [0, 1])
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -155,7 +150,7 @@ def slow_curves(map, mask, boxes, thresholds, connectivity, min_area, normalize)
 def test_curves_equal_the_slow_way(connectivity, min_area, normalize, rng):
     maps, masks, boxes = problem(rng)
     thresholds = (0.1, 0.45, 0.5, 0.8, 0.97) if normalize else (0.004, 0.008, 0.012, 5)
-    curves, boxes_at = threshold_curves(maps, masks, boxes, thresholds, connectivity, min_area, normalize)
+    boxes_at, _, curves = at_thresholds(maps, masks, boxes, thresholds, connectivity, min_area, normalize)
     assert len(boxes_at) == len(thresholds) and all(counts.sum() == len(found) for found, counts in boxes_at)
     slow = [
         slow_curves(m, k, b, thresholds, connectivity, min_area, normalize)
@@ -167,30 +162,30 @@ def test_curves_equal_the_slow_way(connectivity, min_area, normalize, rng):
 
 def test_curves_of_parts_and_threads_are_those_of_the_whole(rng, threads, monkeypatch):
     maps, masks, boxes = problem(rng)
-    whole, _ = threshold_curves(maps, masks, boxes, THRESHOLDS)
+    whole = at_thresholds(maps, masks, boxes, THRESHOLDS).curves
     monkeypatch.setattr(arrays, "PART_PIXELS", 1500)
     for workers in (1, 2):
         threads(workers)
-        parts, _ = threshold_curves(maps, masks, boxes, THRESHOLDS)
+        parts = at_thresholds(maps, masks, boxes, THRESHOLDS).curves
         np.testing.assert_array_equal(list(parts.values()), list(whole.values()))
     maps[7, 3, 3] = np.inf
     with pytest.raises(DataError, match="Map 7 holds values that are not finite"):
-        threshold_curves(maps, masks, boxes, THRESHOLDS)
+        at_thresholds(maps, masks, boxes, THRESHOLDS)
     with pytest.raises(DataError, match="connectivity=4"):
-        threshold_curves(maps[:5], masks[:5], boxes[:5], THRESHOLDS, connectivity=4)
+        at_thresholds(maps[:5], masks[:5], boxes[:5], THRESHOLDS, connectivity=4)
 
 
 def test_curves_of_a_constant_map_and_of_an_image_without_region():
     maps, masks = np.full((2, 4, 4), 0.5), np.zeros((2, 4, 4), bool)
     masks[0, :2] = True
-    curves, _ = threshold_curves(maps, masks, [[[0, 0, 4, 2]], []], (0.2, 0.7))
+    curves = at_thresholds(maps, masks, [[[0, 0, 4, 2]], []], (0.2, 0.7)).curves
     assert (curves["iou"][0] == 0).all() and np.isnan(curves["fpr"]).all() and (curves["region_iou"][0] == 0).all()
     assert np.isnan(curves["iou"][1]).all() and np.isnan(curves["region_iou"][1]).all()
-    as_it_is, _ = threshold_curves(maps, masks, [[[0, 0, 4, 2]], []], (0.2, 0.7), normalize=False)
+    as_it_is = at_thresholds(maps, masks, [[[0, 0, 4, 2]], []], (0.2, 0.7), normalize=False).curves
     np.testing.assert_array_equal(as_it_is["iou"][0], [0.5, 0])  # the whole image, then nothing
     np.testing.assert_array_equal(as_it_is["fpr"][0], [0.5, np.nan])
     np.testing.assert_array_equal(as_it_is["region_fpr"][1], [1, np.nan])
-    at_the_threshold, _ = threshold_curves(masks[:1].astype(np.float32), masks[:1], [[[0, 0, 4, 2]]], (0.5, 1.0))
+    at_the_threshold = at_thresholds(masks[:1].astype(np.float32), masks[:1], [[[0, 0, 4, 2]]], (0.5, 1.0)).curves
     assert (at_the_threshold["iou"] == 1).all() and (
         at_the_threshold["region_iou"] == 1
     ).all()  # a value equal to it is in
@@ -294,7 +289,7 @@ def test_score_maps_agrees_with_its_parts(rng):
     np.testing.assert_array_equal(
         table[["pixel_auroc", "iou", "fpr", "predicted_boxes"]], old[["auroc", "iou", "fpr", "predicted_boxes"]]
     )
-    curves, _ = threshold_curves(maps, masks, boxes, thresholds)
+    curves = at_thresholds(maps, masks, boxes, thresholds).curves
     np.testing.assert_allclose(table["iou_all"], curves["iou"].mean(1))
     np.testing.assert_allclose(table["fpr_all"], np.nanmean(curves["fpr"], axis=1))
     np.testing.assert_allclose(table["best_iou"], curves["iou"].max(1))
@@ -332,7 +327,7 @@ def test_a_perfect_map_is_perfect_and_a_uniform_map_is_chance(rng):
 def test_bad_input_is_named(rng):
     maps, masks, boxes = problem(rng, 3)
     with pytest.raises(DataError, match="increasing"):
-        threshold_curves(maps, masks, boxes, (0.5, 0.5))
+        at_thresholds(maps, masks, boxes, (0.5, 0.5))
     with pytest.raises(DataError, match="tolerance = -1"):
         pointing_game(maps, masks, -1)
     maps[1, 0, 0] = np.nan

@@ -105,11 +105,6 @@ class Prepared:
         absent = (self.images.loc[chosen, self.labels] == 0).all(axis=1).to_numpy()
         return chosen[absent & ~chosen.isin(self._box_rows["image_id"]).to_numpy()].tolist()
 
-    def splits_of(self, fold: int, ids: Sequence[str]) -> list[str]:
-        """The split of each image in a fold."""
-        table = self.splits[self.splits["fold"] == fold].set_index("image_id")
-        return table.loc[list(ids), "split"].tolist()
-
     def pixels_of(self, ids: Sequence[str]) -> np.ndarray:
         """uint8 (n, S, S)."""
         return self.pixels[self.images.index.get_indexer(ids)]
@@ -275,7 +270,7 @@ def reference_maps(
     uniform, centre, mean, random, body, before = reference.NAMES
     fixed = {uniform: reference.uniform_map(size), centre: reference.centre_prior(size, width)}
     if train := prepared.with_regions(fold, "train"):
-        fixed[mean] = reference.mean_training_mask(prepared.masks_of(train), prepared.splits_of(fold, train))
+        fixed[mean] = reference.mean_training_mask(prepared.masks_of(train))
     for name, one in fixed.items():
         yield name, np.nan, False, [np.broadcast_to(one, (len(part), *size)) for part in parts]
     pixels = [prepared.pixels_of(part) for part in parts]

@@ -55,7 +55,6 @@ def test_images_with_regions(folder):
     assert prepared.with_regions(1, "test") == []
     assert students.Prepared(folder, ["a", "b"], positives_only=False).with_regions(0, "test") == ["i1", "i2", "i5"]
     assert prepared.cut_off == 1
-    assert prepared.splits_of(0, ["i5", "i0"]) == ["test", "train"]
 
 
 def test_rows_belong_to_their_ids(folder):
