@@ -1,20 +1,19 @@
 """Every table and figure of the book that may be shown, for a paper: `make paper-figures`.
 
-Into `_build/paper-figures/`, tables as CSV and LaTeX, figures as PDF and PNG. Figures of stored results are drawn anew,
-as vectors; those of notebooks are the pictures that passed the gate, so that their PDF holds pixels. Tables of a run
-are taken where the cohort lets everything be shown, as far as they have a reader's size and no row an image or
-patient; of other runs there is what `book/results/` stores.
+Into `_build/paper-figures/`, tables as CSV and LaTeX, figures as PDF and PNG. Figures of stored results are drawn
+anew; those of notebooks are what the run kept of the pictures that passed the gate. Tables of a run are taken where
+the cohort lets everything be shown, as far as they have a reader's size and no row an image or patient; of other runs
+there is what `book/results/` stores.
 """
 
 import argparse
+import shutil
 import sys
 from base64 import b64decode
-from io import BytesIO
 from pathlib import Path
 
 import nbformat
 import pandas as pd
-from PIL import Image
 
 from pkd_utils.runs import paths, run, showing
 from pkd_utils.runs.files import read_json
@@ -52,16 +51,16 @@ def latex(table: pd.DataFrame) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def of_notebook(notebook: Path, name: str) -> int:
-    """The pictures of a page's notebook; returns their number."""
+def of_notebook(notebook: Path, folder: Path, name: str) -> int:
+    """The pictures of a page's notebook, as the run kept them in `folder`; returns their number."""
     cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
-    pictures = [o.data["image/png"] for cell in cells for o in cell.outputs if "image/png" in o.get("data", {})]
-    for number, picture in enumerate(pictures, start=1):
-        file = TARGET / name / f"figure-{number}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b64decode(picture))
-        Image.open(BytesIO(b64decode(picture))).convert("RGB").save(file.with_suffix(".pdf"), resolution=90)
-    return len(pictures)
+    outputs = [output.get("data", {}) for cell in cells for output in cell.outputs]
+    passed = {b64decode(data["image/png"]) for data in outputs if "image/png" in data}
+    kept = [file for file in sorted(folder.glob("figures/*.png")) if file.read_bytes() in passed]
+    for file in [one for png in kept for one in (png, png.with_suffix(".pdf"))]:
+        (TARGET / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, TARGET / name)
+    return len(kept)
 
 
 def of_results(stored: Path) -> int:
@@ -91,9 +90,10 @@ def collect(profile: str, book: Path) -> tuple[int, int]:
             (TARGET / "results" / one.name).write_bytes(one.read_bytes())
     figures, tables = len(drawings), sum(map(of_results, sorted((book / "results").glob("*.[cj]s*"))))
     for entry in read_json(manifest):
-        figures += of_notebook(generated / f"{entry['page']}.ipynb", entry["page"])
+        folder = run.find_run(entry["run"]["reference"])
+        figures += of_notebook(generated / f"{entry['page']}.ipynb", folder, entry["page"])
         if entry["text"] and entry["images"]:
-            for file in sorted(run.find_run(entry["run"]["reference"]).glob("*.csv")):
+            for file in sorted(folder.glob("*.csv")):
                 if (table := readable(file)) is not None:
                     write_table(table, TARGET / entry["page"] / file.stem)
                     tables += 1

@@ -79,6 +79,7 @@ class Run:
         self._started = time.time()
         self._notes: dict[str, Any] = {}
         self._figures: list[dict[str, Any]] = []  # shown and without pixels: the gate lets them pass
+        self._shown = 0  # figures
         self._inherited: dict[str, dict[str, Any]] = {}
 
     def note(self, **facts: Any) -> None:
@@ -146,6 +147,7 @@ class Run:
     ) -> None:
         """Show a figure as far as the run's cohort permits, stamped where the data are simulated.
 
+        What is shown is kept as PNG and PDF in `figures/` of the run.
         Its alt text stands in the metadata of the cell, `mystnb.image.alt`; the gate refuses a page without.
 
         Parameters
@@ -167,7 +169,8 @@ class Run:
         else:
             if self._simulated if cohort is None else cohort.get("simulated"):
                 showing.simulated_mark(figure)
-            shown = showing.display_figure(figure)
+            self._shown += 1
+            shown = showing.display_figure(figure, self.path / "figures" / f"figure-{self._shown:02d}")
             self._figures += [shown] if shown and not pixels else []
         plt.close(figure)
 

@@ -6,8 +6,10 @@ What is not said is not allowed. `workflow.publish.gate` asks the same of every 
 import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 
 if TYPE_CHECKING:
@@ -129,8 +131,11 @@ def without_small_counts(
     return shown
 
 
-def display_figure(figure: "Figure") -> dict[str, Any]:
-    """Display a figure as a PNG; returns the file's SHA-256 and the texts in it, by which the gate knows it again."""
+def display_figure(figure: "Figure", file: Path) -> dict[str, Any]:
+    """Display a figure as a PNG and keep it as `file` with .png and .pdf, unless these are there.
+
+    Returns the PNG's SHA-256 and the texts in it, by which the gate knows it again.
+    """
     from IPython.core.pylabtools import print_figure
     from IPython.display import display
     from matplotlib.text import Text
@@ -139,6 +144,12 @@ def display_figure(figure: "Figure") -> dict[str, Any]:
     if png is None:  # an empty figure
         return {}
     display({"image/png": png, "text/plain": repr(figure)}, raw=True)
+    if not file.with_suffix(".pdf").exists():
+        file.parent.mkdir(exist_ok=True)
+        pdf = print_figure(figure, "pdf", bbox_inches="tight", metadata={"CreationDate": None})
+        for kind, content in {".png": png, ".pdf": pdf}.items():
+            with files.atomic_path(file.with_suffix(kind)) as temporary:
+                temporary.write_bytes(content)
     texts = sorted({text.get_text() for text in figure.findobj(Text) if text.get_text()})
     return {"sha256": hashlib.sha256(png).hexdigest(), "texts": texts}
 

@@ -28,7 +28,9 @@ def run(project):  # noqa: F811
 def shown(monkeypatch):
     """Figures that a notebook would display."""
     seen = []
-    monkeypatch.setattr(showing, "display_figure", lambda figure: seen.append(figure) or {"sha256": f"{len(seen)}"})
+    monkeypatch.setattr(
+        showing, "display_figure", lambda figure, file: seen.append(figure) or {"sha256": f"{len(seen)}"}
+    )
     return seen
 
 
@@ -111,15 +113,27 @@ def test_pictures_that_may_be_shown_are_no_figures_for_everybody(run, shown):
     assert [figure["sha256"] for figure in run.provenance()["figures"]] == ["2"]
 
 
-def test_a_displayed_figure_is_known_again_by_its_hash_and_texts(monkeypatch):
+def test_a_run_keeps_what_it_shows_as_png_and_pdf_and_nothing_else(run):
+    run.note(cohort={**OPEN, "shareable_images": False})
+    for figure in (picture(), plt.subplots()[0]):
+        run.show(figure)
+    kept = sorted(file.name for file in (run.path / "figures").iterdir())
+    assert kept == ["figure-01.pdf", "figure-01.png"]
+    png, pdf = (run.path / "figures" / f"figure-01.{kind}" for kind in ("png", "pdf"))
+    assert hashlib.sha256(png.read_bytes()).hexdigest() == run.provenance()["figures"][0]["sha256"]
+    first = pdf.read_bytes()
+    assert first.startswith(b"%PDF") and b"CreationDate" not in first
+
+
+def test_a_displayed_figure_is_known_again_by_its_hash_and_texts(monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr("IPython.display.display", lambda data, raw: seen.append(data))
     figure, ax = plt.subplots()
     ax.set(xlabel="AUROC", title="Edema")
-    marked = showing.display_figure(figure)
+    marked = showing.display_figure(figure, tmp_path / "one")
     assert marked["sha256"] == hashlib.sha256(seen[0]["image/png"]).hexdigest()
     assert {"AUROC", "Edema"} <= set(marked["texts"]) and seen[0]["text/plain"].startswith("<Figure size")
-    assert showing.display_figure(plt.figure()) == {}
+    assert showing.display_figure(plt.figure(), tmp_path / "none") == {} and not (tmp_path / "none.png").exists()
     plt.close("all")
 
 

@@ -1,7 +1,9 @@
 """What readers take with them: tables and figures for a paper, the book as one page, how to cite it."""
 
 import re
+from base64 import b64encode
 
+import nbformat
 import pandas as pd
 import pytest
 import yaml
@@ -28,6 +30,18 @@ def test_a_table_is_csv_and_latex_with_its_signs_escaped(tmp_path):
 def test_tables_of_rows_an_image_or_patient_stay(tmp_path, text, taken):
     (tmp_path / "t.csv").write_text(text)
     assert (paper_figures.readable(tmp_path / "t.csv") is not None) == taken
+
+
+def test_figures_of_a_notebook_are_those_that_its_page_shows(tmp_path, monkeypatch):
+    monkeypatch.setattr(paper_figures, "TARGET", tmp_path / "paper")
+    (tmp_path / "figures").mkdir()
+    for number, kind in [(1, "png"), (1, "pdf"), (2, "png"), (2, "pdf")]:
+        (tmp_path / "figures" / f"figure-{number}.{kind}").write_bytes(f"{number} {kind}".encode())
+    shown = nbformat.v4.new_output("display_data", {"image/png": b64encode(b"2 png").decode()})
+    cells = [nbformat.v4.new_code_cell("", outputs=[shown]), nbformat.v4.new_markdown_cell("")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "page.ipynb")
+    assert paper_figures.of_notebook(tmp_path / "page.ipynb", tmp_path, "study") == 1
+    assert sorted(file.name for file in (tmp_path / "paper" / "study").iterdir()) == ["figure-2.pdf", "figure-2.png"]
 
 
 def test_the_pages_become_one_whose_links_lead_within_it(tmp_path):
