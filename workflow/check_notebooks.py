@@ -1,17 +1,21 @@
 """Refuse notebooks that may not be committed: `python workflow/check_notebooks.py [--strict] [FILES]`.
 
-A committed notebook has run: every code cell has a count, some have outputs, none an error, and figures have alt text.
-It carries no metadata of the run that made it (papermill's). A code cell should have at most 40 lines (parameters may
-have more) of at most 88 columns, because the book's page cuts longer ones: a warning, an error with `--strict`.
-pre-commit and the tests run this.
+A committed notebook has run: every code cell has a count, some have outputs, none an error, figures have alt text, and
+what imports, draws or writes is folded away. It carries no metadata of the run that made it (papermill's). A code cell
+should have at most 40 lines (parameters may have more) of at most 88 columns, because the book's page cuts longer ones:
+a warning, an error with `--strict`. pre-commit and the tests run this.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_LINES, MOST_COLUMNS = 40, 88
+PLUMBING = re.compile(r"\A(?:import|from) |\brun\.(?:show|save|publish)\(")
+"""Cells that import, draw or write: from four lines they fold away on the page, which is for the method."""
+FOLDED = {"hide-input", "parameters"}  # parameters are always seen
 
 
 def code_cells(notebook: dict) -> list[tuple[int, dict]]:
@@ -33,6 +37,13 @@ def faults(notebook: dict) -> list[str]:
             found.append(f"cell {number} was written by papermill: commit the source, not the executed copy")
         if any(output["output_type"] == "error" for output in cell["outputs"]):
             found.append(f"cell {number} ends in an error")
+        source = "".join(cell["source"])
+        if (
+            len(source.splitlines()) > 3
+            and PLUMBING.search(source)
+            and not FOLDED & set(cell["metadata"].get("tags", []))
+        ):
+            found.append(f"cell {number} imports, draws or writes: tag it hide-input, so that its page folds it")
         drawn = any("image/png" in output.get("data", {}) for output in cell["outputs"])
         if drawn and not cell["metadata"].get("mystnb", {}).get("image", {}).get("alt"):
             found.append(f"cell {number} shows a figure without alt text: say it in mystnb.image.alt of its metadata")
