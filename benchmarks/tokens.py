@@ -37,7 +37,7 @@ def simulated_store(folder: Path, rows: int, views: int) -> TokenStore:
     rng = np.random.default_rng(0)
     values = rng.integers(0, 2**14, (views + 1, rows, TOKENS, WIDTH), dtype=np.uint16).view(np.float16)
     np.save(folder / "tokens.npy", values)
-    files.write_parquet(folder / "index.parquet", pd.DataFrame({"image_id": [str(row) for row in range(rows)]}))
+    files.write(folder / "index.parquet", pd.DataFrame({"image_id": [str(row) for row in range(rows)]}))
     facts = {"identity": "", "views": views, "grid": [16, 16], "width": WIDTH, "has_cls": False, "encoder": ""}
     facts |= {"storage": "float16"}
     files.write_json(folder / "store.json", facts)

@@ -85,7 +85,7 @@ def ensure(cohort: Recipe, root: str | Path, workers: int = 1) -> Path:
     partial, old = root.with_name(root.name + ".partial"), root.with_name(root.name + ".old")
     for folder in (root, partial, old):
         refuse_foreign(folder)
-    with files.lock(root.with_name(f".lock-{root.name}"), f"{root.name}/ is being written"):
+    with files.Lock(root.with_name(f".lock-{root.name}"), f"{root.name}/ is being written"):
         if not _is_of(root, wanted):
             if not _is_of(partial, wanted):
                 _build(cohort, partial, wanted, workers, index.store_of(root))

@@ -34,7 +34,7 @@ from pkd_utils.distillation.students import (
 from pkd_utils.images.augment import AugmentationDraw, Range, apply_augmentation, draw_augmentation
 from pkd_utils.runs.checked import config as checked_config
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import file_sha256, hash_params, read_json, unseal, write_csv, write_json, write_parquet
+from pkd_utils.runs.files import file_sha256, hash_params, read_json, unseal, write, write_json
 from pkd_utils.runs.machine import Device, resolve_precision
 from pkd_utils.runs.seeds import stream
 from pkd_utils.statistics.metrics import macro_auroc
@@ -234,8 +234,8 @@ def _write(training: StudentTraining, folder: Path, key: str) -> None:
         "seed": seed, "activation": config.activation, "weight": config.weight, "best_epoch": loop.best_epoch,
     }  # fmt: skip
     save_student(folder / "model.safetensors", loop.model, facts)
-    write_csv(folder / "history.csv", history)
-    write_parquet(folder / "predictions.parquet", predictions)
+    write(folder / "history.csv", history)
+    write(folder / "predictions.parquet", predictions)
     write_json(folder / "metrics.json", metrics)
     unseal(loop.path)
 

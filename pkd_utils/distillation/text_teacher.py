@@ -130,8 +130,8 @@ def fit_text_teacher(
     result = TextTeacherResult(logits, history, counts, loop.best_epoch)
     with files.atomic_path(folder / "teacher.safetensors") as temporary:
         save_file({n: v.cpu().contiguous() for n, v in loop.best.items()}, temporary, metadata={"identity": identity})
-    files.write_parquet(folder / "logits.parquet", result.logits)
-    files.write_csv(folder / "history.csv", result.history)
+    files.write(folder / "logits.parquet", result.logits)
+    files.write(folder / "history.csv", result.history)
     settings = {**asdict(config), "encoder": Path(config.encoder).name}
     facts = {"identity": identity, "seed": seed, "config": settings, "counts": counts, "best_epoch": loop.best_epoch}
     files.write_json(folder / "teacher.json", facts)  # last: it marks the teacher finished

@@ -26,7 +26,7 @@ from pkd_utils.images.geometry import Aspect, Geometry, packed_geometry
 from pkd_utils.images.workers import results_of
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import Parts, hash_params, read_json, write_csv, write_parquet
+from pkd_utils.runs.files import Parts, hash_params, read_json, write
 
 FORMAT = 4  # of index and marks: a change packs anew
 BATCH = 16  # files that a worker takes at once, at most
@@ -80,7 +80,7 @@ def pack_images(
         index.attrs["key"] = key
     unreadable = index[~index["readable"]]
     if len(unreadable):
-        write_csv(listing, unreadable[["path", "error"]])
+        write(listing, unreadable[["path", "error"]])
     else:
         listing.unlink(missing_ok=True)
     if len(unreadable) > max_unreadable:
@@ -92,7 +92,7 @@ def pack_images(
         )
     if fresh:
         target.unlink(missing_ok=True)  # never an old array beside a new index
-        write_parquet(index_path, index)
+        write(index_path, index)
         os.replace(parts.path(ARRAY), target)
     parts.remove()
     return np.load(target, mmap_mode="r"), pd.read_parquet(index_path)

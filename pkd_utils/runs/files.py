@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pkd_utils.runs.errors import DataError
 
@@ -91,21 +90,12 @@ def _sum(path: Path, size: bool = False) -> str:
     return f"bytes:{path.stat().st_size}" if size else file_sha256(path)
 
 
-@contextlib.contextmanager
-def lock(path: str | Path, busy: str) -> Iterator[None]:
-    """Hold the one lock of this name while the block runs; whoever comes second says `busy` and waits.
-
-    The lock is the kernel's (flock), so that of a dead process holds nobody up; its file goes with it.
-    """
-    held = Lock(path, busy)
-    try:
-        yield
-    finally:
-        held.release()
-
-
 class Lock:
-    """The one lock of a name, held from its making to `release`, or to the end of the process."""
+    """The one lock of a name, held from its making to `release`, the end of a `with`, or that of the process.
+
+    Whoever comes second says `busy` and waits. The lock is the kernel's (flock), so that of a dead process holds nobody
+    up; its file goes with it.
+    """
 
     def __init__(self, path: str | Path, busy: str):
         self.path, self._process, self._stream = Path(path), os.getpid(), None
@@ -132,6 +122,12 @@ class Lock:
             self.path.unlink(missing_ok=True)
             fcntl.flock(self._stream, fcntl.LOCK_UN)  # for workers too, which hold it open
             self._stream.close()
+
+    def __enter__(self) -> "Lock":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.release()
 
     def __del__(self):
         self.release()
@@ -161,18 +157,6 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Read one JSON file."""
     return json.loads(Path(path).read_text())
-
-
-def write_parquet(path: str | Path, table: pd.DataFrame) -> None:
-    """Write a table as Parquet, whole or not at all."""
-    with atomic_path(path) as temporary:
-        table.to_parquet(temporary)
-
-
-def write_csv(path: str | Path, table: pd.DataFrame, index: bool = False) -> None:
-    """Write a table as CSV, whole or not at all."""
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=index)
 
 
 def write(path: str | Path, value: Any) -> None:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from pkd_utils.runs import machine, paths
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import atomic_path, lock
+from pkd_utils.runs.files import Lock, atomic_path
 
 REST_NS = 2_000_000_000  # ns: a file younger than this when it was hashed is hashed again; FAT keeps 2 s
 SAVE_SECONDS = 10.0  # s: a first pass that is killed loses no more
@@ -66,7 +66,7 @@ def hashes(root: Path, patterns: Sequence[str] = ("*",), store: Path | None = No
     again = {path for path in found if verified and f"{root}/{path}" not in verified[0]}
     new = [path for path, facts in found.items() if path in again or not _rested(known.get(path), facts)]
     if new:
-        with lock(store.with_suffix(".lock"), f"{root.name}/ is being hashed by another process"):
+        with Lock(store.with_suffix(".lock"), f"{root.name}/ is being hashed by another process"):
             known = _read(store)
             new = [path for path in new if path in again or not _rested(known.get(path), found[path])]
             _hash(root, found, new, known, store)

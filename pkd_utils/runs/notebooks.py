@@ -22,7 +22,7 @@ import yaml  # noqa: E402
 
 from pkd_utils.runs import absent, finished, identity, index, local, paths, progress, run  # noqa: E402
 from pkd_utils.runs.errors import DataError  # noqa: E402
-from pkd_utils.runs.files import atomic_path, lock  # noqa: E402
+from pkd_utils.runs.files import Lock, atomic_path  # noqa: E402
 from pkd_utils.runs.parameters import declared, nearest, notebook_path, resolve  # noqa: E402
 from pkd_utils.runs.profiles import notebook_of, read_runs, shown  # noqa: E402
 
@@ -264,7 +264,7 @@ def execute(file: str | Path, label: str = "", expect: str | None = None) -> Pat
         raise DataError(f"{said}: the code or an upstream run changed since this run was planned; start again.")
     folder = paths.runs_dir() / identity.run_folder(notebook, parameters, run_hash)
     executed = folder / "notebook.ipynb"
-    with lock(folder.with_name(f".lock-{folder.name}.ipynb"), f"{said} is being run"):
+    with Lock(folder.with_name(f".lock-{folder.name}.ipynb"), f"{said} is being run"):
         if finished.done(folder, parameters) and not problems(executed):
             run.point_to(folder, parameters["run"])
             finished.remember_place(folder, parameters)

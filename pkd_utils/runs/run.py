@@ -45,6 +45,11 @@ class Run:
         `study/cohort/step/label`, how later notebooks name this run.
     resumed : bool
         True if an earlier, interrupted or finished, session of the same identity left its work here.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a run named by a parameter `*_run` or `*_runs` does not exist.
     """
 
     def __init__(self, notebook: str, values: dict[str, Any]):
@@ -299,7 +304,7 @@ class Run:
         write_json(target.with_suffix(".json"), {**record, **read_json(self.path / "run.json")})
         if csv is not None:
             showing.records("csv", csv, allowed)
-            files.write_csv(target.with_suffix(".csv"), self.counts(csv))
+            files.write(target.with_suffix(".csv"), self.counts(csv))
         if picture:
             with files.atomic_path(target.with_suffix(".png")) as temporary:
                 shutil.copyfile(self.path / picture, temporary)
@@ -355,22 +360,4 @@ def open_notebook(notebook: str, namespace: dict[str, Any]) -> tuple[SimpleNames
     if isinstance(label, Run):
         namespace = {**namespace, "run": label.parameters["run"]}
     values = parameters.check(notebook, namespace)
-    return values, open_run(notebook, values)
-
-
-def open_run(notebook: str, values: SimpleNamespace | dict[str, Any]) -> Run:
-    """Open the run that these parameters identify, new, interrupted or finished.
-
-    Parameters
-    ----------
-    notebook : str
-        `<study>/<NN-verb-noun>`.
-    values : SimpleNamespace or dict
-        What `parameters.check` returned; `cohort` and `run` (the label) are required.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a run named by a parameter `*_run` or `*_runs` does not exist.
-    """
-    return Run(notebook, dict(values if isinstance(values, dict) else vars(values)))
+    return values, Run(notebook, vars(values))

@@ -211,7 +211,7 @@ def test_a_killed_encoding_continues_to_the_same_bytes(tmp_path):
 def test_tokens_that_flip_in_an_interrupted_call_are_made_anew(images, tmp_path, monkeypatch):
     monkeypatch.setattr("pkd_utils.encoders.tokens.encode.MARK_SECONDS", 0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("pkd_utils.encoders.tokens.encode.write_parquet", interrupt)
+        patch.setattr("pkd_utils.encoders.tokens.encode.write", interrupt)
         encode_images(TinyEncoder(), *images, tmp_path / "tokens", batch_size=3)
     array = tmp_path / "tokens.partial" / "tokens.npy"
     content = bytearray(array.read_bytes())

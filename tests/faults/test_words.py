@@ -16,7 +16,7 @@ from pkd_utils.encoders.tokens.views import Crops, storage_dtype
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.machine import resolve_device
 from pkd_utils.runs.parameters import resolve
-from pkd_utils.runs.run import open_run
+from pkd_utils.runs.run import Run
 
 NAN = float("nan")
 MADE_UP = Tokenizer(WordLevel({"[UNK]": 0}, "[UNK]"))
@@ -124,7 +124,7 @@ def test_runs_that_cannot_be_written(tmp_path, monkeypatch, kind):
     notebook = "background/01-generalized-distillation"
     refused(
         rf"^Runs cannot be written to {folder} \(.*\): set PKD_RUNS to a folder\.$",
-        open_run,
+        Run,
         notebook,
         resolve(notebook, {}),
     )

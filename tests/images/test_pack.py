@@ -288,7 +288,7 @@ def test_a_worker_that_is_killed_is_told_in_one_sentence_and_costs_little(small_
 
 def test_a_pixel_that_flips_in_an_interrupted_call_is_packed_anew(small_files, tmp_path, monkeypatch, read_files):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pack, "write_parquet", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(pack, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         pack_images(small_files, 16, tmp_path / "p.npy")
     array = tmp_path / "p.parts" / pack.ARRAY
     content = bytearray(array.read_bytes())

@@ -9,7 +9,7 @@ import pytest
 
 from pkd_utils.runs import files, finished, identity, index, paths
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.run import find_run, open_run
+from pkd_utils.runs.run import Run, find_run
 from tests.runs.test_index import change_keeping_size_and_time, put
 from tests.runs.test_run import make_notebook
 
@@ -35,17 +35,17 @@ def project(tmp_path, monkeypatch):
 
 def first(**values):
     given = {"source": "covid_chestxray", "data_root": "data/real", **values}
-    return open_run("toy/01-do-things", {"cohort": "toy", "run": "smoke", **given})
+    return Run("toy/01-do-things", {"cohort": "toy", "run": "smoke", **given})
 
 
 def second(**values):
     given = {"prepared_run": PREPARED, "image_weights": "data/models/net.pth", **values}
-    return open_run("toy/02-read-things", {"cohort": "toy", "run": "smoke", **given})
+    return Run("toy/02-read-things", {"cohort": "toy", "run": "smoke", **given})
 
 
 def third():
     read = {"prepared_run": PREPARED, "teacher_run": TEACHER}
-    return open_run("toy/03-read-both", {"cohort": "toy", "run": "smoke", **read})
+    return Run("toy/03-read-both", {"cohort": "toy", "run": "smoke", **read})
 
 
 def write(run, content="x"):

@@ -11,9 +11,9 @@ from pkd_utils.runs import notebooks, parameters, paths, progress, run
 from pkd_utils.runs.errors import DataError
 from tests.runs.test_run import PARAMETERS, make_notebook
 
-CHECK = "from pkd_utils.runs import parameters\nfrom pkd_utils.runs.run import open_run\n"
+CHECK = "from pkd_utils.runs import parameters\nfrom pkd_utils.runs.run import Run\n"
 CHECK += "P = parameters.check('toy/01-do-things', globals())"
-WORK = "run = open_run('toy/01-do-things', P)\n(run.path / 'out.txt').write_text(str(P.epochs))"
+WORK = "run = Run('toy/01-do-things', vars(P))\n(run.path / 'out.txt').write_text(str(P.epochs))"
 FINISH = "run.finish(['out.txt'])"
 
 

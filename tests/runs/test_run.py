@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ import pytest
 from pkd_utils.runs import files, identity, paths
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.parameters import resolve
-from pkd_utils.runs.run import find_run, open_run
+from pkd_utils.runs.run import Run, find_run
 
 PARAMETERS = """cohort: str = "toy"  # name
 run: str = "smoke"  # label
@@ -50,7 +49,7 @@ def project(tmp_path, monkeypatch):
 
 
 def given(**values):
-    return types.SimpleNamespace(**resolve("toy/01-do-things", values))
+    return resolve("toy/01-do-things", values)
 
 
 def test_atomic_path_leaves_nothing_behind_after_an_error(tmp_path):
@@ -77,11 +76,11 @@ def test_json_takes_numpy_and_turns_nan_to_null(tmp_path):
 
 
 def test_run_is_partial_until_finish_and_then_found(project):
-    run = open_run("toy/01-do-things", given())
+    run = Run("toy/01-do-things", given())
     assert run.path.name.endswith(".partial") and not run.resumed
     with pytest.raises(FileNotFoundError, match=r"notebooks/toy/01-do-things.ipynb"):
         find_run(run.reference)
-    files.write_csv(run.path / "table.csv", pd.DataFrame({"a": [1]}))
+    files.write(run.path / "table.csv", pd.DataFrame({"a": [1]}))
     folder = run.finish(["table.csv"])
     assert folder.name.startswith("smoke-") and not folder.name.endswith(".partial")
     assert find_run("toy/toy/01-do-things/smoke") == folder
@@ -105,7 +104,7 @@ print(after["peak_memory_gib"] - before["peak_memory_gib"], after["cpu_seconds"]
     said = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout
     memory, seconds = map(float, said.split())
     assert memory == pytest.approx(400e6 / 2**30, rel=0.2) and seconds > 0.1
-    run = open_run("toy/01-do-things", given())
+    run = Run("toy/01-do-things", given())
     run.save({"a.csv": pd.DataFrame({"x": [1]})})
     record = files.read_json(run.path / "run.json")
     assert record["peak_memory_gib"] > 0.05 and record["cpu_seconds"] > 0
@@ -113,7 +112,7 @@ print(after["peak_memory_gib"] - before["peak_memory_gib"], after["cpu_seconds"]
 
 
 def test_finish_refuses_a_missing_or_empty_artefact(project):
-    run = open_run("toy/01-do-things", given())
+    run = Run("toy/01-do-things", given())
     (run.path / "empty.csv").touch()
     with pytest.raises(DataError, match=r"absent.csv, empty.csv missing or empty"):
         run.finish(["absent.csv", "empty.csv"])
@@ -121,34 +120,34 @@ def test_finish_refuses_a_missing_or_empty_artefact(project):
 
 
 def test_same_parameters_resume_and_others_do_not(project):
-    first = open_run("toy/01-do-things", given())
+    first = Run("toy/01-do-things", given())
     (first.path / "half.csv").write_text("x")
-    again = open_run("toy/01-do-things", given())
+    again = Run("toy/01-do-things", given())
     assert again.resumed and (again.path / "half.csv").exists()
-    other = open_run("toy/01-do-things", given(epochs=3))
+    other = Run("toy/01-do-things", given(epochs=3))
     assert not other.resumed and other.path != first.path
 
 
 def test_an_empty_folder_made_by_the_workflow_is_not_a_finished_run(project):
-    first = open_run("toy/01-do-things", given())
+    first = Run("toy/01-do-things", given())
     first.final_path.mkdir()
-    again = open_run("toy/01-do-things", given())
+    again = Run("toy/01-do-things", given())
     (again.path / "table.csv").write_text("x")
     assert again.finish(["table.csv"]) == first.final_path
     assert (first.final_path / "run.json").exists()
 
 
 def test_identity_follows_the_upstream_run(project):
-    one = open_run("toy/01-do-things", given())
+    one = Run("toy/01-do-things", given())
     (one.path / "t").write_text("x")
     one.finish(["t"])
     reference = "toy/toy/01-do-things/smoke"
-    before = open_run("toy/02-read-things", given(prepared_run=reference)).identity
-    two = open_run("toy/01-do-things", given(epochs=9))
+    before = Run("toy/02-read-things", given(prepared_run=reference)).identity
+    two = Run("toy/01-do-things", given(epochs=9))
     (two.path / "t").write_text("x")
     two.finish(["t"])
     assert os.readlink(paths.runs_dir() / reference) == two.final_path.name
-    assert open_run("toy/02-read-things", given(prepared_run=reference)).identity != before
+    assert Run("toy/02-read-things", given(prepared_run=reference)).identity != before
     assert one.final_path.exists(), "the earlier run is not overwritten"
 
 

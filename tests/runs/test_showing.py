@@ -10,7 +10,7 @@ import pytest
 
 from pkd_utils.runs import paths, showing
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.run import find_run, open_notebook, open_run
+from pkd_utils.runs.run import Run, find_run, open_notebook
 from tests.runs.test_run import given, project  # noqa: F401  (a fixture)
 
 SIMULATED = {"title": "Toys", "simulated": True, "shareable_text": True, "shareable_images": True}
@@ -21,7 +21,7 @@ H = showing.HIDDEN
 
 @pytest.fixture
 def run(project):  # noqa: F811
-    return open_run("toy/01-do-things", given())
+    return Run("toy/01-do-things", given())
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_save_writes_by_suffix_and_finishes(run, capsys):
     assert json.loads((folder / "v.json").read_text()) == {"n": 1}
     assert np.load(folder / "a.npy").tolist() == np.load(folder / "b.npz")["x"].tolist() == [0, 1, 2]
     assert capsys.readouterr().out == "wrote t.parquet, t.csv, v.json, a.npy, b.npz, masks.bin\n"
-    again = open_run("toy/01-do-things", run.parameters)
+    again = Run("toy/01-do-things", run.parameters)
     again.save({"v.json": {"n": 2}}, "t.csv")
     assert json.loads((folder / "v.json").read_text()) == {"n": 1}, "a finished run stays as it is"
 
@@ -190,11 +190,11 @@ def test_a_credentialed_cohort_permits_nothing(facts):
 def test_a_run_of_several_cohorts_shows_what_all_permit(project, shown):  # noqa: F811
     references = []
     for label, cohort in (("one", SIMULATED), ("two", CREDENTIALED)):
-        upstream = open_run("toy/01-do-things", given(run=label))
+        upstream = Run("toy/01-do-things", given(run=label))
         upstream.note(cohort=cohort, data_hash=label)
         upstream.save({"v.json": {}})
         references.append(upstream.reference)
-    run = open_run("toy/02-read-things", given(run="both"))
+    run = Run("toy/02-read-things", given(run="both"))
     assert run.inherit(references[0])["cohort"]["title"] == "Toys" and run.shows_images
     run.inherit(references[1])
     facts = run.provenance()

@@ -144,7 +144,7 @@ class Stage:
         folder = self.root / "runs" / reference
         folder.mkdir(parents=True)
         for name, table in tables.items():
-            table.to_parquet(folder / name) if name.endswith("parquet") else files.write_csv(folder / name, table)
+            table.to_parquet(folder / name) if name.endswith("parquet") else files.write(folder / name, table)
         facts = {n: {"bytes": (folder / n).stat().st_size, "sha256": files.file_sha256(folder / n)} for n in tables}
         record = {"reference": reference, "artefacts": facts, "cohort": self.facts, "upstream": upstream}
         files.write_json(folder / "run.json", {**record, "seconds": 3.2, "device": "2 cores", **more})

@@ -9,7 +9,7 @@ import pytest
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs import notebooks, paths
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import write_csv, write_json, write_parquet
+from pkd_utils.runs.files import write, write_json
 from pkd_utils.runs.parameters import resolve
 from pkd_utils.runs.profiles import read_runs
 from workflow.budget import REPORT_TOKENS, Budget, Rates, TaskCount, count_tasks, main, operations
@@ -293,9 +293,9 @@ def test_a_finished_run_is_counted_itself(tmp_path):
         {"task": "age", "seed": [0] * 5 + [1] * 5, "part": ["train", "train", "train", *["evaluate"] * 2] * 2,
          "image_id": list("abcdebcdef")}
     )  # fmt: skip
-    write_parquet(folder / "splits.parquet", splits)
-    write_csv(folder / "sizes.csv", pd.DataFrame({"task": ["age"], "samples": [3], "epochs": [7]}))
-    write_parquet(folder / "images.parquet", pd.DataFrame({"image_id": list("abcdef")}))
+    write(folder / "splits.parquet", splits)
+    write(folder / "sizes.csv", pd.DataFrame({"task": ["age"], "samples": [3], "epochs": [7]}))
+    write(folder / "images.parquet", pd.DataFrame({"image_id": list("abcdef")}))
     write_json(folder / "tasks.json", {"age": {"classes": ["young", "old"]}})
     write_json(folder / "run.json", {})
     prepared = count_tasks(TASKS, {})

@@ -45,7 +45,7 @@ def make_run(folder: Path, cells, cohort=SIMULATED, title="# Prepare simulated d
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(title), *cells])
     notebook.metadata["papermill"] = {"output_path": "/somewhere/else.ipynb"}
     nbformat.write(notebook, folder / "notebook.ipynb")
-    files.write_csv(folder / "table.csv", pd.DataFrame({"rows": [3]}))
+    files.write(folder / "table.csv", pd.DataFrame({"rows": [3]}))
     facts = {"bytes": (folder / "table.csv").stat().st_size, "sha256": files.file_sha256(folder / "table.csv")}
     files.write_json(
         folder / "run.json",

@@ -68,7 +68,7 @@ def test_findings_show_what_the_compare_run_wrote(tmp_path):
     files.write_json(tmp_path / "verdict.json", {"headline": "No difference.", "findings": ["IoU 0.10 against 0.11."]})
     table = pd.DataFrame({"metric": ["IoU", "FPR"], "iou_mean": [0.11, 0.5], "iou_sd": 0.02, "iou_marks": ["**", ""]})
     table = table.assign(paper_mean=0.1, paper_sd=0.0, paper_marks="")  # a column without any mark
-    files.write_csv(tmp_path / "table1.csv", table)
+    files.write(tmp_path / "table1.csv", table)
     page = home.attention_findings(tmp_path)
     assert (
         "**No difference.**" in page and "- IoU 0.10 against 0.11." in page and "0.11\u00a0±\u00a00.02 \\*\\* |" in page
@@ -92,7 +92,7 @@ def test_status_lists_every_run():
 
 
 def test_results_pages_read_csv_and_json_with_provenance(tmp_path):
-    files.write_csv(tmp_path / "icu.csv", pd.DataFrame({"label": ["went icu"], "auroc_mean": [0.6], "auroc_sd": [0.1]}))
+    files.write(tmp_path / "icu.csv", pd.DataFrame({"label": ["went icu"], "auroc_mean": [0.6], "auroc_sd": [0.1]}))
     icu = {"title": "ICU", "reference": "a/b/c/d", "by_fold": [{"fold": 1}], "commit": "abc"}
     files.write_json(tmp_path / "icu.json", icu)
     forests = {"title": "Forests", "text": "Five seeds.", "by_set": [{"set": "mass", "auroc": 0.86}], "n": 3}

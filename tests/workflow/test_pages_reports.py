@@ -115,7 +115,7 @@ def test_findings_of_the_second_study(tmp_path):
         tmp_path / "verdict.json", {"headline": "Of 2 findings 1 holds here.", "findings": ["A: yes.", "B: no."]}
     )
     table = pd.DataFrame({"claim": ["A", "B", "C"], "verdict": ["cannot tell", "holds here", "cannot tell"]})
-    files.write_csv(tmp_path / "verdicts.csv", table)
+    files.write(tmp_path / "verdicts.csv", table)
     text = home.reports_findings(tmp_path, "reports/06-distillation-effect")
     assert "- *holds here*: B\n- *cannot tell*: A; C\n" in text and "*does not hold here*" not in text
     for part in (

@@ -25,7 +25,7 @@ from pkd_utils.images.decode import image_size, open_image
 from pkd_utils.images.depth import is_deep
 from pkd_utils.runs import machine
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import atomic_path, hash_params, write_parquet
+from pkd_utils.runs.files import atomic_path, hash_params, write
 from pkd_utils.runs.paths import data_dir
 
 # JPEG blurs a mask's edges: so many of its pixels may lie between black and white. A mammogram has 20 % and more there.
@@ -84,7 +84,7 @@ class FileFacts:
             for file, facts in zip(todo, bar, strict=True):
                 self._facts[file] = {**self._facts[file], **facts}
         # What is known of the other table's files is kept.
-        write_parquet(self.cache, pd.DataFrame.from_dict(self._kept | self._facts, "index", columns=_FACTS))
+        write(self.cache, pd.DataFrame.from_dict(self._kept | self._facts, "index", columns=_FACTS))
 
     def __getitem__(self, file: str) -> dict:
         return self._facts[file]

@@ -199,7 +199,7 @@ def write_public_splits(
         table = table.sort_values("image_sha256").reset_index(drop=True)
         check_public(table, ids)
         path = Path(folder) / f"splits-{task}-seed{int(seed)}.csv"
-        files.write_csv(path, table)
+        files.write(path, table)
         written.append(path)
     return written
 

@@ -75,7 +75,7 @@ def write_tables(root: Path, cases: list[Case], seed: int) -> dict[str, int]:
             rows = [table_row(case, seed) for case in mine if case.split == split]
             columns = list(table_row(mine[0], seed))
             counts[f"{kind} {split}"] = len(rows)
-            files.write_csv(root / f"{kind}_case_description_{split}_set.csv", pd.DataFrame(rows, columns=columns))
+            files.write(root / f"{kind}_case_description_{split}_set.csv", pd.DataFrame(rows, columns=columns))
     return counts
 
 

@@ -77,7 +77,7 @@ class BreastCohort(build.Recipe):
     def tables(self, root: Path, parts: list[dict]) -> dict[str, int]:
         counts = cbis_layout.write_tables(root, self.cases, self.seed)
         for name, rows in (("metadata", "series"), ("truth", "truth")):
-            files.write_csv(root / f"{name}.csv", pd.DataFrame([row for part in parts for row in part[rows]]))
+            files.write(root / f"{name}.csv", pd.DataFrame([row for part in parts for row in part[rows]]))
         counts |= {"patients": len(parts), "mammograms": len(self.cases)}
         return counts | {"BI-RADS read as 5": sum(case.birads in (6, 55) for case in self.cases)}
 

@@ -37,7 +37,7 @@ from pkd_utils.distillation.heads.specs import HeadSpec, check_specs, group_spec
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import hash_params, last_whole, unseal, write_parquet
+from pkd_utils.runs.files import hash_params, last_whole, unseal, write
 from pkd_utils.runs.machine import Device
 from pkd_utils.statistics.metrics import micro_auroc
 
@@ -145,7 +145,7 @@ def fit_heads(
             train_in_lockstep(fits, tokens if live else None, bar)
             for group in wave:
                 results.add(paths[group[0].name], [spec.name for spec in group])
-    write_parquet(folder / "history.parquet", results.history)
+    write(folder / "history.parquet", results.history)
     return results
 
 

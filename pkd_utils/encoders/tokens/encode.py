@@ -32,7 +32,7 @@ from pkd_utils.encoders.tokens.views import (
     storage_dtype,
 )
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import Parts, atomic_path, hash_params, read_json, write_json, write_parquet
+from pkd_utils.runs.files import Parts, atomic_path, hash_params, read_json, write, write_json
 
 MARK_SECONDS = 2.0
 """Seconds between two marks of progress: what a kill can cost, beside the batch under way."""
@@ -167,7 +167,7 @@ def encode_images(
                 _mark(parts, marks)
                 marked = time.perf_counter()
     del arrays
-    write_parquet(parts.path("index.parquet"), index)
+    write(parts.path("index.parquet"), index)
     facts = {
         "encoder": encoder.facts.name, "feature": encoder.feature.what, "grid": encoder.grid, "width": encoder.width,
         "input_size": encoder.input_size, "preprocessing": str(encoder.preprocessing), "views": views,
@@ -213,7 +213,7 @@ def encode_texts(
     file = partial / "tokens.safetensors"
     _check_space(target, len(packed.tokens) * (2 * encoder.width + 4))
     encoder.encode_all(packed, batch_size, file)
-    write_parquet(partial / "index.parquet", pd.DataFrame({"id": ids}))
+    write(partial / "index.parquet", pd.DataFrame({"id": ids}))
     facts = {
         "encoder": encoder.facts.name, "layer": str(encoder.layer), "width": encoder.width, "storage": "float16",
         "reports": len(ids), "tokens": len(packed.tokens), "truncated": packed.truncated, "empty": packed.empty,

@@ -14,7 +14,7 @@ import torch
 from pkd_utils.encoders.tokens.stored import ImageTokens, TokenStore, checked
 from pkd_utils.encoders.tokens.views import CROPS, Crops, Pipeline, list_images
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import hash_params, read_json, write_json, write_parquet
+from pkd_utils.runs.files import hash_params, read_json, write, write_json
 from pkd_utils.runs.paths import resolve
 
 LIVE_VIEWS = 100_000
@@ -101,7 +101,7 @@ def record_live(
     """
     target, line = Path(target), live.pipeline
     table = pd.DataFrame({"image_id": live.image_ids, "path": [str(path) for path in paths]})
-    write_parquet(target / "live.parquet", table)
+    write(target / "live.parquet", table)
     facts = {"encoder": options, "identity": live.identity, "crops": asdict(line.crops), "storage": line.storage}
     facts |= {"batch_size": line.batch_size, "workers": line.workers}  # of the machine, and no part of the identity
     write_json(target / "live.json", {**facts, "image_root": str(image_root)})

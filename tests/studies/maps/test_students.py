@@ -181,7 +181,7 @@ def test_students_of_several_runs_are_told_apart(tmp_path, monkeypatch):
         folder = tmp_path / "mmpkd" / "toy" / "03-distil-student" / label
         folder.mkdir(parents=True)
         files.write_json(folder / "run.json", {"parameters": {"control": control}})
-        files.write_csv(folder / "students.csv", pd.DataFrame([{**row, "weight": weight}]))
+        files.write(folder / "students.csv", pd.DataFrame([{**row, "weight": weight}]))
     references = [f"mmpkd/toy/03-distil-student/{label}" for label in ("one", "two", "four", "three")]
     found = students.read_students(references[:3])
     assert found["method"].tolist() == ["baseline", "mmpkd", "self"]

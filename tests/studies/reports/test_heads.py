@@ -132,11 +132,11 @@ def finished_runs(folder, monkeypatch):
     monkeypatch.setenv("PKD_RUNS", str(folder))
     study = tiny_study()
     prepared = folder / "reports/a/01-prepare-tasks/t"
-    files.write_parquet(prepared / "images.parquet", pd.DataFrame({"image_id": study.study_of}))
+    files.write(prepared / "images.parquet", pd.DataFrame({"image_id": study.study_of}))
     privileged = pd.DataFrame({"text": ""}, index=pd.Index(study.study_of, name="image_id"))
-    files.write_parquet(prepared / "privileged.parquet", privileged)
-    files.write_parquet(prepared / "splits.parquet", study.splits)
-    files.write_csv(prepared / "sizes.csv", study.sizes)
+    files.write(prepared / "privileged.parquet", privileged)
+    files.write(prepared / "splits.parquet", study.splits)
+    files.write(prepared / "sizes.csv", study.sizes)
     files.write_json(prepared / "tasks.json", study.tasks)
     files.write_json(prepared / "run.json", {})
     for name, tasks in (("mrm", "1"), ("c2l", "1"), ("other_text", "1"), ("other_tasks", "2")):
@@ -169,13 +169,13 @@ def test_scores_of_several_runs_are_joined_one_head_a_seed_and_cohorts_by_task(t
         ("03-train-teachers/other", {"encode_run": "reports/a/02-encode/elsewhere"}, "image_only"),
     ):
         files.write_json(steps / name / "run.json", {"parameters": before})
-        files.write_parquet(steps / name / "scores.parquet", pd.DataFrame([head | {"method": method}]))
+        files.write(steps / name / "scores.parquet", pd.DataFrame([head | {"method": method}]))
     elsewhere = {"tasks_run": "reports/a/01-prepare-tasks/u", "image_encoder": "mrm", "views": 8}
     elsewhere |= {"crop_scale": [0.4, 0.9]}
     files.write_json(steps / "02-encode" / "elsewhere" / "run.json", {"parameters": elsewhere})
     files.write_json(steps / "02-encode" / "elsewhere" / "encoding.json", {"mode": "stored"})
     stay = {"task": "discharge_3_day", "part": ["train", "train", "train", "evaluate"]}
-    files.write_parquet(steps / "01-prepare-tasks" / "u" / "splits.parquet", pd.DataFrame(stay))
+    files.write(steps / "01-prepare-tasks" / "u" / "splits.parquet", pd.DataFrame(stay))
     prepared = {"discharge_3_day": {"title": "3-Day Discharge"}, "age": {"title": "Age of others"}}
     files.write_json(steps / "01-prepare-tasks" / "u" / "tasks.json", prepared)
     files.write_json(steps / "01-prepare-tasks" / "u" / "run.json", {})
@@ -190,7 +190,7 @@ def test_scores_of_several_runs_are_joined_one_head_a_seed_and_cohorts_by_task(t
     joint = [*runs, "reports/a/03-train-teachers/other"]
     with pytest.raises(DataError, match=r"/t and \S*/u both have age: give runs of different tasks"):
         heads.read_scores(joint)
-    files.write_parquet(other, pd.DataFrame([head | {"task": "discharge_3_day"}]))
+    files.write(other, pd.DataFrame([head | {"task": "discharge_3_day"}]))
     scores = heads.read_scores(joint)
     assert scores.titles == {"age": "Age", "discharge_3_day": "3-Day Discharge"}
     assert scores.shares["discharge_3_day"] == 0.25
@@ -200,9 +200,7 @@ def test_scores_of_several_runs_are_joined_one_head_a_seed_and_cohorts_by_task(t
     files.write_json(
         steps / "03-train-teachers/c2l/run.json", {"parameters": {"encode_run": "reports/a/02-encode/c2l"}}
     )
-    files.write_parquet(
-        steps / "03-train-teachers/c2l/scores.parquet", heads.read_scores(runs).rows.assign(encoder="c2l")
-    )
+    files.write(steps / "03-train-teachers/c2l/scores.parquet", heads.read_scores(runs).rows.assign(encoder="c2l"))
     assert len(heads.read_scores(c2l).rows) == 4
     files.write_json(steps / "02-encode" / "c2l" / "encoding.json", {"mode": "live"})
     with pytest.raises(DataError, match=r"different crops .*mrm: 8 kept.*; c2l: fresh in every epoch, "):
@@ -227,7 +225,7 @@ def test_heads_of_several_settings_are_kept_apart_by_weight_temperature_and_text
 
     def write(step, name, parameters, rows):
         files.write_json(steps / step / name / "run.json", {"parameters": parameters})
-        files.write_parquet(steps / step / name / "scores.parquet", pd.DataFrame(rows))
+        files.write(steps / step / name / "scores.parquet", pd.DataFrame(rows))
         return f"reports/a/{step}/{name}"
 
     runs = []
