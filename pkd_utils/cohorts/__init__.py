@@ -70,10 +70,9 @@ def load_cohort(name: str, root: str | Path, **options) -> Cohort:
     for key, value in options.items():
         if isinstance(value, list | tuple) and len(set(map(repr, value))) < len(value):
             raise DataError(f"{name}: {key} = {value!r}: a value stands twice.")
-        if key.endswith("_root") and not isinstance(value, str | Path | None):
-            raise DataError(f"{name}: {key} = {value!r}: give the path of a folder.")
-    # MIMIC comes in several downloads: their roots are parameters too, relative to the project like the first.
-    options = {key: resolve(value) if key.endswith("_root") and value else value for key, value in options.items()}
+        # MIMIC comes in several downloads: their roots are parameters too, relative to the project like the first.
+        if key.endswith("_root") and value and isinstance(value, str | Path):
+            options[key] = resolve(value)
     cohort = load(resolve(root), **options)
     check_cohort(cohort)
     return cohort

@@ -15,7 +15,15 @@ from PIL import Image
 from pydantic import Field
 
 from pkd_utils.cohorts.boxes import boxes_around, square_around
-from pkd_utils.cohorts.checks import as_numbers, check_filled, check_unique, check_values, refuse, require_columns
+from pkd_utils.cohorts.checks import (
+    as_numbers,
+    check_filled,
+    check_unique,
+    check_values,
+    refuse,
+    require_columns,
+    require_files,
+)
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, cell_values, one_hot
 from pkd_utils.images.decode import image_size, open_image
 from pkd_utils.images.marks import drawn_marks, paint_over
@@ -94,12 +102,7 @@ def load(
     file, folder = _only(root, TABLE), _only(root, PICTURES)
     table = _read_table(file)
     files = pd.concat([table["Image_filename"], *(_names(table[column]) for column in MASKS)])
-    absent = files[~files.isin(os.listdir(folder))]
-    if len(absent):
-        raise FileNotFoundError(
-            f"{len(absent)} of {len(files)} files that {file.name} names are not in {folder}, the first is "
-            f"{absent.iloc[0]}; get them from {WHERE}, or take their rows out."
-        )
+    require_files(folder.name + "/" + files[~files.isin(os.listdir(folder))], len(files), file, WHERE)
     funnel = Funnel()
     funnel.step("rows of the table", table, ROWS_PUBLISHED)
     for name in VALUES["Classification"]:

@@ -7,12 +7,10 @@ import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from pkd_utils.cohorts.table import (
     BOX_COLUMNS,
@@ -25,8 +23,6 @@ from pkd_utils.cohorts.table import (
     privileged_problems,
     within,
 )
-from pkd_utils.images.decode import open_image
-from pkd_utils.runs import machine
 from pkd_utils.runs.errors import DataError
 
 _NOT_PLAIN = r"^/|//|/$|(?:^|/)\.\.?(?:/|$)|\x00"  # of a path
@@ -38,6 +34,15 @@ def require_file(path: Path, where: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; get it from {where}.")
     return path
+
+
+def require_files(absent: pd.Series, total: int, table: Path, where: str) -> None:
+    """Raise FileNotFoundError if there are names in `absent`: of `total` files that a table names, those not here."""
+    if len(absent):
+        raise FileNotFoundError(
+            f"{len(absent)} of {total} files that {table} names are missing, the first is {absent.iloc[0]}; get them "
+            f"from {where}, or take their rows out."
+        )
 
 
 def require_columns(table: pd.DataFrame, columns: Sequence[str], file: Path) -> None:
@@ -193,14 +198,6 @@ def check_text(privileged: pd.DataFrame, source: str) -> None:
             f"{source}: {len(empty)} report(s) have no text, the first is {empty[0]!r}; "
             "remove them, or pass report_missing='drop' to leave them out and count them in the funnel."
         )
-
-
-def check_images_readable(cohort: Cohort) -> None:
-    """Decode every image; DataError (or FileNotFoundError) for the first that cannot be read. Slow: shows progress."""
-    files = [cohort.root / path for path in cohort.images["path"]]
-    with ThreadPoolExecutor(machine.cores()) as pool:  # threads: PIL's decoders let each other run
-        sizes = pool.map(lambda file: open_image(file).size, files)
-        collections.deque(tqdm(sizes, total=len(files), desc="decoding images", unit="image"), maxlen=0)
 
 
 def check_cohort(cohort: Cohort) -> None:

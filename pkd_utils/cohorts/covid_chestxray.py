@@ -21,6 +21,7 @@ from pkd_utils.cohorts.checks import (
     read_csv,
     refuse,
     require_columns,
+    require_files,
 )
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
 from pkd_utils.images.decode import image_size
@@ -187,11 +188,7 @@ def _read_regions(root: Path, images: pd.DataFrame, labels: tuple[str, ...]) -> 
         path=[file.parent / name for name in table["Mask"]], frame_width=frame[0], frame_height=frame[1]
     )
     table = table[table["label"].isin(labels) & table["Filename"].isin(images["image_id"])].reset_index(drop=True)
-    absent = [path for path in table["path"] if not path.is_file()]
-    if absent:
-        raise FileNotFoundError(
-            f"{len(absent)} of {len(table)} masks are missing, the first is {absent[0]}; get them from {WHERE_MASKS}."
-        )
+    require_files(table["path"][~table["path"].map(Path.is_file)], len(table), file, WHERE_MASKS)
     for row in table.itertuples():
         if image_size(row.path) != (row.Width, row.Height):
             raise DataError(f"{row.path} has another size than the {row.Width:g}x{row.Height:g} of {file.name}.")

@@ -273,19 +273,16 @@ def surviving_terms(text: str, labels: Sequence[str], mode: Mode = "names_and_sy
     return [match[0] for match in _pattern(tuple(labels), mode).finditer(text)]
 
 
-def remove_label_terms(
-    text: str, labels: Sequence[str], replacement: str = "", mode: Mode = "names_and_synonyms"
-) -> str:
+def remove_label_terms(text: str, labels: Sequence[str], mode: Mode = "names_and_synonyms") -> str:
     """Remove every term of the labels from a text, so that `surviving_terms` finds none.
+
+    A sentence that keeps no word of content ("No ." after "No pleural effusion.") is dropped whole.
 
     Parameters
     ----------
     text : str
     labels : sequence of str
         Keys of `LABEL_TERMS`. Which labels the paper's list covered is not stated in the paper.
-    replacement : str
-        Put in the place of a term, or of a sentence, e.g. "[MASK]"; with the default "", a sentence that keeps no word
-        of content ("No ." after "No pleural effusion.") is dropped whole.
     mode : {"names", "names_and_synonyms", "sentences"}
         What goes: the label's name in all its forms (the paper's "excluding label names", read by its words), also
         synonyms and abbreviations, or every sentence that has any of these.
@@ -296,19 +293,16 @@ def remove_label_terms(
         The text with single spaces; "" if nothing is left.
     """
     pattern = _pattern(tuple(labels), mode)
-    if pattern.search(replacement):
-        raise DataError(f"The replacement {replacement!r} is itself a term of the labels; use another.")
     # Removing a term can bring the two halves of another together, so repeat until none is left.
     while pattern.search(text):
         if mode == "sentences":
-            text = " ".join(replacement if pattern.search(part) else part for part in _SENTENCE_END.split(text))
+            text = " ".join(part for part in _SENTENCE_END.split(text) if not pattern.search(part))
             break
-        text = pattern.sub(f" {replacement} ", text)
-        if not replacement:
-            text = " ".join(sentence for sentence in _SENTENCE_END.split(text) if not _is_empty(sentence))
+        text = pattern.sub(" ", text)
+        text = " ".join(sentence for sentence in _SENTENCE_END.split(text) if not _is_empty(sentence))
     text = re.sub(r"(?<!\S)[/,;:\-\u2010-\u2015]+(?!\S)", " ", text)  # marks that stood between two terms
     text = re.sub(r"\s+([.,;:])", r"\1", " ".join(text.split()))
-    return text if not pattern.search(text) else remove_label_terms(text, labels, replacement, mode)
+    return text if not pattern.search(text) else remove_label_terms(text, labels, mode)
 
 
 def sentences_with_holes(text: str) -> int:

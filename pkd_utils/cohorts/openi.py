@@ -17,7 +17,15 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.checks import check_filled, check_unique, check_values, read_csv, refuse, require_file
+from pkd_utils.cohorts.checks import (
+    check_filled,
+    check_unique,
+    check_values,
+    read_csv,
+    refuse,
+    require_file,
+    require_files,
+)
 from pkd_utils.cohorts.table import IMAGE_COLUMNS, Cohort, CohortInfo, Funnel, empty_boxes
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import file_sha256
@@ -231,12 +239,7 @@ def _with_pictures(reports: pd.DataFrame, root: Path, views: str, funnel: Funnel
     if views == "frontal":
         pictures = pictures[pictures["view"] == "frontal"]
         funnel.step("view frontal", pictures)
-    absent = pictures["path"].isna()
-    if absent.any():
-        raise FileNotFoundError(
-            f"{int(absent.sum())} of {len(pictures)} pictures of {PROJECTIONS} are not in {root}, the first is "
-            f"{pictures['filename'][absent].iloc[0]}; get them from {WHERE_PICTURES}, or take their rows out."
-        )
+    require_files(pictures["filename"][pictures["path"].isna()], len(pictures), root / PROJECTIONS, WHERE_PICTURES)
     if (root / KAGGLE_REPORTS).is_file():
         _check_numbering(root / KAGGLE_REPORTS, reports)
 

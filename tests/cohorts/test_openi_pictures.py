@@ -99,7 +99,7 @@ def test_absent_pictures(kaggle):
     (frontal.parent / "1_IM-0001-4001.dcm.png").unlink()  # a lateral that nobody asked for
     assert len(load(kaggle).images) == 3
     frontal.unlink()
-    with pytest.raises(FileNotFoundError, match=r"^1 of 3 pictures of .* the first is 2_IM-0652-1001\.dcm"):
+    with pytest.raises(FileNotFoundError, match=r"^1 of 3 files that .* the first is 2_IM-0652-1001\.dcm"):
         load(kaggle)
     shutil.rmtree(kaggle / "images")
     with pytest.raises(FileNotFoundError, match=r"holds no pictures such as .*get them from http"):

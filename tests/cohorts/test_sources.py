@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pkd_utils import demo
-from pkd_utils.cohorts import SOURCES, checks, load_cohort
+from pkd_utils.cohorts import SOURCES, load_cohort
 from pkd_utils.cohorts.boxes import boxed_by_split, ground_truth, regions_of
 from pkd_utils.cohorts.folds import patient_folds
 from pkd_utils.cohorts.openi import label_table
@@ -454,11 +454,6 @@ def test_negative_age_is_unknown(mimic):
 def test_unreadable_images(mimic):
     cohort = load_cohort("mimic_cxr", mimic)
     boxed = cohort.image_path(cohort.boxes["image_id"].iloc[0])
-    whole = boxed.read_bytes()
-    boxed.write_bytes(whole[:-30])  # the header is whole, the pixels are not
-    load_cohort("mimic_cxr", mimic)
-    with pytest.raises(DataError, match="image file is truncated"):
-        checks.check_images_readable(cohort)
     boxed.write_bytes(b"no image")
     refused("cannot be read", "mimic_cxr", mimic)
     boxed.unlink()
@@ -562,7 +557,9 @@ def test_covid_masks_that_are_not_there(segmented):
     with pytest.raises(DataError, match="marks no pixel of its image"):
         load_cohort("covid_chestxray", segmented, regions=LESIONS)
     masks[0].unlink()
-    with pytest.raises(FileNotFoundError, match=r"^1 of 3 masks are missing, the first is .*; get them from http"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^1 of 3 files that .* are missing, the first is .*; get them from http"
+    ):
         load_cohort("covid_chestxray", segmented, regions=LESIONS)
     (segmented / STRUCTURE).unlink()
     with pytest.raises(FileNotFoundError, match=r"structure\.csv is missing; get it from http"):

@@ -126,12 +126,13 @@ def load(
     published = {split: ROWS_PUBLISHED[kind, split] for split in files}
     funnel.step("rows of both tables", table, sum(published.values()), "paper = rows of the published tables")
     other = "calc" if kind == "mass" else "mass"
-    shared = shared_patients(root) if all(file.is_file() for file in _table_files(root, other).values()) else None
+    others = _table_files(root, other)
+    both_kinds = all(file.is_file() for file in others.values())
     for split, opposite in (("train", "test"), ("test", "train")):
         note = ""
-        if shared is not None:
-            count = shared.loc[f"{kind} {split}", f"{other} {opposite}"]
-            note = f"{count} patients are also in the {other} {opposite} table"
+        if both_kinds:  # a model of both must not train on one table's patients and test on the other's
+            shared = set(parts[split]["patient_id"]) & set(_read_table(others[opposite], other)["patient_id"])
+            note = f"{len(shared)} patients are also in the {other} {opposite} table"
         funnel.step(f"{split} table", parts[split], published[split], note)
 
     if validate_share:
@@ -250,20 +251,6 @@ def _problem_counts(problems: pd.DataFrame) -> str:
     kinds = problems.mask(problems.notna(), "unusable").mask(problems == NO_FILE, "missing")
     counted = kinds.melt(var_name="role", value_name="kind").groupby(["role", "kind"], sort=False).size()
     return ", ".join(f"{role} {kind} {count}" for (role, kind), count in counted.items())
-
-
-def shared_patients(root: Path) -> pd.DataFrame:
-    """Count the patients that two of the four official tables have in common.
-
-    Returns
-    -------
-    DataFrame
-        Four by four, names like "mass train"; the diagonal is the table's own number of patients. A model that uses
-        masses and calcifications together must not train on one table's patients and test on the other's.
-    """
-    files = {f"{kind} {split}": (f, kind) for kind in DESCRIPTORS for split, f in _table_files(root, kind).items()}
-    ids = {name: set(_read_table(*which)["patient_id"]) for name, which in files.items()}
-    return pd.DataFrame({a: {b: len(ids[a] & ids[b]) for b in ids} for a in ids})
 
 
 def _table_files(root: Path, kind: str) -> dict[str, Path]:
