@@ -64,7 +64,7 @@ def main() -> None:
 
         def ours(workers: int, threads: int) -> None:
             target = Path(name) / f"ours-{time.monotonic_ns()}"
-            table = radiograph.reconstruct(paths, target, geometry, workers, threads=threads, progress=False)
+            table = radiograph.reconstruct(paths, target, geometry, workers, threads=threads)
             if set(table["status"]) != {"done"}:
                 raise SystemExit(f"Some volumes gave no radiograph: {table['message'].tolist()}")
 

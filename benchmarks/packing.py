@@ -80,7 +80,7 @@ def main() -> None:
 
         def pack(workers: int) -> np.ndarray:
             (folder / "packed.npy").unlink(missing_ok=True)
-            return np.array(pack_images(paths, args.size, folder / "packed.npy", workers, progress=False)[0])
+            return np.array(pack_images(paths, args.size, folder / "packed.npy", workers)[0])
 
         contestants = {
             "libjpeg, whole, 1 process": lambda: decode_all(paths, None, 1),

@@ -15,7 +15,6 @@ from pkd_utils.cohorts.boxes import boxes_around, boxes_of, read_coco
 from pkd_utils.cohorts.checks import (
     as_numbers,
     check_filled,
-    check_patient_ids,
     check_text,
     check_unique,
     read_csv,
@@ -111,7 +110,6 @@ def load(
     table = table.rename(columns={"filename": "image_id", "patientid": "patient_id", "license": "licence"})
     absent = {"folder": "images"} | dict.fromkeys(("age", "sex", "location", "url"), np.nan)  # from older versions
     table = table.assign(**{column: value for column, value in absent.items() if column not in table.columns})
-    check_patient_ids(table, file.name)
 
     funnel = Funnel()
     funnel.step("rows of metadata.csv", table)

@@ -194,9 +194,8 @@ def _read_one(source, where: Path, name: str, sections: Sequence[str]) -> tuple[
         return report_text(source.read(name).decode("utf-8"), sections)
     except (FileNotFoundError, KeyError):
         raise FileNotFoundError(f"Report {name} is missing from {where}; get it from {WHERE}.") from None
-    except UnicodeDecodeError:
-        raise DataError(f"Report {name} in {where} is not UTF-8 text; fetch it again.") from None
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:  # a folder, a circle of links, a damaged archive
+    # a folder, a circle of links, a damaged archive, text of another encoding
+    except (OSError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"Report {name} in {where} cannot be read ({error}); fetch it again.") from None
 
 

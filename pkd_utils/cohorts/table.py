@@ -164,10 +164,7 @@ class Cohort:
 
     def image_path(self, image_id: str) -> Path:
         """Return the absolute path of an image; the file need not exist."""
-        try:
-            return self.root / self.rows.at[image_id, "path"]
-        except KeyError:
-            raise DataError(f"Cohort {self.info.name} has no image {image_id!r}.") from None
+        return self.root / self.rows.at[image_id, "path"]
 
     def image_size(self, image_id: str) -> tuple[int, int]:
         """Return (width, height) in pixels of the stored image, from its header."""

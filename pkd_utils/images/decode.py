@@ -20,22 +20,18 @@ from pkd_utils.images.geometry import Aspect, packed_geometry, resize
 from pkd_utils.runs.errors import DataError
 
 
-def read_image(
-    source: str | Path | bytes, size: int, aspect: Aspect = "squash", depth: str = "full"
-) -> tuple[np.ndarray, tuple[int, int]]:
+def read_image(source: str | Path | bytes, size: int, aspect: Aspect = "squash") -> tuple[np.ndarray, tuple[int, int]]:
     """Decode one image to grey and resize it, in one decode and one resize.
 
     Parameters
     ----------
     source : path, or the file's bytes
-        Colour becomes luma (ITU-R 601), transparency is ignored. Of a JPEG, libjpeg decodes 1/2, 1/4 or 1/8 of the size
-        where that still has `size` pixels along each resized side.
+        Colour becomes luma (ITU-R 601), transparency is ignored; more than 8 bits become 8 by `depth.eight_bit_range`.
+        Of a JPEG, libjpeg decodes 1/2, 1/4 or 1/8 of the size where that still has `size` pixels along each resized
+        side.
     size : int, side of the result in pixels
     aspect : {"squash", "pad", "crop"}, see `packed_geometry`
         The resize is PIL's bilinear one, which averages what it makes smaller.
-    depth : {"full", "minmax"}
-        How more than 8 bits become 8: the whole range of 16 bits, or the image's own minimum to maximum (always so
-        for 32-bit and floating point images, whose range says nothing).
 
     Returns
     -------
@@ -43,7 +39,7 @@ def read_image(
     stored_size : (width, height) of the upright picture in the file
     """
     image, stored = _decoded(source, (size, aspect))
-    return _eight_bits(resize(_grey(image, depth), stored, size, aspect, Image.Resampling.BILINEAR)), stored
+    return _eight_bits(resize(_grey(image), stored, size, aspect, Image.Resampling.BILINEAR)), stored
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
@@ -53,7 +49,7 @@ def open_image(source: str | Path | bytes) -> Image.Image:
 
 def open_grey(path: str | Path) -> Image.Image:
     """Open one image for display, whole, in PIL's mode "L" (8-bit grey): what `read_image` reads before it resizes."""
-    return Image.fromarray(_eight_bits(_grey(open_image(path), "full")))
+    return Image.fromarray(_eight_bits(_grey(open_image(path))))
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -119,10 +115,10 @@ def _decoded(source, packed: tuple[int, Aspect] | None = None) -> tuple[Image.Im
             return image, image.size
 
 
-def _grey(image: Image.Image, depth: str) -> Image.Image:
+def _grey(image: Image.Image) -> Image.Image:
     """Mode "L", or "F" with values from 0 to 255 for more than 8 bits."""
     if is_deep(image):
-        return Image.fromarray(eight_bit_range(np.asarray(image), depth))
+        return Image.fromarray(eight_bit_range(np.asarray(image)))
     return image.convert("RGB").convert("L") if image.mode in ("P", "PA", "CMYK") else image.convert("L")
 
 

@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -41,16 +41,14 @@ def pack_images(
     target: str | Path,
     workers: Annotated[int, Field(ge=1)] = 1,
     aspect: Aspect = "squash",
-    depth: Literal["full", "minmax"] = "full",
     max_unreadable: Annotated[int, Field(ge=0)] = 0,
-    progress: bool = True,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Decode, resize and pack images into one uint8 array on disk; continues where an earlier call was killed.
 
     Parameters
     ----------
     paths : sequence of N paths
-    size, aspect, depth : see `read_image`
+    size, aspect : see `read_image`
     target : path of the `.npy` file; the index lies beside it as `<stem>.index.parquet`
     workers : int
         Processes; 1 works in this process. The result does not depend on it.
@@ -58,8 +56,6 @@ def pack_images(
         How many files may be missing or no images. They are black in `pixels`, not `readable` in `index`, and listed in
         `<stem>.unreadable.csv`; leaving them out is the caller's to do. More are refused; after some were mended,
         another call reads those alone.
-    progress : bool
-        Show a tqdm bar: images done, images a second in this call, time left.
 
     Returns
     -------
@@ -69,14 +65,14 @@ def pack_images(
     """
     paths, target = [Path(path) for path in paths], Path(target)
     stamps = _file_stamps(paths, max_unreadable)
-    options = {"size": size, "aspect": aspect, "depth": depth}
+    options = {"size": size, "aspect": aspect}
     key = hash_params([FORMAT, options, stamps])
     index_path, listing = target.with_suffix(".index.parquet"), target.with_suffix(".unreadable.csv")
     parts = Parts(target.with_suffix(".parts"), [FORMAT, options, len(paths)])
     index = pd.read_parquet(index_path) if target.exists() and index_path.exists() else pd.DataFrame()
     fresh = index.attrs.get("key") != key
     if fresh:
-        index = _fill(parts, paths, stamps, options, workers, progress)
+        index = _fill(parts, paths, stamps, options, workers)
         index.attrs["key"] = key
     unreadable = index[~index["readable"]]
     if len(unreadable):
@@ -116,9 +112,7 @@ def _file_stamps(paths: Sequence[Path], allowed: int) -> list[str]:
     return stamps
 
 
-def _fill(
-    parts: Parts, paths: Sequence[Path], stamps: Sequence[str], options: dict, workers: int, progress: bool
-) -> pd.DataFrame:
+def _fill(parts: Parts, paths: Sequence[Path], stamps: Sequence[str], options: dict, workers: int) -> pd.DataFrame:
     """Fill the array of `parts` with every image that no mark vouches for; the index of all."""
     if ARRAY not in parts:
         parts.remove()
@@ -141,10 +135,9 @@ def _fill(
     with (
         open(parts.path(ARRAY), "r+b") as array,
         # A long average: batches arrive in bursts, and the time left should not jump with them.
-        tqdm(total=len(paths), initial=len(paths) - len(todo), desc="packing", unit="img", smoothing=0.02,
-             disable=not progress) as bar,
+        tqdm(total=len(paths), initial=len(paths) - len(todo), desc="packing", unit="img", smoothing=0.02) as bar,
         contextlib.closing(results_of(_pack_batch, jobs, workers)) as batches,
-    ):  # fmt: skip
+    ):
         try:
             for batch in batches:
                 rows |= {row["position"]: row for row in batch}
@@ -180,13 +173,13 @@ def _pack_batch(array: Path, files: Sequence[tuple[int, str, str]], options: dic
     return rows
 
 
-def _pack_one(path: str, size: int, aspect: Aspect, depth: str) -> tuple[np.ndarray | None, dict]:
+def _pack_one(path: str, size: int, aspect: Aspect) -> tuple[np.ndarray | None, dict]:
     """Read, hash, decode and resize one file; a failure is returned, not raised, so that all can be listed."""
     row = {"path": path, "sha256": "", "bytes": 0, "width": 0, "height": 0, **Geometry(*[math.nan] * 4)._asdict()}
     try:
         data = Path(path).read_bytes()
         row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        pixels, (width, height) = read_image(data, size, aspect, depth)
+        pixels, (width, height) = read_image(data, size, aspect)
     except Exception as error:  # a file that is no image fails in many ways
         return None, row | {"readable": False, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
     geometry = packed_geometry(width, height, size, aspect)._asdict()

@@ -135,7 +135,7 @@ def test_the_first_bad_report_is_named_and_reading_stops(tmp_path, archived, mon
         shutil.rmtree(tmp_path / "files")
     with pytest.raises(FileNotFoundError, match=r"s50000150\.txt is missing from .*get it from https"):
         report_sections.read_reports(tmp_path, studies, ("findings",))
-    with pytest.raises(DataError, match=r"s50000200\.txt in .* is not UTF-8"):
+    with pytest.raises(DataError, match=r"s50000200\.txt in .* cannot be read"):
         report_sections.read_reports(tmp_path, studies.iloc[160:250], ("findings",))
     table = report_sections.read_reports(tmp_path, studies.iloc[:150], ("findings",))
     assert table.index.tolist() == studies["study_id"].iloc[:150].tolist()

@@ -18,7 +18,6 @@ from tests.demo.conftest import SMALL
 
 SHAPES, MARGINS = list(birads.SHAPES.values()), list(birads.MARGINS.values())
 TYPES = sorted({word for kind in CALC_SHARES["calc type"] for word in kind.split("-")})
-HEADER = "@relation mammographic\n" + "".join(f"@attribute {name} integer [0,9]\n" for name in birads.COLUMNS)
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +44,6 @@ def test_the_real_table(birads_table):
     assert table.groupby("shape")["severity"].mean()["IRREGULAR"] > 0.75
     first = table.loc[1, ["birads", "age", "shape", "margin", "mass_density", "severity"]].tolist()
     assert first == [5, 67, "LOBULATED", "SPICULATED", 3, 1]
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("4,43,1,1,?,1", r"row 2 has Density = \?; it must be one of 1, 2, 3, 4. Use the version without"),
-        ("4,43,<null>,1,3,1", "row 2 has Shape = <null>; it"),
-        ("4,43,5,1,3,1", "row 2 has Shape = 5; it must be one of 1, 2, 3, 4"),
-        ("4,43,1,0,3,1", "row 2 has Margin = 0"),
-        ("7,43,1,1,3,1", "row 2 has BI-RADS = 7"),
-        ("4,430,1,1,3,1", "row 2 has Age = 430; it must be between 15 and 110"),
-        ("4,43,1,1,3,2", "row 2 has Severity = 2"),
-        ("4,43,1,1,3", "row 2 has 5 values"),
-    ],
-)
-def test_a_table_with_an_unknown_code_or_column_is_refused(tmp_path, row, message):
-    file = tmp_path / "mammographic.dat"
-    file.write_text(f"{HEADER}@data\n5,67,3,5,3,1\n{row}\n")
-    with pytest.raises(DataError, match=message):
-        birads.read(file)
-    file.write_text(HEADER.replace("Shape", "Margin2") + "@data\n")
-    with pytest.raises(DataError, match="Margin2"):
-        birads.read(file)
 
 
 # Who is in it

@@ -194,7 +194,7 @@ def test_an_embolism_takes_contrast_from_its_side_and_widens_the_heart(torso, sc
         lost = healthy[at].astype(float) - clotted[at]
         assert (lost.mean() > 60) == filled and (filled or abs(lost.mean()) < 10)
     exams = [e for mine in plan(80, 0) for e in mine]
-    burdens = np.array([e.burden for e in exams])
+    burdens = np.array([e.scan.burden for e in exams])
     assert 0.1 < (burdens > 0).mean() < 0.35 and burdens.max() <= 1 and burdens[burdens > 0].min() >= 0.15
     wider = np.array([e.scan.heart_scale - e.study.heart_scale for e in exams])
     np.testing.assert_allclose(wider, 0.10 * burdens)
@@ -232,7 +232,7 @@ def test_impressions_assert_the_embolism_and_labels_repeat_it(exams):
     misread = label_rows(exams, 1, noise=0.3).set_index("impression_id")
     share = (misread["pe_positive_nlp"] != misread["pe_positive"]).mean()
     assert 0.2 < share < 0.4 and (misread["pe_positive"] == labels["pe_positive"]).all()
-    burden = pd.Series({exam.impression_id: exam.burden for exam in exams})
+    burden = pd.Series({exam.impression_id: exam.scan.burden for exam in exams})
     assert labels.loc[burden > 0.6, "pe_positive"].all() and not labels.loc[burden == 0, "pe_positive"].mean() > 0.03
     assert (burden[labels["pe_subsegmentalonly"]] < SUBSEGMENTAL).all()
 

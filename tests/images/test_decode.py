@@ -104,7 +104,6 @@ def test_sixteen_bits_colour_palette_and_transparency(tmp_path):
     np.testing.assert_array_equal(np.asarray(decode.open_grey(tmp_path / "sixteen.png")), got)
     Image.fromarray((ramp // 16).astype(np.uint16)).save(tmp_path / "twelve.png")
     assert decode.read_image(tmp_path / "twelve.png", 64)[0].max() <= 16
-    assert decode.read_image(tmp_path / "twelve.png", 64, depth="minmax")[0].max() == 255
     assert decode.open_image(tmp_path / "twelve.png").mode == "I;16"
     grey = picture(64, 64)
     for mode in ("RGB", "RGBA", "P", "LA", "1"):
@@ -129,7 +128,6 @@ def test_dicom_like_the_same_picture_as_png(tmp_path, photometric):
     np.testing.assert_array_equal(decode.read_image(dicom.read_bytes(), 32)[0], decode.read_image(dicom, 32)[0])
     faint = write_dicom(tmp_path / "b.dcm", (ramp // 16).astype(np.uint16), bits=12)
     assert decode.read_image(faint, 64)[0].max() <= 16
-    assert decode.read_image(faint, 64, depth="minmax")[0].max() >= 254
     eight = write_dicom(tmp_path / "c.dcm", (ramp // 17).astype(np.uint8), bits=8)
     np.testing.assert_array_equal(np.asarray(decode.open_grey(eight)), (ramp // 17).astype(np.uint8))
 

@@ -17,13 +17,10 @@ from PIL import Image
 
 from pkd_utils.images import decode, pack
 from pkd_utils.images.geometry import packed_geometry
+from pkd_utils.images.pack import pack_images
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import read_json
 from tests.images.conftest import SIZES, picture
-
-
-def pack_images(*arguments, **options):
-    return pack.pack_images(*arguments, progress=False, **options)
 
 
 def test_packs_every_image_and_describes_it(files, tmp_path):
@@ -172,11 +169,11 @@ def test_a_call_that_ended_while_tidying_is_whole(files, tmp_path, read_files):
 
 @pytest.mark.parametrize(
     "change",
-    [{"paths": []}, {"size": 0}, {"workers": 0}, {"aspect": "fit"}, {"depth": "auto"}, {"max_unreadable": -1}],
+    [{"paths": []}, {"size": 0}, {"workers": 0}, {"aspect": "fit"}, {"max_unreadable": -1}],
 )
 def test_bad_requests(files, tmp_path, change):
     with pytest.raises(DataError, match=f"^pack_images: {next(iter(change))} = "):
-        pack.pack_images(**({"paths": files, "size": 16, "target": tmp_path / "p.npy", "progress": False} | change))
+        pack_images(**({"paths": files, "size": 16, "target": tmp_path / "p.npy"} | change))
 
 
 KILLED = """
@@ -190,7 +187,7 @@ def slow(*arguments):
     return real(*arguments)
 pack.read_image = slow
 folder = Path(sys.argv[1])
-pack.pack_images(sorted(folder.glob("k*.png")), 16, folder / "p.npy", int(sys.argv[2]), progress=False)
+pack.pack_images(sorted(folder.glob("k*.png")), 16, folder / "p.npy", int(sys.argv[2]))
 """
 
 
@@ -229,12 +226,12 @@ def test_bar_counts_what_was_there_but_not_as_speed(files, tmp_path, monkeypatch
     for path in paths[36:]:
         path.write_text("not an image")
     with pytest.raises(DataError):
-        pack.pack_images(paths, 16, tmp_path / "p.npy", workers)
+        pack_images(paths, 16, tmp_path / "p.npy", workers)
     assert "100%" in capsys.readouterr().err
     for path in paths[36:]:
         path.write_bytes(good)
     monkeypatch.setattr(pack, "read_image", lambda *a, real=pack.read_image, **k: (time.sleep(0.2), real(*a, **k))[1])
-    pack.pack_images(paths, 16, tmp_path / "p.npy", workers)
+    pack_images(paths, 16, tmp_path / "p.npy", workers)
     shown = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()
     assert "36/40" in shown[0] and "40/40" in shown[-1]
     speed = re.search(r"([\d.]+)(img/s|s/img)", shown[-1])

@@ -309,7 +309,6 @@ class PictureCohort(Cohort):
 
     def image_size(self, image_id: str) -> tuple[int, int]:
         """Return (width, height) in pixels of the stored picture, as read when the cohort was loaded."""
-        self.image_path(image_id)  # refuses an unknown image
         return int(self.rows.at[image_id, "width"]), int(self.rows.at[image_id, "height"])
 
     def mask(self, image_id: str, label: str | None = None) -> np.ndarray:

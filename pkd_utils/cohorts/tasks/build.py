@@ -28,7 +28,6 @@ BUILDERS = {
     **{name: partial(outcomes.yes_or_no, name) for name in (*outcomes.COVID, *outcomes.OPENI)},
     "openi_five": outcomes.openi_five,
 }
-TASKS = tuple(BUILDERS)
 # Each rule that the paper leaves open, changed by itself; `count_variants` shows what it does to the counts.
 _COMMON = [{"one_per": "study"}, {"one_per": "patient"}]
 _FRONTAL = [{"views": ["PA"]}, {"views": ["AP"]}]
@@ -66,7 +65,7 @@ def build_task(name: str, cohort: Cohort, at_most: Count | None = None, draw_see
     Parameters
     ----------
     name : str
-        One of `TASKS`.
+        One of `BUILDERS`.
     cohort : Cohort
         Of MIMIC-CXR for the first three, of INSPECT (or of any source with `labels`) for its three, of covid-chestxray
         or Open-i for the rest; `age` works with every cohort that knows ages.
@@ -79,7 +78,7 @@ def build_task(name: str, cohort: Cohort, at_most: Count | None = None, draw_see
         checked against the annotations.
     """
     if name not in BUILDERS:
-        raise DataError(f"There is no task named {name!r}; choose one of {', '.join(TASKS)}.")
+        raise DataError(f"There is no task named {name!r}; choose one of {', '.join(BUILDERS)}.")
     task = checked(BUILDERS[name], label=f"Task {name}")(cohort, **options)
     task = task if at_most is None else _cut(task, at_most, draw_seed)
     empty = [name for name, count in task.counts.items() if count == 0]

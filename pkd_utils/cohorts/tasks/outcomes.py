@@ -12,7 +12,6 @@ from pkd_utils.cohorts.tasks.base import (
     NOT_STATED,
     PAPER_COUNTS,
     Balance,
-    Count,
     Share,
     SplitRule,
     Task,
@@ -121,6 +120,11 @@ def outcome(
     return Task(name, title, kind, classes, make_table(images, target), funnel.table(), choices, split)
 
 
+def _check_labels(cohort: Cohort, columns: list[str]) -> None:
+    for missing in [name for name in columns if name not in cohort.labels]:
+        raise DataError(f"Cohort {cohort.info.name} was loaded without label {missing!r}; add it to the loader's.")
+
+
 def yes_or_no(
     name: str,
     cohort: Cohort,
@@ -135,8 +139,7 @@ def yes_or_no(
     `stratify` all tasks with the same images hold out the same ones.
     """
     title, kind, classes, column = (COVID | OPENI)[name]
-    if column not in cohort.labels:
-        raise DataError(f"Cohort {cohort.info.name} was loaded without label {column!r}; add it to the loader's.")
+    _check_labels(cohort, [column])
     images, funnel = select_images(cohort, views, one_per)
     unknown = int(images[column].isna().sum())
     images = images[images[column].notna()]
@@ -152,7 +155,6 @@ def openi_five(
     one_per: Unit = "image",
     evaluate: Share = 0.25,
     stratify: bool = True,
-    per_class: tuple[Count, Count] | None = None,
 ) -> Task:
     """One of five on Open-i, as MIMIC 5x1200: exactly one of `OPENI_FINDINGS`, or a study coded as normal.
 
@@ -164,12 +166,11 @@ def openi_five(
         Of the loader `openi`, with all its labels.
     views, one_per
         See `tasks.base.select_images`.
-    evaluate, stratify, per_class
+    evaluate, stratify
         See `tasks.base.SplitRule`.
     """
     columns = [*OPENI_FINDINGS, "Abnormal"]
-    if missing := [name for name in columns if name not in cohort.labels]:
-        raise DataError(f"Cohort {cohort.info.name} was loaded without label {missing[0]!r}; add it to the loader's.")
+    _check_labels(cohort, columns)
     images, funnel = select_images(cohort, views, one_per)
     found = images[columns].assign(normal=1 - images["Abnormal"])[[*OPENI_FINDINGS, "normal"]]
     single = found.sum(axis=1) == 1
@@ -178,7 +179,7 @@ def openi_five(
     funnel.step("exactly one of the five", images, note=note)
     choices = {"source": "not one of the paper's", "other findings": "may stand beside it"}
     choices["several images"] = f"one per {one_per}"
-    split = SplitRule(evaluate=evaluate, per_class=per_class, stratify=stratify)
+    split = SplitRule(evaluate=evaluate, stratify=stratify)
     classes = tuple(name.lower() for name in (*OPENI_FINDINGS, "normal"))
     facts = "openi_five", "Open-i, one of five", "diagnostic", classes
     return Task(*facts, make_table(images, target), funnel.table(), choices, split)

@@ -108,22 +108,19 @@ def write_tables(root: Path, patients: list[Patient], parts: list[dict]) -> dict
     `parts` is what the renderer returned for each patient: `films` (dicom_id -> rows, columns), `labels` (labeller ->
     study_id -> label -> value) and `boxes` (rows of MS-CXR).
     """
-    metadata, split, records, studies, truth, stays = [], [], [], [], [], []
+    metadata, split, truth, stays = [], [], [], []
     labels = {"chexpert": [], "negbio": []}
     for patient, part in zip(patients, parts, strict=True):
         stays += [_admission(patient, stay) for stay in patient.stays]
         for study in patient.studies:
             ids = {"subject_id": patient.subject_id, "study_id": study.study_id}
             truth.append(truth_row(patient, study))
-            studies.append(ids | {"path": f"{patient_folder(patient.subject_id)}/s{study.study_id}.txt"})
             for labeller, rows in labels.items():
                 rows.append(ids | part["labels"][labeller][str(study.study_id)])
             for film in study.films:
                 metadata.append(_metadata(patient, study, film, part["films"][film.dicom_id]))
                 image = {"dicom_id": film.dicom_id, "study_id": study.study_id, "subject_id": patient.subject_id}
                 split.append(image | {"split": patient.split})
-                dicom = image_path(patient.subject_id, study.study_id, film.dicom_id).replace(".jpg", ".dcm")
-                records.append(ids | {"dicom_id": film.dicom_id, "path": dicom})
     people = [
         {
             "subject_id": p.subject_id,
@@ -141,8 +138,6 @@ def write_tables(root: Path, patients: list[Patient], parts: list[dict]) -> dict
     write_table(Path(f"{jpg}-split.csv.gz"), split, by_image)
     for labeller, rows in labels.items():
         write_table(Path(f"{jpg}-{labeller}.csv.gz"), rows, by_study, [*by_study, *LABELS])
-    write_table(root / "cxr-record-list.csv.gz", records, by_image)
-    write_table(root / "cxr-study-list.csv.gz", studies, by_study)
     write_table(root / "truth.csv.gz", truth, by_study)
     write_table(root / "hosp" / "admissions.csv.gz", stays, ["subject_id", "admittime"], _ADMISSION_COLUMNS)
     write_table(root / "hosp" / "patients.csv.gz", people, ["subject_id"])
@@ -150,7 +145,7 @@ def write_tables(root: Path, patients: list[Patient], parts: list[dict]) -> dict
     write_ms_cxr(root / "ms-cxr", boxes)
     return {
         "patients": len(patients),
-        "studies": len(studies),
+        "studies": len(truth),
         "images": len(metadata),
         "frontal images": sum(row["ViewPosition"] in ("AP", "PA") for row in metadata),
         "boxes": len(boxes),

@@ -45,11 +45,6 @@ class Exam:
     image_id: str  # without .nii.gz
     scan: volumes.Scan
 
-    @property
-    def burden(self) -> float:
-        """Share of the pulmonary arteries of `scan.side` that clots fill; 0 without embolism."""
-        return self.scan.burden
-
 
 def embolism(rng, study: causal.Study) -> tuple[float, str]:
     """Burden and side: more likely in those who lie still, and in the ill; about one scan in five."""

@@ -36,7 +36,7 @@ _CHEST = ("Lungs are clear.", "No acute abnormality in the chest otherwise.", "N
 def asserted_embolism(exam, seed: int) -> bool:
     """Whether the radiologist calls an embolism: small clots may be missed, a false alarm is rare."""
     u = np.random.default_rng([seed, _STREAM_WORDS, exam.impression_id, 0]).random()
-    return bool(u > 0.20 * (1 - exam.burden) ** 2) if exam.burden else bool(u < 0.008)
+    return bool(u > 0.20 * (1 - exam.scan.burden) ** 2) if exam.scan.burden else bool(u < 0.008)
 
 
 def impression(exam, informativeness: float, seed: int) -> str:
@@ -53,12 +53,18 @@ def impression(exam, informativeness: float, seed: int) -> str:
     called = asserted_embolism(exam, seed)
     where = ""
     if called and tell():
-        level = "subsegmental" if exam.burden < SUBSEGMENTAL else "lobar and segmental" if exam.burden < 0.6 else "main"
+        level = (
+            "subsegmental"
+            if exam.scan.burden < SUBSEGMENTAL
+            else "lobar and segmental"
+            if exam.scan.burden < 0.6
+            else "main"
+        )
         plural = "branches of both lungs" if exam.scan.side == "bilateral" else f"branches of the {exam.scan.side} lung"
         where = f"in the {level} {plural}" if level != "main" else f"in the main and lobar {plural}"
     said = reports.assertions(exam.study, seed)
     statements = [reports.tidy(str(rng.choice(_CLOT[called])).format(where=where).replace(" ,", ","))]
-    if called and exam.burden > 0.45 and tell():
+    if called and exam.scan.burden > 0.45 and tell():
         statements.append(str(rng.choice(_STRAIN_TEXT)))
     sentences, phrases, short = reports.finding_sentences(exam.study, exam.previous, said, tell, rng)
     statements += short or [str(rng.choice(_CHEST))]
@@ -80,7 +86,7 @@ def label_rows(exams, seed: int, noise: float) -> pd.DataFrame:
                 "study_id": exam.impression_id,
                 "subject_id": str(exam.person_id),
                 "study_datetime": exam.study.time,
-                "heart_failure": min(1.0, exam.study.heart_failure + STRAIN * exam.burden),
+                "heart_failure": min(1.0, exam.study.heart_failure + STRAIN * exam.scan.burden),
                 "infection": exam.study.infection,
                 "immobility": exam.study.immobility,
                 "heart_disease": exam.patient.heart_disease,
@@ -105,7 +111,7 @@ def label_rows(exams, seed: int, noise: float) -> pd.DataFrame:
         called = asserted_embolism(exam, seed)
         misread = np.random.default_rng([seed, _STREAM_LABELS, exam.impression_id]).random() < noise
         row = {"impression_id": exam.impression_id, "pe_positive_nlp": called != misread, "pe_acute": called}
-        row |= {"pe_subsegmentalonly": called and 0 < exam.burden < SUBSEGMENTAL, "pe_positive": called}
+        row |= {"pe_subsegmentalonly": called and 0 < exam.scan.burden < SUBSEGMENTAL, "pe_positive": called}
         seen = int(max(result["tte_readmission"], result["tte_PH"]))  # minutes that the patient is known to be followed
         death = exam.patient.died
         until = np.inf if death is None else (death - exam.study.time) / timedelta(minutes=1)
@@ -143,7 +149,7 @@ def truth_row(exam, seed: int) -> dict:
     """The latent state of a study, for tests and for what only a simulation can measure."""
     row = tables.truth_row(exam.patient, exam.study)
     row |= {"study_id": exam.impression_id, "subject_id": exam.person_id, "image_id": exam.image_id}
-    row |= {"embolism": round(exam.burden, 4), "embolism_side": exam.scan.side}
+    row |= {"embolism": round(exam.scan.burden, 4), "embolism_side": exam.scan.side}
     geometry = volumes.draw_geometry(exam.scan.seed)
     row |= {"called": asserted_embolism(exam, seed), "scan_heart_scale": round(exam.scan.heart_scale, 4)}
     row |= {"codes": geometry.codes, "rotated": any(geometry.angles), "cropped": any(map(any, geometry.crop))}

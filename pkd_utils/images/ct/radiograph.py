@@ -205,7 +205,6 @@ def reconstruct(
     remove_table: bool = False,
     refuse: Sequence[Refusable] = (),
     threads: int = 1,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Radiographs of many volumes as `<target>/<image_id>.jpg`; continues where an earlier call was killed.
 
@@ -221,8 +220,6 @@ def reconstruct(
     geometry, projector_name, response, remove_table, refuse, threads : see `make_radiograph`
     workers : int
         Processes. Measured on two cores, one thread in each of two processes is faster than two threads in one.
-    progress : bool
-        Show a tqdm bar.
 
     Returns
     -------
@@ -239,7 +236,7 @@ def reconstruct(
     rows = {image_id(path): _finished(path, target, records) for path in volumes}
     jobs = [(path, target, records, options | {"threads": threads}) for path in volumes if not rows[image_id(path)]]
     with (
-        tqdm(total=len(volumes), initial=len(volumes) - len(jobs), desc="radiographs", disable=not progress) as bar,
+        tqdm(total=len(volumes), initial=len(volumes) - len(jobs), desc="radiographs") as bar,
         contextlib.closing(results_of(_work, jobs, min(workers, len(jobs)) or 1, _one_thread)) as made,
     ):
         for row in made:

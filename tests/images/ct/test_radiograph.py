@@ -250,7 +250,7 @@ def test_a_failing_plastimatch_is_a_row_and_is_tried_again(tmp_path, monkeypatch
     plastimatch.version.cache_clear()
     sitk.WriteImage(as_image(HU), str(tmp_path / "a.nii.gz"))
     for _ in range(2):
-        table = radiograph.reconstruct([tmp_path / "a.nii.gz"], tmp_path / "out", SMALL, progress=False)
+        table = radiograph.reconstruct([tmp_path / "a.nii.gz"], tmp_path / "out", SMALL)
         assert table["status"].tolist() == ["failed"] and message in table["message"][0]
     assert not list((tmp_path / "out").rglob("*.*"))
     plastimatch.version.cache_clear()
@@ -301,7 +301,7 @@ def test_seconds_are_those_of_the_work(tmp_path, monkeypatch):
     clock = SimpleNamespace(perf_counter=itertools.cycle([10.0, 12.5]).__next__)
     monkeypatch.setattr(radiograph, "time", clock)
     for name, status in (("made", "done"), ("fails", "failed")):
-        table = radiograph.reconstruct([tmp_path / "a.nii.gz"], tmp_path / name, SMALL, 1, "parallel", progress=False)
+        table = radiograph.reconstruct([tmp_path / "a.nii.gz"], tmp_path / name, SMALL, 1, "parallel")
         assert table[["status", "seconds"]].values.tolist() == [[status, 2.5]]
         monkeypatch.setattr(radiograph, "make_radiograph", lambda path, **options: 1 / 0)
 
@@ -326,7 +326,7 @@ def cases(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_many_volumes(cases, tmp_path, workers):
     target = tmp_path / "radiographs"
-    table = radiograph.reconstruct(cases, target, SMALL, workers, "parallel", progress=False)
+    table = radiograph.reconstruct(cases, target, SMALL, workers, "parallel")
     assert table["image_id"].tolist() == ["good", "other", "series", "side", "void"]
     assert table["status"].tolist() == ["done", "done", "done", "done", "refused"]
     assert table["problems"].tolist() == ["", "", "", "decubitus", "empty"]
@@ -346,23 +346,23 @@ def test_many_volumes(cases, tmp_path, workers):
 
 def test_a_second_call_makes_only_what_changed(cases, tmp_path, monkeypatch):
     target = tmp_path / "radiographs"
-    first = radiograph.reconstruct(cases, target, SMALL, 1, "parallel", progress=False)
+    first = radiograph.reconstruct(cases, target, SMALL, 1, "parallel")
     made = []
     real = radiograph.make_radiograph
     monkeypatch.setattr(radiograph, "make_radiograph", lambda path, **o: (made.append(path.name), real(path, **o))[1])
-    again = radiograph.reconstruct(cases, target, SMALL, 1, "parallel", progress=False)
+    again = radiograph.reconstruct(cases, target, SMALL, 1, "parallel")
     assert made == [] and again.equals(first)
     (target / "other.jpg").unlink()
     sitk.WriteImage(as_image(HU), str(cases[-1]))  # the empty one is mended
     os.utime(cases[2] / "slice003.dcm", ns=(1, 1))
-    table = radiograph.reconstruct(cases, target, SMALL, 1, "parallel", progress=False)
+    table = radiograph.reconstruct(cases, target, SMALL, 1, "parallel")
     assert sorted(made) == ["other.nii.gz", "series", "void.nii.gz"] and set(table["status"]) == {"done"}
     made.clear()
-    radiograph.reconstruct(cases, target, DrrGeometry(detector_pixels=(64, 64)), 1, "parallel", progress=False)
+    radiograph.reconstruct(cases, target, DrrGeometry(detector_pixels=(64, 64)), 1, "parallel")
     assert len(made) == 5
     made.clear()
     geometry = DrrGeometry(detector_pixels=(64, 64))
-    refused = radiograph.reconstruct(cases, target, geometry, 1, "parallel", refuse=["decubitus"], progress=False)
+    refused = radiograph.reconstruct(cases, target, geometry, 1, "parallel", refuse=["decubitus"])
     assert len(made) == 5 and refused["status"].tolist().count("refused") == 1
     assert not (target / "side.jpg").exists()  # a refused volume leaves no picture of another policy behind
 
@@ -374,7 +374,7 @@ from pkd_utils.images.ct.projectors import DrrGeometry
 real = radiograph.make_radiograph
 radiograph.make_radiograph = lambda path, **options: (time.sleep(0.5), real(path, **options))[1]
 small = DrrGeometry(detector_pixels=(128, 128))
-radiograph.reconstruct(sys.argv[2:], sys.argv[1], small, 2, "parallel", progress=False)
+radiograph.reconstruct(sys.argv[2:], sys.argv[1], small, 2, "parallel")
 """
 
 
@@ -389,7 +389,7 @@ def test_continues_after_a_kill(cases, tmp_path):
     time.sleep(1.5)  # the workers notice that their parent is gone
     kept = {file: file.stat().st_mtime_ns for file in target.glob("records/*.json") if file.stem != "identity"}
     assert 0 < len(kept) < len(cases)
-    table = radiograph.reconstruct(cases, target, SMALL, 1, "parallel", progress=False)
+    table = radiograph.reconstruct(cases, target, SMALL, 1, "parallel")
     assert table["status"].tolist() == ["done", "done", "done", "done", "refused"]
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
 
