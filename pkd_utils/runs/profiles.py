@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
@@ -37,6 +37,10 @@ def shown(file: Path) -> str:
     return str(file.relative_to(paths.PROJECT_ROOT) if file.is_relative_to(paths.PROJECT_ROOT) else file)
 
 
+def _refuse(file: Path, why: str) -> NoReturn:
+    raise DataError(f"{shown(file)}: {why}") from None
+
+
 def read_runs(file: Path) -> dict[str, dict[str, Any]]:
     """The runs that a parameter file describes, in order: name -> values, without the notebook's defaults.
 
@@ -52,24 +56,24 @@ def read_runs(file: Path) -> dict[str, dict[str, Any]]:
         content = {"base": content}
     for name, section in content.items():
         if name not in SECTIONS:
-            raise DataError(f"{shown(file)}: {name} stands beside {', '.join(SECTIONS)}: put it under base.")
+            _refuse(file, f"{name} stands beside {', '.join(SECTIONS)}: put it under base.")
         if not isinstance(section, dict):
-            raise DataError(f"{shown(file)}: {name} must hold `name: value` lines.")
+            _refuse(file, f"{name} must hold `name: value` lines.")
     runs: dict[str, dict[str, Any]] = {}
     for label, words in _product(file, content):
         if label in runs or not re.fullmatch(r"[\w.-]*", label):
-            raise DataError(f"{shown(file)}: {label!r} names two runs, or is no name of letters, digits, _ . and -.")
+            _refuse(file, f"{label!r} names two runs, or is no name of letters, digits, _ . and -.")
         given |= set(words)
         try:
             runs[label] = {name: _filled(words[name], words, used) for name in words if name in known}
         except KeyError as error:
-            raise DataError(f"{shown(file)}: unknown {{{error.args[0]}}}{nearest(error.args[0], words)}") from None
+            _refuse(file, f"unknown {{{error.args[0]}}}{nearest(error.args[0], words)}")
         except (RecursionError, TypeError):
-            raise DataError(f"{shown(file)}, run {label!r}: names in braces lead in a circle or to no text.") from None
+            _refuse(file, f"run {label!r}: names in braces lead in a circle or to no text.")
     for name in sorted(given - set(known) - used):
-        raise DataError(f"{shown(file)}: unknown parameter {name} for {notebook_of(file)}{nearest(name, known)}")
+        _refuse(file, f"unknown parameter {name} for {notebook_of(file)}{nearest(name, known)}")
     for name in sorted(given & MACHINE):
-        raise DataError(f"{shown(file)}: {name} belongs to the machine: put it into params/local.yml.")
+        _refuse(file, f"{name} belongs to the machine: put it into params/local.yml.")
     return runs
 
 
@@ -82,19 +86,19 @@ def _product(file: Path, content: dict[str, Any]) -> Iterator[tuple[str, dict[st
         if isinstance(entries, list):
             pairs = [(str(value).replace("_", "-"), {axis: value}) for value in entries]
         if not pairs or not all(isinstance(values, dict) for _, values in pairs):
-            raise DataError(f"{shown(file)}: {axis} must be a list of values, or labels with the values that differ.")
+            _refuse(file, f"{axis} must be a list of values, or labels with the values that differ.")
         axes.append(pairs)
     unmet = set(excepted)
     for chosen in itertools.product(*axes):
         label = "-".join(label for label, _ in chosen if label)
         changes = {pattern: change for pattern, change in excepted.items() if fnmatchcase(label, pattern)}
         if not all(isinstance(change, dict | None) for change in changes.values()):
-            raise DataError(f"{shown(file)}: exceptions: {label!r} must hold `name: value` lines, or be null.")
+            _refuse(file, f"exceptions: {label!r} must hold `name: value` lines, or be null.")
         unmet -= set(changes)
         if None not in changes.values():
             yield label, functools.reduce(dict.__or__, [base, *(values for _, values in chosen), *changes.values()])
     for pattern in unmet:
-        raise DataError(f"{shown(file)}: there is no run {pattern!r} for exceptions.")
+        _refuse(file, f"there is no run {pattern!r} for exceptions.")
 
 
 def _filled(value: Any, words: dict[str, Any], used: set[str]) -> Any:

@@ -50,21 +50,15 @@ def impression(exam, informativeness: float, seed: int) -> str:
     def tell():
         return bool(rng.random() < informativeness)
 
-    called = asserted_embolism(exam, seed)
+    called, burden, side = asserted_embolism(exam, seed), exam.scan.burden, exam.scan.side
     where = ""
     if called and tell():
-        level = (
-            "subsegmental"
-            if exam.scan.burden < SUBSEGMENTAL
-            else "lobar and segmental"
-            if exam.scan.burden < 0.6
-            else "main"
-        )
-        plural = "branches of both lungs" if exam.scan.side == "bilateral" else f"branches of the {exam.scan.side} lung"
+        level = "subsegmental" if burden < SUBSEGMENTAL else "lobar and segmental" if burden < 0.6 else "main"
+        plural = "branches of both lungs" if side == "bilateral" else f"branches of the {side} lung"
         where = f"in the {level} {plural}" if level != "main" else f"in the main and lobar {plural}"
     said = reports.assertions(exam.study, seed)
     statements = [reports.tidy(str(rng.choice(_CLOT[called])).format(where=where).replace(" ,", ","))]
-    if called and exam.scan.burden > 0.45 and tell():
+    if called and burden > 0.45 and tell():
         statements.append(str(rng.choice(_STRAIN_TEXT)))
     sentences, phrases, short = reports.finding_sentences(exam.study, exam.previous, said, tell, rng)
     statements += short or [str(rng.choice(_CHEST))]

@@ -11,7 +11,7 @@ import contextlib
 import gzip
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,7 +149,8 @@ def read_volume(path: str | Path) -> Volume:
         raise VolumeError("unreadable", f"{path.name} is {what[0]}, which its name denies; let it end in {what[1]}.")
     image = _read(path, path)
     if path.name.lower().endswith((".nii", ".nii.gz")):
-        _check_whole(path)
+        for problem in _nifti_problems(path):
+            raise VolumeError(*problem)
     # Where MetaImage and NRRD leave the axes out, SimpleITK takes the patient's own for them.
     said = {".mha": rb"^(TransformMatrix|Orientation|Rotation) *=", ".nrrd": rb"^space: *(.*superior|L[AP]S|RAS)"}
     if not re.search(said.get(path.suffix.lower(), b""), head, re.MULTILINE):
@@ -219,21 +220,20 @@ def _read(source: Path | list[str], path: Path) -> sitk.Image:
         raise VolumeError("unreadable", f"{path.name} cannot be read ({reason}); fetch or convert it again.") from None
 
 
-def _check_whole(path: Path) -> None:
-    """Raise if a NIfTI file ends early, holds NaN (SimpleITK reads zeros, which are water) or has no sides."""
+def _nifti_problems(path: Path) -> Iterator[tuple[str, str]]:
+    """What `VolumeError` says of a NIfTI file that ends early, has no sides, or holds NaN (water to SimpleITK)."""
     try:
         image = nibabel.load(path)
     except Exception as error:  # what SimpleITK read, nibabel may refuse in many ways
         reason = " ".join(str(error).split())
-        raise VolumeError("unreadable", f"{path.name} cannot be read ({reason}); convert it again.") from None
+        yield "unreadable", f"{path.name} cannot be read ({reason}); convert it again."
     forms = [form for form in (image.get_sform(coded=True), image.get_qform(coded=True)) if form[1]]
     axes = {nibabel.aff2axcodes(form[0]) for form in forms}
     if not axes:
-        raise VolumeError("no orientation", f"{path.name} {_NO_SIDES}")
+        yield "no orientation", f"{path.name} {_NO_SIDES}"
     if len(axes) > 1:
         both = " and ".join(sorted("".join(map(str, codes)) for codes in axes))
-        message = f"{path.name} gives its axes as {both} (sform and qform); correct its header."
-        raise VolumeError("no orientation", message)
+        yield "no orientation", f"{path.name} gives its axes as {both} (sform and qform); correct its header."
     stored = image.dataobj
     needed = stored.offset + int(np.prod(stored.shape)) * stored.dtype.itemsize
     size = path.stat().st_size
@@ -247,9 +247,9 @@ def _check_whole(path: Path) -> None:
                 while part := file.read(1 << 24):
                     size += len(part)
     if size < needed:
-        raise VolumeError("unreadable", f"{path.name} ends early: {size} of {needed} bytes are there; fetch it again.")
+        yield "unreadable", f"{path.name} ends early: {size} of {needed} bytes are there; fetch it again."
     if stored.dtype.kind == "f" and not np.isfinite(stored.get_unscaled()).all():
-        raise VolumeError("unreadable", f"{path.name} holds {_NO_NUMBERS}; write it again.")
+        yield "unreadable", f"{path.name} holds {_NO_NUMBERS}; write it again."
 
 
 def _is_slice(path: Path) -> bool:
@@ -269,31 +269,43 @@ def _slices_in_order(folder: Path) -> tuple[list[str], pydicom.Dataset]:
         except Exception as error:  # a damaged header fails in many ways
             message = f"{file.name} in {folder.name} cannot be read as DICOM ({type(error).__name__}); fetch it again."
             raise VolumeError("unreadable", message) from None
-    name, files, found = folder.name, list(heads), list(heads.values())
+    files, found = list(heads), list(heads.values())
+    for problem in _series_problems(found, folder.name):
+        raise VolumeError(*problem)
+    positions, normal = _stack(found)
+    return [files[i] for i in np.argsort(positions @ normal)], found[0]
+
+
+def _stack(heads: list[pydicom.Dataset]) -> tuple[np.ndarray, np.ndarray]:
+    """Where slices lie, (N, 3) mm, and the direction across the first of them, (3,)."""
+    along = np.array(heads[0].ImageOrientationPatient, dtype=float)
+    return np.array([head.ImagePositionPatient for head in heads], dtype=float), np.cross(along[:3], along[3:])
+
+
+def _series_problems(found: list[pydicom.Dataset], name: str) -> Iterator[tuple[str, str]]:
+    """What `VolumeError` says of slices that make no volume; each sentence relies on the earlier ones being untrue."""
     if not found:
-        raise VolumeError("unreadable", f"{name} holds no DICOM slices with a position; give the folder of one series.")
+        yield "unreadable", f"{name} holds no DICOM slices with a position; give the folder of one series."
     modalities = sorted({str(head.get("Modality", "missing")) for head in found})
     if modalities != ["CT"]:
-        raise VolumeError("not CT", f"The series in {name} has the modality {', '.join(modalities)}, not CT.")
+        yield "not CT", f"The series in {name} has the modality {', '.join(modalities)}, not CT."
     several = len({str(head.get("SeriesInstanceUID", "")) for head in found})
     if several > 1:
-        raise VolumeError("several series", f"{name} holds {several} DICOM series; give each a folder of its own.")
+        yield "several series", f"{name} holds {several} DICOM series; give each a folder of its own."
     orientations = np.array([head.ImageOrientationPatient for head in found], dtype=float)
     if np.ptp(orientations, axis=0).max() > 1e-3:
-        message = f"The slices in {name} point into different directions; take localizers and other stacks out."
-        raise VolumeError("several acquisitions", message)
+        ways = f"The slices in {name} point into different directions; take localizers and other stacks out."
+        yield "several acquisitions", ways
     grids = np.array([[*(head.get("PixelSpacing") or (0, 0)), head.Rows, head.Columns] for head in found], dtype=float)
     if grids[:, :2].min() <= 0:
-        raise VolumeError("no spacing", f"Slices in {name} have no PixelSpacing; fetch the series again.")
+        yield "no spacing", f"Slices in {name} have no PixelSpacing; fetch the series again."
     if (np.ptp(grids, axis=0) > [1e-3, 1e-3, 0, 0]).any():
-        message = f"The slices in {name} differ in PixelSpacing or size; give each stack of slices a folder of its own."
-        raise VolumeError("no spacing", message)
-    normal = np.cross(orientations[0, :3], orientations[0, 3:])
-    positions = np.array([head.ImagePositionPatient for head in found], dtype=float)
+        differ = f"The slices in {name} differ in PixelSpacing or size; give each stack of slices a folder of its own."
+        yield "no spacing", differ
+    positions, normal = _stack(found)
     order = np.argsort(positions @ normal)
     acquisitions = np.array([str(head.get("AcquisitionNumber", "")) for head in found])
-    _check_stack(positions[order], normal, acquisitions[order], name)
-    return [files[i] for i in order], found[0]
+    yield from _stack_problems(positions[order], normal, acquisitions[order], name)
 
 
 def _odd_steps(places: np.ndarray) -> np.ndarray:
@@ -303,26 +315,28 @@ def _odd_steps(places: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.abs(steps - usual) > max(0.05 * usual, 0.02))
 
 
-def _check_stack(positions: np.ndarray, normal: np.ndarray, acquisitions: np.ndarray, name: str) -> None:
-    """Raise if slices are of several stacks, missing, doubled, or sheared against their normal (a tilted gantry)."""
+def _stack_problems(
+    positions: np.ndarray, normal: np.ndarray, acquisitions: np.ndarray, name: str
+) -> Iterator[tuple[str, str]]:
+    """Slices of several stacks, missing, doubled, or sheared against their normal (a tilted gantry)."""
     if len(positions) < 2:
-        raise VolumeError("missing slices", f"The series in {name} has one slice; a volume needs many.")
+        yield "missing slices", f"The series in {name} has one slice; a volume needs many."
     places = positions @ normal
     steps, odd = np.diff(places), _odd_steps(places)
     usual = float(np.median(steps))
     _, times = np.unique(np.round(places / 0.02), return_counts=True)
     if times.min() > 1:
-        message = f"Every position in {name} has {times.min()} slices or more; give each stack a folder of its own."
-        raise VolumeError("several acquisitions", message)
+        doubled = f"Every position in {name} has {times.min()} slices or more; give each stack a folder of its own."
+        yield "several acquisitions", doubled
     stacks = [places[acquisitions == acquisition] for acquisition in np.unique(acquisitions)]
     # Not the rotations of one scan, which may have numbers of their own, and one slice that is missing between two.
     apart = 1 < len(stacks) <= len(odd) + 1
     if apart and all(len(stack) > 1 and not len(_odd_steps(stack)) for stack in stacks):
-        message = f"The series in {name} holds {len(stacks)} acquisitions; give each a folder of its own."
-        raise VolumeError("several acquisitions", message)
+        held = f"The series in {name} holds {len(stacks)} acquisitions; give each a folder of its own."
+        yield "several acquisitions", held
     if len(odd):
         what = "missing" if steps[odd[0]] > usual else "doubled or crowded"
-        raise VolumeError(
+        yield (
             "missing slices",
             f"Slices are {what} in {name}: {len(odd)} of {len(steps)} steps differ from the usual {usual:.2f} mm, the "
             f"first is {steps[odd[0]]:.2f} mm after slice {odd[0] + 1}; fetch the series again.",
@@ -330,7 +344,7 @@ def _check_stack(positions: np.ndarray, normal: np.ndarray, acquisitions: np.nda
     along = positions[-1] - positions[0]
     angle = float(np.degrees(np.arccos(np.clip(abs(along @ normal) / np.linalg.norm(along), 0, 1))))
     if angle > OBLIQUE_DEGREES:
-        raise VolumeError(
+        yield (
             "tilted gantry",
             f"The slices in {name} are stacked {angle:.1f} degrees off their normal; correct the tilt first "
             "(for example with dcm2niix).",
