@@ -228,22 +228,10 @@ class Cohort:
         """True if the source has image files here; False for report or table sources, whose `path` is NaN."""
         return bool(self.images["path"].notna().all()) and len(self.images) > 0
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # no row of any patient
         kind = " (SIMULATED)" if self.info.simulated else ""
-        noun = "images" if self.has_images else "rows"
-        splits = self.images["split"].fillna("no split").value_counts(sort=False)
-        lines = [
-            f"{self.info.title}{kind}, licence {self.info.licence}",
-            f"  {len(self.images):,} {noun}, {self.images['study_id'].nunique():,} studies, "
-            f"{self.images['patient_id'].nunique():,} patients, "
-            f"{len(self.boxes):,} boxes on {self.boxes['image_id'].nunique():,} images",
-            "  splits: " + ", ".join(f"{name} {count:,}" for name, count in splits.items()),
-        ]
-        for label in self.labels:
-            counts = self.images[label].map({1: "positive", 0: "negative"}).fillna("unknown").value_counts()
-            words = [f"{counts.get(kind, 0):,} {kind}" for kind in ("positive", "negative", "unknown")]
-            lines.append(f"  {label}: {', '.join(words)}")
-        return "\n".join(lines)
+        counts = f"{len(self.images):,} images or reports, {self.images['patient_id'].nunique():,} patients"
+        return f"{self.info.title}{kind}: {counts}"
 
 
 def is_text(values: pd.Series | pd.Index) -> bool:

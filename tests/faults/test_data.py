@@ -219,7 +219,7 @@ def test_xml_of_another_encoding(tmp_path, encoding):
         ("mimic_cxr", {"labels": "Edema"}, "labels = 'Edema'"),
         ("mimic_cxr", {"labels": ["Edema", "Edema"]}, r"labels = \['Edema', 'Edema'\]: a value stands twice"),
         ("covid_chestxray", {"views": "PA"}, "views = 'PA'"),
-        ("cbis_mass", {"workers": -1}, "workers = -1: input should be greater than or equal to 0"),
+        ("cbis_mass", {"margin": -1}, "margin = -1: input should be greater than or equal to 0"),
         ("cbis_mass", {"margin": float("nan")}, "margin = nan: input should be a finite number"),
         ("openi", {"images_root": ["a"]}, r"images_root = .*: input is not a valid path"),
     ],

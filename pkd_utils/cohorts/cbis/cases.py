@@ -68,7 +68,6 @@ def load(
     rows: Literal["image", "lesion"] = "image",
     margin: Annotated[float, Field(ge=0)] = 0.25,
     validate_share: Annotated[float, Field(ge=0, lt=1)] = 0.0,
-    workers: Annotated[int, Field(ge=0)] = 0,
 ) -> Cohort:
     """Read the official training and test tables of one abnormality type.
 
@@ -98,8 +97,6 @@ def load(
     validate_share : float
         Share of the training table's patients that become split "validate", chosen so that their worst pathology is
         distributed as in all; 0: none, as published. How the paper validated is not stated in the paper.
-    workers : int
-        Threads that read pictures' headers and masks; 0: one a core.
 
     Returns
     -------
@@ -154,7 +151,7 @@ def load(
         images[name] = table[column].str.strip('" \t\r\n')
     boxes, tables, privileged, folder = empty_boxes(), list(files.values()), _features(table, kind), root
     if pixels != "none":
-        facts = FileFacts(root, workers)
+        facts = FileFacts(root)
         images, listings = _with_pictures(images, kind, pixels, margin, facts, funnel)
         tables += listings
     lesions = images

@@ -43,12 +43,11 @@ class FileFacts:
     """Size and, where asked for, content of picture files; remembers them between calls and sessions.
 
     File names are relative to `root`. The facts are kept there in `.cbis-files.parquet` or, where nothing can be
-    written, under `cache/` of the data folder. `workers` threads read files; 0: one a core.
+    written, under `cache/` of the data folder.
     """
 
-    def __init__(self, root: Path, workers: int = 0):
+    def __init__(self, root: Path):
         self.root = root
-        self.workers = workers or machine.cores()
         name = f"cbis-{_short_hash(root)}.parquet"
         self.cache = root / CACHE if os.access(root, os.W_OK) else data_dir() / "cache" / name
         self._facts: dict[str, dict] = {}  # of the files that were asked for
@@ -79,7 +78,7 @@ class FileFacts:
                 return {"problem": str(error).rstrip(".")}
 
         what = "masks" if pixels else "headers"
-        with ThreadPoolExecutor(self.workers) as pool:
+        with ThreadPoolExecutor(machine.cores()) as pool:
             bar = tqdm(pool.map(look, todo), f"reading {what}", len(todo), unit="file", delay=5, mininterval=5)
             for file, facts in zip(todo, bar, strict=True):
                 self._facts[file] = {**self._facts[file], **facts}
@@ -291,7 +290,7 @@ def cut(pictures: pd.DataFrame, facts: FileFacts) -> tuple[Path, list[str]]:
                 open_image(facts.root / row.mammogram_path).crop(window).save(temporary, "PNG")
         return name
 
-    with ThreadPoolExecutor(facts.workers) as pool:
+    with ThreadPoolExecutor(machine.cores()) as pool:
         names = pool.map(one, pictures.itertuples())
         return folder, list(tqdm(names, "cutting lesions", len(pictures), unit="file", delay=5, mininterval=5))
 

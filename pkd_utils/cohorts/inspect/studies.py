@@ -44,7 +44,6 @@ def load(
     root: Path,
     labels: Annotated[tuple[Literal[ALL_LABELS], ...], Field(min_length=1)] = LABELS,
     pixels: Literal["radiograph", "ct", "none"] = "radiograph",
-    release: Literal["auto", "2025", "2023"] = "auto",
     duplicates: Literal["collapse", "all", "first", "drop"] = "collapse",
     report_missing: Literal["raise", "drop", "keep"] = "raise",
     tables_root: Path | str | None = None,
@@ -56,14 +55,12 @@ def load(
     Parameters
     ----------
     root : Path
-        Folder of INSPECT: the tables, `CTPA/<image_id>.nii.gz` and, once made, `radiographs/<image_id>.jpg`.
+        Folder of INSPECT: the tables of one of `inspect.tables.RELEASES`, the newest first, `CTPA/<image_id>.nii.gz` and, once made, `radiographs/<image_id>.jpg`.
     labels : tuple of str
         Some of `ALL_LABELS`. Censored outcomes are NaN, counted in the funnel.
     pixels : {"radiograph", "ct", "none"}
         What `path` names: the reconstructed radiograph; the CT volume, as the reconstruction needs; or nothing (NaN),
         for the tables alone. Studies whose file is not there are left out and counted.
-    release : {"auto", "2025", "2023"}
-        Which tables; see `inspect.tables.RELEASES`.
     duplicates : {"collapse", "all", "first", "drop"}
         An impression (or image) that is listed more than once, as twelve are in the release: keep one of rows that
         agree in all that is read, and refuse rows that differ; the same, but keep all volumes of an impression as
@@ -86,7 +83,7 @@ def load(
     """
     tables_root = Path(tables_root or root)
     folders = {"ct": Path(ct_root or root / "CTPA"), "radiograph": Path(radiographs_root or root / "radiographs")}
-    name, files = inspect_tables.find_tables(tables_root, release)
+    name, files = inspect_tables.find_tables(tables_root)
     simulated_title = f"Simulated CT and radiographs in the layout of INSPECT ({name})"
     info = replace(INFO, title=f"INSPECT (tables of {name})")
     info = source_info(info, simulated_title, root, [tables_root, *folders.values()])

@@ -37,24 +37,17 @@ TIMES = ("procedure_DATETIME", "StudyTime", "note_DATETIME")  # the first that a
 _VALUES = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0, "censored": np.nan, "censor": np.nan}
 
 
-def find_tables(root: Path, release: str = "auto") -> tuple[str, dict[str, Path]]:
-    """Find the four tables of a release in a folder: the release's name, and the files by the tables' names.
-
-    Release "auto" is the newest one whose tables are all there.
-    """
+def find_tables(root: Path) -> tuple[str, dict[str, Path]]:
+    """Find the four tables of the newest release that a folder holds whole: its name, and the files by table."""
     missing = {}
-    for candidate in RELEASES if release == "auto" else (release,):
+    for candidate in RELEASES:
         files = {table: match(root, accepted) for table, accepted in RELEASES[candidate].items()}
         missing[candidate] = [table for table, file in files.items() if file is None]
         if not missing[candidate]:
             return candidate, files
     nearest = min(missing, key=lambda candidate: len(missing[candidate]))
     listed = "; ".join(f"{table}: {' or '.join(RELEASES[nearest][table])}" for table in missing[nearest])
-    others = [name for name in RELEASES if name != nearest] if release == "auto" else []
-    hint = f", or give the folder of release {others[0]}" if others and len(missing[nearest]) == 4 else ""
-    raise FileNotFoundError(
-        f"{root} lacks tables of INSPECT's release {nearest} ({listed}); get them from {WHERE}{hint}."
-    )
+    raise FileNotFoundError(f"{root} lacks tables of INSPECT's release {nearest} ({listed}); get them from {WHERE}.")
 
 
 def match(root: Path, accepted: Sequence[str]) -> Path | None:
