@@ -25,11 +25,10 @@ _ENTRY = re.compile(r"pkd_utils(\.\w+)+:\w+")
 
 def _without_docstrings(source: str) -> str:
     """Syntax tree of `source` as text, docstrings removed."""
-    tree = ast.parse(source)
+    tree, documented = ast.parse(source), ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
     return ast.dump(tree)
 
 

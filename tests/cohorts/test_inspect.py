@@ -183,7 +183,7 @@ def test_missing_files_are_named_with_what_is_accepted(tmp_path, release):
 @pytest.mark.parametrize("folder", ["empty", "absent"])
 def test_nothing_there(tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"study_mapping_20250611\.tsv .* or give the folder of release 2023"):
+    with pytest.raises(FileNotFoundError, match=r"study_mapping_20250611\.tsv .* get them from"):
         load_cohort("inspect", tmp_path / folder)
 
 

@@ -55,7 +55,8 @@ def load(
     Parameters
     ----------
     root : Path
-        Folder of INSPECT: the tables of one of `inspect.tables.RELEASES`, the newest first, `CTPA/<image_id>.nii.gz` and, once made, `radiographs/<image_id>.jpg`.
+        Folder of INSPECT: the tables (of the newest of `inspect.tables.RELEASES` that is whole),
+        `CTPA/<image_id>.nii.gz` and, once made, `radiographs/<image_id>.jpg`.
     labels : tuple of str
         Some of `ALL_LABELS`. Censored outcomes are NaN, counted in the funnel.
     pixels : {"radiograph", "ct", "none"}
