@@ -128,6 +128,8 @@ def _join(
     if duplicates == "all":
         repeated["studies"] = set(studies.loc[studies["study_id"].duplicated(), "study_id"])
         images = studies.drop_duplicates()
+        if (images.groupby("study_id")["patient_id"].nunique() > 1).any():
+            raise DataError(f"{files['studies'].name} gives one impression to two persons; correct the table.")
     else:
         images, repeated["studies"] = unique_rows(studies, "study_id", files["studies"], policy)
     images, same_image = unique_rows(images, "image_id", files["studies"], policy)
