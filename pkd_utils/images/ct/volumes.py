@@ -36,8 +36,7 @@ READ_PROBLEMS = {
     "tilted gantry": "slices are not stacked along their normal",
 }
 _NO_NUMBERS = "values that are no numbers (NaN or infinite)"
-_NO_SIDES = "does not say where left, front and head are; convert it again from its source, with its orientation."
-_SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
+_SUFFIXES = (".nii.gz", ".nii")
 # How a DICOM file without the 128 bytes and `DICM` begins: an element of group 2 or 8, its kind or its short length.
 _BARE = re.compile(rb"(?s)[\x02\x08]\0..(?:[A-Z]{2}|..\0\0)|\0[\x02\x08]..[A-Z]{2}")
 _TAGS = [
@@ -125,8 +124,8 @@ def read_volume(path: str | Path) -> Volume:
     Parameters
     ----------
     path : str or Path
-        An image file with a 3-D grid in patient coordinates (NIfTI, MetaImage, NRRD), or a folder with the files of one
-        DICOM series under any names. Axes that are permuted or flipped are reordered without a change of values; an
+        A NIfTI file with a 3-D grid in patient coordinates, or a folder with the files of one DICOM series under any
+        names. Axes that are permuted or flipped are reordered without a change of values; an
         oblique grid (by more than 0.5 degrees) is resampled, linearly, to axes along the patient's. What cannot be used
         is a `VolumeError`.
     """
@@ -142,19 +141,14 @@ def read_volume(path: str | Path) -> Volume:
             image = sitk.Threshold(image, -1e9, top - 0.5, LOWEST)
         return to_lps(image, path.name, str(head.get("PatientPosition", "")))
     with open(path, "rb") as file:
-        head = file.read(4096)
-    packed, named = head[:2] == b"\x1f\x8b", path.name.lower().endswith(".gz")
+        packed = file.read(2) == b"\x1f\x8b"
+    named = path.name.lower().endswith(".gz")
     if packed != named:
         what = ("compressed (gzip)", ".nii.gz") if packed else ("not compressed (gzip)", ".nii")
         raise VolumeError("unreadable", f"{path.name} is {what[0]}, which its name denies; let it end in {what[1]}.")
     image = _read(path, path)
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        for problem in _nifti_problems(path):
-            raise VolumeError(*problem)
-    # Where MetaImage and NRRD leave the axes out, SimpleITK takes the patient's own for them.
-    said = {".mha": rb"^(TransformMatrix|Orientation|Rotation) *=", ".nrrd": rb"^space: *(.*superior|L[AP]S|RAS)"}
-    if not re.search(said.get(path.suffix.lower(), b""), head, re.MULTILINE):
-        raise VolumeError("no orientation", f"{path.name} {_NO_SIDES}")
+    for problem in _nifti_problems(path):
+        raise VolumeError(*problem)
     return to_lps(image, path.name)
 
 
@@ -230,7 +224,8 @@ def _nifti_problems(path: Path) -> Iterator[tuple[str, str]]:
     forms = [form for form in (image.get_sform(coded=True), image.get_qform(coded=True)) if form[1]]
     axes = {nibabel.aff2axcodes(form[0]) for form in forms}
     if not axes:
-        yield "no orientation", f"{path.name} {_NO_SIDES}"
+        lacking = "does not say where left, front and head are; convert it again from its source, with its orientation."
+        yield "no orientation", f"{path.name} {lacking}"
     if len(axes) > 1:
         both = " and ".join(sorted("".join(map(str, codes)) for codes in axes))
         yield "no orientation", f"{path.name} gives its axes as {both} (sform and qform); correct its header."
