@@ -14,16 +14,8 @@ import pandas as pd
 from PIL import Image
 from pydantic import Field
 
+from pkd_utils.cohorts import checks
 from pkd_utils.cohorts.boxes import boxes_around, square_around
-from pkd_utils.cohorts.checks import (
-    as_numbers,
-    check_filled,
-    check_unique,
-    check_values,
-    refuse,
-    require_columns,
-    require_files,
-)
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, cell_values, one_hot
 from pkd_utils.images.decode import image_size, open_image
 from pkd_utils.images.marks import drawn_marks, paint_over
@@ -102,7 +94,7 @@ def load(
     file, folder = _only(root, TABLE), _only(root, PICTURES)
     table = _read_table(file)
     files = pd.concat([table["Image_filename"], *(_names(table[column]) for column in MASKS)])
-    require_files(folder.name + "/" + files[~files.isin(os.listdir(folder))], len(files), file, WHERE)
+    checks.require_files(folder.name + "/" + files[~files.isin(os.listdir(folder))], len(files), file, WHERE)
     funnel = Funnel()
     funnel.step("rows of the table", table, ROWS_PUBLISHED)
     for name in VALUES["Classification"]:
@@ -173,17 +165,17 @@ def _read_table(file: Path) -> pd.DataFrame:
         raise DataError(f"{file} cannot be read as an .xlsx table ({error}); fetch it again.") from None
     table = table.rename(columns=str.strip).apply(lambda column: column.str.strip())
     columns = ["Image_filename", *MASKS, "Age", "Pixel_size", *DESCRIPTORS, *FURTHER, "Classification"]
-    require_columns(table, columns, file)
+    checks.require_columns(table, columns, file)
     for column, values in VALUES.items():
-        check_values(table, column, values, file)
-    check_filled(table, ["Image_filename"], file)
+        checks.check_values(table, column, values, file)
+    checks.check_filled(table, ["Image_filename"], file)
     lost = table["Mask_tumor_filename"].isna() & (table["Classification"] != "normal")
-    refuse(table, "Mask_tumor_filename", lost, file, "is empty")
+    checks.refuse(table, "Mask_tumor_filename", lost, file, "is empty")
     table["image_id"] = table["Image_filename"].str.removesuffix(".png")
-    check_unique(table, "image_id", file.name)
+    checks.check_unique(table, "image_id", file.name)
     numbers = ["Age", "Pixel_size"]
     table[numbers] = table[numbers].mask(table[numbers] == "not available")
-    return as_numbers(table, numbers, file).assign(patient_id=table["image_id"], study_id=table["image_id"])
+    return checks.as_numbers(table, numbers, file).assign(patient_id=table["image_id"], study_id=table["image_id"])
 
 
 def _names(masks: pd.Series) -> pd.Series:

@@ -11,17 +11,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from pkd_utils.cohorts import checks
 from pkd_utils.cohorts.boxes import boxes_around, boxes_of, read_coco
-from pkd_utils.cohorts.checks import (
-    as_numbers,
-    check_filled,
-    check_text,
-    check_unique,
-    read_csv,
-    refuse,
-    require_columns,
-    require_files,
-)
 from pkd_utils.cohorts.table import Cohort, CohortInfo, Funnel, empty_boxes
 from pkd_utils.images.decode import image_size
 from pkd_utils.runs.errors import DataError
@@ -103,10 +94,10 @@ def load(
         `url`. `privileged` is indexed by `image_id`, column `text`; a note repeats over one patient's images.
     """
     file = root / "metadata.csv"
-    table = read_csv(file, [], WHERE).rename(columns=ALIASES)
+    table = checks.read_csv(file, [], WHERE).rename(columns=ALIASES)
     required = ["patientid", "finding", "view", "modality", "filename", "license", "clinical_notes"]
-    require_columns(table, [*required, *(SOURCE_OF.get(label, label) for label in labels)], file)
-    check_filled(table, ["filename"], file)
+    checks.require_columns(table, [*required, *(SOURCE_OF.get(label, label) for label in labels)], file)
+    checks.check_filled(table, ["filename"], file)
     table = table.rename(columns={"filename": "image_id", "patientid": "patient_id", "license": "licence"})
     absent = {"folder": "images"} | dict.fromkeys(("age", "sex", "location", "url"), np.nan)  # from older versions
     table = table.assign(**{column: value for column, value in absent.items() if column not in table.columns})
@@ -115,7 +106,7 @@ def load(
     funnel.step("rows of metadata.csv", table)
     table = table[(table["modality"] == "X-ray") & (table["folder"] == "images")]  # the public table also has CT
     funnel.step("modality X-ray, stored under images/", table)
-    check_unique(table, "image_id", file.name)
+    checks.check_unique(table, "image_id", file.name)
     table["view"] = table["view"].mask(table["view"] == "?")
     unknown_view = table["view"].isna()
     if views is not None:
@@ -130,7 +121,7 @@ def load(
     table["text"] = text.mask(text == "?", "")
     without = table["text"] == ""
     if report_missing == "raise":
-        check_text(table.set_index("image_id"), file.name)
+        checks.check_text(table.set_index("image_id"), file.name)
     if report_missing == "drop":
         table = table[~without]
         funnel.step("with a clinical note", table)
@@ -172,21 +163,21 @@ def _read_regions(root: Path, images: pd.DataFrame, labels: tuple[str, ...]) -> 
     """Masks of these images and labels, each with the place of its crop in the annotator's image (`Resolution`)."""
     file, numbers = root / STRUCTURE, ["Top", "Left", "Width", "Height"]
     columns = ["Template Name", "Filename", "Mask", "Resolution", *numbers]
-    table = read_csv(file, columns, f"{WHERE_MASKS} (as {STRUCTURE})")
-    check_filled(table, columns, file)
-    table = as_numbers(table, numbers, file)
+    table = checks.read_csv(file, columns, f"{WHERE_MASKS} (as {STRUCTURE})")
+    checks.check_filled(table, columns, file)
+    table = checks.as_numbers(table, numbers, file)
     frame = table["Resolution"].str.extract(r"^([1-9]\d*)x([1-9]\d*)$").astype("float64")
-    refuse(table, "Resolution", frame[0].isna(), file, "is not a size such as 943x751")
+    checks.refuse(table, "Resolution", frame[0].isna(), file, "is not a size such as 943x751")
     outside = (table["Left"] + table["Width"] > frame[0]) | (table["Top"] + table["Height"] > frame[1])
     outside |= (table[["Left", "Top"]] < 0).any(axis=1)
-    refuse(table, "Mask", outside, file, "does not lie inside its Resolution")
+    checks.refuse(table, "Mask", outside, file, "does not lie inside its Resolution")
 
     table = table.assign(label=table["Template Name"].str.lower().str.removesuffix(" opacities"))
     table = table.assign(
         path=[file.parent / name for name in table["Mask"]], frame_width=frame[0], frame_height=frame[1]
     )
     table = table[table["label"].isin(labels) & table["Filename"].isin(images["image_id"])].reset_index(drop=True)
-    require_files(table["path"][~table["path"].map(Path.is_file)], len(table), file, WHERE_MASKS)
+    checks.require_files(table["path"][~table["path"].map(Path.is_file)], len(table), file, WHERE_MASKS)
     for row in table.itertuples():
         if image_size(row.path) != (row.Width, row.Height):
             raise DataError(f"{row.path} has another size than the {row.Width:g}x{row.Height:g} of {file.name}.")

@@ -17,15 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.checks import (
-    check_filled,
-    check_unique,
-    check_values,
-    read_csv,
-    refuse,
-    require_file,
-    require_files,
-)
+from pkd_utils.cohorts import checks
 from pkd_utils.cohorts.table import IMAGE_COLUMNS, Cohort, CohortInfo, Funnel, empty_boxes
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import file_sha256
@@ -120,9 +112,9 @@ def load(
         our knowledge, has one study a patient, so `patient_id` is the study's id. `privileged` is indexed by study_id
         with the column `text`.
     """
-    archive = require_file(root / ARCHIVE, WHERE)
+    archive = checks.require_file(root / ARCHIVE, WHERE)
     reports = read_reports(archive)
-    check_unique(reports, "image_id", ARCHIVE)
+    checks.check_unique(reports, "image_id", ARCHIVE)
     funnel = Funnel()
     funnel.step("reports in the archive", reports, REPORTS_IN_RELEASE)
     tables = [archive]
@@ -239,7 +231,9 @@ def _with_pictures(reports: pd.DataFrame, root: Path, views: str, funnel: Funnel
     if views == "frontal":
         pictures = pictures[pictures["view"] == "frontal"]
         funnel.step("view frontal", pictures)
-    require_files(pictures["filename"][pictures["path"].isna()], len(pictures), root / PROJECTIONS, WHERE_PICTURES)
+    checks.require_files(
+        pictures["filename"][pictures["path"].isna()], len(pictures), root / PROJECTIONS, WHERE_PICTURES
+    )
     if (root / KAGGLE_REPORTS).is_file():
         _check_numbering(root / KAGGLE_REPORTS, reports)
 
@@ -287,16 +281,16 @@ def _read_pictures(root: Path, views: str) -> tuple[pd.DataFrame, str]:
     table, view, note = files, np.nan, f"no {PROJECTIONS}, so views are unknown"
     file = root / PROJECTIONS
     if file.is_file() or views == "frontal":
-        table = read_csv(file, ["uid", "filename", "projection"], f"{WHERE_PICTURES}, or pass views='all'")
-        check_filled(table, ["uid", "filename"], file)
-        check_values(table, "projection", ("Frontal", "Lateral"), file)
+        table = checks.read_csv(file, ["uid", "filename", "projection"], f"{WHERE_PICTURES}, or pass views='all'")
+        checks.check_filled(table, ["uid", "filename"], file)
+        checks.check_values(table, "projection", ("Frontal", "Lateral"), file)
         rows = len(table)
         table = table.drop_duplicates().reset_index(drop=True)
         table[["number", "film"]] = table["filename"].str.extract(rf"^{_PICTURE.pattern}$")
-        refuse(table, "filename", table["film"].isna(), file, "names no picture such as 12_IM-0050-1001.dcm.png")
-        refuse(table, "uid", table["uid"] != table["number"], file, "is not the study that its filename names")
+        checks.refuse(table, "filename", table["film"].isna(), file, "names no picture such as 12_IM-0050-1001.dcm.png")
+        checks.refuse(table, "uid", table["uid"] != table["number"], file, "is not the study that its filename names")
         twice = table.duplicated(["number", "film"])
-        refuse(table, "filename", twice, file, "stands in an earlier row with another name or view")
+        checks.refuse(table, "filename", twice, file, "stands in an earlier row with another name or view")
         table = table.merge(files[["number", "film", "path"]], how="left", on=["number", "film"])
         view = table["projection"].str.lower()
         unnamed = len(files) - int(table["path"].notna().sum())
@@ -308,7 +302,7 @@ def _read_pictures(root: Path, views: str) -> tuple[pd.DataFrame, str]:
 
 def _check_numbering(file: Path, reports: pd.DataFrame) -> None:
     """DataError if `uid` of the Kaggle copy's reports numbers other studies: most MeSH headings then differ."""
-    table = read_csv(file, ["uid", "MeSH"], WHERE_PICTURES).dropna(subset=["uid", "MeSH"])
+    table = checks.read_csv(file, ["uid", "MeSH"], WHERE_PICTURES).dropna(subset=["uid", "MeSH"])
     theirs = table["MeSH"].str.lower().str.split(";").map(lambda words: {word.strip() for word in words})
     ours = reports.set_index("study_id")["headings"].map(set).reindex("CXR" + table["uid"]).to_list()
     equal = sum(one == other for one, other in zip(theirs, ours, strict=True))

@@ -9,17 +9,7 @@ import pandas as pd
 from pydantic import Field
 
 from pkd_utils.cohorts.table import Cohort
-from pkd_utils.cohorts.tasks.base import (
-    NOT_STATED,
-    PAPER_COUNTS,
-    Share,
-    SplitRule,
-    Task,
-    Unit,
-    images_chosen,
-    make_table,
-    select_images,
-)
+from pkd_utils.cohorts.tasks import base
 from pkd_utils.runs.errors import DataError
 
 Edges = Literal["equal_width", "quantile"]
@@ -28,13 +18,13 @@ Edges = Literal["equal_width", "quantile"]
 def age(
     cohort: Cohort,
     views: tuple[str, ...] | None = None,
-    one_per: Unit = "image",
+    one_per: base.Unit = "image",
     bins: Annotated[int, Field(ge=2)] = 5,
     edges: Edges = "equal_width",
     over_89: Literal["keep", "cap", "drop"] = "keep",
-    evaluate: Share = 0.10,
+    evaluate: base.Share = 0.10,
     stratify: bool = False,
-) -> Task:
+) -> base.Task:
     """Age of the patient at the time of the image, in bins.
 
     The paper divides "the ages into 5 bins, as done in Pérez-García et al. (2024)" and gives no edges.
@@ -57,7 +47,7 @@ def age(
     evaluate, stratify
         See `tasks.base.SplitRule`.
     """
-    images, funnel = select_images(cohort, views, one_per)
+    images, funnel = base.select_images(cohort, views, one_per)
     if "age" not in images.columns:
         raise DataError(
             f"Cohort {cohort.info.name} has no column age; for MIMIC give the loader mimic_iv_root (hosp/patients)."
@@ -70,16 +60,16 @@ def age(
     years = images["age"].where(images["age"] <= 89, 90.0) if over_89 == "cap" else images["age"]
     inner = bin_edges(years, bins, edges)
     target = np.digitize(years, inner)
-    funnel.step(f"in {bins} bins", images, PAPER_COUNTS["age"] if cohort.info.name == "mimic_cxr" else np.nan)
+    funnel.step(f"in {bins} bins", images, base.PAPER_COUNTS["age"] if cohort.info.name == "mimic_cxr" else np.nan)
     choices = {
-        "edges": f"{edges}, {', '.join(f'{edge:g}' for edge in inner)} years ({NOT_STATED})",
-        "edges fixed on": f"all images ({NOT_STATED})",
-        "over 89": f"{over_89} ({NOT_STATED})",
-        **images_chosen(views, one_per),
+        "edges": f"{edges}, {', '.join(f'{edge:g}' for edge in inner)} years ({base.NOT_STATED})",
+        "edges fixed on": f"all images ({base.NOT_STATED})",
+        "over 89": f"{over_89} ({base.NOT_STATED})",
+        **base.images_chosen(views, one_per),
     }
     facts = "age", f"Age in {bins} bins", "auxiliary", bin_names(inner)
-    split = SplitRule(evaluate=evaluate, stratify=stratify)
-    return Task(*facts, make_table(images, target, years), funnel.table(), choices, split)
+    split = base.SplitRule(evaluate=evaluate, stratify=stratify)
+    return base.Task(*facts, base.make_table(images, target, years), funnel.table(), choices, split)
 
 
 def bin_edges(years, bins: int, edges: Edges) -> np.ndarray:
@@ -103,7 +93,7 @@ def bin_names(inner: np.ndarray) -> tuple[str, ...]:
     return (f"under {marks[0]}", *middle, f"{marks[-1]} and over")
 
 
-def rebin(task: Task, fit_on: Iterable[str], edges: Edges) -> pd.Series:
+def rebin(task: base.Task, fit_on: Iterable[str], edges: Edges) -> pd.Series:
     """Targets (int64, as `task.table`) of an age task with edges fixed on some images, say one seed's training part."""
     years = task.table["value"]
     inner = bin_edges(years[task.table["image_id"].isin(set(fit_on))], len(task.classes), edges)

@@ -11,19 +11,7 @@ from pydantic import Field
 from pkd_utils.cohorts.checks import as_times, check_unique, read_csv, require_file
 from pkd_utils.cohorts.mimic_cxr import ALL_LABELS, ONES_ZEROS, WHERE, read_labels
 from pkd_utils.cohorts.table import Cohort
-from pkd_utils.cohorts.tasks.base import (
-    NOT_STATED,
-    PAPER_COUNTS,
-    Count,
-    Share,
-    SplitRule,
-    Task,
-    Unit,
-    images_chosen,
-    make_table,
-    select_images,
-    take_one,
-)
+from pkd_utils.cohorts.tasks import base
 from pkd_utils.runs.errors import DataError
 
 FIVE = ("Atelectasis", "Cardiomegaly", "Edema", "Pleural Effusion", "Consolidation")  # the paper's order
@@ -37,13 +25,13 @@ WHERE_IV = "https://physionet.org/content/mimiciv/ (access is by credential)"
 def five_findings(
     cohort: Cohort,
     views: tuple[str, ...] | None = None,
-    one_per: Unit = "image",
+    one_per: base.Unit = "image",
     co_labels: CoLabels = "others_not_positive",
     findings: Annotated[tuple[Literal[FIVE], ...], Field(min_length=2)] = FIVE,
-    train_per_class: Count = 1000,
-    evaluate_per_class: Count = 200,
+    train_per_class: base.Count = 1000,
+    evaluate_per_class: base.Count = 200,
     drawn: Literal["once", "each_seed"] = "once",
-) -> Task:
+) -> base.Task:
     """MIMIC 5x1200: images whose study has exactly one of five labels.
 
     The table holds every image that qualifies; `tasks.splits.split_task` draws the paper's 1000 + 200 of each class.
@@ -68,7 +56,7 @@ def five_findings(
     """
     if len(set(findings)) != len(findings):
         raise DataError(f"Task mimic_5x1200: findings {', '.join(findings)} name one twice; name each once.")
-    images, funnel = select_images(cohort, views, one_per)
+    images, funnel = base.select_images(cohort, views, one_per)
     endings = ("-chexpert.csv.gz", "-negbio.csv.gz")
     file = _table_of(cohort, endings, "CheXpert or NegBio table; MIMIC 5x1200 needs MIMIC-CXR-JPG")
     values = _label_values(file, require_file(file, WHERE).stat().st_mtime_ns)
@@ -85,16 +73,16 @@ def five_findings(
     when = {"once": "once", "each_seed": "for each seed"}[drawn]
     note = f"a count; which ones is drawn {when}"
     counted = images.groupby("target").head(each)
-    funnel.step(f"at most {each:,} of each", counted, PAPER_COUNTS["mimic_5x1200"], note)
+    funnel.step(f"at most {each:,} of each", counted, base.PAPER_COUNTS["mimic_5x1200"], note)
     choices = {
-        "other labels": f"{co_labels} ({NOT_STATED})",
+        "other labels": f"{co_labels} ({base.NOT_STATED})",
         "images and their division": f"drawn {when} (one data set in the paper's words)",
-        "labeller": f"{file.name.removesuffix('.csv.gz').rsplit('-', 1)[1]} ({NOT_STATED})",
-        **images_chosen(views, one_per),
+        "labeller": f"{file.name.removesuffix('.csv.gz').rsplit('-', 1)[1]} ({base.NOT_STATED})",
+        **base.images_chosen(views, one_per),
     }
-    title, table = f"MIMIC {len(findings)}x{each}", make_table(images, images["target"])
-    split = SplitRule(per_class=(train_per_class, evaluate_per_class), fixed=drawn == "once")
-    return Task("mimic_5x1200", title, "diagnostic", tuple(findings), table, funnel.table(), choices, split)
+    title, table = f"MIMIC {len(findings)}x{each}", base.make_table(images, images["target"])
+    split = base.SplitRule(per_class=(train_per_class, evaluate_per_class), fixed=drawn == "once")
+    return base.Task("mimic_5x1200", title, "diagnostic", tuple(findings), table, funnel.table(), choices, split)
 
 
 # Counting a task's variants reads the same table again and again, so it is kept until it changes; nobody edits it.
@@ -139,12 +127,12 @@ def one_of_five(labels: pd.DataFrame, co_labels: CoLabels = "others_not_positive
 def discharge(
     cohort: Cohort,
     views: tuple[str, ...] | None = None,
-    one_per: Unit = "image",
+    one_per: base.Unit = "image",
     per_stay: Literal["all", "first", "last"] = "all",
     deaths: Literal["exclude", "negative", "positive"] = "exclude",
     start: Start = "admittime",
-    evaluate: Share = 0.10,
-) -> Task:
+    evaluate: base.Share = 0.10,
+) -> base.Task:
     """3-Day Discharge: will the patient be discharged within the coming three days?
 
     Images are joined to the stay with admittime <= study time <= dischtime; positive if dischtime - study time <= 72 h.
@@ -166,7 +154,7 @@ def discharge(
     evaluate : float
         Share held out; 0.10 in the paper.
     """
-    images, funnel = select_images(cohort, views, one_per)
+    images, funnel = base.select_images(cohort, views, one_per)
     if "study_datetime" not in images.columns:
         raise DataError(f"Cohort {cohort.info.name} has no study times; 3-Day Discharge needs MIMIC-CXR.")
     lacking = "table of MIMIC-IV; give the loader mimic_iv_root (hosp/patients.csv.gz)"
@@ -184,20 +172,22 @@ def discharge(
         images = images[~images["died"]]
         funnel.step("stay does not end in death", images)
     if per_stay != "all":
-        images = take_one(images, "stay", last=per_stay == "last")
+        images = base.take_one(images, "stay", last=per_stay == "last")
         funnel.step(f"{per_stay} image of each stay", images)
-    funnel.step("task", images, PAPER_COUNTS["discharge_3_day"])
+    funnel.step("task", images, base.PAPER_COUNTS["discharge_3_day"])
     soon = images["end"] - images["study_datetime"] <= pd.Timedelta(days=3)
     if deaths == "negative":
         soon &= ~images["died"]
     choices = {
-        "deaths in hospital": f"{deaths} ({NOT_STATED})",
-        "images of a stay": f"{per_stay} ({NOT_STATED})",
-        "a stay starts": f"{start} ({NOT_STATED})",
-        **images_chosen(views, one_per),
+        "deaths in hospital": f"{deaths} ({base.NOT_STATED})",
+        "images of a stay": f"{per_stay} ({base.NOT_STATED})",
+        "a stay starts": f"{start} ({base.NOT_STATED})",
+        **base.images_chosen(views, one_per),
     }
     facts = "discharge_3_day", "3-Day Discharge", "prognostic", ("stays longer", "discharged within 3 days")
-    return Task(*facts, make_table(images, soon), funnel.table(), choices, SplitRule(evaluate=evaluate), (file,))
+    return base.Task(
+        *facts, base.make_table(images, soon), funnel.table(), choices, base.SplitRule(evaluate=evaluate), (file,)
+    )
 
 
 @functools.lru_cache(maxsize=4)

@@ -8,17 +8,7 @@ import pandas as pd
 
 from pkd_utils.cohorts.inspect.tables import read_outcome
 from pkd_utils.cohorts.table import Cohort
-from pkd_utils.cohorts.tasks.base import (
-    NOT_STATED,
-    PAPER_COUNTS,
-    Balance,
-    Share,
-    SplitRule,
-    Task,
-    Unit,
-    make_table,
-    select_images,
-)
+from pkd_utils.cohorts.tasks import base
 from pkd_utils.runs.errors import DataError
 
 # Title, kind, class names, and INSPECT's column; section 3.2 and appendix B.2 of the paper.
@@ -56,11 +46,11 @@ def outcome(
     cohort: Cohort,
     labels: pd.DataFrame | None = None,
     views: tuple[str, ...] | None = None,
-    one_per: Unit = "image",
+    one_per: base.Unit = "image",
     column: str | None = None,
-    evaluate: Share = 0.25,
-    balance: Balance = "patient",
-) -> Task:
+    evaluate: base.Share = 0.25,
+    balance: base.Balance = "patient",
+) -> base.Task:
     """A task of INSPECT: censored rows are dropped, and each seed samples the negatives down to the positives.
 
     Parameters
@@ -100,7 +90,7 @@ def outcome(
     if clash:
         raise DataError(f"{clash} {key}(s) have two different values of {column}; keep one row each.")
     values = values.set_index(key)["value"]
-    images, funnel = select_images(cohort, views, one_per)
+    images, funnel = base.select_images(cohort, views, one_per)
     images = images[images[key].isin(values.index)]
     funnel.step(f"has a row of {column}", images)
     target = images[key].map(values)
@@ -110,14 +100,14 @@ def outcome(
     balanced = pd.concat([images[target == value].head(smaller) for value in (0, 1)])
     about = "about " if balance == "patient" else ""
     note = f"{about}{smaller:,} of each class; which ones is drawn for each seed"
-    funnel.step("balanced", balanced, PAPER_COUNTS[name], note)
+    funnel.step("balanced", balanced, base.PAPER_COUNTS[name], note)
     choices = {
-        "column": f"{column} ({'stated' if kind == 'prognostic' else NOT_STATED})",
+        "column": f"{column} ({'stated' if kind == 'prognostic' else base.NOT_STATED})",
         "balance": f"the larger class sampled down by {balance}, anew for each seed (patients in section 3.2)",
-        "several images": f"one per {one_per} ({NOT_STATED})",
+        "several images": f"one per {one_per} ({base.NOT_STATED})",
     }
-    split = SplitRule(evaluate=evaluate, balance=balance)
-    return Task(name, title, kind, classes, make_table(images, target), funnel.table(), choices, split)
+    split = base.SplitRule(evaluate=evaluate, balance=balance)
+    return base.Task(name, title, kind, classes, base.make_table(images, target), funnel.table(), choices, split)
 
 
 def _check_labels(cohort: Cohort, columns: list[str]) -> None:
@@ -129,10 +119,10 @@ def yes_or_no(
     name: str,
     cohort: Cohort,
     views: tuple[str, ...] | None = None,
-    one_per: Unit = "image",
-    evaluate: Share = 0.25,
+    one_per: base.Unit = "image",
+    evaluate: base.Share = 0.25,
     stratify: bool = True,
-) -> Task:
+) -> base.Task:
     """A label (`COVID`, `OPENI`) of a source that the paper does not use; where it is unknown, images drop out.
 
     `views`, `one_per`: see `tasks.base.select_images`; `evaluate`, `stratify`: see `tasks.base.SplitRule`. Without
@@ -140,22 +130,24 @@ def yes_or_no(
     """
     title, kind, classes, column = (COVID | OPENI)[name]
     _check_labels(cohort, [column])
-    images, funnel = select_images(cohort, views, one_per)
+    images, funnel = base.select_images(cohort, views, one_per)
     unknown = int(images[column].isna().sum())
     images = images[images[column].notna()]
     funnel.step(f"{column} known", images, note=f"{unknown} images unknown")
     choices = {"source": "not one of the paper's", "several images": f"one per {one_per}"}
-    split = SplitRule(evaluate=evaluate, stratify=stratify)
-    return Task(name, title, kind, classes, make_table(images, images[column]), funnel.table(), choices, split)
+    split = base.SplitRule(evaluate=evaluate, stratify=stratify)
+    return base.Task(
+        name, title, kind, classes, base.make_table(images, images[column]), funnel.table(), choices, split
+    )
 
 
 def openi_five(
     cohort: Cohort,
     views: tuple[str, ...] | None = None,
-    one_per: Unit = "image",
-    evaluate: Share = 0.25,
+    one_per: base.Unit = "image",
+    evaluate: base.Share = 0.25,
     stratify: bool = True,
-) -> Task:
+) -> base.Task:
     """One of five on Open-i, as MIMIC 5x1200: exactly one of `OPENI_FINDINGS`, or a study coded as normal.
 
     Other findings may stand beside the one; a study with others alone is in no class.
@@ -171,7 +163,7 @@ def openi_five(
     """
     columns = [*OPENI_FINDINGS, "Abnormal"]
     _check_labels(cohort, columns)
-    images, funnel = select_images(cohort, views, one_per)
+    images, funnel = base.select_images(cohort, views, one_per)
     found = images[columns].assign(normal=1 - images["Abnormal"])[[*OPENI_FINDINGS, "normal"]]
     single = found.sum(axis=1) == 1
     images, target = images[single], found[single].to_numpy().argmax(axis=1)
@@ -179,7 +171,7 @@ def openi_five(
     funnel.step("exactly one of the five", images, note=note)
     choices = {"source": "not one of the paper's", "other findings": "may stand beside it"}
     choices["several images"] = f"one per {one_per}"
-    split = SplitRule(evaluate=evaluate, stratify=stratify)
+    split = base.SplitRule(evaluate=evaluate, stratify=stratify)
     classes = tuple(name.lower() for name in (*OPENI_FINDINGS, "normal"))
     facts = "openi_five", "Open-i, one of five", "diagnostic", classes
-    return Task(*facts, make_table(images, target), funnel.table(), choices, split)
+    return base.Task(*facts, base.make_table(images, target), funnel.table(), choices, split)
