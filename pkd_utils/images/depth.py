@@ -36,6 +36,7 @@ def eight_bit_range(values: np.ndarray, depth: str | int = "full") -> np.ndarray
     values = np.asarray(values)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise DataError("The image has pixel values that are not finite numbers: mend the file.")
+    check_depth(depth)
     low, high = 0.0, 65535.0
     if depth == "minmax" or (
         depth == "full" and (values.dtype.kind == "f" or values.max() > 65535 or values.min() < 0)
