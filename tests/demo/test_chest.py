@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pkd_utils.cohorts import load_cohort
 from pkd_utils.demo.chest import causal, findings, reports
 
 
@@ -104,3 +105,11 @@ def test_labels_and_reports_have_the_form_of_mimic(cohort):
         assert {"INDICATION", "COMPARISON"} <= set(names) and {"FINDINGS", "IMPRESSION"} & set(names)
         assert set(names) <= {"EXAMINATION", "INDICATION", "TECHNIQUE", "COMPARISON", "FINDINGS", "IMPRESSION"}
         assert "___" in text and all(len(line) <= 79 and line.startswith(" ") for line in text.splitlines())
+
+
+def test_the_loader_reads_it(cohort):
+    read = load_cohort("mimic_cxr", cohort)
+    assert read.info.simulated and read.images["age"].notna().any() and len(read.boxes)
+    part = read.select(read.boxes["image_id"].unique()[:3])
+    assert part.privileged["text"].str.len().gt(0).all()
+    assert all(part.mask(box.image_id, box.label).any() for box in part.boxes.itertuples())

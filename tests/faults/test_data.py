@@ -212,24 +212,6 @@ def test_xml_of_another_encoding(tmp_path, encoding):
         load_cohort("openi", fixtures.write_openi(tmp_path, {"ecgen-radiology/1.xml": report}))
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("mimic_cxr", {"uncertain": 3}, "uncertain.* = 3: input should be a valid string"),
-        ("mimic_cxr", {"labels": "Edema"}, "labels = 'Edema'"),
-        ("mimic_cxr", {"labels": ["Edema", "Edema"]}, r"labels = \['Edema', 'Edema'\]: a value stands twice"),
-        ("covid_chestxray", {"views": "PA"}, "views = 'PA'"),
-        ("cbis_mass", {"margin": -1}, "margin = -1: input should be greater than or equal to 0"),
-        ("cbis_mass", {"margin": float("nan")}, "margin = nan: input should be a finite number"),
-        ("openi", {"images_root": ["a"]}, r"images_root = .*: input is not a valid path"),
-    ],
-)
-def test_mistyped_options_are_refused_before_any_file_is_read(name, options, message, tmp_path):
-    with pytest.raises(DataError, match=f"^{name}: {message}") as error:
-        load_cohort(name, tmp_path / "absent", **options)
-    assert "\n" not in str(error.value)
-
-
 def test_views_that_no_picture_has(tmp_path):
     with pytest.raises(DataError, match=r"metadata\.csv has no X-ray of view pa; its views are AP Supine, L, PA\."):
         load_cohort("covid_chestxray", fixtures.write_covid_chestxray(tmp_path), views=["pa"])

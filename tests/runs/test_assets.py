@@ -10,19 +10,28 @@ from pkd_utils.runs import assets, files
 from pkd_utils.runs.errors import DataError
 
 
+def write_wheel(path, monkeypatch, files_in_it, members):
+    """Write a wheel and declare it as the asset of its name."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files_in_it.items():
+            archive.writestr(name, content)
+    declare(path, monkeypatch, members)
+    return path
+
+
+def declare(wheel, monkeypatch, members):
+    name = wheel.name.split("-")[0]
+    asset = assets.Asset(f"{name}==1.0", files.file_sha256(wheel), members, "MIT", "nobody", 1)
+    monkeypatch.setitem(assets.ASSETS, name, asset)
+
+
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
     monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))
+    content = {"thing/data/a.bin": "abc", "thing/data/unwanted.bin": "x", "thing/model/sub/b.txt": "b"}
+    content["thing-1.0.dist-info/LICENSE"] = "MIT"
     path = tmp_path / "thing-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("thing/data/a.bin", b"abc")
-        archive.writestr("thing/data/unwanted.bin", b"x")
-        archive.writestr("thing/model/sub/b.txt", "b")
-        archive.writestr("thing-1.0.dist-info/LICENSE", "MIT")
-    members = ("thing/data/a.bin", "thing/model/")
-    asset = assets.Asset("thing==1.0", files.file_sha256(path), members, "MIT", "nobody", 1)
-    monkeypatch.setitem(assets.ASSETS, "thing", asset)
-    return path
+    return write_wheel(path, monkeypatch, content, ("thing/data/a.bin", "thing/model/"))
 
 
 def test_extract_takes_only_what_is_named(wheel):
@@ -36,8 +45,7 @@ def test_extract_takes_only_what_is_named(wheel):
 def test_extract_refuses_names_that_lead_out(wheel, monkeypatch, tmp_path, name):
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr(name, "evil")
-    asset = assets.Asset("thing==1.0", files.file_sha256(wheel), ("thing/model/",), "MIT", "nobody", 1)
-    monkeypatch.setitem(assets.ASSETS, "thing", asset)
+    declare(wheel, monkeypatch, ("thing/model/",))
     with pytest.raises(DataError, match=r"thing==1.0 would write outside its folder \('thing/model/.*evil.txt'\)"):
         assets.extract("thing", wheel)
     assert not list(tmp_path.rglob("evil.txt"))
@@ -53,21 +61,16 @@ def test_extract_refuses_another_wheel(wheel):
 
 
 def test_extract_refuses_a_wheel_without_the_files(wheel, monkeypatch):
-    empty = assets.Asset("thing==1.0", files.file_sha256(wheel), ("thing/data/a.bin", "absent.bin"), "MIT", "nobody", 1)
-    monkeypatch.setitem(assets.ASSETS, "thing", empty)
+    declare(wheel, monkeypatch, ("thing/data/a.bin", "absent.bin"))
     with pytest.raises(DataError, match=r"does not contain absent.bin"):
         assets.extract("thing", wheel)
 
 
 def test_a_licence_statement_stays_with_the_files(tmp_path, monkeypatch):
     monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))
-    wheel = tmp_path / "bare-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("bare/model.onnx", b"abc")
-        archive.writestr("bare-1.0.dist-info/METADATA", "License: MIT")
-        archive.writestr("bare-1.0.dist-info/RECORD", "")
-    asset = assets.Asset("bare==1.0", files.file_sha256(wheel), ("bare/model.onnx",), "MIT", "nobody", 1)
-    monkeypatch.setitem(assets.ASSETS, "bare", asset)
+    content = {f"bare-1.0.dist-info/{name}": text for name, text in (("METADATA", "License: MIT"), ("RECORD", ""))}
+    path = tmp_path / "bare-1.0-py3-none-any.whl"
+    wheel = write_wheel(path, monkeypatch, content | {"bare/model.onnx": "abc"}, ("bare/model.onnx",))
     folder = assets.extract("bare", wheel)
     assert sorted(p.name for p in folder.rglob("*") if p.is_file()) == ["METADATA", "asset.json", "model.onnx"]
     assert (folder / "licence" / "METADATA").read_text() == "License: MIT"
@@ -85,9 +88,8 @@ def test_fetch_says_what_it_downloads_and_why_it_failed(wheel, tmp_path, monkeyp
     assets.main(["fetch", "thing"])  # there already: nothing is downloaded
     assert "downloading" not in capsys.readouterr().out
     shutil.rmtree(assets.path("thing"))
-    monkeypatch.setattr(
-        assets.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1, "", "no such host")
-    )
+    failed = subprocess.CompletedProcess([], 1, "", "no such host")
+    monkeypatch.setattr(assets.subprocess, "run", lambda command, **options: failed)
     with pytest.raises(DataError, match=r"pip could not download thing==1.0: no such host"):
         assets.fetch("thing")
 

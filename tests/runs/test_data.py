@@ -10,8 +10,7 @@ import pytest
 from pkd_utils.runs import files, finished, identity, index, paths
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.run import Run, find_run
-from tests.runs.test_index import change_keeping_size_and_time, put
-from tests.runs.test_run import make_notebook
+from tests.runs.conftest import change_keeping_size_and_time, make_notebook, put
 
 ROOT = paths.PROJECT_ROOT
 PREPARED = "toy/toy/01-do-things/smoke"
@@ -112,13 +111,8 @@ def test_a_flipped_pixel_with_size_and_time_kept_is_found_by_verify(project):
 
 
 def test_inputs_are_named_by_one_rule(project):
-    named = {
-        "data_root": "a",
-        "options.ct_root": "b",
-        "image_weights": "c",
-        "outcomes": "d",
-        "text_encoder": "data/bert",
-    }
+    named = {"data_root": "a", "options.ct_root": "b", "image_weights": "c", "outcomes": "d"}
+    named["text_encoder"] = "data/bert"
     values = {"data_root": "a", "options": {"ct_root": "b", "views": ["PA"]}, "image_weights": "c", "outcomes": "d"}
     values |= {"text_encoder": "data/bert", "text_weights": "random", "student_weights": "", "sweep_weights": [0.5]}
     assert identity.input_paths(values) == named
@@ -146,18 +140,17 @@ def test_simulated_data_that_were_edited_are_not_done(project):
 
 
 DAMAGE = {
-    "flipped": lambda f: change_keeping_size_and_time(f / "pixels.npy"),
-    "truncated": lambda f: (f / "pixels.npy").write_text("x"),
-    "in a folder": lambda f: (f / "students/a/model.json").write_text("{}"),
-    "one too many": lambda f: (f / "students/c.json").write_text("{}"),
-    "a student deleted": lambda f: shutil.rmtree(f / "students/b"),
-    "all deleted": lambda f: shutil.rmtree(f / "students"),
+    "flipped": ("pixels.npy", lambda f: change_keeping_size_and_time(f / "pixels.npy")),
+    "truncated": ("pixels.npy", lambda f: (f / "pixels.npy").write_text("x")),
+    "in a folder": ("students/a/model.json", lambda f: (f / "students/a/model.json").write_text("{}")),
+    "one too many": ("students/c.json", lambda f: (f / "students/c.json").write_text("{}")),
+    "a student deleted": ("students/b/model.json", lambda f: shutil.rmtree(f / "students/b")),
+    "all deleted": ("students", lambda f: shutil.rmtree(f / "students")),
 }
-NAMED = ["pixels.npy", "pixels.npy", "students/a/model.json", "students/c.json", "students/b/model.json", "students"]
 
 
-@pytest.mark.parametrize(("damage", "name"), zip(DAMAGE.values(), NAMED, strict=True), ids=DAMAGE)
-def test_artefacts_are_checked_on_every_read(project, damage, name):
+@pytest.mark.parametrize(("name", "damage"), DAMAGE.values(), ids=DAMAGE)
+def test_artefacts_are_checked_on_every_read(project, name, damage):
     folder = write(first())
     damage(folder)
     wrong = rf"{PREPARED}: artefact {name} is (not what the run wrote|missing); remove the folder \S+ and run notebooks"
@@ -221,14 +214,8 @@ print("wrote", write(run).name, flush=True)
 
 def start(project):
     command = [sys.executable, "-c", RUN, str(project)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT)
-
-
-def go_on(process):
-    process.stdin.write("go on\n")
-    process.stdin.flush()
+    pipe = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, **pipe, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT)
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -240,11 +227,10 @@ def test_of_two_processes_the_second_waits_and_nothing_is_lost(project, killed):
     if killed:
         one.kill()
         assert two.stdout.readline() == "open True False\n", "it goes on with the work of the dead one"
+        print("go on", file=two.stdin, flush=True)
     else:
-        go_on(one)
+        print("go on", file=one.stdin, flush=True)
         assert two.stdout.readline() == "open True True\n", "it takes the finished run"
-    if killed:
-        go_on(two)
     assert two.wait(timeout=60) == 0
     folder = find_run(PREPARED)
     assert two.stdout.read() == f"wrote {folder.name}\n"

@@ -5,6 +5,7 @@ import pytest
 
 from pkd_utils.runs import files
 from pkd_utils.runs.files import Parts, read_json
+from tests.runs.conftest import DAMAGE
 
 
 def test_parts_are_kept_for_the_same_identity_alone(tmp_path):
@@ -32,9 +33,6 @@ def test_a_folder_without_a_mark_is_not_continued(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "0.txt").write_text("from nobody knows what")
     assert Parts(tmp_path / "p", 1).names() == []
-
-
-DAMAGE = {"flipped": lambda b: b[:3] + bytes([b[3] ^ 1]) + b[4:], "truncated": lambda b: b[:-1], "empty": lambda b: b""}
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)

@@ -7,6 +7,7 @@ import pytest
 
 from pkd_utils.runs import index
 from pkd_utils.runs.errors import DataError
+from tests.runs.conftest import change_keeping_size_and_time, put
 
 
 @pytest.fixture
@@ -17,19 +18,6 @@ def folder(tmp_path, monkeypatch):
     for name, content in (("a.csv", b"table"), ("images/b.png", b"pixel")):
         put(tmp_path / "root" / name, content)
     return tmp_path / "root"
-
-
-def put(path, content, seconds_ago=10):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    time = path.stat().st_mtime_ns - int(seconds_ago * 1e9)
-    os.utime(path, ns=(time, time))
-
-
-def change_keeping_size_and_time(path):
-    stat = path.stat()
-    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A run is whole or it is not a run: killed, exited and failed notebooks are told from finished ones."""
 
-import json
 import subprocess
 import sys
 
@@ -9,7 +8,8 @@ import pytest
 
 from pkd_utils.runs import notebooks, parameters, paths, progress, run
 from pkd_utils.runs.errors import DataError
-from tests.runs.test_run import PARAMETERS, make_notebook
+from pkd_utils.runs.files import write_json
+from tests.runs.conftest import PARAMETERS, make_notebook
 
 CHECK = "from pkd_utils.runs import parameters\nfrom pkd_utils.runs.run import Run\n"
 CHECK += "P = parameters.check('toy/01-do-things', globals())"
@@ -17,60 +17,97 @@ WORK = "run = Run('toy/01-do-things', vars(P))\n(run.path / 'out.txt').write_tex
 FINISH = "run.finish(['out.txt'])"
 
 
-@pytest.fixture
-def toy(tmp_path, monkeypatch):
-    """A project folder whose kernels see it as the project root too."""
-    monkeypatch.setattr(paths, "PROJECT_ROOT", tmp_path)
-    monkeypatch.setenv("PKD_RUNS", str(tmp_path / "runs"))
-    (tmp_path / "pkd_utils").mkdir()
-    patch = f"import pathlib\nfrom pkd_utils.runs import paths\npaths.PROJECT_ROOT = pathlib.Path({str(tmp_path)!r})\n"
+def move_project(folder, patch):
+    patch.setattr(paths, "PROJECT_ROOT", folder)
+    patch.setenv("PKD_RUNS", str(folder / "runs"))
+
+
+def start_project(folder):
+    """A project folder whose kernels see it as the project root too: what makes its notebooks, and a parameter file."""
+    (folder / "pkd_utils").mkdir()
+    patch = f"import pathlib\nfrom pkd_utils.runs import paths\npaths.PROJECT_ROOT = pathlib.Path({str(folder)!r})\n"
 
     def make(*cells, name="toy/01-do-things", more=""):
         cells = [cell.replace("toy/01-do-things", name) for cell in (patch + "del pathlib", CHECK, *cells)]
-        return make_notebook(tmp_path, name, cells, PARAMETERS + more)
+        make_notebook(folder, name, cells, PARAMETERS + more)
 
-    file = tmp_path / "params" / "p" / "toy" / "01-do-things.yml"
+    file = folder / "params" / "p" / "toy" / "01-do-things.yml"
     file.parent.mkdir(parents=True)
     file.write_text("run: kept\nepochs: 4\n")
     return make, file
 
 
-def test_a_whole_run_is_kept_and_not_repeated(toy):
-    make, file = toy
-    make(WORK, FINISH)
-    folder = notebooks.execute(file)
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    move_project(tmp_path, monkeypatch)
+    return start_project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory):
+    """A notebook that was run where `python3` is another kernel, and noted which notebooks it saw, and its Python."""
+    root, kernel = (
+        tmp_path_factory.mktemp("project"),
+        {"argv": ["/bin/false"], "display_name": "", "language": "python"},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        move_project(root, patch)
+        patch.setenv("JUPYTER_PATH", str(root / "jupyter"))
+        make, file = start_project(root)
+        write_json(root / "jupyter/kernels/python3/kernel.json", kernel)
+        see = "import sys\nseen = [sys.executable, *(p.name for p in run.path.parent.rglob('*.ipynb'))]"
+        make(f"{WORK}\n{see}\n(run.path / 'seen.txt').write_text(' '.join(seen))", FINISH)
+        return file, notebooks.execute(file)
+
+
+@pytest.fixture
+def ran(run_once, monkeypatch):
+    move_project(run_once[0].parents[3], monkeypatch)
+    return run_once
+
+
+def test_a_whole_run_is_kept_and_not_repeated(ran):
+    file, folder = ran
     assert (folder / "out.txt").read_text() == "4"
     assert notebooks.run_problems(folder) == []
     assert run.find_run("toy/toy/01-do-things/kept") == folder
     stamp = (folder / "run.json").stat().st_mtime_ns
     assert notebooks.execute(file) == folder
     assert (folder / "run.json").stat().st_mtime_ns == stamp
-    job = notebooks.plan("p")[0]
-    assert job.folder == folder, "the plan foresees the folder that the notebook chooses"
+    assert notebooks.plan("p")[0].folder == folder, "the plan foresees the folder that the notebook chooses"
 
 
-def test_a_run_that_goes_on_is_not_called_failed(toy):
-    make, file = toy
-    said = "import pathlib\npathlib.Path('seen').write_text(' '.join(p.name for p in RUNS.rglob('*.ipynb')))"
-    make(f"import pathlib\nRUNS = pathlib.Path({str(file.parents[3])!r}) / 'runs'\n{said}\n{WORK}", FINISH)
-    notebooks.execute(file)
-    (seen,) = file.parents[3].rglob("seen")
-    assert "running.ipynb" in seen.read_text() and "failed" not in seen.read_text()
+def test_a_run_that_goes_on_is_not_called_failed_and_its_kernel_is_this_environments(ran):
+    python, *names = (ran[1] / "seen.txt").read_text().split()
+    assert python == sys.executable
+    assert any(name.endswith(".running.ipynb") for name in names) and not any("failed" in name for name in names)
 
 
-def test_a_planned_run_says_its_place_and_the_time_left(toy, capsys):
+def test_a_truncated_artefact_makes_the_run_not_whole(ran):
+    file, folder = ran
+    (folder / "out.txt").write_text("")
+    assert "artefact out.txt is not what the run wrote" in notebooks.run_problems(folder)[0]
+    assert notebooks.plan("p")[0].state == "damaged"
+    with pytest.raises(SystemExit, match=r"artefact out\.txt is not what the run wrote; remove the folder") as left:
+        notebooks.main(["run", str(file)])
+    assert "\n" not in str(left.value), "one sentence, and so exit code 1"
+    (folder / "out.txt").write_text("4")
+
+
+def test_a_planned_run_says_its_place_and_the_time_left(toy, capsys, monkeypatch):
     make, file = toy
     make(WORK, FINISH)
     file.write_text("base: {epochs: 4}\neach: {run: [one, two]}\n")
     plan = notebooks.plan("p")
     progress.begin(plan)
+    monkeypatch.setattr(notebooks, "execute", lambda *arguments: None)
     for job in plan:
         notebooks.main(["run", str(file), job.label, job.identity])
     first, second = capsys.readouterr().out.splitlines()
     assert first == "[1 of 2] toy/01-do-things one: about 1 min left"
     assert second == "[2 of 2] toy/01-do-things two: the last one"
     progress.begin(notebooks.plan("p"))
-    assert progress.line(plan[0].identity, "of another plan") == "of another plan"
+    assert progress.line("another", "of another plan") == "of another plan"
 
 
 @pytest.mark.parametrize(
@@ -90,18 +127,6 @@ def test_a_run_that_ends_early_is_refused_and_leaves_its_log(toy, cell, message)
     logs = list(file.parents[3].glob("runs/toy/toy/01-do-things/*.failed.ipynb"))
     assert len(logs) == 1 and not list(logs[0].parent.glob("*.running.ipynb"))
     assert not list(file.parents[3].glob("runs/**/notebook.ipynb"))
-
-
-def test_a_truncated_artefact_makes_the_run_not_whole(toy):
-    make, file = toy
-    make(WORK, FINISH)
-    folder = notebooks.execute(file)
-    (folder / "out.txt").write_text("")
-    assert "artefact out.txt is not what the run wrote" in notebooks.run_problems(folder)[0]
-    assert notebooks.plan("p")[0].state == "damaged"
-    with pytest.raises(SystemExit, match=r"artefact out\.txt is not what the run wrote; remove the folder") as left:
-        notebooks.main(["run", str(file)])
-    assert "\n" not in str(left.value), "one sentence, and so exit code 1"
 
 
 def test_problems_names_what_was_not_run(tmp_path):
@@ -151,33 +176,18 @@ def test_one_run_of_many_is_made_and_shown_with_the_machines_parameters(toy, tmp
     assert parameters.read_file(tmp_path / "shown.yml") == {**notebooks.plan("p")[1].parameters}
 
 
-def test_the_kernel_is_this_environments_whatever_the_user_calls_python3(toy, tmp_path, monkeypatch):
-    make, file = toy
-    kernel = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
-    kernel.parent.mkdir(parents=True)
-    kernel.write_text(json.dumps({"argv": ["/bin/false"], "display_name": "mine", "language": "python"}))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    make(WORK + "\nimport sys\n(run.path / 'out.txt').write_text(sys.executable)", FINISH)
-    assert (notebooks.execute(file) / "out.txt").read_text() == sys.executable
-
-
 def test_command_line_stops_with_one_sentence(tmp_path):
     file = tmp_path / "mmpkd" / "01-absent.yml"
     file.parent.mkdir()
     file.write_text("{}")
     answer = subprocess.run([sys.executable, "-m", "pkd_utils", "run", str(file)], capture_output=True, text=True)
     assert answer.returncode == 1 and "There is no notebook" in answer.stderr and "Traceback" not in answer.stderr
-    assert PARAMETERS
 
 
 def test_a_progress_bar_becomes_its_last_line():
-    stream = nbformat.v4.new_output
     cell = nbformat.v4.new_code_cell("x")
-    cell.outputs = [
-        stream("stream", name="stderr", text="\r 1/2"),
-        stream("stream", name="stderr", text="\r 2/2\ndone\n"),
-        stream("stream", name="stdout", text="kept\n"),
-    ]
+    said = [("stderr", "\r 1/2"), ("stderr", "\r 2/2\ndone\n"), ("stdout", "kept\n")]
+    cell.outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in said]
     notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("text")])
     outputs = notebooks.with_short_streams(notebook).cells[0].outputs
     assert [(o.name, o.text) for o in outputs] == [("stderr", " 2/2\ndone\n"), ("stdout", "kept\n")]
@@ -202,10 +212,8 @@ def test_what_is_not_here_is_left_out_and_the_rest_reads_what_is_left(tmp_path, 
     assert jobs["reports/06-distillation-effect.both"].parameters["teacher_runs"] == encoders
     maps = jobs["mmpkd/09-compare-all-maps"].parameters
     assert (maps["map_runs"], maps["paper_datasets"]) == (["mmpkd/mimic_cxr/08-score-all-maps/paper"], ["MIMIC-CXR"])
-    told = [line.split(": ") for line in notebooks.said_of(left_out)]
-    assert (
-        "first reports/00-reconstruct-radiographs.inspect" in dict(told)["left out, because data/inspect is not here"]
-    )
+    told = dict(line.split(": ") for line in notebooks.said_of(left_out))["left out, because data/inspect is not here"]
+    assert "first reports/00-reconstruct-radiographs.inspect" in told
 
 
 def test_a_run_of_a_plan_reads_what_the_plan_left(toy):
@@ -213,16 +221,13 @@ def test_a_run_of_a_plan_reads_what_the_plan_left(toy):
     make, file = toy
     make(WORK, FINISH, more="data_root: str = ''  # data\n")
     file.write_text("each: {run: [kept, gone]}\nexceptions: {gone: {data_root: data/nowhere}}\n")
-    joined = file.with_name("02-join-things.yml")
-    make(
-        WORK.replace("P.epochs", "P.thing_runs"),
-        FINISH,
-        name="toy/02-join-things",
-        more="thing_runs: list[str] = ['']\n",
-    )
+    joined, more = file.with_name("02-join-things.yml"), "thing_runs: list[str] = ['']\n"
+    make(WORK.replace("P.epochs", "P.thing_runs"), FINISH, name="toy/02-join-things", more=more)
     joined.write_text("run: both\nthing_runs: [toy/toy/01-do-things/kept, toy/toy/01-do-things/gone]\n")
     first, second = notebooks.plan("p", left_out={})
-    notebooks.execute(first.file, first.label, first.identity)
+    one = run.Run(first.notebook, first.parameters)
+    one.save({"out.json": {}})
+    assert one.final_path == first.folder
     folder = notebooks.execute(second.file, second.label, second.identity)
     assert folder == second.folder and (folder / "out.txt").read_text() == "['toy/toy/01-do-things/kept']"
     with pytest.raises(FileNotFoundError, match="No finished run 'toy/toy/01-do-things/gone'"):

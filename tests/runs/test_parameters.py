@@ -4,13 +4,10 @@ import pytest
 
 from pkd_utils.runs import identity, parameters
 from pkd_utils.runs.errors import DataError
-from tests.runs.test_run import (
-    make_notebook,
-    project,  # noqa: F401  (fixture)
-)
+from tests.runs.conftest import make_notebook
 
 
-def test_defaults_and_given_values(project):  # noqa: F811
+def test_defaults_and_given_values(project):
     values = parameters.resolve("toy/01-do-things", {"epochs": 5, "weight": 1})
     assert values["epochs"] == 5 and values["run"] == "smoke" and next(iter(values)) == "cohort"
     assert values["weight"] == 1.0 and isinstance(values["weight"], float)
@@ -39,12 +36,12 @@ def test_defaults_and_given_values(project):  # noqa: F811
         ({"weight": "0.5"}, "Parameter weight"),
     ],
 )
-def test_wrong_values_stop_with_one_sentence(project, values, message):  # noqa: F811
+def test_wrong_values_stop_with_one_sentence(project, values, message):
     with pytest.raises(DataError, match=message):
         parameters.resolve("toy/01-do-things", values)
 
 
-def test_check_takes_the_namespace_and_refuses_what_papermill_injected_in_vain(project):  # noqa: F811
+def test_check_takes_the_namespace_and_refuses_what_papermill_injected_in_vain(project):
     namespace = {"In": ["", "epochs: int = 2", "# Parameters\nepochs = 7\n"], "epochs": 7, "table": object()}
     assert parameters.check("toy/01-do-things", namespace).epochs == 7
     namespace["In"].append("# Parameters\nepochs = 7\nepoch = 7\n")
@@ -66,7 +63,7 @@ def test_check_takes_the_namespace_and_refuses_what_papermill_injected_in_vain(p
         ),
     ],
 )
-def test_papermills_command_line_is_told_what_to_write(project, tmp_path, monkeypatch, injected, message):  # noqa: F811
+def test_papermills_command_line_is_told_what_to_write(project, tmp_path, monkeypatch, injected, message):
     cell = 'run: str = "a"\nseeds: list[int] = [0]\ndata_root: str = ""'
     make_notebook(project, "toy/03-given", [], parameters=cell)
     (tmp_path / "caller" / "here").mkdir(parents=True)
@@ -81,13 +78,13 @@ def test_papermills_command_line_is_told_what_to_write(project, tmp_path, monkey
 
 
 @pytest.mark.parametrize("cell", ["epochs = 2", "epochs: int", "import os"])
-def test_a_parameters_cell_holds_only_typed_literals(project, cell):  # noqa: F811
+def test_a_parameters_cell_holds_only_typed_literals(project, cell):
     make_notebook(project, "toy/03-wrong", [], parameters=cell)
     with pytest.raises(DataError, match="is not `name: type = value`"):
         parameters.declared("toy/03-wrong")
 
 
-def test_unknown_notebook(project):  # noqa: F811
+def test_unknown_notebook(project):
     with pytest.raises(FileNotFoundError, match=r"notebooks/toy/09-none.ipynb"):
         parameters.declared("toy/09-none")
 
@@ -100,7 +97,7 @@ def test_what_belongs_to_the_machine_is_no_part_of_an_identity():
     assert told != identity.run_hash("toy/01-do-things", values | {"batch_size": 9}, "code", {}, {})
 
 
-def test_a_list_may_be_empty_where_its_comment_says_what_that_means_and_repeat_where_its_default_does(project):  # noqa: F811
+def test_a_list_may_be_empty_where_its_comment_says_what_that_means_and_repeat_where_its_default_does(project):
     cell = "a: list[int] = [1]  # seeds; []: all\nb: list[str] = []  # notes\nc: list[int] = [5, 5]  # height, width"
     make_notebook(project, "toy/03-lists", [], parameters=cell)
     assert parameters.resolve("toy/03-lists", {"a": [], "c": [7, 7]}) == {"a": [], "b": [], "c": [7, 7]}
@@ -113,7 +110,7 @@ def test_a_list_may_be_empty_where_its_comment_says_what_that_means_and_repeat_w
         parameters.resolve("toy/03-lists", {"a": []})
 
 
-def test_a_notebook_run_by_hand_takes_the_machines_parameters_from_the_users_file(project, monkeypatch):  # noqa: F811
+def test_a_notebook_run_by_hand_takes_the_machines_parameters_from_the_users_file(project, monkeypatch):
     cell = 'device: str = "cpu"  # machine\nworkers: int = 1  # machine\nepochs: int = 2  # passes'
     make_notebook(project, "toy/03-work", [], parameters=cell)
     namespace = {"In": [cell], "device": "cpu", "workers": 1, "epochs": 2}

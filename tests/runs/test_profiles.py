@@ -1,16 +1,10 @@
-"""One parameter file describes many runs, and gives what the files of single runs gave."""
-
-import json
-from pathlib import Path
+"""One parameter file describes many runs."""
 
 import pytest
 
-from pkd_utils.runs import parameters, paths, profiles
+from pkd_utils.runs import paths, profiles
 from pkd_utils.runs.errors import DataError
-from tests.runs.test_run import (
-    make_notebook,
-    project,  # noqa: F401  (fixture)
-)
+from tests.runs.conftest import make_notebook
 
 CELL = """cohort: str = "toy"  # data
 run: str = "smoke"  # label
@@ -23,7 +17,7 @@ prepared_runs: list[str] = []  # upstream
 
 
 @pytest.fixture
-def write(project):  # noqa: F811
+def write(project):
     """Write the parameter file of a toy notebook, and read its runs."""
     make_notebook(project, "toy/01-do-things", [], parameters=CELL)
     file = project / "params" / "p" / "toy" / "01-do-things.yml"
@@ -109,42 +103,10 @@ def test_what_is_wrong_in_a_file_is_one_sentence(write, text, message):
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
-def table() -> dict[tuple[str, str], dict]:
-    """(profile/study/notebook, name) -> what the file of each run held when every run had a file of its own.
-
-    A line of the file is [profile/study/notebook, name, values]; null as name stands before what all its runs share.
-    To change a run's parameters on purpose, change its line too.
-    """
-    shared, found = {}, {}
-    for place, name, values in json.loads(Path(__file__).with_name("parameters_before.json").read_text()):
-        if name is None:
-            shared[place] = values
-        else:
-            found[place, name] = {**shared.get(place, {}), **values}
-    return found
-
-
-def test_the_files_give_the_runs_that_243_files_gave():
-    """Equal, with the notebooks' defaults, but for what moved to params/local.yml: the machine's parameters.
-
-    Runs that are new since then stand in their files alone, but for three that were added here. Four of 06 are gone:
-    07-ablations reads what they read.
-    """
-    moved = parameters.MACHINE | {"batch_size of 02-encode"}  # now encode_batch_size
-    files = sorted((paths.PROJECT_ROOT / "params").glob("*/*/*.yml"))
-    now = {}
-    for file in files:
-        place = file.relative_to(paths.PROJECT_ROOT / "params").with_suffix("").as_posix()
-        now |= {(place, name): values for name, values in profiles.read_runs(file).items()}
-    before = table()
-    assert len(before) == 243 + 3 - 4 and set(now) >= set(before)  # a run of later tasks needs no line
+def test_parameter_files_are_few_and_short():
+    """That they resolve: tests/workflow/test_order.py, which plans every profile."""
+    files = list((paths.PROJECT_ROOT / "params").glob("*/*/*.yml"))
     assert len(files) <= 70 and sum(len(file.read_text().splitlines()) for file in files) <= 1000
-    for (place, name), values in before.items():
-        notebook = place.split("/", 1)[1]
-        named = {f"{key} of 02-encode" if place.endswith("02-encode") else key: key for key in values}
-        kept = {key: values[key] for told, key in named.items() if not {told, key} & moved}
-        given = parameters.resolve(notebook, now[place, name])
-        assert repr(given) == repr(parameters.resolve(notebook, kept)), (place, name)
 
 
 def test_breast_students_take_every_partition_and_have_a_teacher_of_another_seed():

@@ -11,7 +11,7 @@ import pytest
 from pkd_utils.runs import paths, showing
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.run import Run, find_run, open_notebook
-from tests.runs.test_run import given, project  # noqa: F401  (a fixture)
+from tests.runs.conftest import open_toy
 
 SIMULATED = {"title": "Toys", "simulated": True, "shareable_text": True, "shareable_images": True}
 OPEN = {"title": "Open films", "licence": "CC0", "simulated": False, "shareable_text": True, "shareable_images": True}
@@ -20,8 +20,8 @@ H = showing.HIDDEN
 
 
 @pytest.fixture
-def run(project):  # noqa: F811
-    return Run("toy/01-do-things", given())
+def run(project):
+    return open_toy()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def picture():
     return figure
 
 
-def test_open_notebook_checks_parameters_and_may_be_run_twice(project):  # noqa: F811
+def test_open_notebook_checks_parameters_and_may_be_run_twice(project):
     namespace = {"cohort": "toy", "run": "smoke", "epochs": 3}
     P, run = open_notebook("toy/01-do-things", namespace)
     assert P.epochs == run.parameters["epochs"] == 3
@@ -58,9 +58,8 @@ def test_save_writes_by_suffix_and_finishes(run, capsys):
     (run.path / "masks.bin").write_bytes(b"1")
     table = pd.DataFrame({"a": [1.5, 2.0]})
     arrays = {"x": np.arange(3)}
-    run.save(
-        {"t.parquet": table, "t.csv": table, "v.json": {"n": 1}, "a.npy": arrays["x"], "b.npz": arrays}, "masks.bin"
-    )
+    values = {"t.parquet": table, "t.csv": table, "v.json": {"n": 1}, "a.npy": arrays["x"], "b.npz": arrays}
+    run.save(values, "masks.bin")
     folder = find_run(run.reference)
     assert pd.read_parquet(folder / "t.parquet").equals(table) and pd.read_csv(folder / "t.csv").equals(table)
     assert json.loads((folder / "v.json").read_text()) == {"n": 1}
@@ -71,11 +70,12 @@ def test_save_writes_by_suffix_and_finishes(run, capsys):
     assert json.loads((folder / "v.json").read_text()) == {"n": 1}, "a finished run stays as it is"
 
 
-def test_save_refuses_an_unknown_suffix_and_a_missing_file(run):
+def test_save_refuses_an_unknown_suffix_and_a_missing_or_empty_file(run):
     with pytest.raises(DataError, match=r"table.xlsx: end the name in one of .parquet"):
         run.save({"table.xlsx": 1})
-    with pytest.raises(DataError, match=r"absent.npy missing or empty"):
-        run.save({"v.json": {}}, "absent.npy")
+    (run.path / "empty.csv").touch()
+    with pytest.raises(DataError, match=r"absent.npy, empty.csv missing or empty"):
+        run.save({"v.json": {}}, "absent.npy", "empty.csv")
     assert not run.final_path.exists()
 
 
@@ -87,30 +87,24 @@ def test_figures_of_simulated_data_are_stamped_and_closed(run, shown):
     assert not plt.fignum_exists(figure.number) and run.title == "Toys (simulated)"
 
 
-def test_figures_of_real_data_are_not_stamped(run, shown):
+def test_figures_of_open_data_are_not_stamped_and_their_pictures_are_no_figures_for_everybody(run, shown):
     run.note(cohort=OPEN)
     run.show(picture())
-    assert len(shown) == 1 and texts(shown[0]) == [] and run.title == "Open films"
+    run.show(plt.figure())
+    assert [texts(figure) for figure in shown] == [[], []] and run.title == "Open films"
+    assert [figure["sha256"] for figure in run.provenance()["figures"]] == ["2"]
 
 
 @pytest.mark.parametrize("cohort", [None, CREDENTIALED, {**OPEN, "shareable_images": "yes"}])
 def test_pixels_are_hidden_unless_the_cohort_permits(run, shown, capsys, cohort):
     run.note(cohort=cohort)
     run.show(picture())
-    plot = plt.figure()
-    run.show(plot, pixels=True)
+    run.show(plt.figure(), pixels=True)
     assert shown == [] and capsys.readouterr().out.count("this source's images are not shown") == 2
     run.show(plt.figure())
     run.show(picture(), pixels=False)
     assert len(shown) == 2, "a plot, and a table of numbers drawn in colours"
     assert [figure["sha256"] for figure in run.provenance()["figures"]] == ["1", "2"]
-
-
-def test_pictures_that_may_be_shown_are_no_figures_for_everybody(run, shown):
-    run.note(cohort=OPEN)
-    run.show(picture())
-    run.show(plt.figure())
-    assert [figure["sha256"] for figure in run.provenance()["figures"]] == ["2"]
 
 
 def test_a_run_keeps_what_it_shows_as_png_and_pdf_and_nothing_else(run):
@@ -179,22 +173,25 @@ def test_counts_of_a_run_are_hidden_where_its_cohort_is_credentialed(run, cohort
     assert (run.count(4), run.count(10)) == ((H if hidden else 4), 10)
 
 
-@pytest.mark.parametrize("facts", [OPEN, SIMULATED])
-def test_a_credentialed_cohort_permits_nothing(facts):
-    permitted = showing.permitted(facts | {"credentialed": True})
-    assert permitted == {"credentialed": True} | dict.fromkeys(showing.PERMISSIONS, False)
-    assert showing.joint_cohort([facts, {**facts, "credentialed": True}])["credentialed"] is True
-    assert showing.joint_cohort([facts, facts])["credentialed"] is False
+def test_a_joint_cohort_permits_what_all_say_and_a_credentialed_one_nothing():
+    for facts in (OPEN, SIMULATED):
+        permitted = showing.permitted(facts | {"credentialed": True})
+        assert permitted == {"credentialed": True} | dict.fromkeys(showing.PERMISSIONS, False)
+        assert showing.joint_cohort([facts, {**facts, "credentialed": True}])["credentialed"] is True
+        assert showing.joint_cohort([facts, facts])["credentialed"] is False
+    assert showing.joint_cohort([SIMULATED])["simulated"] is True
+    assert showing.joint_cohort([{}, None])["shareable_images"] is False
+    assert showing.joint_cohort([OPEN, {**OPEN, "title": "More"}])["title"] == "Open films; More"
 
 
-def test_a_run_of_several_cohorts_shows_what_all_permit(project, shown):  # noqa: F811
+def test_a_run_of_several_cohorts_shows_what_all_permit(project, shown):
     references = []
     for label, cohort in (("one", SIMULATED), ("two", CREDENTIALED)):
-        upstream = Run("toy/01-do-things", given(run=label))
+        upstream = open_toy(run=label)
         upstream.note(cohort=cohort, data_hash=label)
         upstream.save({"v.json": {}})
         references.append(upstream.reference)
-    run = Run("toy/02-read-things", given(run="both"))
+    run = open_toy("02-read-things", run="both")
     assert run.inherit(references[0])["cohort"]["title"] == "Toys" and run.shows_images
     run.inherit(references[1])
     facts = run.provenance()
@@ -207,21 +204,14 @@ def test_a_run_of_several_cohorts_shows_what_all_permit(project, shown):  # noqa
     assert texts(shown[1]) == ["simulated data"] and texts(shown[2]) == []
 
 
-def test_joint_cohort_permits_only_what_all_say():
-    assert showing.joint_cohort([SIMULATED])["simulated"] is True
-    assert showing.joint_cohort([{}, None])["shareable_images"] is False
-    assert showing.joint_cohort([OPEN, {**OPEN, "title": "More"}])["title"] == "Open films; More"
-
-
 def test_publish_writes_results_with_their_record(run):
     run.note(cohort=OPEN)
     (run.path / "pair.png").write_bytes(b"png")
     run.save({"v.json": {}}, "pair.png")
     scores = pd.DataFrame({"label": ["a", "a"], "auc": [0.5, 0.7]}).groupby("label").agg(["mean", "count"])
     run.publish("", {"never": scores})
-    run.publish(
-        "toy", {"by label": scores}, text="Well.", notes=["few"], csv=pd.DataFrame({"x": [1]}), picture="pair.png"
-    )
+    table = pd.DataFrame({"x": [1]})
+    run.publish("toy", {"by label": scores}, text="Well.", notes=["few"], csv=table, picture="pair.png")
     results = paths.resolve("book/results")
     assert sorted(path.name for path in results.iterdir()) == ["toy.csv", "toy.json", "toy.png"]
     record = json.loads((results / "toy.json").read_text())
@@ -229,20 +219,16 @@ def test_publish_writes_results_with_their_record(run):
     assert record["by label"] == [{"label": "a", "auc_mean": 0.6, "auc_count": 2}]
 
 
-def test_published_tables_hide_small_counts_of_credentialed_cohorts(run):
+def test_publishing_of_credentialed_cohorts_hides_small_counts_and_refuses_rows_of_patients_and_pictures(run):
     run.note(cohort=CREDENTIALED)
     run.save({"v.json": {}})
-    run.publish("toy", {"by label": pd.DataFrame({"patients": [4, 20, 30]})}, csv=pd.DataFrame({"images": [3, 90]}))
-    record = json.loads((paths.resolve("book/results") / "toy.json").read_text())
-    assert [row["patients"] for row in record["by label"]] == [H, H, 30]
-    assert pd.read_csv(paths.resolve("book/results") / "toy.csv")["images"].tolist() == [H, H]
-
-
-def test_publish_refuses_rows_of_patients_and_pictures(run):
-    run.note(cohort=CREDENTIALED)
-    run.save({"v.json": {}})
+    results = paths.resolve("book/results")
     with pytest.raises(DataError, match="holds patient_id"):
         run.publish("toy", {"rows": pd.DataFrame({"patient_id": ["1"]})})
     with pytest.raises(DataError, match="not marked shareable_images"):
         run.publish("toy", {}, picture="pair.png")
-    assert not paths.resolve("book/results").exists()
+    assert not results.exists()
+    run.publish("toy", {"by label": pd.DataFrame({"patients": [4, 20, 30]})}, csv=pd.DataFrame({"images": [3, 90]}))
+    record = json.loads((results / "toy.json").read_text())
+    assert [row["patients"] for row in record["by label"]] == [H, H, 30]
+    assert pd.read_csv(results / "toy.csv")["images"].tolist() == [H, H]
