@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import multiprocessing
-import signal
-import time
 
 import numpy as np
 import pandas as pd
@@ -20,6 +17,7 @@ from pkd_utils.distillation.student_training import StudentConfig, StudentData, 
 from pkd_utils.runs import machine, seeds
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import macro_auroc
+from tests.processes import kill_at_call, run_killed
 
 LABELS = ["a", "b"]
 TINY = StudentConfig(image_size=32, width=32, depth=2, heads=2, epochs=4, batch_size=32, precision="fp32")
@@ -48,6 +46,18 @@ def data(n=160, seed=0):
 
 def fit(folder, config=TINY, seed=0, **options):
     return fit_student(*data(), config, folder, seed, labels=LABELS, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of an undisturbed training, seed 0."""
+    folder = tmp_path_factory.mktemp("whole")
+    fit(folder)
+    return folder
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def weights(folder):
@@ -82,16 +92,14 @@ def test_student_learns_and_leaves_a_complete_folder(tmp_path):
     assert facts["labels"] == LABELS and facts["best_epoch"] == result.best_epoch
 
 
-def test_same_seed_same_bits_other_seed_other_bits(tmp_path):
-    config = dataclasses.replace(TINY, epochs=2)
-    fit(tmp_path / "a", config)
+def test_same_seed_same_bits_other_seed_other_bits(whole, tmp_path):
     torch.rand(3)  # the caller's random state must not matter ...
     before = torch.get_rng_state()
-    fit(tmp_path / "b", config)
+    fit(tmp_path / "b")
     assert torch.equal(before, torch.get_rng_state())  # ... nor be changed
-    fit(tmp_path / "c", config, seed=1)
-    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
-    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+    fit(tmp_path / "c", seed=1)
+    assert same(weights(whole), weights(tmp_path / "b"))
+    assert not same(weights(whole), weights(tmp_path / "c"))
 
 
 def test_baseline_differs_in_the_loss_alone(tmp_path, monkeypatch):
@@ -194,48 +202,22 @@ def test_loss_that_is_not_finite_stops_with_one_sentence(tmp_path):
     assert "\n" not in str(error.value) and not (tmp_path / "metrics.json").exists()
 
 
-def train_in_child(folder, epochs, precision):
+def train_until_killed(folder, config, step):
     torch.set_num_threads(1)
-    config = dataclasses.replace(TINY, epochs=epochs, precision=precision)
-    fit_student(*data(), config, folder, 3, labels=LABELS, progress=False)
-
-
-# A server that has imported torch and timm once, and forks a fresh process for every child that will be killed.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["pkd_utils.distillation.student_training", __name__])
+    kill_at_call(student_training, "class_token_logits", step)
+    fit(folder, config)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_sigkill_at_any_time_ends_in_the_same_bits(tmp_path, precision):
-    """A real process is killed several times, at epochs' ends and in between; the last one finishes."""
-    epochs = 20
-    folder = tmp_path / "killed"
-    reached, sessions = -1, 0
-
-    def epoch_now():
-        try:
-            with safe_open(folder / "checkpoint.safetensors", "pt") as file:
-                return len(json.loads(file.metadata()["state"])["history"])
-        except (FileNotFoundError, OSError):
-            return 0
-
-    for goal, pause in ((1, 0.0), (4, 0.03), (7, 0.05)):
-        child = PROCESSES.Process(target=train_in_child, args=(folder, epochs, precision))
-        child.start()
-        while child.is_alive() and epoch_now() < goal:
-            time.sleep(0.002)
-        time.sleep(pause)
-        child.kill()  # SIGKILL
-        child.join()
-        assert child.exitcode == -signal.SIGKILL
-        sessions += 1
-        assert epoch_now() >= max(goal, reached), "a kill may cost one epoch, never what a checkpoint holds"
-        reached = epoch_now()
-    assert reached < epochs and not (folder / "metrics.json").exists()
-    config = dataclasses.replace(TINY, epochs=epochs, precision=precision)
-    resumed = fit_student(*data(), config, folder, 3, labels=LABELS, progress=False)
-    whole = fit_student(*data(), config, tmp_path / "whole", 3, labels=LABELS, progress=False)
-    assert resumed.metrics["sessions"] == sessions + 1 and whole.metrics["sessions"] == 1
+    """A real process is killed three times, at an epoch's first, second and last of three steps."""
+    folder, config = tmp_path / "killed", dataclasses.replace(TINY, epochs=5, precision=precision)
+    for step, done in ((5, 1), (4, 2), (6, 3)):
+        run_killed(train_until_killed, folder, config, step)
+        with safe_open(folder / "checkpoint.safetensors", "pt") as file:
+            assert len(json.loads(file.metadata()["state"])["history"]) == done
+    resumed, whole = fit(folder, config), fit(tmp_path / "whole", config)
+    assert resumed.metrics["sessions"] == 4 and whole.metrics["sessions"] == 1
     assert same(weights(folder), weights(tmp_path / "whole"))
     assert resumed.predictions.equals(whole.predictions)
     pd.testing.assert_frame_equal(resumed.history.drop(columns="seconds"), whole.history.drop(columns="seconds"),
@@ -243,32 +225,25 @@ def test_sigkill_at_any_time_ends_in_the_same_bits(tmp_path, precision):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-9] + bytes([b[-9] ^ 1]) + b[-8:], lambda b: b[:99], lambda b: b""])
-def test_of_a_damaged_checkpoint_the_epoch_before_is_taken(tmp_path, monkeypatch, damage):
+def test_of_a_damaged_checkpoint_the_epoch_before_is_taken(whole, tmp_path, monkeypatch, damage):
     """Flipped, truncated, empty: one sentence with the file's name, and the same bits in the end."""
-    config = dataclasses.replace(TINY, epochs=4)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(student_training.Loop, "restore_best", lambda loop: (_ for _ in ()).throw(KeyboardInterrupt))
-        fit(tmp_path / "a", config)
-    checkpoint = tmp_path / "a" / "checkpoint.safetensors"
+        patch.setattr(student_training.Loop, "restore_best", interrupt)
+        fit(tmp_path)
+    checkpoint = tmp_path / "checkpoint.safetensors"
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
     with pytest.warns(UserWarning, match=r"checkpoint\.safetensors is damaged \(its checksum is another\)"):
-        result = fit(tmp_path / "a", config)
-    assert result.metrics["sessions"] == 2
-    fit(tmp_path / "b", config)
-    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
-    assert not [path for path in (tmp_path / "a").iterdir() if "checkpoint" in path.name]
+        result = fit(tmp_path)
+    assert result.metrics["sessions"] == 2 and same(weights(tmp_path), weights(whole))
+    assert not [path for path in tmp_path.iterdir() if "checkpoint" in path.name]
 
 
-def test_kill_while_finishing_is_repaired(tmp_path, monkeypatch):
-    config = dataclasses.replace(TINY, epochs=2)
-    real = student_training.write_json
-    monkeypatch.setattr(student_training, "write_json", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path / "a", config)
-    monkeypatch.setattr(student_training, "write_json", real)
-    fit(tmp_path / "a", config)
-    fit(tmp_path / "b", config)
-    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+def test_kill_while_finishing_is_repaired(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(student_training, "write_json", interrupt)
+        fit(tmp_path)
+    fit(tmp_path)
+    assert same(weights(tmp_path), weights(whole))
 
 
 def test_softmax_and_three_channels(tmp_path):

@@ -1,7 +1,5 @@
 """Tokens: stored once, continued after a kill, gathered right, the same live; reports beside them."""
 
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +12,14 @@ from PIL import Image
 
 from pkd_utils.encoders import TEXT_ENCODERS, load_image_encoder, load_text_encoder, transforms
 from pkd_utils.encoders.facts import HALF, Feature, Preprocessing
+from pkd_utils.encoders.tokens import encode
 from pkd_utils.encoders.tokens.encode import encode_images, encode_texts, estimate, take_over
 from pkd_utils.encoders.tokens.live import LiveTokens, open_tokens, record_live
 from pkd_utils.encoders.tokens.stored import TextStore, TokenStore
 from pkd_utils.encoders.tokens.views import CROPS, Crops, Pipeline, in_order, list_images
-from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import read_json, write_json
+from tests.processes import kill_at_call, run_killed
 
 SIDE, GRID, WIDTH = 16, (4, 4), 6
 
@@ -174,34 +173,24 @@ def test_changed_pixels_are_another_identity(images, tmp_path):
         encode_images(TinyEncoder(), ids, files, tmp_path / "tokens")
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from tests.encoders.test_tokens import TinyEncoder
-from pkd_utils.encoders.tokens import encode
-from pkd_utils.encoders.tokens.encode import encode_images
-encode.MARK_SECONDS = 0
-folder = Path(sys.argv[1])
-files = sorted(folder.glob("*.jpg"))
-encode_images(TinyEncoder(pause=0.05), [file.stem for file in files], files, folder / "tokens", batch_size=3)
-"""
+def encode_until_killed(folder):
+    """Mark every image; die before the fifth."""
+    torch.set_num_threads(1)
+    encode.MARK_SECONDS = 0
+    kill_at_call(TinyEncoder, "encode", 5)
+    files = sorted(folder.glob("*.jpg"))
+    encode_images(TinyEncoder(), [file.stem for file in files], files, folder / "tokens", batch_size=3)
 
 
 def test_a_killed_encoding_continues_to_the_same_bytes(tmp_path):
-    ids, files = write_images(tmp_path, 40)
-    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=paths.PROJECT_ROOT)
-    mark, partial = tmp_path / "tokens.partial" / "progress.json", tmp_path / "tokens.partial"
-    until = time.monotonic() + 180
-    while not (mark.exists() and read_json(mark)["images"] >= 5):
-        assert child.poll() is None and time.monotonic() < until, "the encoding ended before it could be killed"
-        time.sleep(0.01)
-    child.kill()
-    child.wait()
-    done = read_json(mark)["images"]
-    assert 5 <= done < 40 and partial.exists() and not (tmp_path / "tokens").exists()
+    ids, files = write_images(tmp_path)
+    partial = tmp_path / "tokens.partial"
+    run_killed(encode_until_killed, tmp_path)
+    done = read_json(partial / "progress.json")["images"]
+    assert done == 4 and not (tmp_path / "tokens").exists()
     encoder = TinyEncoder()
     store = encode_images(encoder, ids, files, tmp_path / "tokens", batch_size=3)
-    assert encoder.seen == (40 - done) * 3
+    assert encoder.seen == (7 - done) * 3
     whole = encode_images(TinyEncoder(), ids, files, tmp_path / "whole", batch_size=3)
     for name in ("tokens.npy", "cls.npy", "index.parquet"):
         assert (store.folder / name).read_bytes() == (whole.folder / name).read_bytes()

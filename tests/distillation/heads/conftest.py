@@ -6,7 +6,9 @@ from pkd_utils.distillation.heads import training
 from pkd_utils.distillation.heads.modules import METHODS
 
 
-@pytest.fixture(autouse=True)
-def weights_of_all_heads(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def weights_of_all_heads():
     """Kept, to compare them."""
-    monkeypatch.setattr(training, "KEEPS_WEIGHTS", METHODS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "KEEPS_WEIGHTS", METHODS)
+        yield

@@ -119,6 +119,8 @@ def test_heads_in_lockstep_equal_textbook_heads_trained_alone(changes, cache, mo
     results = fit_heads(specs, *data, config, progress=False)
     textbook = Textbook(data, specs, config, torch.float64)
     for spec in sorted(specs, key=lambda spec: spec.teacher is not None):
+        if (spec.seed == 1) != (len(spec.train_rows) == 12):  # of either seed one size, and all methods of it
+            continue
         for epoch, logits in enumerate(textbook.train(spec), 1):
             found = torch.cat([results.logits(spec.name, part, epoch) for part in ("validation", "test")])
             torch.testing.assert_close(found.double(), logits, rtol=0, atol=1e-6)
@@ -142,17 +144,18 @@ def test_every_epoch_has_a_crop_of_its_own_and_seeds_share_it():
             assert {view for step in data.steps(TRAIN, 16, seed, epoch) for view in step.views.tolist()} == {epoch}
 
 
-@pytest.mark.parametrize(
-    "stop_at", [(1, "image 1 30"), (2, "image 2 30"), (3, "image 1 12"), (2, "student 2 30"), (3, "student 2 12")]
-)
-def test_a_stopped_lockstep_continues_to_the_same_bits(tmp_path, monkeypatch, stop_at):
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Data that all heads have read in lockstep, what came out, and its folder."""
+    data, folder = live_data(), tmp_path_factory.mktemp("whole")
+    return data, fit_heads(many_specs(taught=True), *data, CONFIG, folder, progress=False), folder
+
+
+@pytest.mark.parametrize("stop_at", [(1, "image 1 30"), (3, "image 1 12"), (2, "student 2 30"), (3, "student 2 12")])
+def test_a_stopped_lockstep_continues_to_the_same_bits(undisturbed, tmp_path, monkeypatch, stop_at):
     """Some groups are an epoch ahead; what the encoder sees is what it would have seen."""
-    specs = many_specs(taught=True)
-    straight = live_data()
-    whole = fit_heads(specs, *straight, CONFIG, tmp_path / "whole", progress=False)
-    data = live_data()
-    both = [live_data(), data]
-    continued, trained = stop_and_continue(specs, both, tmp_path / "stopped", monkeypatch, *stop_at)
+    specs, (straight, whole, _), data = many_specs(taught=True), undisturbed, live_data()
+    continued, trained = stop_and_continue(specs, [live_data(), data], tmp_path, monkeypatch, *stop_at)
     assert_same_bits(whole, continued, specs)
     assert trained[0][1] == stop_at[0]  # only the epoch that was stopped is trained again
     assert data[0].asked[-1] == straight[0].asked[-1]
@@ -165,10 +168,8 @@ def test_groups_ahead_wait_and_are_not_trained_twice(tmp_path, monkeypatch):
     assert trained == [("image 2 30", 2), ("image 2 12", 2), ("image 1 12", 3), ("image 2 12", 3)]
 
 
-def test_tokens_that_do_not_fit_memory_go_to_a_file_that_leaves_nothing(tmp_path, monkeypatch):
-    specs, seen = many_specs(taught=True), []
-    kept = fit_heads(specs, *live_data(), CONFIG, tmp_path / "memory", progress=False)
-    memmap = np.memmap
+def test_tokens_that_do_not_fit_memory_go_to_a_file_that_leaves_nothing(undisturbed, tmp_path, monkeypatch):
+    specs, seen, memmap = many_specs(taught=True), [], np.memmap
 
     def watched(file, *arguments, **options):
         seen.append(options["shape"])
@@ -176,10 +177,10 @@ def test_tokens_that_do_not_fit_memory_go_to_a_file_that_leaves_nothing(tmp_path
 
     monkeypatch.setattr(np, "memmap", watched)
     monkeypatch.setattr(training, "CACHE_BYTES", 0)
-    mapped = fit_heads(specs, *live_data(), CONFIG, tmp_path / "mapped", progress=False)
+    mapped = fit_heads(specs, *live_data(), CONFIG, tmp_path, progress=False)
     assert seen[0] == (CLEAN, 7, 2 * 16) and len(seen) == 1 + 3 + 3
-    assert_same_bits(kept, mapped, specs)
-    names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("memory", "mapped")]
+    assert_same_bits(undisturbed[1], mapped, specs)
+    names = [sorted(path.name for path in folder.iterdir()) for folder in (undisturbed[2], tmp_path)]
     assert names[0] == names[1]
 
 
