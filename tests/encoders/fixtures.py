@@ -9,6 +9,7 @@ while the file is written.
 import argparse
 import contextlib
 import enum
+import functools
 import json
 import sys
 import types
@@ -69,23 +70,32 @@ def batch_norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
     return norm(name, width) | statistics
 
 
+def kept(make: Callable[..., dict[str, tuple[int, ...]]]) -> Callable[..., dict[str, tuple[int, ...]]]:
+    """Networks are built once for their names and shapes; every call has a dictionary of its own."""
+    made = functools.cache(make)
+    return lambda *sizes, **options: dict(made(*sizes, **options))
+
+
 def shapes_of(build: Callable[[], nn.Module], prefix: str = "") -> dict[str, tuple[int, ...]]:
     """Names and shapes of a network's tensors, without the tensors."""
     with torch.device("meta"):
         return {prefix + name: tuple(value.shape) for name, value in build().state_dict().items()}
 
 
+@kept
 def vit_blocks(name: str, depth: int, width: int) -> dict[str, tuple[int, ...]]:
     """Blocks of a Vision Transformer as timm and MAE name them."""
     return shapes_of(lambda: nn.Sequential(*(Block(width, 2, qkv_bias=True) for _ in range(depth))), f"{name}.")
 
 
+@kept
 def vit(width: int, depth: int, patch: int, side: int, layer_scale: bool = False) -> dict[str, tuple[int, ...]]:
     """A Vision Transformer of side x side patches without head, in timm's names."""
     options = {"num_heads": 2, "num_classes": 0, "init_values": 1.0 if layer_scale else None}
     return shapes_of(lambda: VisionTransformer(patch * side, patch, embed_dim=width, depth=depth, **options))
 
 
+@kept
 def huggingface_dinov2(width: int, depth: int, side: int, in_memory: bool = False) -> dict[str, tuple[int, ...]]:
     """Dinov2Model of side x side patches: names of its files, or of transformers 5's `state_dict()`."""
     sizes = {"hidden_size": width, "num_hidden_layers": depth, "image_size": DINO_PATCH * side}
@@ -115,6 +125,7 @@ def small_resnet(architecture: str) -> torchvision.models.ResNet:
     return network
 
 
+@kept
 def resnet(architecture: str, small: bool, prefix: str = "", fc: bool = True) -> dict[str, tuple[int, ...]]:
     """torchvision's ResNet, 320 tensors for ResNet-50 with its `fc`."""
     whole = partial(torchvision.models.get_model, weights=None)
@@ -122,6 +133,7 @@ def resnet(architecture: str, small: bool, prefix: str = "", fc: bool = True) ->
     return {prefix + name: shape for name, shape in shapes.items() if fc or not name.startswith("fc.")}
 
 
+@kept
 def bert(
     prefix: str, width: int, depth: int, vocabulary: int, old_names: bool = False, position_ids: bool = False
 ) -> dict[str, tuple[int, ...]]:

@@ -1,18 +1,17 @@
-"""Text encoders load exactly or not at all, and give the states that an independent BERT gives."""
+"""Text encoders load exactly or not at all, and give the states that transformers' BERT gives."""
 
 import pkd_utils  # noqa: F401  (lets torchvision, so transformers, import beside a CPU-only torch)
 
 # isort: split
 import dataclasses
 import json
-import math
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
-from transformers import AutoModel, AutoTokenizer, BertTokenizerFast
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
 from pkd_utils.encoders import bert
 from pkd_utils.encoders.text import config_of, load_text_encoder
@@ -60,43 +59,21 @@ def state_of(path):
     return {next((k.replace(o, n) for o, n in names.items() if o in k), k): v for k, v in state.items()}
 
 
-def plain_bert(state, ids, heads):
-    """Hidden states of one text, (L,) token numbers -> list of (L, D), from the formulas of Devlin et al. alone."""
-
-    def norm(x, name):
-        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-12).sqrt()
-        return x * state[f"{name}.weight"] + state[f"{name}.bias"]
-
-    def dense(x, name):
-        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
-
-    e = "embeddings"
-    x = state[f"{e}.word_embeddings.weight"][ids] + state[f"{e}.position_embeddings.weight"][: len(ids)]
-    states = [norm(x + state[f"{e}.token_type_embeddings.weight"][0], f"{e}.LayerNorm")]
+def plain_bert(state, ids):
+    """Hidden states of one text, (L,) token numbers -> list of (L, D), by transformers' own BERT with these weights."""
     layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("encoder.layer."))
-    for i in range(layers):
-        x, block = states[-1], f"encoder.layer.{i}"
-        size = x.shape[-1] // heads
-        mixed = []
-        for h in range(heads):
-            part = slice(h * size, (h + 1) * size)
-            q, k, v = (dense(x, f"{block}.attention.self.{n}")[:, part] for n in ("query", "key", "value"))
-            weights = (q @ k.T / math.sqrt(size)).exp()
-            mixed.append(weights / weights.sum(-1, keepdim=True) @ v)
-        x = norm(
-            x + dense(torch.cat(mixed, -1), f"{block}.attention.output.dense"), f"{block}.attention.output.LayerNorm"
-        )
-        inner = dense(x, f"{block}.intermediate.dense")
-        inner = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
-        states.append(norm(x + dense(inner, f"{block}.output.dense"), f"{block}.output.LayerNorm"))
-    return states
+    sizes = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": layers, "intermediate_size": 64}
+    model = BertModel(BertConfig(num_attention_heads=2, **sizes), add_pooling_layer=False).eval()
+    assert not model.load_state_dict(state, strict=False).missing_keys
+    with torch.no_grad():
+        return [states[0] for states in model(ids[None], output_hidden_states=True).hidden_states]
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in NAMES for kind in WRITERS[name][1]])
-def test_every_encoder_and_kind_of_file_gives_an_independent_berts_states(folder, name, kind):
+def test_every_encoder_and_kind_of_file_gives_the_states_of_transformers(folder, name, kind):
     path = folder(name, kind=kind)
     encoder = load_text_encoder(name, path)
     tokens, mask = encoder.tokens(TEXTS)
@@ -104,7 +81,7 @@ def test_every_encoder_and_kind_of_file_gives_an_independent_berts_states(folder
     for row, text in enumerate(TEXTS):
         ids = encoder.tokenize([text]).tokens.long()
         assert mask[row].sum() == len(ids)
-        torch.testing.assert_close(tokens[row, : len(ids)], plain_bert(state, ids, 2)[-1], atol=1e-5, rtol=0)
+        torch.testing.assert_close(tokens[row, : len(ids)], plain_bert(state, ids)[-1], atol=1e-5, rtol=0)
     assert tokens.dtype == torch.float32 and mask.dtype == torch.bool
     assert tokens.shape == (4, mask.shape[1], encoder.width) and (tokens[~mask] == 0).all()
     assert encoder.weights.sha256 and not encoder.weights.state
@@ -211,13 +188,13 @@ def test_random_weights_are_seeded_and_leave_the_global_generator_alone(folder):
     assert bare.encode(ids, torch.ones(2, 7, dtype=torch.bool)).shape == (2, 7, 16)
 
 
-def test_layers_are_those_of_the_independent_bert(folder, monkeypatch):
+def test_layers_are_those_of_transformers(folder, monkeypatch):
     deep = dataclasses.replace(TEXT_ENCODERS["pubmedbert"], layers=5)
     monkeypatch.setitem(TEXT_ENCODERS, "pubmedbert", deep)
     path = folder()
     whole = load_text_encoder("pubmedbert", "random", vocabulary=path)
     packed = whole.tokenize(TEXTS[3:])
-    states = plain_bert(whole.network.state_dict(), packed.tokens.long(), 2)
+    states = plain_bert(whole.network.state_dict(), packed.tokens.long())
     expected = {"last": states[-1], "sum_last_4": sum(states[-4:]), 0: states[0], 2: states[2], -1: states[-1]}
     expected |= {-6: states[0], 5: states[5], -2: states[4]}
     for layer, state in expected.items():

@@ -34,11 +34,12 @@ from pkd_utils.encoders.backbones import build_backbone
 from pkd_utils.encoders.bert import build_encoder
 from pkd_utils.encoders.keys import load_state
 from pkd_utils.encoders.text import config_of
-from pkd_utils.encoders.weights import read_weights
+from pkd_utils.encoders.weights import Weights, read_weights
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.encoders.zoo.whose import looks_like
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import file_sha256
+from tests.encoders import fixtures
 from tests.encoders.fixtures import RESNET_CUT, WRITERS, foreign_classes, small_resnet, write_checkpoint
 
 FACTS = IMAGE_ENCODERS | TEXT_ENCODERS
@@ -580,36 +581,14 @@ def test_what_failed_downloads_leave(tmp_path, suffix, content, words):
     ("name", "kind"),
     [("c2l", None), ("c2l", "plain"), ("efficientnet_lite0", None), ("gloria", "legacy"), ("rad_dino", None)],
 )
-@pytest.mark.parametrize("part", [0.00001, 0.002, 0.5, 0.999])
-def test_truncated_files(tmp_path, name, kind, part):
+def test_truncated_files(tmp_path, name, kind):
     path = write_checkpoint(name, tmp_path, small=True, kind=kind)
     file = path / "model.safetensors" if path.is_dir() else path
     content = file.read_bytes()
-    file.write_bytes(content[: max(int(part * len(content)), 5)])
-    with pytest.raises(DataError, match="download it again"):
-        read_weights(path)
-
-
-@pytest.mark.parametrize("name", ["medical_mae", "bio_clinicalbert"])
-def test_damaged_files_are_read_or_refused_in_one_sentence(tmp_path, name):
-    """One wrong byte at a time among names and pickles: no other exception than ours."""
-    path = write_checkpoint(name, tmp_path, small=True)
-    path = path / "pytorch_model.bin" if path.is_dir() else path
-    whole = path.read_bytes()
-    # Names stand at the end of a zip archive and at the beginning of an old file.
-    places = -1 - np.arange(20_000) if name == "medical_mae" else np.arange(3_000)
-    rng = np.random.default_rng(0)
-    refused = 0
-    for place in rng.choice(places, 60, replace=False):
-        damaged = bytearray(whole)
-        damaged[place] ^= 0x80
-        path.write_bytes(damaged)
-        try:
+    for part in (0.00001, 0.002, 0.5, 0.999):
+        file.write_bytes(content[: max(int(part * len(content)), 5)])
+        with pytest.raises(DataError, match="download it again"):
             read_weights(path)
-        except DataError as error:
-            refused += 1
-            assert "\n" not in str(error)
-    assert refused > 5
 
 
 def test_zip_archives_that_are_no_checkpoints(tmp_path):
@@ -752,13 +731,23 @@ def test_a_tensor_beyond_its_numbers_is_refused(tmp_path):
 # --- at full size ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 @pytest.mark.parametrize("name", FACTS_WRITTEN)
-def test_full_size_checkpoints_fill_the_real_networks(tmp_path, name):
-    facts = FACTS[name]
-    weights = read_weights(write_checkpoint(name, tmp_path), prefer=facts.files)
+def test_full_size_checkpoints_fill_the_real_networks(tmp_path, monkeypatch, name):
+    """Names and shapes alone, every tensor a view of one number: the small files above are truly written and read."""
+    one, state, facts = torch.full((), 0.5), {}, FACTS[name]
+    monkeypatch.setattr(fixtures, "random_state", lambda shapes, seed: {n: one.expand(s) for n, s in shapes.items()})
+
+    def take(made):
+        state.update(made)
+        raise InterruptedError  # before anything is written
+
+    with pytest.raises(InterruptedError):
+        write_checkpoint(name, tmp_path, edit=take)
     # As audits of the real files report: 372 tensors in BioViL-T's; a ResNet-18's 120 and the two of C2L's head.
-    assert len(weights.state) == {"biovil_t": 372, "c2l": 122}.get(name, len(weights.state))
+    assert len(state) == {"biovil_t": 372, "c2l": 122}.get(name, len(state)) > 0
+    state = {key.removeprefix("encoder.module."): value for key, value in state.items()}
     for feature in getattr(facts, "features", [None]):
-        network = build_backbone(facts, feature) if feature else build_encoder(config_of(facts))
-        assert load_state(facts, weights, network).unexpected == ()
+        with torch.device("meta"):
+            network = build_backbone(facts, feature) if feature else build_encoder(config_of(facts))
+        assert load_state(facts, Weights(tmp_path, "", state), network).unexpected == ()
