@@ -19,10 +19,11 @@ torch==2.0 \\
 """
 
 
-@pytest.fixture
-def workflow(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "workflow"))
-    return importlib.import_module
+@pytest.fixture(scope="module")
+def workflow():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "workflow"))
+        yield importlib.import_module
 
 
 def uv(sources, *arguments):
@@ -32,11 +33,11 @@ def uv(sources, *arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-@pytest.fixture
-def sources(workflow, tmp_path):
-    found = workflow("setup_env").pip_sources()
-    (tmp_path / "one.in").write_text("six==1.17.0\n")
-    if uv(found, "compile", "-q", str(tmp_path / "one.in")).returncode:
+@pytest.fixture(scope="module")
+def sources(workflow, tmp_path_factory):
+    found, asked = workflow("setup_env").pip_sources(), tmp_path_factory.mktemp("uv") / "one.in"
+    asked.write_text("six==1.17.0\n")
+    if uv(found, "compile", "-q", str(asked)).returncode:
         pytest.skip("No package index can be reached here, or uv is missing; the resolution is not tried.")
     return found
 

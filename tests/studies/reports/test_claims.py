@@ -34,19 +34,14 @@ SHARE = 0.2
 
 def world(changes=(), noise=0.0003, encoders=ENCODERS, tasks=(*FIVE, EMBOLISM), seeds=5) -> Scores:
     """Heads whose AUC is 0.7 but for `changes`: (part of its names, what is added); two cohorts."""
-    rng = np.random.default_rng(1)
-    rows = []
-    for task in tasks:
-        for size in (100, 2000):
-            for method in METHODS:
-                for encoder in encoders:
-                    names = {task, size, method, encoder}
-                    auc = 0.7 + sum(added for part, added in changes if set(part) <= names)
-                    for seed in range(seeds):
-                        row = {"task": task, "size": size, "method": method, "encoder": encoder, "seed": seed}
-                        rows.append(row | {"auc": auc + noise * rng.standard_normal()})
+    names = {"task": tasks, "size": (100, 2000), "method": METHODS, "encoder": encoders, "seed": range(seeds)}
+    rows = pd.MultiIndex.from_product(names.values(), names=names).to_frame(index=False)
+    rows["auc"] = 0.7 + noise * np.random.default_rng(1).standard_normal(len(rows))
+    for part, added in changes:
+        chosen = np.all([rows[["task", "size", "method", "encoder"]].eq(name).any(axis=1) for name in part], axis=0)
+        rows.loc[chosen, "auc"] += added
     cohorts = {task: "mimic" if task in (MIMIC, AGE, STAY) else "inspect" for task in tasks}
-    return Scores(pd.DataFrame(rows), {task: task.title() for task in tasks}, dict.fromkeys(tasks, SHARE), cohorts)
+    return Scores(rows, {task: task.title() for task in tasks}, dict.fromkeys(tasks, SHARE), cohorts)
 
 
 def each(encoders, *names, by):

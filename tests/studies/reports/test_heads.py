@@ -127,116 +127,107 @@ def test_what_was_not_prepared_is_refused(change, sentence):
         head_specs(tiny_study(), "sex", ["image_only"])
 
 
-def finished_runs(folder, monkeypatch):
-    """Two runs of 02-encode of the same tasks, one more of others; only what `load_study` reads of them."""
-    monkeypatch.setenv("PKD_RUNS", str(folder))
-    study = tiny_study()
-    prepared = folder / "reports/a/01-prepare-tasks/t"
+CROPS = {"views": 8, "crop_scale": [0.4, 0.9]}
+TASKS, OTHER_TASKS, ENCODED = (
+    f"reports/a/{run}" for run in ("01-prepare-tasks/t", "01-prepare-tasks/u", "02-encode/mrm")
+)
+
+
+def write_run(folder, reference, parameters, rows=None, **record):
+    """A finished run, of which only what is read is there; its reference."""
+    files.write_json(folder / reference / "run.json", {"parameters": parameters, **record})
+    if rows is not None:
+        files.write(folder / reference / "scores.parquet", pd.DataFrame(rows))
+    return reference
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A run that prepared tasks, three of 02-encode on them, one on others; only what `load_study` reads of them."""
+    monkeypatch.setenv("PKD_RUNS", str(tmp_path))
+    study, prepared = tiny_study(), tmp_path / TASKS
     files.write(prepared / "images.parquet", pd.DataFrame({"image_id": study.study_of}))
     privileged = pd.DataFrame({"text": ""}, index=pd.Index(study.study_of, name="image_id"))
     files.write(prepared / "privileged.parquet", privileged)
     files.write(prepared / "splits.parquet", study.splits)
     files.write(prepared / "sizes.csv", study.sizes)
     files.write_json(prepared / "tasks.json", study.tasks)
-    files.write_json(prepared / "run.json", {})
+    write_run(tmp_path, TASKS, {})
     for name, tasks in (("mrm", "1"), ("c2l", "1"), ("other_text", "1"), ("other_tasks", "2")):
-        run = folder / "reports/a/02-encode" / name
-        (run / "text").mkdir(parents=True)
-        parameters = {"tasks_run": "reports/a/01-prepare-tasks/t", "image_encoder": "c2l" if name == "c2l" else "mrm"}
-        parameters |= {"views": 8, "crop_scale": [0.4, 0.9]}
+        parameters = {"tasks_run": TASKS, "image_encoder": "c2l" if name == "c2l" else "mrm", **CROPS}
+        run = tmp_path / write_run(tmp_path, f"reports/a/02-encode/{name}", parameters, upstream={TASKS: tasks})
+        (run / "text").mkdir()
         files.write_json(run / "encoding.json", {"mode": "stored"})
-        upstream = {"reports/a/01-prepare-tasks/t": tasks}
-        files.write_json(run / "run.json", {"parameters": parameters, "upstream": upstream})
     monkeypatch.setattr(heads, "TextStore", lambda folder: folder.parent.name)
-    return "reports/a/02-encode/mrm"
+    return tmp_path
 
 
-def test_reports_can_come_from_another_run_of_the_same_tasks(tmp_path, monkeypatch):
-    encode_run = finished_runs(tmp_path, monkeypatch)
-    assert heads.load_study(encode_run).text == "mrm"
-    assert heads.load_study(encode_run, text_run="reports/a/02-encode/other_text").text == "other_text"
+def test_reports_can_come_from_another_run_of_the_same_tasks(root):
+    assert heads.load_study(ENCODED).text == "mrm"
+    assert heads.load_study(ENCODED, text_run="reports/a/02-encode/other_text").text == "other_text"
     with pytest.raises(DataError, match="are of different tasks: encode the reports of reports/a/01-prepare-tasks/t"):
-        heads.load_study(encode_run, text_run="reports/a/02-encode/other_tasks")
+        heads.load_study(ENCODED, text_run="reports/a/02-encode/other_tasks")
 
 
-def test_scores_of_several_runs_are_joined_one_head_a_seed_and_cohorts_by_task(tmp_path, monkeypatch):
-    finished_runs(tmp_path, monkeypatch)
-    steps = tmp_path / "reports" / "a"
+def test_scores_of_several_runs_are_joined_one_head_a_seed_and_cohorts_by_task(root):
     head = {"encoder": "mrm", "task": "age", "method": "image_only", "seed": 0, "size": 8, "auc": 0.7}
-    for name, before, method in (
-        ("03-train-teachers/one", {"encode_run": "reports/a/02-encode/mrm"}, "image_only"),
-        ("04-distil-students/one", {"teachers_run": "reports/a/03-train-teachers/one"}, "report_distilled"),
-        ("03-train-teachers/other", {"encode_run": "reports/a/02-encode/elsewhere"}, "image_only"),
-    ):
-        files.write_json(steps / name / "run.json", {"parameters": before})
-        files.write(steps / name / "scores.parquet", pd.DataFrame([head | {"method": method}]))
-    elsewhere = {"tasks_run": "reports/a/01-prepare-tasks/u", "image_encoder": "mrm", "views": 8}
-    elsewhere |= {"crop_scale": [0.4, 0.9]}
-    files.write_json(steps / "02-encode" / "elsewhere" / "run.json", {"parameters": elsewhere})
-    files.write_json(steps / "02-encode" / "elsewhere" / "encoding.json", {"mode": "stored"})
+    elsewhere = write_run(
+        root, "reports/a/02-encode/elsewhere", {"tasks_run": OTHER_TASKS, "image_encoder": "mrm", **CROPS}
+    )
+    files.write_json(root / elsewhere / "encoding.json", {"mode": "stored"})
     stay = {"task": "discharge_3_day", "part": ["train", "train", "train", "evaluate"]}
-    files.write(steps / "01-prepare-tasks" / "u" / "splits.parquet", pd.DataFrame(stay))
+    files.write(root / OTHER_TASKS / "splits.parquet", pd.DataFrame(stay))
     prepared = {"discharge_3_day": {"title": "3-Day Discharge"}, "age": {"title": "Age of others"}}
-    files.write_json(steps / "01-prepare-tasks" / "u" / "tasks.json", prepared)
-    files.write_json(steps / "01-prepare-tasks" / "u" / "run.json", {})
-    other = steps / "03-train-teachers" / "other" / "scores.parquet"
+    files.write_json(root / OTHER_TASKS / "tasks.json", prepared)
+    write_run(root, OTHER_TASKS, {})
+    other = "reports/a/03-train-teachers/other"
 
-    runs = ["reports/a/03-train-teachers/one", "reports/a/04-distil-students/one"]
+    one = write_run(root, "reports/a/03-train-teachers/one", {"encode_run": ENCODED}, [head])
+    students = [head | {"method": "report_distilled"}]
+    runs = [one, write_run(root, "reports/a/04-distil-students/one", {"teachers_run": one}, students)]
     scores = heads.read_scores(runs)
     assert scores.rows["method"].tolist() == ["image_only", "report_distilled"]
-    assert scores.titles == {"age": "Age"} and scores.cohorts == {"age": "reports/a/01-prepare-tasks/t"}
+    assert scores.titles == {"age": "Age"} and scores.cohorts == {"age": TASKS}
     split = tiny_study().splits.query("task == 'age'")
     assert scores.shares == {"age": pytest.approx((split["part"] == "evaluate").mean())}
-    joint = [*runs, "reports/a/03-train-teachers/other"]
+    joint = [*runs, write_run(root, other, {"encode_run": elsewhere}, [head])]
     with pytest.raises(DataError, match=r"/t and \S*/u both have age: give runs of different tasks"):
         heads.read_scores(joint)
-    files.write(other, pd.DataFrame([head | {"task": "discharge_3_day"}]))
+    write_run(root, other, {"encode_run": elsewhere}, [head | {"task": "discharge_3_day"}])
     scores = heads.read_scores(joint)
     assert scores.titles == {"age": "Age", "discharge_3_day": "3-Day Discharge"}
-    assert scores.shares["discharge_3_day"] == 0.25
-    assert scores.cohorts["discharge_3_day"] == "reports/a/01-prepare-tasks/u"
+    assert scores.shares["discharge_3_day"] == 0.25 and scores.cohorts["discharge_3_day"] == OTHER_TASKS
     assert heads.crops_of(runs) == "8 kept of each image, 40% to 90% of its area"
-    c2l = [*runs, "reports/a/03-train-teachers/c2l"]
-    files.write_json(
-        steps / "03-train-teachers/c2l/run.json", {"parameters": {"encode_run": "reports/a/02-encode/c2l"}}
-    )
-    files.write(steps / "03-train-teachers/c2l/scores.parquet", heads.read_scores(runs).rows.assign(encoder="c2l"))
+    rows = heads.read_scores(runs).rows.assign(encoder="c2l")
+    c2l = [*runs, write_run(root, "reports/a/03-train-teachers/c2l", {"encode_run": "reports/a/02-encode/c2l"}, rows)]
     assert len(heads.read_scores(c2l).rows) == 4
-    files.write_json(steps / "02-encode" / "c2l" / "encoding.json", {"mode": "live"})
+    files.write_json(root / "reports/a/02-encode/c2l/encoding.json", {"mode": "live"})
     with pytest.raises(DataError, match=r"different crops .*mrm: 8 kept.*; c2l: fresh in every epoch, "):
         heads.read_scores(c2l)
     with pytest.raises(DataError, match="2 heads of one kind a seed: give runs with one temperature"):
         heads.read_scores([runs[1], runs[1]])
 
 
-def test_heads_of_several_settings_are_kept_apart_by_weight_temperature_and_text_encoder(tmp_path, monkeypatch):
-    finished_runs(tmp_path, monkeypatch)
-    steps = tmp_path / "reports" / "a"
-    text = {"tasks_run": "reports/a/01-prepare-tasks/t", "image_encoder": "mrm", "views": 8, "crop_scale": [0.4, 0.9]}
-    text |= {"text_encoder": "minilm", "text_layer": "last", "variant": "whole", "text_run": ""}
+def test_heads_of_several_settings_are_kept_apart_by_weight_temperature_and_text_encoder(root):
+    text = {"tasks_run": TASKS, "image_encoder": "mrm", **CROPS, "text_encoder": "minilm", "text_layer": "last"}
+    text |= {"variant": "whole", "text_run": ""}
     others = {"mrm": {"text_run": "reports/a/02-encode/words"}, "words": {}, "sum": {"text_layer": "sum_last_4"}}
-    for name, other in (others | {"short": {"variant": "names_removed"}}).items():
-        files.write_json(steps / "02-encode" / name / "run.json", {"parameters": text | other})
+    for name, changed in (others | {"short": {"variant": "names_removed"}}).items():
+        write_run(root, f"reports/a/02-encode/{name}", text | changed)
     head = {"encoder": "mrm", "task": "age", "seed": 0, "size": 8, "weight": np.nan, "temperature": np.nan}
-    plain = head | {"method": "image_only", "auc": 0.7}
+    plain = [head | {"method": "image_only", "auc": 0.7}]
     students = [head | {"method": "report_distilled", "weight": 0.75, "temperature": t, "auc": 0.7} for t in (1, 2)]
-    teachers = {"encode_run": "reports/a/02-encode/mrm", "epochs": 0, "selection": "paper", "batch_size": 64}
+    teachers = {"encode_run": ENCODED, "epochs": 0, "selection": "paper", "batch_size": 64}
     teachers |= {"learning_rate": 1e-4, "dropout": 0.2}
-
-    def write(step, name, parameters, rows):
-        files.write_json(steps / step / name / "run.json", {"parameters": parameters})
-        files.write(steps / step / name / "scores.parquet", pd.DataFrame(rows))
-        return f"reports/a/{step}/{name}"
-
     runs = []
     for name, text_run in (("one", ""), ("sum", "reports/a/02-encode/sum"), ("short", "reports/a/02-encode/short")):
-        first = write("03-train-teachers", name, teachers | {"text_run": text_run}, [plain])
-        runs += [first, write("04-distil-students", name, {"teachers_run": first}, students)]
+        first = write_run(root, f"reports/a/03-train-teachers/{name}", teachers | {"text_run": text_run}, plain)
+        runs += [first, write_run(root, f"reports/a/04-distil-students/{name}", {"teachers_run": first}, students)]
     rows = heads.read_scores(runs, several=True).rows
     readers = ("MiniLM", "MiniLM, sum last 4", "MiniLM, names removed")
     expected = {("image_only", ""): 1} | {("report_distilled", reader): 2 for reader in readers}
     assert rows.groupby(["method", "reader"]).size().to_dict() == expected
-    write("03-train-teachers", "one", teachers | {"text_run": "", "epochs": 9}, [plain])
+    write_run(root, runs[0], teachers | {"text_run": "", "epochs": 9}, plain)
     with pytest.raises(DataError, match=r"The runs of 03 differ in epochs \([09], [09]\): give alike ones"):
         heads.read_scores(runs, several=True)
 
