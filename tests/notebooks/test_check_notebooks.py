@@ -1,34 +1,23 @@
 """Committed notebooks have run, and the script that says so refuses what must not be committed."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from pkd_utils.runs import paths
+from workflow.check_notebooks import main
 
-SCRIPT = paths.PROJECT_ROOT / "workflow" / "check_notebooks.py"
-GOOD = {
-    "cell_type": "code",
-    "execution_count": 1,
-    "metadata": {},
-    "source": ["1 + 1"],
-    "outputs": [{"output_type": "x"}],
-}
-
+GOOD = {"cell_type": "code", "execution_count": 1, "metadata": {}, "source": ["1 + 1"]}
+GOOD["outputs"] = [{"output_type": "x"}]
 PICTURE = {"output_type": "display_data", "data": {"image/png": ""}}
 
 
-def check(*files):
-    return subprocess.run([sys.executable, str(SCRIPT), *map(str, files)], capture_output=True, text=True)
-
-
-def test_committed_notebooks():
-    answer = check("--strict")
-    assert answer.returncode == 0, answer.stderr
+def test_committed_notebooks(capsys):
+    assert main(["--strict"]) == 0, capsys.readouterr().err
+    sizes = {path.name: path.stat().st_size for path in (paths.PROJECT_ROOT / "notebooks").glob("*/*.ipynb")}
+    assert sizes and max(sizes.values()) < 600_000, sizes
 
 
 @pytest.mark.parametrize(
@@ -52,12 +41,11 @@ def test_committed_notebooks():
         ({"source": ["a" * 89]}, {}, "cell 1 has a line of 89 columns, more than 88"),
     ],
 )
-def test_what_is_refused(tmp_path, cell, metadata, message):
+def test_what_is_refused(tmp_path, capsys, cell, metadata, message):
     file = tmp_path / "one.ipynb"
     file.write_text(json.dumps({"metadata": metadata, "cells": [GOOD | cell]}))
-    answer = check("--strict", file)
-    assert (answer.returncode == 1) == bool(message) and message in answer.stderr
-    assert check(file).returncode == int(bool(message) and "more than" not in message)
+    assert main(["--strict", str(file)]) == int(bool(message)) and message in capsys.readouterr().err
+    assert main([str(file)]) == int(bool(message) and "more than" not in message)
 
 
 def test_a_number_that_the_paper_lacks_is_not_printed_as_nan(capsys):

@@ -44,8 +44,9 @@ def kill_everything(process):
 @pytest.mark.skipif(not UPSTREAM.exists(), reason="no smoke runs in PKD_RUNS: `make test` makes them first")
 def test_a_killed_run_ends_like_an_undisturbed_one(parameter_file):
     step = paths.runs_dir() / "mmpkd/embedded/03-distil-student"
-    label = f"killed-{os.getpid()}"
+    label, whole = (f"{name}-{os.getpid()}" for name in ("killed", "whole"))
     file = parameter_file(label)
+    beside = subprocess.Popen([*COMMAND, str(parameter_file(whole))], stdout=subprocess.DEVNULL)
     process = subprocess.Popen([*COMMAND, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
     while not list(step.glob(f"{label}-*.partial/students/*/checkpoint.safetensors")):
@@ -55,8 +56,7 @@ def test_a_killed_run_ends_like_an_undisturbed_one(parameter_file):
     assert not (step / label).exists(), "a killed run must not look finished"
 
     subprocess.run([*COMMAND, str(file)], check=True, stdout=subprocess.DEVNULL)
-    whole = f"whole-{os.getpid()}"
-    subprocess.run([*COMMAND, str(parameter_file(whole))], check=True, stdout=subprocess.DEVNULL)
+    assert beside.wait() == 0
     continued, undisturbed = (run.find_run(f"mmpkd/embedded/03-distil-student/{name}") for name in (label, whole))
     assert files.read_json(continued / "run.json")["resumed"] is True
     for seed in (0, 1):
