@@ -1,9 +1,14 @@
 """The kernel that notebooks run in: this environment's own interpreter, spoken to in cipher."""
 
+import os
+import sys
+
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from traitlets import default
+
+from pkd_utils.runs import warm
 
 
 class OwnKernel(AsyncKernelManager):
@@ -11,8 +16,11 @@ class OwnKernel(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        """How it starts."""
-        return KernelSpec(**get_kernel_dict())
+        """How it starts: forked from a warm process, where there is one."""
+        spec = KernelSpec(**get_kernel_dict())
+        if place := os.environ.get(warm.SOCKET):
+            spec.argv = [sys.executable, "-S", "-E", warm.__file__, "ask", place, "-f", "{connection_file}"]
+        return spec
 
     @default("transport_encryption")
     def _in_cipher(self) -> str:

@@ -275,6 +275,11 @@ def execute(file: str | Path, label: str = "", expect: str | None = None) -> Pat
     return folder
 
 
+def environment() -> dict[str, str]:
+    """Variables of a kernel, as they are set here or else as they should be."""
+    return {name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()}
+
+
 def _run_notebook(notebook: str, injected: dict[str, Any], folder: Path, said: str) -> None:
     """Run the notebook in a kernel of its own, and put it, executed, into the run's folder."""
     import papermill
@@ -285,7 +290,7 @@ def _run_notebook(notebook: str, injected: dict[str, Any], folder: Path, said: s
     log, failed = (folder.with_name(f"{folder.name}.{state}.ipynb") for state in ("running", "failed"))
     failed.unlink(missing_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    os.environ.update(environment())
     try:
         papermill.execute_notebook(
             str(notebook_path(notebook)),
