@@ -168,7 +168,7 @@ def openi_report(number: int, findings: str, impression: str, majors: list[str],
     )
 
 
-def write_openi(root: Path, members: dict[str, str] | None = None) -> Path:
+def write_openi(root: Path, members: dict[str, str | bytes] | None = None) -> Path:
     """Six reports: normal, three findings, one not indexed, one without text; or the members given."""
     if members is None:
         reports = [
@@ -187,7 +187,7 @@ def write_openi(root: Path, members: dict[str, str] | None = None) -> Path:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, text in members.items():
-            data = text.encode()
+            data = text.encode() if isinstance(text, str) else text
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))

@@ -63,16 +63,13 @@ def test_the_layouts_give_the_same_pictures(tmp_path, layout):
     assert root / PROJECTIONS in cohort.tables
 
 
-def test_nothing_of_open_i_may_be_shown(kaggle):
-    for cohort in (load(kaggle), load_cohort("openi", kaggle)):
-        assert not cohort.info.shareable_images and not cohort.info.shareable_text
-
-
-def test_reports_alone_are_read_as_before(kaggle):
+def test_reports_alone_are_read_as_before_and_nothing_of_open_i_may_be_shown(kaggle):
     cohort = load_cohort("openi", kaggle)
     assert cohort.images["image_id"].tolist() == ["CXR1", "CXR2", "CXR3", "CXR10"]
     assert not cohort.has_images and "duplicates" not in cohort.images
     assert cohort.images[["path", "split", "view"]].isna().all(axis=None)
+    for info in (cohort.info, load(kaggle).info):
+        assert not info.shareable_images and not info.shareable_text
 
 
 def test_reports_and_pictures_in_two_folders(kaggle, tmp_path_factory):
@@ -119,9 +116,15 @@ def test_pictures_without_a_report_and_unlisted_ones_are_counted(kaggle):
         load(kaggle)
 
 
+def copy_picture(root, source, target, flip=False):
+    folder = root / "images/images_normalized"
+    content = bytearray((folder / f"{source}.dcm.png").read_bytes())
+    content[-1] ^= flip
+    (folder / f"{target}.dcm.png").write_bytes(content)
+
+
 def test_equal_files_of_one_study_are_kept_once_and_named(kaggle):
-    folder = kaggle / "images/images_normalized"
-    shutil.copy(folder / "10_IM-0002-1001.dcm.png", folder / "10_IM-0002-2001-0001.dcm.png")
+    copy_picture(kaggle, "10_IM-0002-1001", "10_IM-0002-2001-0001")
     cohort = load(kaggle, views="all")
     assert cohort.images["image_id"].tolist() == IDS[:4]
     named = "images/images_normalized/10_IM-0002-2001-0001.dcm.png"
@@ -129,20 +132,13 @@ def test_equal_files_of_one_study_are_kept_once_and_named(kaggle):
     assert step(cohort, "each file once")["note"] == "1 the same as another of their study, 0 under two studies"
 
 
-def test_a_file_under_two_studies_is_left_out(kaggle):
-    folder = kaggle / "images/images_normalized"
-    shutil.copy(folder / "10_IM-0002-1001.dcm.png", folder / "2_IM-0652-1001.dcm.png")
+@pytest.mark.parametrize(("flip", "left"), [(False, FRONTAL[:1]), (True, FRONTAL)], ids=["equal", "of equal size"])
+def test_a_file_under_two_studies_is_left_out(kaggle, flip, left):
+    copy_picture(kaggle, "10_IM-0002-1001", "2_IM-0652-1001", flip)
     cohort = load(kaggle)
-    assert cohort.images["image_id"].tolist() == FRONTAL[:1]
-    assert step(cohort, "each file once")["note"] == "0 the same as another of their study, 2 under two studies"
-
-
-def test_files_of_equal_size_are_not_equal_files(kaggle):
-    folder = kaggle / "images/images_normalized"
-    content = bytearray((folder / "10_IM-0002-1001.dcm.png").read_bytes())
-    content[-1] ^= 1
-    (folder / "2_IM-0652-1001.dcm.png").write_bytes(content)
-    assert len(load(kaggle).images) == 3
+    assert cohort.images["image_id"].tolist() == left
+    two = 0 if flip else 2
+    assert step(cohort, "each file once")["note"] == f"0 the same as another of their study, {two} under two studies"
 
 
 def test_repeated_rows_are_dropped_and_counted(kaggle):
