@@ -131,11 +131,8 @@ def write_segmentations(root: Path) -> pd.DataFrame:
     """Masks on two images of `write_covid_chestxray`, drawn on images twice as large; returns `structure.csv`."""
     rows = []  # image, template, left, top, width, height
     masks = [(0, "Ground Glass Opacities", 20, 10, 16, 8), (0, "Consolidation", 40, 20, 10, 4)]
-    masks += [
-        (0, "Right Lung", 10, 4, 32, 40),
-        (1, "Ground Glass Opacities", 0, 0, 80, 64),
-        (9, "Pneumothorax", 0, 0, 8, 8),
-    ]
+    masks += [(0, "Right Lung", 10, 4, 32, 40), (1, "Ground Glass Opacities", 0, 0, 80, 64)]
+    masks += [(9, "Pneumothorax", 0, 0, 8, 8)]
     for number, (image, template, left, top, width, height) in enumerate(masks):
         mask = f"masks/{number:08x}_{template[:3]}.png"
         write_mask(root / "segmentations" / mask, (width, height), (0, 0, width // 2, height), (255, 0, 0))
@@ -218,14 +215,11 @@ def write_openi_with_pictures(root: Path, layout: str = "kaggle") -> Path:
             name = f"CXR{number}_{film}.png" if layout == "open-i" else name
             write_image(root / f"{folder}{name}", (40 + number, 32 + k))
     if layout != "open-i":
-        pd.DataFrame(rows, columns=["uid", "filename", "projection"]).to_csv(
-            root / "indiana_projections.csv", index=False
-        )
+        table = pd.DataFrame(rows, columns=["uid", "filename", "projection"])
+        table.to_csv(root / "indiana_projections.csv", index=False)
     if layout == "kaggle":
-        table = pd.DataFrame(
-            [(n, ";".join(m), "Made up.") for n, m in majors.items()], columns=["uid", "MeSH", "findings"]
-        )
-        table.to_csv(root / "indiana_reports.csv", index=False)
+        table = pd.DataFrame({"uid": list(majors), "MeSH": [";".join(m) for m in majors.values()]})
+        table.assign(findings="Made up.").to_csv(root / "indiana_reports.csv", index=False)
     return root
 
 
@@ -257,30 +251,17 @@ def write_breast_usg(root: Path) -> Path:
     for case, (description, end) in enumerate(zip(descriptions, ends, strict=True), start=1):
         name = f"case{case:03d}"
         write_image(root / BREAST_PICTURES / f"{name}.png", (60, 40))
-        row = {
-            "CaseID": case,
-            "Image_filename": f"{name}.png",
-            "Mask_tumor_filename": None,
-            "Mask_other_filename": None,
-        }
-        if case != 4:
-            row["Mask_tumor_filename"] = f"{name}_tumor.png"
-            write_mask(root / BREAST_PICTURES / f"{name}_tumor.png", (60, 40), (10 * case, 5, 10 * case + 8, 11))
-        if case == 2:
-            row["Mask_other_filename"] = f"{name}_other1.png&{name}_other2.png"
-            write_mask(root / BREAST_PICTURES / f"{name}_other1.png", (60, 40), (1, 6, 5, 10))
-            write_mask(root / BREAST_PICTURES / f"{name}_other2.png", (60, 40), (28, 6, 32, 10))
-        row |= {
-            "Pixel_size": 0.0078125,
-            "Age": "not available" if case == 3 else 50 + case,
-            "Signs": no,
-            "Symptoms": no,
-        }
+        tumour = {f"{name}_tumor.png": (10 * case, 5, 10 * case + 8, 11)} if case != 4 else {}
+        other = {f"{name}_other1.png": (1, 6, 5, 10), f"{name}_other2.png": (28, 6, 32, 10)} if case == 2 else {}
+        for file, box in (tumour | other).items():
+            write_mask(root / BREAST_PICTURES / file, (60, 40), box)
+        row = {"CaseID": case, "Image_filename": f"{name}.png"}
+        row |= {"Mask_tumor_filename": "&".join(tumour) or None, "Mask_other_filename": "&".join(other) or None}
+        row |= {"Pixel_size": 0.0078125, "Age": "not available" if case == 3 else 50 + case}
+        row |= {"Signs": no, "Symptoms": no}
         row |= dict(zip(DESCRIPTORS, (*description, end[1]), strict=True))
-        row |= dict(
-            zip(("Interpretation", "Verification", "Diagnosis", "Classification"), (end[0], *end[2:]), strict=True)
-        )
-        rows.append(row)
+        last = ("Interpretation", "Verification", "Diagnosis", "Classification")
+        rows.append(row | dict(zip(last, (end[0], *end[2:]), strict=True)))
     with pd.ExcelWriter(root / BREAST_TABLE) as book:
         pd.DataFrame(rows).to_excel(book, sheet_name="BrEaST-Lesions-USG clinical dat", index=False)
         pd.DataFrame({"type": ["CaseID"]}).to_excel(book, sheet_name="Data Dictionary", index=False)

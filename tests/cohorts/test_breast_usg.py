@@ -26,12 +26,16 @@ def load(root, **options):
     return load_cohort("breast_usg", root, **options)
 
 
+def refused(root, message, error=DataError):
+    with pytest.raises(error, match=message):
+        load(root)
+
+
 def edit(root, **cells):
     """Rewrite the table with these values in its first row."""
-    table = pd.read_excel(root / TABLE)
-    table.astype(object).assign(**{c: [v, *table[c].iloc[1:]] for c, v in cells.items()}).to_excel(
-        root / TABLE, index=False
-    )
+    table = pd.read_excel(root / TABLE).astype(object)
+    changed = {column: [value, *table[column].iloc[1:]] for column, value in cells.items()}
+    table.assign(**changed).to_excel(root / TABLE, index=False)
 
 
 def test_lesions_and_what_is_known_of_them(root):
@@ -97,10 +101,8 @@ def test_crops_hold_the_tumour_and_know_their_place(root):
     for row in cohort.images.itertuples():
         window = np.s_[row.crop_top : row.crop_top + row.crop_height, row.crop_left : row.crop_left + row.crop_width]
         assert (row.crop_width, row.crop_height) == (12, 12)  # 8 and a quarter of it on each side
-        np.testing.assert_array_equal(
-            np.asarray(Image.open(cohort.image_path(row.image_id))),
-            np.asarray(Image.open(full.image_path(row.image_id)))[window],
-        )
+        part, whole = (np.asarray(Image.open(one.image_path(row.image_id))) for one in (cohort, full))
+        np.testing.assert_array_equal(part, whole[window])
         np.testing.assert_array_equal(cohort.mask(row.image_id), full.mask(row.image_id)[window])
         assert cohort.mask(row.image_id, "tumour").sum() == 48
     inside = cohort.boxes[cohort.boxes["label"] == "other"]  # one of two lies beside the crop, one is cut off
@@ -130,9 +132,8 @@ def test_drawn_marks_are_painted_over_and_counted(root, pixels):
     kept, painted = (load(root, pixels=pixels, marks=marks) for marks in ("keep", "paint"))
     assert painted.funnel.set_index("step").loc["with drawn marks, painted over", "rows"] == 1
     for image in kept.images["image_id"]:
-        before, after = (
-            np.asarray(Image.open(one.image_path(image)).convert("RGB")).astype(int) for one in (kept, painted)
-        )
+        shown = [Image.open(one.image_path(image)).convert("RGB") for one in (kept, painted)]
+        before, after = (np.asarray(picture).astype(int) for picture in shown)
         drawn = np.ptp(before, axis=2) > 60
         assert drawn.sum() == 4 * (image == "case003") and not (np.ptp(after, axis=2) > 60).any()
         far = (before != after).any(axis=2).sum()
@@ -160,25 +161,18 @@ def test_wrong_cells(root, cells, message):
 
 def test_missing_and_damaged_files(root):
     fixtures.write_mask(root / PICTURES / "case001_tumor.png", (60, 40), (0, 0, 0, 0))
-    with pytest.raises(DataError, match=r"case001_tumor\.png marks no pixel of its image"):
-        load(root)
+    refused(root, r"case001_tumor\.png marks no pixel of its image")
     fixtures.write_mask(root / PICTURES / "case001_tumor.png", (40, 60), (0, 0, 9, 9))
-    with pytest.raises(DataError, match=r"drawn on an image of 40x60 pixels, but .*case001\.png has 60x40"):
-        load(root)
+    refused(root, r"drawn on an image of 40x60 pixels, but .*case001\.png has 60x40")
     (root / PICTURES / "case001_tumor.png").unlink()
     (root / PICTURES / "case002_other2.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"^2 of 11 files that .* the first is .*/case001_tumor\.png; get them"):
-        load(root)
+    refused(root, r"^2 of 11 files that .* the first is .*/case001_tumor\.png; get them", FileNotFoundError)
     shutil.copy(root / TABLE, root / "BrEaST-Lesions-USG-clinical-data.xlsx")
-    with pytest.raises(DataError, match=r"holds BrEaST.*\.xlsx and BrEaST.*\.xlsx; keep one of them"):
-        load(root)
+    refused(root, r"holds BrEaST.*\.xlsx and BrEaST.*\.xlsx; keep one of them")
     (root / "BrEaST-Lesions-USG-clinical-data.xlsx").unlink()
     (root / TABLE).write_bytes(b"PK no archive")
-    with pytest.raises(DataError, match=r"cannot be read as an \.xlsx table"):
-        load(root)
+    refused(root, r"cannot be read as an \.xlsx table")
     pd.DataFrame({"CaseID": [1]}).to_excel(root / TABLE, index=False)
-    with pytest.raises(DataError, match="has no column 'Image_filename'"):
-        load(root)
+    refused(root, "has no column 'Image_filename'")
     shutil.rmtree(root / PICTURES)
-    with pytest.raises(FileNotFoundError, match=r"images_and_masks\* is missing; get it from http"):
-        load(root)
+    refused(root, r"images_and_masks\* is missing; get it from http", FileNotFoundError)

@@ -29,6 +29,11 @@ def load(root, **options):
     return load_cohort("openi", root, images_root=root, **options)
 
 
+def refused(root, message, error=DataError):
+    with pytest.raises(error, match=message):
+        load(root)
+
+
 def step(cohort, name):
     return cohort.funnel.set_index("step").loc[name]
 
@@ -81,8 +86,7 @@ def test_reports_and_pictures_in_two_folders(kaggle, tmp_path_factory):
 
 def test_open_is_own_pictures_take_their_views_from_the_kaggle_table(tmp_path):
     root = fixtures.write_openi_with_pictures(tmp_path, "open-i")
-    with pytest.raises(FileNotFoundError, match=r"indiana_projections\.csv is missing.*or pass views='all'"):
-        load(root)
+    refused(root, r"indiana_projections\.csv is missing.*or pass views='all'", FileNotFoundError)
     kaggle = fixtures.write_openi_with_pictures(tmp_path / "kaggle")
     shutil.copy(kaggle / PROJECTIONS, root)
     edit(root, lambda table: table[table["uid"] != "2"])
@@ -96,11 +100,9 @@ def test_absent_pictures(kaggle):
     (frontal.parent / "1_IM-0001-4001.dcm.png").unlink()  # a lateral that nobody asked for
     assert len(load(kaggle).images) == 3
     frontal.unlink()
-    with pytest.raises(FileNotFoundError, match=r"^1 of 3 files that .* the first is 2_IM-0652-1001\.dcm"):
-        load(kaggle)
+    refused(kaggle, r"^1 of 3 files that .* the first is 2_IM-0652-1001\.dcm", FileNotFoundError)
     shutil.rmtree(kaggle / "images")
-    with pytest.raises(FileNotFoundError, match=r"holds no pictures such as .*get them from http"):
-        load(kaggle)
+    refused(kaggle, r"holds no pictures such as .*get them from http", FileNotFoundError)
 
 
 def test_pictures_without_a_report_and_unlisted_ones_are_counted(kaggle):
@@ -112,8 +114,7 @@ def test_pictures_without_a_report_and_unlisted_ones_are_counted(kaggle):
     assert cohort.images["image_id"].tolist() == FRONTAL[:1]
     assert step(cohort, "with a report that lists it")["note"] == "1 without a report, 1 not listed by theirs"
     fixtures.write_openi(kaggle, {"ecgen-radiology/7.xml": fixtures.openi_report(7, "a", "b", ["normal"])})
-    with pytest.raises(DataError, match=r"^No report of .* lists a picture of .* \(3 without a report"):
-        load(kaggle)
+    refused(kaggle, r"^No report of .* lists a picture of .* \(3 without a report")
 
 
 def copy_picture(root, source, target, flip=False):
@@ -181,8 +182,7 @@ def test_tables_that_would_join_wrongly(kaggle, file, change, message):
 def test_one_picture_under_two_names(kaggle):
     folder = kaggle / "images/images_normalized"
     shutil.copy(folder / "2_IM-0652-1001.dcm.png", folder / "2_IM-0652-1001.dcm.jpg")
-    with pytest.raises(DataError, match=r"holds the picture 2_IM-0652-1001.dcm.png under two names; keep one"):
-        load(kaggle)
+    refused(kaggle, r"holds the picture 2_IM-0652-1001.dcm.png under two names; keep one")
 
 
 def test_a_table_in_one_kind_of_name_finds_pictures_in_the_other(tmp_path):
