@@ -8,12 +8,7 @@ from sklearn.metrics import roc_auc_score
 from pkd_utils.cohorts import breast_usg, load_cohort
 from pkd_utils.cohorts.cbis import cases
 from pkd_utils.cohorts.table import cell_values
-from pkd_utils.distillation.tabular_teacher import (
-    drop_features,
-    encode_features,
-    feature_aurocs,
-    fit_tabular_teacher,
-)
+from pkd_utils.distillation.tabular_teacher import drop_features, encode_features, feature_aurocs, fit_tabular_teacher
 from pkd_utils.runs import paths, profiles
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import class_aurocs

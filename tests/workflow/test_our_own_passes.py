@@ -52,12 +52,7 @@ def test_the_papers_sentences_are_of_our_own_words():
 
 
 @pytest.mark.parametrize(
-    ("notebook", "more"),
-    [
-        ("mmpkd/01-prepare-data", {}),
-        ("reports/01-prepare-tasks", TASKS),
-    ],
-    ids=["mmpkd", "reports"],
+    ("notebook", "more"), [("mmpkd/01-prepare-data", {}), ("reports/01-prepare-tasks", TASKS)], ids=["mmpkd", "reports"]
 )
 def test_an_executed_notebook_of_a_credentialed_cohort_passes(notebook, more, tmp_path, monkeypatch):
     root = tmp_path / "mimic"

@@ -45,9 +45,12 @@ STUDENTS = [
 ]
 
 
-def test_each_setting_varies_alone_and_every_gain_stands_beside_self_distillation():
-    scores = world(STUDENTS)
-    table = compare(scores, HELD)
+@pytest.fixture(scope="module")
+def table():
+    return compare(world(STUDENTS), HELD)
+
+
+def test_each_setting_varies_alone_and_every_gain_stands_beside_self_distillation(table):
     found = table[(table["column"] == "auc_other_half") & (table["task"] == "readmission_12_month")]
     values = found.groupby("axis")["value"].unique().map(list).to_dict()
     assert values == {
@@ -91,8 +94,7 @@ def test_what_no_head_has_is_left_out_and_nothing_at_all_is_refused():
         compare(world(STUDENTS[:1], probes=()), HELD)
 
 
-def test_sentences_count_students_above_both_controls():
-    table = compare(world(STUDENTS), HELD)
+def test_sentences_count_students_above_both_controls(table):
     said = sentences(table[table["column"] == "auc_other_half"], TASKS)
     assert said[0] == "Head, Readmission: 0 of 2 probes lie above the attention head, 2 below it."
     assert any(s.startswith("Text encoder, Readmission: 1 of 2 students lie above both") for s in said)
@@ -103,8 +105,7 @@ def test_sentences_count_students_above_both_controls():
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_the_figure_shows_every_difference_in_both_readings(axis):
-    table = compare(world(STUDENTS), HELD)
+def test_the_figure_shows_every_difference_in_both_readings(table, axis):
     rows = table[(table["axis"] == axis) & (table["task"] == "readmission_12_month")]
     figure = ablation(rows, "Readmission", AXES[axis].title)
     drawn = [y for container in figure.axes[0].containers for y in container.lines[0].get_ydata()]

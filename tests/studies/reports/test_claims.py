@@ -100,8 +100,10 @@ def verdict(monkeypatch):
 
 @pytest.mark.parametrize(("name", "holds", "fails"), KNOWN, ids=[name for name, *_ in KNOWN])
 def test_a_claim_holds_or_fails_where_it_is_known_to(name, holds, fails, verdict):
+    # Where each pair of encoders is held against each pair, three make 36 comparisons, seven 1,764.
+    encoders = ("c2l", "gloria", "mrm") if name == "With more images encoders differ more" else ENCODERS
     for changes, expected in ((holds, HOLDS), (fails, FAILS)):
-        assert verdict(name, world(changes))["verdict"] == expected
+        assert verdict(name, world(changes, encoders=encoders))["verdict"] == expected
 
 
 def test_every_kind_and_direction_is_among_the_known():
@@ -143,11 +145,7 @@ def test_every_claim_is_tested_or_says_what_it_needs():
         ),
         ("Alignment costs what reports leave out", ("task", AGE), "needs task age"),
         ("Alignment costs what reports leave out", ("encoder", "c2l"), "panel: aligned and self-supervised"),
-        (
-            "They help diagnostic labels most",
-            ("encoder", "mrm"),
-            "panel: pretrained with reports and self-supervised",
-        ),
+        ("They help diagnostic labels most", ("encoder", "mrm"), "panel: pretrained with reports and self-supervised"),
         ("Masked modelling avoids that cost", ("encoder", "mrm"), "needs encoders of one panel: masked and aligned"),
         ("Age is in the image", ("method", "teacher"), "needs method teacher on age"),
         ("RAD-DINO gains most on discharge", ("encoder", "rad_dino"), "needs encoder rad_dino on discharge_3_day"),
