@@ -20,7 +20,7 @@ def read_coco(path: Path, where: str) -> pd.DataFrame:
     """Read the boxes of a COCO annotation file, which `where` says where to get: one row an annotation.
 
     Columns: `file_name`, `label` (category name), `x, y, width, height` (float, pixels of the declared size),
-    `declared_width, declared_height`, `split` (None where the file names none).
+    `declared_width, declared_height`.
     """
     require_file(path, where)
     try:
@@ -37,14 +37,14 @@ def read_coco(path: Path, where: str) -> pd.DataFrame:
             texts = (image["file_name"], names[annotation["category_id"]])
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError(f"annotation {number} has file and category {texts!r}, not two texts")
-            rows.append((*texts, *map(float, box), annotation.get("split")))
+            rows.append((*texts, *map(float, box)))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path} is not a COCO annotation file ({error}); fetch it again.") from None
     except KeyError as error:
         raise DataError(f"{path} lacks the COCO entry {error}; check that the file is the published one.") from None
-    columns = ["file_name", "label", "x", "y", "width", "height", "declared_width", "declared_height", "split"]
+    columns = ["file_name", "label", "x", "y", "width", "height", "declared_width", "declared_height"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.astype({"file_name": "str", "label": "str"} | dict.fromkeys(columns[2:-1], "float64"))
+    return table.astype({"file_name": "str", "label": "str"} | dict.fromkeys(columns[2:], "float64"))
 
 
 def boxes_of(images: pd.DataFrame, table: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, int]:

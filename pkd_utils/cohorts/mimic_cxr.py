@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from pkd_utils.cohorts.boxes import boxes_of, read_coco
+from pkd_utils.cohorts.boxes import boxes_of
 from pkd_utils.cohorts.checks import as_numbers, check_filled, check_text, check_unique, check_values, read_csv, refuse
 from pkd_utils.cohorts.report_sections import SECTIONS, read_reports
 from pkd_utils.cohorts.table import SPLITS, Cohort, CohortInfo, Funnel, empty_boxes, source_info, within
@@ -31,7 +31,7 @@ ONES_ZEROS = dict(zip(LABELS, ("one", "zero", "zero", "one", "one"), strict=True
 _POLICY = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
 # Rows of release 2.1.0 (images); the paper states none of its own.
 _PUBLISHED = {"all": 377_110, "AP": 147_169, "PA": 96_155, "train": 368_960, "validate": 2_991, "test": 5_159}
-MS_CXR = "MS_CXR_Local_Alignment_v1.1.0"
+MS_CXR = "MS_CXR_Local_Alignment_v1.1.0.csv"
 INFO = CohortInfo(
     name="mimic_cxr",
     title="MIMIC-CXR-JPG 2.1.0",
@@ -82,7 +82,7 @@ def load(
         A report without text: refuse when `privileged` is read; leave the study out and count it in the funnel
         (this reads all selected reports now); or keep the images with no row in `privileged`.
     boxes : bool
-        Read MS-CXR 1.1.0 (csv, else json), rescaled to the size of the JPG where the declared size differs. All eight
+        Read MS-CXR 1.1.0, rescaled to the size of the JPG where the declared size differs. All eight
         categories are read: a box is ground truth of the label that it names.
     split_from : {"mimic_cxr", "ms_cxr"}
         The official split, or that of MS-CXR for all images of a patient whose boxed images it has in one part.
@@ -144,8 +144,7 @@ def load(
 
     box_table = empty_boxes()
     if boxes:
-        file = _ms_cxr_file(ms_cxr_root)
-        annotated = _read_ms_cxr(file)
+        file, annotated = _read_ms_cxr(ms_cxr_root)
         box_table, rescaled = boxes_of(images, annotated, root)
         left_out = annotated["image_id"].nunique() - box_table["image_id"].nunique()
         tables.append(file)
@@ -245,24 +244,14 @@ def _add_ages(images: pd.DataFrame, file: Path) -> pd.DataFrame:
     return images.assign(age=age.where(age >= 0), sex=images["patient_id"].map(table["gender"]))
 
 
-def _ms_cxr_file(root: Path) -> Path:
-    """Find MS-CXR's annotation file, csv before json, in the folder itself or in `ms-cxr/` below it."""
-    for suffix in (".csv", ".json"):
-        for folder in (root, root / "ms-cxr", root / "ms-cxr" / "1.1.0"):
-            if (folder / (MS_CXR + suffix)).is_file():
-                return folder / (MS_CXR + suffix)
-    raise FileNotFoundError(f"{MS_CXR}.csv (or .json) is missing from {root} and ms-cxr/; get it from {WHERE_BOXES}.")
-
-
-def _read_ms_cxr(file: Path) -> pd.DataFrame:
-    """Read all boxes as `boxes.boxes_of` takes them; `split` where the file has it."""
-    if file.suffix == ".csv":
-        names = {"x": "x", "y": "y", "w": "width", "h": "height"}
-        names |= {"image_width": "declared_width", "image_height": "declared_height"}
-        table = as_numbers(read_csv(file, ["dicom_id", "category_name", *names], WHERE_BOXES), list(names), file)
-        return table.rename(columns={"dicom_id": "image_id", "category_name": "label", **names})
-    table = read_coco(file, WHERE_BOXES)
-    return table.assign(image_id=table["file_name"].str.removesuffix(".jpg"))
+def _read_ms_cxr(root: Path) -> tuple[Path, pd.DataFrame]:
+    """MS-CXR's file, in the folder itself or in `ms-cxr/` below it, and its boxes as `boxes.boxes_of` takes them."""
+    folders = (root, root / "ms-cxr", root / "ms-cxr" / "1.1.0")
+    file = next((folder / MS_CXR for folder in folders if (folder / MS_CXR).is_file()), root / MS_CXR)
+    names = {"x": "x", "y": "y", "w": "width", "h": "height"}
+    names |= {"image_width": "declared_width", "image_height": "declared_height"}
+    table = as_numbers(read_csv(file, ["dicom_id", "category_name", *names], WHERE_BOXES), list(names), file)
+    return file, table.rename(columns={"dicom_id": "image_id", "category_name": "label", **names})
 
 
 def _split_of_ms_cxr(images: pd.DataFrame, annotated: pd.DataFrame, file: Path, funnel: Funnel) -> pd.DataFrame:

@@ -90,10 +90,6 @@ def write_mimic_cxr(root: Path) -> Path:
     (root / "ms-cxr").mkdir()
     table = pd.DataFrame(boxes, columns=names)
     table.to_csv(root / "ms-cxr" / "MS_CXR_Local_Alignment_v1.1.0.csv", index=False)
-    images = [{"id": i, "file_name": f"{b[7]}.jpg", "width": 80, "height": 64} for i, b in enumerate(boxes)]
-    annotations = [{"id": i, "image_id": i, "category_id": 4, "bbox": b[3:7]} for i, b in enumerate(boxes)]
-    coco = {"categories": [{"id": 4, "name": "Edema"}], "images": images, "annotations": annotations}
-    (root / "ms-cxr" / "MS_CXR_Local_Alignment_v1.1.0.json").write_text(json.dumps(coco))
     return root
 
 

@@ -1,6 +1,5 @@
 """The simulated cohort's tables, in the columns of MIMIC-CXR-JPG, MIMIC-CXR, MIMIC-IV 3.1 and MS-CXR 1.1.0."""
 
-import json
 from datetime import datetime
 from pathlib import Path
 
@@ -17,16 +16,6 @@ _ADMISSION_COLUMNS += ["admit_provider_id", "admission_location", "discharge_loc
 _ADMISSION_COLUMNS += ["marital_status", "race", "edregtime", "edouttime", "hospital_expire_flag"]
 BOX_COLUMNS = ["category_name", "label_text", "path", "x", "y", "w", "h", "dicom_id"]
 BOX_COLUMNS += ["image_width", "image_height", "split"]
-MS_CXR_NAMES = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Lung Opacity",
-    "Pleural Effusion",
-    "Pneumonia",
-    "Pneumothorax",
-)
 
 
 def patient_folder(subject_id: int) -> str:
@@ -142,7 +131,8 @@ def write_tables(root: Path, patients: list[Patient], parts: list[dict]) -> dict
     write_table(root / "hosp" / "admissions.csv.gz", stays, ["subject_id", "admittime"], _ADMISSION_COLUMNS)
     write_table(root / "hosp" / "patients.csv.gz", people, ["subject_id"])
     boxes = [box for part in parts for box in part["boxes"]]
-    write_ms_cxr(root / "ms-cxr", boxes)
+    by_place = ["path", "category_name", "x", "y"]
+    write_table(root / "ms-cxr" / "MS_CXR_Local_Alignment_v1.1.0.csv", boxes, by_place, BOX_COLUMNS)
     return {
         "patients": len(patients),
         "studies": len(truth),
@@ -151,43 +141,3 @@ def write_tables(root: Path, patients: list[Patient], parts: list[dict]) -> dict
         "boxes": len(boxes),
         "admissions": len(stays),
     }
-
-
-def write_ms_cxr(folder: Path, boxes: list[dict]) -> None:
-    """Write MS-CXR's CSV and its COCO-like JSON for rows with the columns of the CSV."""
-    sort = ["path", "category_name", "x", "y"]
-    write_table(folder / "MS_CXR_Local_Alignment_v1.1.0.csv", boxes, sort, BOX_COLUMNS)
-    boxes = sorted(boxes, key=lambda row: tuple(row[name] for name in sort))
-    categories = {name: k for k, name in enumerate(MS_CXR_NAMES, start=1)}
-    images, annotations = {}, []
-    for row in boxes:
-        image = images.setdefault(
-            row["dicom_id"],
-            {
-                "id": len(images) + 1,
-                "file_name": Path(row["path"]).name,
-                "width": row["image_width"],
-                "height": row["image_height"],
-                "path": row["path"],
-                "num_annotations": 0,
-            },
-        )
-        image["num_annotations"] += 1
-        annotations.append(
-            {
-                "id": len(annotations) + 1,
-                "image_id": image["id"],
-                "category_id": categories[row["category_name"]],
-                "bbox": [row["x"], row["y"], row["w"], row["h"]],
-                "label_text": row["label_text"],
-                "split": row["split"],
-            }
-        )
-    document = {
-        "info": {"version": "1.1.0", "description": "SIMULATED phrases and boxes in the layout of MS-CXR"},
-        "licenses": [],
-        "categories": [{"id": k, "name": name} for name, k in categories.items()],
-        "images": list(images.values()),
-        "annotations": annotations,
-    }
-    (folder / "MS_CXR_Local_Alignment_v1.1.0.json").write_text(json.dumps(document, indent=1) + "\n")
