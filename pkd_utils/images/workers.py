@@ -20,19 +20,8 @@ def results_of(
 ) -> Iterator[T]:
     """Yield `function(*job)` of every job, as each is done; with one worker in this process and in order.
 
-    Parameters
-    ----------
-    function : function
-        With several workers it, its arguments and its results must be picklable.
-    jobs : sequence of tuples of arguments
-    workers : int, processes
-    prepare : function, optional
-        Called once in every worker process before its first job.
-
-    Raises
-    ------
-    RuntimeError
-        A worker was ended from outside.
+    `workers` are processes: the function, its arguments and results must be picklable, and `prepare` is called once in
+    each. A RuntimeError says that one was ended from outside.
     """
     if workers == 1:
         yield from (function(*job) for job in jobs)

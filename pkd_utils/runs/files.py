@@ -22,10 +22,7 @@ from pkd_utils.runs.errors import DataError
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place, whole, when the block ends without an error.
 
-    Parameters
-    ----------
-    path : str or Path
-        The final file (or folder, if the block makes one). Missing parent folders are created.
+    It may become a file or a folder; missing parent folders are created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,11 +159,8 @@ def read_json(path: str | Path) -> Any:
 def write(path: str | Path, value: Any) -> None:
     """Write a value in the format that the file's suffix names, whole or not at all.
 
-    Parameters
-    ----------
-    path : str or Path
-        `.parquet` or `.csv` for a table (CSV without its index), `.json` for anything plain, `.npy` for an array,
-        `.npz` for a dict of arrays, which are compressed.
+    `.parquet` and `.csv` are for a table (CSV without its index), `.json` for anything plain, `.npy` for an array,
+    `.npz` for a dict of arrays, which are compressed.
     """
     path = Path(path)
     writers = {

@@ -143,11 +143,7 @@ def _patterns(name: str, parameters: dict[str, Any]) -> tuple[str, ...]:
 def inputs(parameters: dict[str, Any], *, written: bool = False) -> dict[str, str | None]:
     """Content of the files of others that a run reads: parameter -> SHA-256 over paths and hashes, None if not here.
 
-    Parameters
-    ----------
-    parameters : dict
-    written : bool
-        With the root of a simulated cohort, which the run itself writes first: its recipe identifies it.
+    `written` adds the root of a simulated cohort, which the run itself writes first: its recipe identifies it.
     """
     found: dict[str, str | None] = {}
     for name, value in input_paths(parameters).items():

@@ -35,20 +35,10 @@ class Cluster(pydantic.BaseModel, extra="forbid", strict=True, frozen=True):
     walltime_hours: dict[str, Positive | list[Positive]] = {}
 
     def resources(self, notebook: str, gpu: bool) -> dict[str, Any]:
-        """Snakemake's resources of a notebook's jobs, as far as the file says.
+        """Snakemake's resources of the jobs of a notebook, study/step, as far as the file says.
 
-        Parameters
-        ----------
-        notebook : str
-            study/step
-        gpu : bool
-            Whether it computes on a GPU where there is one.
-
-        Returns
-        -------
-        dict
-            Memory in MB and walltime in minutes are functions of the attempt: a number grows by itself with each, of a
-            list the attempts take one value after the other, and the last from then on.
+        Memory in MB and walltime in minutes are functions of the attempt: a number grows by itself with each, of a list
+        the attempts take one value after the other, and the last from then on. `gpu`: it computes on one if it can.
         """
         asked = {
             "slurm_account": self.account,

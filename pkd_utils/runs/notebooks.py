@@ -57,13 +57,7 @@ class Job:
 
 
 def problems(path: Path) -> list[str]:
-    """Say what is not whole about an executed notebook; an empty list means nothing.
-
-    Parameters
-    ----------
-    path : Path
-        An executed notebook.
-    """
+    """Say what is not whole about an executed notebook; an empty list means nothing."""
     if not path.exists():
         return [f"{path} does not exist"]
     found = []

@@ -25,18 +25,13 @@ def runs_dir() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """Turn a path from a parameter into an absolute one.
+    """Turn a path from a parameter into an absolute one, which need not exist.
 
     Parameters
     ----------
     path : str or Path
         Absolute, starting with `~`, or relative to the project root. `data/<name>` follows the longest of the `roots`
         of `params/local.yml` that it lies in, else `PKD_DATA`; a leading `runs/` follows `PKD_RUNS`.
-
-    Returns
-    -------
-    Path
-        Absolute path; it need not exist.
     """
     path = Path(path).expanduser()
     if path.is_absolute():

@@ -202,17 +202,7 @@ class Run:
         }
 
     def finish(self, artefacts: list[str]) -> Path:
-        """Check that every artefact is there, write `run.json`, and give the folder its final name.
-
-        Parameters
-        ----------
-        artefacts : list of str
-            Files (or folders) in `path` that this run promises.
-
-        Returns
-        -------
-        Path
-            The final folder.
+        """Check that every artefact, a file or folder in `path`, is there, write `run.json`, give the folder its name.
 
         Raises
         ------
@@ -248,8 +238,7 @@ class Run:
         Parameters
         ----------
         artefacts : dict
-            File name -> value. The name says how: `.parquet` and `.csv` a table (CSV without its index),
-            `.json` anything plain, `.npy` an array, `.npz` a dict of arrays, compressed.
+            File name -> value, as `files.write` takes them.
         written : str
             Files or folders in `path` that are there already.
         """
@@ -344,20 +333,10 @@ def _has_content(path: Path) -> bool:
 def open_notebook(notebook: str, namespace: dict[str, Any]) -> tuple[SimpleNamespace, Run]:
     """Check a notebook's parameters and open the run that they identify: `P, run = open_notebook(NAME, globals())`.
 
-    Parameters
-    ----------
-    notebook : str
-        `<study>/<NN-verb-noun>`, the file under `notebooks/`.
-    namespace : dict
-        `globals()` of the notebook. The parameter `run`, the label, may be a `Run` there: the cell ran before.
-
-    Returns
-    -------
-    tuple of SimpleNamespace and Run
-        The checked parameters, one attribute each, and the run.
+    `notebook` is the file's `<study>/<NN-verb-noun>` under `notebooks/`; the parameters come checked.
     """
     label = namespace.get("run")
-    if isinstance(label, Run):
+    if isinstance(label, Run):  # the cell ran before
         namespace = {**namespace, "run": label.parameters["run"]}
     values = parameters.check(notebook, namespace)
     return values, Run(notebook, vars(values))

@@ -38,16 +38,9 @@ def permitted(cohort: dict[str, Any] | None) -> dict[str, bool]:
 
 
 def joint_cohort(cohorts: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
-    """Facts of several cohorts shown together: they may show what every one of them permits.
+    """Facts of several cohorts, `cohort` of each `run.json`, shown together: what every one of them permits.
 
-    Parameters
-    ----------
-    cohorts : `cohort` of each run's `run.json`
-
-    Returns
-    -------
-    dict: name, title, licence, citation (joined), credentialed (any is), simulated (all are), shareable_text,
-    shareable_images (all permit)
+    Names, titles, licences and citations are joined; credentialed is what any is, simulated what all are.
     """
     parts = [cohort or {} for cohort in cohorts]
     joined = {
@@ -99,7 +92,6 @@ def without_small_counts(
 
     Parameters
     ----------
-    table : DataFrame
     columns : list, optional
         Columns of counts; by default those that `is_count` knows by their names.
     by : list of str

@@ -34,8 +34,6 @@ def age(
     cohort : Cohort
         With a column `age` (years). In MIMIC it is anchor_age + year of the study - anchor_year, and 91 stands for all
         anchor ages over 89.
-    views, one_per
-        See `tasks.base.select_images`.
     bins : int
         5 in the paper.
     edges : {"equal_width", "quantile"}

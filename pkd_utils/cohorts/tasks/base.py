@@ -99,13 +99,8 @@ def select_images(
 ) -> tuple[pd.DataFrame, Funnel]:
     """Images of a cohort that may take part, and a funnel that starts with them; the paper states neither option.
 
-    Parameters
-    ----------
-    cohort : Cohort
-    views : sequence of str, optional
-        Values of `view` to keep; None keeps what the cohort holds.
-    one_per : {"image", "study", "patient"}
-        Keep every image, or the first in time (then by `image_id`) of each study or patient.
+    `views` are the values of `view` to keep (None: what the cohort holds); `one_per` keeps every image, or the first in
+    time (then by `image_id`) of each study or patient.
     """
     funnel, images = Funnel(), cohort.images
     funnel.step("images of the cohort", images)

@@ -111,8 +111,6 @@ def count_variants(
 
     Parameters
     ----------
-    name : str
-    cohort : Cohort
     options : dict, optional
         The chosen options of `build_task`; `at_most` is left out, since it would hide what the rules do.
     variants : sequence of dict, optional

@@ -41,8 +41,6 @@ def five_findings(
     cohort : Cohort
         Of the loader `mimic_cxr`. The labels are read anew from its labeller's table, so the loader's `uncertain` and
         `blank` do not matter.
-    views, one_per
-        See `tasks.base.select_images`.
     co_labels : str
         What the other labels may be; see `one_of_five`. Not stated in the paper.
     findings : sequence of str
@@ -141,8 +139,6 @@ def discharge(
     ----------
     cohort : Cohort
         Of the loader `mimic_cxr`, with MIMIC-IV's `hosp/patients.csv.gz`, beside which `admissions.csv.gz` lies.
-    views, one_per
-        See `tasks.base.select_images`.
     per_stay : {"all", "first", "last"}
         Which images of a stay take part. Not stated in the paper.
     deaths : {"exclude", "negative", "positive"}

@@ -57,12 +57,9 @@ def outcome(
     ----------
     name : str
         A key of `INSPECT`.
-    cohort : Cohort
     labels : DataFrame, optional
         `image_id`, `study_id` or `impression_id`, and the outcome's column with True, False or Censored; other images
         have no outcome. By default the cohort's own label column, in which NaN is a censored outcome.
-    views, one_per
-        See `tasks.base.select_images`.
     column : str, optional
         The outcome's column; by default 12_month_PH, 12_month_readmission or pe_positive_nlp. Which of INSPECT's
         embolism columns the paper took is not stated in the paper; its count fits pe_positive_nlp.
@@ -156,8 +153,6 @@ def openi_five(
     ----------
     cohort : Cohort
         Of the loader `openi`, with all its labels.
-    views, one_per
-        See `tasks.base.select_images`.
     evaluate, stratify
         See `tasks.base.SplitRule`.
     """

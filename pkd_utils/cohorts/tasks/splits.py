@@ -42,7 +42,6 @@ def split_task(
 
     Parameters
     ----------
-    task : Task
     seed : int
         Every draw comes from its own stream of `numpy.random.default_rng([seed, stream])`.
     group : bool
@@ -124,7 +123,6 @@ def choose_sizes(
 
     Parameters
     ----------
-    task : str
     splits : DataFrame
         From `split_seeds`: a size must fit the smallest training part of all seeds.
     sizes : sequence of numbers
@@ -173,7 +171,6 @@ def write_public_splits(
 
     Parameters
     ----------
-    folder : Path
     splits : DataFrame
         From `split_seeds`.
     task_tables : sequence of DataFrame

@@ -72,12 +72,7 @@ class Frame(NamedTuple):
 def frame_of(volume: Volume, body: tuple[np.ndarray, np.ndarray], geometry: DrrGeometry) -> Frame:
     """Part of the detector to expose; DataError if next to nothing of it is left.
 
-    Parameters
-    ----------
-    volume : Volume
-    body : (low, high), each (3,)
-        Corners of the body's box, LPS mm in the order z, y, x; only used by the frame "body".
-    geometry : DrrGeometry
+    `body` holds the corners, low and high, of the body's box, LPS mm in the order z, y, x; for the frame "body" alone.
     """
     rows, columns = geometry.detector_pixels
     whole = Frame(rows, columns, (rows - 1) / 2, (columns - 1) / 2)
