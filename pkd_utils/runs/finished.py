@@ -125,13 +125,7 @@ def check(folder: Path) -> None:
 
 
 def done(folder: Path, parameters: dict[str, Any]) -> bool:
-    """Whether the run in this folder is finished, and of the very runs and data that are there now.
-
-    Raises
-    ------
-    DataError
-        If an artefact is not what the run wrote.
-    """
+    """Whether the run in this folder is finished, and of the very runs and data that are there now; see `check`."""
     if not (folder / "run.json").exists():
         return False
     check(folder)

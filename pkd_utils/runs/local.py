@@ -97,13 +97,7 @@ class Local(pydantic.BaseModel, extra="forbid", strict=True, frozen=True):
 
 
 def read() -> Local:
-    """What the file says; nothing if there is none.
-
-    Raises
-    ------
-    DataError
-        If it holds an unknown key or a wrong value: one sentence.
-    """
+    """What the file says; nothing if there is none; DataError of an unknown key or a wrong value."""
     file = Path(os.environ.get("PKD_LOCAL") or _ROOT / "params" / "local.yml")
     if not file.exists() and "PKD_LOCAL" not in os.environ:
         return Local()

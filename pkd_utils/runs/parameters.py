@@ -59,13 +59,7 @@ def code_cells(path: Path) -> list[dict[str, Any]]:
 
 
 def declared(notebook: str) -> dict[str, Declared]:
-    """Parameters of a notebook, from its cell tagged `parameters`.
-
-    Raises
-    ------
-    DataError
-        If the notebook has not exactly one such cell, or a line of it is not `name: type = literal`.
-    """
+    """Parameters of a notebook, from its one cell tagged `parameters`, in lines of the form `name: type = literal`."""
     path = notebook_path(notebook)
     if not path.exists():
         raise FileNotFoundError(f"There is no notebook {notebook!r}: expected the file notebooks/{notebook}.ipynb.")

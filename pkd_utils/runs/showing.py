@@ -171,10 +171,7 @@ def holds_pixels(figure: "Figure") -> bool:
 def records(name: str, table: "pd.DataFrame", rows_allowed: bool) -> list[dict[str, Any]]:
     """A table of results as JSON rows; two levels of columns become `auroc_mean`, and the index a column.
 
-    Raises
-    ------
-    DataError
-        If the table has a row an image or a patient, and `rows_allowed` is false.
+    DataError if the table has a row an image or a patient, and `rows_allowed` is false.
     """
     if table.columns.nlevels > 1:
         table = table.set_axis(["_".join(column) for column in table.columns], axis=1).reset_index()

@@ -28,10 +28,7 @@ _LIKE_A_NUMBER = re.compile(r"[-+]?(\.?\d[\d_.:]*([eE][-+]?\d+)?|0[xob][\da-fA-F
 def read(path: str | Path) -> Any:
     """What a YAML file holds: mappings with text as keys, lists, texts, decimal numbers, true, false and null.
 
-    Raises
-    ------
-    DataError
-        If the file is no YAML, or holds what YAML reads otherwise than it looks; one sentence with file and line.
+    DataError, with file and line, if it is no YAML, or holds what YAML reads otherwise than it looks.
     """
     path = Path(path)
     if path.is_dir() or not path.exists():

@@ -28,11 +28,6 @@ def label_table(cohort) -> pd.DataFrame:
     DataFrame
         `study_id`, `12_month_readmission` and `12_month_PH` ("True", "False" or "Censored", as in INSPECT), and
         `tte_readmission`, `tte_PH`: minutes from the study to the event, or to the end of follow-up.
-
-    Raises
-    ------
-    DataError
-        The cohort is not simulated.
     """
     if not cohort.info.simulated:
         raise DataError(f"Cohort {cohort.info.name} is not simulated: give its own table of outcomes.")

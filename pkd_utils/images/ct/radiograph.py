@@ -105,11 +105,8 @@ def make_radiograph(
 
     Parameters
     ----------
-    path : str or Path
-    geometry : DrrGeometry, optional
     projector_name : {"plastimatch", "parallel", "cone"}
         Only plastimatch is the paper's.
-    response : see `to_picture`
     remove_table : bool
         Leave out what is not connected to the body; not stated in the paper.
     refuse : sequence of str
@@ -216,8 +213,6 @@ def reconstruct(
     ----------
     volumes : sequence of paths
         Image files, or folders of one DICOM series each; `volumes.find_volumes` lists them.
-    target : path of a folder
-    geometry, projector_name, response, remove_table, refuse, threads : see `make_radiograph`
     workers : int
         Processes. Measured on two cores, one thread in each of two processes is faster than two threads in one.
 
