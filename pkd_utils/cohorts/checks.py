@@ -180,16 +180,6 @@ def _is_empty(values: pd.Series) -> pd.Series:
     return values.isna() | (values.astype("str").str.strip() == "")
 
 
-def check_patient_ids(images: pd.DataFrame, source: str) -> None:
-    """Raise DataError if a row has no patient id: without it no split can keep patients apart."""
-    missing = images["image_id"][_is_empty(images["patient_id"])]
-    if len(missing):
-        raise DataError(
-            f"{source}: {len(missing)} row(s) have no patient id, the first is image {missing.iloc[0]!r}; "
-            "add the id or remove the row."
-        )
-
-
 def check_text(privileged: pd.DataFrame, source: str) -> None:
     """Raise DataError if a report has no text."""
     empty = privileged.index[_is_empty(privileged["text"])]
@@ -216,7 +206,9 @@ def _problems(cohort: Cohort) -> Iterator[str]:
     if images.empty:
         yield "no image is left after the filters; cohort options and the files do not fit."
     yield from _column_problems(cohort)
-    check_patient_ids(images, cohort.info.name)
+    nobody = images["image_id"][_is_empty(images["patient_id"])]  # no split could keep them apart
+    for image in nobody:
+        yield f"{len(nobody)} row(s) have no patient id, the first is image {image!r}; add the id or remove the row."
     for image in images["image_id"][images["study_id"].isna()]:
         yield f"image {image!r} has no study_id; give it one."
     check_unique(images, "image_id", cohort.info.name)

@@ -48,15 +48,10 @@ def arguments(geometry: DrrGeometry, frame: Frame, isocentre: np.ndarray) -> lis
     ]  # fmt: skip
 
 
-def drr(volume: Volume, geometry: DrrGeometry, frame: Frame, centre=None, threads: int = 1) -> np.ndarray:
+def drr(volume: Volume, geometry: DrrGeometry, frame: Frame, centre: np.ndarray, threads: int = 1) -> np.ndarray:
     """Line integrals of attenuation (0.022 / mm for water) by `plastimatch drr`, Siddon's exact ray tracing.
 
-    Parameters
-    ----------
-    volume, geometry, frame, centre
-        As for `ct.projectors.parallel_beam`.
-    threads : int
-        OpenMP threads of plastimatch.
+    `threads` are OpenMP's; otherwise as `ct.projectors.parallel_beam`.
 
     Returns
     -------
@@ -68,7 +63,6 @@ def drr(volume: Volume, geometry: DrrGeometry, frame: Frame, centre=None, thread
         It failed, or took longer than `TIMEOUT`.
     """
     version()
-    centre = volume.centre if centre is None else centre
     with tempfile.TemporaryDirectory(prefix="drr-") as name:
         source, prefix = Path(name) / "volume.mha", Path(name) / "drr"
         sitk.WriteImage(volume.image(), str(source))

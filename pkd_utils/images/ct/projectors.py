@@ -155,12 +155,11 @@ def _detector_mm(geometry: DrrGeometry, frame: Frame) -> tuple[np.ndarray, np.nd
     return (frame.centre_row - rows) * pitch_v, (columns - frame.centre_column) * pitch_u
 
 
-def parallel_beam(volume: Volume, geometry: DrrGeometry, frame: Frame, centre: np.ndarray | None = None) -> np.ndarray:
+def parallel_beam(volume: Volume, geometry: DrrGeometry, frame: Frame, centre: np.ndarray) -> np.ndarray:
     """Line integrals of attenuation along y, (rows, columns) float32, at the magnification of the isocentre's plane.
 
-    `centre` is the isocentre, LPS mm in the order z, y, x; default the volume's centre, to be given for a cropped one.
+    `centre` is the isocentre, LPS mm in the order z, y, x: the centre of the volume before any cropping.
     """
-    centre = volume.centre if centre is None else centre
     summed = np.zeros((volume.hu.shape[0], volume.hu.shape[2]), np.float32)
     for y in range(volume.hu.shape[1]):  # by slabs: the attenuation of a whole volume would take its size in floats
         summed += attenuation(volume.hu[:, y])
@@ -170,13 +169,12 @@ def parallel_beam(volume: Volume, geometry: DrrGeometry, frame: Frame, centre: n
     return _plane(summed, z, x) * np.float32(volume.spacing[1])
 
 
-def cone_beam(volume: Volume, geometry: DrrGeometry, frame: Frame, centre: np.ndarray | None = None) -> np.ndarray:
+def cone_beam(volume: Volume, geometry: DrrGeometry, frame: Frame, centre: np.ndarray) -> np.ndarray:
     """Line integrals of attenuation along the rays of a point source, slab by slab along y.
 
     A slab of voxels at depth y is a plane, magnified by sid / (sad + y); a ray's path through it is longer than its
     thickness by the ray's obliquity. Otherwise as `parallel_beam`.
     """
-    centre = volume.centre if centre is None else centre
     v, u = _detector_mm(geometry, frame)
     total = np.zeros((frame.rows, frame.columns), np.float32)
     for index in range(volume.hu.shape[1]):

@@ -69,7 +69,7 @@ def test_parallel_beam_measures_the_path_in_water():
     hu[5:15, 10:20, 10:30] = 0
     box = Volume(hu, (2.0, 3.0, 4.0), (0.0, 0.0, 0.0), {})
     geometry = DrrGeometry(detector_mm=(60, 200), detector_pixels=(60, 200), frame="detector")
-    picture = projectors.parallel_beam(box, geometry, projectors.frame_of(box, None, geometry))
+    picture = projectors.parallel_beam(box, geometry, projectors.frame_of(box, None, geometry), box.centre)
     assert picture.max() == pytest.approx(30 * projectors.MU_WATER, rel=1e-5)
     # 20 x 80 mm of water, magnified by sid / sad on each axis.
     assert picture.sum() / picture.max() == pytest.approx(20 * 80 * geometry.magnification**2, rel=0.03)
@@ -84,7 +84,7 @@ def test_cone_beam_magnifies_what_is_near_the_source():
         geometry = DrrGeometry(
             sad_mm=600, sid_mm=800, detector_mm=(300, 300), detector_pixels=(150, 150), frame="detector"
         )
-        picture = projectors.cone_beam(plate, geometry, projectors.frame_of(plate, None, geometry))
+        picture = projectors.cone_beam(plate, geometry, projectors.frame_of(plate, None, geometry), plate.centre)
         depth = (y + 0.5 - 14.5) * 10
         areas.append(picture.sum() / picture.max() * 4)
         assert areas[-1] == pytest.approx((40 * 800 / (600 + depth)) ** 2, rel=0.06)
@@ -130,11 +130,11 @@ def test_every_ray_of_the_frame_passes_between_the_first_and_the_last_slice(degr
     ct = volumes.to_lps(scanned_obliquely(as_image(hu, spacing=(30.0, *SPACING[1:])), degrees, axis))
     pillar = [np.array([0, (rows - 35.5) * 4.0, (columns - 47.5) * 4.0]) for rows, columns in ((14, 30), (60, 66))]
     frame = projectors.frame_of(ct, tuple(ct.centre + corner for corner in pillar), SMALL)
-    picture = projectors.cone_beam(ct, SMALL, frame)[:, 8:-8]
+    picture = projectors.cone_beam(ct, SMALL, frame, ct.centre)[:, 8:-8]
     np.testing.assert_allclose(picture, np.broadcast_to(np.median(picture, axis=0), picture.shape), rtol=0.04)
     # And not much of what could be there is given away: half a frame higher, rays leave through the last slice.
     taller = Frame(frame.rows + 16, frame.columns, frame.centre_row + 8, frame.centre_column)
-    beyond = projectors.cone_beam(ct, SMALL, taller)[:, 8:-8]
+    beyond = projectors.cone_beam(ct, SMALL, taller, ct.centre)[:, 8:-8]
     assert beyond[3].min() < 0.9 * np.median(picture) and beyond[-4].min() < 0.9 * np.median(picture)
 
 
@@ -196,7 +196,7 @@ def test_plastimatch_takes_a_tenth_and_air_below_800():
     geometry = DrrGeometry(
         detector_mm=(100, 100), detector_pixels=(32, 32), sad_mm=1e6, sid_mm=1e6 + 1, frame="detector"
     )
-    picture = plastimatch.drr(box, geometry, projectors.frame_of(box, None, geometry))
+    picture = plastimatch.drr(box, geometry, projectors.frame_of(box, None, geometry), box.centre)
     assert picture[16, 4] == pytest.approx(100 * plastimatch.MU_WATER, rel=1e-3) and picture[16, 28] == 0
 
 
@@ -216,7 +216,7 @@ def test_plastimatch_ignores_direction_cosines_which_is_why_we_do_not(tmp_path):
     command = ["plastimatch", "drr", *plastimatch.arguments(WHOLE, frame, believed)]
     subprocess.run([*command, "-O", str(tmp_path / "bare"), "-I", str(path)], check=True, capture_output=True)
     bare = cv2.imread(str(tmp_path / "bare0000.pfm"), cv2.IMREAD_UNCHANGED)[::-1] * 10
-    ours = plastimatch.drr(ct, WHOLE, frame)
+    ours = plastimatch.drr(ct, WHOLE, frame, ct.centre)
     np.testing.assert_allclose(bare, ours[::-1, ::-1], atol=2e-3)
     assert np.abs(bare - ours).max() > 1
 
