@@ -184,9 +184,12 @@ class Cohort:
         stem = "*" if label is None else label.replace(" ", "_")
         files = list((self.masks_root / image_id).glob(f"{stem}.png")) if self.masks_root else []
         for file in files:
-            region = _read_mask(file, (width, height))
-            if not region.any():
-                raise DataError(f"Mask {file} marks no pixel of its image; fetch it again, or take it out.")
+            region = np.asarray(open_image(file).convert("L")) > 127
+            if region.shape != mask.shape or not region.any():
+                raise DataError(
+                    f"Mask {file} marks no pixel of its image, or is not of its {width}x{height} pixels; fetch it "
+                    "again, or take it out."
+                )
             mask |= region
         regions = pd.DataFrame() if self.regions is None else self.regions[self.regions["image_id"] == image_id]
         regions = regions if label is None or regions.empty else regions[regions["label"] == label]
@@ -284,14 +287,6 @@ def one_hot(name: str, values: pd.Series) -> dict[str, pd.Series]:
     """One 0/1 column `name=word` a word that stands in a field's list of words."""
     words = sorted(set(values.explode().dropna()))
     return {f"{name}={word}": values.map(lambda row, word=word: float(word in row)) for word in words}
-
-
-def _read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Read an 8-bit mask PNG, (H, W) bool; DataError if its size is not the image's (W, H)."""
-    mask = open_image(path)
-    if mask.size != size:
-        raise DataError(f"Mask {path} is {mask.width}x{mask.height} but its image is {size[0]}x{size[1]} pixels.")
-    return np.asarray(mask.convert("L")) > 127
 
 
 def placed_mask(region: tuple, size: tuple[int, int]) -> np.ndarray:
