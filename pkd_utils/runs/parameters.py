@@ -13,7 +13,7 @@ import re
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pydantic
 
@@ -96,10 +96,13 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
         the same thing twice; `source`, such as the file, stands before the sentence.
     """
     parameters = declared(notebook)
-    start = f"{source}: " if source else ""
+
+    def refuse(why: str) -> NoReturn:
+        raise DataError(f"{source}: {why}" if source else why) from None
+
     for name in values:
         if name not in parameters:
-            raise DataError(f"{start}Unknown parameter {name} for {notebook}{nearest(name, parameters)}")
+            refuse(f"Unknown parameter {name} for {notebook}{nearest(name, parameters)}")
     resolved = {}
     for name, one in parameters.items():
         kind, default, empty, _ = one
@@ -108,16 +111,16 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
             resolved[name] = pydantic.TypeAdapter(kind).validate_python(value, strict=True)
         except pydantic.ValidationError as error:
             expected = getattr(kind, "__name__", str(kind)) if not hasattr(kind, "__origin__") else str(kind)
-            raise DataError(
-                f"{start}Parameter {name} of {notebook} must be {expected}, got {type(value).__name__} {value!r} "
+            refuse(
+                f"Parameter {name} of {notebook} must be {expected}, got {type(value).__name__} {value!r} "
                 f"({error.errors()[0]['msg']})." + ("" if source else _for_papermill(name, kind, value))
-            ) from None
+            )
         instead = empty.partition("'")[0]
         may_be_empty = bool(empty) and (
             instead not in parameters or bool(values.get(instead, parameters[instead].default))
         )
         if why := _out_of_reach(name, resolved[name], one) or _unfit(name, resolved[name], one, may_be_empty):
-            raise DataError(f"{start}Parameter {name} of {notebook}: {why}.")
+            refuse(f"Parameter {name} of {notebook}: {why}.")
     return resolved
 
 
