@@ -123,7 +123,7 @@ def test_six_ways_to_store_a_scan_show_the_same_patient_and_give_one_radiograph(
         np.testing.assert_allclose(nibabel.affines.voxel_sizes(image.affine), [VOXEL] * 3, rtol=1e-6)
         (tmp_path / f"{codes}.nii.gz").write_bytes(compress(image))
     files = sorted(tmp_path.glob("*.nii.gz"))
-    radiograph.reconstruct(files, tmp_path / "jpg", projector_name="parallel", progress=False)
+    radiograph.reconstruct(files, tmp_path / "jpg", projector_name="parallel")
     pictures = [np.asarray(Image.open(file), float) for file in sorted((tmp_path / "jpg").glob("*.jpg"))]
     assert len(pictures) == 6
     # Own projection, head up and the patient's left on the viewer's right; a mirrored picture would fit it worse.
@@ -289,7 +289,7 @@ def test_the_three_tasks_can_be_built(exams, tmp_path):
 def test_volumes_become_radiographs_that_the_loader_finds(root):
     volumes = load_cohort("inspect", root, pixels="ct")
     files = [volumes.image_path(image_id) for image_id in volumes.images["image_id"]]
-    done = radiograph.reconstruct(files, root / "radiographs", projector_name="parallel", progress=False)
+    done = radiograph.reconstruct(files, root / "radiographs", projector_name="parallel")
     assert (done["status"] == "done").all()
     cohort = load_cohort("inspect", root)
     assert cohort.images["image_id"].tolist() == volumes.images["image_id"].tolist()

@@ -94,7 +94,7 @@ def test_cone_beam_magnifies_what_is_near_the_source():
 def test_parallel_and_cone_agree_for_a_distant_source():
     geometry = DrrGeometry(sad_mm=1e6, sid_mm=1e6 + 1, detector_pixels=(128, 128))
     frame = projectors.frame_of(CT, (BODY.low, BODY.high), geometry)
-    cone, parallel = (beam(CT, geometry, frame) for beam in (projectors.cone_beam, projectors.parallel_beam))
+    cone, parallel = (beam(CT, geometry, frame, CT.centre) for beam in (projectors.cone_beam, projectors.parallel_beam))
     np.testing.assert_allclose(cone, parallel, atol=2e-3)
 
 
@@ -106,7 +106,7 @@ def test_the_view_is_ap(name):
 @pytest.mark.parametrize("name", ["parallel", "cone"])
 def test_cutting_air_off_changes_nothing(name):
     beam = projectors.parallel_beam if name == "parallel" else projectors.cone_beam
-    whole = beam(CT, SMALL, projectors.frame_of(CT, (BODY.low, BODY.high), SMALL))
+    whole = beam(CT, SMALL, projectors.frame_of(CT, (BODY.low, BODY.high), SMALL), CT.centre)
     np.testing.assert_allclose(radiograph.line_integrals(CT, BODY, SMALL, name), whole, atol=1e-5)
 
 
