@@ -1,5 +1,7 @@
 """The simulated mammography cohort: the real table behind it, its pictures, its layout, and that all says simulated."""
 
+import copy
+import functools
 from dataclasses import replace
 from itertools import pairwise
 
@@ -109,9 +111,15 @@ def test_shares_are_near_those_of_the_real_tables(shared_data):
 # The pictures
 
 
-def body(seed=0, density=2, view="CC", rows=160):
+@functools.cache
+def made_once(seed, density, view, rows):
     rng = np.random.default_rng(seed)
     return anatomy.make(anatomy.draw_woman(rng, density), view, rows, rng), rng
+
+
+def body(seed=0, density=2, view="CC", rows=160):
+    """A breast, and a generator of its own as the making left it."""
+    return made_once(seed, density, view, rows)[0], copy.deepcopy(made_once(seed, density, view, rows)[1])
 
 
 def mass(shape, margin, radius, made, rng):
@@ -155,9 +163,8 @@ def test_only_oblique_views_have_a_pectoral_muscle():
 
 def test_film_is_dark_outside_and_noise_is_a_parameter():
     made, _ = body(1)
-    still, image, rougher = (
-        anatomy.develop(made.path, made.inside, np.random.default_rng(0), noise) for noise in (0, 1, 4)
-    )
+    films = [anatomy.develop(made.path, made.inside, np.random.default_rng(0), noise) for noise in (0, 1, 4)]
+    still, image, rougher = films
     assert image.dtype == np.uint16 and image[~made.inside].mean() < 0.12 * 65535 < image[made.skin > 15].mean()
     error, rough = (np.abs(made_of - still.astype(float))[made.inside].mean() for made_of in (image, rougher))
     assert error > 500 and rough > 3 * error  # of 65,535
