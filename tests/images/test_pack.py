@@ -1,10 +1,9 @@
 """Packing: what is described, resumption after kill -9, refusals, processes."""
 
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -176,19 +175,10 @@ def test_bad_requests(files, tmp_path, change):
         pack_images(**({"paths": files, "size": 16, "target": tmp_path / "p.npy"} | change))
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-from pkd_utils.images import pack
-pack.MARK_SECONDS = 0
-real = pack.read_image
-def slow(*arguments):
-    time.sleep(0.05)
-    return real(*arguments)
-pack.read_image = slow
-folder = Path(sys.argv[1])
-pack.pack_images(sorted(folder.glob("k*.png")), 16, folder / "p.npy", int(sys.argv[2]))
-"""
+def pack_slowly(folder, workers):
+    pack.MARK_SECONDS = 0
+    pack.read_image = lambda *arguments, real=pack.read_image: (time.sleep(0.05), real(*arguments))[1]
+    pack_images(sorted(folder.glob("k*.png")), 16, folder / "p.npy", workers)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -196,13 +186,14 @@ def test_kill_9_continues_where_it_was(tmp_path, read_files, workers):
     for i in range(20):
         picture(50, 40, seed=i).save(tmp_path / f"k{i:02d}.png")
     paths = sorted(tmp_path.glob("k*.png"))
-    child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), str(workers)])
+    child = multiprocessing.get_context("fork").Process(target=pack_slowly, args=(tmp_path, workers))
+    child.start()
     deadline = time.time() + 60
     while not list((tmp_path / "p.parts").glob("0*.json")) and time.time() < deadline:
         time.sleep(0.005)
     family = psutil.Process(child.pid).children(recursive=True)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     assert not psutil.wait_procs(family, timeout=20)[1], "workers must not outlive their parent"
     assert not (tmp_path / "p.npy").exists()
     marks = [read_json(mark) for mark in sorted((tmp_path / "p.parts").glob("0*.json"))]

@@ -1,9 +1,11 @@
 """A run knows its data: other content is another run, damage and staleness are said, and what is finished stays."""
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -197,43 +199,42 @@ def test_a_removed_run_is_made_anew_with_what_follows_it(project):
     assert sorted(path.name for path in later.parent.iterdir()) == ["smoke", later.name], "no leftovers"
 
 
-RUN = """
-import sys, time, pathlib
-from pkd_utils.runs import paths
-paths.PROJECT_ROOT = pathlib.Path(sys.argv[1])
-from tests.runs.test_data import first, write
-run = first()
-print("open", run.resumed, run.done, flush=True)
-if not run.done:
-    (run.path / "half").write_text("work")
-    (run.path / ".tmp-1-half").write_text("half")
-    sys.stdin.readline()
-print("wrote", write(run).name, flush=True)
-"""
+def compute(pipe):
+    """In a process of its own: open the first run, say how it was found and what is printed, work when told, write."""
+    sys.stderr = SimpleNamespace(write=lambda text: text.strip() and pipe.send(text), flush=lambda: None)
+    run = first()
+    pipe.send(("open", run.resumed, run.done))
+    if not run.done:
+        (run.path / "half").write_text("work")
+        (run.path / ".tmp-1-half").write_text("half")
+        pipe.recv()
+    pipe.send(write(run).name)
 
 
-def start(project):
-    command = [sys.executable, "-c", RUN, str(project)]
-    pipe = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen(command, **pipe, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT)
+def start():
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=compute, args=(theirs,), daemon=True)
+    process.start()
+    return process, ours
 
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_of_two_processes_the_second_waits_and_nothing_is_lost(project, killed):
-    one = start(project)
-    assert one.stdout.readline() == "open False False\n"
-    two = start(project)
-    assert two.stderr.readline().startswith(f"{PREPARED} is being computed (process {one.pid} on ")
+    one, to_one = start()
+    assert to_one.recv() == ("open", False, False)
+    two, to_two = start()
+    assert to_two.recv().startswith(f"{PREPARED} is being computed (process {one.pid} on ")
     if killed:
         one.kill()
-        assert two.stdout.readline() == "open True False\n", "it goes on with the work of the dead one"
-        print("go on", file=two.stdin, flush=True)
+        assert to_two.recv() == ("open", True, False), "it goes on with the work of the dead one"
+        to_two.send("go on")
     else:
-        print("go on", file=one.stdin, flush=True)
-        assert two.stdout.readline() == "open True True\n", "it takes the finished run"
-    assert two.wait(timeout=60) == 0
+        to_one.send("go on")
+        assert to_two.recv() == ("open", True, True), "it takes the finished run"
+    said = to_two.recv()
+    two.join(60)
     folder = find_run(PREPARED)
-    assert two.stdout.read() == f"wrote {folder.name}\n"
+    assert two.exitcode == 0 and said == folder.name
     assert (folder / "half").read_text() == "work"
     assert sorted(path.name for path in folder.parent.iterdir()) == ["smoke", folder.name], "no leftovers"
     assert killed or (folder / ".tmp-1-half").exists()

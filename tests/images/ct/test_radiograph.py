@@ -1,16 +1,16 @@
 """Radiographs from CTs: the view, plastimatch against NumPy projectors, many volumes; on a chest of ellipsoids."""
 
 import itertools
+import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import SimpleITK as sitk
 
@@ -367,26 +367,23 @@ def test_a_second_call_makes_only_what_changed(cases, tmp_path, monkeypatch):
     assert not (target / "side.jpg").exists()  # a refused volume leaves no picture of another policy behind
 
 
-KILLED = """
-import sys, time
-from pkd_utils.images.ct import radiograph
-from pkd_utils.images.ct.projectors import DrrGeometry
-real = radiograph.make_radiograph
-radiograph.make_radiograph = lambda path, **options: (time.sleep(0.5), real(path, **options))[1]
-small = DrrGeometry(detector_pixels=(128, 128))
-radiograph.reconstruct(sys.argv[2:], sys.argv[1], small, 2, "parallel")
-"""
+def reconstruct_slowly(cases, target):
+    real = radiograph.make_radiograph
+    radiograph.make_radiograph = lambda path, **options: (time.sleep(0.3), real(path, **options))[1]
+    radiograph.reconstruct(cases, target, SMALL, 2, "parallel")
 
 
 def test_continues_after_a_kill(cases, tmp_path):
     target = tmp_path / "radiographs"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(target), *map(str, cases)])
+    process = multiprocessing.get_context("fork").Process(target=reconstruct_slowly, args=(cases, target))
+    process.start()
     deadline = time.time() + 60
     while len(list(target.glob("records/*.json"))) < 2 and time.time() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(1.5)  # the workers notice that their parent is gone
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.join()
+    assert not psutil.wait_procs(family, timeout=20)[1], "workers must not outlive their parent"
     kept = {file: file.stat().st_mtime_ns for file in target.glob("records/*.json") if file.stem != "identity"}
     assert 0 < len(kept) < len(cases)
     table = radiograph.reconstruct(cases, target, SMALL, 1, "parallel")
