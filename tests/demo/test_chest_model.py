@@ -52,11 +52,6 @@ CASES = [
 ]
 
 
-def test_missing_ct_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"cxr\.nii\.gz is missing"):
-        anatomy.load(tmp_path)
-
-
 def test_one_lesion_adds_exactly_its_own_projection(scene):
     points = scene[1]["PA"]
     one = lesion("Consolidation", "right", 5)
