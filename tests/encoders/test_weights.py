@@ -599,6 +599,11 @@ def test_zip_archives_that_are_no_checkpoints(tmp_path):
         archive.writestr("inner.pth", b"x")
     with pytest.raises(DataError, match="zip archive without torch weights"):
         read_weights(tmp_path / "a.bin")
+    content = bytearray((tmp_path / "a.bin").read_bytes())
+    content[content.rindex(b"PK\x01\x02")] ^= 1
+    (tmp_path / "a.bin").write_bytes(content)
+    with pytest.raises(DataError, match="damaged table of contents"):
+        read_weights(tmp_path / "a.bin")
 
 
 # --- malicious files -------------------------------------------------------------------------------------------------
