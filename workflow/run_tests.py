@@ -1,8 +1,8 @@
-"""`make test`: pytest and nbval side by side, then the numbers that nbval's notebooks wrote; one closing line.
+"""`make test`: pytest in two halves and nbval side by side, then the numbers that nbval's notebooks wrote.
 
 The committed notebooks are run from scratch in their own folder of runs, in order, because each reads what the one
 before wrote. Their text is compared with the committed outputs by nbval; their numbers, which differ in the last
-digits from machine to machine, by tests/notebooks/test_written_numbers.py.
+digits from machine to machine, by tests/notebooks/test_written_numbers.py. One closing line counts all of it.
 """
 
 import os
@@ -14,23 +14,37 @@ import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from pkd_utils.runs import warm
+from pkd_utils.runs.files import write_json
+from pkd_utils.runs.kernel import OwnKernel
+
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE_RUNS = ROOT / "_build" / "smoke-runs"
 # Read what the notebooks wrote, so they run after nbval.
+# What reads images and networks takes about as long as the rest.
+HALF = ["tests/cohorts", "tests/demo", "tests/encoders", "tests/images"]
 AFTERWARDS = ["tests/notebooks/test_written_numbers.py", "tests/runs/test_kill_and_continue.py"]
+
+
+ENVIRONMENT = {
+    "PKD_RUNS": str(SMOKE_RUNS),
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PKD_LOCAL": os.devnull,
+}
+
+
+def nbval_kernel(folder: Path) -> None:
+    """Make this environment's kernel nbval's, on Linux forked from a process that has imported the large libraries."""
+    spec = {**OwnKernel().kernel_spec.to_dict(), "name": "ours"}
+    write_json(folder / "kernels" / "ours" / "kernel.json", spec)
+    os.environ["JUPYTER_PATH"] = str(folder)
 
 
 def start(arguments: list[str], report: Path) -> subprocess.Popen:
     """Start one pytest, its output kept in a file so that two do not write into each other."""
-    environment = {
-        **os.environ,
-        "PKD_RUNS": str(SMOKE_RUNS),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PKD_LOCAL": os.devnull,
-        "JUPYTER_PREFER_ENV_PATH": "1",  # nbval's kernel is this environment's
-    }
+    environment = os.environ | ENVIRONMENT
     command = [sys.executable, "-m", "pytest", "--color=no", "-p", "no:cacheprovider", f"--junitxml={report}"]
     with open(report.with_suffix(".log"), "w") as log:
         return subprocess.Popen(command + arguments, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -57,17 +71,20 @@ def main() -> None:
     started = time.time()
     notebooks = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "notebooks").glob("*/*.ipynb"))]
     with tempfile.TemporaryDirectory() as scratch:
-        reports = {name: Path(scratch) / f"{name}.xml" for name in ("pytest", "nbval", "numbers")}
-        both = {
-            "pytest": start(
-                ["tests", "-m", "not faults", *(f"--ignore={name}" for name in AFTERWARDS), "--durations=8"],
-                reports["pytest"],
-            ),
-            "nbval": start(
-                ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=300", *notebooks], reports["nbval"]
-            ),
+        reports = {name: Path(scratch) / f"{name}.xml" for name in ("pytest", "pytest, images", "nbval", "numbers")}
+        server = warm.start(os.environ | ENVIRONMENT) if sys.platform == "linux" else None
+        nbval_kernel(Path(scratch))
+        os.environ.pop(warm.SOCKET, None)  # the kernels of tests start as they would alone
+        apart = [f"--ignore={name}" for name in AFTERWARDS + HALF]
+        tests = {
+            "nbval": ["--nbval", "--nbval-kernel-name=ours", "--nbval-cell-timeout=300", *notebooks],
+            "pytest": ["tests", "-m", "not faults", "--durations=8", *apart],
+            "pytest, images": [*HALF, "-m", "not faults", "--durations=8"],
         }
-        counts = [finish(name, process, reports[name]) for name, process in both.items()]
+        running = {name: start(arguments, reports[name]) for name, arguments in tests.items()}
+        counts = [finish(name, process, reports[name]) for name, process in running.items()]
+        if server:
+            server.communicate()
         counts.append(finish("numbers", start(AFTERWARDS, reports["numbers"]), reports["numbers"]))
     total = {key: sum(count[key] for count in counts) for key in counts[0]}
     print(f"pytest, nbval and written numbers in {time.time() - started:.0f} s")
