@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # Where this is set, every kernel compiles torch's and timm's sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env assets runs pages book test-pages links pdf paper-figures test test-faults lint hooks notebooks lab bench mutants budget open-data clean
+.PHONY: help env assets runs pages book test-pages links pdf paper-figures test test-faults lint hooks notebooks lab bench mutants plan data-check open-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,8 +77,11 @@ bench: ## measure speed, and write book/results/benchmark-*.json (long: one writ
 	@$(PYTHON) workflow/setup_env.py book test bench
 	@$(PY) -m benchmarks
 
-budget: env ## what the reports study of PROFILE would cost: heads, hours, disk
-	@$(PY) -m workflow.budget $(PROFILE)
+plan: env ## what the runs of PROFILE would cost, by notebook: hours, disk, memory; ONLY=...: a part
+	@$(PY) -m workflow.plan $(PROFILE) $(ONLY)
+
+data-check: env ## are the data and weights of PROFILE here, whole and readable? ALL=1: decode every image
+	@$(PY) -m workflow.data_check $(PROFILE) $(ONLY) $(if $(ALL),--all)
 
 # What about an hour on 2 cores holds: every collection and notebook; of Open-i's texts the whole reports, of BrEaST the biopsied lesions.
 AN_HOUR = background mmpkd/openi mmpkd/covid_chestxray mmpkd/cbis_ddsm mmpkd/breast_usg/05-compare/biopsied mmpkd/breast_usg/09 \

@@ -24,6 +24,7 @@ SMOKE_RUNS = ROOT / "_build" / "smoke-runs"
 # What reads images and networks takes about as long as the rest.
 HALF = ["tests/cohorts", "tests/demo", "tests/encoders", "tests/images"]
 AFTERWARDS = ["tests/notebooks/test_written_numbers.py", "tests/runs/test_kill_and_continue.py"]
+AFTERWARDS += ["tests/workflow/test_plan_finished.py"]
 
 
 ENVIRONMENT = {

@@ -30,7 +30,8 @@ ALL_LABELS = (
 ONES_ZEROS = dict(zip(LABELS, ("one", "zero", "zero", "one", "one"), strict=True))
 _POLICY = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
 # Rows of release 2.1.0 (images); the paper states none of its own.
-_PUBLISHED = {"all": 377_110, "AP": 147_169, "PA": 96_155, "train": 368_960, "validate": 2_991, "test": 5_159}
+RELEASED = {"all": 377_110, "AP": 147_169, "PA": 96_155, "train": 368_960, "validate": 2_991, "test": 5_159,
+            "studies": 227_835}  # fmt: skip
 MS_CXR = "MS_CXR_Local_Alignment_v1.1.0.csv"
 INFO = CohortInfo(
     name="mimic_cxr",
@@ -105,7 +106,7 @@ def load(
 
     files = {name: root / f"mimic-cxr-2.0.0-{name}.csv.gz" for name in ("metadata", "split", labeller)}
     funnel = Funnel()
-    published = {} if info.simulated else _PUBLISHED
+    published = {} if info.simulated else RELEASED
     images, unlisted = _index(files["metadata"], files["split"])
     note = "paper = release 2.1.0" + (" (not shown beside simulated data)" if info.simulated else "")
     note += f"; {unlisted} rows of {files['split'].name} have none" if unlisted else ""

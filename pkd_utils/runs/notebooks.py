@@ -12,7 +12,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # jsonschema, which nbformat imports, would build a parser of international addresses: seconds that no notebook needs.
 sys.modules.setdefault("rfc3987_syntax", None)
@@ -89,6 +89,62 @@ def values_of(file: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     return found
 
 
+class Described(NamedTuple):
+    """One run that a parameter file describes, before its data and what it reads are looked at."""
+
+    name: str  # study/step[.label]
+    file: Path
+    label: str
+    parameters: dict[str, Any]
+
+    @property
+    def notebook(self) -> str:
+        """study/step"""
+        return notebook_of(self.file)
+
+
+def described(profile: str, only: str = "") -> dict[str, Described]:
+    """All runs of `params/<profile>/` by reference; nothing of their data is read.
+
+    `profile`, `only` and errors as in `plan`.
+    """
+    folder = paths.PROJECT_ROOT / "params" / profile
+    files = sorted(folder.glob("*/*.yml"))
+    if not files:
+        raise DataError(f"There is no profile {profile!r}: {folder} holds no parameter files.")
+    found: dict[str, Described] = {}
+    for file in files:
+        study, step = notebook_of(file).split("/")
+        for label, (_, values) in values_of(file).items():
+            reference = f"{study}/{values['cohort']}/{step}/{values['run']}"
+            name = ".".join(filter(None, (f"{study}/{file.name.removesuffix('.yml')}", label)))
+            if reference in found:
+                raise DataError(f"{name} and {found[reference].name} both describe the run {reference}: rename one.")
+            found[reference] = Described(name, file, label, values)
+    if not only:
+        return found
+    words = tuple(only.split())
+    wanted = [ref for ref, job in found.items() if ref.startswith(words) or job.name.startswith(words)]
+    if not wanted:
+        raise DataError(f"No run of {profile} starts like {only}: `python -m pkd_utils plan {profile}` lists them.")
+    for reference in wanted:  # grows by what they read
+        wanted += [r for r in identity.references(found[reference].parameters) if r in found and r not in wanted]
+    return {reference: found[reference] for reference in found if reference in wanted}
+
+
+def that_can_run(waiting: dict[str, Described]) -> tuple[dict[str, Described], dict[str, str]]:
+    """What is left of the runs where data and weights are not all here, and name -> why of the others."""
+    gone: dict[str, str] = {}
+    while new := {
+        r: why for r, job in waiting.items() if r not in gone and (why := absent.why_not(job.parameters, gone))
+    }:
+        gone |= new
+    left = {
+        r: job._replace(parameters=absent.without(job.parameters, gone)) for r, job in waiting.items() if r not in gone
+    }
+    return left, {waiting[reference].name: why for reference, why in gone.items()}
+
+
 def plan(profile: str, only: str = "", left_out: dict[str, str] | None = None) -> list[Job]:
     """All runs of `params/<profile>/`, each after the runs that it reads.
 
@@ -110,47 +166,31 @@ def plan(profile: str, only: str = "", left_out: dict[str, str] | None = None) -
     FileNotFoundError
         If a run that is read is neither planned nor finished.
     """
-    folder = paths.PROJECT_ROOT / "params" / profile
-    files = sorted(folder.glob("*/*.yml"))
-    if not files:
-        raise DataError(f"There is no profile {profile!r}: {folder} holds no parameter files.")
-    waiting: Waiting = {}
-    for file in files:
-        study, step = notebook_of(file).split("/")
-        for label, (_, values) in values_of(file).items():
-            reference = f"{study}/{values['cohort']}/{step}/{values['run']}"
-            name = ".".join(filter(None, (f"{study}/{file.name.removesuffix('.yml')}", label)))
-            if reference in waiting:
-                raise DataError(f"{name} and {waiting[reference][0]} both describe the run {reference}: rename one.")
-            waiting[reference] = (name, file, label, values)
-    if only:
-        wanted = [ref for ref, job in waiting.items() if any(t.startswith(tuple(only.split())) for t in (ref, job[0]))]
-        if not wanted:
-            raise DataError(f"No run of {profile} starts like {only}: `python -m pkd_utils plan {profile}` lists them.")
-        for reference in wanted:  # grows by what they read
-            wanted += [r for r in identity.references(waiting[reference][3]) if r in waiting and r not in wanted]
-        waiting = {reference: waiting[reference] for reference in waiting if reference in wanted}
+    waiting = described(profile, only)
     if left_out is not None:
-        waiting, gone = _that_can_run(waiting)
+        waiting, gone = that_can_run(waiting)
         left_out.update(gone)
 
     jobs: dict[str, Job] = {}
-    codes = {notebook: identity.code_hash(notebook) for notebook in {notebook_of(job[1]) for job in waiting.values()}}
+    codes = {notebook: identity.code_hash(notebook) for notebook in {job.notebook for job in waiting.values()}}
     while waiting:
-        ready = {ref: job for ref, job in waiting.items() if not set(identity.references(job[3])) & set(waiting)}
+        ready = {
+            ref: job for ref, job in waiting.items() if not set(identity.references(job.parameters)) & set(waiting)
+        }
         if not ready:
+            folder = paths.PROJECT_ROOT / "params" / profile
             raise DataError(f"These runs of {folder} wait for each other: {', '.join(sorted(waiting))}.")
-        for reference, (name, file, label, values) in ready.items():
+        for reference, job in ready.items():
             del waiting[reference]
-            notebook, read = notebook_of(file), identity.references(values)
+            notebook, values, read = job.notebook, job.parameters, identity.references(job.parameters)
             known = {r: jobs[r].identity if r in jobs else run.run_identity(run.find_run(r)) for r in read}
             run_hash = identity.run_hash(notebook, values, codes[notebook], known, identity.inputs(values))
             run_folder = paths.runs_dir() / identity.run_folder(notebook, values, run_hash)
             jobs[reference] = Job(
-                name=name,
+                name=job.name,
                 notebook=notebook,
-                file=file,
-                label=label,
+                file=job.file,
+                label=job.label,
                 parameters=values,
                 identity=run_hash,
                 folder=run_folder,
@@ -158,18 +198,6 @@ def plan(profile: str, only: str = "", left_out: dict[str, str] | None = None) -
                 state=_state(run_folder, values, [jobs[r].state for r in read if r in jobs]),
             )
     return list(jobs.values())
-
-
-Waiting = dict[str, tuple[str, Path, str, dict[str, Any]]]  # reference -> name, file, label, parameters
-
-
-def _that_can_run(waiting: Waiting) -> tuple[Waiting, dict[str, str]]:
-    """What is left of the runs where data and weights are not all here, and name -> why of the others."""
-    gone: dict[str, str] = {}
-    while new := {r: why for r, job in waiting.items() if r not in gone and (why := absent.why_not(job[3], gone))}:
-        gone |= new
-    left = {r: (*job[:3], absent.without(job[3], gone)) for r, job in waiting.items() if r not in gone}
-    return left, {waiting[reference][0]: why for reference, why in gone.items()}
 
 
 def said_of(left_out: dict[str, str]) -> list[str]:

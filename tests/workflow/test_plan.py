@@ -1,4 +1,4 @@
-"""The budget of the reports study: arithmetic on rates made by hand, and every planned run counted."""
+"""What a plan costs: arithmetic on rates made by hand, records of finished runs, and every planned run counted."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,10 @@ from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import write, write_json
 from pkd_utils.runs.parameters import resolve
 from pkd_utils.runs.profiles import read_runs
-from workflow.budget import REPORT_TOKENS, Budget, Rates, TaskCount, count_tasks, main, operations
+from workflow.plan.__main__ import Plan, main
+from workflow.plan.rates import FILES, Rates, operations
+from workflow.plan.reports import REPORT_TOKENS
+from workflow.plan.tasks import TaskCount, count_tasks
 
 TASKS = "reports/mimic_cxr/01-prepare-tasks/tiny"
 ENCODE = "reports/mimic_cxr/02-encode/c2l"
@@ -45,19 +48,50 @@ def write_rates(folder: Path, gpu=False, only=None) -> Path:
         "settings": {"views": 2},
         "rows": [{**what, "ours_images_per_s": 8, "reference_images_per_s": 16}],
     }
+    machine = {"cpu": "a CPU, 2 cores", "threads": 2}
+    others = {
+        "training": {"machine": {**machine, "best_precision": "bf16"},
+                     "settings": {"size": 64, "patch": 8, "width": 64, "depth": 4, "threads": 1},
+                     "rows": [{"ours": f"ours, {kind}", "ours_images_per_s": rate}
+                              for kind, rate in (("fp32", 50), ("bf16", 100))]},
+        "saliency": {"rows": [{"student": student, "what": what, "images_per_s": rate / share}
+                              for student, rate in (("demo student, 64 px", 200), ("ViT-Tiny/16, 224 px", 10))
+                              for what, share in (("forward", 1), ("attention, mean", 1), ("all methods", 4))]},
+        "localization-suite": {"rows": [{"ours_s_per_1000_images": 2.0}]},
+        "packing": {"rows": [{"ours": "ours, 1 process", "ours_images_per_s_a_core": 50}]},
+        "text-teacher": {"rows": [{"what": "a pass: all blocks, bucketed by length", "ms_per_report": 10.0},
+                                  {"what": "a pass: last block, kept states, mean of tokens", "ms_per_report": 1.0}]},
+        "drr": {"rows": [{"what": "ours, 1 process, plastimatch with 2 threads", "cpu_seconds_a_volume": 1.5}]},
+        "mimic-size": {"settings": {"images": 1000}, "rows": [
+            {"what": "tables joined", "ours_seconds": 3.0, "peak_gib": 0.1},
+            {"what": "every report", "ours_seconds": 7.0, "peak_gib": 0.2}]},
+    }  # fmt: skip
     folder.mkdir(exist_ok=True)
-    for name, content in (("encoders", encoders), ("heads", heads), ("tokens", tokens)):
-        (folder / f"benchmark-{name}.json").write_text(json.dumps(content))
+    for name, content in {"encoders": encoders, "heads": heads, "tokens": tokens, **others}.items():
+        (folder / f"benchmark-{name}.json").write_text(json.dumps({"machine": machine, **content}))
     return folder
 
 
-def job(notebook: str, **values) -> notebooks.Job:
-    parameters = resolve(f"reports/{notebook}", {}) | {"cohort": "mimic_cxr"} | values
-    name = f"reports/{notebook}.{parameters['run']}"
-    return notebooks.Job(name, f"reports/{notebook}", Path("x.yml"), "", parameters, "0", Path("x"), ())
+def job(notebook: str, study: str = "reports", **values) -> notebooks.Described:
+    parameters = resolve(f"{study}/{notebook}", {}) | {"cohort": "mimic_cxr"} | values
+    name = f"{study}/{notebook}.{parameters['run']}"
+    return notebooks.Described(name, Path(study) / f"{notebook}.yml", "", parameters)
 
 
-def tiny_plan(device="cpu", encode=None, teachers=None, students=None) -> list[notebooks.Job]:
+def plan_of(jobs: list[notebooks.Described], rates: Rates) -> Plan:
+    """The plan of these runs, by reference."""
+    named = {}
+    for one in jobs:
+        study, step = one.notebook.split("/")
+        named[f"{study}/{one.parameters['cohort']}/{step}/{one.parameters['run']}"] = one
+    return Plan(named, rates)
+
+
+def costs_of(jobs: list[notebooks.Described], rates: Rates) -> list:
+    return list(plan_of(jobs, rates).costs.values())
+
+
+def tiny_plan(device="cpu", encode=None, teachers=None, students=None) -> list[notebooks.Described]:
     """1,000 images of one task: 100 evaluated, 100 trained on for 10 epochs, by two seeds."""
     prepared = job("01-prepare-tasks", run="tiny", simulate_patients=0, tasks=["age"], seeds=[0, 1], epochs=10,
                    task_options={"age": {"at_most": 1000}}, sizes={"*": [100]})  # fmt: skip
@@ -84,35 +118,34 @@ def rates(tmp_path):
 
 
 def test_images_are_those_that_the_draws_of_the_seeds_cover(rates):
-    budget = Budget(tiny_plan(), rates)
-    prepared = budget.prepared[TASKS]
+    prepared = plan_of(tiny_plan(), rates).studies[0].prepared[TASKS]
     assert prepared.images == IMAGES
     age = prepared.tasks["age"]
     assert (age.classes, age.evaluation, age.sizes, age.seeds) == (5, 100, ((100, 10),), (0, 1))
 
 
 def test_encoding_counts_views_passes_preprocessing_and_decoding(rates):
-    cost = Budget(tiny_plan(), rates).costs[1]
+    cost = costs_of(tiny_plan(), rates)[1]
     assert cost.cpu_hours * 3600 == pytest.approx(IMAGES * (2 * (2 / 10 + 0.005) + DECODE))
     assert cost.gib * 2**30 == pytest.approx(IMAGES * 2 * 49 * 512 * 2)
     assert cost.gpu_hours == 0 and not cost.unknown
 
 
 def test_a_smaller_input_is_scaled_by_its_tokens(rates):
-    cost = Budget(tiny_plan(encode={"input_size": 64}), rates).costs[1]  # 2 x 2 tokens of 7 x 7
+    cost = costs_of(tiny_plan(encode={"input_size": 64}), rates)[1]  # 2 x 2 tokens of 7 x 7
     assert cost.cpu_hours * 3600 == pytest.approx(IMAGES * (2 * (4 / 49 * 2 / 10 + 0.005) + DECODE))
     assert cost.gib * 2**30 == pytest.approx(IMAGES * 2 * 4 * 512 * 2)
 
 
 def test_one_head_costs_training_and_half_for_evaluation(rates):
-    cost = Budget(tiny_plan(), rates).costs[2]
+    cost = costs_of(tiny_plan(), rates)[2]
     assert cost.heads == 2
     assert cost.cpu_hours * 3600 == pytest.approx(1.5 * 2 * 100 * 10 * 1.0 / 64 * 2)  # the best time, on two threads
     assert cost.gib * 2**30 == pytest.approx(2 * (10 * 100 * 5 * 4 + 12 * 512**2))
 
 
 def test_students_are_trained_together_and_hear_each_teacher_once_a_view(rates):
-    cost = Budget(tiny_plan(), rates).costs[3]
+    cost = costs_of(tiny_plan(), rates)[3]
     a_seed = 4 * 1.5 * 100 * 10 + 0.5 * 100 * 1
     assert cost.heads == 8
     assert cost.cpu_hours * 3600 == pytest.approx(2 * a_seed * 2.0 / (4 * 64) * 2)
@@ -121,11 +154,11 @@ def test_students_are_trained_together_and_hear_each_teacher_once_a_view(rates):
 
 def test_the_teacher_reads_report_tokens_and_probes_cost_nothing(rates):
     plan = tiny_plan(encode={"text_encoder": "biovil_t_bert"}, teachers={"methods": ["teacher", "mean_probe"]})
-    budget = Budget(plan, rates)
+    costs = costs_of(plan, rates)
     a_step = (STEP + operations(REPORT_TOKENS, 768)) / STEP
-    assert budget.costs[2].cpu_hours * 3600 == pytest.approx(2 * a_step * 1.5 * 1000 / 64 * 2)
+    assert costs[2].cpu_hours * 3600 == pytest.approx(2 * a_step * 1.5 * 1000 / 64 * 2)
     images = IMAGES * (2 * (2 / 10 + 0.005) + DECODE)
-    assert budget.costs[1].cpu_hours * 3600 == pytest.approx(images + IMAGES * REPORT_TOKENS * 2 / 1000)
+    assert costs[1].cpu_hours * 3600 == pytest.approx(images + IMAGES * REPORT_TOKENS * 2 / 1000)
 
 
 def test_reports_that_a_run_has_read_have_the_length_that_it_found(rates, tmp_path):
@@ -134,11 +167,11 @@ def test_reports_that_a_run_has_read_have_the_length_that_it_found(rates, tmp_pa
     reader = job("02-encode", run="reader", tasks_run=TASKS, image_encoder="", precision="fp32")
     plan = tiny_plan(encode={"text_encoder": "minilm", "text_run": "reports/mimic_cxr/02-encode/reader"},
                      teachers={"methods": ["text_only"]})  # fmt: skip
-    budget = Budget([plan[0], reader, *plan[1:]], rates)
-    assert budget.costs[1].cpu_hours * 3600 == pytest.approx(IMAGES * 50 * 2 / 1000)
-    assert budget.costs[1].gib * 2**30 == pytest.approx(IMAGES * 50 * 384 * 2)
+    costs = costs_of([plan[0], reader, *plan[1:]], rates)
+    assert costs[1].cpu_hours * 3600 == pytest.approx(IMAGES * 50 * 2 / 1000)
+    assert costs[1].gib * 2**30 == pytest.approx(IMAGES * 50 * 384 * 2)
     text = operations(50, 384) / STEP
-    assert budget.costs[3].cpu_hours * 3600 == pytest.approx(text * 1.5 * 2000 / 64 * 2)
+    assert costs[3].cpu_hours * 3600 == pytest.approx(text * 1.5 * 2000 / 64 * 2)
 
 
 def test_operations_are_scaled_to_other_shapes(rates):
@@ -153,7 +186,7 @@ CROPS = ("kept", "fresh")
 
 
 def test_fresh_crops_are_encoded_in_every_epoch_once_for_all_seeds(rates):
-    stored, fresh = (Budget(tiny_plan(encode={"crops": kind, "limit_gib": 0.02}), rates).costs for kind in CROPS)
+    stored, fresh = (costs_of(tiny_plan(encode={"crops": kind, "limit_gib": 0.02}), rates) for kind in CROPS)
     a_pass = 2 / 10 + 0.005 + DECODE
     together = 1000 * (1 - 0.9 * 0.9)  # images of two seeds that draw 100 of 1,000
     for step in (2, 3):
@@ -162,7 +195,7 @@ def test_fresh_crops_are_encoded_in_every_epoch_once_for_all_seeds(rates):
             more += 2 * 0.5 * 100 * 9 * 2.0 / (4 * 64) * 2
         assert (fresh[step].cpu_hours - stored[step].cpu_hours) * 3600 == pytest.approx(more)
     assert fresh[1].gib == pytest.approx(stored[1].gib / 2)  # the clean view is kept
-    nothing = Budget(tiny_plan(encode={"crops": "fresh", "limit_gib": 0.001}), rates).costs
+    nothing = costs_of(tiny_plan(encode={"crops": "fresh", "limit_gib": 0.001}), rates)
     assert nothing[1].gib == 0 and nothing[1].cpu_hours == 0
     clean = (nothing[2].cpu_hours - fresh[2].cpu_hours) * 3600
     assert clean == pytest.approx(together * a_pass)  # evaluation images, once
@@ -172,7 +205,7 @@ def test_fresh_crops_are_encoded_in_every_epoch_once_for_all_seeds(rates):
 def test_methods_share_the_passes_and_small_memory_costs_more(rates, methods):
     def more(memory_gib):
         teachers = {"methods": methods, "memory_gib": memory_gib}
-        costs = [Budget(tiny_plan(encode={"crops": kind}, teachers=teachers), rates).costs[2] for kind in CROPS]
+        costs = [costs_of(tiny_plan(encode={"crops": kind}, teachers=teachers), rates)[2] for kind in CROPS]
         return (costs[1].cpu_hours - costs[0].cpu_hours) * 3600
 
     a_pass = 2 / 10 + 0.005 + DECODE
@@ -186,7 +219,7 @@ def test_methods_share_the_passes_and_small_memory_costs_more(rates, methods):
 def test_reports_alone_need_no_passes(rates):
     encode = {"text_encoder": "minilm"}
     stored, fresh = (
-        Budget(tiny_plan(encode={**encode, "crops": kind}, teachers={"methods": ["text_only"]}), rates).costs[2]
+        costs_of(tiny_plan(encode={**encode, "crops": kind}, teachers={"methods": ["text_only"]}), rates)[2]
         for kind in CROPS
     )
     assert stored.cpu_hours == fresh.cpu_hours
@@ -201,7 +234,7 @@ def test_heads_that_are_taken_from_another_run_cost_nothing(rates, changes, trai
     other = job("02-encode", run="other", tasks_run=TASKS, image_encoder="", text_encoder="minilm")
     again = {"methods": ["image_only", "teacher", "text_only"], "heads_run": TEACHERS, **changes}
     plan += [other, job("03-train-teachers", run="again", encode_run=ENCODE, device="cpu", **again)]
-    assert Budget(plan, rates).costs[-1].heads == trained * 2  # two seeds
+    assert costs_of(plan, rates)[-1].heads == trained * 2  # two seeds
 
 
 def test_smaller_subsets_are_part_of_larger_ones_and_stop_by_themselves():
@@ -215,38 +248,39 @@ def test_smaller_subsets_are_part_of_larger_ones_and_stop_by_themselves():
 
 @pytest.mark.parametrize("device", ["cuda", "auto"])
 def test_a_measured_gpu_takes_the_passes_and_the_cpu_keeps_the_decoding(device, tmp_path):
-    budget = Budget(tiny_plan(device=device), Rates(write_rates(tmp_path / "gpu", gpu=True)))
-    encode, teachers = budget.costs[1:3]
+    plan = plan_of(tiny_plan(device=device), Rates(write_rates(tmp_path / "gpu", gpu=True)))
+    encode, teachers = list(plan.costs.values())[1:3]
     assert encode.gpu_hours * 3600 == pytest.approx(IMAGES * 2 / 1000)
     assert encode.cpu_hours * 3600 == pytest.approx(IMAGES * (2 * 0.005 + DECODE))
     assert teachers.gpu_hours * 3600 == pytest.approx(1.5 * 2000 / 64) and teachers.cpu_hours == 0
-    assert "GPU-hours" in str(budget) and "no GPU" not in str(budget)
+    assert "Rates: a CPU; a GPU." in plan.text()
     with pytest.raises(DataError, match=r"measured on a GPU, and heads train on a CPU here\.$"):
-        Budget(tiny_plan(), Rates(tmp_path / "gpu"))
+        plan_of(tiny_plan(), Rates(tmp_path / "gpu"))
 
 
 def test_without_a_gpu_it_says_so(rates):
-    assert str(Budget(tiny_plan(device="cuda"), rates)).startswith("no GPU was measured; CPU-hours:\n")
+    text = plan_of(tiny_plan(device="cuda"), rates).text()
+    assert "Rates: a CPU; no GPU was measured, so that all work stands in CPU-hours." in text
+    assert next(line for line in text.splitlines() if line.startswith("reports/02"))[48:61] == " not measured"
 
 
 def test_an_encoder_without_a_rate_is_named_and_marks_the_sums(tmp_path):
-    budget = Budget(tiny_plan(), Rates(write_rates(tmp_path / "few", only=["mrm", "c2l"])))
-    assert "+?" not in str(budget)
-    plan = tiny_plan(encode={"image_encoder": "simulated_masked"})
-    text = str(Budget(plan, Rates(tmp_path / "few")))
-    assert "no rate was measured: passes of image encoder simulated_masked." in text
-    assert "+?" in next(line for line in text.splitlines() if line.startswith("all 4 runs"))
+    rates = Rates(write_rates(tmp_path / "few", only=["mrm", "c2l"]))
+    assert not any(cost.unknown for cost in costs_of(tiny_plan(), rates))
+    text = plan_of(tiny_plan(encode={"image_encoder": "simulated_masked"}), rates).text()
+    assert "Not measured: passes of image encoder simulated_masked." in text
+    assert next(line for line in text.splitlines() if line.startswith("all"))[61:74].strip().startswith(">")
 
 
 def test_an_encoder_without_a_rate_takes_that_of_its_own_finished_run(rates, monkeypatch, tmp_path):
     folder = tmp_path / "runs" / "reports" / "mimic_cxr" / "02-encode" / "c2l"
     write_json(folder / "encoding.json", {"rates": {"views/s": 50.0}})
-    cost = Budget(tiny_plan(encode={"image_encoder": "simulated_masked"}), rates).costs[1]
+    cost = costs_of(tiny_plan(encode={"image_encoder": "simulated_masked"}), rates)[1]
     assert not cost.unknown
     assert cost.cpu_hours * 3600 == pytest.approx(IMAGES * 2 / 50)  # decoding was in it
 
 
-@pytest.mark.parametrize("name", ["encoders", "heads", "tokens"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_missing_benchmark_is_one_sentence(name, tmp_path, capsys):
     (write_rates(tmp_path / "rates") / f"benchmark-{name}.json").unlink()
     with pytest.raises(SystemExit) as stopped:
@@ -255,21 +289,25 @@ def test_a_missing_benchmark_is_one_sentence(name, tmp_path, capsys):
     assert f"benchmark-{name}.json is missing: measure the rates with `make bench`" in said and "\n" not in said
 
 
-def test_every_planned_run_of_the_paper_is_counted(rates):
-    budget = Budget(notebooks.plan("paper"), rates)
-    files = (paths.PROJECT_ROOT / "params" / "paper" / "reports").glob("*.yml")
-    runs = [f"{file.stem}.{label}" for file in files for label in read_runs(file)]
-    assert sorted(cost.name for cost in budget.costs) == sorted(runs)
-    total = next(line for line in str(budget).splitlines() if line.startswith("all "))
-    hours, gib = (sum(getattr(cost, name) for cost in budget.costs) for name in ("cpu_hours", "gib"))
-    heads = sum(cost.heads for cost in budget.costs)
-    assert total[:56].strip() == f"all {len(budget.costs)} runs"
-    assert total[56:].split() == [f"{heads}{hours:,.2f}", f"{gib:,.1f}"]
-    for cost in budget.costs:
-        trains = cost.name.startswith(("03", "04"))
-        assert (cost.heads > 0 and cost.cpu_hours > 0) == trains, cost.name
-        assert not cost.unknown, cost.name
-    by_name = {cost.name: cost for cost in budget.costs}
+def test_every_notebook_and_run_of_the_paper_is_counted(rates):
+    plan = Plan(notebooks.described("paper"), rates)
+    files = (paths.PROJECT_ROOT / "params" / "paper").glob("*/*.yml")
+    runs = [".".join(filter(None, (f"{f.parent.name}/{f.stem}", label))) for f in files for label in read_runs(f)]
+    costs = list(plan.costs.values())
+    assert sorted(cost.name for cost in costs) == sorted(runs)
+    lines = plan.text().splitlines()
+    table = {line.split()[0]: line[38:48].split() for line in lines[2 : lines.index("-" * 100)]}
+    assert table == {cost.notebook: [str(sum(c.notebook == cost.notebook for c in costs)), "0"] for cost in costs}
+    total = next(line for line in lines if line.startswith("all "))
+    hours, gib = (sum(getattr(c, name) for c in costs if getattr(c, name) is not None) for name in ("cpu_hours", "gib"))
+    assert total[61:].split()[:2] == [f">{hours:,.1f}", f">{gib:,.1f}"] and total[38:43].strip() == str(len(runs))
+    assert max(map(len, lines)) <= 100
+    for cost in costs:
+        modelled = (
+            cost.notebook.split("/")[1][:2] in ("00", "03", "04", "08") or cost.notebook == "mmpkd/01-prepare-data"
+        )
+        assert not modelled or (cost.cpu_hours > 0 and not cost.unknown), cost.name
+    by_name = {cost.name.removeprefix("reports/"): cost for cost in costs}
     assert by_name["02-encode.mimic-biovil-t-bert"].note.endswith("reports")
     assert "reports" not in by_name["02-encode.mimic-mrm"].note  # takes them from that run
     # Tables 3 to 5 have 6 + 4 + 6 sizes; five seeds.
@@ -278,7 +316,7 @@ def test_every_planned_run_of_the_paper_is_counted(rates):
 
 
 def test_the_papers_counts_are_those_of_the_tasks(rates):
-    prepared = Budget(notebooks.plan("paper"), rates).prepared["reports/mimic_cxr/01-prepare-tasks/paper"]
+    prepared = Plan(notebooks.described("paper"), rates).studies[0].prepared["reports/mimic_cxr/01-prepare-tasks/paper"]
     assert {name: task.evaluation for name, task in prepared.tasks.items()} == {
         "mimic_5x1200": 1000, "age": 3524, "discharge_3_day": 1849}  # fmt: skip
     drawn = {"age": (35_242, 3524 + 3171), "discharge_3_day": (18_490, 1849 + 4145)}
@@ -305,8 +343,79 @@ def test_a_finished_run_is_counted_itself(tmp_path):
     assert age.pool == 6  # that both seeds together have drawn
 
 
-def test_images_that_nobody_counted_are_refused(rates):
+def test_images_that_nobody_counted_are_not_known(rates):
     plan = tiny_plan()
     plan[0].parameters["simulate_patients"] = 60
-    with pytest.raises(DataError, match=r"^The images of .* are not known before it has run: run it first\.$"):
-        Budget(plan, rates)
+    costs = costs_of(plan, rates)
+    assert costs[1].unknown == {f"the images of {TASKS}, which are known when it has run"}
+    assert costs[1].cpu_hours is None and costs[1].gib is None
+
+
+MAPS = "mmpkd/mimic_cxr/01-prepare-data/tiny"
+SHARE = 243_324 / 377_110  # frontal views
+
+
+def maps_plan() -> list[notebooks.Described]:
+    """MIMIC-CXR's frontal views, three kinds of student by two seeds."""
+    options = {"run": "tiny", "simulate_patients": 0, "image_size": 64, "options": {}}
+    student = {"prepared_run": MAPS, "teacher_run": "mmpkd/mimic_cxr/02-train-teacher/tiny", "seeds": [0, 1],
+               "width": 64, "depth": 4, "epochs": 3, "weights": [0.0, 0.5], "temperatures": [1.0, 2.0]}  # fmt: skip
+    return [
+        job("01-prepare-data", "mmpkd", **options),
+        job("02-train-teacher", "mmpkd", run="tiny", prepared_run=MAPS, text_encoder="data/none", trainable_layers=-1,
+            seeds=[0, 1, 2], epochs=2),
+        job("03-distil-student", "mmpkd", run="grid", **student),
+        job("04-evaluate-attention", "mmpkd", run="grid", prepared_run=MAPS,
+            student_run="mmpkd/mimic_cxr/03-distil-student/grid"),
+    ]  # fmt: skip
+
+
+def test_students_and_their_maps_are_counted(rates):
+    prepare, teach, distil, evaluate = costs_of(maps_plan(), rates)
+    assert prepare.cpu_hours * 3600 == pytest.approx(243_324 * (1 / 50 + 10 / 1000))
+    assert prepare.gib * 2**30 == pytest.approx(243_324 * 64**2)
+    bert = 12 * 768**2 / (6 * 384**2)  # times the measured encoder
+    assert teach.cpu_hours * 3600 == pytest.approx(3 * 2 * 227_835 * 0.010 * 2 * bert)
+    train, validate = round(SHARE * 368_960), round(SHARE * 2_991)
+    a_student = 3 * (train / 50 + validate / 200) + 243_324 / 200
+    assert distil.heads == 6 and distil.cpu_hours * 3600 == pytest.approx(6 * a_student)
+    assert evaluate.cpu_hours * 3600 == pytest.approx(6 * 1_047 * (1 / 200 + 0.002))
+
+
+def test_a_larger_student_is_that_of_the_paper(rates):
+    plan = maps_plan()
+    plan[0].parameters["image_size"] = 224
+    plan[2].parameters["architecture"] = "vit_tiny_patch16_224"
+    train, validate = round(SHARE * 368_960), round(SHARE * 2_991)
+    factor = 200 / 50  # what training adds, measured on the small one
+    a_student = 3 * (train * factor / 10 + validate / 10) + 243_324 / 10
+    assert costs_of(plan, rates)[2].cpu_hours * 3600 == pytest.approx(6 * a_student)
+
+
+def test_every_volume_is_projected(rates):
+    plan = [job("00-reconstruct-radiographs", cohort="inspect", detector_pixels=[1024, 1024])]
+    assert costs_of(plan, rates)[0].cpu_hours * 3600 == pytest.approx(23_240 * 1.5 * 4)
+
+
+def finished(folder: Path, parameters: dict, **facts) -> None:
+    artefacts = {"a": {"bytes": 2**30}, "b": {"files": 2, "bytes": 2**29}}
+    record = {"parameters": parameters, "seconds": 7200.0, "device": "a machine", "identity": "0"}
+    write_json(folder / "run.json", {**record, "artefacts": artefacts, **facts})
+
+
+def test_a_run_that_was_made_costs_what_it_says(rates, tmp_path):
+    plan = maps_plan()
+    folder = tmp_path / "runs" / "mmpkd" / "mimic_cxr" / "03-distil-student" / "grid"
+    here = {"cpu_seconds": 3600.0, "peak_memory_gib": 1.25, "gpu_peak_memory_gib": None}
+    finished(folder, {**plan[2].parameters, "device": "cuda"}, **here)  # the machine's own
+    cost = costs_of(plan, rates)[2]
+    assert (cost.cpu_hours, cost.gpu_hours, cost.gib, cost.memory_gib) == (1.0, 0.0, 1.5, 1.25)
+    text = plan_of(plan, rates).text()
+    assert "1 runs were made here, on a machine." in text
+    line = next(line for line in text.splitlines() if line.startswith("mmpkd/03"))
+    assert line.split()[1:] == ["1", "1", "0.0", "1.0", "1.5", "1.2"]
+    finished(folder, plan[2].parameters, **here | {"gpu_peak_memory_gib": 3.0})
+    assert costs_of(plan, rates)[2].gpu_hours == 2.0
+    for other in ({"parameters": {**plan[2].parameters, "epochs": 4}}, {"resumed": True}):
+        finished(folder, **{"parameters": plan[2].parameters, **here, **other})
+        assert not costs_of(plan, rates)[2].device

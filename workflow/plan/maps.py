@@ -1,0 +1,181 @@
+"""The model of the study of attention (mmpkd).
+
+- images: those of the finished run of 01-prepare-data; where there is none, of the releases: MIMIC-CXR's frontal views
+  in their official parts, MS-CXR's boxed images; of CBIS-DDSM a picture for each row of its tables, which is too many
+- 01: tables and reports, a decoding and packing for each image; disk is the packed pixels
+- 02: reports x seeds x epochs x a pass of the measured text encoder, by L D^2; texts as long as the benchmark's.
+  Random forests were not measured
+- 03: (training images x what training adds to a forward pass + validation images) x epochs, and all images once, for
+  each setting, fold and seed; stopping early is not in it. A forward pass is that of the measured student nearest in
+  operations, L (12 N D^2 + 2 N^2 D)
+- 04, 08: maps of the validation and test images with regions, scored; 08: and of randomised weights, block by block
+- memory: a kernel, weights with gradients and moments in float32, maps at the images' size; packed pixels are mapped
+
+05, 06, 07, 09 and 10 were not measured.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from pkd_utils.cohorts import mimic_cxr
+from pkd_utils.cohorts.cbis.cases import ROWS_PUBLISHED
+from pkd_utils.runs import files, paths, run
+from workflow.plan.costs import KERNEL_GIB, Cost
+from workflow.plan.rates import Rates, Student
+from workflow.plan.tasks import NotKnown
+
+BOXED = 1_047  # images of MS-CXR 1.1.0, whatever their part
+TIMM = {"vit_tiny_patch16_224": (16, 192, 12), "vit_small_patch16_224": (16, 384, 12)}  # patch, width, blocks
+BERT_BASE = (12, 768)  # PubMedBERT and all who say nothing else
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a run of 01-prepare-data holds: images and rows of privileged information, parts of one fold, folds."""
+
+    images: int
+    rows: int
+    train: int
+    validate: int
+    regions: dict[str, int]  # validation and test images with one
+    pairs: tuple[tuple[int, int], ...]  # fold, and which seed's turn it is
+    source: str
+
+
+def pictures(reference: str, parameters: dict[str, Any]) -> Pictures:
+    """Of the finished run, or of the releases."""
+    if (paths.runs_dir() / reference / "run.json").exists():
+        return _finished(reference)
+    source, options = parameters["source"], parameters["options"]
+    if parameters["simulate_patients"] or parameters["folds"]:
+        raise NotKnown(f"the images of {reference}, which are known when it has run")
+    one_fold = ((0, 0),)
+    if source == "mimic_cxr":
+        known = mimic_cxr.RELEASED
+        images = sum(known[view] for view in options.get("views", ("AP", "PA")))
+        part = {name: round(images * known[name] / known["all"]) for name in ("train", "validate")}
+        rows = min(images, mimic_cxr.RELEASED["studies"])
+        return Pictures(images, rows, **part, regions={"test": BOXED}, pairs=one_fold, source="the release's counts")
+    if source in ("cbis_mass", "cbis_calc"):
+        train, test = (ROWS_PUBLISHED[source.removeprefix("cbis_"), part] for part in ("train", "test"))
+        validate = round(train * options.get("validate_share", 0.0))
+        counts = Pictures(train + test, train + test, train - validate, validate,
+                          {"validate": validate, "test": test}, one_fold, "rows of the release's tables")  # fmt: skip
+        return counts
+    raise NotKnown(f"the images of {reference}, which are known when it has run")
+
+
+def _finished(reference: str) -> Pictures:
+    folder = run.find_run(reference)
+    images = len(pd.read_parquet(folder / "images.parquet", columns=["image_id"]))
+    rows = len(pd.read_parquet(folder / "privileged.parquet"))
+    splits = pd.read_parquet(folder / "splits.parquet")
+    boxed = set(pd.read_parquet(folder / "boxes.parquet")["image_id"])
+    folds = splits.drop_duplicates("fold").sort_values("fold")
+    first = splits[splits["fold"] == folds["fold"].iloc[0]]
+    counts = first["split"].value_counts()
+    regions = {part: int(first.loc[first["split"] == part, "image_id"].isin(boxed).sum()) for part in counts.index}
+    return Pictures(images, rows, int(counts.get("train", 0)), int(counts.get("validate", 0)),
+                    {part: regions.get(part, 0) for part in ("validate", "test")},
+                    tuple(zip(folds["fold"], folds["repeat"], strict=True)), "a finished run")  # fmt: skip
+
+
+class Maps:
+    """Costs of runs of the study of attention; `planned`: reference -> parameters of the runs of the plan."""
+
+    def __init__(self, planned: dict[str, dict[str, Any]], rates: Rates):
+        self.rates = rates
+        self.known = dict(planned)
+        self.prepared: dict[str, Pictures] = {}
+        self.models = {
+            "mmpkd/01-prepare-data": self._prepare,
+            "mmpkd/02-train-teacher": self._teach,
+            "mmpkd/03-distil-student": self._distil,
+            "mmpkd/04-evaluate-attention": self._evaluate,
+            "mmpkd/08-score-all-maps": self._score,
+        }
+
+    def _parameters(self, reference: str) -> dict[str, Any]:
+        if reference not in self.known:
+            self.known[reference] = files.read_json(run.find_run(reference) / "run.json")["parameters"]
+        return self.known[reference]
+
+    def _pictures(self, reference: str) -> Pictures:
+        if reference not in self.prepared:
+            self.prepared[reference] = pictures(reference, self._parameters(reference))
+        return self.prepared[reference]
+
+    def _prepare(self, p: dict[str, Any], cost: Cost) -> None:
+        reference = f"mmpkd/{p['cohort']}/01-prepare-data/{p['run']}"
+        images = self._pictures(reference).images
+        cost.spend(images, (0.0, self.rates.picture() + self.rates.indexed()))
+        cost.gib = images * p["image_size"] ** 2 / 2**30
+        cost.memory_gib = KERNEL_GIB + images * self.rates.indexed_gib()
+        cost.note = f"{images:,} images"
+
+    def _teach(self, p: dict[str, Any], cost: Cost) -> None:
+        if p["teacher"] != "text":
+            raise NotKnown("random forests")
+        found = self._pictures(p["prepared_run"])
+        teachers = len(found.pairs) * len(p["seeds"]) * (1 + p["parts"] * (p["soft_labels"] == "cross_fitted"))
+        config = paths.resolve(p["text_encoder"]) / "config.json"
+        facts = json.loads(config.read_text()) if config.exists() else {}
+        layers, width = (facts.get(name, usual) for name, usual in
+                         zip(("num_hidden_layers", "hidden_size"), BERT_BASE, strict=True))  # fmt: skip
+        cost.spend(teachers * p["epochs"] * found.rows,
+                   (0.0, self.rates.text_pass(layers, width, p["trainable_layers"])))  # fmt: skip
+        weights = layers * 12 * width**2 + 30_522 * width
+        cost.memory_gib = KERNEL_GIB + weights * 16 / 2**30
+        cost.gib = None
+        cost.note = f"{teachers} teachers, {found.rows:,} reports"
+
+    def _shape(self, p: dict[str, Any]) -> tuple[Student, int]:
+        """(N, D, L) of a run's students, and the side of their images."""
+        side = self._parameters(p["prepared_run"])["image_size"]
+        if p["architecture"] not in (*TIMM, "vit"):
+            raise NotKnown(f"students of architecture {p['architecture']}")
+        patch, width, depth = TIMM.get(p["architecture"], (p["patch_size"], p["width"], p["depth"]))
+        return ((side // patch) ** 2 + 1, width, depth), side
+
+    def _students(self, p: dict[str, Any]) -> int:
+        """How many students a run of 03 trains."""
+        weights = [weight for weight in p["weights"] if weight]
+        settings = 1 if p["grid_run"] else (0.0 in p["weights"]) + len(weights) * len(p["temperatures"])
+        found = self._pictures(p["prepared_run"])
+        turns = max(repeat for _, repeat in found.pairs) + 1
+        each = sum(repeat == number % turns for number in range(len(p["seeds"])) for _, repeat in found.pairs)
+        return settings * each
+
+    def _distil(self, p: dict[str, Any], cost: Cost) -> None:
+        found, (shape, _) = self._pictures(p["prepared_run"]), self._shape(p)
+        students = self._students(p)
+        step, forward = self.rates.student_step(shape, p["precision"]), self.rates.student(shape)
+        seconds = p["epochs"] * (found.train * step + found.validate * forward) + found.images * forward
+        cost.spend(students, (0.0, seconds))
+        weights = 12 * shape[2] * shape[1] ** 2
+        cost.gib = students * 4 * weights / 2**30
+        cost.memory_gib = KERNEL_GIB + 16 * weights / 2**30
+        cost.heads, cost.note = students, f"{students} students"
+
+    def _evaluate(self, p: dict[str, Any], cost: Cost) -> None:
+        self._look(p["prepared_run"], [p["student_run"]], "attention, mean", 1, cost)
+
+    def _score(self, p: dict[str, Any], cost: Cost) -> None:
+        shape = self._look(p["prepared_run"], p["student_runs"], "all methods", len(p["maps"]), cost)
+        # Each block in turn, alone and with those above it, of one student a method or more.
+        looked_at = len(p["student_runs"]) * p["sanity_students"] * 2 * (shape[2] + 1) * len(p["random_seeds"])
+        cost.spend(looked_at * p["sanity_images"], (0.0, self.rates.student(shape, "all methods")))
+
+    def _look(self, prepared: str, students: list[str], what: str, maps: int, cost: Cost) -> Student:
+        """Maps of all students of some runs, and their scores."""
+        images = sum(self._pictures(prepared).regions.values())
+        each = [self._parameters(reference) for reference in students]
+        shape, side = self._shape(each[0])
+        count = sum(map(self._students, each))
+        cost.spend(count * images, (0.0, self.rates.student(shape, what) + maps * self.rates.scoring()))
+        cost.gib, cost.memory_gib = None, KERNEL_GIB + maps * images * side**2 * 4 / 2**30
+        cost.note = f"{count} students, {images:,} images"
+        return shape

@@ -1,0 +1,156 @@
+"""Rates that the benchmarks measured, and how they are carried over to other shapes."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pkd_utils.encoders.zoo import TEXT_ENCODERS
+from pkd_utils.runs import files, paths
+from pkd_utils.runs.errors import DataError
+
+RATES = "book/results"
+FILES = ("encoders", "heads", "tokens", "training", "saliency", "localization-suite", "packing", "text-teacher", "drr",
+         "mimic-size")  # fmt: skip
+MEASURED_DETECTOR = 512 * 512  # pixels of the detector in benchmarks/drr.py
+_KINDS = {"float32": "fp32", "float64": "fp32", "bfloat16": "bf16"}
+
+Seconds = tuple[float, float]  # of the GPU, and of one CPU core
+Student = tuple[int, int, int]  # tokens N, width D, blocks L
+MEASURED_STUDENTS: dict[str, Student] = {  # of benchmarks/saliency.py
+    "demo student, 64 px": (65, 64, 4),
+    "ViT-Tiny/16, 224 px": (197, 192, 12),
+}
+
+
+def operations(n_tokens: float, width: int) -> float:
+    """Least operations of one attention head for one training image, forward and back: 4 N D^2 + 4 N^2 D."""
+    return 4 * n_tokens * width**2 + 4 * n_tokens**2 * width
+
+
+def student_operations(shape: Student) -> float:
+    """Products of one pass of a vision transformer for one image: L (12 N D^2 + 2 N^2 D)."""
+    n_tokens, width, depth = shape
+    return depth * (12 * n_tokens * width**2 + 2 * n_tokens**2 * width)
+
+
+class Rates:
+    """Measured rates, read from a folder that holds the benchmark files."""
+
+    def __init__(self, folder: str | Path = RATES):
+        self.folder = paths.resolve(str(folder))
+        self.encoders, self.heads, self.tokens, self.training, self.saliency, self.suite, self.packing, self.text, \
+            self.drr, self.size = (self._read(name) for name in FILES)  # fmt: skip
+        self.gpu = self.encoders["machine"].get("gpu", "")  # its name, "" where none was measured
+
+    @property
+    def devices(self) -> list[str]:
+        """Names of the processors, and of the GPU if there is one, that the files were measured on."""
+        every = (self.encoders, self.heads, self.tokens, self.training, self.saliency, self.suite, self.packing,
+                 self.text, self.drr, self.size)  # fmt: skip
+        found = [file["machine"].get(kind, "").split(",")[0] for kind in ("cpu", "gpu") for file in every]
+        return list(dict.fromkeys(name for name in found if name))
+
+    def _read(self, name: str) -> dict[str, Any]:
+        file = self.folder / f"benchmark-{name}.json"
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is missing: measure the rates with `make bench` (or --rates FOLDER).")
+        return files.read_json(file)
+
+    def _fastest(self, kind: str, encoders: Sequence[str], precision: str, rate: str) -> Seconds | None:
+        """Seconds of one unit; "auto" is the faster of the measured precisions; None: no rate."""
+        rows = [row for row in self.encoders[kind] if row["encoder"] in encoders]
+        rows = [row for row in rows if precision in ("auto", row["precision"])]
+        return (0.0, self.encoders["machine"]["threads"] / max(row[rate] for row in rows)) if rows else None
+
+    def view(self, encoder: str, precision: str, device: str) -> Seconds | None:
+        """One pass of an image encoder for one view."""
+        on_gpu = [row for row in self.encoders.get("gpu", []) if row and row["encoder"] == encoder]
+        if device != "cpu" and on_gpu:
+            return 1 / on_gpu[0]["images_per_s"], 0.0
+        return self._fastest("rows", [encoder], precision, "images_per_s")
+
+    def report_token(self, encoder: str, precision: str) -> Seconds | None:
+        """One token of a report through a text encoder, or through a measured one of the same depth and width."""
+        size = TEXT_ENCODERS[encoder].layers, TEXT_ENCODERS[encoder].width
+        alike = [name for name, facts in TEXT_ENCODERS.items() if (facts.layers, facts.width) == size]
+        return self._fastest("text_rows", alike, precision, "tokens_per_s")
+
+    def preparation(self, encoder: str) -> float:
+        """Seconds of a CPU core to crop, resize and normalise one view."""
+        return {row["encoder"]: row["ms_per_image"] for row in self.encoders["preprocessing"]}[encoder] / 1e3
+
+    def decoding(self) -> float:
+        """Seconds of a CPU core to decode a radiograph: what encoding takes beyond encoder (C2L) and preprocessing."""
+        rows = [row for row in self.tokens["rows"] if row["what"].endswith("bare encoder, inputs ready")]
+        row = next(row for row in rows if row["ours"] == "one thread for all")
+        reading = 1 / row["ours_images_per_s"] - 1 / row["reference_images_per_s"]
+        return max(0.0, reading - (self.tokens["settings"]["views"] + 1) * self.preparation("c2l"))
+
+    def operation(self, together: int, shape: tuple[int, int], precision: str, device: str) -> Seconds:
+        """One operation of the least work, of `together` heads on `shape` (N, D) tokens."""
+        settings = self.heads["settings"]
+        on_gpu = settings["device"].startswith("cuda")
+        if on_gpu and device == "cpu":
+            raise DataError(f"{self.folder}/benchmark-heads.json was measured on a GPU, and heads train on a CPU here.")
+        shapes = {tuple(map(int, name.split("x"))): times for name, times in self.heads["seconds"].items()}
+        nearest = min(shapes, key=lambda known: abs(math.log(operations(*known) / operations(*shape))))
+        count = max([n for n in settings["heads"] if n <= together] or [min(settings["heads"])])
+        best = min(shapes[nearest][f"{count} heads, {_KINDS[precision]}"])
+        seconds = best / (count * settings["batch"] * operations(*nearest))
+        return (seconds, 0.0) if on_gpu else (0.0, seconds * settings["threads"])
+
+    def picture(self) -> float:
+        """Seconds of a CPU core to decode a radiograph and pack it small."""
+        row = next(row for row in self.packing["rows"] if row["ours"] == "ours, 1 process")
+        return 1 / row["ours_images_per_s_a_core"]
+
+    def indexed(self) -> float:
+        """Seconds for an image of MIMIC-CXR's tables, its report among them, to be joined, checked and read."""
+        rows = {row["what"].split()[0]: row["ours_seconds"] for row in self.size["rows"]}
+        return (rows["tables"] + rows["every"]) / self.size["settings"]["images"]
+
+    def indexed_gib(self) -> float:
+        """GiB of memory that an image of these tables takes, its report among them."""
+        return max(row["peak_gib"] for row in self.size["rows"]) / self.size["settings"]["images"]
+
+    def projection(self, pixels: int) -> float:
+        """Seconds of a CPU core from a CT volume to a radiograph of so many pixels, as the detector counts them."""
+        seconds = min(row["cpu_seconds_a_volume"] for row in self.drr["rows"] if row["what"].startswith("ours"))
+        return seconds * pixels / MEASURED_DETECTOR
+
+    def text_pass(self, layers: int, width: int, trainable: int) -> float:
+        """Seconds of a CPU core for a report in one epoch of the text teacher; by L D^2 from the measured encoder."""
+        rows = {row["what"]: row["ms_per_report"] for row in self.text["rows"]}
+        learned = "all blocks, bucketed by length" if trainable < 0 else "last block, kept states, mean of tokens"
+        known = TEXT_ENCODERS["minilm"]
+        scale = layers * width**2 / (known.layers * known.width**2)
+        return rows[f"a pass: {learned}"] / 1e3 * scale * self.text["machine"]["threads"]
+
+    def student(self, shape: Student, what: str = "forward") -> float:
+        """Seconds of a CPU core for one image through a student of this (N, D, L), or for its maps (`saliency`'s rows).
+
+        Of the measured student nearest in operations, in proportion to these.
+        """
+        name = min(
+            MEASURED_STUDENTS,
+            key=lambda one: abs(math.log(student_operations(MEASURED_STUDENTS[one]) / student_operations(shape))),
+        )
+        row = next(row for row in self.saliency["rows"] if (row["student"], row["what"]) == (name, what))
+        return student_operations(shape) / student_operations(MEASURED_STUDENTS[name]) / row["images_per_s"]
+
+    def student_step(self, shape: Student, precision: str) -> float:
+        """Seconds of a CPU core for one training image of a student: its forward pass, times what training adds.
+
+        That factor is measured on the student of `training`, whose forward pass `saliency` has.
+        """
+        best = self.training["machine"]["best_precision"] if precision == "auto" else precision
+        rows = {row["ours"]: row["ours_images_per_s"] for row in self.training["rows"]}
+        settings = self.training["settings"]
+        known = (settings["size"] // settings["patch"]) ** 2 + 1, settings["width"], settings["depth"]
+        factor = settings["threads"] / rows[f"ours, {best}"] / self.student(known)
+        return self.student(shape) * factor
+
+    def scoring(self) -> float:
+        """Seconds of a CPU core to score one map of one image with the whole suite."""
+        return self.suite["rows"][0]["ours_s_per_1000_images"] / 1000
