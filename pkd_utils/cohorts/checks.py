@@ -4,13 +4,16 @@ import collections
 import csv
 import gzip
 import io
+import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from pkd_utils.cohorts.table import (
     BOX_COLUMNS,
@@ -23,9 +26,12 @@ from pkd_utils.cohorts.table import (
     privileged_problems,
     within,
 )
+from pkd_utils.images.decode import open_image
+from pkd_utils.runs import machine
 from pkd_utils.runs.errors import DataError
 
 _NOT_PLAIN = r"^/|//|/$|(?:^|/)\.\.?(?:/|$)|\x00"  # of a path
+_LOOKS = 16  # threads that ask for files' sizes
 BOX_TOLERANCE = 1.0  # pixels: annotation tools round outwards
 
 
@@ -188,6 +194,43 @@ def check_text(privileged: pd.DataFrame, source: str) -> None:
             f"{source}: {len(empty)} report(s) have no text, the first is {empty[0]!r}; "
             "remove them, or pass report_missing='drop' to leave them out and count them in the funnel."
         )
+
+
+def lacking_files(cohort: Cohort) -> list[str]:
+    """Paths below the root of the images that are not there or empty; one look at each, by many threads."""
+
+    def lacking(some: list[str]) -> list[str]:
+        return [path for path in some if not _size(f"{cohort.root}/{path}")]
+
+    listed = cohort.images["path"].tolist()
+    parts = [listed[start : start + 2000] for start in range(0, len(listed), 2000)]
+    with ThreadPoolExecutor(_LOOKS) as pool:  # a network drive answers many at a time
+        return [path for found in pool.map(lacking, parts) for path in found]
+
+
+def _size(path: str) -> int:
+    """Bytes of a file, 0 if there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def unreadable(
+    root: Path, names: Sequence[str], look: Callable[[Path], object] = open_image
+) -> Iterator[tuple[str, Exception]]:
+    """Those of some files below a root that `look` refuses, in order, and why. Shows progress where it takes long."""
+
+    def one(name: str) -> Exception | None:
+        try:
+            look(root / name)
+        except (DataError, OSError) as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(machine.cores()) as pool:  # threads: PIL's decoders let each other run
+        said = tqdm(pool.map(one, names), "reading images", len(names), unit="image", delay=5)
+        yield from ((name, error) for name, error in zip(names, said, strict=True) if error)
 
 
 def check_cohort(cohort: Cohort) -> None:

@@ -7,6 +7,7 @@ is no whole image is a DataError of one sentence.
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from pkd_utils.images.depth import eight_bit_range, is_deep
 from pkd_utils.images.dicom import is_dicom, read_grey, read_header
 from pkd_utils.images.geometry import Aspect, packed_geometry, resize
 from pkd_utils.runs.errors import DataError
+
+_ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}  # what a file begins and ends with
+_TAIL = 1 << 16  # bytes at the end of a file: some writers pad
 
 
 def read_image(source: str | Path | bytes, size: int, aspect: Aspect = "squash") -> tuple[np.ndarray, tuple[int, int]]:
@@ -62,6 +66,20 @@ def image_size(path: Path) -> tuple[int, int]:
             return header.width, header.height
         with Image.open(path) as image:
             return image.size[::-1] if _orientation(image) >= 5 else image.size
+
+
+def check_ends(path: Path) -> None:
+    """DataError unless the header can be read and the file goes on to its end; nothing is decoded.
+
+    A JPEG ends with a marker that its pixels never hold, a PNG with a chunk, DICOM after all of its pixels.
+    """
+    image_size(path)
+    with open(path, "rb") as file:
+        start = file.read(8)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        tail = file.read()
+    if any(start.startswith(first) and last not in tail for first, last in _ENDS.items()):
+        raise DataError(f"{path} is cut short; fetch the file again.")
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -140,3 +140,23 @@ def test_what_is_no_image_is_one_sentence(tmp_path, content):
             read(tmp_path / "a.png")
         with pytest.raises(FileNotFoundError, match=r"b\.png is missing"):
             read(tmp_path / "b.png")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".dcm"])
+def test_a_file_that_is_cut_short_is_told_by_its_end(tmp_path, suffix):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 70), dtype=np.uint8)
+    file = tmp_path / f"a{suffix}"
+    if suffix == ".dcm":
+        write_dicom(file, pixels, bits=8)
+    else:
+        Image.fromarray(pixels).save(file)
+    decode.check_ends(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole + bytes(1000))  # padded
+    decode.check_ends(file)
+    file.write_bytes(whole[: len(whole) * 3 // 4])
+    with pytest.raises(DataError, match=rf"^\S+a\{suffix} is cut short; fetch the file again\.$"):
+        decode.check_ends(file)
+    file.write_text("no picture")
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        decode.check_ends(file)

@@ -147,8 +147,7 @@ def read_volume(path: str | Path) -> Volume:
         what = ("compressed (gzip)", ".nii.gz") if packed else ("not compressed (gzip)", ".nii")
         raise VolumeError("unreadable", f"{path.name} is {what[0]}, which its name denies; let it end in {what[1]}.")
     image = _read(path, path)
-    for problem in _nifti_problems(path):
-        raise VolumeError(*problem)
+    check_whole(path)
     return to_lps(image, path.name)
 
 
@@ -212,6 +211,12 @@ def _read(source: Path | list[str], path: Path) -> sitk.Image:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split("): ")[-1].strip()[:200]
         raise VolumeError("unreadable", f"{path.name} cannot be read ({reason}); fetch or convert it again.") from None
+
+
+def check_whole(path: Path) -> None:
+    """VolumeError for a NIfTI file that ends early, has no sides, or holds NaN; whole numbers are not read."""
+    for problem in _nifti_problems(path):
+        raise VolumeError(*problem)
 
 
 def _nifti_problems(path: Path) -> Iterator[tuple[str, str]]:
