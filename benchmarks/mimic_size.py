@@ -234,7 +234,7 @@ def data_check(root: Path) -> dict:
         names = ("data/mimic-cxr-jpg", "data/mimic-cxr", "data/mimic-iv", "data/ms-cxr")
         local.write_text("roots:\n" + "".join(f"  {name}: {root.resolve()}\n" for name in names))
         command = [sys.executable, "-m", "workflow.data_check", "paper", "mmpkd/mimic_cxr/01-prepare-data"]
-        start = time.perf_counter()
+        load, start = os.getloadavg()[0], time.perf_counter()
         project = Path(__file__).resolve().parents[1]
         environment = {**os.environ, "PKD_LOCAL": str(local), "PYTHONPATH": str(project)}
         started = subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True)
@@ -244,7 +244,8 @@ def data_check(root: Path) -> dict:
     if status or not said.startswith("good"):
         sys.exit(f"The check did not find the tree whole: {said}")
     gib = used.ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
-    return {"seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime, "peak_gib": gib}
+    used_seconds = used.ru_utime + used.ru_stime
+    return {"seconds": seconds, "cpu_seconds": used_seconds, "load_before": load, "peak_gib": gib}
 
 
 def measure(who: str, root: Path) -> dict:
@@ -272,6 +273,8 @@ def summary(turns: list[tuple[dict, dict]]) -> list[dict]:
         if pairs[0][0]:
             row["reference_seconds"] = statistics.median(least["seconds"] for least, _ in pairs)
             row["ratio"] = statistics.median(least["seconds"] / mine["seconds"] for least, mine in pairs)
+        row |= {name: statistics.median(mine[name] for _, mine in pairs)
+                for name in ("cpu_seconds", "load_before") if name in pairs[0][1]}  # fmt: skip
         rows.append(row)
     return rows
 

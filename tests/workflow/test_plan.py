@@ -1,6 +1,7 @@
 """What a plan costs: arithmetic on rates made by hand, records of finished runs, and every planned run counted."""
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -398,9 +399,8 @@ def test_every_volume_is_projected(rates):
 
 
 def finished(folder: Path, parameters: dict, **facts) -> None:
-    artefacts = {"a": {"bytes": 2**30}, "b": {"files": 2, "bytes": 2**29}}
     record = {"parameters": parameters, "seconds": 7200.0, "device": "a machine", "identity": "0"}
-    write_json(folder / "run.json", {**record, "artefacts": artefacts, **facts})
+    write_json(folder / "run.json", {**record, "started": "2026-01-01T00:00:00Z", **facts})
 
 
 def test_a_run_that_was_made_costs_what_it_says(rates, tmp_path):
@@ -408,12 +408,19 @@ def test_a_run_that_was_made_costs_what_it_says(rates, tmp_path):
     folder = tmp_path / "runs" / "mmpkd" / "mimic_cxr" / "03-distil-student" / "grid"
     here = {"cpu_seconds": 3600.0, "peak_memory_gib": 1.25, "gpu_peak_memory_gib": None}
     finished(folder, {**plan[2].parameters, "device": "cuda"}, **here)  # the machine's own
+    earlier = tmp_path / "earlier.npy"
+    for file in (folder / "students" / "own.npy", earlier):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(bytes(3 * 2**20))
+    os.utime(earlier, (0, 0))
+    (folder / "linked.npy").hardlink_to(earlier)
     cost = costs_of(plan, rates)[2]
-    assert (cost.cpu_hours, cost.gpu_hours, cost.gib, cost.memory_gib) == (1.0, 0.0, 1.5, 1.25)
+    assert (cost.cpu_hours, cost.gpu_hours, cost.memory_gib) == (1.0, 0.0, 1.25)
+    assert cost.gib * 1024 == pytest.approx(3, rel=0.01)
     text = plan_of(plan, rates).text()
     assert "1 runs were made here, on a machine." in text
     line = next(line for line in text.splitlines() if line.startswith("mmpkd/03"))
-    assert line.split()[1:] == ["1", "1", "0.0", "1.0", "1.5", "1.2"]
+    assert line.split()[1:] == ["1", "1", "0.0", "1.0", "0.0", "1.2"]
     finished(folder, plan[2].parameters, **here | {"gpu_peak_memory_gib": 3.0})
     assert costs_of(plan, rates)[2].gpu_hours == 2.0
     for other in ({"parameters": {**plan[2].parameters, "epochs": 4}}, {"resumed": True}):

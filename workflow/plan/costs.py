@@ -3,15 +3,15 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from pkd_utils.runs import absent, paths, run
 from pkd_utils.runs.parameters import declared, identifying
 from workflow.plan.rates import Seconds
 
-KERNEL_GIB = (
-    0.75  # resident set of a notebook's kernel with what it imports: smoke runs, `tests/workflow/test_plan_finished.py`
-)
+KERNEL_GIB = 0.7  # resident set of a kernel with all that it imports: within 30 % of each smoke run (tests)
 NOT_MEASURED = "not measured"
 WIDTH = 100
 
@@ -44,7 +44,7 @@ class Cost:
 
 def recorded(reference: str, parameters: dict[str, Any], cost: Cost) -> bool:
     """Fill in what a finished run of the same parameters took, if there is one that was made in one go."""
-    folder = paths.runs_dir() / reference
+    folder = (paths.runs_dir() / reference).resolve()
     if not (folder / "run.json").exists():
         return False
     record = run.record_of(folder)
@@ -55,10 +55,17 @@ def recorded(reference: str, parameters: dict[str, Any], cost: Cost) -> bool:
     on_gpu = bool(record.get("gpu_peak_memory_gib"))
     cost.cpu_hours = record.get("cpu_seconds", record["seconds"]) / 3600
     cost.gpu_hours = record["seconds"] / 3600 if on_gpu else 0.0
-    cost.gib = sum(artefact["bytes"] for artefact in record["artefacts"].values()) / 2**30
+    cost.gib = own_bytes(folder, record["started"]) / 2**30
     cost.memory_gib, cost.device = record.get("peak_memory_gib"), record["device"]
     cost.note, cost.unknown = "a finished run", set()
     return True
+
+
+def own_bytes(folder: Path, started: str) -> int:
+    """Bytes of a run's folder but for files that are links to those of an earlier run."""
+    began = datetime.fromisoformat(started).timestamp()
+    sizes = [file.stat() for file in folder.rglob("*") if file.is_file()]
+    return sum(size.st_size for size in sizes if size.st_nlink == 1 or size.st_mtime >= began)
 
 
 def _sum(values: Iterable[float | None], partly: bool = False, digits: int = 1) -> str:
