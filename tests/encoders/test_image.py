@@ -143,8 +143,9 @@ def test_dinov2_from_a_file_with_a_larger_grid_equals_transformers(tmp_path):
 
 def timm_resnet(architecture: str, state: dict) -> nn.Module:
     """timm's ResNet, whose code is not torchvision's, with the same weights."""
-    network = timm.create_model(architecture, num_classes=0, features_only=True, out_indices=(3, 4))
-    missing, unexpected = network.load_state_dict(state, strict=False)
+    with torch.device("meta"):
+        network = timm.create_model(architecture, num_classes=0, features_only=True, out_indices=(3, 4))
+    missing, unexpected = network.load_state_dict(state, strict=False, assign=True)
     assert not missing and not unexpected
     return network.eval()
 

@@ -89,7 +89,9 @@ def test_shuffled_gains_predict_no_more_often_than_they_may():
     rng, table, hits = np.random.default_rng(1), known_map(law), 0
     for _ in range(40):
         table["gain"] = rng.permutation(table["gain"].to_numpy())
-        hits += gain_map.judge(table, 0, 39)["predicts"].to_numpy()
+        judged = gain_map.judge(table, 0, 39)
+        assert not (judged["predicts"] & (judged["p"] > 0.05)).any()
+        hits += (judged["p"] <= 0.05).to_numpy()
     assert (hits <= 5).all()  # 5 % of 40 are 2
 
 
