@@ -30,10 +30,10 @@ import torch
 from torch.nn import functional as F
 
 from pkd_utils.distillation.heads import fused
-from pkd_utils.distillation.heads.data import HeadData
+from pkd_utils.distillation.heads.data import HeadData, MemoryTokens
 from pkd_utils.distillation.heads.modules import AttentionHead
 from pkd_utils.distillation.heads.results import HeadResults
-from pkd_utils.distillation.heads.training import GroupTraining, HeadConfig, HeadSpec, MemoryTokens
+from pkd_utils.distillation.heads.training import GroupTraining, HeadConfig, HeadSpec
 from pkd_utils.runs import files
 from pkd_utils.runs.machine import device_name
 

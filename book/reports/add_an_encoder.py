@@ -20,7 +20,7 @@ VIT_TINY = ImageFacts(
     parameters=5_524_416,
     prefixes=("",),  # names in the file have no prefix ...
     dropped=("head.",),  # ... and these belong to a classifier
-    pretraining=Pretraining("ImageNet labels", *[False] * 6, True),  # on no chest film
+    pretraining=Pretraining("ImageNet labels", other=True),  # on no chest film
 )
 
 # And one line in pkd_utils/encoders/zoo/__init__.py, among the image encoders:

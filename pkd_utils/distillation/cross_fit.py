@@ -39,11 +39,6 @@ def cross_fitted(
     split : same index; train, validate, test, or NaN
     targets, patients : same index
     parts, seed : number of parts, 2 or more, and of their shuffling
-
-    Raises
-    ------
-    DataError
-        Fewer patients than parts, or a class that one of the teachers has not seen.
     """
     check_rows(split, ["train"], logits=logits, targets=targets, patients=patients)
     rows = np.flatnonzero(split == "train")

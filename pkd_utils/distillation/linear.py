@@ -13,6 +13,7 @@ import torch
 from pkd_utils.runs.errors import DataError
 
 COLUMNS = 1024  # columns that are iterated together: their logits stay in the processor's cache
+STEPS = 2000  # at most; a column that is not done by then is refused
 
 
 @dataclass
@@ -21,17 +22,13 @@ class LinearHeads:
 
     coefficients: np.ndarray  # (d, K)
     intercepts: np.ndarray  # (K,)
-    gradient: np.ndarray  # (K,) Euclidean norm of the loss's gradient: how far from the optimum
-    steps: int  # most that a column took
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Linear scores (m, K) of features (m, d)."""
         return features @ self.coefficients + self.intercepts
 
 
-def fit_heads(
-    features: np.ndarray, targets: np.ndarray, l2: float | np.ndarray, tolerance: float = 1e-5, steps: int = 2000
-) -> LinearHeads:
+def fit_heads(features: np.ndarray, targets: np.ndarray, l2: float | np.ndarray, tolerance: float) -> LinearHeads:
     """Minimise, for each column k, mean_i CE(t_ik, sigmoid(x_i w_k + b_k)) + l2_k |w_k|^2 / 2; intercepts go free.
 
     The curvature of the cross-entropy is at most 1/4 (Böhning, 1992), so X'X / 4n + l2 bounds it for every target. In
@@ -46,7 +43,6 @@ def fit_heads(
     l2 : float or (K,), above 0
         Penalty beside the mean loss: scikit-learn's `C` is 1 / (n l2).
     tolerance : a column is done when the norm of its gradient is below it
-    steps : most steps; what is not done by then is refused
 
     Returns
     -------
@@ -54,32 +50,22 @@ def fit_heads(
         A column of one value only (0 or 1) has no finite optimum: its slope is 0 and its intercept that of half a case
         of the other class.
 
-    Raises
-    ------
-    DataError
-        Targets outside [0, 1], a penalty that is not positive, shapes that do not fit, or no convergence.
     """
     dtype = torch.float32 if features.dtype == np.float32 else torch.float64
-    n, count = targets.shape
+    count = targets.shape[1]
     l2 = np.broadcast_to(np.asarray(l2, dtype=np.float64), count)
-    if features.shape[0] != n or not (l2 > 0).all() or not ((targets >= 0) & (targets <= 1)).all():
-        raise DataError(
-            f"Features {features.shape} and targets {targets.shape} need the same rows, targets in [0, 1], l2 above 0."
-        )
     centre = features.mean(0, dtype=np.float64)
     centred = features - centre
     axes = principal_axes(centred)
     scores = torch.from_numpy(centred @ axes).to(dtype)  # (n, r)
     found = np.empty((scores.shape[1] + 1, count))
-    norms, most = np.empty(count), 0
     for start in range(0, count, COLUMNS):
         part = slice(start, start + COLUMNS)
-        found[:, part], norms[part], taken = _descend(scores, targets[:, part], l2[part], tolerance, steps)
-        most = max(most, taken)
+        found[:, part] = _descend(scores, targets[:, part], l2[part], tolerance)
     coefficients = axes @ found[1:]
     kind = features.dtype
     intercepts = found[0] - centre @ coefficients
-    return LinearHeads(coefficients.astype(kind), intercepts.astype(kind), norms, most)
+    return LinearHeads(coefficients.astype(kind), intercepts.astype(kind))
 
 
 def principal_axes(centred: np.ndarray) -> np.ndarray:
@@ -91,8 +77,8 @@ def principal_axes(centred: np.ndarray) -> np.ndarray:
     return vectors[:, kept] if tall else centred.T @ (vectors[:, kept] / np.sqrt(values[kept]))
 
 
-def _descend(scores, targets, l2, tolerance, steps):
-    """Coefficients (1 + r, K), intercepts first, gradient norms (K,) and steps, in the axes of `scores` (n, r)."""
+def _descend(scores, targets, l2, tolerance):
+    """Coefficients (1 + r, K), intercepts first, in the axes of `scores` (n, r)."""
     n, dtype = len(scores), scores.dtype
     mean = targets.mean(0, dtype=np.float64)
     flat = (mean == 0) | (mean == 1)
@@ -104,12 +90,11 @@ def _descend(scores, targets, l2, tolerance, steps):
     bound = (design**2).sum(0)[:, None] / (4 * n) + penalty
     result = torch.zeros(design.shape[1], len(l2), dtype=dtype)
     result[0] = torch.from_numpy(np.log(share / (1 - share)))
-    norms = torch.zeros(len(l2), dtype=dtype)
     active = torch.from_numpy(np.flatnonzero(~flat))
     before = now = result[:, active].clone()
     momentum = torch.ones(len(active), dtype=dtype)
     wanted, penalty, bound = wanted[:, active], penalty[:, active], bound[:, active]
-    for step in range(1, steps + 1):
+    for step in range(1, STEPS + 1):
         following = (1 + (1 + 4 * momentum**2).sqrt()) / 2
         ahead = now + (momentum - 1) / following * (now - before)
         logits = design @ ahead
@@ -118,18 +103,15 @@ def _descend(scores, targets, l2, tolerance, steps):
         before, now = now, ahead - gradient / bound
         uphill = (gradient * (now - before)).sum(0) > 0
         momentum = torch.where(uphill, 1.0, following)
-        if step % 5 == 0 or step == steps:
-            size = gradient.norm(dim=0)
-            done = size < tolerance
+        if step % 5 == 0:
+            done = gradient.norm(dim=0) < tolerance
             if done.any():
-                result[:, active[done]], norms[active[done]] = ahead[:, done], size[done]
+                result[:, active[done]] = ahead[:, done]
                 more = ~done
                 active, momentum = active[more], momentum[more]
                 before, now, wanted, penalty, bound = (x[:, more] for x in (before, now, wanted, penalty, bound))
             if not len(active):
-                return result.numpy(), norms.numpy(), step
-    if not len(active):
-        return result.numpy(), norms.numpy(), 0
+                return result.numpy()
     raise DataError(
-        f"{len(active)} of {len(l2)} heads have a gradient above {tolerance:g} after {steps} steps: raise l2."
+        f"{len(active)} of {len(l2)} heads have a gradient above {tolerance:g} after {STEPS} steps: raise l2."
     )

@@ -110,19 +110,14 @@ class Loop:
         title: str = "training",
         progress: bool = True,
     ) -> None:
-        """Train to the last epoch.
+        """Train to the last epoch; a loss that is not finite is refused, the last good epoch stays in the checkpoint.
 
         Parameters
         ----------
         batches : epoch (from 1) -> iterable of (number of cases, batch); anything random is a function of the epoch
         losses : batch -> losses by name, scalars; the first one is minimised, the others go to the history too
         validate : () -> further columns of the history
-        title : str, of the progress bar and of messages
-
-        Raises
-        ------
-        DataError
-            If the loss is not finite; the last good epoch stays in the checkpoint.
+        title : of the progress bar and of messages
         """
         with tqdm(total=self.epochs, initial=self.epoch, desc=title, unit="epoch", disable=not progress) as bar:
             while self.epoch < self.epochs and not self._out_of_patience():

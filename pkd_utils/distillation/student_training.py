@@ -95,8 +95,8 @@ def fit_student(
     config: StudentConfig,
     folder: str | Path,
     seed: int,
-    image_ids: Sequence[str] | None = None,
-    labels: Sequence[str] | None = None,
+    image_ids: Sequence[str],
+    labels: Sequence[str],
     progress: bool = True,
 ) -> StudentResult:
     """Train a student and predict every image with its best epoch; continues or returns what is already there.
@@ -112,15 +112,15 @@ def fit_student(
     folder : path
         Holds checkpoint.safetensors while training; afterwards model.safetensors (the best epoch), history.csv,
         predictions.parquet and metrics.json (written last). A folder of another student is refused.
-    image_ids : N strings; default row numbers
-    labels : K strings, the columns of the predictions; default label_0 ...
+    image_ids : N strings
+    labels : K strings, the columns of the predictions
     progress : bool, show a tqdm bar
 
     Raises
     ------
     DataError
-        Arrays that do not fit together, values that the loss has no meaning for, a validation split without both
-        classes, a loss that is not finite (the last good epoch stays in the checkpoint), or another student's folder.
+        Values that the loss has no meaning for, a validation split without both classes, a loss that is not finite (the
+        last good epoch stays in the checkpoint), or another student's folder.
     """
     folder = Path(folder)
     data = check_student_data(pixels, targets, soft_targets, splits, config, image_ids, labels)
@@ -288,42 +288,27 @@ def check_student_data(
     soft_targets: np.ndarray | None,
     splits: Sequence[str],
     config: StudentConfig,
-    image_ids: Sequence[str] | None = None,
-    labels: Sequence[str] | None = None,
+    image_ids: Sequence[str],
+    labels: Sequence[str],
 ) -> StudentData:
-    """Check the arguments of `fit_student` against each other and make tensors of them."""
-    n, image_size, classes = len(pixels), config.image_size, config.activation == "softmax"
-    if pixels.ndim != 3 or pixels.dtype != np.uint8 or pixels.shape[1:] != (image_size, image_size):
-        raise DataError(
-            f"pixels must be uint8 (N, {image_size}, {image_size}), not {pixels.dtype} {pixels.shape}: pack the images "
-            "at the student's image_size."
-        )
+    """Check the values that `fit_student` is given and make tensors of them."""
+    classes = config.activation == "softmax"
     targets = torch.from_numpy(np.array(targets, dtype=np.int64 if classes else np.float32))
     # The baseline is the same whatever the teacher says.
     soft = None
     if config.weight and soft_targets is not None:
         soft = torch.from_numpy(np.array(soft_targets, dtype=np.float32))
-    ids = [str(i) for i in (range(n) if image_ids is None else image_ids)]
     names = np.array(["" if pd.isna(s) else str(s) for s in splits])
-    lengths = {"targets": len(targets), "splits": len(names), "image_ids": len(set(ids))}
-    lengths |= {} if soft is None else {"soft_targets": len(soft)}
-    for name, length in lengths.items():
-        if length != n:
-            raise DataError(f"There are {length} different {name} for {n} images: give one for each.")
     check_splits(set(names.tolist()) - {""}, ["train", "validate"])
     rows = {s: torch.from_numpy(np.flatnonzero(names == s)) for s in SPLITS if (names == s).any()}
-    width = targets.shape[1] if not classes else int(targets.max()) + 1 if labels is None else len(labels)
-    labels = [f"label_{i}" for i in range(width)] if labels is None else [str(label) for label in labels]
-    if len(labels) != width or len({*labels, "image_id", "split"}) != width + 2:
-        raise DataError(f"labels must be {width} different names, none of them image_id or split, not {labels}.")
     if soft is not None and (without := soft[rows["train"]].isnan().any(1)).any():
-        first = ids[int(rows["train"][without.nonzero()[0, 0]])]
+        first = image_ids[int(rows["train"][without.nonzero()[0, 0]])]
         raise DataError(
             f"{int(without.sum())} of {len(without)} training images have no soft label (first: {first}): let the "
             "teacher predict them, or take them out of the training split."
         )
     used = torch.cat(list(rows.values()))
-    check_targets(targets[used], None if soft is None else soft[rows["train"]], config.activation, width)
+    check_targets(targets[used], None if soft is None else soft[rows["train"]], config.activation, len(labels))
     if not classes and targets[rows["train"]].isnan().all():
         raise DataError("No training image has a known label: there is nothing to learn from.")
     held = targets[rows["validate"]]
@@ -336,4 +321,4 @@ def check_student_data(
     with warnings.catch_warnings():  # a read-only memory map: nothing here writes to it
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         tensor = torch.from_numpy(np.asarray(pixels))
-    return StudentData(tensor, targets, soft, rows, names, ids, labels)
+    return StudentData(tensor, targets, soft, rows, names, list(image_ids), list(labels))

@@ -31,14 +31,10 @@ NOT_ENCODER = ("head.", "head_dist.", "dist_token", "fc_norm.", "mask_token", "d
 def input_statistics(name: str, channels: int = 1) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation, a value a channel, of pixel values in 0 ... 1 that the input is normalised with.
 
-    Parameters
-    ----------
-    name : str
-        "vit" (from scratch): 0.5 and 0.25. A timm name: what timm's configuration of its pretrained weights says:
-        0.5 and 0.5 for `vit_tiny_patch16_224` (augreg_in21k_ft_in1k), ImageNet's for `deit_tiny_patch16_224`. The paper
-        says only "ViT-Tiny pretrained on ImageNet".
-    channels : {1, 3}
-        With 1 the average over channels; `load_weights` folds what that changes into the first layer.
+    Of "vit" (from scratch) 0.5 and 0.25; of a timm name what timm's configuration of its pretrained weights says: 0.5
+    and 0.5 for `vit_tiny_patch16_224` (augreg_in21k_ft_in1k), ImageNet's for `deit_tiny_patch16_224`. The paper says
+    only "ViT-Tiny pretrained on ImageNet". With one channel it is the average over channels; `load_weights` folds what
+    that changes into the first layer.
     """
     mean, std = SCRATCH_STATISTICS
     if name != SCRATCH:
@@ -69,17 +65,11 @@ def build_student(
     ----------
     name : str
         "vit": from scratch with `width`, `depth`, `heads`. Else the timm name of a VisionTransformer, for example
-        `vit_tiny_patch16_224` (the paper's student: 192 wide, 12 blocks, 3 heads), which fixes those three (they
-        are not looked at).
+        `vit_tiny_patch16_224` (the paper's student: 192 wide, 12 blocks, 3 heads), which fixes those three.
     image_size, patch_size : int, pixels; the image side is a multiple of the patch side
     n_labels : int, outputs of the head
     weights : path, optional
         Local file to start from, see `load_weights`, whose report becomes `model.weights_report`. None: random.
-
-    Raises
-    ------
-    DataError
-        An unknown name, sizes that do not fit together, or weights that do not fit.
     """
     if image_size % patch_size:
         raise DataError(f"image_size {image_size} is not a multiple of patch_size {patch_size}: choose one that is.")
@@ -95,7 +85,7 @@ def build_student(
     return model
 
 
-def load_weights(model: VisionTransformer, path: str | Path, name: str = SCRATCH) -> dict[str, Any]:
+def load_weights(model: VisionTransformer, path: str | Path, name: str) -> dict[str, Any]:
     """Load a local weight file into `model`; every encoder key must be found there.
 
     From 3 channels to 1: the student sees (v - m)/s with the averaged m, s instead of (v - m_c)/s_c on three equal
@@ -108,8 +98,7 @@ def load_weights(model: VisionTransformer, path: str | Path, name: str = SCRATCH
     model : VisionTransformer, changed in place
     path : path of a weight file as `encoders.weights.read_weights` reads it
         A student that `save_student` wrote is one such file, and then its head is taken too if it fits.
-    name : str
-        The model's name, for the pixel statistics of a conversion from 3 channels to 1.
+    name : of the model, for the pixel statistics of a conversion from 3 channels to 1
 
     Returns
     -------
@@ -170,8 +159,6 @@ def load_student(path: str | Path) -> tuple[VisionTransformer, dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: train the student first.")
     facts = _facts(path)
-    if facts is None:
-        raise DataError(f"{path} was not written by save_student: it does not say what to build; use build_student.")
     model = random_student(facts["build"], 0)
     model.load_state_dict(load_file(path))
     return model, facts
@@ -222,11 +209,8 @@ def has_plain_last_block(model: nn.Module) -> bool:
         type(block) is Block
         and type(attn) is Attention
         and model.cls_token is not None
-        and not model.grad_checkpointing
         and attn.gate is None
         and all(type(part) is nn.Identity for part in (attn.q_norm, attn.k_norm))
-        # A hook on the attention wants to see the whole map.
-        and not any(m._forward_hooks or m._forward_pre_hooks for m in block.modules())
     )
 
 

@@ -31,13 +31,7 @@ class TabularTeacherResult(NamedTuple):
 
 
 def drop_features(features: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Leave features out by name; `name=value` columns belong to the feature `name`.
-
-    Raises
-    ------
-    DataError
-        If a name is not there, or no column is left.
-    """
+    """Leave features out by name; `name=value` columns belong to the feature `name`."""
     owner = pd.Index([str(column).split("=")[0] for column in features.columns])
     unknown = sorted(set(names) - set(owner))
     if unknown:
@@ -109,11 +103,6 @@ def fit_tabular_teacher(
     clip : float
         Probabilities are clipped to [clip, 1 - clip] before the logit, because a forest does give 0 and 1; not stated
         in the paper.
-
-    Raises
-    ------
-    DataError
-        Differing or repeated index, unknown split, too few classes, or no training rows.
     """
     numbers, training = _numbers(features, target, split, separator)
     forest = RandomForestClassifier(trees, min_samples_leaf=min_samples_leaf, random_state=seed, n_jobs=1)

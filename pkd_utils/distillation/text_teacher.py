@@ -23,7 +23,7 @@ from pkd_utils.distillation.loss import masked_bce
 from pkd_utils.distillation.rows import check_rows
 from pkd_utils.distillation.students import one_query
 from pkd_utils.encoders.bert import load_bert, split_encoder
-from pkd_utils.encoders.texts import EncodedTexts, lower_states
+from pkd_utils.encoders.texts import EncodedTexts, check_texts, lower_states
 from pkd_utils.runs import files
 from pkd_utils.runs.checked import config as checked_config
 from pkd_utils.runs.errors import DataError
@@ -93,20 +93,16 @@ def fit_text_teacher(
     texts : reports after `cohorts.label_terms.remove_label_terms`; the index identifies the report
     targets : same index, one column a label: 1, 0 or NaN (unknown, carries no loss)
     split : same index; train, validate, test, or NaN (gets logits, is used for nothing else)
-    folder : str or Path
-        Of this teacher alone. A checkpoint is left after every epoch, so a killed training goes on from there and ends
-        in the same numbers.
+    folder : of this teacher alone; a killed training goes on from the checkpoint there and ends in the same numbers
     seed : of the initial head, the order of batches and dropout
     encoded : what `encode_teacher_texts(texts, config)` gave, to share it among seeds
-    label_names : {"names", "names_and_synonyms", "sentences", "kept"}
-        What was taken out, and must be gone of every label: see `check_label_names_removed`. The paper excludes "label
-        names".
+    label_names : what was taken out, and must be gone of every label, see `check_label_names_removed`; or "kept"
 
     Raises
     ------
     DataError
         A report that names a label, a label without listed terms, rows that do not fit together (see `check_rows`),
-        targets other than 1/0/NaN, a split without both classes of any label, or another teacher's folder.
+        a split without both classes of any label, or another teacher's folder.
     """
     folder = Path(folder)
     _check_inputs(texts, targets, split)
@@ -282,13 +278,7 @@ def length_bucketed_batches(lengths: np.ndarray, batch_size: int, rng: np.random
 def _check_inputs(texts: pd.Series, targets: pd.DataFrame, split: pd.Series) -> None:
     """Refuse what cannot be trained on; messages name positions and columns, never words or identifiers."""
     check_rows(split, ["train", "validate"], texts=texts, targets=targets)
-    wrong = [position for position, text in enumerate(texts) if not isinstance(text, str)]
-    if wrong:
-        raise DataError(f"{len(wrong)} reports have no text, first at position {wrong[0]}; leave these studies out.")
-    for label in targets.columns:
-        strange = targets[label].dropna()[~targets[label].dropna().isin([0, 1])]
-        if len(strange):
-            raise DataError(f"Column {label!r} of targets holds {strange.iloc[0]}; only 1, 0 and NaN are allowed.")
+    check_texts(texts)
     for name in ("train", "validate"):
         part = targets[split == name]
         if not any(part[label].nunique() == 2 for label in targets.columns):

@@ -19,15 +19,11 @@ from pkd_utils.runs.machine import autocast
 
 
 def build_backbone(facts: ImageFacts, feature: str, seed: int | None = 0) -> nn.Module:
-    """The network of `facts` with random weights, in evaluation mode and without gradients.
+    """The network of `facts` with random weights of a seed, in evaluation mode and without gradients.
 
-    Parameters
-    ----------
-    facts : ImageFacts
-    feature : str, a key of `facts.features`; decides whether a projection is part of the network
-    seed : int or None
-        Of the random weights. torch's global generator is left as it was. None: nothing is drawn, the weights are
-        whatever the memory held, for `keys.load_state`, which fills every one of them or fails.
+    `feature`, a key of `facts.features`, decides whether a projection is part of the network. torch's global generator
+    is left as it was. Without a seed nothing is drawn, the weights are whatever the memory held, for `keys.load_state`,
+    which fills every one of them or fails.
     """
     if seed is None:
         with torch.device("meta"):
@@ -117,10 +113,6 @@ class FrozenEncoder(nn.Module):
         """Frozen, in the encoder's precision; no_grad, as an inference tensor could not feed a head that is trained."""
         with torch.no_grad(), autocast(self.device, self.precision):
             yield
-
-    def extra_repr(self) -> str:
-        """What is loaded, in one line."""
-        return f"{self.facts.title}, {self.weights.file.name if self.weights else self.origin}, {self.where()}"
 
 
 def to_bf16(network: nn.Module) -> None:

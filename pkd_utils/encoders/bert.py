@@ -38,15 +38,7 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def read_config(folder: str | Path) -> PretrainedConfig:
-    """Architecture numbers of the encoder in a folder, which is of one of `MODEL_TYPES`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder has no config.json.
-    DataError
-        If config.json is broken, lacks a number, or is of an architecture that cannot be read.
-    """
+    """Architecture numbers of the encoder in a folder, which is of one of `MODEL_TYPES`."""
     file = Path(folder) / "config.json"
     if not file.is_file():
         raise FileNotFoundError(
@@ -107,20 +99,10 @@ def split_encoder(encoder: nn.Module, trainable_layers: int) -> tuple[nn.Module,
 
 
 def load_bert(folder: str | Path, facts: TextFacts | None = None) -> tuple[nn.Module, tuple[Weights, KeyReport]]:
-    """Load the encoder of a folder; every one of its tensors must come from the file.
+    """The encoder of a folder as `build_encoder` makes it, and what `keys.load_file` says; every tensor is the file's.
 
-    Parameters
-    ----------
-    folder : str or Path
-        config.json and model.safetensors or pytorch_model.bin (or their parts with an index).
-    facts : TextFacts, optional
-        Whose names to expect; by default any encoder of the folder's own architecture.
-
-    Returns
-    -------
-    encoder : torch.nn.Module
-        As `build_encoder`.
-    loaded : as `keys.load_file` gives it
+    The folder holds config.json and model.safetensors or pytorch_model.bin (or their parts with an index). Without
+    `facts` any encoder of the folder's own architecture is expected.
     """
     config = read_config(folder)
     module = build_encoder(config)
@@ -153,21 +135,9 @@ def load_tokenizer(folder: str | Path, facts: TextFacts | None = None, lower_cas
     For BERT and ELECTRA it is built here from vocab.txt, else from the vocabulary in tokenizer.json; for RoBERTa's kind
     it is as transformers reads the folder.
 
-    Parameters
-    ----------
-    facts : TextFacts, optional
-        Fixes case and vocabulary size. Without facts the folder must say whether case matters (`do_lower_case` in
-        tokenizer_config.json, or the normalizer in tokenizer.json); if it does not, a vocabulary with capital letters
-        is cased.
-    lower_case : bool, optional
-        Decides in place of folder and facts.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no vocabulary.
-    DataError
-        If files contradict each other or `facts`.
+    `facts` fix case and vocabulary size. Without facts the folder must say whether case matters (`do_lower_case` in
+    tokenizer_config.json, or the normalizer in tokenizer.json); if it does not, a vocabulary with capital letters is
+    cased. `lower_case` decides in place of folder and facts.
     """
     folder = Path(folder)
     if facts is None and read_config(folder).model_type not in WORDPIECE:

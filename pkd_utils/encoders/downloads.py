@@ -13,15 +13,10 @@ FOLDER_FILES = ["config.json", "vocab.txt", "tokenizer*.json", "*.safetensors", 
 """What is fetched of a text encoder's folder."""
 
 
-def find_weights(facts: Facts, weights: str | Path | None, allow_download: bool = False) -> Path | None:
+def find_weights(facts: Facts, weights: str | Path | None, allow_download: bool) -> Path | None:
     """The file or folder that holds an encoder's weights, or None for `RANDOM`; fetched from the hub only with consent.
 
-    Raises
-    ------
-    FileNotFoundError
-        One sentence: what to get, where, and under which licence.
-    DataError
-        Where a download was allowed and the encoder is on no hub, or the hub does not answer.
+    Where there is none, one sentence says what to get, where, and under which licence.
     """
     if not isinstance(weights, str | Path | None):
         raise DataError(f"weights = {weights!r}: give the path of a file or folder, or {RANDOM!r}.")

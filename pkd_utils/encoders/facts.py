@@ -57,38 +57,23 @@ def known(table: dict, name: str, what: str, words: dict | None = None):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a stored image to the network's input: resize, centre crop, 0 ... 1, normalise.
+    """From a stored image to the network's input: resize, centre crop, 0 ... 1, normalise."""
 
-    Attributes
-    ----------
-    resize : int
-        Pixels; which side it fixes says `rule`.
-    crop : int
-        Side of the centre crop in pixels: the network's input.
-    statistics : (mean, std), three values each
-    interpolation : {"bilinear", "bicubic", "area"}
-        PIL's, with antialiasing; "area" is OpenCV's INTER_AREA, the mean over the stored area of each pixel (enlarging,
-        its own kind of bilinear).
-    rule : {"shorter", "pad_longest"}
-        "shorter": the shorter side becomes `resize`, the aspect ratio stays. "pad_longest": the longer side becomes
-        `resize`, the rest is black, centred.
-    grey : {"", "first", "last"}
-        Colour becomes luma before the resize, or after the crop (a grey image is the same either way).
-    stretch : bool
-        Pixel values are mapped from the image's own minimum and maximum to 0 ... 255 first, cut to whole numbers;
-        of more than 8 bits in this one step, whatever `depth` says.
-    centre : {"round", "floor"}
-        Where the centre crop starts if an odd number of pixels is cut off: round to even as torchvision does, or
-        down as transformers does.
-    """
-
-    resize: int
-    crop: int
-    statistics: tuple[tuple[float, ...], tuple[float, ...]]
+    resize: int  # pixels; which side it fixes says `rule`
+    crop: int  # side of the centre crop in pixels: the network's input
+    statistics: tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation, three values each
+    # "bilinear" or "bicubic": PIL's, with antialiasing; "area": OpenCV's INTER_AREA, the mean over the stored area of
+    # each pixel (enlarging, its own kind of bilinear)
     interpolation: str = "bilinear"
+    # "shorter": the shorter side becomes `resize`, the aspect ratio stays; "pad_longest": the longer side, the rest is
+    # black, centred
     rule: str = "shorter"
-    grey: str = ""
+    grey: str = ""  # colour becomes luma before the resize ("first") or after the crop ("last")
+    # Pixel values are mapped from the image's own minimum and maximum to 0 ... 255 first, cut to whole numbers; of more
+    # than 8 bits in this one step, whatever `depth` says.
     stretch: bool = False
+    # Where the centre crop starts if an odd number of pixels is cut off: "round" to even as in torchvision, or "floor"
+    # as in transformers.
     centre: str = "round"
 
     def __str__(self) -> str:
@@ -116,133 +101,78 @@ class Feature:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What an encoder saw before: Tables 1 and 8 of Bergström et al.; None where those tables have no row."""
+    """What an encoder saw before: Tables 1 and 8 of Bergström et al."""
 
     objective: str
-    image_ssl: bool | None
-    text: bool | None
-    aligned: bool | None
-    mimic: bool | None
-    chexpert: bool | None
-    nih: bool | None
-    other: bool | None
+    image_ssl: bool = False
+    text: bool = False
+    aligned: bool = False
+    mimic: bool = False
+    chexpert: bool = False
+    nih: bool = False
+    other: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What image and text encoders have in common.
+    """What image and text encoders have in common."""
 
-    Attributes
-    ----------
-    name, title : str
-        As in code and as in text.
-    files : tuple of str
-        File names as downloaded; "folder" stands for a Hugging Face folder.
-    source, hub, licence, cite : str
-        Where to get it, its hub name ("" if it is on no hub), its licence, its key in book/references.bib.
-    parameters : int
-        Of the network as loaded, without poolers and heads.
-    prefixes : tuple of str
-        Prefixes of the encoder in the files, "" is none; the one that finds most names is taken.
-    dropped : tuple of str
-        Beginnings of keys (prefix stripped or not) that belong to no encoder: heads, decoders, text towers.
-    never : tuple of str
-        Beginnings of keys (prefix stripped) that the original file never has, and a fine-tuned one or another network
-        does: such a file is refused. What is in `dropped` it has.
-    outputs : dict
-        Name of a dropped head's weight (prefix stripped) to its outputs in the original; with others it is refused.
-    foreign : function, optional
-        Of the tensors by our names, where those of the file do not say whose it is (`whose.told`): why they are another
-        network's; "" if they may be this one's.
-    layouts : tuple of functions
-        Names under which its files occur, see `Layout`; the one that finds most of them is taken.
-    revision : str
-        Of the hub's files, where one is published; "" is the newest.
-    md5 : dict
-        File name to the MD5 published by the authors.
-    """
-
-    name: str
-    title: str
-    files: tuple[str, ...]
-    source: str
+    name: str  # in code
+    title: str  # in text
+    files: tuple[str, ...]  # names as downloaded; "folder" stands for a Hugging Face folder
+    source: str  # where to get it
     licence: str
-    cite: str
-    parameters: int
-    prefixes: tuple[str, ...] = ("",)
-    dropped: tuple[str, ...] = ()
+    cite: str  # key in book/references.bib
+    parameters: int  # of the network as loaded, without poolers and heads
+    prefixes: tuple[str, ...] = ("",)  # of the encoder in the files; the one that finds most names is taken
+    dropped: tuple[str, ...] = ()  # beginnings of keys (prefix stripped or not) of heads, decoders, text towers
+    # Beginnings of keys (prefix stripped) that the original file never has, and a fine-tuned one or another network
+    # does: such a file is refused. What is in `dropped` it has.
     never: tuple[str, ...] = CLASSIFIERS
+    # Name of a dropped head's weight (prefix stripped) to its outputs in the original; with others it is refused.
     outputs: dict[str, int] = field(default_factory=dict)
+    # Of the tensors by our names, where those of the file do not say whose it is (`whose.told`): why they are another
+    # network's; "" if they may be this one's.
     foreign: "Callable[[dict[str, Tensor]], str] | None" = None
-    hub: str = ""
+    hub: str = ""  # its hub name, "" if it is on no hub
     notes: str = ""
-    layouts: tuple[Layout, ...] = (same_names,)
-    revision: str = ""
-    md5: dict[str, str] = field(default_factory=dict)
+    layouts: tuple[Layout, ...] = (same_names,)  # names under which its files occur; the one that finds most is taken
+    revision: str = ""  # of the hub's files, where one is published; "" is the newest
+    md5: dict[str, str] = field(default_factory=dict)  # file name to the MD5 published by the authors
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts(Facts):
-    """An image encoder.
+    """An image encoder."""
 
-    Attributes
-    ----------
-    architecture : str
-        In words.
-    backbone : str
-        Name of the model in timm or torchvision that the weights are loaded into.
-    network : function
-        (facts, feature) -> torch module of exactly the encoder's parameters; a projection only where the feature asks.
-    tokens : function
-        (network, feature, x, enlarge) -> (B, N, D) tokens of x (B, 3, S, S), row-major, nothing behind the feature
-        computed; with a class token (B, 1 + N, D), that one first.
-    preprocessing : dict of Preprocessing
-        "paper" (as Bergström et al. state) and "native"; the first one is the default.
-    native : str
-        What its authors evaluate with, in words, where `preprocessing` has no "native".
-    features : dict of Feature
-        Where tokens can be read; the first one is the default.
-    class_token : bool
-        Whether the network has one.
-    options : dict
-        Arguments of the backbone's constructor beyond its name, such as another width.
-    enlarges : int
-        Side in pixels that the encoder enlarges its input to, unless it is kept from it; 0: it never does.
-    """
-
-    architecture: str
-    backbone: str
+    architecture: str  # in words
+    backbone: str  # name of the model in timm or torchvision that the weights are loaded into
+    # (facts, feature) -> module of exactly the encoder's parameters; a projection only where the feature asks
     network: Callable[["ImageFacts", str], "nn.Module"]
+    # (network, feature, x, enlarge) -> (B, N, D) tokens of x (B, 3, S, S), row-major, nothing behind the feature
+    # computed; with a class token (B, 1 + N, D), that one first
     tokens: Callable[["nn.Module", str, "Tensor", bool], "Tensor"]
-    preprocessing: dict[str, Preprocessing]
-    features: dict[str, Feature]
+    preprocessing: dict[str, Preprocessing]  # "paper" (as Bergström et al. state), "native"; the first is the default
+    features: dict[str, Feature]  # where tokens can be read; the first is the default
     pretraining: Pretraining
-    class_token: bool = False
-    options: dict[str, float] = field(default_factory=dict)
-    enlarges: int = 0
-    native: str = "the same"
+    class_token: bool = False  # whether the network has one
+    options: dict[str, float] = field(default_factory=dict)  # of the backbone's constructor, such as another width
+    enlarges: int = (
+        0  # side in pixels that the encoder enlarges its input to, unless it is kept from it; 0: it never does
+    )
+    native: str = "the same"  # what its authors evaluate with, in words, where `preprocessing` has no "native"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextFacts(Facts):
-    """A text encoder: a BERT in a Hugging Face folder.
+    """A text encoder: a BERT in a Hugging Face folder."""
 
-    Attributes
-    ----------
-    lowercase : bool
-        Whether the vocabulary is uncased.
-    vocabulary, layers, width, longest, heads : int
-        Tokens known, transformer blocks, numbers a token, tokens a text at most, attention heads a block.
-    seen : str
-        Texts it was trained on before.
-    """
-
-    lowercase: bool
-    vocabulary: int
-    layers: int
-    width: int
-    longest: int
-    seen: str
+    lowercase: bool  # whether the vocabulary is uncased
+    vocabulary: int  # tokens known
+    layers: int  # transformer blocks
+    width: int  # numbers a token
+    longest: int  # tokens a text at most
+    seen: str  # texts it was trained on before
     files: tuple[str, ...] = ("folder",)
     prefixes: tuple[str, ...] = ("bert.", "")
     dropped: tuple[str, ...] = (
@@ -253,4 +183,4 @@ class TextFacts(Facts):
         "embeddings.position_ids",  # 0, 1, 2 ...: older versions of transformers saved them
         "bert.embeddings.position_ids",
     )
-    heads: int = 12
+    heads: int = 12  # a block

@@ -114,10 +114,6 @@ class ImageEncoder(FrozenEncoder):
 
     forward = tokens
 
-    def where(self) -> str:
-        """Where tokens are read, in words."""
-        return f"{self.feature_name}: {self.grid[0]} x {self.grid[1]} tokens of {self.width}"
-
 
 def load_image_encoder(
     name: str,

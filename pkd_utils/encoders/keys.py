@@ -38,18 +38,8 @@ def load_file(facts: Facts, path: str | Path, module: nn.Module) -> tuple[Weight
 def load_state(facts: Facts, weights: Weights, module: nn.Module) -> KeyReport:
     """Load a checkpoint into a network in place; every parameter and buffer must come from the file.
 
-    Parameters
-    ----------
-    facts : Facts
-    weights : Weights
-        Of any floating dtype; becomes the network's.
-    module : torch.nn.Module
-        The encoder without heads, named as timm, torchvision or transformers' BertModel name it.
-
-    Returns
-    -------
-    KeyReport
-        Unexpected names are warned about as well.
+    Weights may be of any floating dtype, and take the network's. `module` is the encoder without heads, named as timm,
+    torchvision or transformers' BertModel name it. Unexpected names are warned about as well.
 
     Raises
     ------

@@ -23,18 +23,9 @@ MOVES = ("Cast", "Expand", "Identity", "Reshape", "Resize", "Transpose")  # oper
 def read_onnx(path: str | Path) -> dict[str, torch.Tensor]:
     """Named weights of a self-contained ONNX file of torch's exporter, as the exported model's `state_dict` had them.
 
-    Returns
-    -------
-    dict of str to Tensor
-        Every named tensor as stored, float (bfloat16 as float32) or integer; linear layers' `weight` as (out, in);
-        `position_embeddings` as (1, 1 + patches, width), at the size that the file holds, not the size that its graph
-        resizes them to.
-
-    Raises
-    ------
-    DataError
-        If it is no ONNX file, keeps weights in other files, or holds a weight that has no name and that its place in
-        the graph does not name.
+    Every named tensor is as stored, float (bfloat16 as float32) or integer; linear layers' `weight` is (out, in);
+    `position_embeddings` are (1, 1 + patches, width), at the size that the file holds, not the size that its graph
+    resizes them to.
     """
     path = Path(path)
     try:

@@ -85,13 +85,7 @@ class TextEncoder(FrozenEncoder):
         longest : int, optional
             Tokens a text may have, at most (and by default) the encoder's 512.
         on_long : {"error", "cut"}
-            "cut" keeps the beginning and [SEP], and counts in `truncated`.
-
-        Raises
-        ------
-        DataError
-            For longer texts with "error", for what is no text (positions and lengths are named, never words), and for
-            random weights without a vocabulary.
+            "cut" keeps the beginning and [SEP], and counts in `truncated`; "error" names positions, never words.
         """
         longest = self.longest if longest is None else longest
         if longest > self.longest:
@@ -127,30 +121,16 @@ class TextEncoder(FrozenEncoder):
         return TextTokens(self.encode(ids, mask), mask)
 
     def encode_all(self, packed: EncodedTexts, batch_size: int = 32, cache: str | Path | None = None) -> EncodedTexts:
-        """States of many texts, each encoded once, kept packed in half precision.
+        """States of what `tokenize` gave, each text encoded once, as `hidden` (total, D) float16.
 
-        Parameters
-        ----------
-        packed : what `tokenize` gave
-        batch_size : int
-            Texts a batch; texts of similar length are encoded together.
-        cache : str or Path, optional
-            A .safetensors file to write to and, if it holds these very texts and settings, to read from
-            (memory-mapped). An interrupted encoding continues from the parts beside it, to the same bits.
-
-        Returns
-        -------
-        EncodedTexts
-            `hidden` is (total, D) float16, in memory while encoding (6,000 reports of 100 tokens at D = 768: 0.9 GB).
+        `cache` is a .safetensors file to write to and, if it holds these very texts and settings, to read from
+        (memory-mapped). An interrupted encoding continues from the parts beside it, to the same bits. All is in memory
+        while encoding (6,000 reports of 100 tokens at D = 768: 0.9 GB).
         """
         how = {"device": self.device, "batch_size": batch_size, "cache": cache, "what": self.facts.title}
         return read_cache(cache, packed.identity) or encode_packed(
             packed, self.encode, self.width, torch.float16, **how
         )
-
-    def where(self) -> str:
-        """Where states are read, in words."""
-        return f"layer {self.layer}: tokens of {self.width}"
 
 
 def load_text_encoder(

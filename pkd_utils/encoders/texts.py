@@ -204,22 +204,14 @@ def lower_states(
     Parameters
     ----------
     texts : sequence of str, length N
-    encoder : str or Path
-        Local Hugging Face folder.
+    encoder : local Hugging Face folder
     trainable_layers : int
         -1 keeps tokens only. k >= 0 also keeps the states below the last k blocks: D numbers a token, 2 bytes each with
         "bfloat16" and 4 with "float32" (4,000 reports of 50 tokens at D = 384: 150 or 300 MB).
     max_tokens : int
         Longer reports are cut; `truncated` counts them.
-    precision : str
-        "float32", or "bfloat16": autocast, and states kept as float16.
-    cache : str or Path, optional
-        A .safetensors file to write to and, if it holds the same reports and settings, to read from.
-
-    Raises
-    ------
-    DataError
-        If a text is not a string, named by its position (never by its words), or max_tokens is too large.
+    precision : "float32", or "bfloat16": autocast, and states kept as float16
+    cache : a .safetensors file to write to and, if it holds the same reports and settings, to read from
     """
     texts = check_texts(texts)
     from pkd_utils.encoders import bert  # needs transformers, which reading a store does not

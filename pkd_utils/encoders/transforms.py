@@ -22,14 +22,10 @@ INTERPOLATION = {"bilinear": InterpolationMode.BILINEAR, "bicubic": Interpolatio
 def eight_bit(image: Image.Image, depth: str | int = "minmax") -> Image.Image:
     """The image with 8 bits a channel: mode "L" if it is grey, else "RGB".
 
-    Parameters
-    ----------
-    image : PIL image of any mode
-        Transparency is ignored, palettes are resolved, EXIF orientation is not applied.
-    depth : {"minmax", "full"} or int
-        How more than 8 bits become 8, by the rule of `depth.eight_bit_range`, then rounded. The default
-        stretches the image's own range, so that 12 bits stored in 16 do not come out black; radiographs in JPEG were
-        stretched so by whoever wrote them. Of 8-bit images no value changes, whatever `depth` says.
+    Transparency is ignored, palettes are resolved, EXIF orientation is not applied. `depth` says how more than 8 bits
+    become 8, by the rule of `depth.eight_bit_range`, then rounded. The default stretches the image's own range, so that
+    12 bits stored in 16 do not come out black; radiographs in JPEG were stretched so by whoever wrote them. Of 8-bit
+    images no value changes.
     """
     if is_deep(image):
         return Image.fromarray(np.rint(eight_bit_range(np.asarray(image), depth)).astype(np.uint8))
@@ -79,8 +75,8 @@ def random_resized_crop(
     width: int,
     height: int,
     rng: np.random.Generator,
-    scale: tuple[float, float] = (0.4, 0.9),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
     """(left, top, width, height) in pixels, as torchvision's RandomResizedCrop draws it, from a numpy generator.
 

@@ -138,16 +138,9 @@ def verify(
     upsample: bool = True,
     layer: str | int = "last",
 ) -> Report:
-    """Load an encoder from a file and report what was found in it and what it computes.
+    """Load an encoder from a file, a folder or "random" and report what was found in it and what it computes.
 
-    Parameters
-    ----------
-    name : str
-        A name of `IMAGE_ENCODERS` or `TEXT_ENCODERS`.
-    path : str
-        File or folder as downloaded; "random" runs without weights.
-    feature, preprocessing, upsample : as in `load_image_encoder`
-    layer : as in `load_text_encoder`
+    Options are those of `load_image_encoder` and, `layer`, of `load_text_encoder`.
     """
     started = time.perf_counter()
     facts = known(IMAGE_ENCODERS | TEXT_ENCODERS, name, "encoder")

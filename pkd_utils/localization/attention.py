@@ -33,20 +33,10 @@ def class_token_attention(attn: Attention, qkv: torch.Tensor) -> torch.Tensor:
 
 
 def upsample_maps(maps: np.ndarray | torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Bring maps from the patch grid to the size of the image, bilinearly. How is not stated in the paper.
+    """Bring maps (N, grid_h, grid_w) to the image's size (H, W), bilinearly, float32. Not stated in the paper.
 
-    Parameters
-    ----------
-    maps : (N, grid_h, grid_w)
-        Anything numeric; computed in float32.
-    size : (H, W)
-        Pixels of the image that the model saw.
-
-    Returns
-    -------
-    float32 array (N, H, W)
-        A patch's value stands at the centre of the patch's pixels (`align_corners=False`), and pixels outside the
-        outermost centres keep the border value, so that the map does not shift against the image.
+    A patch's value stands at the centre of the patch's pixels (`align_corners=False`), and pixels outside the
+    outermost centres keep the border value, so that the map does not shift against the image.
     """
     tensor = torch.as_tensor(maps).detach().float()
     return F.interpolate(tensor[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0].cpu().numpy()

@@ -131,13 +131,9 @@ def boxes_from_maps(maps, threshold: float, connectivity: int = 1, min_area: int
     Parameters
     ----------
     maps : (N, H, W) array or Tensor, finite (a boolean mask with threshold 0.5 gives the boxes of its regions)
-    threshold : float
-        Compared in the precision of the map.
-    connectivity : {1, 2}
-        1: pixels touch by their sides (4 neighbours); 2: also by their corners (8). As in scikit-image. Not stated in
-        the paper.
-    min_area : int
-        Components of fewer pixels give no box; 1 keeps all. Not stated in the paper.
+    threshold : compared in the precision of the map
+    connectivity : 1, pixels touch by their sides (4 neighbours), or 2, also by their corners (8)
+    min_area : components of fewer pixels give no box
 
     Returns
     -------

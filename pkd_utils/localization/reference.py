@@ -1,6 +1,6 @@
 """Maps that know nothing of the finding, against which every attention map has to stand: none of them is in the paper.
 
-uniform            every pixel the same: what chance gives
+uniform            every pixel the same: the region's share of the image is its energy inside and its pointing game
 centre prior       a Gaussian in the middle of the image, fitted to nothing
 mean training mask where findings lie on average, from the training split alone
 random weights     the student's own architecture before any training
@@ -24,11 +24,6 @@ NAMES = tuple(
     f"reference: {name}"
     for name in ("uniform", "centre prior", "mean training mask", "random weights", "body mask", "start weights")
 )
-
-
-def uniform_map(shape: tuple[int, int]) -> np.ndarray:
-    """Ones, float32 (H, W): the region's share of the image is its energy inside and its pointing game."""
-    return np.ones(shape, dtype=np.float32)
 
 
 @checked

@@ -64,21 +64,17 @@ def saliency_maps(
 
     Parameters
     ----------
-    model : timm VisionTransformer
-        Pooled by its class token (`global_pool="token"`). It is put into evaluation mode, on the device of its
-        parameters; gradients and settings are afterwards as they were.
+    model : timm VisionTransformer, pooled by its class token (`global_pool="token"`)
+        Put into evaluation mode, on the device of its parameters; gradients and settings are afterwards as before.
     images : Tensor (N, C, H, W), normalised as the model expects, or iterable of such Tensors, read as it comes
     methods : dict of dict
         Name of the map: its "method" (default: the name itself), "layer" and, for attention, "heads", for example
         `{"attention_max": {"method": "attention", "heads": "max"}, "rollout": {}, "chefer": {}}`. The layer is a
-        transformer block, negative from the end. attention, grad_cam: the block looked at; rollout, chefer: the last
-        of the blocks that are multiplied, from the first on. Heads are "mean" or "max". Not stated in the paper.
+        transformer block, negative from the end: that looked at (attention, grad_cam), or the last of those multiplied.
     targets : float array (N, n_outputs), optional
-        Weights of the logits whose sum is differentiated (chefer, grad_cam; the other methods do not look at them), for
-        example one-hot; at least one of an image is not 0. Default: what `predicted_positives` says of each image.
-    batch_size : int
-        Images a forward pass, where `images` is one Tensor. rollout keeps tokens**2 numbers an image and layer, chefer
-        about n_heads times as many and everything that a backward pass needs.
+        Weights of the logits whose sum is differentiated (chefer, grad_cam), for example one-hot; at least one of an
+        image is not 0. Default: what `predicted_positives` says of each image.
+    batch_size : images a forward pass, where `images` is one Tensor
 
     Returns
     -------
@@ -91,8 +87,8 @@ def saliency_maps(
     Raises
     ------
     DataError
-        If the model has no class token, is not pooled by it or uses another attention than timm's plain one; method,
-        layer or option make no sense; or values are not finite.
+        If the model has no class token, is not pooled by it or uses another attention than timm's plain one; if method,
+        layer or option make no sense; or if values are not finite.
     """
     specs = {name: _spec(model, name, options) for name, options in methods.items()}
     if isinstance(images, torch.Tensor):
@@ -288,8 +284,6 @@ def grad_cam(
 def _spec(model: nn.Module, name: str, options) -> MapSpec:
     """The map `name`, its layer counted from 0, checked against the model."""
     spec = MapSpec(**{"method": name, **options})
-    if spec.heads != "mean" and spec.method != "attention":
-        raise DataError(f"{name}: {spec.method} has no option heads={spec.heads!r}: its rule takes the mean.")
     attention_module(model, spec.layer)
     layer = spec.layer % len(model.blocks)
     for index in range(layer) if spec.method in ("rollout", "chefer") else ():

@@ -71,11 +71,8 @@ def randomisation(
     ----------
     model, fresh : timm VisionTransformer
         Trained and untrained, of one architecture; see `students.random_student`.
-    maps_of : function
-        Maps of the same images under a model, by name: {name: (N, h, w)}.
-    mode : str
-        Randomise a stage and all before it (the head is the first, "patch embedding" the last, then nothing trained is
-        left), or that stage alone.
+    maps_of : maps of the same images under a model, {name: (N, h, w)}
+    mode : randomise a stage and all before it (the head is the first, "patch embedding" the last), or that stage alone
 
     Returns
     -------

@@ -22,14 +22,7 @@ from pydantic import Field
 from scipy import ndimage
 
 from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, per_image
-from pkd_utils.localization.metrics import (
-    at_thresholds,
-    boxes_from_maps,
-    normalize_maps,
-    pixel_auprc,
-    pixel_auroc,
-    region_shares,
-)
+from pkd_utils.localization.metrics import at_thresholds, pixel_auprc, pixel_auroc, region_shares
 from pkd_utils.localization.regions import ragged_arange
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
@@ -224,36 +217,6 @@ def score_maps(
     table = pd.DataFrame({"threshold": np.array(grid)[over], **means, "images": len(maps)})
     precision = average_precision(predicted, box_scores(maps, predicted), boxes, iou_thresholds)
     return Suite(per_image, table, precision)
-
-
-def false_alarms(
-    maps, threshold: float, called, connectivity: int = 1, min_area: int = 1, normalize: bool = True
-) -> dict[str, float]:
-    """What maps of images without anything to find would have drawn on them.
-
-    Scaled by its own range, a map that is not constant reaches 1 somewhere, so that it always draws a box: beside the
-    map alone stands the reader who draws boxes only where the model calls a finding.
-
-    Parameters
-    ----------
-    maps, threshold, connectivity, min_area, normalize : see `metrics.at_thresholds`; (N, H, W)
-    called : (N,), boolean; whether the model calls any finding on the image
-
-    Returns
-    -------
-    dict
-        images; drawn, share of them with a box, and boxes, mean number; calls, share called; drawn_if_called and
-        boxes_if_called, the same with no box where nothing is called.
-    """
-    maps, called = as_maps(maps), np.asarray(called, dtype=bool)
-    scaled = normalize_maps(maps) if normalize else maps
-    counts = np.array([len(found) for found in boxes_from_maps(scaled, threshold, connectivity, min_area)])
-    gated = np.where(called, counts, 0)
-    return {
-        "images": len(maps), "drawn": float((counts > 0).mean()), "boxes": float(counts.mean()),
-        "calls": float(called.mean()), "drawn_if_called": float((gated > 0).mean()),
-        "boxes_if_called": float(gated.mean()),
-    }  # fmt: skip
 
 
 def _matches(predicted, n_predicted, scores, reference, n_reference, limits) -> np.ndarray:

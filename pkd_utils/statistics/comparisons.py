@@ -18,7 +18,6 @@ from pydantic import Field
 from scipy import optimize, stats
 
 from pkd_utils.runs.checked import checked
-from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import (
     Bounds,
     Count,
@@ -53,8 +52,6 @@ class MannWhitney:
     p: float
     smallest_p: float  # 2 / C(n + m, n): no data of these sizes give less
     cliffs_delta: float  # P(a > b) - P(a < b) = 2 u / (n m) - 1
-    n: tuple[int, int]
-    method: str  # how p was computed: "exact", "exact permutation" (with ties) or "normal approximation"
 
 
 @dataclass(frozen=True)
@@ -164,36 +161,27 @@ def mann_whitney(a, b) -> MannWhitney:
     a, b : (n,), (m,) finite; for example one value a seed
     """
     a, b = finite(a, "a"), finite(b, "b")
-    n, m = len(a), len(b)
-    splits = comb(n + m, n)
-    ties = len(np.unique(np.concatenate([a, b]))) < n + m
-    if not ties and n * m <= 10_000:
-        how, method = "exact", "exact"
-    elif ties and splits <= 200_000:
-        how, method = "exact permutation", stats.PermutationMethod(n_resamples=np.inf)
-    else:
-        how, method = "normal approximation", "asymptotic"
-    if np.ptp(np.concatenate([a, b])) == 0:
+    n, m, both = len(a), len(b), np.concatenate([a, b])
+    splits, values = comb(n + m, n), len(np.unique(both))
+    ties = values < n + m
+    permute = ties and splits <= 200_000
+    if values == 1:
         u, p = n * m / 2, 1.0  # nothing differs, and the approximation would divide by zero
-    elif how == "exact permutation" and min(n, m) == 1:  # scipy permutes no sample of one value: its splits are counted
-        each = stats.rankdata(np.concatenate([a, b])) - 1  # U of every value alone against the rest
+    elif permute and min(n, m) == 1:  # scipy permutes no sample of one value: its splits are counted
+        each = stats.rankdata(both) - 1  # U of every value alone against the rest
         alone = each[0] if n == 1 else each[-1]
         p = min(1.0, 2 * min((each >= alone).mean(), (each <= alone).mean()))
         u = alone if n == 1 else n * m - alone
     else:
+        method = "asymptotic" if ties or n * m > 10_000 else "exact"
+        method = stats.PermutationMethod(n_resamples=np.inf) if permute else method
         u, p = stats.mannwhitneyu(a, b, alternative="two-sided", method=method)
-    return MannWhitney(float(u), float(p), min(1.0, 2 / splits), 2 * float(u) / (n * m) - 1, (n, m), how)
+    return MannWhitney(float(u), float(p), min(1.0, 2 / splits), 2 * float(u) / (n * m) - 1)
 
 
 @checked
 def cliffs_delta(a, b, level: Level = 0.95) -> Interval:
-    """Cliff's delta P(a > b) - P(a < b) of two independent samples, in [-1, 1], with Newcombe's interval.
-
-    Parameters
-    ----------
-    a, b : (n,), (m,) finite; for example one value a seed
-    level : float in (0, 1)
-    """
+    """Cliff's delta P(a > b) - P(a < b) of independent samples (n,), (m,), in [-1, 1], with Newcombe's interval."""
     a, b = finite(a, "a"), finite(b, "b")
     delta = float(np.sign(np.subtract.outer(a, b)).mean())
     low, high = (2 * value - 1 for value in newcombe_interval((delta + 1) / 2, len(a), len(b), level))
@@ -256,7 +244,6 @@ def paired_comparison(
     larger_is_better: bool = True,
     resamples: Count = 5000,
     level: Level = 0.95,
-    seed: int = 0,
 ) -> PairedComparison:
     """Compare two methods image by image, each image's values averaged over the seeds of its method first.
 
@@ -271,12 +258,12 @@ def paired_comparison(
         Intervals resample patients; the Wilcoxon test, which assumes independent pairs, takes one mean a patient.
     larger_is_better : bool
         False for the false positive rate; it turns the win rate and nothing else.
-    resamples, level, seed : see `bootstrap_interval` (BCa)
+    resamples, level : see `bootstrap_interval` (BCa)
     """
     baseline, treatment = seeds_by_images(baseline, treatment)
     difference = treatment.mean(0) - baseline.mean(0)
     wins = (np.sign(difference if larger_is_better else -difference) + 1) / 2
-    options = {"clusters": patients, "resamples": resamples, "level": level, "seed": seed}
+    options = {"clusters": patients, "resamples": resamples, "level": level}
     index, units = cluster_index(patients, len(difference))
     per_patient = np.bincount(index, difference) / np.bincount(index)
     return PairedComparison(
@@ -309,8 +296,6 @@ def paired_seeds(
     level, bounds : see `intervals.training_interval`
     """
     baseline, treatment = finite(baseline, "baseline"), finite(treatment, "treatment")
-    if len(baseline) != len(treatment) or len(baseline) < 2:
-        raise DataError(f"Give the same two or more seeds of both methods, not {len(baseline)} and {len(treatment)}.")
     difference = treatment - baseline
     n, mean, variance = len(difference), float(difference.mean()), float(difference.var(ddof=1))
     quantile = stats.t.ppf((1 + level) / 2, n - 1)

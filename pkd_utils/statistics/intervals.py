@@ -228,17 +228,17 @@ def interval_coverage(
 
 
 @checked
-def seed_interval(values, level: Level = 0.90, bounds: Bounds = (0, 1)) -> Interval:
-    """Mean over seeds with Student's t interval, of finite values (S,); with one seed the interval is NaN.
+def seed_interval(values, level: Level = 0.90) -> Interval:
+    """Mean of an AUC over seeds with Student's t interval, of finite values (S,); with one seed the interval is NaN.
 
     The paper shades 90 % intervals in Figures 4 and 7 and draws 95 % bars in Figures 5, 6 and 8; how they were computed
-    is not stated in the paper. `bounds` are those of the score, an AUC by default: no end lies beyond.
+    is not stated in the paper. No end lies outside 0 to 1.
     """
     values = finite(values, "values")
     n, method = len(values), "Student's t over seeds"
     if n < 2:
         return Interval(float(values.mean()), np.nan, np.nan, level, "none, one seed", n)
-    return _t_interval(float(values.mean()), values.var(ddof=1) / n, n - 1, level, bounds, method, n)
+    return _t_interval(float(values.mean()), values.var(ddof=1) / n, n - 1, level, (0, 1), method, n)
 
 
 def sd_interval(values, level: Level = 0.95) -> Interval:

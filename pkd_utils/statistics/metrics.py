@@ -39,8 +39,6 @@ def column_aurocs(targets, scores) -> np.ndarray:
     scores : (N, K), finite
     """
     y, scores = np.asarray(targets, dtype=np.float64), np.asarray(scores)
-    if not np.isfinite(scores).all():
-        raise DataError("A score is not finite: look at its model.")
     known, positive = ~np.isnan(y), y[~np.isnan(y)] == 1
     ranks = rankdata(scores[known], axis=0)
     count, others = positive.sum(), (~positive).sum()
@@ -137,8 +135,6 @@ def class_aurocs(probabilities: pd.DataFrame, truth: pd.Series, weights: np.ndar
         B rows (one without weights); a column "<class> vs rest" for every class, "macro": their mean, "weighted": their
         mean weighted by the share of rows of each class (scikit-learn's `multi_class="ovr"`).
     """
-    if not probabilities.index.equals(truth.index):
-        raise DataError("probabilities and truth must have the same index in the same order; align them first.")
     unknown = sorted(set(truth) - set(probabilities.columns))
     if unknown:
         raise DataError(f"truth holds the class {unknown[0]!r}, for which there is no column of probabilities.")

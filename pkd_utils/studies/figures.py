@@ -18,8 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from pkd_utils.runs.errors import DataError
-
 OKABE_ITO = {
     "black": "#000000",
     "orange": "#E69F00",
@@ -101,7 +99,7 @@ def show_radiograph_grid(
     ----------
     images : (H, W) arrays; uint8 is shown from 0 to 255, float from its own minimum to its own maximum
     titles : one an image
-    reference, predicted : (K, 4) arrays, one an image; a box that is empty or outside its image is refused
+    reference, predicted : (K, 4) arrays, one an image
     maps : (h, w) float arrays, one an image: the patch grid or larger, stretched over the image
     columns : int, images in a row
     size : float, inches an image
@@ -117,7 +115,7 @@ def show_radiograph_grid(
             extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
             ax.imshow(maps[i], cmap=ATTENTION_MAP, alpha=0.55, extent=extent, interpolation="nearest")
         for role, boxes in layers.items():
-            _draw_boxes(ax, boxes[i], role, image.shape)
+            _draw_boxes(ax, boxes[i], role)
         if titles is not None:
             ax.set_title(titles[i])
     if layers:
@@ -129,33 +127,25 @@ def show_radiograph_grid(
     return figure
 
 
-def _draw_boxes(ax: Axes, boxes: np.ndarray, role: str, shape: tuple[int, int]) -> None:
+def _draw_boxes(ax: Axes, boxes: np.ndarray, role: str) -> None:
     """Draw boxes in the colour and line style of their role, with a dark rim that shows on bright tissue."""
-    height, width = shape
     rim = [patheffects.Stroke(linewidth=3.2, foreground="black", alpha=0.6), patheffects.Normal()]
     style = {"edgecolor": PALETTE[role], "linestyle": BOX_STYLES[role], "linewidth": 1.8, "path_effects": rim}
     for x0, y0, x1, y1 in np.asarray(boxes, dtype=float).reshape(-1, 4):
-        inside = -1 <= x0 < x1 <= width + 1 and -1 <= y0 < y1 <= height + 1  # one pixel of rounding is allowed
-        if not inside:
-            raise DataError(
-                f"{role} box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) is empty or outside its "
-                f"{height} x {width} image; give x0, y0, x1, y1 in pixels of the image shown."
-            )
         # Pixel centres lie on whole numbers.
         ax.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, **style))
 
 
-def learning_curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], columns: Sequence[str] | None = None) -> Figure:
+def learning_curves(histories: Mapping[str, pd.DataFrame], columns: Sequence[str] | None = None) -> Figure:
     """Draw training histories: one panel a column, one colour a method; seeds as thin lines under their mean.
 
     Parameters
     ----------
-    history : DataFrame, or mapping from a method's name to its DataFrame
+    histories : method's name -> DataFrame
         Column `epoch`, numeric columns, and columns `seed`, `fold` where several runs are stacked. Names that
         are roles of `PALETTE` ("baseline", "mmpkd", "teacher") take that role's colour.
     columns : names of the columns to draw; by default every numeric column but `epoch`, `seed` and `fold`
     """
-    histories = {"": history} if isinstance(history, pd.DataFrame) else dict(history)
     if columns is None:
         numbers = next(iter(histories.values())).select_dtypes("number").columns
         columns = [column for column in numbers if column not in ("epoch", "seed", "fold")]
@@ -169,10 +159,9 @@ def learning_curves(history: pd.DataFrame | Mapping[str, pd.DataFrame], columns:
                     ax.plot(run["epoch"], run[column], color=colour, alpha=0.35, linewidth=0.8)
             mean = table.groupby("epoch")[column].mean()
             marker = "o" if len(mean) == 1 else None  # a single epoch draws no line
-            ax.plot(mean.index, mean.to_numpy(), color=colour, linewidth=2, marker=marker, label=name or None)
+            ax.plot(mean.index, mean.to_numpy(), color=colour, linewidth=2, marker=marker, label=name)
         ax.set(xlabel="epoch", ylabel=column.replace("_", " "))
-    if isinstance(history, Mapping):
-        axes[0].legend()
+    axes[0].legend()
     return figure
 
 

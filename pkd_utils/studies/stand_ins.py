@@ -44,23 +44,19 @@ AUGMENTATION = {"degrees": 5.0, "translate": 0.05, "scale": (0.9, 1.2), "brightn
 
 @config
 class PretrainingConfig:
-    """Everything that decides a pretraining; none of it is stated in the paper, which takes finished encoders.
-
-    `image_size` to `heads` are the backbone, a timm VisionTransformer with class token and three equal input channels.
-    AdamW with one epoch of linear warm-up, then a cosine to zero. `word_mask_ratio` is the share of a report's words
-    that "masked" hides, 0.5 in MRM.
-    """
+    """Everything that decides a pretraining; none of it is stated in the paper, which takes finished encoders."""
 
     objective: Literal["image_ssl", "alignment", "masked"]
+    # the backbone, a timm VisionTransformer with class token and three equal input channels
     image_size: int = 64
     patch_size: int = 8
     width: int = 96
     depth: int = 4
     heads: int = 3
-    epochs: int = 30
+    epochs: int = 30  # of AdamW with one epoch of linear warm-up, then a cosine to zero
     batch_size: int = 128
     learning_rate: float = 1e-3
-    word_mask_ratio: float = 0.5
+    word_mask_ratio: float = 0.5  # share of a report's words that "masked" hides, as in MRM
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     device: Device = "cpu"
 
@@ -83,12 +79,7 @@ class PretrainingResult(NamedTuple):
 def words_of(texts: Sequence[str], pooled: np.ndarray, longest: int = 128) -> Words:
     """Reports as word numbers: lower case, split at anything but letters and digits, each distinct word a number.
 
-    Parameters
-    ----------
-    texts : N strings
-    pooled : (N, T) array, one vector a report
-    longest : int
-        Words a report at most; a longer report is an error (by position, never by its words): nothing is dropped.
+    `pooled` (N, T) holds one vector a report. A report of more than `longest` words is refused: nothing is dropped.
     """
     split = [re.findall(r"[a-z0-9]+", text.lower()) for text in texts]
     lengths = np.array([len(words) for words in split])
@@ -119,19 +110,16 @@ def pretrain(
     words: Words | None,
     config: PretrainingConfig,
     folder: str | Path,
-    seed: int = 0,
+    seed: int,
 ) -> PretrainingResult:
     """Train a backbone by one objective; continues to the same result where it was interrupted.
 
     Parameters
     ----------
-    pixels : (N, S, S) uint8
+    pixels : (N, S, S) uint8, S the configuration's `image_size`
     words : Words of the same N images' reports, or None for "image_ssl"
     folder : holds `pretraining.safetensors`, written whole after every epoch
     """
-    side = config.image_size
-    if pixels.shape[1:] != (side, side) or pixels.dtype != np.uint8:
-        raise DataError(f"pixels must be uint8 (N, {side}, {side}), not {pixels.dtype} {pixels.shape}.")
     read = [] if words is None else [words.ids.numpy(), words.pooled.numpy()]
     content = {"config": dataclasses.asdict(config), "seed": seed, "arrays": [_digest(a) for a in (pixels, *read)]}
     folder = Path(folder)
@@ -175,7 +163,10 @@ class Learner(nn.Module):
     def __init__(self, config: PretrainingConfig, words: Words | None):
         super().__init__()
         self.config = config
-        self.backbone = build_stand_in(config.image_size, config.patch_size, config.width, config.depth, config.heads)
+        self.backbone = VisionTransformer(
+            img_size=config.image_size, patch_size=config.patch_size, embed_dim=config.width, depth=config.depth,
+            num_heads=config.heads, num_classes=0,
+        )  # fmt: skip
         for block in self.backbone.blocks:
             block.attn.fused_attn = config.device != "cpu"  # plain products are faster on a CPU in bf16
         width, patches = config.width, self.backbone.patch_embed.num_patches
@@ -249,13 +240,6 @@ class Learner(nn.Module):
         for block in self.reader:
             tokens = block(tokens, attn_mask=present)
         return F.cross_entropy(self.to_words(tokens[hide]).float(), ids[hide])
-
-
-def build_stand_in(image_size: int, patch_size: int, width: int, depth: int, heads: int) -> VisionTransformer:
-    """The backbone that all three objectives share; random parts come from torch's global generator."""
-    return VisionTransformer(
-        img_size=image_size, patch_size=patch_size, embed_dim=width, depth=depth, num_heads=heads, num_classes=0
-    )
 
 
 def _plain_block(width: int, heads: int) -> Block:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from pkd_utils.distillation import linear
 from pkd_utils.distillation.linear import fit_heads, principal_axes
 from pkd_utils.distillation.loss import distillation_loss
 from pkd_utils.runs.errors import DataError
@@ -21,7 +22,6 @@ def test_columns_are_scikit_learns_optima(n, d):
     targets[:, 0] = targets[:, 0] < 0.1  # hard, and rare
     l2 = np.array([0.01, 0.03, 0.3, 3.0])
     heads = fit_heads(x, targets, l2, 1e-9)
-    assert (heads.gradient < 1e-9).all()
     for k, penalty in enumerate(l2):
         model = LogisticRegression(C=1 / (n * penalty), tol=1e-10, max_iter=5000)
         weights = np.r_[targets[:, k], 1 - targets[:, k]]
@@ -43,7 +43,7 @@ def test_a_mixed_target_is_the_optimum_of_equation_1():
 
 def test_single_precision_and_more_columns_than_a_block_agree_with_double():
     x, targets = drawn(150, 10, columns=1500)
-    double, single = fit_heads(x, targets, 0.1, 1e-8), fit_heads(x.astype(np.float32), targets, 0.1)
+    double, single = fit_heads(x, targets, 0.1, 1e-8), fit_heads(x.astype(np.float32), targets, 0.1, 1e-5)
     assert single.coefficients.dtype == np.float32
     assert np.abs(single.coefficients - double.coefficients).max() < 1e-3
     assert np.abs(double.coefficients[:, :3] - fit_heads(x, targets[:, :3], 0.1, 1e-8).coefficients).max() < 1e-6
@@ -52,17 +52,9 @@ def test_single_precision_and_more_columns_than_a_block_agree_with_double():
 def test_one_class_only_has_no_slope_and_half_a_case_of_the_other():
     x, targets = drawn(50, 4)
     targets[:, 0], targets[:, 1] = 0, 1
-    heads = fit_heads(x, targets, 0.1)
+    heads = fit_heads(x, targets, 0.1, 1e-5)
     assert not heads.coefficients[:, :2].any() and heads.coefficients[:, 2:].any()
     assert 1 / (1 + np.exp(-heads.intercepts[:2])) == pytest.approx([0.01, 0.99])
-
-
-def test_no_more_steps_than_allowed():
-    x, targets = drawn(50, 4)
-    needed = fit_heads(x, targets, 0.1, 1e-10).steps
-    assert fit_heads(x, targets, 0.1, 1e-10, needed).steps == needed
-    with pytest.raises(DataError, match="after"):
-        fit_heads(x, targets, 0.1, 1e-10, needed - 5)
 
 
 def test_principal_axes_are_those_of_the_singular_value_decomposition():
@@ -73,11 +65,8 @@ def test_principal_axes_are_those_of_the_singular_value_decomposition():
         assert np.abs(np.abs(principal_axes(x)) - np.abs(expected)).max() < 1e-6
 
 
-@pytest.mark.parametrize(
-    ("rows", "value", "l2", "steps"), [(49, 0.5, 0.1, 99), (50, 1.5, 0.1, 99), (50, 0.5, 0.0, 99), (50, 0.5, 0.1, 2)]
-)
-def test_what_cannot_be_fitted_is_refused(rows, value, l2, steps):
+def test_what_does_not_converge_is_refused(monkeypatch):
     x, targets = drawn(50, 4)
-    targets[0] = value
-    with pytest.raises(DataError, match="l2"):
-        fit_heads(x, targets[:rows], l2, 1e-12, steps)
+    monkeypatch.setattr(linear, "STEPS", 5)
+    with pytest.raises(DataError, match=r"4 of 4 heads .* after 5 steps: raise l2"):
+        fit_heads(x, targets, 0.1, 1e-12)

@@ -49,17 +49,11 @@ def test_class_token_logits_layer_scale_no_bias_and_scaled_norm():
         torch.testing.assert_close(students.class_token_logits(model, images().double()), model(images().double()))
 
 
-def test_other_makes_and_hooked_models_run_as_they_are():
+def test_other_makes_run_as_they_are():
     for extra in ({"global_pool": "avg"}, {"qk_norm": True}):
         model = scrambled(students.VisionTransformer(**SIZES, **extra))
         assert not students.has_plain_last_block(model)
         assert torch.equal(students.class_token_logits(model, images()), model(images()))
-    model = small()
-    seen = []
-    model.blocks[-1].attn.attn_drop.register_forward_hook(lambda m, i, o: seen.append(o.shape))
-    model.blocks[-1].attn.fused_attn = False
-    students.class_token_logits(model, images())
-    assert seen == [(4, 3, 17, 17)]
 
 
 def test_dropout_has_the_same_expectation():
@@ -146,9 +140,6 @@ def test_saved_student_comes_back_and_can_be_a_start(tmp_path):
     assert other.weights_report["head"] == "new" and torch.equal(other.norm.weight, model.norm.weight)
     with pytest.raises(FileNotFoundError, match="train the student first"):
         students.load_student(tmp_path / "nowhere")
-    save_file(model.state_dict(), tmp_path / "plain.safetensors")
-    with pytest.raises(DataError, match="was not written by save_student"):
-        students.load_student(tmp_path / "plain.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -241,12 +241,15 @@ def test_a_crop_is_resized_as_torchvision_resizes_it(name):
     assert torch.equal(preprocess(Image.fromarray(values), steps, (left, top, width, height)), stated)
 
 
+RANGES = (0.4, 0.9), (3 / 4, 4 / 3)
+
+
 @pytest.mark.parametrize(("width", "height"), [(300, 200), (1000, 400), (90, 310)])
 def test_random_crops_have_torchvisions_distribution(width, height):
     rng, image = np.random.default_rng(6), torch.zeros(1, height, width)
     torch.manual_seed(6)
-    ours = np.array([random_resized_crop(width, height, rng) for _ in range(2000)])
-    theirs = np.array([tv.RandomResizedCrop.get_params(image, [0.4, 0.9], [3 / 4, 4 / 3]) for _ in range(2000)])
+    ours = np.array([random_resized_crop(width, height, rng, *RANGES) for _ in range(2000)])
+    theirs = np.array([tv.RandomResizedCrop.get_params(image, *map(list, RANGES)) for _ in range(2000)])
     theirs = theirs[:, [1, 0, 3, 2]]  # torchvision says top, left, height, width
     assert (ours[:, :2] >= 0).all() and (ours[:, :2] + ours[:, 2:] <= (width, height)).all()
     for of in (lambda c: c[:, 0], lambda c: c[:, 1], lambda c: c[:, 2] * c[:, 3], lambda c: c[:, 2] / c[:, 3]):
@@ -262,7 +265,7 @@ def test_random_crops_keep_scale_and_ratio():
 
 @pytest.mark.parametrize(("width", "height"), [(2000, 100), (100, 2000), (7, 9000)])
 def test_random_crop_of_an_image_too_long_is_centred(width, height):
-    theirs = tv.RandomResizedCrop.get_params(torch.zeros(1, height, width), [0.4, 0.9], [3 / 4, 4 / 3])
-    left, top, w, h = random_resized_crop(width, height, np.random.default_rng(0))
+    theirs = tv.RandomResizedCrop.get_params(torch.zeros(1, height, width), *map(list, RANGES))
+    left, top, w, h = random_resized_crop(width, height, np.random.default_rng(0), *RANGES)
     assert (top, left, h, w) == tuple(theirs)
     assert math.isclose(max(w / h, h / w), 4 / 3, rel_tol=0.1)

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from pkd_utils.localization.reference import body_masks, centre_prior, mean_training_mask, uniform_map
+from pkd_utils.localization.reference import body_masks, centre_prior, mean_training_mask
 from pkd_utils.runs.errors import DataError
 
 
-def test_uniform_and_centre_prior():
-    assert (uniform_map((3, 4)) == 1).all() and uniform_map((3, 4)).dtype == np.float32
+def test_centre_prior():
     bell = centre_prior((40, 80), 0.25)
     assert bell.shape == (40, 80) and bell.dtype == np.float32 and bell.max() == 1
     np.testing.assert_array_equal(bell, bell[::-1, ::-1])

@@ -286,7 +286,6 @@ def test_dynamic_image_size():
         ({}, {"layer": 3}, "layer=3 does not exist"),
         ({}, {"layer": -4, "method": "chefer"}, "layer=-4 does not exist"),
         ({}, {"heads": "median"}, "heads = 'median'"),
-        ({}, {"heads": "max", "method": "chefer"}, "chefer has no option heads='max'"),
         ({}, {"start": 1, "method": "rollout"}, "start = 1"),
         ({"attn_layer": "diff", "num_heads": 2, "embed_dim": 32}, {"method": "rollout"}, "DiffAttention"),
         ({"block_fn": ParallelScalingBlock}, {}, "NoneType|ParallelScalingBlock"),

@@ -18,7 +18,6 @@ from pkd_utils.localization.suite import (
     average_precision,
     box_scores,
     energy_inside,
-    false_alarms,
     pointing_game,
     score_maps,
 )
@@ -45,19 +44,6 @@ def random_boxes(rng, count, shape):
 def problem(rng, n=12, shape=(24, 30)):
     boxes = [random_boxes(rng, rng.integers(1, 4), shape) for _ in range(n)]
     return blobs(rng, n, shape), masks_from_boxes(boxes, shape), boxes
-
-
-def test_false_alarms_by_hand():
-    """A flat map draws nothing; the others two boxes and one, and nothing is called on the second."""
-    maps = np.zeros((3, 6, 6))
-    maps[1, 0, 0] = maps[1, 4:6, 4:6] = maps[2, 2, 2] = 0.2
-    found = false_alarms(maps, 0.5, [True, False, True])
-    assert found == {
-        "images": 3, "drawn": pytest.approx(2 / 3), "boxes": 1, "calls": pytest.approx(2 / 3),
-        "drawn_if_called": pytest.approx(1 / 3), "boxes_if_called": pytest.approx(1 / 3),
-    }  # fmt: skip
-    assert false_alarms(maps, 0.5, [True] * 3, min_area=2)["boxes"] == pytest.approx(1 / 3)
-    assert false_alarms(maps, 0.5, [True] * 3, normalize=False)["drawn"] == 0
 
 
 # --- pointing game ---------------------------------------------------------------------------------------------------

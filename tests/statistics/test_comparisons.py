@@ -44,7 +44,7 @@ def test_mean_sd():
 def test_five_against_five_stops_at_0_0079():
     apart = mann_whitney([1e6, 2e6, 3e6, 4e6, 5e6], [1, 2, 3, 4, 5])
     assert apart.p == apart.smallest_p == pytest.approx(2 / 252) and round(apart.p, 4) == 0.0079
-    assert (apart.u, apart.cliffs_delta, apart.n) == (25, 1, (5, 5))
+    assert (apart.u, apart.cliffs_delta) == (25, 1)
     assert mann_whitney([1, 2], [3]).smallest_p == pytest.approx(2 / 3)
     assert mann_whitney([1], [3]).p == mann_whitney([1], [3]).smallest_p == 1
 
@@ -70,7 +70,6 @@ def test_mann_whitney_is_exact(ties, rng):
             a[0] = b[0]
         got = mann_whitney(a, b)
         assert got.p == pytest.approx(enumerated_p(a, b))
-        assert got.method == ("exact permutation" if ties else "exact")
         assert got.u == (a[:, None] > b).sum() + (a[:, None] == b).sum() / 2
         assert got.cliffs_delta == pytest.approx(np.sign(a[:, None] - b).mean())
         assert got.p >= got.smallest_p - 1e-12
@@ -83,7 +82,7 @@ def test_mann_whitney_is_exact(ties, rng):
 def test_mann_whitney_of_one_value_with_ties_is_exact(a, b):
     a, b = np.array(a, dtype=float), np.array(b, dtype=float)
     got = mann_whitney(a, b)
-    assert got.p == pytest.approx(enumerated_p(a, b)) and got.method == "exact permutation"
+    assert got.p == pytest.approx(enumerated_p(a, b))
     assert got.u == (a[:, None] > b).sum() + (a[:, None] == b).sum() / 2
     turned = mann_whitney(b, a)
     assert (turned.p, turned.cliffs_delta) == pytest.approx((got.p, -got.cliffs_delta))
@@ -92,10 +91,9 @@ def test_mann_whitney_of_one_value_with_ties_is_exact(a, b):
 def test_mann_whitney_large_and_constant(rng):
     a, b = rng.normal(size=300), rng.normal(size=200)
     got = mann_whitney(a, b)
-    assert got.method == "normal approximation"
     assert got.p == stats.mannwhitneyu(a, b, method="asymptotic").pvalue
     one = mann_whitney([0.5], np.repeat([0.0, 1.0], 150_000))
-    assert one.method == "normal approximation" and one.p == 1
+    assert one.p == 1
     same = mann_whitney(np.ones(400), np.ones(400))
     assert (same.p, same.cliffs_delta) == (1, 0)
 
@@ -269,8 +267,6 @@ def test_intervals_of_paired_seeds_stay_in_the_bounds_of_a_difference():
         (lambda: mann_whitney([], [1]), "a is empty"),
         (lambda: cliffs_delta([1, 2], [3, 4], level=1.5), "level = 1.5"),
         (lambda: paired_comparison([1, 2, 3], [1, 2]), "3 images of the baseline, 2"),
-        (lambda: paired_seeds([0.1], [0.2]), "two or more seeds"),
-        (lambda: paired_seeds([0.1, 0.2], [0.1]), "two or more seeds"),
         (lambda: paired_seeds([0.1, np.nan], [0.1, 0.2]), "baseline is nan"),
         (lambda: paired_seeds([0.1, 0.2], [0.1, 0.3], 1.0), "evaluation_share = 1.0"),
     ],

@@ -155,7 +155,6 @@ def test_intervals_stay_in_the_bounds_of_their_score(seeds):
     auc = np.r_[0.2, 0.9, [0.5] * (seeds - 2)]
     found = seed_interval(auc, 0.999)
     assert (found.low, found.high) == (0, 1)
-    assert seed_interval(auc, 0.999, bounds=(-1, 1)).low < 0
     iou = rng.random((2, seeds, 6))
     found = training_interval(*iou, level=0.9999999)
     assert (found.low, found.high) == (-1, 1)

@@ -136,12 +136,8 @@ def test_detectable_differences_are_of_the_interval_for_new_trainings():
     assert stats.nct.sf(stats.t.isf(0.025, 4), 4, got[0] / 0.1) == pytest.approx(0.8) and np.isnan(got[1])
 
 
-def test_refusals(table1):
+def test_refusals():
     for options in ({"n": 0}, {"n": 31}, {"alpha": 0}, {"tail_df": 2}, {"power": 1}):
         ((name, value),) = options.items()
         with pytest.raises(DataError, match=f"{name} = {value}"):
             power.detectable(**{"n": 5, "m": 5, **options})
-    with pytest.raises(DataError, match="no column sd"):
-        power.reported_differences(table1.drop(columns="sd"), 0.05, 0.8, 9)
-    with pytest.raises(DataError, match="give one row Baseline"):
-        power.reported_differences(table1[table1["method"] == "MMPKD"], 0.05, 0.8, 9)

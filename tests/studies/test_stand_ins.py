@@ -40,7 +40,7 @@ def test_the_loss_falls_and_an_interrupted_training_continues_to_the_same_bits(o
     pixels, words, _ = paired_data()
     words = None if objective == "image_ssl" else words
     config = settings(objective, epochs=6, learning_rate=3e-3)
-    whole = pretrain(pixels, words, config, tmp_path / "whole")
+    whole = pretrain(pixels, words, config, tmp_path / "whole", 0)
     assert whole.history["loss"].iloc[-1] < whole.history["loss"].iloc[0]
 
     augment, calls = stand_ins.apply_augmentation, []
@@ -54,8 +54,8 @@ def test_the_loss_falls_and_an_interrupted_training_continues_to_the_same_bits(o
     with monkeypatch.context() as patch:
         patch.setattr(stand_ins, "apply_augmentation", stops)
         with pytest.raises(KeyboardInterrupt):
-            pretrain(pixels, words, config, tmp_path / "parts")
-    parts = pretrain(pixels, words, config, tmp_path / "parts")
+            pretrain(pixels, words, config, tmp_path / "parts", 0)
+    parts = pretrain(pixels, words, config, tmp_path / "parts", 0)
     assert parts.history["loss"].tolist() == whole.history["loss"].tolist()
     for name, tensor in whole.backbone.state_dict().items():
         assert torch.equal(tensor, parts.backbone.state_dict()[name]), name
@@ -64,7 +64,7 @@ def test_the_loss_falls_and_an_interrupted_training_continues_to_the_same_bits(o
 def test_alignment_brings_an_image_to_its_own_report(tmp_path):
     pixels, words, kind = paired_data()
     config = settings("alignment", epochs=40, learning_rate=3e-3)
-    pretrain(pixels, words, config, tmp_path)
+    pretrain(pixels, words, config, tmp_path, 0)
     state = load_file(tmp_path / stand_ins.CHECKPOINT)
     learner = stand_ins.Learner(config, words)
     learner.load_state_dict({n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")})
@@ -81,7 +81,7 @@ def test_hidden_words_are_predicted_from_the_image(tmp_path, monkeypatch):
     monkeypatch.setattr(stand_ins, "MASK_RATIO", 0.25)
     monkeypatch.setattr(stand_ins, "WORD_WEIGHT", 3.0)
     config = settings("masked", epochs=70, learning_rate=5e-3, width=48, heads=4, word_mask_ratio=1.0)
-    history = pretrain(pixels, words, config, tmp_path).history
+    history = pretrain(pixels, words, config, tmp_path, 0).history
     guessing = 2 * np.log(2) / 6  # two of the six words are one of two, equally often
     assert history["words"].iloc[-1] / 3.0 < 0.5 * guessing
 
@@ -113,10 +113,7 @@ def test_bad_settings_are_refused(change):
         settings(**{"objective": "masked", **change})
 
 
-def test_images_and_reports_that_do_not_fit_are_refused(tmp_path):
-    pixels, words, _ = paired_data(8)
-    with pytest.raises(DataError, match="pixels must be uint8"):
-        pretrain(pixels, words, settings("masked", image_size=32), tmp_path)
+def test_reports_that_do_not_fit_are_refused():
     with pytest.raises(DataError, match="Report 1 has no words"):
         words_of(["fine", " ... "], np.zeros((2, 1)))
     with pytest.raises(DataError, match="Report 0 has 3 words"):
@@ -125,8 +122,8 @@ def test_images_and_reports_that_do_not_fit_are_refused(tmp_path):
 
 def test_another_trainings_folder_is_refused(tmp_path):
     pixels, words, _ = paired_data(16)
-    pretrain(pixels, words, settings("alignment", epochs=1), tmp_path)
+    pretrain(pixels, words, settings("alignment", epochs=1), tmp_path, 0)
     with pytest.raises(DataError, match="another folder"):
         pretrain(pixels, words, settings("alignment", epochs=1), tmp_path, seed=1)
     with pytest.raises(DataError, match="another folder"):
-        pretrain(pixels[::-1].copy(), words, settings("alignment", epochs=1), tmp_path)
+        pretrain(pixels[::-1].copy(), words, settings("alignment", epochs=1), tmp_path, 0)

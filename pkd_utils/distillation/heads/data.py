@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,31 +16,13 @@ from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.seeds import stream
 
 
-class TokenSource(Protocol):
-    """Image tokens of a frozen encoder: `rows` images, N = `tokens_per_image`, D = `width`, `views` augmented views.
-
-    `batch(rows, views)` gives (B, N, D) of any float type for int64 row numbers and views; view 0 is the clean image,
-    1 ... `views` are its augmentations. `class_tokens(rows, views)`, (B, D), is only asked for by class-token probes.
-    `identity` names the content (a hash).
-
-    A source with an attribute `live` that is true makes tokens when asked, as `LiveTokens` does: view v is the
-    crop of epoch v, `passes(rows, view)` encodes rows once, and `clean` is where view 0 is stored, or None.
-    """
-
-    rows: int
-    tokens_per_image: int
-    width: int
-    views: int
-    identity: str
-
-    def batch(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor: ...
-
-
 class MemoryTokens:
-    """A `TokenSource` of tokens in memory: (1 + views, rows, N, D), the clean view first."""
+    """Tokens in memory, (1 + views, rows, N, D), the clean view first: what heads ask of stored or live tokens."""
 
-    def __init__(self, tokens: torch.Tensor, class_tokens: torch.Tensor | None = None, identity: str = "memory"):
-        self.tokens, self.class_token, self.identity = tokens, class_tokens, identity
+    identity = "memory"
+
+    def __init__(self, tokens: torch.Tensor, class_tokens: torch.Tensor | None = None):
+        self.tokens, self.class_token = tokens, class_tokens
         self.views, (self.rows, self.tokens_per_image, self.width) = len(tokens) - 1, tokens.shape[1:]
 
     def batch(self, rows: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
@@ -67,7 +49,7 @@ class HeadData:
 
     def __init__(
         self,
-        tokens: TokenSource,
+        tokens,
         text,
         targets: np.ndarray,
         device: torch.device,

@@ -30,7 +30,7 @@ class _Kept(NamedTuple):
 
 
 class EpochTokens:
-    """A `TokenSource` of what was encoded last: the crops of one epoch, and clean views.
+    """Tokens of what was encoded last: the crops of one epoch, and clean views.
 
     Kept as the source rounds them (half precision), in memory up to `cache_bytes`, beyond that mapped on a temporary
     file in `folder`. The file has no name there, so that nothing is left behind, even by a kill.
@@ -38,8 +38,8 @@ class EpochTokens:
 
     live = True
 
-    def __init__(self, source, folder: Path, cache_bytes: int, progress: bool = False):
-        self.source, self.folder, self.cache_bytes, self.progress = source, folder, cache_bytes, progress
+    def __init__(self, source, folder: Path, cache_bytes: int):
+        self.source, self.folder, self.cache_bytes = source, folder, cache_bytes
         self.rows, self.tokens_per_image, self.width = source.rows, source.tokens_per_image, source.width
         self.views, self.identity = source.views, source.identity
         self._kept: dict[int, _Kept] = {}
@@ -56,7 +56,7 @@ class EpochTokens:
         places[rows] = torch.arange(len(rows))
         tokens, class_tokens, filled = None, [], 0
         title = f"encoding for epoch {view}" if view else "encoding clean images"
-        with tqdm(total=len(rows), desc=title, unit="image", leave=False, disable=not self.progress) as bar:
+        with tqdm(total=len(rows), desc=title, unit="image", leave=False) as bar:
             for some, patches, cls in self.source.passes(rows, view):
                 if tokens is None:
                     tokens = self._room(view, len(rows), patches.dtype)

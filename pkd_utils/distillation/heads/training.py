@@ -28,7 +28,7 @@ from pydantic import Field
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from pkd_utils.distillation.heads.data import HeadData, Inputs, MemoryTokens, Step, TokenSource
+from pkd_utils.distillation.heads.data import HeadData, Inputs, Step
 from pkd_utils.distillation.heads.fused import HeadGroup
 from pkd_utils.distillation.heads.live import EpochTokens, train_in_lockstep
 from pkd_utils.distillation.heads.modules import PROBES, READS_TEXT, TEACHES
@@ -41,14 +41,9 @@ from pkd_utils.runs.files import hash_params, last_whole, unseal, write
 from pkd_utils.runs.machine import Device
 from pkd_utils.statistics.metrics import micro_auroc
 
-__all__ = ["HeadConfig", "HeadResults", "HeadSpec", "MemoryTokens", "TokenSource", "fit_heads"]
-
-
 CACHE_BYTES = 1 << 30
 """Normalised tokens of image and text are kept where each fits in this. Of live images, tokens of an epoch and of clean
 views are; what does not fit goes to a temporary file in the folder."""
-KEEPS_WEIGHTS = TEACHES
-"""Methods whose best weights are kept: those of heads that others may learn from."""
 
 
 @config
@@ -59,7 +54,6 @@ class HeadConfig:
     batch_size: int = Field(64, ge=1)  # as in the paper
     dropout: float = Field(0.2, ge=0, lt=1)  # on attention weights, as in the paper
     teacher_view: Literal["same", "clean"] = "same"  # soft labels of the student's view, or of the clean image
-    keep_logits: Literal["all", "chosen"] = "all"  # of every epoch, or of the best epochs and the last one
     # machine
     device: Device = "cpu"
     # "bfloat16": the large products in bfloat16, all else in float32; "float64" to compare with
@@ -74,14 +68,13 @@ class HeadConfig:
 
 def fit_heads(
     specs: Sequence[HeadSpec],
-    tokens: TokenSource,
+    tokens,
     text,
     targets: np.ndarray,
     config: HeadConfig,
     folder: str | Path | None = None,
-    progress: bool = True,
     finished: Iterable[Path] = (),
-) -> "HeadResults":
+) -> HeadResults:
     """Train heads, or continue, or return what is already there.
 
     Live tokens are encoded once an epoch for all groups of heads together, first for teachers and then, when these have
@@ -92,6 +85,7 @@ def fit_heads(
     Parameters
     ----------
     specs : in any order; students may name teachers among them
+    tokens : `encoders.tokens.stored.TokenStore`, `encoders.tokens.live.LiveTokens` or `heads.data.MemoryTokens`
     text : `texts.EncodedTexts` with `hidden`, or None
         One report a row of `tokens`: `batch(rows, device)` gives states (B, L, D_t) and a mask (B, L), `identity`.
     targets : (rows,) int array
@@ -99,7 +93,6 @@ def fit_heads(
     folder : path, optional
         One file a group of heads, `group-<hash>.safetensors` (while training `.checkpoint`), and history.parquet.
         None: a temporary folder that lives as long as the results.
-    progress : bool, show a tqdm bar
     finished : folders of finished calls; heads that are there, by what identifies them, are linked, not trained again
 
     Raises
@@ -108,12 +101,12 @@ def fit_heads(
         Specs that do not fit the data or each other, or a loss that is not finite.
     """
     targets = np.asarray(targets)
-    check_specs(specs, targets, config.n_classes, text is not None)
+    check_specs(specs, targets, text is not None)
     temporary = tempfile.TemporaryDirectory() if folder is None else None
     folder = Path(temporary.name if temporary else folder)
     folder.mkdir(parents=True, exist_ok=True)
     live = getattr(tokens, "live", False)
-    tokens = EpochTokens(tokens, folder, CACHE_BYTES, progress) if live else tokens
+    tokens = EpochTokens(tokens, folder, CACHE_BYTES) if live else tokens
     data = HeadData(tokens, text, targets, torch.device(config.device), config.dtype, CACHE_BYTES)
     build = {"n_classes": config.n_classes, "image_width": tokens.width, "text_width": data.text_width,
              "dropout": config.dropout}  # fmt: skip
@@ -131,7 +124,7 @@ def fit_heads(
     paths = {name: folder / f"group-{key[:16]}.safetensors" for name, key in keys.items()}
     whole = {path for path in paths.values() if last_whole(path) == path}
     waves = plan_waves(groups, costs, config.memory_bytes // 2) if live else [[group] for group in groups]
-    with tqdm(total=sum(group[0].epochs for group in groups), desc="heads", unit="epoch", disable=not progress) as bar:
+    with tqdm(total=sum(group[0].epochs for group in groups), desc="heads", unit="epoch") as bar:
         if live and len(whole) < len(paths):
             tokens.keep_clean(groups, config.teacher_view)
         for wave in waves:
@@ -269,7 +262,7 @@ class GroupTraining:
         return torch.cat(answers)[torch.argsort(sorting)]
 
     def evaluate(self, losses: list[float]) -> None:
-        """Logits of the clean evaluation rows, their AUC, and what is to be kept of this epoch."""
+        """Logits of the clean evaluation rows and their AUC; the best weights of heads that teach are kept."""
         spec, split = self.specs[0], len(self.specs[0].validation_rows)
         rows = torch.from_numpy(spec.evaluation_rows)
         logits = self._predict(self.group, rows, torch.zeros_like(rows)).float()
@@ -283,13 +276,8 @@ class GroupTraining:
                 row[f"{part}_loss"] = F.cross_entropy(logits[where, i], targets[where]).item()
             self.history.append(row)
             mine = [row for row in self.history if row["name"] == spec.name]
-            best = {best_epoch(mine, part) for part in parts}
-            kept = self.logits[spec.name]
-            kept[self.epoch] = logits[:, i].clone()
-            if self.config.keep_logits == "chosen":
-                for epoch in set(kept) - best - {self.epoch}:
-                    del kept[epoch]
-            if spec.method in KEEPS_WEIGHTS and best_epoch(mine) == self.epoch:
+            self.logits[spec.name][self.epoch] = logits[:, i].clone()
+            if spec.method in TEACHES and best_epoch(mine) == self.epoch:
                 state = self.group.heads[i].state_dict()
                 self.best |= {f"{spec.name}/weights/{name}": value.clone() for name, value in state.items()}
 

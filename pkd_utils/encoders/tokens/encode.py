@@ -27,7 +27,6 @@ from pkd_utils.encoders.tokens.views import (
     Pipeline,
     bar,
     check_readable,
-    check_unique,
     list_images,
     storage_dtype,
 )
@@ -114,8 +113,8 @@ def encode_images(
     Raises
     ------
     DataError
-        An image that cannot be read, an identifier given twice, values that `storage` cannot hold, too little disk
-        space, or a target that holds something else (other weights, other images ...).
+        An image that cannot be read, values that `storage` cannot hold, too little disk space, or a target that holds
+        something else (other weights, other images ...).
     FileNotFoundError
         Image files that do not exist.
     """
@@ -192,19 +191,11 @@ def encode_texts(
     Parameters
     ----------
     encoder : encoders.text.TextEncoder
-    ids, texts : sequences of str, length M
-    target : folder of the store; work happens in `<target>.partial`
+    ids, texts : sequences of str, length M, each id once
+    target, batch_size : see `encode_images`
     longest, on_long : see `TextEncoder.tokenize`
-    batch_size : int
-        Texts in one pass of the encoder.
-
-    Raises
-    ------
-    DataError
-        An identifier given twice, a report that is too long or no text, or a target that holds something else.
     """
     ids, texts, target = list(ids), list(texts), Path(target)
-    check_unique(ids, "report")
     packed = encoder.tokenize(texts, longest, on_long)
     key = {"encoder": encoder.identity, "texts": packed.identity, "ids": hash_params(ids)}
     if _already_there(target, key):

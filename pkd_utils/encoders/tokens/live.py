@@ -93,11 +93,8 @@ def record_live(
 
     Parameters
     ----------
-    target : folder
-    live : LiveTokens
-    options : dict
-        Arguments of `load_image_encoder` that gave the encoder, without device; `weights` as `paths.resolve` reads it.
-    image_root, paths : folder as `paths.resolve` reads it, and M paths relative to it
+    options : arguments of `load_image_encoder` that gave the encoder, without device
+    image_root, paths : folder, and M paths relative to it; it and `options["weights"]` as `paths.resolve` reads them
     """
     target, line = Path(target), live.pipeline
     table = pd.DataFrame({"image_id": live.image_ids, "path": [str(path) for path in paths]})
@@ -108,18 +105,10 @@ def record_live(
 
 
 def open_tokens(folder: str | Path, device="cpu") -> TokenStore | LiveTokens:
-    """Open what reports/02-encode left: a store, or the record of how to encode live (`live.json`), with its batches
-    and its threads that decode ahead.
+    """Open what reports/02-encode left in its folder `tokens`: a store, or the record of how to encode live.
 
-    Parameters
-    ----------
-    folder : the run's folder `tokens`
-    device : live only: where the encoder runs
-
-    Raises
-    ------
-    DataError
-        If the encoder's file or an image is not the one that 02-encode saw.
+    `device` is where the encoder runs, if live. An encoder's file or an image that is not the one that 02-encode saw is
+    refused.
     """
     folder = Path(folder)
     if not (folder / "live.json").exists():

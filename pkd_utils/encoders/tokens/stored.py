@@ -53,14 +53,10 @@ class ImageTokens:
     def rows(self) -> int:
         return len(self.image_ids)
 
-    def row_of(self, image_ids: Sequence[str]) -> torch.Tensor:
-        """(B,) int64 rows of these images; DataError names one that is not here."""
-        return _rows_of(image_ids, self.image_ids, "images")
-
     def subset(self, image_ids: Sequence[str]):
         """The same tokens with row i for image `image_ids[i]`; nothing is copied."""
         part = copy.copy(self)
-        part._pick, part.image_ids = self._pick[self.row_of(image_ids)], list(image_ids)
+        part._pick, part.image_ids = self._pick[_rows_of(image_ids, self.image_ids, "images")], list(image_ids)
         part.identity = hash_params([self.identity, part.image_ids])
         return part
 
@@ -69,27 +65,23 @@ class ImageTokens:
         rows = checked(rows, self.rows - 1, "Rows")
         return self._pick[rows], checked(views, self.views, "Views").expand(rows.shape)
 
-    def batch(self, rows, views=0, device="cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Gather tokens.
+    def batch(self, rows, views=0, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Gather tokens (B, N, D), on the CPU.
 
         Parameters
         ----------
         rows : (B,) int64, rows may repeat
         views : (B,) int64 or int, 0 to K
-        device, dtype : of the result; the dtype as kept if None
-
-        Returns
-        -------
-        (B, N, D) tensor
+        dtype : as kept if None
         """
-        return self.gather(0, *self.stored(rows, views)).to(device=device, dtype=dtype or self.dtype)
+        return self.gather(0, *self.stored(rows, views)).to(dtype or self.dtype)
 
-    def class_tokens(self, rows, views=0, device="cpu", dtype: torch.dtype | None = None) -> torch.Tensor:
+    def class_tokens(self, rows, views=0) -> torch.Tensor:
         """(B, D) class tokens, asked for as in `batch`; DataError if the encoder has none."""
         if not self.has_cls:
             encoder = self.facts["encoder"]
             raise DataError(f"The encoder {encoder} has no class token: choose a transformer, or another head.")
-        return self.gather(1, *self.stored(rows, views)).to(device=device, dtype=dtype or self.dtype)
+        return self.gather(1, *self.stored(rows, views))
 
 
 class TokenStore(ImageTokens):
@@ -143,7 +135,7 @@ class TextStore:
         part.identity = hash_params([self.identity, part.ids])
         return part
 
-    def batch(self, rows, device="cpu", dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, rows, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
         """Gather reports, padded with zeros to the longest of them.
 
         Parameters
@@ -152,12 +144,12 @@ class TextStore:
 
         Returns
         -------
-        tokens : (B, L, D)
+        tokens : (B, L, D) float32
         mask : (B, L) bool, True for tokens
         """
         rows = checked(rows, self.rows - 1, "Rows")
         found, mask = pad(self.hidden, self._first[rows], self.lengths[rows])
-        return found.to(device=device, dtype=dtype), mask.to(device)
+        return found.to(device, torch.float32), mask.to(device)
 
 
 def store_facts(folder: Path) -> dict:
@@ -168,6 +160,7 @@ def store_facts(folder: Path) -> dict:
 
 
 def _rows_of(names: Sequence[str], known: list[str], what: str) -> torch.Tensor:
+    """(B,) int64 rows of these names; DataError names one that is not there."""
     rows = {name: row for row, name in enumerate(known)}
     missing = [name for name in names if name not in rows]
     if missing:

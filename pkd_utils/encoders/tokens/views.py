@@ -43,19 +43,12 @@ Share, Positive = Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt
 
 @config
 class Crops:
-    """Random resized crops, stateless (Bergström et al., appendix A: scales 0.4 to 0.9).
-
-    Attributes
-    ----------
-    seed : int
-    scale : (low, high)
-        Share of the stored image's area.
-    ratio : (low, high)
-        Width to height of the crop; not stated in the paper, torchvision's default.
-    """
+    """Random resized crops, stateless."""
 
     seed: int = Field(0, ge=0)
+    # Share of the stored image's area, as in Bergström et al., appendix A.
     scale: Annotated[tuple[Share, Share], AfterValidator(ordered)] = (0.4, 0.9)
+    # Width to height; not stated in the paper, torchvision's default.
     ratio: Annotated[tuple[Positive, Positive], AfterValidator(ordered)] = (0.75, 4 / 3)
 
     def box(self, image_id: str, view: int, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
@@ -76,11 +69,8 @@ class ImageFile(NamedTuple):
 
 
 def list_images(image_ids: Sequence[str], paths: Sequence[str | Path]) -> list[ImageFile]:
-    """Pair identifiers, each of them once, with files that exist."""
-    image_ids, paths = list(image_ids), [Path(path) for path in paths]
-    if len(image_ids) != len(paths) or not paths:
-        raise DataError(f"{len(image_ids)} image identifiers came with {len(paths)} paths: give one path an image.")
-    check_unique(image_ids, "image")
+    """Pair identifiers, each of them a string and given once, with files that exist."""
+    paths = [Path(path) for path in paths]
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise FileNotFoundError(
@@ -88,16 +78,6 @@ def list_images(image_ids: Sequence[str], paths: Sequence[str | Path]) -> list[I
             f"{' and more' if len(missing) > 5 else ''}; check the data root."
         )
     return [ImageFile(*pair) for pair in zip(image_ids, paths, strict=True)]
-
-
-def check_unique(names: Sequence[str], what: str) -> None:
-    """Refuse identifiers that are not strings or occur twice; the first such is named."""
-    counts = collections.Counter(names)
-    wrong = [name for name, count in counts.items() if count > 1 or not isinstance(name, str)]
-    if wrong:
-        raise DataError(
-            f"The {what} identifier {wrong[0]!r} occurs more than once or is no string: give every {what} once."
-        )
 
 
 def check_readable(files: Sequence[ImageFile], workers: int) -> None:

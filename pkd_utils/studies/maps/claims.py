@@ -150,14 +150,8 @@ def with_sd(mean: float, sd: float, mark: str = "") -> str:
 def grid_values(predictions: pd.DataFrame, images: pd.DataFrame, labels: list[str]) -> dict[str, np.ndarray]:
     """`prediction_values` of the validation images for every distilled setting of a grid, of its first fold.
 
-    Parameters
-    ----------
-    predictions : predictions.parquet of 03-distil-student: weight, temperature, fold, seed, split, image_id and logits
-    images : DataFrame by image_id, with patient_id and the labels
-
-    Returns
-    -------
-    {"lambda 0.5, T 1": float64 (seeds, patients)}
+    {"lambda 0.5, T 1": float64 (seeds, patients)}, of predictions.parquet of 03-distil-student and of images by
+    image_id, with patient_id and the labels.
     """
     tried = predictions[(predictions["split"] == "validate") & (predictions["weight"] > 0)]
     tried = tried[tried["fold"] == tried["fold"].min()]

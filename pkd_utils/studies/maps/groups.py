@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from pkd_utils.images.augment import normalise
-from pkd_utils.localization import attention, saliency, tokens
-from pkd_utils.localization.suite import false_alarms
+from pkd_utils.localization import attention, metrics, saliency, tokens
 from pkd_utils.studies.maps.students import Prepared, choose_and_score
 
 THIRDS = ("lowest third", "middle third", "highest third")
@@ -81,8 +80,27 @@ def by_finding(
 
 
 def alarms(maps: np.ndarray, logits: np.ndarray, size: tuple[int, int], threshold: float, **boxes: Any) -> dict:
-    """`suite.false_alarms` of one student's maps (N, h, w), enlarged to `size`; a logit above 0 calls a finding."""
-    return false_alarms(attention.upsample_maps(maps, size), threshold, (logits > 0).any(axis=1), **boxes)
+    """What one student's maps (N, h, w), enlarged to `size`, would have drawn on images without anything to find.
+
+    Scaled by its own range, a map that is not constant reaches 1 somewhere, so that it always draws a box: beside the
+    map alone stands the reader who draws boxes only where the model calls a finding, by a logit above 0. `boxes` are
+    options of `metrics.boxes_from_maps`.
+
+    Returns
+    -------
+    dict
+        images; drawn, share of them with a box, and boxes, mean number; calls, share called; drawn_if_called and
+        boxes_if_called, the same with no box where nothing is called.
+    """
+    scaled = metrics.normalize_maps(attention.upsample_maps(maps, size))
+    counts = np.array([len(found) for found in metrics.boxes_from_maps(scaled, threshold, **boxes)])
+    called = (logits > 0).any(axis=1)
+    gated = np.where(called, counts, 0)
+    return {
+        "images": len(maps), "drawn": float((counts > 0).mean()), "boxes": float(counts.mean()),
+        "calls": float(called.mean()), "drawn_if_called": float((gated > 0).mean()),
+        "boxes_if_called": float(gated.mean()),
+    }  # fmt: skip
 
 
 def faithfulness(

@@ -268,7 +268,7 @@ def reference_maps(
     """
     size = prepared.pixels.shape[1:]
     uniform, centre, mean, random, body, before = reference.NAMES
-    fixed = {uniform: reference.uniform_map(size), centre: reference.centre_prior(size, width)}
+    fixed = {uniform: np.ones(size, dtype=np.float32), centre: reference.centre_prior(size, width)}
     if train := prepared.with_regions(fold, "train"):
         fixed[mean] = reference.mean_training_mask(prepared.masks_of(train))
     for name, one in fixed.items():

@@ -41,26 +41,19 @@ DIRECTIONS = {"above": (1, 0), "below": (-1, 0), "not above": (-1, 1), "not belo
 class Line:
     """`high` minus `low`, AUC within a seed, on every one of the `tasks`.
 
-    Attributes
-    ----------
-    high, low : str or tuple of str
-        Methods, compared within encoders; or image-only heads: of a kind of `PANELS`, averaged (also "pretrained with
-        reports", aligned or masked; "others", all but `high`; "each other"), or of encoders by name, each for itself.
-    sizes : training sizes: "smallest", "largest", "all" (averaged), "each", "above 1000", "up to 1000"
-    direction : of `DIRECTIONS`
-    encoders : of methods: "mean", "every", "some", or names, every one of them
-    than : tasks on which the same difference is to be smaller (with "below": larger)
-    kind : a name of `claims.KINDS`
+    `high` and `low` are methods, compared within encoders; or image-only heads: of a kind of `PANELS`, averaged (also
+    "pretrained with reports", aligned or masked; "others", all but `high`; "each other"), or of encoders by name, each
+    for itself.
     """
 
     high: str | tuple[str, ...]
     low: str | tuple[str, ...]
     tasks: tuple[str, ...]
-    sizes: str = "smallest"
-    direction: str = "above"
-    encoders: str | tuple[str, ...] = "mean"
-    than: tuple[str, ...] = ()
-    kind: str = "difference"
+    sizes: str = "smallest"  # "largest", "all" (averaged), "each", "above 1000", "up to 1000" training images
+    direction: str = "above"  # of `DIRECTIONS`
+    encoders: str | tuple[str, ...] = "mean"  # of methods: "every", "some", or names, every one of them
+    than: tuple[str, ...] = ()  # tasks on which the same difference is to be smaller (with "below": larger)
+    kind: str = "difference"  # a name of `contrasts.KINDS`
 
 
 @dataclass(frozen=True)

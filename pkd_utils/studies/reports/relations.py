@@ -159,9 +159,6 @@ def relate(
         classes, more for several of unequal size, since micro-averaging credits knowing which class is frequent.
     """
     position = pd.Series(np.arange(len(image_ids := list(image_ids))), index=image_ids)
-    missing = ~table["image_id"].isin(position.index)
-    if missing.any():
-        raise DataError(f"Task {task.name}: {int(missing.sum())} image(s) have no row of features; add them.")
     rows = position[table["image_id"]].to_numpy()
     target, patients = table["target"].to_numpy(), table["patient_id"].to_numpy()
     options = {"resamples": resamples, "method": "percentile"}

@@ -21,7 +21,7 @@ from pkd_utils.runs.files import Parts
 from pkd_utils.runs.seeds import stream
 from pkd_utils.statistics.metrics import column_aurocs
 from pkd_utils.studies.transfer import arms
-from pkd_utils.studies.transfer.features import Data
+from pkd_utils.studies.transfer.features import Data, standardised
 from pkd_utils.studies.transfer.protocol import Protocol, Setting
 
 ANOTHER = "another patient's"
@@ -78,7 +78,7 @@ def placements(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return found
 
 
-def run_all(data: Data, protocol: Protocol, parts: Parts, workers: int = 1) -> list[Partition]:
+def run_all(data: Data, protocol: Protocol, parts: Parts, workers: int) -> list[Partition]:
     """All partitions, each kept as a part as soon as it is there, by so many processes side by side."""
     names = [f"partition-{number:03d}.npz" for number in range(protocol.partitions)]
     missing = [number for number, name in enumerate(names) if name not in parts]
@@ -147,7 +147,7 @@ class Draw:
         """Labels (N, outcomes) with their flips; a larger share flips those of a smaller one, too."""
         side = None
         if setting.kind == "image":
-            features = _standardised(self.data.images[setting.image])
+            features = standardised(self.data.images[setting.image])
             side = features @ self.rng(_SIDE).standard_normal(features.shape[1])
         chance = flip_chance(setting.flips, side, len(self.clean))
         drawn = self.rng(_FLIPS).random(self.clean.shape)
@@ -247,8 +247,3 @@ def components(features: np.ndarray, train: np.ndarray, most: int) -> np.ndarray
     scaled = (features - seen.mean(0)) / scale
     axes = principal_axes(scaled[train])[:, : min(most, len(train) - 1)]
     return (scaled @ axes).astype(np.float32)
-
-
-def _standardised(features: np.ndarray) -> np.ndarray:
-    spread = features.std(0)
-    return (features - features.mean(0)) / np.where(spread == 0, 1, spread)

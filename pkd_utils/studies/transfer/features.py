@@ -94,7 +94,7 @@ def read_encoding(encode_run: str) -> Data:
     tasks = pd.read_parquet(prepared / "tasks.parquet")
     binary = tasks.groupby("task")["target"].transform("nunique") == 2
     outcomes = tasks[binary].pivot(index="image_id", columns="task", values="target").reindex(tokens.image_ids)
-    seen = [tokens.batch([row], 0, dtype=torch.float32)[0].mean(0).numpy() for row in range(tokens.rows)]
+    seen = [tokens.batch([row])[0].float().mean(0).numpy() for row in range(tokens.rows)]
     reports = images.index if index.name == "image_id" else images[index.name]
     states, mask = text.subset(list(reports)).batch(range(len(reports)))
     read = (states.sum(1) / mask.sum(1, keepdim=True)).numpy()
@@ -127,11 +127,15 @@ def with_semi_synthetic(data: Data, slope: float) -> Data:
     The state is the first principal component of the standardised whole text, at variance 1. The text tells all of it,
     the picture what it shares with the text; the outcome is drawn, so that its probability is known.
     """
-    text = data.texts["whole"].astype(np.float64)
-    spread = text.std(0)
-    text = (text - text.mean(0)) / np.where(spread == 0, 1, spread)
+    text = standardised(data.texts["whole"].astype(np.float64))
     state = text @ principal_axes(text)[:, 0]
     return replace(data, states={**data.states, "semi-synthetic": slope * state / state.std()})
+
+
+def standardised(features: np.ndarray) -> np.ndarray:
+    """Columns (N, d) of mean 0 and standard deviation 1, a constant one of 0."""
+    spread = features.std(0)
+    return (features - features.mean(0)) / np.where(spread == 0, 1, spread)
 
 
 def _kept(key, make: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:

@@ -10,5 +10,5 @@ from pkd_utils.distillation.heads.modules import METHODS
 def weights_of_all_heads():
     """Kept, to compare them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "KEEPS_WEIGHTS", METHODS)
+        patch.setattr(training, "TEACHES", METHODS)
         yield

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from pkd_utils.distillation.heads import training
+from pkd_utils.distillation.heads.data import MemoryTokens
 from pkd_utils.distillation.heads.live import EpochTokens
 from pkd_utils.distillation.heads.specs import plan_waves
-from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, fit_heads
+from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, fit_heads
 from pkd_utils.encoders.tokens.live import LiveTokens
 from pkd_utils.runs.errors import DataError
 from tests.distillation.heads.test_training import (
@@ -88,7 +89,7 @@ def many_specs(taught=False):
 def test_an_image_is_encoded_once_an_epoch_whatever_is_trained(taught, method, teacher_view, clean, crops):
     data = live_data()
     specs = [spec for spec in many_specs(taught) if method in (None, spec.method)]
-    fit_heads(specs, *data, dataclasses.replace(CONFIG, teacher_view=teacher_view), progress=False)
+    fit_heads(specs, *data, dataclasses.replace(CONFIG, teacher_view=teacher_view))
     seen = Counter(view for view, rows in data[0].asked for _ in rows)
     assert sorted(row for view, rows in data[0].asked if view == 0 for row in rows) == [*clean]
     assert {view: count for view, count in seen.items() if view} == crops
@@ -99,12 +100,12 @@ def test_an_image_is_encoded_once_an_epoch_whatever_is_trained(taught, method, t
 def test_students_hear_their_teachers_in_the_pass_of_the_epoch(tmp_path):
     """04-distil-students: teachers are finished, and no pass is made for them."""
     data, specs = live_data(), many_specs(taught=True)
-    fit_heads([spec for spec in specs if spec.teacher is None], *data, CONFIG, tmp_path, progress=False)
+    fit_heads([spec for spec in specs if spec.teacher is None], *data, CONFIG, tmp_path)
     data[0].asked.clear()
-    fit_heads(specs, *data, CONFIG, tmp_path, progress=False)
+    fit_heads(specs, *data, CONFIG, tmp_path)
     assert {view: len(rows) for view, rows in data[0].encoded().items()} == {0: CLEAN, 1: 36, 2: 36, 3: 18}
     data[0].asked.clear()
-    fit_heads(specs, *data, CONFIG, tmp_path, progress=False)
+    fit_heads(specs, *data, CONFIG, tmp_path)
     assert not data[0].asked
 
 
@@ -116,7 +117,7 @@ def test_heads_in_lockstep_equal_textbook_heads_trained_alone(changes, cache, mo
     monkeypatch.setattr(training, "CACHE_BYTES", cache)
     data, specs = live_data(), many_specs(taught=True)
     config = dataclasses.replace(CONFIG, precision="float64", **changes)
-    results = fit_heads(specs, *data, config, progress=False)
+    results = fit_heads(specs, *data, config)
     textbook = Textbook(data, specs, config, torch.float64)
     for spec in sorted(specs, key=lambda spec: spec.teacher is not None):
         if (spec.seed == 1) != (len(spec.train_rows) == 12):  # of either seed one size, and all methods of it
@@ -128,10 +129,10 @@ def test_heads_in_lockstep_equal_textbook_heads_trained_alone(changes, cache, mo
 
 def test_a_group_alone_has_the_bits_that_it_has_in_lockstep():
     specs = many_specs()
-    together = fit_heads(specs, *live_data(), CONFIG, progress=False)
+    together = fit_heads(specs, *live_data(), CONFIG)
     for seed, size in ((1, 12), (2, 30)):
         mine = [spec for spec in specs if spec.seed == seed and len(spec.train_rows) == size]
-        alone = fit_heads(mine, *live_data(), CONFIG, progress=False)
+        alone = fit_heads(mine, *live_data(), CONFIG)
         for spec in mine:
             for epoch in range(1, spec.epochs + 1):
                 assert torch.equal(alone.logits(spec.name, "test", epoch), together.logits(spec.name, "test", epoch))
@@ -148,7 +149,7 @@ def test_every_epoch_has_a_crop_of_its_own_and_seeds_share_it():
 def undisturbed(tmp_path_factory):
     """Data that all heads have read in lockstep, what came out, and its folder."""
     data, folder = live_data(), tmp_path_factory.mktemp("whole")
-    return data, fit_heads(many_specs(taught=True), *data, CONFIG, folder, progress=False), folder
+    return data, fit_heads(many_specs(taught=True), *data, CONFIG, folder), folder
 
 
 @pytest.mark.parametrize("stop_at", [(1, "image 1 30"), (3, "image 1 12"), (2, "student 2 30"), (3, "student 2 12")])
@@ -177,7 +178,7 @@ def test_tokens_that_do_not_fit_memory_go_to_a_file_that_leaves_nothing(undistur
 
     monkeypatch.setattr(np, "memmap", watched)
     monkeypatch.setattr(training, "CACHE_BYTES", 0)
-    mapped = fit_heads(specs, *live_data(), CONFIG, tmp_path, progress=False)
+    mapped = fit_heads(specs, *live_data(), CONFIG, tmp_path)
     assert seen[0] == (CLEAN, 7, 2 * 16) and len(seen) == 1 + 3 + 3
     assert_same_bits(undisturbed[1], mapped, specs)
     names = [sorted(path.name for path in folder.iterdir()) for folder in (undisturbed[2], tmp_path)]
@@ -207,13 +208,13 @@ def test_too_little_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     monkeypatch.setattr(training, "CACHE_BYTES", 0)
     with pytest.raises(DataError, match=r"Tokens of 24 images need 5,376 bytes and the disk of .* has 1,000 free"):
-        fit_heads(many_specs(), *live_data(), CONFIG, tmp_path, progress=False)
+        fit_heads(many_specs(), *live_data(), CONFIG, tmp_path)
 
 
 def test_evaluation_images_of_all_seeds_are_encoded():
     data, (spec,) = live_data(), make_specs(2, test_rows=None)[3:4]
     other = dataclasses.replace(spec, name="other", seed=2, validation_rows=TEST)
-    fit_heads([spec, other], *data, CONFIG, progress=False)
+    fit_heads([spec, other], *data, CONFIG)
     assert data[0].encoded()[0] == [*VALIDATION, *TEST]
 
 
@@ -221,7 +222,7 @@ def test_class_tokens_must_be_there():
     tokens, text, targets = live_data()
     probe = [spec for spec in many_specs() if spec.method == "cls_probe"]
     with pytest.raises(DataError, match="no class tokens"):
-        fit_heads(probe, LiveMemory(tokens.tokens), text, targets, CONFIG, progress=False)
+        fit_heads(probe, LiveMemory(tokens.tokens), text, targets, CONFIG)
 
 
 def test_waves_fit_the_budget_and_teachers_come_first():
@@ -240,10 +241,10 @@ def test_waves_fit_the_budget_and_teachers_come_first():
 def test_waves_have_passes_of_their_own_and_the_same_numbers():
     specs, data = [spec for spec in many_specs() if spec.method == "image_only"], live_data()
     heads_of_two = 2 * 2 * 17 * 16 * 16 * 4
-    waves = fit_heads(specs, *data, dataclasses.replace(CONFIG, memory_bytes=heads_of_two), progress=False)
+    waves = fit_heads(specs, *data, dataclasses.replace(CONFIG, memory_bytes=heads_of_two))
     assert sum(len(rows) for view, rows in data[0].asked if view == 1) == 2 * 30
     assert sum(len(rows) for view, rows in data[0].asked if view == 0) == CLEAN  # once a call
-    together = fit_heads(specs, *live_data(), CONFIG, progress=False)
+    together = fit_heads(specs, *live_data(), CONFIG)
     for spec in specs:
         torch.testing.assert_close(waves.logits(spec.name), together.logits(spec.name), rtol=0, atol=1e-4)
 
@@ -251,8 +252,8 @@ def test_waves_have_passes_of_their_own_and_the_same_numbers():
 def test_stored_and_live_groups_have_other_names(tmp_path):
     """Tokens of the same identity: a change of mode is no finished run."""
     specs, (live, text, targets) = make_specs(1)[3:4], live_data()
-    fit_heads(specs, MemoryTokens(live.tokens), text, targets, CONFIG, tmp_path, progress=False)
-    fit_heads(specs, live, text, targets, CONFIG, tmp_path, progress=False)
+    fit_heads(specs, MemoryTokens(live.tokens), text, targets, CONFIG, tmp_path)
+    fit_heads(specs, live, text, targets, CONFIG, tmp_path)
     assert len(list(tmp_path.glob("group-*.safetensors"))) == 2
 
 
@@ -276,6 +277,6 @@ def test_live_tokens_of_image_files(tmp_path, kept_clean):
         HeadSpec(f"{method} {seed} {size}", method, seed, np.arange(size), **common)
         for method in ("image_only", "mean_probe", "cls_probe") for seed in (1, 2) for size in (8, 16)
     ]  # fmt: skip
-    results = fit_heads(specs, live, None, np.arange(24) % 2, HeadConfig(2), progress=False)
+    results = fit_heads(specs, live, None, np.arange(24) % 2, HeadConfig(2))
     assert encoder.seen == 3 * 16 + (0 if kept_clean else 8)
     assert results.history["train_loss"].notna().all() and len(results.history) == 3 * len(specs)

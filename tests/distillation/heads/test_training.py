@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from pkd_utils.distillation.heads import training
+from pkd_utils.distillation.heads.data import MemoryTokens
 from pkd_utils.distillation.heads.modules import TEACHES, build_head, dropout_keep
-from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, MemoryTokens, fit_heads
+from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, fit_heads
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
 from pkd_utils.encoders.texts import EncodedTexts
 from pkd_utils.runs.errors import DataError
@@ -133,7 +134,7 @@ def test_heads_trained_together_equal_textbook_heads_trained_alone(precision, to
     """Parameters and logits after epochs of Adam, with the same masks; also in small parts and small groups."""
     data, specs = make_data(views), make_specs()
     config = dataclasses.replace(CONFIG, precision=precision, **changes)
-    results = fit_heads(specs, *data, config, progress=False)
+    results = fit_heads(specs, *data, config)
     textbook = Textbook(data, specs, config, getattr(torch, precision))
     for spec in sorted(specs, key=lambda spec: spec.teacher is not None):
         expected = textbook.train(spec)
@@ -153,7 +154,7 @@ def test_a_restart_shares_rows_alone_and_its_student_starts_as_the_baseline():
     restart = dataclasses.replace(image, name="restart", method="image_restart")
     student = dataclasses.replace(image, name="student", method="self_restart", teacher="restart")
     specs, config = [image, restart, student], dataclasses.replace(CONFIG, precision="float64")
-    results, textbook = fit_heads(specs, *data, config, progress=False), Textbook(data, specs, config, torch.float64)
+    results, textbook = fit_heads(specs, *data, config), Textbook(data, specs, config, torch.float64)
     for spec in specs:
         expected = textbook.train(spec)
         found = torch.cat([results.logits(spec.name, part, "last") for part in ("validation", "test")])
@@ -188,7 +189,7 @@ def assert_same_bits(one, other, specs):
 @pytest.fixture(scope="module")
 def whole():
     """What all heads end in, trained at once and undisturbed."""
-    return fit_heads(make_specs(), *make_data(), CONFIG, progress=False)
+    return fit_heads(make_specs(), *make_data(), CONFIG)
 
 
 def stop_and_continue(specs, data, folder, monkeypatch, epoch, name):
@@ -210,9 +211,9 @@ def stop_and_continue(specs, data, folder, monkeypatch, epoch, name):
     with monkeypatch.context() as patch:
         patch.setattr(training.GroupTraining, "evaluate", stop)
         with pytest.raises(KeyboardInterrupt):
-            fit_heads(specs, *data[0], CONFIG, folder, progress=False)
+            fit_heads(specs, *data[0], CONFIG, folder)
     monkeypatch.setattr(training.GroupTraining, "train", watched)
-    continued = fit_heads(specs, *data[1], CONFIG, folder, progress=False)
+    continued = fit_heads(specs, *data[1], CONFIG, folder)
     assert not list(folder.glob("*.checkpoint"))
     return continued, trained
 
@@ -232,7 +233,7 @@ def fit_one_head(folder, threads, killed=False):
         kill_at_call(training.GroupTraining, "train", 3)
     specs = [HeadSpec("image", "image_only", 1, TRAIN, VALIDATION, 4, TEST)]
     tokens, _, targets = make_data()
-    return specs, fit_heads(specs, MemoryTokens(tokens.tokens), None, targets, CONFIG, folder, progress=False)
+    return specs, fit_heads(specs, MemoryTokens(tokens.tokens), None, targets, CONFIG, folder)
 
 
 def test_a_killed_process_loses_at_most_an_epoch(tmp_path, monkeypatch):
@@ -246,24 +247,24 @@ def test_a_killed_process_loses_at_most_an_epoch(tmp_path, monkeypatch):
 
 def test_a_finished_run_is_read_and_a_changed_one_trained(tmp_path, monkeypatch):
     data, specs = make_data(), make_specs(1)[3:5]
-    first = fit_heads(specs, *data, CONFIG, tmp_path, progress=False)
+    first = fit_heads(specs, *data, CONFIG, tmp_path)
     assert list(pd.read_parquet(tmp_path / "history.parquet")["name"]) == ["image", "teacher"]
     with monkeypatch.context() as patch:
         patch.setattr(training.GroupTraining, "train", None)
-        assert_same_bits(first, fit_heads(specs, *data, CONFIG, tmp_path, progress=False), specs)
+        assert_same_bits(first, fit_heads(specs, *data, CONFIG, tmp_path), specs)
     for other_specs, other_config in (
         ([dataclasses.replace(spec, learning_rate=1e-2) for spec in specs], CONFIG),
         (specs, dataclasses.replace(CONFIG, batch_size=8)),
     ):
-        other = fit_heads(other_specs, *data, other_config, tmp_path, progress=False)
+        other = fit_heads(other_specs, *data, other_config, tmp_path)
         assert not torch.equal(other.logits("image"), first.logits("image"))
 
 
 def test_a_student_is_another_when_its_teacher_is(tmp_path):
     data, specs = make_data(), make_specs(1)
-    first = fit_heads([specs[0], specs[4]], *data, CONFIG, tmp_path, progress=False)
+    first = fit_heads([specs[0], specs[4]], *data, CONFIG, tmp_path)
     slower = dataclasses.replace(specs[4], learning_rate=1e-5)
-    second = fit_heads([specs[0], slower], *data, CONFIG, tmp_path, progress=False)
+    second = fit_heads([specs[0], slower], *data, CONFIG, tmp_path)
     assert not torch.equal(first.logits("student"), second.logits("student"))
 
 
@@ -273,11 +274,11 @@ def test_kept_normalised_tokens_change_no_bit_and_are_asked_for_once(monkeypatch
     monkeypatch.setattr(
         MemoryTokens, "batch", lambda self, rows, views: asked.append(len(rows)) or batch(self, rows, views)
     )
-    kept = fit_heads(specs, *make_data(), CONFIG, progress=False)
+    kept = fit_heads(specs, *make_data(), CONFIG)
     assert sum(asked) <= ROWS * (1 + VIEWS)
     asked.clear()
     monkeypatch.setattr(training, "CACHE_BYTES", 0)
-    plain = fit_heads(specs, *make_data(), CONFIG, progress=False)
+    plain = fit_heads(specs, *make_data(), CONFIG)
     assert sum(asked) > ROWS * (1 + VIEWS)
     assert_same_bits(kept, plain, specs)
 
@@ -286,7 +287,7 @@ def test_only_clean_images():
     data, specs = make_data(views=0), make_specs(2)
     steps = training.HeadData(*data, torch.device("cpu"), torch.float32).steps(TRAIN, 16, 1, 1)
     assert all((step.views == 0).all() for step in steps)
-    results = fit_heads(specs, *data, CONFIG, progress=False)
+    results = fit_heads(specs, *data, CONFIG)
     assert len(results.history) == 2 * len(specs)
 
 
@@ -309,7 +310,6 @@ def test_best_epochs_follow_from_the_history_and_ties_go_to_the_first(whole):
     for spec in make_specs():
         history = whole.history.query("name == @spec.name")
         assert whole.best_epoch(spec.name) == history["validation_auc"].argmax() + 1
-        assert whole.best_epoch(spec.name, "test") == history["test_auc"].argmax() + 1
         for epoch in (1, 2, 3):
             for part, rows in (("validation", VALIDATION), ("test", TEST)):
                 auc = auc_of(targets[rows], whole.logits(spec.name, part, epoch))
@@ -325,7 +325,7 @@ def test_weights_of_the_best_epoch_are_kept(monkeypatch):
     scripted = iter([0.5, 0.6, 0.9, 0.7, 0.8, 0.6, 0.9, 0.7])  # validation and test in turn
     monkeypatch.setattr(training, "micro_auroc", lambda targets, probabilities: next(scripted))
     tokens, text, targets = make_data()
-    results = fit_heads(make_specs(4)[3:4], tokens, text, targets, CONFIG, progress=False)
+    results = fit_heads(make_specs(4)[3:4], tokens, text, targets, CONFIG)
     assert results.best_epoch("image") == 2
     rows = torch.from_numpy(VALIDATION)
     with torch.no_grad():
@@ -334,33 +334,11 @@ def test_weights_of_the_best_epoch_are_kept(monkeypatch):
     assert (found - results.logits("image", "validation", "last")).abs().max() > 1e-2
 
 
-def test_only_chosen_logits_are_kept():
-    data, specs = make_data(), make_specs(epochs=6)[3:4]
-    everything = fit_heads(specs, *data, CONFIG, progress=False)
-    chosen = fit_heads(specs, *data, dataclasses.replace(CONFIG, keep_logits="chosen"), progress=False)
-    kept = {everything.best_epoch("image"), everything.best_epoch("image", "test"), 6}
-    for epoch in range(1, 7):
-        if epoch in kept:
-            assert torch.equal(chosen.logits("image", "test", epoch), everything.logits("image", "test", epoch))
-        else:
-            with pytest.raises(DataError, match=f"after epoch {epoch} were not kept"):
-                chosen.logits("image", "test", epoch)
-
-
-def test_logits_of_rows_that_are_not_there_are_refused():
-    spec = dataclasses.replace(make_specs(epochs=1)[3], test_rows=None)
-    results = fit_heads([spec], *make_data(), CONFIG, progress=False)
-    assert len(results.logits("image")) == len(VALIDATION)
-    for part in ("test", "train"):
-        with pytest.raises(DataError, match=f"has no '{part}' rows"):
-            results.logits("image", part)
-
-
 def test_weights_are_kept_of_heads_that_may_teach(monkeypatch):
-    monkeypatch.setattr(training, "KEEPS_WEIGHTS", TEACHES)
+    monkeypatch.setattr(training, "TEACHES", TEACHES)
     data, (spec,) = make_data(), make_specs(epochs=1)[3:4]
     probe = dataclasses.replace(spec, name="probe", method="mean_probe")
-    results = fit_heads([spec, probe], *data, CONFIG, progress=False)
+    results = fit_heads([spec, probe], *data, CONFIG)
     assert results.head("image")
     with pytest.raises(DataError, match="weights of head 'probe' were not kept"):
         results.head("probe")
@@ -370,9 +348,9 @@ def test_teachers_are_the_same_heads_whether_or_not_somebody_learns_from_them(tm
     """04-distil-students takes over the groups that 03-train-teachers wrote."""
     data, specs = make_data(), make_specs(epochs=2)
     taught = [spec for spec in specs if spec.teacher is None]
-    fit_heads(taught, *data, CONFIG, tmp_path, progress=False)
+    fit_heads(taught, *data, CONFIG, tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("group-*")}
-    fit_heads(specs, *data, dataclasses.replace(CONFIG, teacher_view="clean"), tmp_path, progress=False)
+    fit_heads(specs, *data, dataclasses.replace(CONFIG, teacher_view="clean"), tmp_path)
     after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("group-*")}
     assert before.items() <= after.items() and len(after) > len(before)
 
@@ -380,34 +358,34 @@ def test_teachers_are_the_same_heads_whether_or_not_somebody_learns_from_them(tm
 def test_heads_of_another_call_are_taken_where_they_are_the_same(tmp_path, monkeypatch):
     """Beside other reports the heads that read images are the same, to rounding, and are trained once."""
     data, specs = make_data(), make_specs(epochs=2)
-    first = fit_heads([spec for spec in specs if spec.teacher is None], *data, CONFIG, tmp_path / "a", progress=False)
+    first = fit_heads([spec for spec in specs if spec.teacher is None], *data, CONFIG, tmp_path / "a")
     tokens, text, targets = data
     longer = np.arange(ROWS)[::-1] % 4 + 2  # the reports' lengths in another order
     offsets = np.concatenate([[0], longer.cumsum()])
     hidden = torch.randn(int(offsets[-1]), DT, generator=torch.Generator().manual_seed(1)).half()
     other = tokens, dataclasses.replace(text, offsets=offsets, hidden=hidden, identity="other text"), targets
-    alone = fit_heads(specs, *other, CONFIG, progress=False)
+    alone = fit_heads(specs, *other, CONFIG)
     images = {"image", "mean", "class token"}
     for name in [spec.name for spec in specs if spec.teacher is None]:
         same = torch.allclose(first.logits(name), alone.logits(name), rtol=0, atol=1e-4)
         assert same == (name in images)
     trained, train = [], training.GroupTraining.train
     monkeypatch.setattr(training.GroupTraining, "train", lambda fit: trained.extend(fit.group.methods) or train(fit))
-    taken = fit_heads(specs, *other, CONFIG, tmp_path / "b", progress=False, finished=[tmp_path / "a"])
+    taken = fit_heads(specs, *other, CONFIG, tmp_path / "b", finished=[tmp_path / "a"])
     assert taken.elsewhere == images
     assert sorted(set(trained)) == ["report_distilled", "self_distilled", "teacher", "text_only"]
     assert all(torch.equal(taken.logits(name), first.logits(name)) for name in images)
     assert len(taken.history) == 2 * len(specs)
-    again = fit_heads(specs, *other, CONFIG, tmp_path / "c", progress=False, finished=[tmp_path / "b"])
+    again = fit_heads(specs, *other, CONFIG, tmp_path / "c", finished=[tmp_path / "b"])
     assert again.elsewhere == {spec.name for spec in specs}  # those of "a" with them
     assert all(torch.equal(again.logits(spec.name), taken.logits(spec.name)) for spec in specs)
     changed = dataclasses.replace(CONFIG, batch_size=8)
-    assert not fit_heads(specs[3:4], *data, changed, progress=False, finished=[tmp_path / "a"]).elsewhere
+    assert not fit_heads(specs[3:4], *data, changed, finished=[tmp_path / "a"]).elsewhere
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     tokens, text, targets = make_data()
     tokens.tokens[:, 5] = torch.inf
     with pytest.raises(DataError, match="training loss of head 'image' is not finite in epoch 1"):
-        fit_heads(make_specs(1)[3:4], tokens, text, targets, CONFIG, tmp_path, progress=False)
+        fit_heads(make_specs(1)[3:4], tokens, text, targets, CONFIG, tmp_path)
     assert not list(tmp_path.iterdir())

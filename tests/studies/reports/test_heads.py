@@ -7,7 +7,7 @@ import torch
 from scipy.special import softmax
 
 from pkd_utils.cohorts.tasks.splits import subset
-from pkd_utils.distillation.heads.training import MemoryTokens
+from pkd_utils.distillation.heads.data import MemoryTokens
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import micro_auroc

@@ -96,9 +96,9 @@ def test_subsets_are_nested_keep_the_classes_and_stay_in_the_training_folds(flip
 
 def test_partitions_are_kept_and_read_again(tmp_path):
     data, one = features.simulate(200, 0), plan({"a": {"size": 50}})
-    first = experiment.run_all(data, one, Parts(tmp_path / "parts", "x"))
+    first = experiment.run_all(data, one, Parts(tmp_path / "parts", "x"), 1)
     (tmp_path / "parts" / "partition-001.npz").unlink()
-    again = experiment.run_all(data, one, Parts(tmp_path / "parts", "x"))
+    again = experiment.run_all(data, one, Parts(tmp_path / "parts", "x"), 1)
     for a, b in zip(first, again, strict=True):
         assert all((a.values[cell] == b.values[cell]).all() for cell in a.values)
         assert a.choices.equals(b.choices) and a.added.equals(b.added)

@@ -47,7 +47,7 @@ def test_an_encoding_gives_mean_tokens_and_the_binary_tasks(tmp_path, monkeypatc
     write_json(folders["encode"] / "run.json", {"parameters": values})
     tokens = torch.arange(12.0).reshape(2, 2, 3)
     states = {"t": torch.tensor([[1.0, 3.0], [3.0, 5.0]]), "s": torch.tensor([[7.0, 8.0]])}
-    store = SimpleNamespace(image_ids=["i", "j"], rows=2, batch=lambda rows, view, dtype: tokens[list(rows)])
+    store = SimpleNamespace(image_ids=["i", "j"], rows=2, batch=lambda rows: tokens[list(rows)])
 
     class Texts:
         def __init__(self, folder):
