@@ -162,13 +162,10 @@ def test_names_that_deny_the_compression_are_told(tmp_path):
     sitk.WriteImage(as_image(HU), str(tmp_path / "good.nii"))
     plain = (tmp_path / "good.nii").read_bytes()
     (tmp_path / "plain.nii.gz").write_bytes(plain)
-    assert "is not compressed (gzip), which its name denies; let it end in .nii." in str(
-        refused(tmp_path / "plain.nii.gz")
-    )
     (tmp_path / "packed.nii").write_bytes(gzip.compress(plain))
-    assert "is compressed (gzip), which its name denies; let it end in .nii.gz." in str(
-        refused(tmp_path / "packed.nii")
-    )
+    for name, what in (("plain.nii.gz", "is not compressed"), ("packed.nii", "is compressed")):
+        end = ".nii" if name.endswith(".gz") else ".nii.gz"
+        assert f"{what} (gzip), which its name denies; let it end in {end}." in str(refused(tmp_path / name))
 
 
 def edit_slices(folder, change):
@@ -187,11 +184,11 @@ def edit_slices(folder, change):
         lambda head, i: setattr(head, "PixelSpacing", None),
         lambda head, i: setattr(head, "PixelSpacing", [0, 0]),
         lambda head, i: setattr(head, "PixelSpacing", [3.0, 3.0 + (i == 7)]),
-        lambda head, i: setattr(head, "PixelSpacing", [3.0 + 0.5 * (i > 20)] * 2),
+        lambda head, i: setattr(head, "PixelSpacing", [3.0 + 0.5 * (i > 12)] * 2),
     ],
 )
 def test_slices_without_one_spacing_are_refused(tmp_path, change):
-    write_series(tmp_path / "series", as_image(HU))
+    write_series(tmp_path / "series", as_image(HU[:20]))
     assert refused(edit_slices(tmp_path / "series", change)).name == "no spacing"
 
 
@@ -232,10 +229,10 @@ def test_bright_padding_is_air(tmp_path):
         head.add_new("PixelPaddingValue", "US", 63536)
         head.RescaleIntercept, head.RescaleSlope, head.PixelData = -1024, 1, stored.tobytes()
 
-    write_series(tmp_path / "series", as_image(HU))
+    write_series(tmp_path / "series", as_image(HU[:20]))
     found = volumes.read_volume(edit_slices(tmp_path / "series", pad))
     assert (found.hu[:, :, :5] == -1024).all()
-    np.testing.assert_array_equal(found.hu[:, :, 5:], HU[:, :, 5:])
+    np.testing.assert_array_equal(found.hu[:, :, 5:], HU[:20, :, 5:])
 
 
 @pytest.mark.parametrize("name", ["LICENSE", "readme.txt", "zz", "DICOMDIR", "AAA"])
@@ -251,7 +248,7 @@ def test_other_files_beside_the_slices_hide_no_series(tmp_path, name):
 
 @pytest.mark.parametrize("with_meta", [False, True])
 def test_a_series_without_preamble_is_read_or_named_never_lost(tmp_path, with_meta):
-    write_series(tmp_path / "old", as_image(HU))
+    write_series(tmp_path / "old", as_image(HU[:20]))
     for file in (tmp_path / "old").iterdir():
         content = file.read_bytes()
         bare = 132 if with_meta else 144 + int.from_bytes(content[140:144], "little")
@@ -260,11 +257,11 @@ def test_a_series_without_preamble_is_read_or_named_never_lost(tmp_path, with_me
     if with_meta:  # what GDCM does not read
         assert refused(tmp_path / "old").name == "unreadable"
     else:
-        np.testing.assert_array_equal(volumes.read_volume(tmp_path / "old").hu, HU)
+        np.testing.assert_array_equal(volumes.read_volume(tmp_path / "old").hu, HU[:20])
 
 
 def test_a_slice_whose_header_is_damaged_is_named(tmp_path):
-    write_series(tmp_path / "cut", as_image(HU))
+    write_series(tmp_path / "cut", as_image(HU[:20]))
     file = tmp_path / "cut" / "slice000.dcm"
     file.write_bytes(file.read_bytes()[:142])  # in the length of its first element
     assert "slice000.dcm in cut cannot be read as DICOM" in str(refused(tmp_path / "cut"))
