@@ -1,29 +1,33 @@
 """Localization metrics and attention maps against the per-image way, measured in one run on one machine.
 
-    python benchmarks/localization.py [--images 1000] [--size 224] [--workers 2] [--json benchmarks.json]
+    python benchmarks/localization.py [--images 1000] [--size 224] [--workers 2] [--clock cpu] [--json benchmarks.json]
 
 Simulated maps: random 14 x 14 attention, upsampled bilinearly; one or two reference boxes an image. The reference is
 what one would write with the usual libraries, image by image on one core: scikit-learn's roc_auc_score, scikit-image's
 label and regionprops, painted boxes for the areas. Ours runs on the same images with one thread and with `--workers`.
 Ours and reference take turns, and each time is the median of the repeats. Both must give the same numbers, or the
-script stops. Attention maps are compared with one forward pass whose last layer is not fused and gives its weights to
-a hook: nearly all of either time is the forward pass itself.
+script stops. Both ways to sort pixels are measured, whichever this processor is given (`ranks.fastest_sort`). `--clock
+cpu` counts processor seconds, which a busy machine disturbs less; threads gain nothing by that clock. Attention maps
+are compared with one forward pass whose last layer is not fused and gives its weights to a hook: nearly all of either
+time is the forward pass itself.
 """
 
 import argparse
 import os
 import platform
 import time
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
 import torch
 from skimage.measure import label, regionprops
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 # isort: split
+from pkd_utils.localization import metrics, ranks
 from pkd_utils.localization.attention import upsample_maps
-from pkd_utils.localization.metrics import boxes_from_maps, evaluate_maps, normalize_maps, pixel_auroc
+from pkd_utils.localization.metrics import boxes_from_maps, evaluate_maps, normalize_maps, pixel_auroc, pixel_ranks
 from pkd_utils.localization.saliency import saliency_maps
 from pkd_utils.runs import files  # before timm: see pkd_utils.runs.torchvision_cpu
 from pkd_utils.runs.machine import cores
@@ -87,14 +91,14 @@ def attention_maps(model, images: torch.Tensor) -> np.ndarray:
     return saliency_maps(model, images, {"attention": {}})[0]["attention"]
 
 
-def compare(what: str, repeats: int, ours: dict, reference) -> list[dict]:
+def compare(what: str, repeats: int, ours: dict, reference, clock=time.perf_counter) -> list[dict]:
     """Images per second of every one of `ours` and of the reference, run in turns; each is (function, images)."""
     seconds: dict[str, list[float]] = {name: [] for name in [*ours, "reference"]}
     for _ in range(repeats):
         for name, (function, images) in {**ours, "reference": reference}.items():
-            start = time.perf_counter()
+            start = clock()
             function()
-            seconds[name].append((time.perf_counter() - start) / images)
+            seconds[name].append((clock() - start) / images)
     speed = {name: 1 / float(np.median(values)) for name, values in seconds.items()}
     return [
         {
@@ -106,6 +110,12 @@ def compare(what: str, repeats: int, ours: dict, reference) -> list[dict]:
         }
         for name in ours
     ]
+
+
+def sorting(sort, function):
+    """The function's value, with one of the two ways to sort pixels, on one thread."""
+    with unittest.mock.patch.object(metrics, "fastest_sort", lambda: sort):
+        return with_threads(1, function)
 
 
 def with_threads(n: int, function):
@@ -135,9 +145,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--workers", type=int, default=cores(), help="threads of ours, beside one thread")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--json", help="write the table and the machine's description to this file")
     args = parser.parse_args()
-    info = machine()
+    info = machine() | {
+        "pixels_sorted": {"sort_directly": "directly", "sort_by_radix": "by radix"}[ranks.fastest_sort().__name__]
+    }
     torch.set_num_threads(args.workers)
     maps, masks, boxes = simulate(args.images, args.size)
     few = range(min(args.reference_images, args.images))
@@ -148,26 +161,49 @@ def main() -> None:
     np.testing.assert_allclose(table[["auroc", "iou", "fpr"]].to_numpy()[: len(few)], slow, rtol=0, atol=1e-12)
 
     def threads(function) -> dict:
-        counts = sorted({1, args.workers})
+        counts = sorted({1, args.workers}) if args.clock == "wall" else [1]
         return {f"{n} thread{'s'[: n > 1]}": (lambda n=n: with_threads(n, function), args.images) for n in counts}
 
+    clock = {"wall": time.perf_counter, "cpu": time.process_time}[args.clock]
+    ways = {"sorted directly": ranks.sort_directly, "sorted by radix": ranks.sort_by_radix}
     rows = compare(
         "pixel AUROC",
         args.repeats,
-        threads(lambda: pixel_auroc(maps, masks)),
+        threads(lambda: pixel_auroc(maps, masks))
+        | {
+            f"{name}, 1 thread": (lambda sort=sort: sorting(sort, lambda: pixel_auroc(maps, masks)), args.images)
+            for name, sort in ways.items()
+        },
         (lambda: [roc_auc_score(masks[i].ravel(), maps[i].ravel()) for i in few], len(few)),
+        clock,
+    )
+    rows += compare(
+        "pixel AUROC and AUPRC",
+        args.repeats,
+        threads(lambda: pixel_ranks(maps, masks)),
+        (
+            lambda: [
+                score(masks[i].ravel(), maps[i].ravel())
+                for i in few
+                for score in (roc_auc_score, average_precision_score)
+            ],
+            len(few),
+        ),
+        clock,
     )
     rows += compare(
         "boxes of components",
         args.repeats,
         threads(lambda: boxes_from_maps(scaled, THRESHOLD)),
         (lambda: [reference_boxes(scaled[i]) for i in few], len(few)),
+        clock,
     )
     rows += compare(
         "all three metrics",
         args.repeats,
         threads(lambda: evaluate_maps(maps, masks, boxes, THRESHOLD)),
         (lambda: [reference_image(maps[i], masks[i], boxes[i]) for i in few], len(few)),
+        clock,
     )
     torch.set_num_threads(args.workers)
     torch.manual_seed(0)
@@ -180,16 +216,17 @@ def main() -> None:
         args.repeats,
         {name: (lambda: attention_maps(vit, images), len(images))},
         (lambda: hooked_attention(vit, images), len(images)),
+        clock,
     )
 
     print(
         f"{info['cpu']}, {info['cores']} cores, torch {info['torch']}; "
         f"{args.images} simulated maps of {args.size} x {args.size}"
     )
-    print(f"{'what':<26}{'ours':<12}{'ours/s':>10}{'reference/s':>13}{'ratio':>8}")
+    print(f"{'what':<26}{'ours':<26}{'ours/s':>10}{'reference/s':>13}{'ratio':>8}")
     for r in rows:
         print(
-            f"{r['what']:<26}{r['ours']:<12}{r['ours_images_per_s']:>10.0f}{r['reference_images_per_s']:>13.0f}{r['ratio']:>8.1f}"
+            f"{r['what']:<26}{r['ours']:<26}{r['ours_images_per_s']:>10.0f}{r['reference_images_per_s']:>13.0f}{r['ratio']:>8.1f}"
         )
     if args.json:
         settings = {k: v for k, v in vars(args).items() if k != "json"}

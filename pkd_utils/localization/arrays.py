@@ -120,6 +120,7 @@ def in_parts(work, n: int, pixels: int) -> list:
 
 def per_image(make, maps, masks, valid=None) -> np.ndarray:
     """`make()(map, mask, lowest value)` of every image, float64 (N,), by threads; maps and masks are checked before.
+    Where it gives K numbers an image, (N, K).
 
     With `valid` (N, H, W) or (H, W), boolean, map and mask are rows of the pixels that it holds.
 

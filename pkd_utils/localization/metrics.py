@@ -32,7 +32,7 @@ from pkd_utils.localization.arrays import (
     per_image,
     value_range,
 )
-from pkd_utils.localization.auroc import RowAuroc
+from pkd_utils.localization.ranks import RowRanks, fastest_sort
 from pkd_utils.localization.regions import best_ious, component_boxes, padded_raster, share, union_areas
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
@@ -61,30 +61,20 @@ def pixel_auroc(maps, masks, valid=None) -> np.ndarray:
     DataError
         If shapes differ, a map is not finite (its index is named) or a mask holds other values than 0 and 1.
     """
-    maps = as_maps(maps)
-    return per_image(lambda: RowAuroc(maps[0].size), maps, masks, valid)
+    maps, sort = as_maps(maps), fastest_sort()
+    return per_image(lambda: RowRanks(maps[0].size, sort).auroc, maps, masks, valid)
 
 
-def pixel_auprc(maps, masks, valid=None) -> np.ndarray:
-    """Pixel-wise average precision of every map against its mask, sum over values of (recall step) x precision, exact.
+def pixel_ranks(maps, masks, valid=None) -> np.ndarray:
+    """`pixel_auroc` and pixel-wise average precision (AUPRC) of every map against its mask, from one sort, exact.
 
-    Tied pixels enter together, as in scikit-learn. Chance is the region's share of the picture (`region_shares`): where
-    regions are small an AUROC near 1 can hide that most of the brightest pixels lie elsewhere; this does not.
-    Arguments and errors as `pixel_auroc`; float64 (N,), NaN where the mask is empty or covers the picture.
+    AUPRC is the sum over values of (recall step) x precision; tied pixels enter together, as in scikit-learn. Chance is
+    the region's share of the picture (`region_shares`): where regions are small an AUROC near 1 can hide that most of
+    the brightest pixels lie elsewhere; this does not.
+    Arguments and errors as `pixel_auroc`; float64 (N, 2), NaN where the mask is empty or covers the picture.
     """
-
-    def average_precision(map: np.ndarray, mask: np.ndarray, low: float) -> float:
-        values, labels = map.reshape(-1), mask.reshape(-1)
-        positives = np.count_nonzero(labels)
-        if positives in (0, len(labels)):
-            return np.nan
-        order = np.argsort(values)[::-1]
-        ordered, hits = values[order], np.cumsum(labels[order])
-        last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # of each group of tied pixels
-        found = hits[last]
-        return float((np.diff(found, prepend=0) * found / (last + 1)).sum() / positives)
-
-    return per_image(lambda: average_precision, maps, masks, valid)
+    maps, sort = as_maps(maps), fastest_sort()
+    return per_image(lambda: RowRanks(maps[0].size, sort).both, maps, masks, valid)
 
 
 def region_shares(masks, valid=None) -> np.ndarray:

@@ -22,7 +22,7 @@ from pydantic import Field
 from scipy import ndimage
 
 from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, per_image
-from pkd_utils.localization.metrics import at_thresholds, pixel_auprc, pixel_auroc, region_shares
+from pkd_utils.localization.metrics import at_thresholds, pixel_ranks, region_shares
 from pkd_utils.localization.regions import ragged_arange
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
@@ -197,10 +197,11 @@ def score_maps(
     flat, counts = predictions[chosen]
     predicted = np.split(flat, np.cumsum(counts)[:-1])
     pictured = maps if valid is None else np.where(np.asarray(valid, dtype=bool), maps, 0)  # maps are not negative
+    ranks = pixel_ranks(maps, masks, valid)
     per_image = pd.DataFrame(
         {
-            "pixel_auroc": pixel_auroc(maps, masks, valid),
-            "pixel_auprc": pixel_auprc(maps, masks, valid),
+            "pixel_auroc": ranks[:, 0],
+            "pixel_auprc": ranks[:, 1],
             "pointing_game": pointing_game(pictured, masks, tolerance),
             "energy_inside": energy_inside(pictured, masks),
             "iou": curves["iou"][:, chosen],

@@ -17,8 +17,8 @@ from pkd_utils.localization.metrics import (
     evaluate_maps,
     false_positive_rate,
     normalize_maps,
-    pixel_auprc,
     pixel_auroc,
+    pixel_ranks,
     pooled_auroc,
     region_shares,
 )
@@ -111,17 +111,17 @@ def test_pixel_auprc_is_scikit_learns(kind, rng):
     maps = KINDS[kind](rng, (6, 23, 17))
     masks = masks_from_boxes([random_boxes(rng, 2, (23, 17)) for _ in maps], (23, 17))
     want = [average_precision_score(m.ravel(), a.ravel()) for a, m in zip(maps, masks, strict=True)]
-    np.testing.assert_allclose(pixel_auprc(maps, masks), want, atol=1e-12)
-    np.testing.assert_allclose(pixel_auprc(np.ones(masks.shape), masks), region_shares(masks), atol=1e-12)
-    np.testing.assert_allclose(pixel_auprc(masks.astype(float), masks), 1)
+    np.testing.assert_allclose(pixel_ranks(maps, masks)[:, 1], want, atol=1e-12)
+    np.testing.assert_allclose(pixel_ranks(np.ones(masks.shape), masks)[:, 1], region_shares(masks), atol=1e-12)
+    np.testing.assert_allclose(pixel_ranks(masks.astype(float), masks)[:, 1], 1)
 
 
 def test_pixel_auprc_by_hand_and_within_the_picture():
     maps = np.array([[[0.4, 0.3, 0.2, 0.1]]] * 4)
     masks = np.array([[[1, 0, 1, 0]], [[0, 0, 0, 1]], [[0, 0, 0, 0]], [[1, 1, 1, 1]]])
-    np.testing.assert_allclose(pixel_auprc(maps, masks), [(1 + 2 / 3) / 2, 1 / 4, np.nan, np.nan])
+    np.testing.assert_allclose(pixel_ranks(maps, masks)[:, 1], [(1 + 2 / 3) / 2, 1 / 4, np.nan, np.nan])
     valid = np.array([[0, 0, 1, 1]])
-    np.testing.assert_allclose(pixel_auprc(maps, masks, valid), [1, 1 / 2, np.nan, np.nan])
+    np.testing.assert_allclose(pixel_ranks(maps, masks, valid)[:, 1], [1, 1 / 2, np.nan, np.nan])
     np.testing.assert_allclose(region_shares(masks, valid), [1 / 2, 1 / 2, 0, 1])
 
 
