@@ -42,6 +42,21 @@ def edit_csv(path: Path, change) -> None:
     change(table).to_csv(path, sep=separator, index=False)
 
 
+def cell(column: str, value: str, row: int = 0):
+    """A change for `edit_csv`: this value in one cell."""
+
+    def change(table):
+        table.loc[row, column] = value
+        return table
+
+    return change
+
+
+def without(column: str):
+    """A change for `edit_csv`: one column less."""
+    return lambda table: table.drop(columns=column)
+
+
 def mimic_ids(patient: int, view: int) -> tuple[str, str, str]:
     """Return (subject_id, study_id, dicom_id) of a made-up image."""
     dicom = "-".join(f"{patient * 16 + view * 8 + part:08x}" for part in range(5))

@@ -8,6 +8,7 @@ import pytest
 from pkd_utils.cohorts import load_cohort, openi
 from pkd_utils.runs.errors import DataError
 from tests.cohorts import fixtures
+from tests.cohorts.fixtures import cell, without
 
 PROJECTIONS, REPORTS = "indiana_projections.csv", "indiana_reports.csv"
 IDS = [
@@ -40,10 +41,6 @@ def step(cohort, name):
 
 def edit(root, change, file=PROJECTIONS):
     fixtures.edit_csv(root / file, change)
-
-
-def set_field(column, value, row=0):
-    return lambda table: table.assign(**{column: [value if i == row else v for i, v in enumerate(table[column])]})
 
 
 @pytest.mark.parametrize("layout", ["kaggle", "kaggle-small", "open-i"])
@@ -152,17 +149,13 @@ def test_repeated_rows_are_dropped_and_counted(kaggle):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        (PROJECTIONS, lambda t: t.drop(columns="uid"), "indiana_projections.csv has no column 'uid'"),
-        (
-            PROJECTIONS,
-            set_field("uid", "7", 2),
-            "data row 3 has uid '7', which is not the study that its filename names",
-        ),
-        (PROJECTIONS, set_field("uid", "1.0"), "data row 1 has uid '1.0', which is not the study"),
-        (PROJECTIONS, set_field("uid", ""), "data row 1 has no uid"),
-        (PROJECTIONS, set_field("filename", ""), "data row 1 has no filename"),
-        (PROJECTIONS, set_field("filename", "../1_IM-0001-3001.dcm.png"), "which names no picture such as"),
-        (PROJECTIONS, set_field("projection", "Oblique"), "'Oblique', which is not one of Frontal, Lateral"),
+        (PROJECTIONS, without("uid"), "indiana_projections.csv has no column 'uid'"),
+        (PROJECTIONS, cell("uid", "7", 2), "data row 3 has uid '7', which is not the study that its filename names"),
+        (PROJECTIONS, cell("uid", "1.0"), "data row 1 has uid '1.0', which is not the study"),
+        (PROJECTIONS, cell("uid", ""), "data row 1 has no uid"),
+        (PROJECTIONS, cell("filename", ""), "data row 1 has no filename"),
+        (PROJECTIONS, cell("filename", "../1_IM-0001-3001.dcm.png"), "which names no picture such as"),
+        (PROJECTIONS, cell("projection", "Oblique"), "'Oblique', which is not one of Frontal, Lateral"),
         (
             PROJECTIONS,
             lambda t: pd.concat([t, t.head(1).assign(projection="Lateral")]),
@@ -170,7 +163,7 @@ def test_repeated_rows_are_dropped_and_counted(kaggle):
         ),
         (REPORTS, lambda t: t.assign(uid=["2", "3", "10", "1"]), "MeSH headings of 3 of 4 studies"),
         (REPORTS, lambda t: t.assign(uid=["101", "102", "103", "110"]), "MeSH headings of 4 of 4 studies"),
-        (REPORTS, lambda t: t.drop(columns="MeSH"), "indiana_reports.csv has no column 'MeSH'"),
+        (REPORTS, without("MeSH"), "indiana_reports.csv has no column 'MeSH'"),
     ],
 )
 def test_tables_that_would_join_wrongly(kaggle, file, change, message):

@@ -15,6 +15,7 @@ from pkd_utils.cohorts.table import CORNERS, IMAGE_COLUMNS, CohortInfo
 from pkd_utils.runs.errors import DataError
 from tests.cohorts import fixtures
 from tests.cohorts.cbis_fixtures import ROWS, csv_paths
+from tests.cohorts.fixtures import cell, without
 
 METADATA = "mimic-cxr-2.0.0-metadata.csv.gz"
 SPLIT = "mimic-cxr-2.0.0-split.csv.gz"
@@ -27,18 +28,6 @@ ANNOTATIONS = "annotations/annotations.json"
 def refused(message, *arguments, error=DataError, **options):
     with pytest.raises(error, match=message):
         load_cohort(*arguments, **options)
-
-
-def _set(column, value, row=0):
-    def change(table):
-        table.loc[row, column] = value
-        return table
-
-    return change
-
-
-def _without(column):
-    return lambda table: table.drop(columns=column)
 
 
 @pytest.fixture
@@ -126,7 +115,7 @@ def test_data_hash_follows_tables_images_and_text(mimic):
     report = next(mimic.glob("files/*/*/*.txt"))
     report.write_text(report.read_text().replace("clear", "cleared"))
     hashes.append(load_cohort("mimic_cxr", mimic).data_hash())
-    fixtures.edit_csv(mimic / CHEXPERT, _set("Edema", "0.0"))
+    fixtures.edit_csv(mimic / CHEXPERT, cell("Edema", "0.0"))
     after = load_cohort("mimic_cxr", mimic)
     hashes.append(after.data_hash())
     image = after.image_path(after.images["image_id"].iloc[0])
@@ -361,44 +350,44 @@ def test_real_and_simulated_folders_do_not_mix(tmp_path):
 @pytest.mark.parametrize(
     ("name", "file", "change", "message"),
     [
-        ("mimic_cxr", METADATA, _without("ViewPosition"), "metadata.csv.gz has no column 'ViewPosition'"),
+        ("mimic_cxr", METADATA, without("ViewPosition"), "metadata.csv.gz has no column 'ViewPosition'"),
         ("mimic_cxr", METADATA, lambda t: pd.concat([t, t.tail(1)]), "dicom_id '.*' occurs more than once"),
-        ("mimic_cxr", METADATA, _set("subject_id", "", 2), "data row 3 has no subject_id"),
-        ("mimic_cxr", METADATA, _set("StudyDate", "2180-05-06"), "StudyDate '2180-05-06', which is not a date"),
-        ("mimic_cxr", METADATA, _set("StudyTime", "250000"), "StudyTime '250000', which is not a date or time"),
+        ("mimic_cxr", METADATA, cell("subject_id", "", 2), "data row 3 has no subject_id"),
+        ("mimic_cxr", METADATA, cell("StudyDate", "2180-05-06"), "StudyDate '2180-05-06', which is not a date"),
+        ("mimic_cxr", METADATA, cell("StudyTime", "250000"), "StudyTime '250000', which is not a date or time"),
         ("mimic_cxr", SPLIT, lambda t: t.iloc[1:], r"no row for 1 image\(s\)"),
-        ("mimic_cxr", SPLIT, _set("split", "validation"), "'validation', which is not one of train, validate, test"),
+        ("mimic_cxr", SPLIT, cell("split", "validation"), "'validation', which is not one of train, validate, test"),
         ("mimic_cxr", CHEXPERT, lambda t: pd.concat([t, t.head(1)]), "study_id '50414267' occurs more than once"),
-        ("mimic_cxr", CHEXPERT, _set("Edema", "2.0"), "data row 1 has Edema '2.0', which is not 1, 0, -1"),
+        ("mimic_cxr", CHEXPERT, cell("Edema", "2.0"), "data row 1 has Edema '2.0', which is not 1, 0, -1"),
         ("mimic_cxr", CHEXPERT, lambda t: t.rename(columns={"Edema": "Oedema"}), "has no column 'Edema'"),
-        ("mimic_cxr", MS_CXR, _set("w", "400"), "box 'Edema' of image '.*' .* lies outside its image of 40x32 pixels"),
-        ("mimic_cxr", MS_CXR, _set("x", "-4"), "lies outside its image"),
-        ("mimic_cxr", MS_CXR, _set("h", "0"), "has no area"),
-        ("mimic_cxr", MS_CXR, _set("w", "wide"), "data row 1 has w 'wide', which is not a number"),
-        ("mimic_cxr", MS_CXR, _set("image_width", "0"), "declares no image size"),
-        ("covid_chestxray", "metadata.csv", _without("finding"), "metadata.csv has no column 'finding'"),
-        ("covid_chestxray", "metadata.csv", _without("went_icu"), "has no column 'went_icu'"),
-        ("covid_chestxray", "metadata.csv", _set("patientid", " "), "no patient id, the first is image 'film-0.png'"),
-        ("covid_chestxray", "metadata.csv", _set("filename", "film-1.png"), "'film-1.png' occurs more than once"),
-        ("covid_chestxray", "metadata.csv", _set("filename", ""), "data row 1 has no filename"),
-        ("cbis_mass", CBIS, _without("mass margins"), "has no column 'mass margins'"),
+        ("mimic_cxr", MS_CXR, cell("w", "400"), "box 'Edema' of image '.*' .* lies outside its image of 40x32 pixels"),
+        ("mimic_cxr", MS_CXR, cell("x", "-4"), "lies outside its image"),
+        ("mimic_cxr", MS_CXR, cell("h", "0"), "has no area"),
+        ("mimic_cxr", MS_CXR, cell("w", "wide"), "data row 1 has w 'wide', which is not a number"),
+        ("mimic_cxr", MS_CXR, cell("image_width", "0"), "declares no image size"),
+        ("covid_chestxray", "metadata.csv", without("finding"), "metadata.csv has no column 'finding'"),
+        ("covid_chestxray", "metadata.csv", without("went_icu"), "has no column 'went_icu'"),
+        ("covid_chestxray", "metadata.csv", cell("patientid", " "), "no patient id, the first is image 'film-0.png'"),
+        ("covid_chestxray", "metadata.csv", cell("filename", "film-1.png"), "'film-1.png' occurs more than once"),
+        ("covid_chestxray", "metadata.csv", cell("filename", ""), "data row 1 has no filename"),
+        ("cbis_mass", CBIS, without("mass margins"), "has no column 'mass margins'"),
         ("cbis_mass", CBIS, lambda t: pd.concat([t, t.head(1)]), "'mass_P_00001_LEFT_CC_1' occurs more than once"),
-        ("cbis_mass", CBIS, _set("patient_id", ""), "data row 1 has no patient_id"),
-        ("cbis_mass", CBIS, _set("pathology", "UNPROVEN"), "'UNPROVEN', which is not one of MALIGNANT"),
-        ("cbis_mass", CBIS, _set("left or right breast", "Left"), "side 'Left', which is not one of LEFT, RIGHT"),
-        ("cbis_mass", CBIS, _set("assessment", "4A"), "assessment '4A', which is not one of 0, 1"),
-        ("cbis_mass", CBIS, _set("patient_id", "P_00003"), "patient 'P_00003' is in splits test and train"),
-        ("inspect", "labels", _without("12_month_PH"), r"no column '12_month_PH' \(it has"),
-        ("inspect", "study_mapping", _without("image_id"), "no column 'image_id'"),
-        ("inspect", "splits", _set("split", "validation"), "'validation', which is not one of train, valid, test"),
-        ("inspect", "labels", _set("impression_id", ""), "data row 1 has no impression_id"),
+        ("cbis_mass", CBIS, cell("patient_id", ""), "data row 1 has no patient_id"),
+        ("cbis_mass", CBIS, cell("pathology", "UNPROVEN"), "'UNPROVEN', which is not one of MALIGNANT"),
+        ("cbis_mass", CBIS, cell("left or right breast", "Left"), "side 'Left', which is not one of LEFT, RIGHT"),
+        ("cbis_mass", CBIS, cell("assessment", "4A"), "assessment '4A', which is not one of 0, 1"),
+        ("cbis_mass", CBIS, cell("patient_id", "P_00003"), "patient 'P_00003' is in splits test and train"),
+        ("inspect", "labels", without("12_month_PH"), r"no column '12_month_PH' \(it has"),
+        ("inspect", "study_mapping", without("image_id"), "no column 'image_id'"),
+        ("inspect", "splits", cell("split", "validation"), "'validation', which is not one of train, valid, test"),
+        ("inspect", "labels", cell("impression_id", ""), "data row 1 has no impression_id"),
         ("inspect", "labels", lambda t: t.assign(impression_id="9" + t["impression_id"]), "use files of one release"),
-        ("inspect", "impressions", _set("impressions", "  "), "1 report.*have no text"),
+        ("inspect", "impressions", cell("impressions", "  "), "1 report.*have no text"),
         ("inspect", "impressions", lambda t: t[1:], "1 report.*have no text"),
-        ("inspect", "study_mapping", _set("person_id", ""), "no patient id"),
-        ("inspect", "study_mapping", _set("procedure_DATETIME", "yesterday"), "'yesterday', which is not a time"),
-        ("inspect", "study_mapping", _set("procedure_DATETIME", "2015-03-01T10:00+02:00"), "cannot be read as times"),
-        ("inspect", "splits", _set("split", "test"), "patient '700000' is in splits"),
+        ("inspect", "study_mapping", cell("person_id", ""), "no patient id"),
+        ("inspect", "study_mapping", cell("procedure_DATETIME", "yesterday"), "'yesterday', which is not a time"),
+        ("inspect", "study_mapping", cell("procedure_DATETIME", "2015-03-01T10:00+02:00"), "cannot be read as times"),
+        ("inspect", "splits", cell("split", "test"), "patient '700000' is in splits"),
     ],
 )
 def test_refusals_of_tables(name, tree, file, change, message):
@@ -423,7 +412,7 @@ def test_damaged_files(name, tree, file, content, message):
 
 
 def test_negative_age_is_unknown(mimic):
-    fixtures.edit_csv(mimic / "hosp/patients.csv.gz", _set("anchor_year", "2300"))
+    fixtures.edit_csv(mimic / "hosp/patients.csv.gz", cell("anchor_year", "2300"))
     ages = load_cohort("mimic_cxr", mimic).images["age"]
     assert ages.isna().tolist() == [True] + [False] * 5
 
@@ -508,15 +497,15 @@ def test_covid_regions_are_read_when_asked_for(segmented):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without("Resolution"), "structure.csv has no column 'Resolution'"),
-        (_set("Resolution", "80"), "data row 1 has Resolution '80', which is not a size such as 943x751"),
-        (_set("Resolution", "80x80"), "was drawn on an image of 80x80 pixels, but .*film-0.png has 40x32"),
-        (_set("Left", "left"), "data row 1 has Left 'left', which is not a number"),
-        (_set("Left", ""), "data row 1 has no Left"),
-        (_set("Left", "70"), "data row 1 has Mask '.*', which does not lie inside its Resolution"),
-        (_set("Top", "-1"), "does not lie inside its Resolution"),
-        (_set("Width", "17"), "_Gro.png has another size than the 17x8 of structure.csv"),
-        (_set("Mask", ""), "data row 1 has no Mask"),
+        (without("Resolution"), "structure.csv has no column 'Resolution'"),
+        (cell("Resolution", "80"), "data row 1 has Resolution '80', which is not a size such as 943x751"),
+        (cell("Resolution", "80x80"), "was drawn on an image of 80x80 pixels, but .*film-0.png has 40x32"),
+        (cell("Left", "left"), "data row 1 has Left 'left', which is not a number"),
+        (cell("Left", ""), "data row 1 has no Left"),
+        (cell("Left", "70"), "data row 1 has Mask '.*', which does not lie inside its Resolution"),
+        (cell("Top", "-1"), "does not lie inside its Resolution"),
+        (cell("Width", "17"), "_Gro.png has another size than the 17x8 of structure.csv"),
+        (cell("Mask", ""), "data row 1 has no Mask"),
     ],
 )
 def test_covid_wrong_segmentations(segmented, change, message):

@@ -22,12 +22,7 @@ TREES = {"mimic": "mimic_cxr", "covid": "covid_chestxray"}
 
 def edited(file, column, value, row=0):
     """A change that sets one cell."""
-
-    def change(table):
-        table.loc[row, column] = value
-        return table
-
-    return lambda root: fixtures.edit_csv(root / file, change)
+    return lambda root: fixtures.edit_csv(root / file, fixtures.cell(column, value, row))
 
 
 def twice(file, column):
@@ -45,22 +40,23 @@ def rewritten(pattern, change):
     return write
 
 
-def linked_to_itself(pattern):
+def replaced(pattern, how):
+    """A change of one file to what is none: `how` makes it."""
+
     def change(root):
         path = sorted(root.glob(pattern))[0]
         path.unlink()
-        path.symlink_to(path.name)
+        how(path)
 
     return change
+
+
+def linked_to_itself(pattern):
+    return replaced(pattern, lambda path: path.symlink_to(path.name))
 
 
 def made_a_folder(pattern):
-    def change(root):
-        path = sorted(root.glob(pattern))[0]
-        path.unlink()
-        path.mkdir()
-
-    return change
+    return replaced(pattern, Path.mkdir)
 
 
 def coco(place, key, value):
