@@ -1,11 +1,12 @@
 """Fixtures that several test files use."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from pkd_utils.runs import paths
+from pkd_utils.runs import paths, warm
 
 os.environ["PKD_LOCAL"] = os.devnull  # tests, and the kernels that they start, do not read the user's params/local.yml
 
@@ -17,3 +18,23 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("open data is not here: set PKD_SHARED_DATA to a folder with cbis-ddsm/ and covid-chestxray/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm_socket():
+    """Of one process that has imported the large libraries and forks kernels; empty where kernels are not forked."""
+    from pkd_utils.runs import notebooks
+
+    if sys.platform != "linux":
+        yield ""
+        return
+    process = warm.start(notebooks.environment())
+    yield os.environ.pop(warm.SOCKET)
+    process.stdin.close()
+    process.wait()
+
+
+@pytest.fixture
+def warm_kernels(warm_socket, monkeypatch):
+    """Notebooks that the test executes import nothing large themselves."""
+    monkeypatch.setenv(warm.SOCKET, warm_socket)

@@ -53,6 +53,7 @@ def cells(text):
             yield nbformat.v4.new_code_cell(body.strip(), metadata=tags)
 
 
+@pytest.mark.usefixtures("warm_kernels")
 def test_the_example_notebook_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "PROJECT_ROOT", tmp_path)
     monkeypatch.setenv("PKD_RUNS", str(tmp_path / "runs"))

@@ -54,6 +54,7 @@ def test_the_papers_sentences_are_of_our_own_words():
 @pytest.mark.parametrize(
     ("notebook", "more"), [("mmpkd/01-prepare-data", {}), ("reports/01-prepare-tasks", TASKS)], ids=["mmpkd", "reports"]
 )
+@pytest.mark.usefixtures("warm_kernels")
 def test_an_executed_notebook_of_a_credentialed_cohort_passes(notebook, more, tmp_path, monkeypatch):
     root = tmp_path / "mimic"
     demo.ensure_source("mimic_cxr", paths.resolve("data/embedded-smoke"), 60, 0, workers=1)
