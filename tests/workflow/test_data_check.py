@@ -10,9 +10,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.mimic_size import write_tree
+from pkd_utils.cohorts.inspect import studies
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs import notebooks
 from pkd_utils.runs.parameters import resolve
+from tests.cohorts.fixtures import write_inspect
 from workflow import data_check
 
 IMAGES = 150
@@ -69,8 +71,8 @@ def test_whole_data_are_counted_and_nothing_of_a_patient_is_printed(root, capsys
 def test_a_release_of_which_rows_are_missing_is_told_by_its_count(root, capsys, monkeypatch):
     (root / "SIMULATED.txt").unlink()  # as the real one would be counted
     code, said = check(capsys, monkeypatch, prepare(root))
-    assert code == 1
-    assert f"PART {root}: images with metadata: {IMAGES} of 377,110. Fetch the rest." in said
+    assert code == 0 and f"part {root}: MIMIC-CXR-JPG" in said
+    assert f"sampled. Less than the release: images with metadata, {IMAGES} of 377,110; runs take what is here." in said
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -80,8 +82,8 @@ def test_a_half_downloaded_release_is_told_by_its_files(root, empty, capsys, mon
     if empty:
         file.touch()
     code, said = check(capsys, monkeypatch, prepare(root))
-    assert code == 1 and "1 of 1 places are broken or incomplete" in said
-    assert re.search(rf"PART {root}: 1 of \d+ images that its tables list are not there or empty, "
+    assert code == 1 and "1 of 1 places are broken" in said
+    assert re.search(rf"BROKEN {root}: 1 of \d+ images that its tables list are not there or empty, "
                      rf"first {file.relative_to(root)}\. Fetch the rest\.", said)  # fmt: skip
 
 
@@ -108,7 +110,7 @@ def test_only_all_decodes_what_is_damaged_in_the_middle(root, capsys, monkeypatc
 def test_a_missing_root_leaves_runs_out_and_a_missing_table_is_broken(root, tmp_path, capsys, monkeypatch):
     away = prepare(tmp_path / "nothing")
     code, said = check(capsys, monkeypatch, prepare(root), away)
-    assert code == 0 and f"missing {tmp_path}/nothing: is not here; left out: 1 runs, first {away.name}." in said
+    assert code == 0 and f"missing {tmp_path}/nothing: is not here; runs left out: 1, first {away.name}." in said
     assert "1 of 2 runs can be made" in said
     assert check(capsys, monkeypatch, away)[0] == 1  # nothing can be made
     (root / "mimic-cxr-2.0.0-split.csv.gz").unlink()
@@ -154,3 +156,19 @@ def test_all_loads_weights_into_their_network(tmp_path, capsys, monkeypatch):
 def test_a_profile_that_is_not_there_is_one_sentence():
     with pytest.raises(SystemExit, match=r"^There is no profile 'papers'"):
         data_check.main(["papers"])
+
+
+def test_a_release_of_which_volumes_are_missing_is_broken(tmp_path, capsys, monkeypatch):
+    exams = write_inspect(tmp_path / "inspect")
+    for volume in (exams / "CTPA").iterdir():
+        volume.write_bytes(b"no volume")
+    one = job("reports/00-reconstruct-radiographs", data_root=str(exams), volumes="CTPA", cohort="inspect")
+    two = job("reports/01-prepare-tasks", source="inspect", data_root=str(exams), simulate_patients=0, options={},
+              radiographs_run="reports/inspect/00-reconstruct-radiographs/paper", cohort="inspect")  # fmt: skip
+    monkeypatch.setattr(studies, "RELEASED", dict.fromkeys(studies.RELEASED, 2))
+    monkeypatch.setattr(data_check.volumes, "check_whole", lambda path: None)
+    code, said = check(capsys, monkeypatch, one, two)
+    assert code == 0, said
+    monkeypatch.setattr(studies, "RELEASED", dict.fromkeys(studies.RELEASED, 2) | {"volumes": 200})
+    code, said = check(capsys, monkeypatch, one, two)
+    assert code == 1 and re.search(rf"BROKEN {exams}: CT volume there: \d+ of the release's 200\. Fetch the rest", said)

@@ -418,7 +418,7 @@ def test_a_run_that_was_made_costs_what_it_says(rates, tmp_path):
     assert (cost.cpu_hours, cost.gpu_hours, cost.memory_gib) == (1.0, 0.0, 1.25)
     assert cost.gib * 1024 == pytest.approx(3, rel=0.01)
     text = plan_of(plan, rates).text()
-    assert "1 runs were made here, on a machine." in text
+    assert "1 of the 4 runs were made here, on a machine." in text
     line = next(line for line in text.splitlines() if line.startswith("mmpkd/03"))
     assert line.split()[1:] == ["1", "1", "0.0", "1.0", "0.0", "1.2"]
     finished(folder, plan[2].parameters, **here | {"gpu_peak_memory_gib": 3.0})

@@ -41,7 +41,8 @@ class Plan:
         said = [f"Rates: {', '.join(name for name in self.rates.devices if name != self.rates.gpu)}; {gpu}."]
         made = [cost for cost in every if cost.device]
         if made:
-            said.append(f"{len(made)} runs were made here, on {', '.join(sorted({cost.device for cost in made}))}.")
+            devices = ", ".join(sorted({cost.device for cost in made}))
+            said.append(f"{len(made)} of the {len(every)} runs were made here, on {devices}.")
         for study in self.studies:
             said += [
                 f"Images of {name}: {found.images:,}, by {found.source}." for name, found in study.prepared.items()
