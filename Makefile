@@ -8,7 +8,7 @@ export PYTHONWARNINGS := ignore::DeprecationWarning
 # Where this is set, every kernel compiles torch's and timm's sources anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help env assets runs pages book test-pages links pdf paper-figures test test-faults lint hooks notebooks lab bench mutants plan data-check open-data clean
+.PHONY: help env assets runs pages build-pages book quick test-pages links pdf paper-figures test test-faults lint hooks notebooks lab bench mutants plan data-check open-data clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,18 +22,25 @@ assets: env ## fetch the small real files (CT, reports, text and image encoders)
 runs: assets ## run every notebook of PROFILE (default demo) that is not done yet; ONLY=reports/mimic_cxr: a part
 	@$(SNAKEMAKE) --config profile=$(PROFILE) $(if $(ONLY),only="$(ONLY)")
 
+pages: env ## build the book from the runs that are there, unless it is built of them already
+	@$(PY) -m workflow.publish.unchanged $(PROFILE) || $(MAKE) --no-print-directory build-pages
+
 # From nothing each time: Sphinx keeps the words of pages that are gone in its search index.
-pages: env ## build the book from the runs that are there
+build-pages:
 	@rm -rf _build
 	@$(PY) -m workflow.publish.gate --profile $(PROFILE)
 	@$(PY) -m workflow.publish.pages --profile $(PROFILE)
-	@.venv/bin/jupyter-book build . --toc book/_toc.yml -W -n --keep-going -q
+	@.venv/bin/jupyter-book build . --toc book/_generated/_toc.yml -W -n --keep-going -q
 	@$(PY) workflow/prune_images.py _build/html
 	@$(PY) -m workflow.publish.gate --html _build/html
+	@$(PY) -m workflow.publish.unchanged $(PROFILE) --write
 
 book: runs ## run the demo profile and build the book
 	@$(MAKE) --no-print-directory pages
 	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+quick: ## a first look in minutes: every notebook once, at the size of its tests, and the whole book around them
+	@$(MAKE) --no-print-directory book PROFILE=quick
 
 test-pages: env ## look at every page of the built book in Chromium, wide and on a phone; AXE=1: with axe-core, from npm
 	@$(PY) -m workflow.browse $(if $(AXE),--axe)
@@ -45,7 +52,7 @@ pdf: env ## print the built book as _build/book.pdf, with Chromium
 	@$(PY) -m workflow.print_book
 
 links: env ## follow the links of the built book to other sites (needs the network)
-	@.venv/bin/jupyter-book build . --toc book/_toc.yml --builder linkcheck -q
+	@.venv/bin/jupyter-book build . --toc book/_generated/_toc.yml --builder linkcheck -q
 
 lint: env ## ruff check, format check, and the arrows between the rooms
 	@.venv/bin/ruff check .

@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 
 from pkd_utils.runs.files import atomic_path
 from workflow import browse
-from workflow.publish.pages import toc_files
+from workflow.publish.pages import TOC, toc_files
 
 TARGET = browse.ROOT / "_build" / "book.pdf"
 STYLE = """
@@ -76,7 +76,7 @@ def main() -> int:
     if browse.program() is None or not (html / "index.html").exists():
         print("pdf: this needs Chromium and the built book (make pages).", file=sys.stderr)
         return 1
-    names = list(dict.fromkeys(toc_files(browse.ROOT / "book" / "_toc.yml")))
+    names = list(dict.fromkeys(toc_files(browse.ROOT / "book" / "_generated" / TOC)))
     with tempfile.TemporaryDirectory() as scratch:
         page = Path(scratch) / "book.html"
         page.write_text(one_page(html, names))

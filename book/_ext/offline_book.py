@@ -1,6 +1,6 @@
 """Sphinx extension of this book: pages that read offline, and docstrings that always render.
 
-Three small things that configuration cannot do:
+Four small things that configuration cannot do:
 
 - Jupyter Book always loads sphinx-thebe, whose script points at a CDN and, declared twice by Jupyter Book, is an
   error in the browser's console. Its files are taken off every page.
@@ -8,9 +8,11 @@ Three small things that configuration cannot do:
   markup; outside literals they are escaped before they are parsed. Single backquotes mean code, as in Markdown.
 - A docstring that still is no valid reStructuredText is shown word for word, in a block of code, rather than stop
   the build.
+- What `make pages` has written into book/_generated/announcement.txt stands above every page.
 """
 
 import re
+from pathlib import Path
 
 import docutils.core
 import docutils.nodes
@@ -95,7 +97,15 @@ def drop_thebe(app, pagename, templatename, context, doctree):
     ]
 
 
+def announce(app, config):
+    """Handler of `config-inited`: what must stand above every page."""
+    file = Path(app.srcdir, "book", "_generated", "announcement.txt")
+    if file.exists():
+        config.html_theme_options["announcement"] = file.read_text().strip()
+
+
 def setup(app):
+    app.connect("config-inited", announce, priority=100)
     app.connect("autodoc-process-docstring", escape_docstring, priority=100)
     app.connect("autodoc-process-docstring", keep_valid, priority=900)
     app.connect("autodoc-skip-member", skip_fields)

@@ -24,7 +24,7 @@ from pkd_utils.runs import absent, finished, identity, index, local, paths, prog
 from pkd_utils.runs.errors import DataError  # noqa: E402
 from pkd_utils.runs.files import Lock, atomic_path  # noqa: E402
 from pkd_utils.runs.parameters import declared, nearest, notebook_path, resolve  # noqa: E402
-from pkd_utils.runs.profiles import notebook_of, read_runs, shown  # noqa: E402
+from pkd_utils.runs.profiles import files_of, notebook_of, read_runs, shown  # noqa: E402
 
 # One thread a notebook: runs stay the same whatever runs beside them, and two notebooks use two cores better than one.
 _ENVIRONMENT = {
@@ -108,16 +108,12 @@ def described(profile: str, only: str = "") -> dict[str, Described]:
 
     `profile`, `only` and errors as in `plan`.
     """
-    folder = paths.PROJECT_ROOT / "params" / profile
-    files = sorted(folder.glob("*/*.yml"))
-    if not files:
-        raise DataError(f"There is no profile {profile!r}: {folder} holds no parameter files.")
     found: dict[str, Described] = {}
-    for file in files:
+    for file in files_of(profile):
         study, step = notebook_of(file).split("/")
         for label, (_, values) in values_of(file).items():
             reference = f"{study}/{values['cohort']}/{step}/{values['run']}"
-            name = ".".join(filter(None, (f"{study}/{file.name.removesuffix('.yml')}", label)))
+            name = ".".join(filter(None, (f"{study}/{file.stem}", label)))
             if reference in found:
                 raise DataError(f"{name} and {found[reference].name} both describe the run {reference}: rename one.")
             found[reference] = Described(name, file, label, values)
@@ -151,7 +147,7 @@ def plan(profile: str, only: str = "", left_out: dict[str, str] | None = None) -
     Parameters
     ----------
     profile : str
-        A folder of `params/`.
+        A folder of `params/`, or `quick`: every notebook once, with its defaults.
     only : str
         Plan a part: what starts like one of these words, for example `reports/mimic_cxr` or
         `reports/03-train-teachers.mimic`, and what it reads.
@@ -178,8 +174,7 @@ def plan(profile: str, only: str = "", left_out: dict[str, str] | None = None) -
             ref: job for ref, job in waiting.items() if not set(identity.references(job.parameters)) & set(waiting)
         }
         if not ready:
-            folder = paths.PROJECT_ROOT / "params" / profile
-            raise DataError(f"These runs of {folder} wait for each other: {', '.join(sorted(waiting))}.")
+            raise DataError(f"These runs of {profile} wait for each other: {', '.join(sorted(waiting))}.")
         for reference, job in ready.items():
             del waiting[reference]
             notebook, values, read = job.notebook, job.parameters, identity.references(job.parameters)

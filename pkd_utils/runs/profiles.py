@@ -24,11 +24,31 @@ from pkd_utils.runs import paths
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.parameters import MACHINE, SECTIONS, declared, nearest, read_file
 
+QUICK = "quick"  # the profile whose runs are the notebooks themselves, with their defaults
 _BRACES = re.compile(r"\{(\w+)\}")
 
 
+def files_of(profile: str) -> list[Path]:
+    """The files that describe a profile's runs: `params/<profile>/*/*.yml`; of `quick` the notebooks.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    quick = profile == QUICK
+    folder = paths.PROJECT_ROOT.joinpath(*(["notebooks"] if quick else ["params", profile]))
+    files = sorted(folder.glob("*/*.ipynb" if quick else "*/*.yml"))
+    if not files:
+        raise DataError(f"There is no profile {profile!r}: {folder} holds no parameter files.")
+    return files
+
+
 def notebook_of(file: Path) -> str:
-    """`params/demo/mmpkd/03-distil-student.yml` -> `mmpkd/03-distil-student`; `.<word>` may stand before `.yml`."""
+    """`params/demo/mmpkd/03-distil-student.yml` -> `mmpkd/03-distil-student`; `.<word>` may stand before `.yml`.
+
+    A notebook's own path gives its name too.
+    """
     return f"{file.parent.name}/{file.name.split('.')[0]}"
 
 
@@ -44,12 +64,16 @@ def _refuse(file: Path, why: str) -> NoReturn:
 def read_runs(file: Path) -> dict[str, dict[str, Any]]:
     """The runs that a parameter file describes, in order: name -> values, without the notebook's defaults.
 
+    A notebook in place of the file describes one run, of nothing but its defaults.
+
     Raises
     ------
     DataError
         If the file is not strict YAML of the form that this module describes, or has a name that is no parameter of the
         notebook, one of the machine, or one that nothing explains.
     """
+    if file.suffix == ".ipynb":
+        return {"": {}}
     content = read_file(file)
     known, used, given = declared(notebook_of(file)), set(), set()
     if not set(content) & set(SECTIONS):

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from pkd_utils.runs import files, paths, profiles
+from pkd_utils.runs import files, notebooks, paths, profiles
 from workflow.publish import pages
-from workflow.publish.pages import home, markdown, results
+from workflow.publish.pages import contents, home, markdown, results
 
 BOOK = paths.PROJECT_ROOT / "book"
 
@@ -192,3 +192,22 @@ def test_the_home_page_says_a_sentence_a_cohort_of_all_maps(tmp_path):
     text = home.all_maps_findings(tmp_path, "mmpkd/09-compare-all-maps")
     assert "(_generated/mmpkd/09-compare-all-maps)" in text
     assert "- Masses (simulated): cannot tell.\n- Radiographs: it moves." in text
+
+
+def test_a_quick_book_has_each_notebook_once_and_no_page_without_a_run(tmp_path):
+    def listed(toc):
+        (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc))
+        return [name.removeprefix(contents.GENERATED) for name in pages.toc_files(tmp_path / "_toc.yml")]
+
+    names = {f"{file.parent.name}/{file.stem}" for file in (paths.PROJECT_ROOT / "notebooks").glob("*/*.ipynb")}
+    assert names == {job.name for job in notebooks.plan("quick")}
+    whole, linked = yaml.safe_load((BOOK / "_toc.yml").read_text()), {"mmpkd/05-compare.mass"}
+    toc = contents.quick(whole, names, linked)
+    assert all(part["chapters"] for part in toc["parts"]) and len(listed(toc)) == len(set(listed(toc)))
+    shown = [name for name in listed(toc) if re.search(r"/\d\d-", name)]
+    assert set(shown) == names | linked
+    others = {name for name in listed(whole) if not re.search(r"/\d\d-", name)}
+    assert others == set(listed(toc)) - set(shown)
+    order = [name for name in shown if "mmpkd/01" <= name < "mmpkd/04"]
+    assert order == ["mmpkd/01-prepare-data", "mmpkd/02-train-teacher", "mmpkd/03-distil-student"]
+    assert contents.quick(whole, set(listed(whole)) - others, set()) == whole

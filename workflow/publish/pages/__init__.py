@@ -13,10 +13,12 @@ import yaml
 
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
+from pkd_utils.runs.profiles import QUICK
 from workflow.publish import gate
 from workflow.publish.pages import (
     bench,
     cite,
+    contents,
     encoders,
     forests,
     front,
@@ -28,6 +30,8 @@ from workflow.publish.pages import (
     transfer,
 )
 from workflow.publish.pages.markdown import write_text
+
+TOC = "_toc.yml"  # in book/_generated: the contents of the book that is built
 
 
 def notebooks_page(readme: str, pages: Iterable[str]) -> str:
@@ -112,8 +116,17 @@ def write_all(profile: str, book: Path) -> list[str]:
     write_text(generated / "cite.md", cite.page(cited, int(configured["copyright"])))
     readme = paths.PROJECT_ROOT / "notebooks" / "README.md"
     write_text(generated / "notebooks.md", notebooks_page(readme.read_text(), [entry["page"] for entry in manifest]))
+    toc = yaml.safe_load((book / "_toc.yml").read_text())
+    announcement = generated / "announcement.txt"  # read by book/_ext
+    announcement.unlink(missing_ok=True)
+    if profile == QUICK:
+        prose = "".join(file.read_text() for file in sorted(book.glob("*.md")) + sorted(book.glob("[!_]*/*.md")))
+        linked = set(re.findall(r"_generated/(\w+/[\w.-]*\w)", prose))
+        toc = contents.quick(toc, {entry["page"] for entry in manifest}, linked)
+        write_text(announcement, contents.ANNOUNCEMENT)
+    write_text(generated / TOC, yaml.safe_dump(toc, sort_keys=False))
     absent = []
-    for name in toc_files(book / "_toc.yml"):
+    for name in toc_files(generated / TOC):
         page = name.removeprefix("book/_generated/")
         if page == name:
             continue

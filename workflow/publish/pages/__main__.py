@@ -16,7 +16,7 @@ def main() -> int:
         print(f"pages: no run of {page} in the profile {profile}; its page says so", file=sys.stderr)
     manifest = book / "_generated" / gate.MANIFEST
     shown = {entry["page"] for entry in files.read_json(manifest)} if manifest.exists() else set()
-    listed = {name.removeprefix("book/_generated/") for name in pages.toc_files(book / "_toc.yml")}
+    listed = {name.removeprefix("book/_generated/") for name in pages.toc_files(book / "_generated" / pages.TOC)}
     for page in sorted(shown - listed):
         print(f"pages: {page} has run but is not in book/_toc.yml: add it there", file=sys.stderr)
     return 1 if shown - listed else 0

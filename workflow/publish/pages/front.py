@@ -71,13 +71,15 @@ def attention_heads(results: dict[str, dict[str, Any]]) -> str:
 
 
 def picture(compared: Path) -> figures.Figure | None:
-    """One image of mmpkd/05's cohort, with its region and both methods' attention, or None where it may not be shown.
+    """One image of mmpkd/05's cohort, with its region and both methods' attention.
+
+    None where it may not be shown, or both methods are of one run, as in a quick book.
 
     It is the test image whose pixel AUROC, averaged over all students of both methods, is the median one; the maps are
     of the first student of each.
     """
     record = read_json(compared / "run.json")
-    if not gate.Permission.of(record).images:
+    if not gate.Permission.of(record).images or len(record["parameters"]["attention_runs"]) < 2:
         return None
     prepared = Prepared(find_run(record["parameters"]["prepared_run"]), record["labels"])
     runs = [find_run(name) for name in record["parameters"]["attention_runs"][:2]]
