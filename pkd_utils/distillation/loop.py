@@ -43,7 +43,8 @@ def learning_rate_at(
 
 def private_randomness(device: torch.device):
     """A context in which torch's random state may be set: the caller's is as before afterwards."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    kind = {} if device.type == "cpu" else {"devices": [device.index or 0], "device_type": device.type}
+    return torch.random.fork_rng(**{"devices": [], **kind})
 
 
 class Loop:

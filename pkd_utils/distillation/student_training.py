@@ -168,7 +168,7 @@ class StudentTraining:
         )  # fmt: skip
         self.targets, self.soft = data.targets.to(device), None if data.soft is None else data.soft.to(device)
         # Pixels once to the GPU if they leave room for training; else batches travel.
-        room = 0 if device.type == "cpu" else 0.6 * torch.cuda.mem_get_info(device)[0]
+        room = 0 if device.type == "cpu" else 0.6 * torch.get_device_module(device).mem_get_info(device)[0]
         self.pixels = data.pixels.to(device) if data.pixels.nbytes < room else data.pixels
 
     def batches(self, epoch: int):

@@ -20,6 +20,7 @@ from pkd_utils.runs.errors import DataError
 if TYPE_CHECKING:  # torch takes seconds to import, and what only runs notebooks needs none of it
     import torch
 
+ACCELERATOR = "cuda"  # torch's name of the kind of device that "auto" takes where there is one
 PACKAGES = ("torch", "timm", "transformers", "scikit-learn", "numpy", "pandas", "pillow", "scipy")
 
 
@@ -58,8 +59,9 @@ def device_name() -> str:
     """The GPU's name if there is one, else the processor's with the number of cores."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
+    gpus = torch.get_device_module(ACCELERATOR)
+    if gpus.is_available():
+        return gpus.get_device_name(0)
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -114,10 +116,10 @@ def resolve_device(device: str) -> str:
     """ "auto" is "cuda" where there is a GPU, else "cpu"; DataError for what cannot be used here."""
     import torch
 
-    gpu = torch.cuda.is_available()
+    gpu = torch.get_device_module(ACCELERATOR).is_available()
     if device == "auto":
-        return "cuda" if gpu else "cpu"
-    if device != "cpu" and not (gpu and re.fullmatch(r"cuda(:\d)?", device)):
+        return ACCELERATOR if gpu else "cpu"
+    if device != "cpu" and not (gpu and re.fullmatch(rf"{ACCELERATOR}(:\d)?", device)):
         raise DataError(f"{device!r} cannot be used here as device: give auto, cpu, or cuda on a machine with a GPU.")
     return device
 
@@ -134,8 +136,8 @@ def resolve_precision(precision: str, device: "str | torch.device") -> str:
         raise DataError(f"precision must be fp32, bf16 or auto, not {precision!r}.")
     if precision != "auto":
         return precision
-    if torch.device(device).type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if torch.device(device).type != "cpu":
+        return "bf16" if torch.get_device_module(device).is_bf16_supported(including_emulation=False) else "fp32"
     able = torch.cpu.get_capabilities()
     return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "fp32"
 

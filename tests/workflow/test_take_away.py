@@ -1,5 +1,6 @@
 """What readers take with them: tables and figures for a paper, the book as one page, how to cite it."""
 
+import json
 import re
 from base64 import b64encode
 
@@ -11,7 +12,7 @@ from bs4 import BeautifulSoup
 
 from pkd_utils.runs import paths
 from workflow import paper_figures, print_book
-from workflow.publish.pages import cite
+from workflow.publish.pages import bench, cite
 
 
 def test_a_table_is_csv_and_latex_with_its_signs_escaped(tmp_path):
@@ -70,3 +71,12 @@ def test_every_work_of_the_citation_has_an_entry_of_its_own():
     assert "url" not in page and "url = {https://example.org}" in cite.page(
         cited | {"repository-code": "https://example.org"}, 2026
     )
+
+
+def test_pages_say_that_nothing_ran_on_a_gpu_until_a_benchmark_names_one(tmp_path):
+    for name, machine in (("a", {"cpu": "a CPU"}), ("b", {"cpu": "a CPU", "gpu": "an H200"})):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "machine": machine}))
+    without = [tmp_path / "a.json"]
+    assert "Not yet run on a GPU" in bench.on_gpus(without) and "Not yet run on a GPU" in bench.page(without, tmp_path)
+    named = bench.on_gpus([*without, tmp_path / "b.json"])
+    assert "an H200" in named and "Not yet" not in named

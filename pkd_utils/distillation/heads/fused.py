@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from pkd_utils.distillation.heads.modules import AttentionHead, LinearProbe, PrivilegedTeacher, TokenAttention
 
-TILE_BYTES = {"cpu": 16 << 20, "cuda": 1 << 30}
+TILE_BYTES = {"cpu": 16 << 20, "gpu": 1 << 30}
 """Intermediate results are made tile by tile (images x heads) of about this size; on a CPU it should fit the cache."""
 TILE_HEADS = 4
 """Heads in a tile at most: the gradient of their M is added to tile after tile, and should stay in the cache too."""
@@ -152,7 +152,7 @@ def _tiles(x: torch.Tensor, n_heads: int, mask: torch.Tensor | None) -> list[tup
     """
     batch, n_tokens, width = x.shape
     one = n_tokens * (width + n_tokens) * x.element_size()  # an image and a head
-    units = max(1, TILE_BYTES[x.device.type] // one)
+    units = max(1, TILE_BYTES["cpu" if x.device.type == "cpu" else "gpu"] // one)
     h = min(n_heads, TILE_HEADS, units)
     n = max(1, min(batch, units // h, batch if mask is None else TILE_REPORTS))
     tiles = []

@@ -109,6 +109,7 @@ def write_all(profile: str, book: Path) -> list[str]:
         ),
     )
     write_text(generated / "benchmarks.md", bench.page(measured, generated))
+    write_text(generated / "gpu.md", bench.on_gpus(measured))
     for name, text in (encoders.fragments(book / "results") | reports.fragments()).items():
         write_text(generated / f"{name}.md", text)
     configured = yaml.safe_load((paths.PROJECT_ROOT / "_config.yml").read_text())

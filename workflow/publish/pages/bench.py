@@ -85,6 +85,18 @@ def section(file: Path, generated: Path) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def on_gpus(files: list[Path]) -> str:
+    """On which GPUs this was measured, of the `gpu` of a benchmark's machine; without one, that it was not."""
+    names = dict.fromkeys(read_json(file).get("machine", {}).get("gpu") for file in files)
+    told = ", ".join(name for name in names if name)
+    if told:
+        return f"On a GPU ({told}) the benchmarks that name one were measured."
+    return (
+        "**Not yet run on a GPU.** Code and tests choose the device by one parameter, and every line that a GPU would "
+        "take has run on a CPU or without data; how fast, and whether to the last digit, nobody has seen."
+    )
+
+
 def page(files: list[Path], generated: Path) -> str:
     """The page, or a sentence that nothing was measured."""
     figures.use_style()
@@ -93,4 +105,6 @@ def page(files: list[Path], generated: Path) -> str:
         "reference. Ratios are of one run on one machine, no promise for another."
     )
     none = "*No measurement is stored in this copy of the repository. `make bench` makes one.*"
-    return "\n\n".join(["# Benchmarks", lead, *([section(file, generated) for file in files] or [none])])
+    return "\n\n".join(
+        ["# Benchmarks", lead, on_gpus(files), *([section(file, generated) for file in files] or [none])]
+    )
