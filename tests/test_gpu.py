@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from pkd_utils.distillation.heads.training import fit_heads
-from pkd_utils.distillation.student_training import fit_student
 from pkd_utils.distillation.students import predict_logits
 from pkd_utils.distillation.text_teacher import TextTeacherConfig, fit_text_teacher
 from pkd_utils.encoders import load_image_encoder, load_text_encoder
@@ -57,8 +56,8 @@ def test_students(memory, precision, gpu, tmp_path, monkeypatch):  # noqa: F811
     rounding = {"fp32": 1e-4, "bf16": 0.05}[precision]
     names = of_students.LABELS
     np.testing.assert_allclose(there.predictions[names], here.predictions[names], atol=rounding)
-    again = dataclasses.replace(config, device=GPU)
-    assert fit_student(*of_students.data(), again, tmp_path / "gpu", 0, labels=names).best_epoch == there.best_epoch
+    again = of_students.fit(tmp_path / "gpu", dataclasses.replace(config, device=GPU))
+    assert again.best_epoch == there.best_epoch
 
 
 def test_a_killed_training_goes_on_there(gpu, tmp_path, monkeypatch):  # noqa: F811
@@ -84,8 +83,8 @@ def test_a_killed_training_goes_on_there(gpu, tmp_path, monkeypatch):  # noqa: F
 def test_heads(precision, gpu, tmp_path):  # noqa: F811
     data, specs = of_heads.make_data(), of_heads.make_specs(epochs=2)
     config = dataclasses.replace(of_heads.CONFIG, precision=precision)
-    there = fit_heads(specs, *data, dataclasses.replace(config, device=GPU), tmp_path / "gpu", progress=False)
-    here = fit_heads(specs, *data, config, tmp_path / "cpu", progress=False)
+    there = fit_heads(specs, *data, dataclasses.replace(config, device=GPU), tmp_path / "gpu")
+    here = fit_heads(specs, *data, config, tmp_path / "cpu")
     rounding = {"float32": 1e-4, "bfloat16": 0.1}[precision]
     for spec in specs:
         torch.testing.assert_close(there.logits(spec.name), here.logits(spec.name), atol=rounding, rtol=0)
@@ -105,8 +104,8 @@ def test_stand_ins(objective, gpu, tmp_path):  # noqa: F811
     pixels, words, _ = of_stand_ins.paired_data()
     words = None if objective == "image_ssl" else words
     config = PretrainingConfig(objective=objective, **{**of_stand_ins.SMALL, "epochs": 1})
-    there = pretrain(pixels, words, dataclasses.replace(config, device=GPU), tmp_path / "gpu").history["loss"]
-    assert there[0] == pytest.approx(pretrain(pixels, words, config, tmp_path / "cpu").history["loss"][0], abs=1e-4)
+    there = pretrain(pixels, words, dataclasses.replace(config, device=GPU), tmp_path / "gpu", 0).history["loss"]
+    assert there[0] == pytest.approx(pretrain(pixels, words, config, tmp_path / "cpu", 0).history["loss"][0], abs=1e-4)
 
 
 def test_maps_and_predictions(gpu):  # noqa: F811
