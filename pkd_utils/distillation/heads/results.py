@@ -60,19 +60,27 @@ class HeadResults:
     def history(self) -> pd.DataFrame:
         return pd.DataFrame(self._histories)
 
-    def best_epoch(self, name: str) -> int:
-        """First epoch with the highest AUC on the validation rows."""
-        return best_epoch([row for row in self._histories if row["name"] == name])
+    def best_epoch(self, name: str, part: str = "validation") -> int:
+        """First epoch with the highest AUC on the "validation" rows or, the way of the paper, on the "test" rows."""
+        return best_epoch([row for row in self._histories if row["name"] == name], part)
 
     def logits(self, name: str, part: str = "validation", epoch: int | str = "best") -> torch.Tensor:
         """Logits (rows, C) float32 on the "validation" or "test" rows, in their order in the spec.
 
         `epoch` is a number from 1 on, "best" (on the validation rows) or "last".
+
+        Raises
+        ------
+        DataError
+            If this epoch's logits were not kept (`HeadConfig.keep_logits`).
         """
         spec = self.specs[name]
         number = {"best": self.best_epoch(name), "last": spec.epochs}.get(epoch, epoch)
         with safe_open(self._files[name], "pt") as file:
-            values = file.get_slice(f"{name}/logits")[file.get_tensor(f"{name}/epochs").tolist().index(number)]
+            kept = file.get_tensor(f"{name}/epochs").tolist()
+            if number not in kept:
+                raise DataError(f"The logits of head {name!r} after epoch {number} were not kept: see keep_logits.")
+            values = file.get_slice(f"{name}/logits")[kept.index(number)]
         split = len(spec.validation_rows)
         return values[:split] if part == "validation" else values[split:]
 
@@ -84,9 +92,9 @@ class HeadResults:
         self._files |= dict.fromkeys(names, path)
 
 
-def best_epoch(history: Sequence[dict]) -> int:
-    """First epoch with the highest AUC on the validation rows among the rows of one head."""
-    return max(history, key=lambda row: (row["validation_auc"], -row["epoch"]))["epoch"]
+def best_epoch(history: Sequence[dict], part: str = "validation") -> int:
+    """First epoch with the highest AUC among the rows of one head."""
+    return max(history, key=lambda row: (row[f"{part}_auc"], -row["epoch"]))["epoch"]
 
 
 def save_group(

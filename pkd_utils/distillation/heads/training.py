@@ -54,6 +54,7 @@ class HeadConfig:
     batch_size: int = Field(64, ge=1)  # as in the paper
     dropout: float = Field(0.2, ge=0, lt=1)  # on attention weights, as in the paper
     teacher_view: Literal["same", "clean"] = "same"  # soft labels of the student's view, or of the clean image
+    keep_logits: Literal["all", "chosen"] = "all"  # of every epoch, or of the best epochs and the last one
     # machine
     device: Device = "cpu"
     # "bfloat16": the large products in bfloat16, all else in float32; "float64" to compare with
@@ -276,7 +277,11 @@ class GroupTraining:
                 row[f"{part}_loss"] = F.cross_entropy(logits[where, i], targets[where]).item()
             self.history.append(row)
             mine = [row for row in self.history if row["name"] == spec.name]
-            self.logits[spec.name][self.epoch] = logits[:, i].clone()
+            kept = self.logits[spec.name]
+            kept[self.epoch] = logits[:, i].clone()
+            if self.config.keep_logits == "chosen":
+                for epoch in set(kept) - {best_epoch(mine, part) for part in parts} - {self.epoch}:
+                    del kept[epoch]
             if spec.method in TEACHES and best_epoch(mine) == self.epoch:
                 state = self.group.heads[i].state_dict()
                 self.best |= {f"{spec.name}/weights/{name}": value.clone() for name, value in state.items()}

@@ -334,6 +334,19 @@ def test_weights_of_the_best_epoch_are_kept(monkeypatch):
     assert (found - results.logits("image", "validation", "last")).abs().max() > 1e-2
 
 
+def test_only_chosen_logits_are_kept():
+    data, specs = make_data(), make_specs(epochs=6)[3:4]
+    everything = fit_heads(specs, *data, CONFIG)
+    chosen = fit_heads(specs, *data, dataclasses.replace(CONFIG, keep_logits="chosen"))
+    kept = {everything.best_epoch("image"), everything.best_epoch("image", "test"), 6}
+    for epoch in range(1, 7):
+        if epoch in kept:
+            assert torch.equal(chosen.logits("image", "test", epoch), everything.logits("image", "test", epoch))
+        else:
+            with pytest.raises(DataError, match=f"after epoch {epoch} were not kept"):
+                chosen.logits("image", "test", epoch)
+
+
 def test_weights_are_kept_of_heads_that_may_teach(monkeypatch):
     monkeypatch.setattr(training, "TEACHES", TEACHES)
     data, (spec,) = make_data(), make_specs(epochs=1)[3:4]
