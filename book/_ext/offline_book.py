@@ -1,6 +1,6 @@
 """Sphinx extension of this book: pages that read offline, and docstrings that always render.
 
-Four small things that configuration cannot do:
+Five small things that configuration cannot do:
 
 - Jupyter Book always loads sphinx-thebe, whose script points at a CDN and, declared twice by Jupyter Book, is an
   error in the browser's console. Its files are taken off every page.
@@ -9,13 +9,16 @@ Four small things that configuration cannot do:
 - A docstring that still is no valid reStructuredText is shown word for word, in a block of code, rather than stop
   the build.
 - What `make pages` has written into book/_generated/announcement.txt stands above every page.
+- A link to the page of a run that this build does not have leads to what its study has beside the paper, or is text.
 """
 
+import posixpath
 import re
 from pathlib import Path
 
 import docutils.core
 import docutils.nodes
+from sphinx import addnodes
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
@@ -82,6 +85,23 @@ def skip_fields(app, what, name, obj, skip, options):
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
+def lead_elsewhere(app, doctree):
+    """Handler of `doctree-read`: links to runs that are not among the pages of this build."""
+    for link in list(doctree.findall(addnodes.pending_xref)):
+        target = link["reftarget"]
+        if link.get("reftype") != "myst" or "_generated/" not in target:
+            continue
+        if link.get("refdomain") != "doc":
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(app.env.docname), target))
+        instead = posixpath.join(posixpath.dirname(target), "beside-the-paper")
+        if target.removesuffix(".md") in app.env.found_docs:
+            continue
+        if instead in app.env.found_docs:
+            link["refdomain"], link["reftarget"], link["reftargetid"] = "doc", instead, None
+        else:
+            link.replace_self(link.children)
+
+
 def drop_thebe(app, pagename, templatename, context, doctree):
     """Handler of `html-page-context`: no thebe script, style sheet or settings on any page."""
     context["script_files"] = [
@@ -109,5 +129,6 @@ def setup(app):
     app.connect("autodoc-process-docstring", escape_docstring, priority=100)
     app.connect("autodoc-process-docstring", keep_valid, priority=900)
     app.connect("autodoc-skip-member", skip_fields)
+    app.connect("doctree-read", lead_elsewhere)
     app.connect("html-page-context", drop_thebe, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -234,12 +234,30 @@ def test_a_notebook_is_offered_by_its_open_page_alone(tmp_path, images):
     assert (found == []) == images and any("offers a download" in line for line in found) == (not images)
 
 
+@pytest.mark.parametrize("result", [None, "p10000001"])
+def test_a_closed_page_offers_a_source_without_results_alone(tmp_path, result):
+    link = "<a class='download' href='../../../_downloads/a/x.ipynb'>x</a> simulated"
+    html, generated = make_site(tmp_path, body=link)
+    cell = nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("stream", text=result)] if result else [])
+    source = generated / gate.SOURCES / "mmpkd/01-prepare-data.ipynb"
+    source.parent.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), source)
+    (html / "_downloads/a").mkdir(parents=True)
+    (html / "_downloads/a/x.ipynb").write_bytes(source.read_bytes())
+    manifest = files.read_json(generated / "manifest.json")
+    files.write_json(generated / "manifest.json", [entry | {"images": False} for entry in manifest])
+    found = site.site_findings(html, generated)
+    assert any("offers a download" in line for line in found) == bool(result)
+    assert any("x.ipynb: a file of this kind" in line for line in found) == bool(result)
+
+
 def test_the_note_offers_what_may_be_taken_and_opened(tmp_path, monkeypatch):
     record = {"reference": "mmpkd/b/05-compare/d", "seconds": 1, "device": "cpu"}
     monkeypatch.setattr(paths, "PROJECT_ROOT", tmp_path)
     (tmp_path / "CITATION.cff").write_text("repository-code: https://github.com/o/r\n")
     closed = gate.run_note(record | {"cohort": {"shareable_text": True}}, "mmpkd/05-compare.mass")
-    assert "download" not in closed.lower() and "Colab" not in closed
+    assert "<../sources/mmpkd/05-compare.ipynb>" in closed and "05-compare.mass.ipynb" not in closed
+    assert "github/o/r/blob/main/notebooks/mmpkd/05-compare.ipynb" in closed
     permitted = {"simulated": True, "shareable_text": True, "shareable_images": True}
     note = gate.run_note(record | {"cohort": permitted}, "mmpkd/05-compare.mass")
     assert "<05-compare.mass.ipynb>" in note and "github/o/r/blob/main/notebooks/mmpkd/05-compare.ipynb" in note

@@ -2,13 +2,14 @@
 
 import re
 
+import nbformat
 import pandas as pd
 import pytest
 import yaml
 
 from pkd_utils.runs import files, notebooks, paths, profiles
-from workflow.publish import pages
-from workflow.publish.pages import contents, home, markdown, results
+from workflow.publish import gate, pages
+from workflow.publish.pages import by_study, contents, home, markdown, results
 
 BOOK = paths.PROJECT_ROOT / "book"
 
@@ -174,13 +175,36 @@ def test_missing_runs_become_pages_that_say_so(tmp_path):
     assert pages.write_all("demo", book) == [] and not placeholder.exists()
 
 
+def test_a_profile_of_other_runs_keeps_the_prose_and_has_a_chapter_a_notebook(tmp_path):
+    records = {}
+    for page, cohort in (("reports/02-encode.mimic-mrm", "mimic_cxr"), ("reports/02-encode.inspect-mrm", "inspect"),
+                         ("reports/02-encode.mimic-c2l", "mimic_cxr")):  # fmt: skip
+        records[page] = {"parameters": {"cohort": cohort, "run": "mrm"}, "cohort": {"title": cohort}, "seconds": 1.0}
+        file = tmp_path / f"{page}.ipynb"
+        file.parent.mkdir(exist_ok=True)
+        cells = [nbformat.v4.new_markdown_cell("# Encode images and reports\n\n**Question.**")]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), file)
+    toc = by_study.by_study(yaml.safe_load((BOOK / "_toc.yml").read_text()), records, tmp_path)
+    (tmp_path / "_toc.yml").write_text(yaml.safe_dump(toc))
+    listed = pages.toc_files(tmp_path / "_toc.yml")
+    prose = [name for name in pages.toc_files(BOOK / "_toc.yml") if not by_study.page_of_run(name)]
+    assert set(prose) < set(listed) and len(set(listed)) == len(listed)
+    parts = {part["caption"]: part["chapters"] for part in toc["parts"]}
+    first, *middle, last = parts["Reports as privileged information"]
+    assert first == {"file": "book/_generated/reports/beside-the-paper"} and middle
+    assert last["title"] == "2 Encode images and reports: mimic-c2l"
+    assert [one["title"] for one in last["sections"]] == ["mimic-mrm", "inspect-mrm"]
+    page = (tmp_path / "reports" / "beside-the-paper.md").read_text()
+    assert "## Figure 4" in page and "No finished run shows this" in page and "Every run (3)" in page
+
+
 def test_unchanged_pages_keep_their_date(tmp_path):
     page = tmp_path / "page.md"
-    markdown.write_text(page, "a")
+    gate.write_text(page, "a")
     before = page.stat().st_mtime_ns
-    markdown.write_text(page, "a\n")
+    gate.write_text(page, "a\n")
     assert page.stat().st_mtime_ns == before
-    markdown.write_text(page, "b")
+    gate.write_text(page, "b")
     assert page.read_text() == "b\n"
 
 

@@ -231,6 +231,9 @@ class Table:
     def tokens(self, beside: str) -> set[str]:
         """Words and numbers that the text beside the table may have: the table's, also cut short, and its shape's."""
         own = {token for _, text in self.units for token in tokens(text)} | {"rows", "x", "columns"}
+        own |= (
+            {"Empty", "DataFrame", "Columns", "Index"} if not any(where == "td" for where, _ in self.units) else set()
+        )
         cut = {token for token in re.findall(r"([^\W_]+)\.\.\.", beside) if any(one.startswith(token) for one in own)}
         return own | cut
 

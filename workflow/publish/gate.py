@@ -10,6 +10,7 @@ or images may not be shown, only what is on a short list may stay (`executed.py`
 """
 
 import argparse
+import copy
 import json
 import re
 import sys
@@ -27,6 +28,7 @@ from workflow.publish.executed import digest
 
 GENERATED = paths.PROJECT_ROOT / "book" / "_generated"
 MANIFEST = "manifest.json"
+SOURCES = "sources"  # below GENERATED: notebooks of restricted runs as they were before they ran
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def launches(notebook: str) -> list[str]:
 
 
 def run_note(record: dict[str, Any], page: str) -> str:
-    """The line under a page's title that says which run it shows, and where to get its notebook if anyone may."""
+    """The line under a page's title: which run it shows, and its notebook, of a restricted run without results."""
     said = f"Run `{record['reference']}`: {record['seconds']:.0f} s on {record['device']}"
     if record.get("commit"):
         said += f", commit `{record['commit'][:10]}`" + (" with changes" if record.get("uncommitted_changes") else "")
@@ -132,13 +134,33 @@ def run_note(record: dict[str, Any], page: str) -> str:
         said += ". Simulated data" + (f": {data}" if data else "")
     elif data:
         said += f". Data: {data}"
-    if not Permission.of(record).restricted:
+    study, _, step, _ = record["reference"].split("/")
+    if Permission.of(record).restricted:
+        said += f". {{download}}`Download its source, without results <../{SOURCES}/{study}/{step}.ipynb>`"
+    else:
         file = page.split("/")[-1]
         said += f". {{download}}`Download the notebook <{file}.ipynb>`"
-        study, _, step, _ = record["reference"].split("/")
-        if opened := launches(f"{study}/{step}"):
-            said += f", or open it in {' or '.join(opened)}"
+    if opened := launches(f"{study}/{step}"):
+        said += f", or open it in {' or '.join(opened)}"
     return f"```{{div}} run-note\n{said}.\n```"
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a page, and leave an unchanged one alone, so that Sphinx does not render it again."""
+    text = text.rstrip() + "\n"
+    if not target.exists() or target.read_text() != text:
+        with files.atomic_path(target) as temporary:
+            temporary.write_text(text)
+
+
+def without_results(notebook: Any) -> Any:
+    """An executed notebook as it was before it ran: no output, no count, no injected parameters."""
+    source = copy.deepcopy(notebook)
+    source.cells = [cell for cell in source.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    for cell in source.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return source
 
 
 def copy_page(folder: Path, page: str, generated: Path) -> dict[str, Any]:
@@ -148,15 +170,13 @@ def copy_page(folder: Path, page: str, generated: Path) -> dict[str, Any]:
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
+    allowed = Permission.of(record)
+    if allowed.restricted:
+        study, _, step, _ = record["reference"].split("/")
+        write_text(generated / SOURCES / study / f"{step}.ipynb", nbformat.writes(without_results(notebook)))
     first = next((i for i, cell in enumerate(notebook.cells) if cell.cell_type == "markdown"), -1)
     notebook.cells.insert(first + 1, nbformat.v4.new_markdown_cell(run_note(record, page), id="run-note"))
-    text = nbformat.writes(notebook)
-    target = generated / f"{page}.ipynb"
-    # An unchanged file keeps its date, so that Sphinx does not render the page again.
-    if not target.exists() or target.read_text() != text:
-        with files.atomic_path(target) as temporary:
-            temporary.write_text(text)
-    allowed = Permission.of(record)
+    write_text(generated / f"{page}.ipynb", nbformat.writes(notebook))
     images = [digest(image) for cell in notebook.cells for image in output_images(cell)]
     return {"page": page, **vars(allowed), "images_sha256": images, "run": record}
 
@@ -183,15 +203,26 @@ def collect(pages: dict[str, Path], generated: Path = GENERATED) -> list[str]:
         return found
     for old in sorted(generated.rglob("*.ipynb")) if generated.exists() else []:
         if old.relative_to(generated).as_posix().removesuffix(".ipynb") not in pages:
-            old.unlink()
+            old.unlink()  # sources too: those of these pages are written anew
     entries = [copy_page(folder, page, generated) for page, folder in pages.items()]
     files.write_json(generated / MANIFEST, entries)
     return []
 
 
-def profile_pages(profile: str) -> dict[str, Path]:
-    """Page name -> run folder of every run that `params/<profile>/` describes and whose data and weights are here."""
-    return {job.name: job.folder for job in notebooks.plan(profile, left_out={})}
+def profile_pages(profile: str, left_out: dict[str, str] | None = None) -> dict[str, Path]:
+    """Page name -> run folder of every run that `params/<profile>/` describes and that is finished.
+
+    Parameters
+    ----------
+    profile : str
+        A folder of `params/`.
+    left_out : dict, optional
+        Is filled with page name -> why it is not there: data or weights are not here, or it has not been run.
+    """
+    left_out = {} if left_out is None else left_out
+    jobs = notebooks.plan(profile, left_out=left_out)
+    left_out.update({job.name: "not finished yet" for job in jobs if job.state == "to run"})
+    return {job.name: job.folder for job in jobs if job.state != "to run"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -208,10 +239,12 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("say what to check: --profile NAME, --html FOLDER or --committed")
     found: list[str] = []
     if given.profile:
-        pages = profile_pages(given.profile)
+        left_out: dict[str, str] = {}
+        pages = profile_pages(given.profile, left_out)
         found += collect(pages, given.generated)
         if not found:
             print(f"gate: {len(pages)} runs of the profile {given.profile} are whole and may be shown")
+            print(*(f"gate: {line}" for line in notebooks.said_of(left_out)), sep="\n", end="\n" * bool(left_out))
     if given.html:
         found += site.site_findings(given.html, given.generated)
     if given.committed:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import nbformat
+
 from pkd_utils.runs import paths, run
-from workflow.publish import leaks
+from workflow.publish import gate, leaks
 from workflow.publish.executed import digest
 from workflow.publish.sources import Sources, is_of_the_theme, tokens
 from workflow.publish.vocabulary import own_shingles
@@ -44,7 +46,13 @@ def decoded(content: bytes, name: str) -> str | None:
         return None
 
 
-def page_findings(name: str, page: leaks.Units, downloads: bool) -> list[str]:
+def downloads(page: leaks.Units) -> list[dict[str, str]]:
+    """Links of a page to files to take home."""
+    links = (given for tag, given in page.tags if tag == "a")
+    return [given for given in links if "download" in given or "_downloads/" in given.get("href", "")]
+
+
+def page_findings(name: str, page: leaks.Units, may_offer: bool) -> list[str]:
     """What a page must hold to: alt texts, nothing from other sites, no pixels but image files, downloads if it may."""
     found = []
     for tag, given in page.tags:
@@ -62,8 +70,8 @@ def page_findings(name: str, page: leaks.Units, downloads: bool) -> list[str]:
             found.append(f"{name}: shows an image that is no file of its own (<{tag}>)")
         if tag != "body" and re.search(r"background|url\(|rgb|#[0-9a-f]{3}", given.get("style", ""), re.I):
             found.append(f"{name}: colours a <{tag}>, which could be a pixel")
-        if tag == "a" and not downloads and ("download" in given or "_downloads/" in given.get("href", "")):
-            found.append(f"{name}: offers a download")
+    if not may_offer and downloads(page):
+        found.append(f"{name}: offers a download")
     scripts = [text for where, text in page.found if where in ("script", "style")]
     if any("https://unpkg.com" in script or "https://cdn" in script for script in scripts):
         found.append(f"{name}: a script names a CDN")
@@ -88,6 +96,9 @@ class Site:
         # Executed notebooks that may be taken home: their pages show all that they hold.
         opened = [generated / f"{e['page']}.ipynb" for name, e in self.entries.items() if name not in self.closed]
         self.notebooks = {digest(file.read_bytes()) for file in opened if file.exists()}
+        # Of the others only what they were before they ran.
+        without = [file for file in (generated / gate.SOURCES).rglob("*.ipynb") if holds_no_result(file)]
+        self.without = {digest(file.read_bytes()) for file in without}
         self.seen: dict[tuple[bool, str, str], list[str]] = {}
         try:
             folders = [run.find_run(entry["run"]["reference"]) for entry in self.closed.values()]
@@ -108,7 +119,7 @@ class Site:
                 self.found.append(f"{name}: comes from no run that may show images, and is no committed file")
         elif (
             (name.startswith("_static/") and (known in self.drawings or is_of_the_theme(name, content)))
-            or (name.startswith("_downloads/") and known in self.notebooks)
+            or (name.startswith("_downloads/") and known in self.notebooks | self.without)
             or name == "searchindex.js"
         ):
             return
@@ -140,7 +151,9 @@ class Site:
             self.found.append("searchindex.js: holds words of a report that a run has read, or a picture in letters")
 
     def _page(self, name: str, page: leaks.Units) -> None:
-        self.found += page_findings(name, page, name in self.entries and name not in self.closed)
+        self.found += page_findings(
+            name, page, name in self.entries and (name not in self.closed or self._offers(name, page))
+        )
         entry = self.entries.get(name)
         simulated = bool(entry and entry["simulated"])
         if simulated and not any("simulated" in text.lower() for _, text in page.found):
@@ -155,6 +168,11 @@ class Site:
             if key not in self.seen:
                 self.seen[key] = self._unit(where, text, simulated, name in self.closed)
             self.found += [f"{name}, {where}: {what}" for what in self.seen[key]]
+
+    def _offers(self, name: str, page: leaks.Units) -> bool:
+        """Whether all that a page offers to download are notebooks without results."""
+        offered = [(self.html / name).parent / unquote(given.get("href", "")) for given in downloads(page)]
+        return all(file.is_file() and digest(file.read_bytes()) in self.without for file in offered)
 
     def _closed_images(self, name: str, page: leaks.Units, entry: dict[str, Any]) -> None:
         """On a page that may not show everything, only the images that passed the gate with it."""
@@ -180,6 +198,11 @@ class Site:
         if self.secrets.repeated(text):
             found.append("words of a report that a run has read")
         return found + (["what may be a picture in letters"] if leaks.ENCODED.search(text) else [])
+
+
+def holds_no_result(notebook: Path) -> bool:
+    """Whether no cell of a notebook has an output."""
+    return not any(cell.get("outputs") for cell in nbformat.read(notebook, as_version=4).cells)
 
 
 def committed_drawings(book: Path) -> list[Path]:

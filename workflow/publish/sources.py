@@ -116,7 +116,7 @@ def words_of_project(root: Path, results: bool) -> tuple[frozenset[str], frozens
 
 def generated_texts(generated: Path) -> Iterator[str]:
     """What the pages of runs are written from: the notebooks that passed the gate, and generated prose."""
-    for file in sorted([*generated.rglob("*.md"), *generated.rglob("*.json")]):
+    for file in sorted(file for kind in ("md", "json", "yml") for file in generated.rglob(f"*.{kind}")):
         yield file.read_text()
     for file in sorted(generated.rglob("*.ipynb")):
         yield file.relative_to(generated).as_posix()

@@ -19,6 +19,8 @@ LIBRARY = Path(__file__).resolve().parents[2] / "pkd_utils"
 SAID = ["nan", "inf", "none", "true", "false", "dtype", "int", "float", "object", "str", "bool", "name", "length"]
 SAID += ["rows columns", "rows x columns", "rows × columns", "x", "×", "it", "s", "e", "Figure size x with Axes"]
 PROGRESS = re.compile(r"\d+%\|[^|]*\| [\d.]+[kMG]?/[\d.?]+[kMG]? \[[\d:]+<[\d:?]+, +[\d.?]+(\w+/\w+)\]")
+COUNTED = re.compile(r"[^,\d]+ \d+(?:, [^,\d]+ \d+)+")  # "not readmitted 18, readmitted within 12 months 43"
+SIZED = re.compile(r"\bPulmonary Embolism, [\d,]+ images")  # a task and a training size, as verdicts name them
 PLACEHOLDER = re.compile(r"\n|\{[^}]*\}|%[.\d]*\w")
 
 Phrase = tuple[str, ...]
@@ -105,6 +107,7 @@ class Vocabulary:
         self.said = set(re.findall(r"[^\W_]+", said.lower()))
         self.phrases = own_phrases(paths.PROJECT_ROOT) | phrases(re.findall(r'"((?:[^"\\]|\\.)*)"', said))
         self.longest = max(map(len, self.phrases))
+        self.labels = f"({', '.join(map(str, record.get('labels') or []))})"  # as headlines name what was trained
 
     def covers(self, line: str) -> bool:
         """Whether all words of a line are whole phrases, one after another; a line cut by "..." may end within one."""
@@ -135,9 +138,15 @@ class Vocabulary:
 
     def strange(self, text: str) -> int:
         """How many lines of a text are not the project's own, read like a report, or hold a long whole number."""
-        return sum(self._strange(line) for line in leaks.plain(text).replace("\r", "\n").split("\n"))
+        lines = leaks.plain(text).replace("\r", "\n").split("\n")
+        parts = (line.split(", ") if COUNTED.fullmatch(line) else [line] for line in lines)
+        return sum(self._strange(part) for several in parts for part in several)
 
     def _strange(self, line: str) -> bool:
         number = any(found not in self.said for found in re.findall(r"(?<![\d.\w])\d{7,}", line))
         phrase = tuple(leaks.words(line))
-        return number or not self.covers(line) or (leaks.like_a_report(line) and phrase not in self.phrases)
+        return (
+            number
+            or not self.covers(line)
+            or (leaks.like_a_report(SIZED.sub("", line.replace(self.labels, ""))) and phrase not in self.phrases)
+        )

@@ -15,8 +15,10 @@ from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
 from pkd_utils.runs.profiles import QUICK
 from workflow.publish import gate
+from workflow.publish.gate import write_text
 from workflow.publish.pages import (
     bench,
+    by_study,
     cite,
     contents,
     encoders,
@@ -29,7 +31,6 @@ from workflow.publish.pages import (
     texts,
     transfer,
 )
-from workflow.publish.pages.markdown import write_text
 
 TOC = "_toc.yml"  # in book/_generated: the contents of the book that is built
 
@@ -125,6 +126,10 @@ def write_all(profile: str, book: Path) -> list[str]:
         linked = set(re.findall(r"_generated/(\w+/[\w.-]*\w)", prose))
         toc = contents.quick(toc, {entry["page"] for entry in manifest}, linked)
         write_text(announcement, contents.ANNOUNCEMENT)
+    records = {entry["page"]: entry["run"] for entry in manifest}
+    listed = {name.removeprefix(contents.GENERATED) for name in toc_files(book / "_toc.yml")}
+    if profile != QUICK and set(records) - listed:
+        toc = by_study.by_study(toc, records, generated)
     write_text(generated / TOC, yaml.safe_dump(toc, sort_keys=False))
     absent = []
     for name in toc_files(generated / TOC):

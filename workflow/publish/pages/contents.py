@@ -27,7 +27,7 @@ def quick(toc: dict[str, Any], shown: Set[str], linked: Set[str]) -> dict[str, A
     dict
         The contents: a notebook stands where its first page stood, one that had none at the end.
     """
-    listed = {entry["file"].removeprefix(GENERATED) for part in toc["parts"] for entry in _all(part["chapters"])}
+    listed = {entry["file"].removeprefix(GENERATED) for part in toc["parts"] for entry in all_of(part["chapters"])}
     waiting = set(shown) - listed
 
     def kept(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -51,6 +51,6 @@ def quick(toc: dict[str, Any], shown: Set[str], linked: Set[str]) -> dict[str, A
     return {**toc, "parts": [part for part in parts if part["chapters"]]}
 
 
-def _all(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def all_of(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Entries and those below them."""
-    return [one for entry in entries for one in (entry, *_all(entry.get("sections", [])))]
+    return [one for entry in entries for one in (entry, *all_of(entry.get("sections", [])))]

@@ -141,4 +141,7 @@ def front(book: Path, generated: Path, compared: Path | None) -> str:
     cells = [f":::{{grid-item}}\n:columns: 12 12 {width} {width}\n\n{cell}\n:::" for width, cell in
              ((7, shown.get("gains")), (5 if "gains" in shown else 12, sentences)) if cell]  # fmt: skip
     grid = "::::{grid} 12\n:gutter: 3\n\n" + "\n\n".join(cells) + "\n::::"
-    return "\n\n".join([grid, *filter(None, [shown.get("attention")])])
+    told = ["The figure is of real radiographs."] if "gains" in shown else []
+    if "attention" in shown and gate.Permission.of(read_json(compared / "run.json")).simulated:
+        told.append("The pictures are of the simulated cohort.")
+    return "\n\n".join([grid, *filter(None, [shown.get("attention"), " ".join(told)])])

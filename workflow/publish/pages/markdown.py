@@ -1,4 +1,4 @@
-"""Values and tables as Markdown, and pages written only where they changed."""
+"""Values, tables and figures as Markdown."""
 
 import json
 from pathlib import Path
@@ -76,11 +76,3 @@ def drawing(figure: Figure, file: Path, alt: str, folder: str = "") -> str:
 def image(name: str, alt: str, folder: str = "") -> str:
     """A picture as Markdown."""
     return f"```{{image}} {folder}{name}\n:alt: {alt}\n```"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a page, and leave an unchanged one alone, so that Sphinx does not render it again."""
-    text = text.rstrip() + "\n"
-    if not path.exists() or path.read_text() != text:
-        with atomic_path(path) as temporary:
-            temporary.write_text(text)
