@@ -102,6 +102,7 @@ class Stage:
         path = self.root / "notebooks" / f"{NAME}.ipynb"
         path.parent.mkdir(parents=True)
         nbformat.write(self.source, path)
+        (self.root / "CITATION.cff").write_text("title: a project\n")
         reports = pd.DataFrame({"study_id": [STUDY, "50004243"], "text": REPORTS}).set_index("study_id")
         ids = {"image_id": [IMAGE, "image-b"], "patient_id": [PATIENT, OTHER_PATIENT], "study_id": [STUDY, "50004243"]}
         far = pd.DataFrame({"study_id": ["50004244"], "text": [FAR]}).set_index("study_id")
