@@ -9,9 +9,11 @@ x' (dS x).
 The parameters are those of the textbook modules, and Adam moves them; M is formed from them in every step. Heads that
 share a minibatch share its tokens, their normalisation, and one matrix product over all M, one below the other.
 
-Products of float32 go to oneDNN, twice as fast as the default (MKL) on AMD processors and the same arithmetic.
+Products of float32 go to oneDNN, twice as fast as the default (MKL) on AMD processors and the same arithmetic. On
+Intel's MKL is as fast or faster, and everywhere small products, one an image, go to it in one call.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,6 +32,8 @@ TILE_HEADS = 4
 TILE_REPORTS = 8
 """Reports in a tile at most; a tile is as long as its longest report."""
 TEXT_STEP = 16  # reports are padded to a multiple: few shapes, so few kernels to prepare
+LARGE = 1 << 23
+"""Multiplications of a product from which oneDNN's gain is more than what a call of it for each image costs."""
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -41,13 +45,20 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def batched_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a (B, M, K) times the transposes of b (B, N, K); no gradient."""
-    if has_onednn(a):
+    if has_onednn(a) and a[0].numel() * b.shape[1] >= LARGE:
         return torch.stack([product(x, y) for x, y in zip(a, b, strict=True)])
     return torch.bmm(a, b.mT)
 
 
 def has_onednn(a: torch.Tensor) -> bool:
-    return a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    """Whether oneDNN multiplies it: float32 on a processor that is not Intel's."""
+    on_cpu = a.device.type == "cpu" and a.dtype == torch.float32
+    return on_cpu and not _intel() and torch.backends.mkldnn.is_available()
+
+
+@functools.cache
+def _intel() -> bool:
+    return "intel" in torch.cpu.get_capabilities().get("cpu_name", "").lower()
 
 
 class _Product(torch.autograd.Function):
@@ -64,12 +75,26 @@ class _Product(torch.autograd.Function):
         return product(grad, b.mT), product(grad.mT, a.mT)
 
 
+class _KeysTimesQueries(torch.autograd.Function):
+    """Wk' Wq with gradients, which are made in the layout of the weights: nothing is copied to be transposed."""
+
+    @staticmethod
+    def forward(ctx, key, query):
+        ctx.save_for_backward(key, query)
+        return product(key.mT, query.mT)
+
+    @staticmethod
+    def backward(ctx, grad):
+        key, query = ctx.saved_tensors
+        return product(query, grad), product(key, grad.mT)
+
+
 def fold(attention: TokenAttention) -> tuple[torch.Tensor, torch.Tensor]:
     """M' (D, D) and u (D,) of one head, such that its scores are (x M + u) x'. Differentiable."""
     gain, bias = attention.norm.weight, attention.norm.bias
     key, query = attention.key.weight, attention.query.weight
     scale = 1 / math.sqrt(key.shape[0])
-    m = _Product.apply(key.mT, query.mT) * gain[:, None] * (gain * scale)
+    m = _KeysTimesQueries.apply(key, query) * gain[:, None] * (gain * scale)
     u = (attention.query(bias) @ key) * (gain * scale)
     return m, u
 
@@ -98,8 +123,10 @@ class PooledAttention(torch.autograd.Function):
         for images, heads, tokens in _tiles(x, n_heads, mask):
             rows, columns = x_low[images, tokens], slice(heads.start * width, heads.stop * width)
             n, h, length = len(rows), heads.stop - heads.start, rows.shape[1]
-            z = product(rows.reshape(-1, width), m_low[columns]).add_(u[columns])
+            z = product(rows.reshape(-1, width), m_low[columns])
             scores = batched_product(z.view(n, length * h, width), rows).view(n, length, h, length)
+            # u x' is one number a key and head: here it is added to N numbers a query, in z it would be to D.
+            scores += (x[images, tokens] @ u[columns].view(h, width).mT).mT[:, None]
             if mask is not None:
                 scores = scores.masked_fill_(~mask[images, None, None, tokens], -math.inf)
             weights = torch.softmax(scores, -1, dtype=x.dtype)
@@ -135,7 +162,7 @@ class PooledAttention(torch.autograd.Function):
             if heads.start == 0:  # of all heads in the tiles of these images
                 transposed = rows.reshape(-1, width).mT.contiguous()
             dm[:, columns] += product(transposed, r.mT)
-            du[columns] += r.sum(0, dtype=x.dtype)
+            du[columns] += torch.bmm(ds.sum(1), x[images, tokens]).sum(0).view(-1)
         return None, dm.mT, du, None, None, None, None
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pkd_utils.distillation.heads import fused
-from pkd_utils.distillation.heads.fused import HeadGroup, Inputs, Keeps, normalised, product
+from pkd_utils.distillation.heads.fused import HeadGroup, Inputs, Keeps, batched_product, normalised, product
 from pkd_utils.distillation.heads.modules import AttentionHead, TokenAttention, build_head, dropout_keep
 
 B, N, L, D, DT, C = 6, 19, 11, 32, 24, 3
@@ -80,6 +80,17 @@ def test_fused_heads_equal_the_textbook_heads(dtype, tolerance, tile, dropout, m
     left_out = [p for head in heads for p in head.parameters() if id(p) not in trained]
     assert len(left_out) == 7
     assert all(gradients[id(p)].abs().max() < 1e-4 for p in left_out)
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_products_are_the_same_by_either_library(onednn, monkeypatch):
+    monkeypatch.setattr(fused, "has_onednn", lambda a: onednn)
+    monkeypatch.setattr(fused, "LARGE", 3 * 5 * 7)
+    generator = torch.Generator().manual_seed(0)
+    for columns in (2, 3, 4):  # less, as many and more multiplications than LARGE
+        a, b = torch.randn(2, 5, 7, generator=generator), torch.randn(2, columns, 7, generator=generator)
+        torch.testing.assert_close(batched_product(a, b), torch.einsum("imk,ink->imn", a, b))
+        torch.testing.assert_close(product(a[0], b[0]), torch.einsum("mk,nk->mn", a[0], b[0]))
 
 
 def test_bfloat16_products_come_close():
