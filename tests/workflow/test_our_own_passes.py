@@ -73,3 +73,16 @@ def test_an_executed_notebook_of_a_credentialed_cohort_passes(notebook, more, tm
     planted["cells"][-1]["outputs"][0]["text"] = "Heart size is normal. The lungs are clear."
     (folder / "notebook.ipynb").write_text(json.dumps(planted))
     assert any("not of the project's own words" in line for line in gate.run_findings(folder))
+
+
+def test_labels_classes_and_tasks_in_our_sentences_make_no_report_but_a_report_stays_one():
+    record = {
+        "cohort": CREDENTIALED,
+        "labels": ["Edema", "Pleural Effusion"],
+        "tasks": ["no embolism", "pulmonary embolism"],
+    }
+    vocabulary = Vocabulary(record)
+    assert vocabulary.strange("no embolism 63, pulmonary embolism 11") == 0
+    assert vocabulary.strange("there is no verdict on attention (Edema, Pleural Effusion)") == 0
+    for report in ("no pulmonary embolism 63", "No pleural effusion, lungs clear", "no verdict (Pleural Effusion)"):
+        assert vocabulary.strange(report) > 0
