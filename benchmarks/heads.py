@@ -39,7 +39,7 @@ from pkd_utils.runs.machine import device_name
 
 BATCH, CLASSES = 64, 5
 FP32, DEFAULT, BF16 = KINDS = ("fp32", "fp32, default products", "bf16")
-ONEDNN = fused.has_onednn
+ONEDNN = fused.multiplied_by_onednn
 NAMES = {(196, 768): "ViT-B/16", (256, 384): "DINOv2-S", (49, 512): "ResNet-18"}
 
 
@@ -71,7 +71,8 @@ def with_products(kind: str, run):
     """`run`, with torch's default products if the kind says so."""
 
     def wrapped():
-        with unittest.mock.patch.object(fused, "has_onednn", (lambda a: False) if kind == DEFAULT else ONEDNN):
+        rule = (lambda a: False) if kind == DEFAULT else ONEDNN
+        with unittest.mock.patch.object(fused, "multiplied_by_onednn", rule):
             run()
 
     return wrapped

@@ -15,7 +15,7 @@ from torch import nn
 from pkd_utils.encoders.facts import Facts, ImageFacts
 from pkd_utils.encoders.keys import KeyReport
 from pkd_utils.encoders.weights import Weights
-from pkd_utils.runs.machine import autocast
+from pkd_utils.runs.machine import autocast, multiplied_by_onednn
 
 
 def build_backbone(facts: ImageFacts, feature: str, seed: int | None = 0) -> nn.Module:
@@ -97,6 +97,9 @@ class FrozenEncoder(nn.Module):
         self.origin = self.weights.sha256 if self.weights else f"random, seed {seed}"
         if precision == "bf16":
             to_bf16(network)
+        for module in network.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = _Linear
         self.train().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
@@ -113,6 +116,15 @@ class FrozenEncoder(nn.Module):
         """Frozen, in the encoder's precision; no_grad, as an inference tensor could not feed a head that is trained."""
         with torch.no_grad(), autocast(self.device, self.precision):
             yield
+
+
+class _Linear(nn.Linear):
+    """A frozen linear layer, by the faster library of this processor."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if multiplied_by_onednn(values) and not torch.is_autocast_enabled("cpu"):
+            return torch.ops.mkldnn._linear_pointwise(values, self.weight, self.bias, "none", [], "")
+        return super().forward(values)
 
 
 def to_bf16(network: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """The machine and the environment that a run happened on: what else a number may depend on."""
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -108,8 +109,26 @@ def environment() -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": sys.version.split()[0],
         "device": device_name(),
+        "fp32_products": fp32_products() if "torch" in sys.modules else None,
         "threads": max((pool["num_threads"] for pool in threadpoolctl.threadpool_info()), default=1),
     }
+
+
+def multiplied_by_onednn(values: "torch.Tensor") -> bool:
+    """Whether fp32 matrix products of it go to oneDNN: MKL, which torch takes, is slow on processors not Intel's."""
+    import torch
+
+    on_cpu = values.device.type == "cpu" and values.dtype == torch.float32
+    return on_cpu and fp32_products() == "oneDNN"
+
+
+@functools.cache
+def fp32_products() -> str:
+    """The library of fp32 matrix products on this processor, by its maker: a timing could differ after a resume."""
+    import torch
+
+    intel = "intel" in torch.cpu.get_capabilities().get("cpu_name", "").lower()
+    return "oneDNN" if not intel and torch.backends.mkldnn.is_available() else "MKL"
 
 
 def resolve_device(device: str) -> str:

@@ -19,6 +19,7 @@ from pkd_utils.encoders.backbones import (
     vision_transformer,
 )
 from pkd_utils.encoders.downloads import find_weights
+from pkd_utils.runs import machine
 from pkd_utils.runs.errors import DataError
 from tests.encoders.fixtures import write_checkpoint
 
@@ -98,8 +99,10 @@ def in_transformers(vit: nn.Module) -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.parametrize("library", ["MKL", "oneDNN"])
 @pytest.mark.parametrize("name", VITS)
-def test_vision_transformers_equal_transformers(name):
+def test_vision_transformers_equal_transformers(name, library, monkeypatch):
+    monkeypatch.setattr(machine, "fp32_products", lambda: library)
     encoder = loaded(name, include_cls=True, input_size=112)  # a multiple of either patch
     vit, x = vision_transformer(encoder.network), batch(encoder)
     with torch.no_grad():

@@ -17,7 +17,7 @@ from pkd_utils.encoders import bert
 from pkd_utils.encoders.text import config_of, load_text_encoder
 from pkd_utils.encoders.texts import lower_states
 from pkd_utils.encoders.zoo import TEXT_ENCODERS
-from pkd_utils.runs import assets
+from pkd_utils.runs import assets, machine
 from pkd_utils.runs.errors import DataError
 from tests.encoders.fixtures import WRITERS, write_checkpoint
 
@@ -73,7 +73,9 @@ def plain_bert(state, ids):
 
 
 @pytest.mark.parametrize(("name", "kind"), [(name, kind) for name in NAMES for kind in WRITERS[name][1]])
-def test_every_encoder_and_kind_of_file_gives_the_states_of_transformers(folder, name, kind):
+@pytest.mark.parametrize("library", ["MKL", "oneDNN"])
+def test_every_encoder_and_kind_of_file_gives_the_states_of_transformers(folder, name, kind, library, monkeypatch):
+    monkeypatch.setattr(machine, "fp32_products", lambda: library)
     path = folder(name, kind=kind)
     encoder = load_text_encoder(name, path)
     tokens, mask = encoder.tokens(TEXTS)

@@ -13,7 +13,6 @@ Products of float32 go to oneDNN, twice as fast as the default (MKL) on AMD proc
 Intel's MKL is as fast or faster, and everywhere small products, one an image, go to it in one call.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pkd_utils.distillation.heads.modules import AttentionHead, LinearProbe, PrivilegedTeacher, TokenAttention
+from pkd_utils.runs.machine import multiplied_by_onednn
 
 TILE_BYTES = {"cpu": 16 << 20, "gpu": 1 << 30}
 """Intermediate results are made tile by tile (images x heads) of about this size; on a CPU it should fit the cache."""
@@ -38,27 +38,16 @@ LARGE = 1 << 23
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a (M, K) times the transpose of b (N, K); no gradient."""
-    if has_onednn(a):
+    if multiplied_by_onednn(a):
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return a @ b.mT
 
 
 def batched_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a (B, M, K) times the transposes of b (B, N, K); no gradient."""
-    if has_onednn(a) and a[0].numel() * b.shape[1] >= LARGE:
+    if multiplied_by_onednn(a) and a[0].numel() * b.shape[1] >= LARGE:
         return torch.stack([product(x, y) for x, y in zip(a, b, strict=True)])
     return torch.bmm(a, b.mT)
-
-
-def has_onednn(a: torch.Tensor) -> bool:
-    """Whether oneDNN multiplies it: float32 on a processor that is not Intel's."""
-    on_cpu = a.device.type == "cpu" and a.dtype == torch.float32
-    return on_cpu and not _intel() and torch.backends.mkldnn.is_available()
-
-
-@functools.cache
-def _intel() -> bool:
-    return "intel" in torch.cpu.get_capabilities().get("cpu_name", "").lower()
 
 
 class _Product(torch.autograd.Function):

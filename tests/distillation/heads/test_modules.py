@@ -84,7 +84,7 @@ def test_fused_heads_equal_the_textbook_heads(dtype, tolerance, tile, dropout, m
 
 @pytest.mark.parametrize("onednn", [True, False])
 def test_products_are_the_same_by_either_library(onednn, monkeypatch):
-    monkeypatch.setattr(fused, "has_onednn", lambda a: onednn)
+    monkeypatch.setattr(fused, "multiplied_by_onednn", lambda a: onednn)
     monkeypatch.setattr(fused, "LARGE", 3 * 5 * 7)
     generator = torch.Generator().manual_seed(0)
     for columns in (2, 3, 4):  # less, as many and more multiplications than LARGE
