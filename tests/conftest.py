@@ -11,6 +11,11 @@ from pkd_utils.runs import paths, warm
 os.environ["PKD_LOCAL"] = os.devnull  # tests, and the kernels that they start, do not read the user's params/local.yml
 
 
+def pytest_collection_modifyitems(items):
+    """At a process's first backward pass torch counts the kinds of devices: the pretended GPU must be known by then."""
+    items.sort(key=lambda item: item.path.name != "test_gpu.py")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of open data that is no part of the repository: PKD_SHARED_DATA, or `shared/data` beside the project."""

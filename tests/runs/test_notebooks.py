@@ -56,7 +56,7 @@ def run_once(tmp_path_factory):
         make, file = start_project(root)
         write_json(root / "jupyter/kernels/python3/kernel.json", kernel)
         see = "import sys\nseen = [sys.executable, *(p.name for p in run.path.parent.rglob('*.ipynb'))]"
-        make(f"{WORK}\n{see}\n(run.path / 'seen.txt').write_text(' '.join(seen))", FINISH)
+        make(f"{WORK}\n{see}\n(run.path / 'seen.txt').write_text('\\n'.join(seen))", FINISH)
         return file, notebooks.execute(file)
 
 
@@ -78,7 +78,7 @@ def test_a_whole_run_is_kept_and_not_repeated(ran):
 
 
 def test_a_run_that_goes_on_is_not_called_failed_and_its_kernel_is_this_environments(ran):
-    python, *names = (ran[1] / "seen.txt").read_text().split()
+    python, *names = (ran[1] / "seen.txt").read_text().splitlines()
     assert python == sys.executable
     assert any(name.endswith(".running.ipynb") for name in names) and not any("failed" in name for name in names)
 

@@ -16,9 +16,9 @@ from pkd_utils.runs.kernel import OwnKernel
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there are kernels forked")
 SAYS = """import os, sys
 print(os.getppid(), os.getcwd(), os.environ["WORD"], "torch" in sys.modules,
-      [name for name in sys.modules if name.startswith("pkd_utils")], *map(repr, sys.path))
-import matplotlib, pandas, torch, warnings
-print(torch.get_num_threads(), len(warnings.filters), sys.flags, dict(matplotlib.rcParams))
+      [name for name in sys.modules if name.startswith("pkd_utils")], *map(repr, sys.path), sep="\\n")
+import matplotlib, pandas, torch
+print(torch.get_num_threads(), sys.flags, dict(matplotlib.rcParams))
 print(pandas.describe_option(_print_desc=False))
 sys.modules["left_behind"] = sys"""
 
@@ -38,10 +38,12 @@ def said(folder, source):
     client = nbclient.NotebookClient(notebook, kernel_manager_class=OwnKernel, startup_timeout=300)
     client.resources = {"metadata": {"path": str(folder)}}
     client.execute()
-    return notebook.cells[0].outputs[0].text.split()
+    return "".join(out.text for out in notebook.cells[0].outputs if out.get("name") == "stdout").splitlines()
 
 
 def test_each_kernel_is_a_fork_of_its_own_with_what_its_asker_has(server, tmp_path, monkeypatch):
+    for name, value in notebooks.environment().items():  # as a run's kernel has it
+        monkeypatch.setenv(name, value)
     for word in ("first", "second"):
         monkeypatch.setenv("WORD", word)
         forked = said(tmp_path, SAYS)

@@ -13,8 +13,7 @@ from workflow.plan.__main__ import Plan
 from workflow.plan.costs import own_bytes
 from workflow.plan.rates import Rates
 
-MEMORY = [
-    "mmpkd/01-prepare-data",
+MEMORY = [  # not 01: its smoke run writes the embedded cohort, too, where that is not there yet
     "mmpkd/02-train-teacher",
     "mmpkd/03-distil-student",
     "mmpkd/04-evaluate-attention",
