@@ -117,6 +117,9 @@ def _become_kernel(asked: dict, files: list[int]) -> list[str]:
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
+    # As a kernel would tell it by the environment, before it is imported.
+    inline = "module://matplotlib_inline.backend_inline"
+    importlib.import_module("matplotlib").rcParams["backend"] = os.environ.get("MPLBACKEND", inline)
     # The kernel ends when the process that forked it does.
     return [*asked["arguments"], f"--IPKernelApp.parent_handle={os.getppid()}"]
 

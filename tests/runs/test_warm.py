@@ -19,7 +19,7 @@ print(os.getppid(), os.getcwd(), os.environ["WORD"], "torch" in sys.modules,
       [name for name in sys.modules if name.startswith("pkd_utils")], *map(repr, sys.path), sep="\\n")
 import matplotlib, pandas, torch
 print(torch.get_num_threads(), sys.flags, dict(matplotlib.rcParams))
-print(pandas.describe_option(_print_desc=False))
+print(pandas.describe_option(_print_desc=False).replace("UTF-8", "utf-8"))
 sys.modules["left_behind"] = sys"""
 
 
