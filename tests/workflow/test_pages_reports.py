@@ -128,9 +128,9 @@ def test_findings_of_the_second_study(tmp_path):
 
 
 def test_the_home_page_shows_the_joint_run(tmp_path, monkeypatch):
-    files.write_json(tmp_path / "_generated" / "manifest.json", [{"page": "reports/06-a.both"}])
+    files.write_json(tmp_path / "_generated" / "manifest.json", [{"page": "reports/06-a.both", "run": {}}])
     (tmp_path / "results").mkdir()
-    (tmp_path / "_toc.yml").write_text("root: book/index\n")
+    (tmp_path / "_toc.yml").write_text("root: book/index\nchapters: [{file: book/_generated/reports/06-a.both}]\n")
     for name in ("mimic", "both", "both-heads"):
         files.write_json(tmp_path / name / "verdict.json", {"headline": f"Of {name}.", "findings": []})
     runs = {f"reports/06-a.{name}": tmp_path / name for name in ("mimic", "both", "both-heads")}
