@@ -21,8 +21,8 @@ from pkd_utils.runs.kernel import OwnKernel
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE_RUNS = ROOT / "_build" / "smoke-runs"
 # Read what the notebooks wrote, so they run after nbval.
-# What reads images and networks takes about as long as the rest.
-HALF = ["tests/cohorts", "tests/demo", "tests/encoders", "tests/images"]
+# These take about as long as the rest.
+HALF = [f"tests/{room}" for room in ("cohorts", "demo", "distillation", "encoders", "faults", "images")]
 AFTERWARDS = ["tests/notebooks/test_written_numbers.py", "tests/runs/test_kill_and_continue.py"]
 AFTERWARDS += ["tests/workflow/test_plan_finished.py"]
 
@@ -72,7 +72,7 @@ def main() -> None:
     started = time.time()
     notebooks = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "notebooks").glob("*/*.ipynb"))]
     with tempfile.TemporaryDirectory() as scratch:
-        reports = {name: Path(scratch) / f"{name}.xml" for name in ("pytest", "pytest, images", "nbval", "numbers")}
+        reports = {name: Path(scratch) / f"{name}.xml" for name in ("pytest", "pytest, half", "nbval", "numbers")}
         server = warm.start(os.environ | ENVIRONMENT) if sys.platform == "linux" else None
         nbval_kernel(Path(scratch))
         os.environ.pop(warm.SOCKET, None)  # the kernels of tests start as they would alone
@@ -80,7 +80,7 @@ def main() -> None:
         tests = {
             "nbval": ["--nbval", "--nbval-kernel-name=ours", "--nbval-cell-timeout=300", *notebooks],
             "pytest": ["tests", "-m", "not faults", "--durations=8", *apart],
-            "pytest, images": [*HALF, "-m", "not faults", "--durations=8"],
+            "pytest, half": [*HALF, "-m", "not faults", "--durations=8"],
         }
         running = {name: start(arguments, reports[name]) for name, arguments in tests.items()}
         counts = [finish(name, process, reports[name]) for name, process in running.items()]

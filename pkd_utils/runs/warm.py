@@ -1,7 +1,7 @@
 """One process imports the large libraries once and becomes, forked, each notebook's kernel.
 
 Importing torch, timm, transformers and the rest costs a kernel seconds of processor time, and a profile has dozens of
-kernels. `warm.py serve SOCKET` imports what is not ours and then forks for whoever asks. `warm.py ask SOCKET ...` asks,
+kernels. `warm.py serve SOCKET FILE` imports what is not ours and forks for whoever asks. `warm.py ask SOCKET ...` asks,
 hands over its files, folder, environment and arguments, and stands for the kernel: it ends as the kernel ends, and if
 it is killed, so is the kernel. Nothing of `pkd_utils` is imported before the fork, nothing computed and nothing drawn,
 so a forked kernel computes what a fresh one does. Where there is no server the asker becomes a fresh kernel itself.
@@ -46,15 +46,16 @@ def start(environment: dict[str, str]) -> subprocess.Popen:
     """
     # In a folder that only this user may enter.
     os.environ[SOCKET] = os.path.join(tempfile.mkdtemp(prefix="pkd-warm-"), "socket")
-    command = [sys.executable, __file__, "serve", os.environ[SOCKET]]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, **environment}, start_new_session=True)
+    with socket.socket(socket.AF_UNIX) as listening:  # here, so that nobody asks before there is who hears
+        listening.bind(os.environ[SOCKET])
+        listening.listen(64)
+        command = [sys.executable, __file__, "serve", os.environ[SOCKET], str(listening.fileno())]
+        how = {"stdin": subprocess.PIPE, "pass_fds": [listening.fileno()], "start_new_session": True}
+        return subprocess.Popen(command, env={**os.environ, **environment}, **how)
 
 
-def serve(place: str) -> list[str] | None:
+def serve(place: str, listening: socket.socket) -> list[str] | None:
     """Fork for everyone who asks, until standard input ends; in a fork, the arguments of its kernel."""
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind(place)
-    listening.listen(64)
     # pandas asks, when it is imported, whether tables will be shown in a notebook.
     builtins.get_ipython = lambda: SimpleNamespace(kernel=None)
     for name in LIBRARIES.split():
@@ -144,7 +145,7 @@ if __name__ == "__main__":
     sys.path[0] = ""  # what lies beside this file are no top-level modules
     if sys.argv[1] == "ask":
         ask(sys.argv[2], sys.argv[3:])
-    elif (kernel := serve(sys.argv[2])) is not None:
+    elif (kernel := serve(sys.argv[2], socket.socket(fileno=int(sys.argv[3])))) is not None:
         import runpy
 
         sys.argv = ["ipykernel_launcher", *kernel]

@@ -18,7 +18,8 @@ SNAKEMAKE += ["--workflow-profile", "workflow/profiles/slurm", "--slurm-init-sec
 # Slurm's commands of a cluster whose accounting does not answer the first nine questions, more than the executor's own
 # five, and whose jobs are all cancelled.
 PRETENDED = {
-    "sbatch": 'printf "%q " "$@" >> "$HERE/asked"; echo >> "$HERE/asked"; wc -l < "$HERE/asked"',
+    "sbatch": """exec 9> "$HERE/lock"; flock 9  # jobs are submitted side by side
+printf "%q " "$@" >> "$HERE/asked"; echo >> "$HERE/asked"; wc -l < "$HERE/asked\"""",
     "sacct": """case "$*" in *--name*) ;; *) exit 0 ;; esac
 echo x >> "$HERE/questions"; [ "$(wc -l < "$HERE/questions")" -gt 9 ] || exit 1
 [ ! -e "$HERE/asked" ] || seq "$(wc -l < "$HERE/asked")" | sed 's/$/|CANCELLED by 7/'""",
