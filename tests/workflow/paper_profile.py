@@ -159,7 +159,7 @@ RUN_ALL = "from pkd_utils.runs import notebooks as n\nfor j in n.plan('paper'): 
 
 def page_commands(root: Path) -> list[str]:
     """What `make pages PROFILE=paper` does in the copy, but for its environment, which is this one."""
-    answer = command(root, "make", "-n", "pages", "PROFILE=paper")
+    answer = command(root, "make", "-n", "build-pages", "PROFILE=paper")
     lines = [line for line in answer.stdout.splitlines() if "setup_env" not in line and not line.startswith("make")]
     assert any("-W" in line for line in lines) and any("--html" in line for line in lines)
     return lines
