@@ -106,8 +106,11 @@ def check_source(p: dict[str, Any], whole: bool) -> Found:
     counted = cohort.funnel[cohort.funnel["paper"].notna() & ~cohort.funnel["step"].str.startswith(COMPUTED)]
     less = counted[counted["rows"] < counted["paper"] * ENOUGH]
     lacking = less[less["step"].str.contains(r"\bthere\b")]  # what a loader leaves out because its file is not here
-    for row in lacking.itertuples():
-        return Found(place, BROKEN, f"{row.step}: {row.rows:,} of the release's {row.paper:,.0f}. Fetch the rest.")
+    if len(lacking):
+        row = lacking.iloc[0]
+        return Found(
+            place, BROKEN, f"{row['step']}: {row['rows']:,} of the release's {row['paper']:,.0f}. Fetch the rest."
+        )
     told = f"{cohort.info.title}: {len(cohort.images):,} images, {rows:,} rows of privileged information"
     told += f", {len(counted)} counts as released" if len(counted) and less.empty else ""
     found = check_files(place, cohort, told, whole) if cohort.has_images else Found(place, GOOD, f"{told}.")

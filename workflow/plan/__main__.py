@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pkd_utils.runs import notebooks
 from pkd_utils.runs.errors import DataError
 from workflow.plan import costs as table
-from workflow.plan.costs import Cost, recorded
+from workflow.plan.costs import Cost, Runs, recorded
 from workflow.plan.maps import Maps
 from workflow.plan.rates import RATES, Rates
 from workflow.plan.reports import REPORT_TOKENS, Reports
@@ -19,8 +19,8 @@ class Plan:
 
     def __init__(self, jobs: dict[str, notebooks.Described], rates: Rates, records: bool = True):
         self.rates = rates
-        planned = {reference: job.parameters for reference, job in jobs.items()}
-        self.studies = (Reports(planned, rates), Maps(planned, rates))
+        runs = Runs({reference: job.parameters for reference, job in jobs.items()})
+        self.studies = (Reports(runs, rates), Maps(runs, rates))
         models = self.studies[0].models | self.studies[1].models
         self.costs = {}
         for reference, job in jobs.items():

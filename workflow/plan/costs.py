@@ -42,6 +42,14 @@ class Cost:
         self.unknown.add(why)
 
 
+class Runs(dict[str, dict[str, Any]]):
+    """Parameters of runs by reference: those of the plan, and of finished runs that these read."""
+
+    def __missing__(self, reference: str) -> dict[str, Any]:
+        self[reference] = run.record_of(run.find_run(reference))["parameters"]
+        return self[reference]
+
+
 def recorded(reference: str, parameters: dict[str, Any], cost: Cost) -> bool:
     """Fill in what a finished run of the same parameters took, if there is one that was made in one go."""
     folder = (paths.runs_dir() / reference).resolve()

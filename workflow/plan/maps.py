@@ -14,7 +14,6 @@
 05, 06, 07, 09 and 10 were not measured.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ import pandas as pd
 from pkd_utils.cohorts import mimic_cxr
 from pkd_utils.cohorts.cbis.cases import ROWS_PUBLISHED
 from pkd_utils.runs import files, paths, run
-from workflow.plan.costs import KERNEL_GIB, Cost
+from workflow.plan.costs import KERNEL_GIB, Cost, Runs
 from workflow.plan.rates import Rates, Student
 from workflow.plan.tasks import NotKnown
 
@@ -84,11 +83,11 @@ def _finished(reference: str) -> Pictures:
 
 
 class Maps:
-    """Costs of runs of the study of attention; `planned`: reference -> parameters of the runs of the plan."""
+    """Costs of runs of the study of attention."""
 
-    def __init__(self, planned: dict[str, dict[str, Any]], rates: Rates):
+    def __init__(self, runs: Runs, rates: Rates):
         self.rates = rates
-        self.known = dict(planned)
+        self.runs = runs
         self.prepared: dict[str, Pictures] = {}
         self.models = {
             "mmpkd/01-prepare-data": self._prepare,
@@ -98,14 +97,9 @@ class Maps:
             "mmpkd/08-score-all-maps": self._score,
         }
 
-    def _parameters(self, reference: str) -> dict[str, Any]:
-        if reference not in self.known:
-            self.known[reference] = files.read_json(run.find_run(reference) / "run.json")["parameters"]
-        return self.known[reference]
-
     def _pictures(self, reference: str) -> Pictures:
         if reference not in self.prepared:
-            self.prepared[reference] = pictures(reference, self._parameters(reference))
+            self.prepared[reference] = pictures(reference, self.runs[reference])
         return self.prepared[reference]
 
     def _prepare(self, p: dict[str, Any], cost: Cost) -> None:
@@ -122,7 +116,7 @@ class Maps:
         found = self._pictures(p["prepared_run"])
         teachers = len(found.pairs) * len(p["seeds"]) * (1 + p["parts"] * (p["soft_labels"] == "cross_fitted"))
         config = paths.resolve(p["text_encoder"]) / "config.json"
-        facts = json.loads(config.read_text()) if config.exists() else {}
+        facts = files.read_json(config) if config.exists() else {}
         layers, width = (facts.get(name, usual) for name, usual in
                          zip(("num_hidden_layers", "hidden_size"), BERT_BASE, strict=True))  # fmt: skip
         cost.spend(teachers * p["epochs"] * found.rows,
@@ -134,7 +128,7 @@ class Maps:
 
     def _shape(self, p: dict[str, Any]) -> tuple[Student, int]:
         """(N, D, L) of a run's students, and the side of their images."""
-        side = self._parameters(p["prepared_run"])["image_size"]
+        side = self.runs[p["prepared_run"]]["image_size"]
         if p["architecture"] not in (*TIMM, "vit"):
             raise NotKnown(f"students of architecture {p['architecture']}")
         patch, width, depth = TIMM.get(p["architecture"], (p["patch_size"], p["width"], p["depth"]))
@@ -172,7 +166,7 @@ class Maps:
     def _look(self, prepared: str, students: list[str], what: str, maps: int, cost: Cost) -> Student:
         """Maps of all students of some runs, and their scores."""
         images = sum(self._pictures(prepared).regions.values())
-        each = [self._parameters(reference) for reference in students]
+        each = [self.runs[reference] for reference in students]
         shape, side = self._shape(each[0])
         count = sum(map(self._students, each))
         cost.spend(count * images, (0.0, self.rates.student(shape, what) + maps * self.rates.scoring()))

@@ -25,9 +25,9 @@ from pkd_utils.cohorts import mimic_cxr
 from pkd_utils.cohorts.inspect.studies import RELEASED
 from pkd_utils.distillation.heads.modules import DISTILLED, PROBES, READS_TEXT, TEACHES
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
-from pkd_utils.runs import files, paths, run
+from pkd_utils.runs import files, paths
 from pkd_utils.studies.reports.heads import TEACHER_OF
-from workflow.plan.costs import KERNEL_GIB, Cost
+from workflow.plan.costs import KERNEL_GIB, Cost, Runs
 from workflow.plan.rates import Rates, Seconds, operations
 from workflow.plan.tasks import NotKnown, Prepared, TaskCount, count_tasks
 
@@ -36,11 +36,11 @@ _BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 class Reports:
-    """Costs of runs of the reports study; `planned`: reference -> parameters of the runs of the plan."""
+    """Costs of runs of the reports study."""
 
-    def __init__(self, planned: dict[str, dict[str, Any]], rates: Rates):
+    def __init__(self, runs: Runs, rates: Rates):
         self.rates = rates
-        self.known = dict(planned)
+        self.runs = runs
         self.prepared: dict[str, Prepared] = {}
         self.models = {
             "reports/00-reconstruct-radiographs": self._reconstruct,
@@ -58,15 +58,9 @@ class Reports:
         cost.gib, cost.memory_gib = None, None
         cost.note = f"{volumes:,} volumes"
 
-    def _parameters(self, reference: str) -> dict[str, Any]:
-        """Parameters of a run that is planned, or was finished before."""
-        if reference not in self.known:
-            self.known[reference] = files.read_json(run.find_run(reference) / "run.json")["parameters"]
-        return self.known[reference]
-
     def _tasks(self, reference: str) -> Prepared:
         if reference not in self.prepared:
-            self.prepared[reference] = count_tasks(reference, self._parameters(reference))
+            self.prepared[reference] = count_tasks(reference, self.runs[reference])
         return self.prepared[reference]
 
     def _store(self, encode: dict[str, Any]) -> tuple[tuple[int, int], int, bool, bool]:
@@ -97,7 +91,7 @@ class Reports:
 
     def _report_tokens(self, encode: dict[str, Any]) -> float:
         """Mean tokens of a report where a run has read them, else what was assumed."""
-        read = self._parameters(encode["text_run"]) if encode["text_run"] else encode
+        read = self.runs[encode["text_run"]] if encode["text_run"] else encode
         kept = [row["tokens"] for row in _encoded(read).get("kept", []) if row["what"] == "reports"]
         return kept[0] if kept else REPORT_TOKENS
 
@@ -130,10 +124,10 @@ class Reports:
         cost.note = ", ".join([f"{images:,} images", *notes] if notes else [])
 
     def _train(self, p: dict[str, Any], cost: Cost) -> None:
-        first = self._parameters(p["teachers_run"]) if "teachers_run" in p else p
-        encode = self._parameters(first["encode_run"])
+        first = self.runs[p["teachers_run"]] if "teachers_run" in p else p
+        encode = self.runs[first["encode_run"]]
         if first.get("text_run"):  # reports as another text encoder reads them
-            other = self._parameters(first["text_run"])
+            other = self.runs[first["text_run"]]
             encode = {**encode, "text_encoder": other["text_encoder"], "text_run": first["text_run"]}
         prepared, (_, _, fresh, clean) = self._tasks(encode["tasks_run"]), self._store(encode)
         together = 0.0  # bytes of heads in training
@@ -159,7 +153,7 @@ class Reports:
 
     def _trained_before(self, method: str, task: str, p: dict[str, Any]) -> bool:
         """Whether heads of this method are taken from the run that `heads_run` names."""
-        before = self._parameters(p["heads_run"]) if p.get("heads_run") else {"methods": ()}
+        before = self.runs[p["heads_run"]] if p.get("heads_run") else {"methods": ()}
         same = method in before["methods"] and (method not in READS_TEXT or p["text_run"] == before["text_run"])
         return same and (not before["tasks"] or task in before["tasks"])
 
