@@ -1,9 +1,10 @@
-"""What of a profile cannot run here, because data or weights are not here, and what is left of runs that read several.
+"""What of a profile cannot run here for want of data, weights or a program, and what is left of runs that read several.
 
 Nobody has to delete parameter files: whoever has no INSPECT, or three of seven encoders, gets the runs of the others,
 and figures and tables over them. What `make assets` fetches and cohorts that a run writes itself are never absent.
 """
 
+import shutil
 from collections.abc import Collection
 from typing import Any
 
@@ -27,6 +28,9 @@ def why_not(parameters: dict[str, Any], gone: dict[str, str]) -> str:
     for value in places(parameters).values():
         if not paths.resolve(value).exists():
             return f"{value} is not here"
+    program = parameters.get("projector")
+    if program == "plastimatch" and shutil.which(program) is None:
+        return f"the program {program} is not installed (Debian and Ubuntu: `apt-get install {program}`)"
     for name, value in parameters.items():
         if name.endswith("_run") and value in gone:
             return gone[value]

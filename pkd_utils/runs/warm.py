@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import warnings
 from types import SimpleNamespace
 
 SOCKET = "PKD_WARM"  # the socket's path, in the environment of those who may ask
@@ -58,8 +59,10 @@ def serve(place: str, listening: socket.socket) -> list[str] | None:
     """Fork for everyone who asks, until standard input ends; in a fork, the arguments of its kernel."""
     # pandas asks, when it is imported, whether tables will be shown in a notebook.
     builtins.get_ipython = lambda: SimpleNamespace(kernel=None)
-    for name in LIBRARIES.split():
-        importlib.import_module(name)
+    with warnings.catch_warnings():  # tqdm looks for widgets, which the books have no use for
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        for name in LIBRARIES.split():
+            importlib.import_module(name)
     del builtins.get_ipython
     gc.freeze()  # or each fork would copy what it never uses when it collects its garbage and when it ends
     events = selectors.DefaultSelector()

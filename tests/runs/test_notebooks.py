@@ -216,6 +216,19 @@ def test_what_is_not_here_is_left_out_and_the_rest_reads_what_is_left(tmp_path, 
     assert "first reports/00-reconstruct-radiographs.inspect" in told
 
 
+@pytest.mark.parametrize("profile", ["open-data", "embedded-inspect", "paper"])
+def test_a_program_that_is_not_installed_leaves_its_runs_out(profile, tmp_path, monkeypatch):
+    for there in ("open/lung-pet-ct-dx/ct-1_3-1.nii.gz", "inspect"):
+        (tmp_path / "data" / there).mkdir(parents=True)
+    monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(notebooks.absent.shutil, "which", lambda program: None)
+    runs = {ref: job for ref, job in notebooks.described(profile).items() if "/00-reconstruct-radiographs/" in ref}
+    left, gone = notebooks.that_can_run(runs)
+    install = "(Debian and Ubuntu: `apt-get install plastimatch`)"
+    assert runs and not left
+    assert set(gone.values()) == {f"the program plastimatch is not installed {install}"}
+
+
 def test_a_run_of_a_plan_reads_what_the_plan_left(toy):
     """The notebook gets the shorter list, and the run is the one that the plan foresaw."""
     make, file = toy
