@@ -26,7 +26,7 @@ from pkd_utils.images.geometry import Aspect, Geometry, packed_geometry
 from pkd_utils.images.workers import results_of
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import Parts, hash_params, read_json, write
+from pkd_utils.runs.files import Parts, hash_params, read_json, write, write_blank
 
 FORMAT = 4  # of index and marks: a change packs anew
 BATCH = 16  # files that a worker takes at once, at most
@@ -118,7 +118,7 @@ def _fill(parts: Parts, paths: Sequence[Path], stamps: Sequence[str], options: d
         parts.remove()
         with parts.write(ARRAY, in_place=True) as file:
             shape = (len(paths), options["size"], options["size"])
-            np.lib.format.open_memmap(file, "w+", np.uint8, shape).flush()
+            write_blank(file, np.dtype(np.uint8), shape)
     marks = [name for name in parts.names() if name != ARRAY]
     # In the order of the calls that wrote them: the last word on a file counts.
     rows = {row["position"]: row for mark in marks for row in read_json(parts.path(mark))}
@@ -162,7 +162,6 @@ def _mark(parts: Parts, number: int, array: BinaryIO, rows: list[dict]) -> None:
 def _pack_batch(array: Path, files: Sequence[tuple[int, str, str]], options: dict) -> list[dict]:
     """Put the pixels of some files where they belong; only the rows travel between processes."""
     offset, length, rows = np.load(array, mmap_mode="r").offset, options["size"] ** 2, []
-    # Written, not mapped: on a full disk a write is an error that can be told, a map's page ends the process.
     with open(array, "r+b") as stream:
         for position, path, stamp in files:
             pixels, row = _pack_one(path, **options)

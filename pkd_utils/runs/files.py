@@ -1,6 +1,7 @@
 """Files written whole or not at all, and their hashes."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -29,13 +30,46 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     # The suffix stays last, because writers choose a format by it.
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with full_disk_told(path.parent):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Say in one sentence that the disk of `folder` is full where a library says it in its own words."""
+    try:
+        yield
+    except Exception as error:  # OSError, or what safetensors and numpy make of it
+        said = [os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "requested and"]
+        if isinstance(error, DataError) or not any(words in str(error) for words in said):
+            raise
+        raise DataError(
+            f"The disk of {folder} is full: make room, or name another in PKD_RUNS, and start again; what was done is "
+            "kept."
+        ) from error
+
+
+def reserve(stream: BinaryIO, size: int, folder: Path) -> None:
+    """Take so many bytes of the disk of `folder` for an open file that will be written to through a map.
+
+    A map's page that finds the disk full ends the process without a word; this is DataError before.
+    """
+    if hasattr(os, "posix_fallocate"):  # Linux; elsewhere the file stays sparse
+        with full_disk_told(folder):
+            os.posix_fallocate(stream.fileno(), 0, size)
+
+
+def write_blank(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Write an `.npy` file of zeros that is to be filled later, and has its place on the disk."""
+    np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+    with open(path, "r+b") as stream:
+        reserve(stream, path.stat().st_size, path.parent)
 
 
 @contextlib.contextmanager

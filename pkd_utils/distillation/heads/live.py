@@ -19,6 +19,7 @@ from tqdm import tqdm
 from pkd_utils.distillation.heads.modules import DISTILLED
 from pkd_utils.distillation.heads.specs import HeadSpec
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.files import reserve
 
 
 class _Kept(NamedTuple):
@@ -104,12 +105,13 @@ class EpochTokens:
             return torch.empty(shape, dtype=dtype)
         self.in_memory[view] = 0
         free = shutil.disk_usage(self.folder).free
-        if size > free:  # writing to a mapped file on a full disk would end the process
+        if size > free:
             raise DataError(
                 f"Tokens of {rows:,} images need {size:,} bytes and the disk of {self.folder} has {free:,} free: make "
                 "room, or train fewer seeds and sizes at a time."
             )
         with tempfile.TemporaryFile(dir=self.folder) as file:  # lives as long as it is mapped
+            reserve(file, size, self.folder)
             mapped = np.memmap(file, np.uint8, "w+", shape=(*shape[:2], shape[2] * dtype.itemsize))
         return torch.from_numpy(mapped).view(dtype)
 

@@ -31,7 +31,7 @@ from pkd_utils.encoders.tokens.views import (
     storage_dtype,
 )
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import Parts, atomic_path, hash_params, read_json, write, write_json
+from pkd_utils.runs.files import Parts, atomic_path, hash_params, read_json, write, write_blank, write_json
 
 MARK_SECONDS = 2.0
 """Seconds between two marks of progress: what a kill can cost, beside the batch under way."""
@@ -141,7 +141,7 @@ def encode_images(
         for name, shape in shapes.items():
             with parts.write(name, in_place=True) as temporary:
                 size = (views + 1, count, *shape)
-                np.lib.format.open_memmap(temporary, "w+", numpy_dtype(storage), size).flush()
+                write_blank(temporary, numpy_dtype(storage), size)
         _mark(parts, [])
     arrays = [np.load(parts.path(name), mmap_mode="r+") for name in shapes]
     done, marks = 0, []  # of each mark: images that were done, checksum of what came with them
