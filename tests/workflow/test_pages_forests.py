@@ -48,10 +48,26 @@ def test_every_stored_result_on_real_data_with_differences_has_a_figure():
 def test_benchmarks_are_bars_and_hold_no_json(tmp_path):
     measured = sorted(RESULTS.glob("benchmark-*.json"))
     page = bench.page(measured, tmp_path)
-    assert page.count("\n## ") == len(measured) == page.count("Measured on ") and "AMD EPYC" in page
+    assert page.count("\n## ") - 1 == len(measured) == page.count("Measured on ") and "AMD EPYC" in page
     assert len(list(tmp_path.glob("*-bars.png"))) >= len(measured)
     assert "[[" not in page and "{'" not in page and '{"' not in page
     assert "No measurement" in bench.page([], tmp_path)
+
+
+def test_each_share_of_a_limit_is_the_benchmarks_own():
+    heads = [{"what": "a", "ours": ours, "fraction_of_gemm_peak": share} for ours, share in
+             (("fp32", 0.5), ("fp32", 0.7), ("fp32, default products", 0.9), ("bf16", 0.31))]  # fmt: skip
+    packing = [{"what": "packing against libjpeg, reduced, 1 process", "ratio": 0.87}, {"what": "other", "ratio": 2.0}]
+    said = bench.limits({"heads": {"rows": heads}, "packing": {"rows": packing}})
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in said.splitlines() if line.startswith("| ")][1:]
+    assert [row[1:] for row in rows] == [["", "0.87"], ["fp32", "0.50 to 0.70"], ["bf16", "0.31"]]
+    assert bench.limits({}) == ""
+
+
+def test_every_limit_has_a_stored_measurement(tmp_path):
+    reports = [files.read_json(file) for file in RESULTS.glob("benchmark-*.json")]
+    said = bench.limits({report["name"]: report for report in reports})
+    assert said.count("\n| ") == len(bench.LIMITS) + 1
 
 
 def test_a_bar_ends_at_its_ratio():

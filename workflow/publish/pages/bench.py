@@ -14,6 +14,24 @@ from workflow.publish.pages.markdown import cell, drawing, heading, markdown_tab
 RATIOS = ("ratio", "faster_than_usual")
 NAMING = ("encoder", "student", "what", "ours", "precision", "batch", "reference", "usual_way")
 """Columns that name a row, in the order of a bar's label."""
+PEAK = "the largest product of two matrices, operations per second"
+LIMITS = (
+    ("images decoded, resized, hashed, packed", "packing", "packing against libjpeg, reduced, 1 process", "",
+     "ratio", "libjpeg's decoding, at the size that is asked for"),
+    ("networks of image encoders", "encoders", "", "fp32", "share_of_peak", PEAK),
+    ("networks of image encoders", "encoders", "", "bf16", "share_of_peak", PEAK),
+    ("images encoded to stored tokens", "tokens", "encoding against bare encoder", "", "ratio",
+     "the network alone, its input ready: the rest is decoding"),
+    ("stored tokens read", "tokens", "reading tokens against plain copy", "", "ratio",
+     "a copy of as many bytes that lie one after the other"),
+    ("heads", "heads", "", "fp32", "fraction_of_gemm_peak", PEAK),
+    ("heads", "heads", "", "bf16", "fraction_of_gemm_peak", PEAK),
+    ("students", "training", "student training against limit, fp32", "fp32", "ratio",
+     "steps of the same network on inputs that lie in memory"),
+    ("students", "training", "student training against limit, bf16", "bf16", "ratio", "likewise"),
+    ("CT to radiograph", "drr", "ours", "", "cpu_ratio", "plastimatch alone, in processor seconds"),
+)  # fmt: skip
+"""Step, benchmark, how its rows' `what` begins, their precision, the column of the share, and what the limit is."""
 
 
 def labelled(rows: list[dict[str, Any]]) -> pd.Series:
@@ -51,6 +69,27 @@ def bars(ratios: pd.Series) -> plt.Figure:
     ax.axvline(1, color="0.3", linewidth=1)
     ax.set_xlabel("times as fast as the reference")
     return figure
+
+
+def limits(reports: dict[str, dict[str, Any]]) -> str:
+    """How near each step comes to what the machine allows, of stored benchmarks by name."""
+    found = []
+    for step, name, begins, precision, column, limit in LIMITS:
+        rows = [row for row in reports.get(name, {}).get("rows", []) if str(row.get("what", "")).startswith(begins)]
+        own = {"encoders": "precision", "heads": "ours"}.get(name)  # others say it in `what`
+        shares = [row[column] for row in rows if column in row and row.get(own, precision) == precision]
+        if shares:
+            low, high = min(shares), max(shares)
+            told = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+            found.append((step, precision, told, limit))
+    if not found:
+        return ""
+    table = pd.DataFrame(found, columns=["step", "precision", "share of the limit", "the limit"])
+    text = (
+        "What no program can beat on a machine, measured there in the same run, and how near we come to it: 1 is at "
+        "the limit. Where several networks, shapes or numbers of workers were measured, the lowest and the highest."
+    )
+    return f"## How near the limit\n\n{text}\n\n{markdown_table(table)}"
 
 
 def machine(report: dict[str, Any]) -> str:
@@ -105,6 +144,6 @@ def page(files: list[Path], generated: Path) -> str:
         "reference. Ratios are of one run on one machine, no promise for another."
     )
     none = "*No measurement is stored in this copy of the repository. `make bench` makes one.*"
-    return "\n\n".join(
-        ["# Benchmarks", lead, on_gpus(files), *([section(file, generated) for file in files] or [none])]
-    )
+    near = limits({(report := read_json(file))["name"]: report for file in files})
+    sections = [section(file, generated) for file in files] or [none]
+    return "\n\n".join(part for part in ["# Benchmarks", lead, on_gpus(files), near, *sections] if part)
