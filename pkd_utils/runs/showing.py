@@ -4,6 +4,7 @@ What is not said is not allowed. `workflow.publish.gate` asks the same of every 
 """
 
 import hashlib
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,10 +132,14 @@ def display_figure(figure: "Figure", file: Path) -> dict[str, Any]:
     from IPython.core.pylabtools import print_figure
     from IPython.display import display
     from matplotlib.text import Text
+    from PIL import Image
 
     png = print_figure(figure, "png", bbox_inches="tight")
     if png is None:  # an empty figure
         return {}
+    without_alpha = io.BytesIO()  # an eighth smaller; the ground is white
+    Image.open(io.BytesIO(png)).convert("RGB").save(without_alpha, "png", optimize=True)
+    png = without_alpha.getvalue()
     display({"image/png": png, "text/plain": repr(figure)}, raw=True)
     if not file.with_suffix(".pdf").exists():
         file.parent.mkdir(exist_ok=True)

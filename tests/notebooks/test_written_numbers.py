@@ -147,13 +147,13 @@ def test_students_are_held_against_other_heads_of_their_seed():
     scores = pd.read_parquet(step("06-distillation-effect", REPORTS) / "scores.parquet")
     table = pd.read_csv(step("06-distillation-effect", REPORTS) / "differences.csv")
     wide = scores.pivot_table(index=["task", "encoder", "size", "seed"], columns="method", values="auc")
-    students = {"self_distilled", "self_restart", "report_distilled"}
+    students = {"self_distilled", "self_restart", "permuted_distilled", "report_distilled"}
     assert set(table["method"]) == {"image_restart", "teacher", "text_only", "mean_probe", *students}
     for row in table.itertuples():
         heads = wide.loc[row.task, row.encoder, row.size]
         assert row.difference == pytest.approx((heads[row.method] - heads[row.against]).mean())
     against = table.loc[table["against"] != "image_only", ["method", "against"]].drop_duplicates()
-    controls = ("self_distilled", "self_restart")
+    controls = ("permuted_distilled", "self_distilled", "self_restart")
     assert sorted(map(tuple, against.to_numpy())) == [("report_distilled", control) for control in controls]
 
 

@@ -37,7 +37,7 @@ def test_texts_are_told_in_one_section_from_whole_to_another_patients(tmp_path):
     row |= {f"{name}_{end}": 0.0 for name in ("auc", "bits") for end in ("low", "high")}
     files.write_json(tmp_path / texts.RELATIONS, {"relations": [row]})
     page = texts.section(sorted(tmp_path.glob("*.json")), tmp_path)
-    assert "of 6 differences 3 lie above zero" in page and "- Seen before." in page and "abc" in page
+    assert "of 8 differences 4 lie above zero" in page and "- Seen before." in page and "abc" in page
     assert "Not run yet: names removed" in page and "{image} openi-reports.png" in page
     assert page.index("| whole ") < page.index("| other_patient ")
     assert "guessing by frequency has Five 0.861" in page
@@ -48,7 +48,7 @@ def test_every_mark_stands_at_its_text_and_difference(tmp_path):
     table = texts.gains({"whole": result(0.05), "indication": result(-0.02)})
     (ax,) = texts.gain_figure(table).axes
     marks = pd.DataFrame({line.get_label(): line.get_xdata() for line in ax.lines if "minus" in line.get_label()})
-    assert len(marks.columns) == 3 and (marks.iloc[0] == 0.05).all() and (marks.iloc[1] == -0.02).all()
+    assert len(marks.columns) == 4 and (marks.iloc[0] == 0.05).all() and (marks.iloc[1] == -0.02).all()
     ends = [segment[:, 0].tolist() for segment in ax.collections[0].get_segments()]
     assert ends == [pytest.approx([0.04, 0.06]), pytest.approx([-0.03, -0.01])]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["whole", "indication"]

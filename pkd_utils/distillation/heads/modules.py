@@ -17,14 +17,15 @@ from torch.nn import functional as F
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.seeds import stream
 
-Method = Literal["image_only", "image_restart", "self_distilled", "self_restart", "report_distilled", "teacher",
-                 "text_only", "mean_probe", "cls_probe"]  # fmt: skip
+Method = Literal["image_only", "image_restart", "self_distilled", "self_restart", "permuted_distilled",
+                 "report_distilled", "teacher", "text_only", "mean_probe", "cls_probe"]  # fmt: skip
 METHODS = get_args(Method)
 PROBES = ("mean_probe", "cls_probe")
 READS_TEXT = ("teacher", "text_only")
-TEACHER_OF = {"self_distilled": "image_only", "self_restart": "image_restart", "report_distilled": "teacher"}
+TEACHER_OF = {"self_distilled": "image_only", "self_restart": "image_restart", "permuted_distilled": "teacher",
+              "report_distilled": "teacher"}  # fmt: skip
 DISTILLED = tuple(TEACHER_OF)
-TEACHES = tuple(TEACHER_OF.values())  # methods that students may learn from
+TEACHES = tuple(dict.fromkeys(TEACHER_OF.values()))  # methods that students may learn from
 
 
 class TokenAttention(nn.Module):

@@ -9,8 +9,9 @@ Groups are trained one after the other on stored tokens, and in lockstep on live
 the encoder an epoch feeds them all: see `heads/live.py`, and `fit_heads` for what that means for memory.
 
 Not stated in the paper, and so chosen here: the teacher sees the augmented view that its student sees
-(`HeadConfig.teacher_view`); the last, smaller minibatch of an epoch counts; heads of one seed start from the same
-attention and share order, views and dropout masks, so that methods differ in nothing but what they learn from.
+(`HeadConfig.teacher_view`); a "permuted_distilled" student is taught what the teacher says of another training image of
+the class, the same one in all epochs; the last, smaller minibatch of an epoch counts; heads of one seed start from the
+same attention and share order, views and dropout masks, so that methods differ in nothing but what they learn from.
 """
 
 import dataclasses
@@ -35,10 +36,12 @@ from pkd_utils.distillation.heads.modules import PROBES, READS_TEXT, TEACHES
 from pkd_utils.distillation.heads.results import HeadResults, Logits, best_epoch, find_heads, load_group, save_group
 from pkd_utils.distillation.heads.specs import HeadSpec, check_specs, group_specs, plan_waves
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
+from pkd_utils.distillation.rows import permute_within
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import hash_params, last_whole, unseal, write
 from pkd_utils.runs.machine import Device
+from pkd_utils.runs.seeds import stream
 from pkd_utils.statistics.metrics import micro_auroc
 
 CACHE_BYTES = 1 << 30
@@ -162,6 +165,10 @@ class GroupTraining:
         self._load_checkpoint()
         self.teachers = sorted({spec.teacher for spec in specs} - {None})
         self.teacher_group, self.table = self._group([], []), torch.empty(0)
+        # Of whom the teacher speaks to a student of permuted soft labels: another image of the class.
+        classes = data.targets[torch.from_numpy(specs[0].train_rows)].numpy()
+        rng = np.random.default_rng(stream(specs[0].draw, 3))
+        self.others = torch.from_numpy(permute_within(np.arange(len(classes)), classes, rng))
         if self.teachers:
             self._hear_teachers()
 
@@ -233,15 +240,22 @@ class GroupTraining:
         """Equation (2)'s softened teacher of every student for one minibatch; None for heads without a teacher."""
         if not self.teachers:
             return [None] * len(self.specs)
+        said = {False: self._teachers_say(step.positions, step.views, inputs)}
+        if any(spec.method == "permuted_distilled" for spec in self.specs):
+            said[True] = self._teachers_say(self.others[step.positions], step.views)
+        return [soft_labels(said[spec.method == "permuted_distilled"][:, self.teachers.index(spec.teacher)],
+                            spec.temperature, "softmax") for spec in self.specs]  # fmt: skip
+
+    @torch.no_grad()
+    def _teachers_say(self, positions: torch.Tensor, views: torch.Tensor, inputs: Inputs | None = None) -> torch.Tensor:
+        """Logits (B, T, C) of the teachers for some of the training rows, whose `inputs` may be there already."""
         if self.table is not None:
-            views = torch.zeros_like(step.views) if len(self.table) == 1 else step.views - 1
-            logits = self.table[views, step.positions]
-        else:
-            with torch.no_grad():  # from the tokens that the students see
-                logits = self.teacher_group.logits(self.teacher_group.fold(), inputs)
-        logits = logits.to(self.data.device, self.data.dtype)
-        return [soft_labels(logits[:, self.teachers.index(spec.teacher)], spec.temperature, "softmax")
-                for spec in self.specs]  # fmt: skip
+            logits = self.table[torch.zeros_like(views) if len(self.table) == 1 else views - 1, positions]
+        else:  # from the tokens that the students see
+            rows = torch.from_numpy(self.specs[0].train_rows)[positions]
+            inputs = self.data.inputs(self.teacher_group.methods, rows, views) if inputs is None else inputs
+            logits = self.teacher_group.logits(self.teacher_group.fold(), inputs)
+        return logits.to(self.data.device, self.data.dtype)
 
     def _hear_teachers(self) -> None:
         """Teachers' logits for all training rows, once for every view; or later, where that costs fewer passes."""

@@ -22,7 +22,7 @@ from pkd_utils.studies.reports.paper_claims import CLAIMS, DIRECTIONS, Claim
 
 VERDICTS = ("holds here", "does not hold here", "cannot tell", "cannot be tested here")
 POWER = 0.8  # with which a difference that could have been told is told
-SELF = ("self_distilled", "self_restart")  # controls of distillation from reports
+CONTROLS = ("self_distilled", "self_restart", "permuted_distilled")  # of distillation from reports
 COLUMNS = ["claim", "said", "where", "family", "expected", "difference", "low", "high", "bound", "p", "p_holm"]
 COLUMNS += ["told", "seeds", "wins", "tests", "verdict", "basis"]
 
@@ -148,7 +148,7 @@ def _row(found: Tested, level: float) -> dict[str, object]:
 
 
 def compare_methods(scores: Scores, column: str = "auc", level: float = 0.95) -> pd.DataFrame:
-    """Every method against the image-only head, and the report's students against self-distilled ones, by encoder.
+    """Every method against the image-only head, and the report's students against their controls, by encoder.
 
     Paired over seeds, by task, encoder and size. Holm's method runs over what a figure of the paper shows: the students
     of a task (Figures 5, 6, 9 to 11), and apart from them its teachers, its text-only heads, its probes.
@@ -162,12 +162,12 @@ def compare_methods(scores: Scores, column: str = "auc", level: float = 0.95) ->
     for (task, encoder, size), group in scores.rows.groupby(["task", "encoder", "size"], sort=False):
         wide = group.pivot_table(index="seed", columns="method", values=column, sort=False)
         against = [(method, "image_only") for method in wide if method != "image_only"]
-        against += [("report_distilled", method) for method in SELF if method in wide]
+        against += [("report_distilled", method) for method in CONTROLS if method in wide]
         for method, other in against:
             both = wide[[method, other]].dropna() if {method, other} <= set(wide) else []
             if len(both) >= 2:
                 pair = paired_seeds(both[other], both[method], scores.shares[task], level)
-                family = "students" if method in (*SELF, "report_distilled") else method
+                family = "students" if method in (*CONTROLS, "report_distilled") else method
                 rows.append({"task": task, "encoder": encoder, "size": size, "method": method, "against": other,
                              **vars(pair), "family": family})  # fmt: skip
     if not rows:

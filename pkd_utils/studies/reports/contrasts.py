@@ -19,6 +19,7 @@ METHOD_NAMES = {
     "image_restart": "image only, restarted",
     "self_distilled": "self-distilled",
     "self_restart": "self-distilled, restarted",
+    "permuted_distilled": "soft labels permuted within the class",
     "report_distilled": "distilled from reports",
     "teacher": "teacher (image and report)",
     "text_only": "report only",

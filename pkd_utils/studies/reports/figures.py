@@ -20,6 +20,7 @@ METHOD_STYLES = {
     "image_only": ("orange", "o"),
     "self_distilled": ("sky blue", "s"),
     "self_restart": ("bluish green", "v"),
+    "permuted_distilled": ("black", "P"),
     "report_distilled": ("blue", "D"),
     "teacher": ("reddish purple", "^"),
 }

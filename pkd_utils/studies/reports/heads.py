@@ -206,7 +206,9 @@ def read_scores(runs: Sequence[str], several: bool = False) -> Scores:
     for name in runs:
         rows = pd.read_parquet(run.find_run(name) / "scores.parquet").assign(prepared=_before(name, "tasks_run"))
         if several:
-            rows["reader"] = np.where(rows["method"].isin((*READS_TEXT, "report_distilled")), _reader(name), "")
+            rows["reader"] = np.where(
+                rows["method"].isin((*READS_TEXT, "permuted_distilled", "report_distilled")), _reader(name), ""
+            )
         read.append(rows)
     rows = pd.concat(read, ignore_index=True)
     kind = ["encoder", "task", "method", "seed", "size", "prepared"]

@@ -12,7 +12,9 @@ from pkd_utils.distillation.heads.data import MemoryTokens
 from pkd_utils.distillation.heads.modules import TEACHES, build_head, dropout_keep
 from pkd_utils.distillation.heads.training import HeadConfig, HeadSpec, fit_heads
 from pkd_utils.distillation.loss import distillation_loss, soft_labels
+from pkd_utils.distillation.rows import permute_within
 from pkd_utils.encoders.texts import EncodedTexts
+from pkd_utils.runs import seeds
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import micro_auroc
 from tests.processes import kill_at_call, run_killed
@@ -47,6 +49,7 @@ def make_specs(epochs=3, seed=1, **changes):
         HeadSpec("text", "text_only", **common),
         HeadSpec("mean", "mean_probe", **common),
         HeadSpec("class token", "cls_probe", **common),
+        HeadSpec("permuted student", "permuted_distilled", teacher="teacher", temperature=2.5, **common),
     ]
 
 
@@ -55,6 +58,12 @@ def auc_of(targets, logits):
 
 
 CONFIG = HeadConfig(n_classes=C, batch_size=16)
+
+
+def others(spec):
+    """Of which rows the teacher speaks to a student of permuted soft labels, in the order of its training rows."""
+    classes, rng = spec.train_rows % C, np.random.default_rng(seeds.stream(spec.draw, 3))
+    return torch.from_numpy(permute_within(spec.train_rows, classes, rng))
 
 
 class Textbook:
@@ -97,10 +106,9 @@ class Textbook:
                 soft = None
                 if spec.teacher:
                     views = step.views if self.config.teacher_view == "same" else torch.zeros_like(step.views)
+                    heard = step.rows if spec.method != "permuted_distilled" else others(spec)[step.positions]
                     with torch.no_grad():
-                        logits = self.forward(
-                            self.best[spec.teacher].eval(), self.specs[spec.teacher], step.rows, views
-                        )
+                        logits = self.forward(self.best[spec.teacher].eval(), self.specs[spec.teacher], heard, views)
                     soft = soft_labels(logits, spec.temperature, "softmax")
                 key = spec.draw, epoch, step.number
                 out = self.forward(head, spec, step.rows, step.views, *key, sorting=step.sorting)
@@ -386,7 +394,7 @@ def test_heads_of_another_call_are_taken_where_they_are_the_same(tmp_path, monke
     monkeypatch.setattr(training.GroupTraining, "train", lambda fit: trained.extend(fit.group.methods) or train(fit))
     taken = fit_heads(specs, *other, CONFIG, tmp_path / "b", finished=[tmp_path / "a"])
     assert taken.elsewhere == images
-    assert sorted(set(trained)) == ["report_distilled", "self_distilled", "teacher", "text_only"]
+    assert sorted(set(trained)) == ["permuted_distilled", "report_distilled", "self_distilled", "teacher", "text_only"]
     assert all(torch.equal(taken.logits(name), first.logits(name)) for name in images)
     assert len(taken.history) == 2 * len(specs)
     again = fit_heads(specs, *other, CONFIG, tmp_path / "c", finished=[tmp_path / "b"])

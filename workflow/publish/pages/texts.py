@@ -24,7 +24,7 @@ TEXTS = (
     "indication",
     "other_patient",
 )
-CONTROLS = ("image_only", "self_distilled", "self_restart")
+CONTROLS = ("image_only", "self_distilled", "self_restart", "permuted_distilled")
 ALONE = ("image_only", "text_only", "teacher", "report_distilled")
 
 
