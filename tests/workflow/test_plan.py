@@ -79,13 +79,13 @@ def job(notebook: str, study: str = "reports", **values) -> notebooks.Described:
     return notebooks.Described(name, Path(study) / f"{notebook}.yml", "", parameters)
 
 
-def plan_of(jobs: list[notebooks.Described], rates: Rates) -> Plan:
+def plan_of(jobs: list[notebooks.Described], rates: Rates, records: bool = True) -> Plan:
     """The plan of these runs, by reference."""
     named = {}
     for one in jobs:
         study, step = one.notebook.split("/")
         named[f"{study}/{one.parameters['cohort']}/{step}/{one.parameters['run']}"] = one
-    return Plan(named, rates)
+    return Plan(named, rates, records)
 
 
 def costs_of(jobs: list[notebooks.Described], rates: Rates) -> list:
@@ -421,6 +421,10 @@ def test_a_run_that_was_made_costs_what_it_says(rates, tmp_path):
     assert "1 of the 4 runs were made here, on a machine." in text
     line = next(line for line in text.splitlines() if line.startswith("mmpkd/03"))
     assert line.split()[1:] == ["1", "1", "0.0", "1.0", "0.0", "1.2"]
+    modelled = plan_of(plan, rates, records=False)
+    hours = next(cost.cpu_hours for cost in modelled.costs.values() if cost.notebook == line.split()[0])
+    (beside,) = [row.split() for row in modelled.beside_finished().splitlines() if row.startswith("mmpkd/")]
+    assert hours != 1.0 and beside[1:4] == [f"{hours:.3f}", "1.000", f"{hours:.2f}"] and beside[5] == "1.250"
     finished(folder, plan[2].parameters, **here | {"gpu_peak_memory_gib": 3.0})
     assert costs_of(plan, rates)[2].gpu_hours == 2.0
     for other in ({"parameters": {**plan[2].parameters, "epochs": 4}}, {"resumed": True}):

@@ -1,6 +1,6 @@
 """What a profile's runs will cost, by notebook, before any of them starts: `make plan PROFILE=paper`.
 
-`python -m workflow.plan paper [--runs] [--rates FOLDER]`
+`python -m workflow.plan paper [--runs | --check] [--rates FOLDER]`
 
 A run that was made here, with the same parameters and in one go, costs what its `run.json` says. All others are
 modelled from rates that `make bench` measured (`book/results/benchmark-*.json`, or with --rates those of another

@@ -18,7 +18,7 @@ class Plan:
     """Costs of all runs of a plan: those of finished runs where `records`, else modelled."""
 
     def __init__(self, jobs: dict[str, notebooks.Described], rates: Rates, records: bool = True):
-        self.rates = rates
+        self.jobs, self.rates = jobs, rates
         runs = Runs({reference: job.parameters for reference, job in jobs.items()})
         self.studies = (Reports(runs, rates), Maps(runs, rates))
         models = self.studies[0].models | self.studies[1].models
@@ -33,6 +33,12 @@ class Plan:
                 models[job.notebook](job.parameters, cost)
             except NotKnown as why:
                 cost.nothing_known(str(why))
+
+    def beside_finished(self) -> str:
+        """The model beside what finished runs of the same parameters took, for a plan without `records`."""
+        took = {reference: Cost(job.name, job.notebook) for reference, job in self.jobs.items()}
+        made = [ref for ref, job in self.jobs.items() if recorded(ref, job.parameters, took[ref])]
+        return table.beside_finished((self.costs[reference], took[reference]) for reference in made)
 
     def sentences(self) -> list[str]:
         """What the numbers stand on, and what is not in them."""
@@ -67,11 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("profile", help="a folder of params/, such as paper or demo")
     parser.add_argument("only", nargs="*", help="a part: what starts like one of these words, and what it reads")
     parser.add_argument("--runs", action="store_true", help="a line a run")
+    parser.add_argument("--check", action="store_true", help="the model beside what finished runs took, instead")
     parser.add_argument("--rates", default=RATES, help="folder of the benchmark files")
     args = parser.parse_args(arguments)
     try:
         jobs = notebooks.described(args.profile, " ".join(args.only))
-        print(Plan(jobs, Rates(args.rates)).text(args.runs))
+        plan = Plan(jobs, Rates(args.rates), records=not args.check)
+        if args.check:
+            print(plan.beside_finished())
+            return
+        print(plan.text(args.runs))
         _, left_out = notebooks.that_can_run(jobs)
     except (DataError, FileNotFoundError) as error:
         sys.exit(str(error))

@@ -120,6 +120,19 @@ def table(costs: Sequence[Cost], gpu: bool, runs: bool = False) -> str:
     return "\n".join([HEAD, *lines, "-" * WIDTH, row("all", costs, gpu)])
 
 
+def beside_finished(costs: Iterable[tuple[Cost, Cost]]) -> str:
+    """Hours of one core and peak memory as the model has them and as finished runs took them, a line a run."""
+    lines = [
+        f"{'':52}{'CPU-hours':>24}{'peak memory, GiB':>24}",
+        f"{'run':52}" + f"{'model':>8}{'took':>8}{'ratio':>8}" * 2,
+    ]
+    for model, took in costs:
+        pairs = ((model.cpu_hours, took.cpu_hours), (model.memory_gib, took.memory_gib))
+        cells = [f"{a:8.3f}{b:8.3f}{a / b:8.2f}" if a and b else f"{NOT_MEASURED:>24}" for a, b in pairs]
+        lines.append(f"{model.name:52}" + "".join(cells))
+    return "\n".join(lines)
+
+
 def said(sentences: Iterable[str]) -> str:
     """Sentences for a terminal."""
     return "\n".join(textwrap.fill(one, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for one in sentences)
