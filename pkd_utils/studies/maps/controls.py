@@ -1,8 +1,8 @@
-"""Is a gain the report's? The distilled student against its controls, beside every gain over the baseline.
+"""Is a gain the privileged information's? The distilled student against its controls, beside every gain over a baseline.
 
-A gain of the distilled student over the baseline is claimed to come from the report only if it is better than the
-baseline *and* than a self-distilled student *and* than one whose teacher's soft labels were shuffled within the class.
-All three have to hold (an intersection-union test), so the three need no correction for their number.
+A gain of the distilled student over the baseline is claimed to come from the privileged information only if it is
+better than the baseline *and* than a self-distilled student *and* than one whose teacher's soft labels were shuffled
+within the class. All three have to hold (an intersection-union test), so they need no correction for their number.
 """
 
 from collections.abc import Sequence
@@ -108,7 +108,8 @@ def arm_sentence(claims: pd.DataFrame, arms: pd.DataFrame) -> str:
     if count.get(NOT_TRAINED):
         return "No comparison with a permuted teacher: the students are no evidence."
     if missing := [METHOD_NAMES[name] for name in CONTROLS if name not in claims or claims[name].isna().any()]:
-        return f"No control was trained ({', '.join(missing)}), so no gain is claimed to come from the report."
+        said = f"No control was trained ({', '.join(missing)})"
+        return f"{said}, so no gain is claimed to come from the privileged information."
     total, got = len(claims), int(count.get(CLAIMED, 0))
     held = ", ".join(
         f"{(claims[name] == TOWARDS).sum()} over the {METHOD_NAMES[name]}" for name in ("baseline", *CONTROLS)
@@ -116,7 +117,7 @@ def arm_sentence(claims: pd.DataFrame, arms: pd.DataFrame) -> str:
     outcomes = "outcome gains" if total == 1 else "outcomes gain"
     said = f"{got} of {total} {outcomes} more than under a self-distilled and a permuted teacher ({held})"
     if got == total:
-        return f"{said}: the gain is the report's."
+        return f"{said}: the gain is the privileged information's."
     unsure = arms[(arms["method"] == "mmpkd") & (arms["verdict"] == UNSURE) & arms["detectable"].notna()]
     if not len(unsure):
         return f"{said}."
