@@ -1,4 +1,4 @@
-"""Is a gain the privileged information's? The distilled student against its controls, beside every gain over a baseline.
+"""Is a gain the privileged information's? The distilled student against its controls, beside every gain.
 
 A gain of the distilled student over the baseline is claimed to come from the privileged information only if it is
 better than the baseline *and* than a self-distilled student *and* than one whose teacher's soft labels were shuffled
