@@ -24,7 +24,7 @@ from PIL import Image
 from pkd_utils.images.pack import pack_images
 from pkd_utils.images.workers import results_of
 from pkd_utils.runs import files
-from pkd_utils.runs.machine import device_name
+from pkd_utils.runs.machine import cores, device_name
 
 WIDTH, HEIGHT = 2544, 3056
 DIFFERENT = 8
@@ -105,16 +105,16 @@ def main() -> None:
     rate = {name: args.images / statistics.median(times) for name, times in seconds.items()}
 
     # CPU seconds are those of all cores together.
-    cores = {"ours, 1 process": 1, f"ours, {args.workers} processes": args.workers if args.clock == "wall" else 1}
+    used = {"ours, 1 process": 1, f"ours, {args.workers} processes": args.workers if args.clock == "wall" else 1}
     rows = []
-    for mine in cores:
+    for mine in used:
         limits = ("libjpeg, whole, 1 process", mine.replace("ours", "libjpeg, reduced"))
         plain_ways = ("plain PIL, bicubic (its default)", "plain PIL, bilinear", "plain PIL, RGB, bilinear")
         for reference in limits + plain_ways:
             ratio = statistics.median(y / x for x, y in zip(seconds[mine], seconds[reference], strict=True))
             rows.append({"what": f"packing against {reference}", "ours": mine, "ratio": ratio,
                          "ours_images_per_s": rate[mine], "reference_images_per_s": rate[reference],
-                         "ours_images_per_s_a_core": rate[mine] / cores[mine]})  # fmt: skip
+                         "ours_images_per_s_a_core": rate[mine] / used[mine]})  # fmt: skip
     print(f"{args.images} simulated JPEGs, {megabytes / args.images:.2f} MB each, to {args.size} x {args.size}, "
           f"{args.clock} seconds")  # fmt: skip
     for name, value in rate.items():
