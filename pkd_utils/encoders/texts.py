@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from pkd_utils.runs import files
@@ -51,11 +52,11 @@ class EncodedTexts:
 
 def pad(packed: torch.Tensor, first: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(B,) stretches of packed tokens (total, ...), padded with zeros to the longest, and their (B, L) bool mask."""
-    place = torch.arange(int(lengths.max()) if len(lengths) else 0)
-    mask = place < lengths[:, None]
-    # Padding reads a text's first token, then becomes zero: one gather, no loop.
-    found = packed[torch.where(mask, first[:, None] + place, first[:, None])]
-    return found.masked_fill(~mask if packed.ndim == 1 else ~mask[:, :, None], 0), mask
+    mask = torch.arange(int(lengths.max()) if len(lengths) else 0) < lengths[:, None]
+    if not len(lengths):
+        return packed.new_zeros((*mask.shape, *packed.shape[1:])), mask
+    stretches = [packed[a : a + n] for a, n in zip(first.tolist(), lengths.tolist(), strict=True)]
+    return pad_sequence(stretches, batch_first=True), mask
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:

@@ -2,8 +2,8 @@
 
 Heads of the same seed and rows see the same minibatches and are trained together (`heads/fused.py`), with the numbers
 that each would have alone up to rounding. Order, augmented view and dropout are functions of (seed, epoch, step), and
-the state at the end of an epoch is one file that is replaced whole: a run that was killed loses at most one epoch and
-ends in the same numbers. The loss is equation (2), `loss.distillation_loss` with softmax.
+the state at the end of an epoch is one file that is replaced whole, every few seconds: a run that was killed loses at
+most these, or one epoch, and ends in the same numbers. The loss is equation (2), `loss.distillation_loss` with softmax.
 
 Groups are trained one after the other on stored tokens, and in lockstep on live ones (`tokens.live`), where one pass of
 the encoder an epoch feeds them all: see `heads/live.py`, and `fit_heads` for what that means for memory.
@@ -47,6 +47,8 @@ from pkd_utils.statistics.metrics import micro_auroc
 CACHE_BYTES = 1 << 30
 """Normalised tokens of image and text are kept where each fits in this. Of live images, tokens of an epoch and of clean
 views are; what does not fit goes to a temporary file in the folder."""
+CHECKPOINT_SECONDS = 5.0
+"""Between two checkpoints of a group: what a kill can cost where epochs are shorter."""
 
 
 @config
@@ -162,6 +164,7 @@ class GroupTraining:
         self.logits: Logits = {spec.name: {} for spec in specs}
         self.best: dict[str, torch.Tensor] = {}  # "<head>/weights/<parameter>" of its best epoch
         self.epoch = 0
+        self.saved = time.monotonic()
         self._load_checkpoint()
         self.teachers = sorted({spec.teacher for spec in specs} - {None})
         self.teacher_group, self.table = self._group([], []), torch.empty(0)
@@ -185,7 +188,8 @@ class GroupTraining:
         seconds = time.perf_counter() - started
         for row in self.history[-len(self.specs) :]:
             row["seconds"] = seconds
-        self._save_checkpoint()
+        if time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+            self._save_checkpoint()
         bar.update()
 
     def finish(self) -> None:
@@ -306,6 +310,7 @@ class GroupTraining:
             moments = self.optimizer.state[parameter]
             tensors |= {f"{i}/value": parameter} | {f"{i}/{m}": moments[m] for m in ("step", "exp_avg", "exp_avg_sq")}
         save_group(self.checkpoint, self.history, self.logits, tensors, self.keys)
+        self.saved = time.monotonic()
 
     def _load_checkpoint(self) -> None:
         path = last_whole(self.checkpoint)

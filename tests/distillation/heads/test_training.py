@@ -235,9 +235,26 @@ def test_a_stopped_run_continues_to_the_same_bits(whole, tmp_path, monkeypatch, 
     assert_same_bits(whole, continued, specs)
 
 
+def test_short_epochs_are_kept_every_few_seconds(whole, tmp_path, monkeypatch):
+    data, specs, now = make_data(), make_specs(), [0.0]
+
+    def tick():
+        now[0] += 0.5 * training.CHECKPOINT_SECONDS
+        return now[0]
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 5.0)
+    monkeypatch.setattr(training.time, "monotonic", tick)  # an epoch takes half of that
+    saved, save = [], training.GroupTraining._save_checkpoint
+    monkeypatch.setattr(training.GroupTraining, "_save_checkpoint", lambda fit: saved.append(fit.epoch) or save(fit))
+    continued, trained = stop_and_continue(specs, [data, data], tmp_path, monkeypatch, 3, "image")
+    assert saved[0] == 3 - 1 and len(trained) == 1 + 3
+    assert_same_bits(whole, continued, specs)
+
+
 def fit_one_head(folder, threads, killed=False):
     torch.set_num_threads(threads)
     if killed:
+        training.CHECKPOINT_SECONDS = 0.0  # this process ends soon
         kill_at_call(training.GroupTraining, "train", 3)
     specs = [HeadSpec("image", "image_only", 1, TRAIN, VALIDATION, 4, TEST)]
     tokens, _, targets = make_data()
