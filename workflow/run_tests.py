@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SMOKE_RUNS = ROOT / "_build" / "smoke-runs"
 # Read what the notebooks wrote, so they run after nbval.
 # These take about as long as the rest.
-HALF = [f"tests/{room}" for room in ("cohorts", "demo", "distillation", "encoders", "faults", "images")]
+HALF = [f"tests/{room}" for room in ("cohorts", "demo", "distillation", "encoders", "faults", "images", "studies")]
 AFTERWARDS = ["tests/notebooks/test_written_numbers.py", "tests/runs/test_kill_and_continue.py"]
 AFTERWARDS += ["tests/workflow/test_plan_finished.py"]
 
