@@ -94,6 +94,8 @@ class Browser:
                 self.loaded.set()
             else:
                 self.events.append(message)
+        for answered in self.waiting.values():
+            answered.set_exception(ConnectionError("Chromium hung up: it ended, or said more than is read at once."))
 
     async def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send one command of the protocol and wait for its answer."""

@@ -15,6 +15,7 @@ from workflow import browse
 from workflow.publish.pages import TOC, toc_files
 
 TARGET = browse.ROOT / "_build" / "book.pdf"
+PIECE = 1 << 24  # bytes
 STYLE = """
 body { max-width: 46rem; margin: 0 auto; } .bd-article { padding: 0 !important; }
 article.page { break-before: page; } .headerlink, .run-note a, button, .copybtn { display: none !important; }
@@ -64,9 +65,13 @@ async def print_pdf(page: Path, target: Path) -> None:
             await browser.go(page)
             await browser.say("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => 0) : 0")
             options = {"printBackground": True, "preferCSSPageSize": True, "generateDocumentOutline": True}
-            printed = await browser.ask("Page.printToPDF", **options)
-            with atomic_path(target) as temporary:
-                temporary.write_bytes(base64.b64decode(printed["data"]))
+            # In pieces: as one answer the book is larger than what the connection reads at once.
+            printed = await browser.ask("Page.printToPDF", transferMode="ReturnAsStream", **options)
+            with atomic_path(target) as temporary, open(temporary, "wb") as file:
+                piece = {"eof": False}
+                while not piece["eof"]:
+                    piece = await browser.ask("IO.read", handle=printed["stream"], size=PIECE)
+                    file.write(base64.b64decode(piece["data"]) if piece["base64Encoded"] else piece["data"].encode())
         finally:
             browser.close()
 

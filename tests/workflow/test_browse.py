@@ -1,12 +1,13 @@
 """`make test-pages` finds in a page what its reader would trip over, and nothing in a good one."""
 
+import asyncio
 import subprocess
 import sys
 from collections import Counter
 
 import pytest
 
-from workflow import browse
+from workflow import browse, print_book
 
 PAGE = '<!doctype html><meta charset="utf-8"><body style="margin: 0"><article style="width: 390px">{}</article>'
 LINE = "x" * 300
@@ -35,3 +36,20 @@ def test_each_fault_is_found_on_its_page_and_none_on_a_good_one(tmp_path):
     assert set(found) == set(FAULTS), said.stdout + said.stderr
     assert all(f"{name}.html, " in said.stdout and f"px, {name}: " in said.stdout for name in FAULTS), said.stdout
     assert said.returncode == 1
+
+
+@pytest.mark.slow
+def test_a_book_is_printed_whole_in_pieces(tmp_path, monkeypatch):
+    if not browse.program():
+        pytest.skip("Chromium is not installed here")
+    for name, other in (("a", "b"), ("b", "a")):
+        link = f'<article class="bd-article"><p id="x">{name}<a href="{other}.html#x">to {other}</a></article>'
+        (tmp_path / f"{name}.html").write_text(f"<html><head><title>{name}</title></head><body>{link}</body></html>")
+    book = print_book.one_page(tmp_path, ["a", "b", "not built"])
+    assert 'id="a--x"' in book and 'href="#a--x"' in book and 'href="#b--x"' in book
+    (tmp_path / "book.html").write_text(book)
+    monkeypatch.setattr(print_book, "PIECE", 1000)  # the real book has more than one answer may hold
+    asyncio.run(print_book.print_pdf(tmp_path / "book.html", tmp_path / "book.pdf"))
+    printed = (tmp_path / "book.pdf").read_bytes()
+    assert printed.startswith(b"%PDF") and printed.rstrip().endswith(b"%%EOF") and len(printed) > 5000
+    assert printed.count(b"/Type /Page\n") == 2
