@@ -45,6 +45,24 @@ def test_every_stored_result_on_real_data_with_differences_has_a_figure():
         assert len(table) and table[["estimate", "low", "high"]].notna().all(axis=None), file.name
 
 
+def test_every_stored_gain_stands_beside_both_controls():
+    """Self-distillation and a permuted teacher, but for what a protocol compares with the baseline alone."""
+    by_protocol = {"breast-usg-birads", "breast-usg-lesions"}
+    found = 0
+    for file in RESULTS.glob("*.json"):
+        stored = files.read_json(file)
+        rows = [*stored.get("arms against each other", []), *stored.get("differences", [])]
+        pairs = {(row.get("method"), row.get("against")) for row in rows}
+        for student, plain, controls in (
+            ("mmpkd", "baseline", {"self", "permuted"}),
+            ("report_distilled", "image_only", {"self_distilled", "permuted_distilled"}),
+        ):
+            if (student, plain) in pairs and file.stem not in by_protocol:
+                assert {(student, control) for control in controls} <= pairs, file.name
+                found += 1
+    assert found >= 8
+
+
 def test_benchmarks_are_bars_and_hold_no_json(tmp_path):
     measured = sorted(RESULTS.glob("benchmark-*.json"))
     page = bench.page(measured, tmp_path)
