@@ -43,6 +43,7 @@ def test_every_stored_result_on_real_data_with_differences_has_a_figure():
     for file in RESULTS.glob("covid-*.json"):
         table, _ = forests.differences(files.read_json(file))
         assert len(table) and table[["estimate", "low", "high"]].notna().all(axis=None), file.name
+        assert forests.forest(table, "difference").axes, file.name
 
 
 def test_every_stored_gain_stands_beside_both_controls():

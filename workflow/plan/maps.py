@@ -8,7 +8,8 @@
 - 03: (training images x what training adds to a forward pass + validation images) x epochs, and all images once, for
   each setting, fold and seed; stopping early is not in it. A forward pass is that of the measured student nearest in
   operations, L (12 N D^2 + 2 N^2 D)
-- 04, 08: maps of the validation and test images with regions, scored; 08: and of randomised weights, block by block
+- 04, 08: maps of the validation and test images with regions, scored; 08: of controls one map, of others all, and
+  those of randomised weights, block by block
 - memory: a kernel, weights with gradients and moments in float32, maps at the images' size; packed pixels are mapped
 
 05, 06, 07, 09 and 10 were not measured.
@@ -158,9 +159,13 @@ class Maps:
         self._look(p["prepared_run"], [p["student_run"]], "attention, mean", 1, cost)
 
     def _score(self, p: dict[str, Any], cost: Cost) -> None:
-        shape = self._look(p["prepared_run"], p["student_runs"], "all methods", len(p["maps"]), cost)
+        controls = [reference for reference in p["student_runs"] if self.runs[reference]["control"]]
+        looked = [reference for reference in p["student_runs"] if reference not in controls]
+        if controls:  # of these one map
+            self._look(p["prepared_run"], controls, "attention, mean", 1, cost)
+        shape = self._look(p["prepared_run"], looked, "all methods", len(p["maps"]), cost)
         # Each block in turn, alone and with those above it, of one student a method or more.
-        looked_at = len(p["student_runs"]) * p["sanity_students"] * 2 * (shape[2] + 1) * len(p["random_seeds"])
+        looked_at = len(looked) * p["sanity_students"] * 2 * (shape[2] + 1) * len(p["random_seeds"])
         cost.spend(looked_at * p["sanity_images"], (0.0, self.rates.student(shape, "all methods")))
 
     def _look(self, prepared: str, students: list[str], what: str, maps: int, cost: Cost) -> Student:

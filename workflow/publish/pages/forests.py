@@ -49,7 +49,7 @@ def forest(table: pd.DataFrame, xlabel: str, columns: int = 3) -> plt.Figure:
         figure.supxlabel(xlabel, fontsize=10)
     else:
         handles = dict(pair[::-1] for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True))
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(marks), title=xlabel)
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(columns, len(panels), len(marks)), title=xlabel)
     return figure
 
 
@@ -71,7 +71,7 @@ def differences(result: dict[str, Any]) -> tuple[pd.DataFrame, str]:
     if rows := result.get("differences"):  # reports/06
         table = pd.DataFrame(rows).drop(columns=["low", "high"]).rename(columns=CORRECTED)
         if "against" in table:
-            table = table[table["against"] == "image_only"]
+            table = table[(table["against"] == "image_only") & (table["method"] != "image_restart")]
         table = table[table["size"] == table.groupby("task")["size"].transform("max")]
         panel = table["task"].str.replace("_", " ") + table["size"].map(", {} images".format)
         names = {"panel": panel, "line": table["encoder"], "mark": table["method"].map(METHOD_NAMES)}
