@@ -49,7 +49,8 @@ def forest(table: pd.DataFrame, xlabel: str, columns: int = 3) -> plt.Figure:
         figure.supxlabel(xlabel, fontsize=10)
     else:
         handles = dict(pair[::-1] for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True))
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(columns, len(panels), len(marks)), title=xlabel)
+        ncols = min(columns, len(panels), len(marks))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=ncols, title=xlabel)
     return figure
 
 
