@@ -94,7 +94,7 @@ class Browser:
                 self.loaded.set()
             else:
                 self.events.append(message)
-        for answered in self.waiting.values():
+        for answered in (one for one in self.waiting.values() if not one.done()):
             answered.set_exception(ConnectionError("Chromium hung up: it ended, or said more than is read at once."))
 
     async def ask(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -86,8 +86,9 @@ def limits(reports: dict[str, dict[str, Any]]) -> str:
         return ""
     table = pd.DataFrame(found, columns=["step", "precision", "share of the limit", "the limit"])
     text = (
-        "What no program can beat on a machine, measured there in the same run, and how near we come to it: 1 is at "
-        "the limit. Where several networks, shapes or numbers of workers were measured, the lowest and the highest."
+        "What a machine allows, measured there in the same run, and how near we come to it: 1 is at the limit, which a "
+        "convolution may pass by a little where it is a product of matrices. Where several networks, shapes or numbers "
+        "of workers were measured, the lowest and the highest."
     )
     return f"## How near the limit\n\n{text}\n\n{markdown_table(table)}"
 
