@@ -160,8 +160,9 @@ def _work(path: Path, target: Path, records: Parts, options: dict) -> dict:
             file.unlink(missing_ok=True)  # of an earlier version of the volume
         else:
             with atomic_path(file) as temporary:
-                if not cv2.imwrite(str(temporary), pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
-                    raise OSError(f"{file.name} cannot be written")
+                # Written here: of a full disk cv2 says no more than that it failed.
+                _, coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+                temporary.write_bytes(coded)
     except Exception as error:
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         row = {"image_id": name, "status": "failed"} | UNKNOWN | {"problems": "failed", "message": message}
