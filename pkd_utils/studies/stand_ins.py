@@ -76,6 +76,18 @@ class PretrainingResult(NamedTuple):
     history: pd.DataFrame
 
 
+def share_of(patients: pd.Series, share: float, seed: int) -> np.ndarray:
+    """Which images (N,) belong to a share of the patients, drawn by `seed`: those to pretrain on, of 1.0 all.
+
+    A patient, of whom there is more than one image, is in or out as a whole.
+    """
+    names = np.sort(patients.unique())
+    drawn = np.random.default_rng(seed).permutation(names)[: round(share * len(names))]
+    if not len(drawn):
+        raise DataError(f"A share of {share:g} of {len(names)} patients is none: give one above 0.")
+    return patients.isin(drawn).to_numpy()
+
+
 def words_of(texts: Sequence[str], pooled: np.ndarray, longest: int = 128) -> Words:
     """Reports as word numbers: lower case, split at anything but letters and digits, each distinct word a number.
 
