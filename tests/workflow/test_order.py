@@ -64,14 +64,17 @@ def test_every_profile_can_be_planned(profile, tmp_path, monkeypatch):
     assert len({job.folder for job in jobs}) == len(jobs)
 
 
-def test_an_hour_of_open_data_has_a_run_of_every_notebook(tmp_path, monkeypatch):
+def test_an_hour_of_open_data_has_a_run_of_every_notebook_but_pretraining(tmp_path, monkeypatch):
     monkeypatch.setenv("PKD_RUNS", str(tmp_path))
     text = (paths.PROJECT_ROOT / "Makefile").read_text()
     only = re.search(r"^AN_HOUR = (.*?[^\\])$", text, re.MULTILINE | re.DOTALL)[1].replace("\\\n", " ")
     hour, whole = notebooks.plan("open-data", only), notebooks.plan("open-data")
-    assert {job.notebook for job in hour} == {job.notebook for job in whole}
+    # Pretraining alone takes more than an hour of both cores.
+    longer = {"reports/00-pretrain-stand-ins", "reports/08-compare-pretraining"}
+    assert {job.notebook for job in hour} | longer == {job.notebook for job in whole}
     assert {job.parameters["cohort"] for job in hour} == {job.parameters["cohort"] for job in whole}
-    kinds = [{job.name.split(".")[1] for job in jobs if "." in job.name} for jobs in (whole, hour)]
+    named = ([job for job in jobs if job.notebook not in longer and "." in job.name] for jobs in (whole, hour))
+    kinds = [{job.name.split(".")[1] for job in jobs} for jobs in named]
     texts = ("indication", *(f"{text}-removed" for text in ("names", "synonyms", "sentences", "sides")))
     breast = ("birads", "birads-mmpkd", "lesions", "lesions-baseline", "lesions-mmpkd")
     assert kinds[0] - kinds[1] == {f"openi-{name}" for name in texts} | {f"breast-{name}" for name in breast}

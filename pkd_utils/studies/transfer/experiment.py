@@ -1,10 +1,9 @@
 """The experiment: outer folds over all studies, several partitions, every arm of every setting on the same draws."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
@@ -78,13 +77,17 @@ def placements(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return found
 
 
-def run_all(data: Data, protocol: Protocol, parts: Parts, workers: int) -> list[Partition]:
-    """All partitions, each kept as a part as soon as it is there, by so many processes side by side."""
+def run_all(data: Data | Sequence[Data], protocol: Protocol, parts: Parts, workers: int) -> list[Partition]:
+    """All partitions, each kept as a part as soon as it is there, by so many processes side by side.
+
+    `data` is of all partitions, or several are taken by them in turn.
+    """
+    each = [data] if isinstance(data, Data) else data
     names = [f"partition-{number:03d}.npz" for number in range(protocol.partitions)]
     missing = [number for number, name in enumerate(names) if name not in parts]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        work = partial(run_partition, data, protocol)
-        made = map(work, missing) if workers < 2 else pool.map(work, missing)
+        asked = [each[number % len(each)] for number in missing], [protocol] * len(missing), missing
+        made = (map if workers < 2 else pool.map)(run_partition, *asked)
         for number, partition in zip(missing, tqdm(made, total=len(missing), desc="partitions"), strict=True):
             with parts.write(names[number]) as temporary:
                 _write(temporary, partition)

@@ -28,6 +28,31 @@ TAUGHT, CLEANED, NOTHING, UNSURE = "the case is taught", "labels are cleaned", "
 
 
 @dataclass
+class Drawn:
+    """A score in one cell, and how far each resample is from it; scores are subtracted draw by draw."""
+
+    estimate: float
+    partitions: np.ndarray  # (B,): partitions drawn, patients as they are
+    patients: np.ndarray  # (B,): patients drawn, partitions as they are
+    rest: np.ndarray  # (B,): both drawn, less the two
+
+    def __sub__(self, other: "Drawn") -> "Drawn":
+        return Drawn(*(mine - its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+
+    def sampled(self) -> tuple[float, np.ndarray]:
+        """The score, and that of each resample (B,).
+
+        What partitions do to single patients is part of both kinds of draws, so that their sum holds it twice. As in
+        `intervals.training_interval` the variance is the sum less that of the rest, at least either alone: the sum of
+        the two deviations is scaled to it.
+        """
+        partition, patient, rest = (kind.var() for kind in (self.partitions, self.patients, self.rest))
+        wanted = max(partition + patient - rest, partition, patient)
+        scale = np.sqrt(wanted / (partition + patient)) if wanted else 1.0
+        return self.estimate, self.estimate + scale * (self.partitions + self.patients)
+
+
+@dataclass
 class Resamples:
     """AUROC of every arm in one cell, and how far each resample is from it; (B, arms) each but the first."""
 
@@ -36,21 +61,14 @@ class Resamples:
     patients: np.ndarray  # patients drawn, partitions as they are
     rest: np.ndarray  # both drawn, less the two
 
-    def difference(self, one: str, other: str) -> tuple[float, np.ndarray]:
-        """AUROC of one arm minus that of the other, and the same of each resample (B,).
+    def arm(self, name: str) -> Drawn:
+        """AUROC of one arm."""
+        at = list(arms.ARMS).index(name)
+        return Drawn(float(self.estimate[at]), self.partitions[:, at], self.patients[:, at], self.rest[:, at])
 
-        What partitions do to single patients is part of both kinds of draws, so that their sum holds it twice. As in
-        `intervals.training_interval` the variance is the sum less that of the rest, at least either alone: the sum of
-        the two deviations is scaled to it.
-        """
-        names = list(arms.ARMS)
-        one, other = names.index(one), names.index(other)
-        kinds = [part[:, one] - part[:, other] for part in (self.partitions, self.patients, self.rest)]
-        partition, patient, rest = (kind.var() for kind in kinds)
-        wanted = max(partition + patient - rest, partition, patient)
-        scale = np.sqrt(wanted / (partition + patient)) if wanted else 1.0
-        estimate = float(self.estimate[one] - self.estimate[other])
-        return estimate, estimate + scale * (kinds[0] + kinds[1])
+    def difference(self, one: str, other: str) -> tuple[float, np.ndarray]:
+        """AUROC of one arm minus that of the other, and the same of each resample (B,)."""
+        return (self.arm(one) - self.arm(other)).sampled()
 
 
 def resampled(partitions: Sequence[Partition], patients: np.ndarray, resamples: int, seed: int) -> dict:

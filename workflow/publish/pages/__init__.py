@@ -26,6 +26,7 @@ from workflow.publish.pages import (
     front,
     home,
     lesions,
+    pretraining,
     reports,
     results,
     texts,
@@ -93,9 +94,14 @@ def write_all(profile: str, book: Path) -> list[str]:
     measured = [file for file in stored if file.name.startswith("benchmark")]
     write_text(generated / "findings-case-or-label.md", transfer.finding(book / "results" / transfer.STORED))
     write_text(generated / "findings-lesions.md", lesions.finding(book / "results" / lesions.STORED, generated))
-    apart = ("benchmark", texts.PREFIX, Path(transfer.STORED).stem)  # have their own sections or page
+    own = {transfer.STORED, pretraining.STORED}
+    apart = ("benchmark", texts.PREFIX, *(Path(name).stem for name in own))  # have their own sections or page
     real = [file for file in stored if not file.stem.startswith(apart)]
-    parts = (transfer.section(book / "results" / transfer.STORED, generated), texts.section(stored, generated))
+    parts = (
+        transfer.section(book / "results" / transfer.STORED, generated),
+        texts.section(stored, generated),
+        pretraining.section(book / "results" / pretraining.STORED, generated),
+    )
     first = "\n\n".join(part for part in parts if part)
     write_text(
         generated / "open-data.md",
