@@ -19,7 +19,7 @@ from pkd_utils.runs import index, paths
 from pkd_utils.runs.files import hash_params
 from pkd_utils.runs.parameters import code_cells, identifying, notebook_path
 
-_FILES = ("outcomes", "protocol")  # parameters that name files, beside those that say so by their end
+_FILES = ("outcomes", "protocol", "text_vocabulary")  # parameters that name files, beside those whose end says so
 _ENTRY = re.compile(r"pkd_utils(\.\w+)+:\w+")
 
 
@@ -112,8 +112,8 @@ def references(parameters: dict[str, Any]) -> list[str]:
 def input_paths(parameters: dict[str, Any]) -> dict[str, str]:
     """Files and folders of others that these parameters name, also one level down in options ("options.ct_root").
 
-    They are the values of `*_root`, `*_weights`, `outcomes` and `protocol`, and a `text_encoder` that is a path; the
-    words "", "random" and "simulated" name none.
+    They are the values of `*_root`, `*_weights`, `outcomes`, `protocol`, `text_vocabulary`, and a `text_encoder` that
+    is a path; the words "", "random" and "simulated" name none.
     """
     found = {}
     for name, value in parameters.items():

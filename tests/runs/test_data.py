@@ -114,9 +114,10 @@ def test_a_flipped_pixel_with_size_and_time_kept_is_found_by_verify(project):
 
 def test_inputs_are_named_by_one_rule(project):
     named = {"data_root": "a", "options.ct_root": "b", "image_weights": "c", "outcomes": "d"}
-    named["text_encoder"] = "data/bert"
+    named |= {"text_encoder": "data/bert", "text_vocabulary": "data/words"}
     values = {"data_root": "a", "options": {"ct_root": "b", "views": ["PA"]}, "image_weights": "c", "outcomes": "d"}
-    values |= {"text_encoder": "data/bert", "text_weights": "random", "student_weights": "", "sweep_weights": [0.5]}
+    values |= {"text_encoder": "data/bert", "text_weights": "random", "text_vocabulary": "data/words"}
+    values |= {"student_weights": "", "sweep_weights": [0.5]}
     assert identity.input_paths(values) == named
     assert identity.input_paths({"outcomes": "simulated", "text_encoder": "minilm"}) == {}
     assert identity.inputs({"cohort": "toy", "data_root": "data/absent"}) == {"data_root": None}

@@ -150,8 +150,9 @@ def sentences(table: pd.DataFrame, titles: dict[str, str], level: float = 0.95) 
         above, below = ("the attention head", "it") if axis == "method" else (
             "both the image-only and the self-distilled head", "one of them")  # fmt: skip
         kind = "probes" if axis == "method" else "students"
-        text = f"{AXES[axis].title}, {titles[task]}: {up.sum()} of {len(up)} {kind} lie above {above}, {down.sum()} "
-        text += f"below {below}"
+        named = f" ({'; '.join(rows['value'].unique())})" if axis == "reader" else ""
+        text = f"{AXES[axis].title}{named}, {titles[task]}: {up.sum()} of {len(up)} {kind} lie above {above}, "
+        text += f"{down.sum()} below {below}"
         if not (up | down).all():
             told = rows.loc[~clear, "told"].dropna()
             ends = f"{told.min():.3f}" if len(set(told.round(3))) == 1 else f"{told.min():.3f} to {told.max():.3f}"

@@ -255,14 +255,15 @@ def _teachers(reference: str) -> dict[str, Any]:
 
 
 def _reader(reference: str) -> str:
-    """Title of the text encoder that read the reports of a run of 03 or 04, with its layer and what it was given."""
+    """Title of the text encoder that read the reports of a run of 03 or 04, with what is unusual of it."""
     teachers = _teachers(reference)
     read = _parameters(teachers["text_run"] or teachers["encode_run"])
     read = _parameters(read["text_run"]) if read["text_run"] else read
     if not read["text_encoder"]:
         return ""
     usual = {"text_layer": "last", "variant": "whole"}
-    other = [str(read[name]).replace("_", " ") for name in usual if read[name] != usual[name]]
+    other = ["random weights"] if read["text_weights"] == "random" else []
+    other += [str(read[name]).replace("_", " ") for name in usual if read[name] != usual[name]]
     return ", ".join([TEXT_ENCODERS[read["text_encoder"]].title, *other])
 
 

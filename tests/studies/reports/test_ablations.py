@@ -97,7 +97,8 @@ def test_what_no_head_has_is_left_out_and_nothing_at_all_is_refused():
 def test_sentences_count_students_above_both_controls(table):
     said = sentences(table[table["column"] == "auc_other_half"], TASKS)
     assert said[0] == "Head, Readmission: 0 of 2 probes lie above the attention head, 2 below it."
-    assert any(s.startswith("Text encoder, Readmission: 1 of 2 students lie above both") for s in said)
+    expected = "Text encoder (BioViL-T; Other), Readmission: 1 of 2 students lie above both"
+    assert any(sentence.startswith(expected) for sentence in said)
     beside_self = compare(world([(0.75, 0.25, "a", 0.01), (0.75, 1.0, "a", 0.01)]), HELD)  # no more than self-distilled
     said = sentences(beside_self[beside_self["column"] == "auc"], TASKS)
     assert any("Readmission: 0 of 2 students lie above both the image-only and the self-distilled head, 0 below one of "

@@ -210,9 +210,10 @@ def test_scores_of_several_runs_are_joined_one_head_a_seed_and_cohorts_by_task(r
 
 def test_heads_of_several_settings_are_kept_apart_by_weight_temperature_and_text_encoder(root):
     text = {"tasks_run": TASKS, "image_encoder": "mrm", **CROPS, "text_encoder": "minilm", "text_layer": "last"}
-    text |= {"variant": "whole", "text_run": ""}
+    text |= {"variant": "whole", "text_run": "", "text_weights": "a/folder"}
     others = {"mrm": {"text_run": "reports/a/02-encode/words"}, "words": {}, "sum": {"text_layer": "sum_last_4"}}
-    for name, changed in (others | {"short": {"variant": "names_removed"}}).items():
+    others |= {"short": {"variant": "names_removed"}, "random": {"text_weights": "random"}}
+    for name, changed in others.items():
         write_run(root, f"reports/a/02-encode/{name}", text | changed)
     head = {"encoder": "mrm", "task": "age", "seed": 0, "size": 8, "weight": np.nan, "temperature": np.nan}
     plain = [head | {"method": "image_only", "auc": 0.7}]
@@ -220,11 +221,12 @@ def test_heads_of_several_settings_are_kept_apart_by_weight_temperature_and_text
     teachers = {"encode_run": ENCODED, "epochs": 0, "selection": "paper", "batch_size": 64}
     teachers |= {"learning_rate": 1e-4, "dropout": 0.2}
     runs = []
-    for name, text_run in (("one", ""), ("sum", "reports/a/02-encode/sum"), ("short", "reports/a/02-encode/short")):
+    for name in ("one", "sum", "short", "random"):
+        text_run = "" if name == "one" else f"reports/a/02-encode/{name}"
         first = write_run(root, f"reports/a/03-train-teachers/{name}", teachers | {"text_run": text_run}, plain)
         runs += [first, write_run(root, f"reports/a/04-distil-students/{name}", {"teachers_run": first}, students)]
     rows = heads.read_scores(runs, several=True).rows
-    readers = ("MiniLM", "MiniLM, sum last 4", "MiniLM, names removed")
+    readers = ("MiniLM", "MiniLM, sum last 4", "MiniLM, names removed", "MiniLM, random weights")
     expected = {("image_only", ""): 1} | {("report_distilled", reader): 2 for reader in readers}
     assert rows.groupby(["method", "reader"]).size().to_dict() == expected
     write_run(root, runs[0], teachers | {"text_run": "", "epochs": 9}, plain)
