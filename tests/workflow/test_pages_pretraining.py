@@ -1,0 +1,54 @@
+"""The section of matched encoders: every contrast with its reading, the control, and the gain beside its controls."""
+
+import itertools
+
+import pytest
+
+from pkd_utils.runs import files
+from pkd_utils.studies.transfer import arms, statistic
+from workflow.publish.pages import pretraining
+
+CONTRAST = {"kind": "alignment", "against": "image_ssl", "size": 100, "difference": 0.0123, "low": -0.01, "high": 0.04,
+            "p": 0.2, "p_holm": 0.61, "detectable": 0.051, "reading": "cannot tell"}  # fmt: skip
+
+
+def stored(tmp_path):
+    """A result as reports/08 publishes it."""
+    told = {"auroc": 0.7, "low": 0.6, "high": 0.8}
+    cells = itertools.product(("untrained", "image_ssl"), (100, 800), ("Opacity", statistic.MEAN))
+    auroc = [{"kind": kind, "size": size, "outcome": outcome, **told} for kind, size, outcome in cells]
+    claim = {
+        "report": arms.TEXT,
+        "over_image": 0.011,
+        "over_self": 0.012,
+        "over_permuted": 0.013,
+        "reading": "cannot tell",
+    }
+    claims = [{"setting": name, "outcome": outcome, **claim, **changes}
+              for name in ("image_ssl-100", "untrained-100") for outcome in ("Opacity", "Abnormal", statistic.MEAN)
+              for changes in ({}, {"report": arms.JOINT, "over_image": 0.5})]  # fmt: skip
+    notes = ["Control, pretrained above untrained: came out.", "more"]
+    record = {"auroc": auroc, "contrasts": [CONTRAST], "contrasts of gains": [{**CONTRAST, "reading": "no difference"}]}
+    record |= {"claims": claims, "notes": notes, "commit": "abc"}
+    files.write_json(tmp_path / "stored.json", record)
+    return tmp_path / "stored.json"
+
+
+def test_the_section_shows_contrasts_control_and_gain_beside_its_controls(tmp_path):
+    text = pretraining.section(stored(tmp_path), tmp_path)
+    assert "Control, pretrained above untrained: came out." in text and "more" not in text.split("Provenance")[0]
+    assert "cannot tell" in text and "no difference" in text and "would have told" in text and "0.051" in text
+    rows = [line for line in text.splitlines() if "-100" in line]
+    assert len(rows) == 2 and all("0.011" in row and "0.012" in row and "0.013" in row for row in rows)
+    assert "0.5" not in "".join(rows)
+    assert (tmp_path / "openi-pretraining.png").exists() and ":alt: AUROC" in text
+
+
+def test_without_a_stored_result_there_is_no_section(tmp_path):
+    assert pretraining.section(tmp_path / "none.json", tmp_path) == ""
+
+
+@pytest.mark.parametrize("what", ["contrasts", "contrasts of gains"])
+def test_the_uncorrected_p_is_not_shown(what, tmp_path):
+    shown = pretraining.told(files.read_json(stored(tmp_path))[what])
+    assert "p" not in shown and "p (Holm)" in shown
