@@ -322,6 +322,9 @@ def _run_notebook(notebook: str, injected: dict[str, Any], folder: Path, said: s
         reason = str(error).strip().splitlines()
         if log.exists():
             log.replace(failed)
+        if str(error).startswith("Kernel died"):  # nbclient's and jupyter_client's only word
+            why = "its kernel was killed, most often because memory ran out: run it again where there is more"
+            raise DataError(f"{said} failed: {why}. See {failed}") from error
         raise DataError(f"{said} failed: {reason[-1] if reason else error!r}. See {failed}") from error
     found = problems(log)
     if found or not (folder / "run.json").exists():

@@ -1,7 +1,9 @@
 """Slurm: what each job asks it for, and, where one answers, runs that it preempts and kills."""
 
 import asyncio
+import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -9,8 +11,9 @@ import time
 from itertools import pairwise
 
 import pytest
+import yaml
 
-from pkd_utils.runs import files, paths, run
+from pkd_utils.runs import files, local, paths, run
 from workflow import slurm_states
 
 SNAKEMAKE = [sys.executable, "-m", "snakemake", "-s", "workflow/Snakefile"]
@@ -88,6 +91,20 @@ def test_jobs_ask_for_what_the_site_and_the_profile_say(tmp_path):
     ]
 
 
+def test_each_attempt_asks_for_more():
+    """By a number or a list of the site's file, and by the profile, which tries three times."""
+    site = local.Cluster(memory_gib={"*": 64, "02-encode": [128, 240]}, walltime_hours={"*": 1.5})
+    for notebook, gib in (("reports/01-prepare-tasks", (64, 128, 192)), ("reports/02-encode", (128, 240, 240))):
+        asked_for = site.resources(notebook, gpu=False)
+        assert [asked_for["mem_mb"](None, n) for n in (1, 2, 3)] == [1024 * one for one in gib]
+        assert [asked_for["runtime"](None, n) for n in (1, 2, 3)] == [90, 180, 270]
+    profile = yaml.safe_load((paths.PROJECT_ROOT / "workflow/profiles/slurm/config.yaml").read_text())
+    assert profile["retries"] == 2
+    for name in ("mem_mb", "runtime"):
+        one, two, three = (eval(profile["default-resources"][name], {"attempt": n}) for n in (1, 2, 3))
+        assert (two, three) == (2 * one, 3 * one)
+
+
 def test_states_that_the_executor_would_wait_for_are_told_plainly(monkeypatch):
     """Cancelled by somebody, preempted and not started again; tasks of arrays are asked for by their own numbers."""
     states, now, asked_for = {"1": "CANCELLED by 1000", "2_1": "RUNNING", "3": "PREEMPTED"}, [0.0], []
@@ -99,7 +116,7 @@ def test_states_that_the_executor_would_wait_for_are_told_plainly(monkeypatch):
     question = slurm_states.mended(ask)
 
     def told():
-        return asyncio.run(question("sacct --format=JobIdRaw,State", None))[0]
+        return asyncio.run(question("sacct -X --format=JobIdRaw,State", None))[0]
 
     monkeypatch.setattr(slurm_states.time, "monotonic", lambda: now[0])
     assert told() == {"1": "CANCELLED", "2_1": "RUNNING", "3": "PREEMPTED"}
@@ -112,6 +129,25 @@ def test_states_that_the_executor_would_wait_for_are_told_plainly(monkeypatch):
     states.clear()
     assert told() is None
     assert set(asked_for) == {"sacct --format=JobId,State"}
+
+
+def test_a_step_out_of_memory_is_told_as_its_job_and_once_what_to_do(caplog):
+    """The script of such a job sees its step fail, and the job is FAILED; a job that ended well stays so."""
+    states = {"1": "FAILED", "1.batch": "FAILED", "1.0": "OUT_OF_MEMORY", "2": "TIMEOUT", "2.0": "CANCELLED"}
+    states |= {"3": "FAILED", "3.0": "FAILED", "4_2": "FAILED", "4_2.batch": "OUT_OF_MEMORY"}
+    states |= {"5": "COMPLETED", "5.0": "OUT_OF_MEMORY"}
+
+    async def ask(command, logger):
+        return states, 0.1
+
+    question = slurm_states.mended(ask)
+    for _ in range(2):
+        told = asyncio.run(question("sacct -X --format=JobIdRaw,State", logging.getLogger()))[0]
+        short = {"1": "OUT_OF_MEMORY", "2": "TIMEOUT", "4_2": "OUT_OF_MEMORY"}
+        assert told == {**short, "3": "FAILED", "5": "COMPLETED"}
+    said = {words[0]: " ".join(words) for words in (line.split()[1:] for line in caplog.messages)}
+    assert len(caplog.messages) == 3
+    assert "memory" in said["'1'"] and "memory_gib" in said["'4_2'"] and "walltime_hours" in said["'2'"]
 
 
 UPSTREAM = paths.runs_dir() / "mmpkd/embedded/02-train-teacher/smoke"
@@ -189,3 +225,31 @@ def test_a_requeued_and_killed_job_ends_like_an_undisturbed_one(tmp_path):
     assert run.find_run(f"mmpkd/embedded/05-compare/{names[1]}")
     said = (tmp_path / "log").read_text()
     assert said.count("has been submitted") == 5, "two students, one of them twice, and two maps"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not slurm("sinfo", "-h"), reason="no Slurm answers here: `sinfo` says nothing")
+@pytest.mark.skipif(
+    not re.search(r"ConstrainRAMSpace *= yes", slurm("scontrol", "show", "config")),
+    reason="this Slurm does not limit memory: `scontrol show config` has no ConstrainRAMSpace = yes",
+)
+@pytest.mark.skipif(not UPSTREAM.exists(), reason="no smoke runs in PKD_RUNS: `make test` makes them first")
+def test_a_job_out_of_memory_is_tried_with_more_and_ends_like_an_undisturbed_one(tmp_path):
+    """Too little for Snakemake, then for the notebook, whose job is FAILED, then enough."""
+    names = [f"{kind}-{os.getpid()}" for kind in ("short", "ample")]
+    file = tmp_path / "params/mmpkd/03-distil-student.yml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"base: {{weights: [0.5], seeds: [0], epochs: 2}}\neach: {{run: [{', '.join(names)}]}}\n")
+    (tmp_path / "local.yml").write_text(
+        "cluster: {gres: '', cpus: {'*': 1}, memory_gib: {'*': [0.06, 0.5, 2]}, walltime_hours: {'*': 0.25}}"
+    )
+    environment = {**os.environ, "PKD_LOCAL": str(tmp_path / "local.yml"), "PKD_RUNS": str(paths.runs_dir())}
+    here = {"cwd": paths.PROJECT_ROOT, "env": environment, "check": True, "timeout": 600}
+    subprocess.run([sys.executable, "-m", "pkd_utils", "run", str(file), names[1]], **here)
+    command = [*SNAKEMAKE, "--config", f"profile={tmp_path}/params", "--directory", str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, **here).stderr
+    assert re.findall(r"mem_mb=(\d+)", said)[:3] == ["62", "512", "2048"]
+    assert said.count("SLURM status is: 'OUT_OF_MEMORY'") == said.count("ran out of memory") == 2
+    short, ample = (run.find_run(f"mmpkd/embedded/03-distil-student/{name}") for name in names)
+    for name in ("predictions.parquet", "students/w0.5-t1-fold0-seed0/model.safetensors"):
+        assert files.file_sha256(short / name) == files.file_sha256(ample / name), name
