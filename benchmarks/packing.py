@@ -22,9 +22,9 @@ import PIL
 from PIL import Image
 
 from pkd_utils.images.pack import pack_images
-from pkd_utils.images.workers import results_of
 from pkd_utils.runs import files
 from pkd_utils.runs.machine import cores, device_name
+from pkd_utils.runs.workers import results_of
 
 WIDTH, HEIGHT = 2544, 3056
 DIFFERENT = 8

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
 import platform
 import shutil
 from importlib import metadata
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from pkd_utils.runs import files, identity, index, paths
 from pkd_utils.runs.errors import DataError
+from pkd_utils.runs.workers import results_of
 
 
 class Recipe(abc.ABC):
@@ -152,11 +152,10 @@ def _render_all(cohort: Recipe, todo: list[int], root: Path, parts: files.Parts,
     _start_worker(cohort, root, parts)
     _ = cohort.scene  # before the workers start, so that they find it instead of each making it
     show = {"desc": "simulated patients", "unit": "patient", "total": len(todo), "disable": len(todo) < 20}
-    if workers == 1 or len(todo) < 2:
-        list(tqdm(map(_render, todo), **show))
-        return
-    with multiprocessing.Pool(workers, _start_worker, (cohort, root, parts)) as pool:
-        list(tqdm(pool.imap_unordered(_render, todo, chunksize=2), **show))
+    begin = functools.partial(_start_worker, cohort, root, parts)
+    jobs = [(patient,) for patient in todo]
+    for _ in tqdm(results_of(_render, jobs, min(workers, len(todo)), begin), **show):
+        pass
 
 
 _work: dict[str, Any] = {}  # of this process: the cohort, its folder and its parts

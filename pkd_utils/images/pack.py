@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from pkd_utils.images.decode import read_image
 from pkd_utils.images.geometry import Aspect, Geometry, packed_geometry
-from pkd_utils.images.workers import results_of
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import Parts, hash_params, read_json, write, write_blank
+from pkd_utils.runs.workers import results_of
 
 FORMAT = 4  # of index and marks: a change packs anew
 BATCH = 16  # files that a worker takes at once, at most

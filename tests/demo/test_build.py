@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import shutil
+import signal
+import sys
 
 import pandas as pd
 import pytest
@@ -31,6 +34,26 @@ def only(folder):
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_workers_write_the_same_bytes(small, same_bytes, kind, tmp_path):
     assert same_bytes(small(kind), ensure(kind, tmp_path / "two", workers=2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers inherit the planted fault by fork")
+def test_a_worker_that_is_killed_ends_the_build_in_one_sentence_and_the_rest_follows(
+    small, same_bytes, tmp_path, monkeypatch
+):
+    recipe, root = demo.cohort_class("chest"), tmp_path / "cohort"
+    render = recipe.render
+
+    def killed(self, patient, folder):
+        if patient == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return render(self, patient, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "render", killed)
+        with pytest.raises(RuntimeError, match=r"ended from outside.*continues where it was"):
+            ensure("chest", root, workers=2)
+    assert not root.exists()
+    assert same_bytes(small("chest"), ensure("chest", root, workers=2))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -25,10 +25,10 @@ from tqdm import tqdm
 from pkd_utils.images.ct import checks, plastimatch, projectors
 from pkd_utils.images.ct.projectors import DrrGeometry
 from pkd_utils.images.ct.volumes import LOWEST, Volume, VolumeError, image_id, read_volume
-from pkd_utils.images.workers import results_of
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import Parts, atomic_path, file_sha256, read_json
+from pkd_utils.runs.workers import results_of
 
 Projector = Literal["plastimatch", "parallel", "cone"]
 Response = Literal["line integral", "absorption"]
