@@ -28,6 +28,13 @@ from pkd_utils.studies.transfer.protocol import Protocol
 from pkd_utils.studies.transfer.statistic import Drawn, Resamples
 
 UNTRAINED = "untrained"
+NAMES = {
+    "untrained": "untrained",
+    "image_ssl": "image self-supervision",
+    "alignment": "alignment with reports",
+    "masked": "masked image and report",
+}
+"""What readers call the kinds of pretraining."""
 STYLES = {
     "untrained": ("black", "X"),
     "image_ssl": ("orange", "o"),
@@ -156,7 +163,8 @@ def sentences(table: pd.DataFrame, what: str) -> list[str]:
     said = []
     for row in table.itertuples():
         end = f" (would have told {row.detectable:.3f})" if row.reading == "cannot tell" else ""
-        said.append(f"{what}, {row.size} training studies, {row.kind} less {row.against}: {row.difference:+.3f} "
+        pair = f"{NAMES[row.kind]} less {NAMES[row.against]}"
+        said.append(f"{what}, {row.size} training studies, {pair}: {row.difference:+.3f} "
                     f"({row.low:+.3f} to {row.high:+.3f}): {row.reading}{end}.")  # fmt: skip
     return said
 
@@ -184,11 +192,10 @@ def kinds_figure(table: pd.DataFrame, outcomes: Sequence[str]) -> Figure:
             rows = table[(table["size"] == size) & (table["kind"] == kind)].set_index("outcome").loc[list(outcomes)]
             y = np.arange(len(outcomes)) + offset
             ax.hlines(y, rows["low"], rows["high"], color=OKABE_ITO[colour], linewidth=2)
-            label = kind.replace("_", " ").replace("ssl", "self-supervision")
-            ax.plot(rows["auroc"], y, marker, color=OKABE_ITO[colour], markersize=6, label=label)
+            ax.plot(rows["auroc"], y, marker, color=OKABE_ITO[colour], markersize=6, label=NAMES[kind])
         ax.axvline(0.5, color="0.5", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
         ax.set_yticks(range(len(outcomes)), list(outcomes))
         ax.set(ylim=(len(outcomes) - 0.5, -0.5), xlabel="AUROC", title=f"{size} training studies")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(kinds))
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure

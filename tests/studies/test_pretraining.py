@@ -77,8 +77,10 @@ def test_gains_are_contrasted_too_and_no_pair_against_itself_is_told(found):
     assert table["difference"].iloc[0] == 0 and table["p"].iloc[0] == 1
     gain = {name: found[name, "finding"].difference(arms.TEXT, arms.IMAGE_ONLY)[0] for name in ("blind", "seeing")}
     assert table["difference"].iloc[1] == pytest.approx(gain["blind"] - gain["seeing"])
-    said = pretraining.sentences(table, "Gain")
-    assert len(said) == 2 and said[0].startswith("Gain, 60 training studies, seeing less seeing: +0.000")
+    named = table.assign(kind="alignment", against="image_ssl")
+    said = pretraining.sentences(named, "Gain")
+    start = "Gain, 60 training studies, alignment with reports less image self-supervision: +0.000"
+    assert len(said) == 2 and said[0].startswith(start)
 
 
 def test_an_auroc_lies_in_its_range_with_its_interval(found):
@@ -87,7 +89,11 @@ def test_an_auroc_lies_in_its_range_with_its_interval(found):
     figure = pretraining.kinds_figure(
         table.replace({"blind": "untrained", "seeing": "masked", "same": "alignment"}), ["finding"]
     )
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["untrained", "masked", "alignment"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "untrained",
+        "masked image and report",
+        "alignment with reports",
+    ]
 
 
 def test_features_are_the_class_token_beside_the_mean_patch(tmp_path):

@@ -29,7 +29,9 @@ def stored(tmp_path):
               for changes in ({}, {"report": arms.JOINT, "over_image": 0.5})]  # fmt: skip
     notes = ["Control, pretrained above untrained: came out.", "more"]
     record = {"auroc": auroc, "contrasts": [CONTRAST], "contrasts of gains": [{**CONTRAST, "reading": "no difference"}]}
-    record |= {"claims": claims, "notes": notes, "commit": "abc"}
+    told = [{**CONTRAST, "kind": kind, "against": "untrained", "reading": reading}
+            for kind, reading in (("image_ssl", "better"), ("masked", "cannot tell"))]  # fmt: skip
+    record |= {"control": told, "claims": claims, "notes": notes, "commit": "abc"}
     files.write_json(tmp_path / "stored.json", record)
     return tmp_path / "stored.json"
 
@@ -46,6 +48,25 @@ def test_the_section_shows_contrasts_control_and_gain_beside_its_controls(tmp_pa
 
 def test_without_a_stored_result_there_is_no_section(tmp_path):
     assert pretraining.section(tmp_path / "none.json", tmp_path) == ""
+    assert "No result" in pretraining.finding(tmp_path / "none.json")
+
+
+def test_the_finding_says_each_reading_and_a_control_that_failed(tmp_path):
+    text = pretraining.finding(stored(tmp_path))
+    assert "+0.012 (-0.010 to +0.040) with 100 training studies: cannot tell" in text
+    assert "with 100 training studies: no difference" in text
+    assert "The control failed for masked image and report" in text and "self-supervision: not" not in text
+
+
+def test_what_was_explored_after_stands_below_the_result(tmp_path):
+    file = stored(tmp_path)
+    assert "Exploratory" not in pretraining.section(file, tmp_path)
+    result = files.read_json(file) | {"title": "More words hidden", "protocol": "words.yml"}
+    files.write_json(tmp_path / pretraining.EXPLORED, result)
+    text = pretraining.section(file, tmp_path)
+    assert "Exploratory, after that: More words hidden. Control, pretrained above untrained: came out." in text
+    below = text.split("dropdown} Masked")[1].split(":::")[0]
+    assert "masked image and report" in below and "alignment" not in below
 
 
 @pytest.mark.parametrize("what", ["contrasts", "contrasts of gains"])

@@ -93,8 +93,9 @@ def write_all(profile: str, book: Path) -> list[str]:
     stored = sorted([*(book / "results").glob("*.csv"), *(book / "results").glob("*.json")])
     measured = [file for file in stored if file.name.startswith("benchmark")]
     write_text(generated / "findings-case-or-label.md", transfer.finding(book / "results" / transfer.STORED))
+    write_text(generated / "findings-pretraining.md", pretraining.finding(book / "results" / pretraining.STORED))
     write_text(generated / "findings-lesions.md", lesions.finding(book / "results" / lesions.STORED, generated))
-    own = {transfer.STORED, pretraining.STORED}
+    own = (transfer.STORED, pretraining.STORED, pretraining.EXPLORED)
     apart = ("benchmark", texts.PREFIX, *(Path(name).stem for name in own))  # have their own sections or page
     real = [file for file in stored if not file.stem.startswith(apart)]
     parts = (

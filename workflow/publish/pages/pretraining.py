@@ -6,13 +6,14 @@ import pandas as pd
 
 from pkd_utils.runs.files import read_json
 from pkd_utils.studies import figures
-from pkd_utils.studies.pretraining import kinds_figure
-from pkd_utils.studies.transfer import arms
+from pkd_utils.studies.pretraining import NAMES, kinds_figure
+from pkd_utils.studies.transfer import arms, statistic
 from workflow.publish.pages.markdown import drawing, markdown_table
 from workflow.publish.pages.results import provenance_block
 from workflow.publish.pages.transfer import endpoint
 
 STORED = "openi-pretraining.json"
+EXPLORED = "openi-pretraining-words.json"  # more of the reports' words hidden from "masked", after STORED was seen
 ALT = (
     "AUROC of image-only heads on the half of Open-i that no encoder has seen, by outcome and number of training "
     "studies: a mark with its interval for each kind of pretraining and for the untrained network."
@@ -32,8 +33,46 @@ LIMITS = (
 def told(rows: list[dict]) -> pd.DataFrame:
     """Contrasts as people read them."""
     table = pd.DataFrame(rows).round(3)
+    table = table.assign(kind=table["kind"].map(NAMES), against=table["against"].map(NAMES))
     names = {"p_holm": "p (Holm)", "detectable": "would have told", "size": "training studies"}
     return table.drop(columns="p").rename(columns=names)
+
+
+def finding(stored: Path) -> str:
+    """The page of findings' paragraph, or a sentence that there is none."""
+    if not stored.exists():
+        return "*No such result is stored in this copy of the book: `make open-data PROFILE=open-data-full` makes one.*"
+    result = read_json(stored)
+    alone, given = (
+        " and ".join(
+            f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}) with {row['size']} training studies: "
+            f"{row['reading']}"
+            for row in result[name]
+            if (row["kind"], row["against"]) == ("alignment", "image_ssl")
+        )
+        for name in ("contrasts", "contrasts of gains")
+    )
+    below = sorted({NAMES[row["kind"]] for row in result["control"] if row["reading"] != "better"})
+    failed = f" The control failed for {', '.join(below)}: not shown to be above an untrained network." if below else ""
+    return (
+        "On real films (Open-i), encoders that differ in their objective alone, five pretraining seeds each. Alignment "
+        f"with reports less image self-supervision, mean AUROC of heads that see the image alone: {alone}. What a "
+        f"teacher who reads the report adds then, one less the other: {given}.{failed} "
+        "[Figure and tables](_generated/open-data.md)."
+    )
+
+
+def explored(stored: Path) -> str:
+    """What hiding more words changed, after the first result was seen; "" without a stored result."""
+    if not stored.exists():
+        return ""
+    result = read_json(stored)
+    rows = [row for row in result["control"] + result["contrasts"] if "masked" in (row["kind"], row["against"])]
+    return (
+        f"Exploratory, after that: {result['title']}. {result['notes'][0]}"
+        f"\n\n:::{{dropdown}} Masked encoders with more words hidden\n\n{markdown_table(told(rows))}\n\n"
+        f"{result['commit'][:12]}, {result['protocol']}\n\n:::"
+    )
 
 
 def section(stored: Path, generated: Path) -> str:
@@ -44,15 +83,17 @@ def section(stored: Path, generated: Path) -> str:
     figures.use_style()
     table, claims = pd.DataFrame(result["auroc"]), endpoint(pd.DataFrame(result["claims"]))
     claims = claims[claims["report"] == arms.TEXT][["setting", "over_image", "over_self", "over_permuted", "reading"]]
+    outcomes = sorted(table["outcome"].unique(), key=lambda name: name != statistic.MEAN)
     facts = {k: result.get(k) for k in ("commit", "device", "seconds", "protocol", "protocol_sha256", "versions")}
     return "\n\n".join([
         "## Open-i: what does pretraining leave?",
         f"{ASKED} {result['notes'][0]}",
-        drawing(kinds_figure(table, list(table["outcome"].unique())), generated / "openi-pretraining.png", ALT),
+        drawing(kinds_figure(table, outcomes), generated / "openi-pretraining.png", ALT),
         f"**Image only, mean over outcomes**\n\n{markdown_table(told(result['contrasts']))}",
         f"**What a teacher who reads the report adds, one kind less the other**\n\n"
         f"{markdown_table(told(result['contrasts of gains']))}",
         f"**That gain beside its controls**\n\n{markdown_table(claims.round(4))}",
+        explored(stored.with_name(EXPLORED)),
         LIMITS,
         provenance_block(facts),
     ])  # fmt: skip
