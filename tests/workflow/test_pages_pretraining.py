@@ -48,7 +48,7 @@ def test_the_section_shows_contrasts_control_and_gain_beside_its_controls(tmp_pa
 
 def test_without_a_stored_result_there_is_no_section(tmp_path):
     assert pretraining.section(tmp_path / "none.json", tmp_path) == ""
-    assert "No result" in pretraining.finding(tmp_path / "none.json")
+    assert "No such result" in pretraining.finding(tmp_path / "none.json")
 
 
 def test_the_finding_says_each_reading_and_a_control_that_failed(tmp_path):
