@@ -40,7 +40,7 @@ def test_the_section_shows_contrasts_control_and_gain_beside_its_controls(tmp_pa
     text = pretraining.section(stored(tmp_path), tmp_path)
     assert "Control, pretrained above untrained: came out." in text and "more" not in text.split("Provenance")[0]
     assert "cannot tell" in text and "no difference" in text and "would have told" in text and "0.051" in text
-    rows = [line for line in text.splitlines() if "-100" in line]
+    rows = [line for line in text.split("beside its controls")[1].splitlines() if "100" in line]
     assert len(rows) == 2 and all("0.011" in row and "0.012" in row and "0.013" in row for row in rows)
     assert "0.5" not in "".join(rows)
     assert (tmp_path / "openi-pretraining.png").exists() and ":alt: AUROC" in text

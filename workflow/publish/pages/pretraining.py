@@ -83,6 +83,10 @@ def section(stored: Path, generated: Path) -> str:
     figures.use_style()
     table, claims = pd.DataFrame(result["auroc"]), endpoint(pd.DataFrame(result["claims"]))
     claims = claims[claims["report"] == arms.TEXT][["setting", "over_image", "over_self", "over_permuted", "reading"]]
+    kind = claims["setting"].str.rsplit("-", n=1)
+    claims.insert(0, "pretraining", kind.str[0].map(NAMES))
+    claims.insert(1, "training studies", kind.str[1])
+    claims = claims.drop(columns="setting")
     outcomes = sorted(table["outcome"].unique(), key=lambda name: name != statistic.MEAN)
     facts = {k: result.get(k) for k in ("commit", "device", "seconds", "protocol", "protocol_sha256", "versions")}
     return "\n\n".join([
