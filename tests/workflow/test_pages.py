@@ -1,6 +1,7 @@
 """Computed pages: what runs wrote appears, what is missing is said, and the table of contents is whole."""
 
 import re
+from fnmatch import fnmatch
 
 import nbformat
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from pkd_utils.runs import files, notebooks, paths, profiles
-from workflow.publish import gate, pages
+from workflow.publish import gate, pages, site
 from workflow.publish.pages import by_study, contents, home, markdown, results
 
 BOOK = paths.PROJECT_ROOT / "book"
@@ -235,3 +236,12 @@ def test_a_quick_book_has_each_notebook_once_and_no_page_without_a_run(tmp_path)
     order = [name for name in shown if "mmpkd/01" <= name < "mmpkd/04"]
     assert order == ["mmpkd/01-prepare-data", "mmpkd/02-train-teacher", "mmpkd/03-distil-student"]
     assert contents.quick(whole, set(listed(whole)) - others, set()) == whole
+
+
+def test_every_figure_that_the_pages_draw_of_stored_results_passes_the_gate():
+    sources = paths.PROJECT_ROOT.glob("workflow/publish/pages/*.py")
+    drawn = [name for file in sources for name in re.findall(r'generated / f?"([^"]*\.png)"', file.read_text())]
+    assert len(drawn) > 5
+    for name in drawn:
+        shown = re.sub(r"{[^}]*}", "x", name)
+        assert any(fnmatch(shown, pattern) for pattern in site.OF_RESULTS), f"{name} is not in site.OF_RESULTS"

@@ -21,7 +21,8 @@ WRITTEN = re.compile(
     r"|objects\.inv|\.buildinfo|(?!_static/|_images/|_sources/|_downloads/)[\w./-]+\.html"
 )
 # What `pages` draws of book/results, and of a run that may show images.
-OF_RESULTS = ("case-or-label-*.png", "*-arms.png", "*-forest.png", "*-bars.png", "openi-reports.png", "home-*.png")
+OF_RESULTS = ("case-or-label-*.png", "*-arms.png", "*-forest.png", "*-bars.png", "home-*.png")
+OF_RESULTS += ("openi-reports.png", "openi-pretraining.png")
 DRAWING = re.compile(r"\.(?:png|jpe?g|gif|svg)$", re.I)
 LOADING = {"script": "src", "iframe": "src", "audio": "src", "video": "src", "source": "src", "embed": "src"}
 LOADING |= {"link": "href", "object": "data"}
