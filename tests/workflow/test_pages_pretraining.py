@@ -66,7 +66,11 @@ def test_what_was_explored_after_stands_below_the_result(tmp_path):
     text = pretraining.section(file, tmp_path)
     assert "Exploratory, after that: More words hidden. Control, pretrained above untrained: came out." in text
     below = text.split("dropdown} Masked")[1].split(":::")[0]
-    assert "masked image and report" in below and "alignment" not in below
+    assert "masked image and report, less untrained" in below and "alignment" not in below
+    told = pretraining.finding(file)
+    assert told.index("The control failed") < told.index(
+        "explored after: Control, pretrained above untrained: came out."
+    )
 
 
 @pytest.mark.parametrize("what", ["contrasts", "contrasts of gains"])

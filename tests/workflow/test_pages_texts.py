@@ -38,7 +38,7 @@ def test_texts_are_told_in_one_section_from_whole_to_another_patients(tmp_path):
     files.write_json(tmp_path / texts.RELATIONS, {"relations": [row]})
     page = texts.section(sorted(tmp_path.glob("*.json")), tmp_path)
     assert "of 8 differences 4 lie above zero" in page and "- Seen before." in page and "abc" in page
-    assert "Not run yet: names removed" in page and "{image} openi-reports.png" in page
+    assert "No result is stored of: names removed" in page and "{image} openi-reports.png" in page
     assert page.index("| whole ") < page.index("| other_patient ")
     assert "guessing by frequency has Five 0.861" in page
     assert (tmp_path / "openi-reports.png").is_file()

@@ -32,10 +32,15 @@ LIMITS = (
 
 def told(rows: list[dict]) -> pd.DataFrame:
     """Contrasts as people read them."""
-    table = pd.DataFrame(rows).round(3)
-    table = table.assign(kind=table["kind"].map(NAMES), against=table["against"].map(NAMES))
-    names = {"p_holm": "p (Holm)", "detectable": "would have told", "size": "training studies"}
-    return table.drop(columns="p").rename(columns=names)
+    table = pd.DataFrame(rows)
+    return pd.DataFrame({
+        "kind, less the other": [f"{NAMES[row.kind]}, less {NAMES[row.against]}" for row in table.itertuples()],
+        "training studies": table["size"],
+        "difference": [f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" for row in table.itertuples()],
+        "p (Holm)": table["p_holm"],
+        "would have told": table["detectable"].round(3),
+        "reading": table["reading"],
+    })  # fmt: skip
 
 
 def finding(stored: Path) -> str:
@@ -54,6 +59,8 @@ def finding(stored: Path) -> str:
     )
     below = sorted({NAMES[row["kind"]] for row in result["control"] if row["reading"] != "better"})
     failed = f" The control failed for {', '.join(below)}: not shown to be above an untrained network." if below else ""
+    later = stored.with_name(EXPLORED)
+    failed += f" With more words hidden, explored after: {read_json(later)['notes'][0]}" if later.exists() else ""
     return (
         "On real films (Open-i), encoders that differ in their objective alone, five pretraining seeds each. Alignment "
         f"with reports less image self-supervision, mean AUROC of heads that see the image alone: {alone}. What a "

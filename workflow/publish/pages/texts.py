@@ -45,7 +45,13 @@ def levels(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """AUC of image alone, text alone, both, and the student; a row a task and text."""
     rows = [row | {"text": text} for text, result in results.items() for row in result["scores"]]
     table = pd.DataFrame(rows).pivot_table(index=["task", "text"], columns="method", values="mean", sort=False)
-    return table[[method for method in ALONE if method in table]].rename(columns=METHOD_NAMES).round(3).reset_index()
+    return (
+        table[[method for method in ALONE if method in table]]
+        .rename(columns=METHOD_NAMES)
+        .round(3)
+        .reset_index()
+        .replace("_", " ", regex=True)
+    )
 
 
 def gain_figure(table: pd.DataFrame) -> plt.Figure:
@@ -87,13 +93,15 @@ def section(files: list[Path], generated: Path) -> str:
     table, one = gains(results), next(iter(results.values()))
     figures.use_style()
     clear = table[(table["p_holm"] <= 0.05) & (table["difference"] > 0)]
+    other = "other_patient" not in results
     absent = [text.replace("_", " ") for text in TEXTS if text not in results]
     half = (table["high_corrected"] - table["low_corrected"]) / 2
     said = (
         f"The student distilled from a report, less each control, on Open-i's films: of {len(table)} differences "
         f"{len(clear)} lie above zero after Holm's method, which runs over the students of a task and text. Half an "
         f"interval is {half.min():.3f} to {half.max():.3f} AUC wide: these seeds tell no smaller gain from none. "
-        + (f"Not run yet: {', '.join(absent)}." if absent else "")
+        + (f"No result is stored of: {', '.join(absent)}." if absent else "")
+        + (" Another patient's report is refused where a report of one task tells labels of the other." * other)
     )
     shown = table[["task", "text", "against", "difference", "low_corrected", "high_corrected", "p_holm", "seeds"]]
     shown = shown.rename(columns={"low_corrected": "low", "high_corrected": "high", "p_holm": "p (Holm)"}).round(3)
