@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from pkd_utils.runs import files
+from pkd_utils.runs import files, paths
 from pkd_utils.studies.transfer import arms, statistic
 from workflow.publish.pages import pretraining
 
@@ -23,7 +23,9 @@ def stored(tmp_path):
         "over_self": 0.012,
         "over_permuted": 0.013,
         "reading": "cannot tell",
+        "detectable": 0.0456,
     }
+    claim |= {f"over_{what}_{end}": end == "high" for what in ("image", "self", "permuted") for end in ("low", "high")}
     claims = [{"setting": name, "outcome": outcome, **claim, **changes}
               for name in ("image_ssl-100", "untrained-100") for outcome in ("Opacity", "Abnormal", statistic.MEAN)
               for changes in ({}, {"report": arms.JOINT, "over_image": 0.5})]  # fmt: skip
@@ -32,6 +34,8 @@ def stored(tmp_path):
     told = [{**CONTRAST, "kind": kind, "against": "untrained", "reading": reading}
             for kind, reading in (("image_ssl", "better"), ("masked", "cannot tell"))]  # fmt: skip
     record |= {"control": told, "claims": claims, "notes": notes, "commit": "abc"}
+    name = "book/protocols/pretraining.yml"
+    record |= {"protocol": name, "protocol_sha256": files.file_sha256(paths.resolve(name))}
     files.write_json(tmp_path / "stored.json", record)
     return tmp_path / "stored.json"
 
@@ -39,11 +43,26 @@ def stored(tmp_path):
 def test_the_section_shows_contrasts_control_and_gain_beside_its_controls(tmp_path):
     text = pretraining.section(stored(tmp_path), tmp_path)
     assert "Control, pretrained above untrained: came out." in text and "more" not in text.split("Provenance")[0]
-    assert "cannot tell" in text and "no difference" in text and "would have told" in text and "0.051" in text
+    assert (
+        "ViT of 4 blocks" in text
+        and "cannot tell" in text
+        and "no difference" in text
+        and "would have told" in text
+        and "0.051" in text
+    )
     rows = [line for line in text.split("beside its controls")[1].splitlines() if "100" in line]
-    assert len(rows) == 2 and all("0.011" in row and "0.012" in row and "0.013" in row for row in rows)
+    ends = [f"+0.01{digit}0 (+0.0000 to +1.0000)" for digit in (1, 2, 3)]
+    assert len(rows) == 2 and all(end in row for row in rows for end in (*ends, "0.0456"))
+    assert "untrained, 100 training studies" in rows[1]
     assert "0.5" not in "".join(rows)
     assert (tmp_path / "openi-pretraining.png").exists() and ":alt: AUROC" in text
+
+
+def test_a_result_of_another_protocol_shows_no_number(tmp_path):
+    file = stored(tmp_path)
+    files.write_json(file, files.read_json(file) | {"protocol_sha256": "0" * 64})
+    for text in (pretraining.section(file, tmp_path), pretraining.finding(file)):
+        assert pretraining.OTHER in text and "0.0" not in text
 
 
 def test_without_a_stored_result_there_is_no_section(tmp_path):
@@ -53,6 +72,7 @@ def test_without_a_stored_result_there_is_no_section(tmp_path):
 
 def test_the_finding_says_each_reading_and_a_control_that_failed(tmp_path):
     text = pretraining.finding(stored(tmp_path))
+    assert "5 pretraining seeds" in text
     assert "+0.012 (-0.010 to +0.040) with 100 training studies: cannot tell" in text
     assert "with 100 training studies: no difference" in text
     assert "The control failed for masked image and report" in text and "self-supervision: not" not in text

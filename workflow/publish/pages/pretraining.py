@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
 from pkd_utils.studies import figures
 from pkd_utils.studies.pretraining import NAMES, kinds_figure
-from pkd_utils.studies.transfer import arms, statistic
+from pkd_utils.studies.transfer import protocol, statistic
 from workflow.publish.pages.markdown import drawing, markdown_table
 from workflow.publish.pages.results import provenance_block
-from workflow.publish.pages.transfer import endpoint
+from workflow.publish.pages.transfer import claims_table, endpoint
 
+TITLE = "## Open-i: what does pretraining leave?"
 STORED = "openi-pretraining.json"
 EXPLORED = "openi-pretraining-words.json"  # more of the reports' words hidden from "masked", after STORED was seen
 ALT = (
@@ -20,14 +22,15 @@ ALT = (
 )
 ASKED = (
     "Three small encoders that differ in nothing but the objective of their pretraining saw one half of Open-i's "
-    "studies: image self-supervision, alignment with the report, and masked image and report, five seeds each. Linear "
+    "studies: image self-supervision, alignment with the report, and masked image and report. Linear "
     "heads ask the other half. Intervals cross pretraining seeds with studies; Holm's method runs over each table of "
     "contrasts."
 )
 LIMITS = (
-    "Labels were coded from the reports, so that nothing here speaks of what reports leave out. The encoders are a "
-    "hundred times smaller than the paper's, and have seen about 1,850 films of 96 pixels."
+    "Labels were coded from the reports, so that nothing here speaks of what reports leave out. The encoders are far "
+    "smaller than the paper's"
 )
+OTHER = "*The stored result is of another protocol than the one in this copy of the book.*"
 
 
 def told(rows: list[dict]) -> pd.DataFrame:
@@ -48,6 +51,9 @@ def finding(stored: Path) -> str:
     if not stored.exists():
         return "*No such result is stored in this copy of the book: `make open-data PROFILE=open-data-full` makes one.*"
     result = read_json(stored)
+    plan, _, sha256 = protocol.read(paths.resolve(result["protocol"]))
+    if sha256 != result["protocol_sha256"]:
+        return OTHER
     alone, given = (
         " and ".join(
             f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}) with {row['size']} training studies: "
@@ -62,9 +68,9 @@ def finding(stored: Path) -> str:
     later = stored.with_name(EXPLORED)
     failed += f" With more words hidden, explored after: {read_json(later)['notes'][0]}" if later.exists() else ""
     return (
-        "On real films (Open-i), encoders that differ in their objective alone, five pretraining seeds each. Alignment "
-        f"with reports less image self-supervision, mean AUROC of heads that see the image alone: {alone}. What a "
-        f"teacher who reads the report adds then, one less the other: {given}.{failed} "
+        f"On real films (Open-i), encoders that differ in their objective alone, {plan.partitions} pretraining seeds "
+        "each. Alignment with reports less image self-supervision, mean AUROC of heads that see the image alone: "
+        f"{alone}. What a teacher who reads the report adds then, one less the other: {given}.{failed} "
         "[Figure and tables](_generated/open-data.md)."
     )
 
@@ -87,24 +93,23 @@ def section(stored: Path, generated: Path) -> str:
     if not stored.exists():
         return ""
     result = read_json(stored)
+    plan, said, sha256 = protocol.read(paths.resolve(result["protocol"]))
+    if sha256 != result["protocol_sha256"]:
+        return f"{TITLE}\n\n{OTHER}"
     figures.use_style()
     table, claims = pd.DataFrame(result["auroc"]), endpoint(pd.DataFrame(result["claims"]))
-    claims = claims[claims["report"] == arms.TEXT][["setting", "over_image", "over_self", "over_permuted", "reading"]]
-    kind = claims["setting"].str.rsplit("-", n=1)
-    claims.insert(0, "pretraining", kind.str[0].map(NAMES))
-    claims.insert(1, "training studies", kind.str[1])
-    claims = claims.drop(columns="setting")
+    called = {name: f"{NAMES[one.image]}, {one.size} training studies" for name, one in plan.settings.items()}
     outcomes = sorted(table["outcome"].unique(), key=lambda name: name != statistic.MEAN)
     facts = {k: result.get(k) for k in ("commit", "device", "seconds", "protocol", "protocol_sha256", "versions")}
     return "\n\n".join([
-        "## Open-i: what does pretraining leave?",
+        TITLE,
         f"{ASKED} {result['notes'][0]}",
         drawing(kinds_figure(table, outcomes), generated / "openi-pretraining.png", ALT),
         f"**Image only, mean over outcomes**\n\n{markdown_table(told(result['contrasts']))}",
         f"**What a teacher who reads the report adds, one kind less the other**\n\n"
         f"{markdown_table(told(result['contrasts of gains']))}",
-        f"**That gain beside its controls**\n\n{markdown_table(claims.round(4))}",
+        f"**That gain beside its controls**\n\n{markdown_table(claims_table(claims, called))}",
         explored(stored.with_name(EXPLORED)),
-        LIMITS,
+        f"{LIMITS}: {said['pretraining']['encoders']}.",
         provenance_block(facts),
     ])  # fmt: skip

@@ -43,11 +43,11 @@ def endpoint(table: pd.DataFrame) -> pd.DataFrame:
     return table[several == (table["outcome"] == statistic.MEAN)]
 
 
-def claims_table(claims: pd.DataFrame, plan: protocol.Protocol) -> pd.DataFrame:
-    """Claims of the text teacher as people read them."""
+def claims_table(claims: pd.DataFrame, called: dict[str, str]) -> pd.DataFrame:
+    """Claims of the text teacher as people read them; `called` names each setting."""
     rows = []
     for row in claims[claims["report"] == arms.TEXT].to_dict("records"):
-        said = {"setting": names(plan)[row["setting"]], "outcome": row["outcome"]}
+        said = {"setting": called[row["setting"]], "outcome": row["outcome"]}
         for over in ("image", "self", "permuted"):
             low, high = row[f"over_{over}_low"], row[f"over_{over}_high"]
             said[f"over {over}"] = f"{row[f'over_{over}']:+.4f} ({low:+.4f} to {high:+.4f})"
@@ -166,8 +166,8 @@ def section(stored: Path, generated: Path) -> str:
     for name, (figure, alt) in drawn(result, plan).items():
         shown.append(drawing(figure, generated / f"case-or-label-{name}.png", alt))
     claims = pd.DataFrame(result["claims"])
-    whole = claims_table(endpoint(claims), plan)
-    by_outcome = claims_table(claims[claims["outcome"] != statistic.MEAN], plan)
+    whole = claims_table(endpoint(claims), names(plan))
+    by_outcome = claims_table(claims[claims["outcome"] != statistic.MEAN], names(plan))
     facts = {name: value for name, value in result.items() if name not in (*TABLES, "title", "text", "notes")}
     return "\n\n".join([
         f"## {result['title']}",
