@@ -80,7 +80,7 @@ mutants: ## change tokens of the core at random, one at a time, and count those 
 	@$(PYTHON) workflow/setup_env.py book test mutants
 	@$(PY) -m workflow.mutants
 
-bench: ## measure speed, and write book/results/benchmark-*.json (long: one writes a tree of 600,000 files)
+bench: assets ## measure speed, and write book/results/benchmark-*.json (long: one writes a tree of 600,000 files)
 	@$(PYTHON) workflow/setup_env.py book test bench
 	@$(PY) -m benchmarks
 

@@ -40,7 +40,7 @@ from pkd_utils.runs.machine import device_name
 BATCH, CLASSES = 64, 5
 FP32, DEFAULT, BF16 = KINDS = ("fp32", "fp32, default products", "bf16")
 ONEDNN = fused.multiplied_by_onednn
-NAMES = {(196, 768): "ViT-B/16", (256, 384): "DINOv2-S", (49, 512): "ResNet-18"}
+NAMES = {(196, 768): "ViT-B/16", (256, 384): "DINOv2-S", (49, 512): "ResNet-18", (16, 320): "EfficientNet-Lite0"}
 
 
 def simulate(n_tokens: int, width: int) -> tuple[MemoryTokens, np.ndarray]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs import notebooks, paths
@@ -58,7 +59,8 @@ def write_rates(folder: Path, gpu=False, only=None) -> Path:
         "saliency": {"rows": [{"student": student, "what": what, "images_per_s": rate / share}
                               for student, rate in (("demo student, 64 px", 200), ("ViT-Tiny/16, 224 px", 10))
                               for what, share in (("forward", 1), ("attention, mean", 1), ("all methods", 4))]},
-        "localization-suite": {"rows": [{"ours_s_per_1000_images": 2.0}]},
+        "localization-suite": {"settings": {"size": 64}, "rows": [{"ours_s_per_1000_images": 2.0}]},
+        "notebooks": {"rows": [{"notebook": "mmpkd/03-distil-student", "cpu_seconds": 3.0}]},
         "packing": {"rows": [{"ours": "ours, 1 process", "ours_images_per_s_a_core": 50}]},
         "text-teacher": {"rows": [{"what": "a pass: all blocks, bucketed by length", "ms_per_report": 10.0},
                                   {"what": "a pass: last block, kept states, mean of tokens", "ms_per_report": 1.0}]},
@@ -334,10 +336,12 @@ def test_a_finished_run_is_counted_itself(tmp_path):
     )  # fmt: skip
     write(folder / "splits.parquet", splits)
     write(folder / "sizes.csv", pd.DataFrame({"task": ["age"], "samples": [3], "epochs": [7]}))
-    write(folder / "images.parquet", pd.DataFrame({"image_id": list("abcdef")}))
+    write(folder / "images.parquet", pd.DataFrame({"image_id": list("abcdef"), "path": list("abcdef")}))
     write_json(folder / "tasks.json", {"age": {"classes": ["young", "old"]}})
     write_json(folder / "run.json", {})
-    prepared = count_tasks(TASKS, {})
+    Image.new("L", (30, 40)).save(tmp_path / "c", "PNG")
+    prepared = count_tasks(TASKS, {"data_root": str(tmp_path)})
+    assert prepared.pixels == 30 * 40  # by the header of the one that is here
     age = prepared.tasks["age"]
     assert (prepared.images, prepared.source) == (6, "a finished run")
     assert (age.classes, age.seeds, age.evaluation, age.sizes) == (2, (0, 1), 2, ((3, 7),))
@@ -379,8 +383,10 @@ def test_students_and_their_maps_are_counted(rates):
     assert teach.cpu_hours * 3600 == pytest.approx(3 * 2 * 227_835 * 0.010 * 2 * bert)
     train, validate = round(SHARE * 368_960), round(SHARE * 2_991)
     a_student = 3 * (train / 50 + validate / 200) + 243_324 / 200
-    assert distil.heads == 6 and distil.cpu_hours * 3600 == pytest.approx(6 * a_student)
-    assert evaluate.cpu_hours * 3600 == pytest.approx(6 * 1_047 * (1 / 200 + 0.002))
+    assert distil.heads == 6 and distil.cpu_hours * 3600 == pytest.approx(3 + 6 * a_student)  # 3 s whatever it does
+    references = 1_047 * (3 / 200 + (3 + 4) * 2 * 0.002)  # three random students, four maps that are none's
+    students = 6 * 1_047 * (1 / 200 + 3 * 0.002)  # scored for the labels, for any finding, and by finding
+    assert evaluate.cpu_hours * 3600 == pytest.approx(students + references)
 
 
 def test_a_larger_student_is_that_of_the_paper(rates):
@@ -390,7 +396,17 @@ def test_a_larger_student_is_that_of_the_paper(rates):
     train, validate = round(SHARE * 368_960), round(SHARE * 2_991)
     factor = 200 / 50  # what training adds, measured on the small one
     a_student = 3 * (train * factor / 10 + validate / 10) + 243_324 / 10
-    assert costs_of(plan, rates)[2].cpu_hours * 3600 == pytest.approx(6 * a_student)
+    assert costs_of(plan, rates)[2].cpu_hours * 3600 == pytest.approx(3 + 6 * a_student)
+
+
+def test_maps_are_scored_at_the_images_size_and_by_finding(rates):
+    """Of the same maps and images of half the side: a quarter of the scores' time."""
+    small, found = maps_plan(), []
+    small[0].parameters["image_size"], small[2].parameters["patch_size"] = 32, 4  # as many tokens
+    for plan in (maps_plan(), small):
+        found.append(costs_of(plan, rates)[3].cpu_hours * 3600)
+    scores = 1_047 * (6 * 3 + 7 * 2) * 0.002
+    assert found[0] - found[1] == pytest.approx(3 / 4 * scores)
 
 
 def test_every_volume_is_projected(rates):

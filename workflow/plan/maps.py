@@ -22,9 +22,11 @@ import pandas as pd
 
 from pkd_utils.cohorts import mimic_cxr
 from pkd_utils.cohorts.cbis.cases import ROWS_PUBLISHED
+from pkd_utils.localization.reference import NAMES as REFERENCES
+from pkd_utils.localization.tokens import SHARES
 from pkd_utils.runs import files, paths, run
 from workflow.plan.costs import KERNEL_GIB, Cost, Runs
-from workflow.plan.rates import Rates, Student
+from workflow.plan.rates import PACKED, Rates, Student
 from workflow.plan.tasks import NotKnown
 
 BOXED = 1_047  # images of MS-CXR 1.1.0, whatever their part
@@ -43,6 +45,8 @@ class Pictures:
     regions: dict[str, int]  # validation and test images with one
     pairs: tuple[tuple[int, int], ...]  # fold, and which seed's turn it is
     source: str
+    named: int = 0  # regions of one finding among those of the test images: scored once more, by finding
+    pixels: float = PACKED  # of an image as it is stored
 
 
 def pictures(reference: str, parameters: dict[str, Any]) -> Pictures:
@@ -58,7 +62,8 @@ def pictures(reference: str, parameters: dict[str, Any]) -> Pictures:
         images = sum(known[view] for view in options.get("views", ("AP", "PA")))
         part = {name: round(images * known[name] / known["all"]) for name in ("train", "validate")}
         rows = min(images, mimic_cxr.RELEASED["studies"])
-        return Pictures(images, rows, **part, regions={"test": BOXED}, pairs=one_fold, source="the release's counts")
+        return Pictures(images, rows, **part, regions={"validate": 0, "test": BOXED}, pairs=one_fold,
+                        source="the release's counts", named=BOXED)  # fmt: skip
     if source in ("cbis_mass", "cbis_calc"):
         train, test = (ROWS_PUBLISHED[source.removeprefix("cbis_"), part] for part in ("train", "test"))
         validate = round(train * options.get("validate_share", 0.0))
@@ -73,14 +78,18 @@ def _finished(reference: str) -> Pictures:
     images = len(pd.read_parquet(folder / "images.parquet", columns=["image_id"]))
     rows = len(pd.read_parquet(folder / "privileged.parquet"))
     splits = pd.read_parquet(folder / "splits.parquet")
-    boxed = set(pd.read_parquet(folder / "boxes.parquet")["image_id"])
+    boxes, packed = (pd.read_parquet(folder / name) for name in ("boxes.parquet", "pixels.index.parquet"))
+    boxed = set(boxes["image_id"])
     folds = splits.drop_duplicates("fold").sort_values("fold")
     first = splits[splits["fold"] == folds["fold"].iloc[0]]
     counts = first["split"].value_counts()
     regions = {part: int(first.loc[first["split"] == part, "image_id"].isin(boxed).sum()) for part in counts.index}
+    findings = boxes[boxes["finding"] != ""].drop_duplicates(["image_id", "finding"])
     return Pictures(images, rows, int(counts.get("train", 0)), int(counts.get("validate", 0)),
                     {part: regions.get(part, 0) for part in ("validate", "test")},
-                    tuple(zip(folds["fold"], folds["repeat"], strict=True)), "a finished run")  # fmt: skip
+                    tuple(zip(folds["fold"], folds["repeat"], strict=True)), "a finished run",
+                    int(findings["image_id"].isin(first.loc[first["split"] == "test", "image_id"]).sum()),
+                    float((packed["width"] * packed["height"]).mean()))  # fmt: skip
 
 
 class Maps:
@@ -105,8 +114,9 @@ class Maps:
 
     def _prepare(self, p: dict[str, Any], cost: Cost) -> None:
         reference = f"mmpkd/{p['cohort']}/01-prepare-data/{p['run']}"
-        images = self._pictures(reference).images
-        cost.spend(images, (0.0, self.rates.picture() + self.rates.indexed()))
+        found = self._pictures(reference)
+        images = found.images
+        cost.spend(images, (0.0, self.rates.picture(found.pixels) + self.rates.indexed()))
         cost.gib = images * p["image_size"] ** 2 / 2**30
         cost.memory_gib = KERNEL_GIB + images * self.rates.indexed_gib()
         cost.note = f"{images:,} images"
@@ -156,25 +166,45 @@ class Maps:
         cost.heads, cost.note = students, f"{students} students"
 
     def _evaluate(self, p: dict[str, Any], cost: Cost) -> None:
-        self._look(p["prepared_run"], [p["student_run"]], "attention, mean", 1, cost)
+        self._look(p, [p["student_run"]], "attention, mean", 1, cost)
+        self._references(p, [p["student_run"]], cost)
 
     def _score(self, p: dict[str, Any], cost: Cost) -> None:
-        controls = [reference for reference in p["student_runs"] if self.runs[reference]["control"]]
-        looked = [reference for reference in p["student_runs"] if reference not in controls]
+        controls = [name for name in p["student_runs"] if self.runs[name]["control"]]
+        looked = [name for name in p["student_runs"] if name not in controls]
         if controls:  # of these one map
-            self._look(p["prepared_run"], controls, "attention, mean", 1, cost)
-        shape = self._look(p["prepared_run"], looked, "all methods", len(p["maps"]), cost)
+            self._look(p, controls, "attention, mean", 1, cost)
+        shape = self._look(p, looked, "all methods", len(p["maps"]), cost)
+        self._references(p, looked, cost)
         # Each block in turn, alone and with those above it, of one student a method or more.
         looked_at = len(looked) * p["sanity_students"] * 2 * (shape[2] + 1) * len(p["random_seeds"])
         cost.spend(looked_at * p["sanity_images"], (0.0, self.rates.student(shape, "all methods")))
+        # Insertion and deletion: half of the tokens on average, for each share of them; beside the maps a random order.
+        maps = sum(self._students(self.runs[name]) for name in controls) * 2
+        maps += sum(self._students(self.runs[name]) for name in looked) * (len(p["maps"]) + 1)
+        cost.spend(maps * p["sanity_images"] * len(SHARES), (0.0, self.rates.student(shape)))
 
-    def _look(self, prepared: str, students: list[str], what: str, maps: int, cost: Cost) -> Student:
-        """Maps of all students of some runs, and their scores."""
-        images = sum(self._pictures(prepared).regions.values())
-        each = [self.runs[reference] for reference in students]
+    def _look(self, p: dict[str, Any], students: list[str], what: str, maps: int, cost: Cost) -> Student:
+        """Maps of all students of some runs, and their scores: the first map by finding, too."""
+        found, each = self._pictures(p["prepared_run"]), [self.runs[name] for name in students]
+        images = sum(found.regions.values())
         shape, side = self._shape(each[0])
         count = sum(map(self._students, each))
-        cost.spend(count * images, (0.0, self.rates.student(shape, what) + maps * self.rates.scoring()))
+        cost.spend(count * images, (0.0, self.rates.student(shape, what)))
+        cost.spend(count * (maps * self._scored(found) + found.named), (0.0, self.rates.scoring(side)))
         cost.gib, cost.memory_gib = None, KERNEL_GIB + maps * images * side**2 * 4 / 2**30
         cost.note = f"{count} students, {images:,} images"
         return shape
+
+    def _references(self, p: dict[str, Any], students: list[str], cost: Cost) -> None:
+        """Maps that know nothing of the finding, in every fold: those of random students, and the fixed ones."""
+        found, (shape, side) = self._pictures(p["prepared_run"]), self._shape(self.runs[students[0]])
+        random, known = len(p["random_seeds"]), len(REFERENCES) - 2  # of these two are students
+        folds = len({fold for fold, _ in found.pairs})
+        cost.spend(folds * random * sum(found.regions.values()), (0.0, self.rates.student(shape, "attention, mean")))
+        cost.spend(folds * (random + known) * self._scored(found), (0.0, self.rates.scoring(side)))
+
+    @staticmethod
+    def _scored(found: Pictures) -> int:
+        """How many maps are scored of one kind: of the validation images, of the test images, and of any finding."""
+        return found.regions["validate"] + found.regions["test"] * (2 if found.named else 1)

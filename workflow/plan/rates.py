@@ -11,8 +11,9 @@ from pkd_utils.runs.errors import DataError
 
 RATES = "book/results"
 FILES = ("encoders", "heads", "tokens", "training", "saliency", "localization-suite", "packing", "text-teacher", "drr",
-         "mimic-size")  # fmt: skip
+         "mimic-size", "notebooks")  # fmt: skip
 MEASURED_DETECTOR = 512 * 512  # pixels of the detector in benchmarks/drr.py
+ENCODED, PACKED = 2_000 * 2_500, 2_544 * 3_056  # pixels of the radiographs of benchmarks/tokens.py, packing.py
 _KINDS = {"float32": "fp32", "float64": "fp32", "bfloat16": "bf16"}
 
 Seconds = tuple[float, float]  # of the GPU, and of one CPU core
@@ -40,14 +41,14 @@ class Rates:
     def __init__(self, folder: str | Path = RATES):
         self.folder = paths.resolve(str(folder))
         self.encoders, self.heads, self.tokens, self.training, self.saliency, self.suite, self.packing, self.text, \
-            self.drr, self.size = (self._read(name) for name in FILES)  # fmt: skip
+            self.drr, self.size, self.notebooks = (self._read(name) for name in FILES)  # fmt: skip
         self.gpu = self.encoders["machine"].get("gpu", "")  # its name, "" where none was measured
 
     @property
     def devices(self) -> list[str]:
         """Names of the processors, and of the GPU if there is one, that the files were measured on."""
         every = (self.encoders, self.heads, self.tokens, self.training, self.saliency, self.suite, self.packing,
-                 self.text, self.drr, self.size)  # fmt: skip
+                 self.text, self.drr, self.size, self.notebooks)  # fmt: skip
         found = [file["machine"].get(kind, "").split(",")[0] for kind in ("cpu", "gpu") for file in every]
         return list(dict.fromkeys(name for name in found if name))
 
@@ -76,16 +77,22 @@ class Rates:
         alike = [name for name, facts in TEXT_ENCODERS.items() if (facts.layers, facts.width) == size]
         return self._fastest("text_rows", alike, precision, "tokens_per_s")
 
-    def preparation(self, encoder: str) -> float:
-        """Seconds of a CPU core to crop, resize and normalise one view."""
-        return {row["encoder"]: row["ms_per_image"] for row in self.encoders["preprocessing"]}[encoder] / 1e3
+    def beginning(self, notebook: str) -> float:
+        """Seconds of a CPU core that a notebook takes whatever its work: those of its run at the size of tests."""
+        return next((row["cpu_seconds"] for row in self.notebooks["rows"] if row["notebook"] == notebook), 0.0)
 
-    def decoding(self) -> float:
+    def preparation(self, encoder: str, pixels: float = ENCODED) -> float:
+        """Seconds of a CPU core to crop, resize and normalise one view of an image of so many pixels."""
+        measured = {row["encoder"]: row["ms_per_image"] for row in self.encoders["preprocessing"]}[encoder]
+        return measured / 1e3 * pixels / ENCODED
+
+    def decoding(self, pixels: float = ENCODED) -> float:
         """Seconds of a CPU core to decode a radiograph: what encoding takes beyond encoder (C2L) and preprocessing."""
         rows = [row for row in self.tokens["rows"] if row["what"].endswith("bare encoder, inputs ready")]
         row = next(row for row in rows if row["ours"] == "one thread for all")
         reading = 1 / row["ours_images_per_s"] - 1 / row["reference_images_per_s"]
-        return max(0.0, reading - (self.tokens["settings"]["views"] + 1) * self.preparation("c2l"))
+        whole = reading - (self.tokens["settings"]["views"] + 1) * self.preparation("c2l")
+        return max(0.0, whole) * pixels / ENCODED
 
     def operation(self, together: int, shape: tuple[int, int], precision: str, device: str) -> Seconds:
         """One operation of the least work, of `together` heads on `shape` (N, D) tokens."""
@@ -100,10 +107,10 @@ class Rates:
         seconds = best / (count * settings["batch"] * operations(*nearest))
         return (seconds, 0.0) if on_gpu else (0.0, seconds * settings["threads"])
 
-    def picture(self) -> float:
-        """Seconds of a CPU core to decode a radiograph and pack it small."""
+    def picture(self, pixels: float = PACKED) -> float:
+        """Seconds of a CPU core to decode a radiograph of so many pixels and pack it small."""
         row = next(row for row in self.packing["rows"] if row["ours"] == "ours, 1 process")
-        return 1 / row["ours_images_per_s_a_core"]
+        return pixels / PACKED / row["ours_images_per_s_a_core"]
 
     def indexed(self) -> float:
         """Seconds for an image of MIMIC-CXR's tables, its report among them, to be joined, checked and read."""
@@ -151,6 +158,6 @@ class Rates:
         factor = settings["threads"] / rows[f"ours, {best}"] / self.student(known)
         return self.student(shape) * factor
 
-    def scoring(self) -> float:
-        """Seconds of a CPU core to score one map of one image with the whole suite."""
-        return self.suite["rows"][0]["ours_s_per_1000_images"] / 1000
+    def scoring(self, side: int) -> float:
+        """Seconds of a CPU core to score one map of side x side pixels with the whole suite."""
+        return self.suite["rows"][0]["ours_s_per_1000_images"] / 1000 * (side / self.suite["settings"]["size"]) ** 2

@@ -87,7 +87,8 @@ class Reports:
         (tokens, _), *_ = self._store(encode)
         (usual, _), *_ = self._store({**encode, "input_size": 0})
         gpu, cpu = (views * seconds * tokens / usual for seconds in seen)
-        return gpu, cpu + views * self.rates.preparation(name) + self.rates.decoding()
+        pixels = self._tasks(encode["tasks_run"]).pixels
+        return gpu, cpu + views * self.rates.preparation(name, pixels) + self.rates.decoding(pixels)
 
     def _report_tokens(self, encode: dict[str, Any]) -> float:
         """Mean tokens of a report where a run has read them, else what was assumed."""

@@ -1,11 +1,13 @@
 """How many images the tasks of the reports study have: of a finished run, or as the paper counts them."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from pkd_utils.cohorts.tasks import age, mimic
@@ -13,9 +15,12 @@ from pkd_utils.cohorts.tasks.base import PAPER_COUNTS
 from pkd_utils.cohorts.tasks.build import INSPECT_TASKS
 from pkd_utils.cohorts.tasks.outcomes import outcome
 from pkd_utils.cohorts.tasks.splits import training_sizes
+from pkd_utils.images.decode import image_size
 from pkd_utils.runs import files, paths, run
 from pkd_utils.runs.errors import DataError
+from workflow.plan.rates import ENCODED
 
+HEADERS = 50  # images of a finished run whose size is read
 _BUILDERS = {"mimic_5x1200": mimic.five_findings, "discharge_3_day": mimic.discharge, "age": age.age}
 _BUILDERS |= dict.fromkeys(INSPECT_TASKS, outcome)
 
@@ -60,6 +65,7 @@ class Prepared(NamedTuple):  # by a run of 01-prepare-tasks, finished or to come
     tasks: dict[str, TaskCount]
     images: int
     source: str
+    pixels: float = ENCODED  # of an image as it is stored
 
 
 def count_tasks(reference: str, parameters: dict[str, Any]) -> Prepared:
@@ -68,7 +74,7 @@ def count_tasks(reference: str, parameters: dict[str, Any]) -> Prepared:
     Without a run, images to encode are what the seeds' draws are expected to cover. Images of two tasks count twice.
     """
     if (paths.runs_dir() / reference / "run.json").exists():
-        return _count_finished(run.find_run(reference))
+        return _count_finished(run.find_run(reference), paths.resolve(parameters["data_root"]))
     counted = set(parameters["tasks"]) <= set(PAPER_COUNTS) and parameters["source"] in ("mimic_cxr", "inspect")
     if parameters["simulate_patients"] or not counted:
         raise NotKnown(f"the images of {reference}, which are known when it has run")
@@ -95,7 +101,7 @@ def _count_as_paper(name: str, parameters: dict[str, Any]) -> TaskCount:
     return TaskCount(classes, tuple(parameters["seeds"]), evaluation, tuple(sizes), pool)
 
 
-def _count_finished(folder: Path) -> Prepared:
+def _count_finished(folder: Path, root: Path) -> Prepared:
     splits = pd.read_parquet(folder / "splits.parquet", columns=["task", "seed", "part", "image_id"])
     sizes, facts = pd.read_csv(folder / "sizes.csv"), files.read_json(folder / "tasks.json")
     tasks = {}
@@ -106,4 +112,11 @@ def _count_finished(folder: Path) -> Prepared:
         different = rows["image_id"].nunique()  # the pool, as far as the seeds have drawn from it
         pool = different if different < len(rows) else None
         tasks[name] = TaskCount(len(facts[name]["classes"]), seeds, evaluation, pairs, pool)
-    return Prepared(tasks, len(pd.read_parquet(folder / "images.parquet", columns=["image_id"])), "a finished run")
+    files_of = pd.read_parquet(folder / "images.parquet", columns=["path"])["path"]
+    return Prepared(tasks, len(files_of), "a finished run", _mean_pixels([root / path for path in files_of]))
+
+
+def _mean_pixels(paths_of: Sequence[Path]) -> float:
+    """Pixels of an image as it is stored, by the headers of some that are here; as the benchmarks' where none is."""
+    some = [path for path in paths_of[:: max(1, len(paths_of) // HEADERS)] if path.exists()]
+    return float(np.mean([math.prod(image_size(path)) for path in some])) if some else ENCODED
