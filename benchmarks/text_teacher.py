@@ -86,7 +86,8 @@ def main() -> None:
         encoded = lower_states(texts, encoder, layers, **common) if kept else tokens
         config = TextTeacherConfig(str(encoder), layers, pooling, device="cpu", **common)
         model = TextTeacher(config, LABELS)
-        optimizer = torch.optim.AdamW(model.trained().values(), lr=1e-5, fused=True)
+        trained = [value for value in model.parameters() if value.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
         return seconds(lambda: one_pass(model, optimizer, encoded, targets, batches, args.precision), args.repeats)
 
     once = {
