@@ -11,13 +11,27 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
+from pkd_utils.cohorts import Cohort, load_cohort
 from pkd_utils.cohorts.breast_usg import DESCRIPTORS
 from pkd_utils.cohorts.mimic_cxr import ALL_LABELS
+from pkd_utils.runs.errors import DataError
 from tests.cohorts.cbis_fixtures import write_tables
 
 SPLITS = ["train", "train", "train", "validate", "test", "test"]
+
+
+def refused(name: str, root: Path, message: str, error=DataError, **options) -> None:
+    """Loading this tree with these options is refused in such words."""
+    with pytest.raises(error, match=message):
+        load_cohort(name, root, **options)
+
+
+def steps(cohort: Cohort) -> pd.DataFrame:
+    """A cohort's funnel by step: `rows`, `patients`, `paper`, `note`."""
+    return cohort.funnel.set_index("step")
 
 
 def write_image(path: Path, size: tuple[int, int] = (40, 32)) -> None:
@@ -36,14 +50,17 @@ def write_mask(path: Path, size: tuple[int, int], box: tuple[int, int, int, int]
 
 
 def edit_csv(path: Path, change) -> None:
-    """Rewrite a CSV (plain or .gz) or TSV: `change` takes the table with string fields and returns the new one."""
+    """Rewrite a CSV (plain or .gz), TSV or XLSX: `change` takes the table of strings and returns the new one."""
+    if path.suffix == ".xlsx":
+        change(pd.read_excel(path, dtype=str, keep_default_na=False)).to_excel(path, index=False)
+        return
     separator = "\t" if path.suffix == ".tsv" else ","
     table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     change(table).to_csv(path, sep=separator, index=False)
 
 
-def cell(column: str, value: str, row: int = 0):
-    """A change for `edit_csv`: this value in one cell."""
+def cell(column, value, row: int = 0):
+    """A change for `edit_csv`: this value in one cell, or these values in some of one row."""
 
     def change(table):
         table.loc[row, column] = value
@@ -109,7 +126,7 @@ def write_mimic_cxr(root: Path) -> Path:
 
 
 def write_covid_chestxray(root: Path, old_spelling: bool = False) -> Path:
-    """Twelve images of eight patients, one of them a CT, one lateral, one without a note."""
+    """Twelve images of eight patients, one of them a CT, one lateral, one without a note; `write_segmentations`."""
     names = "patientid offset sex age finding survival intubated went_icu in_icu view modality date location folder"
     names = [*names.split(), "filename", "doi", "url", "license", "clinical_notes", "other_notes"]
     rows, images, annotations = [], [], []
@@ -135,11 +152,12 @@ def write_covid_chestxray(root: Path, old_spelling: bool = False) -> Path:
     (root / "annotations").mkdir()
     coco = {"categories": categories, "images": images, "annotations": annotations}
     (root / "annotations" / "annotations.json").write_text(json.dumps(coco))
+    write_segmentations(root)
     return root
 
 
-def write_segmentations(root: Path) -> pd.DataFrame:
-    """Masks on two images of `write_covid_chestxray`, drawn on images twice as large; returns `structure.csv`."""
+def write_segmentations(root: Path) -> None:
+    """Masks on three images of `write_covid_chestxray`, drawn on images twice as large, and `structure.csv`."""
     rows = []  # image, template, left, top, width, height
     masks = [(0, "Ground Glass Opacities", 20, 10, 16, 8), (0, "Consolidation", 40, 20, 10, 4)]
     masks += [(0, "Right Lung", 10, 4, 32, 40), (1, "Ground Glass Opacities", 0, 0, 80, 64)]
@@ -150,9 +168,7 @@ def write_segmentations(root: Path) -> pd.DataFrame:
         row = {"#": number, "Class": f"COVID-19 {template}", "Template Name": template, "Filename": f"film-{image}.png"}
         row |= {"Mask": mask, "Resolution": "80x64", "Top": top, "Left": left, "Width": width, "Height": height}
         rows.append(row)
-    table = pd.DataFrame(rows)
-    table.to_csv(root / "segmentations" / "structure.csv", index=False)
-    return table
+    pd.DataFrame(rows).to_csv(root / "segmentations" / "structure.csv", index=False)
 
 
 def write_cbis_mass(root: Path) -> Path:
