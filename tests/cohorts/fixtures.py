@@ -195,19 +195,15 @@ def openi_report(number: int, findings: str, impression: str, majors: list[str],
 def write_openi(root: Path, members: dict[str, str | bytes] | None = None) -> Path:
     """Six reports: normal, three findings, one not indexed, one without text; or the members given."""
     if members is None:
-        reports = [
-            ("Made up.", "Normal chest.", ["normal"]),
-            ("Made up.", "", ["Cardiac Shadow/enlarged/mild", "Opacity/lung/base/left"]),
-            ("", "Made up.", ["Pulmonary Atelectasis/base", "Pleural Effusion/left/small"]),
-            ("Made up.", "Made up.", ["Cardiac Shadow/obscured", "Thoracic Vertebrae/degenerative"]),
-            ("Made up.", "Made up.", ["No Indexing"]),
-            ("", "", ["normal"]),
-        ]
-        # 10 before 2 in the archive, as in the published one
-        numbers = [1, 10, 2, 3, 4, 5]
-        members = {
-            f"ecgen-radiology/{n}.xml": openi_report(n, *report) for n, report in zip(numbers, reports, strict=True)
+        reports = {
+            1: ("Made up.", "Normal chest.", ["normal"]),
+            10: ("Made up.", "", ["Cardiac Shadow/enlarged/mild", "Opacity/lung/base/left"]),  # before 2, as published
+            2: ("", "Made up.", ["Pulmonary Atelectasis/base", "Pleural Effusion/left/small"]),
+            3: ("Made up.", "Made up.", ["Cardiac Shadow/obscured", "Thoracic Vertebrae/degenerative"]),
+            4: ("Made up.", "Made up.", ["No Indexing"]),
+            5: ("", "", ["normal"]),
         }
+        members = {f"ecgen-radiology/{n}.xml": openi_report(n, *report) for n, report in reports.items()}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, text in members.items():
@@ -225,12 +221,8 @@ OPENI_FILMS = {1: ["1_IM-0001-3001", "1_IM-0001-4001"], 2: ["IM-0652-1001"], 10:
 
 def write_openi_with_pictures(root: Path, layout: str = "kaggle") -> Path:
     """Four reports, of which three list pictures, and these in the layout `kaggle`, `kaggle-small` or `open-i`."""
-    majors = {
-        1: ["normal"],
-        2: ["Opacity/lung/base/left", "Cardiomegaly/mild"],
-        3: ["Pulmonary Atelectasis/base"],
-        10: ["normal"],
-    }
+    majors = {1: ["normal"], 2: ["Opacity/lung/base/left", "Cardiomegaly/mild"]}
+    majors |= {3: ["Pulmonary Atelectasis/base"], 10: ["normal"]}
     reports = {n: openi_report(n, "Made up.", "", majors[n], OPENI_FILMS.get(n, [])) for n in majors}
     write_openi(root, {f"ecgen-radiology/{n}.xml": report for n, report in reports.items()})
     rows = []
@@ -256,13 +248,10 @@ BREAST_TABLE = "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx"
 
 def write_breast_usg(root: Path) -> Path:
     """Five cases of 60 x 40 pixels: followed up; biopsied with two other masks; biopsied, 4a; normal; malignant."""
-    no, gone = "no", "not applicable"
+    no, gone, angular = "no", "not applicable", "not circumscribed - angular&indistinct"
     descriptions = [
         ("heterogeneous: predominantly fat", "oval", "circumscribed", "hypoechoic", no, no, no, no),
-        (
-            *("lactating&homogeneous: fat", "irregular", "not circumscribed - angular&indistinct", "hypoechoic"),
-            *(no, "yes", "in a mass", "yes"),
-        ),
+        ("lactating&homogeneous: fat", "irregular", angular, "hypoechoic", no, "yes", "in a mass", "yes"),
         ("not available", "round", "not circumscribed - indistinct", "anechoic", "shadowing", no, no, no),
         ("homogeneous: fat", gone, gone, gone, gone, gone, gone, no),
         ("homogeneous: fat", "irregular", "not circumscribed - spiculated", "hypoechoic", "shadowing", no, no, no),

@@ -14,9 +14,10 @@ from pkd_utils.cohorts.cbis import pixels as cbis_pixels
 from pkd_utils.cohorts.cbis.files import find_files
 from pkd_utils.cohorts.table import CORNERS
 from pkd_utils.runs.errors import DataError
-from tests.cohorts import cbis_fixtures, fixtures
+from tests.cohorts import cbis_fixtures as fixtures
 from tests.cohorts.cbis_fixtures import ROWS, case_names, uid, write_dicom
 from tests.cohorts.fixtures import cell, edit_csv, steps, without
+from tests.cohorts.fixtures import refused as refused_load
 
 IDS = [
     *("mass_P_00001_LEFT_CC_1", "mass_P_00001_LEFT_MLO_1"),
@@ -29,11 +30,7 @@ LAYOUTS = [("old", False), *((style, listing) for style in ("uid", "new", "kaggl
 
 def write(root, style="new", listing=False):
     """One of the layouts; `listing` adds metadata.csv or dicom_info.csv."""
-    return (
-        cbis_fixtures.write_kaggle(root, listing)
-        if style == "kaggle"
-        else cbis_fixtures.write_tcia(root, style, listing)
-    )
+    return fixtures.write_kaggle(root, listing) if style == "kaggle" else fixtures.write_tcia(root, style, listing)
 
 
 def load(root, pixels="full", kind="mass", **options):
@@ -41,12 +38,12 @@ def load(root, pixels="full", kind="mass", **options):
 
 
 def refused(root, message, error=DataError, pixels="full", **options):
-    fixtures.refused("cbis_mass", root, message, error, pixels=pixels, **options)
+    refused_load("cbis_mass", root, message, error, pixels=pixels, **options)
 
 
 def roi_folder(root, number=0):
     """Folder of one row's crop and mask in the new layout."""
-    return root / "CBIS-DDSM" / cbis_fixtures.series_folders(ROWS[number], "mass", "new")[1]
+    return root / "CBIS-DDSM" / fixtures.series_folders(ROWS[number], "mass", "new")[1]
 
 
 def roi_file(root, role, number=0):
@@ -56,7 +53,7 @@ def roi_file(root, role, number=0):
 
 def drawn(*numbers):
     """The masks of these rows' lesions as they were drawn, united."""
-    return np.any([cbis_fixtures.mask(*ROWS[number][6:]) > 0 for number in numbers], axis=0)
+    return np.any([fixtures.mask(*ROWS[number][6:]) > 0 for number in numbers], axis=0)
 
 
 @pytest.fixture
@@ -96,10 +93,10 @@ def test_crops(tmp_path, style, listing):
 
 def test_a_crop_with_a_margin_holds_its_mask_in_the_middle(tcia):
     x0, y0, x1, y1 = ROWS[0][7]
-    write_dicom(roi_file(tcia, "crop"), cbis_fixtures.crop((x0, y0, x1, y1), margin=6))
+    write_dicom(roi_file(tcia, "crop"), fixtures.crop((x0, y0, x1, y1), margin=6))
     # One that reaches over the edge of the mammogram is moved inside it.
     a0, b0, a1, b1 = ROWS[3][7]
-    write_dicom(roi_file(tcia, "crop", 3), cbis_fixtures.crop((a0, b0, a1, b1), margin=20))
+    write_dicom(roi_file(tcia, "crop", 3), fixtures.crop((a0, b0, a1, b1), margin=20))
     cohort = load(tcia, "crop")
     np.testing.assert_array_equal(cohort.mask(IDS[0]), drawn(0)[y0 - 6 : y1 + 6, x0 - 6 : x1 + 6])
     assert cohort.boxes.loc[0, CORNERS].tolist() == [6, 6, x1 - x0 + 6, y1 - y0 + 6]
@@ -117,7 +114,7 @@ def test_crops_without_their_mammograms(tcia):
 
 
 def test_calcifications_and_their_density_column_with_a_space(tmp_path):
-    root = cbis_fixtures.write_tcia(tmp_path, kinds=("mass", "calc"))
+    root = fixtures.write_tcia(tmp_path, kinds=("mass", "calc"))
     assert "breast density" in pd.read_csv(root / "calc_case_description_test_set.csv").columns
     cohort = load(root, kind="calc")
     assert set(cohort.boxes["label"]) == {"calcification"} and (cohort.privileged["breast_density"] == 2).all()
@@ -132,7 +129,7 @@ def test_folders_whose_short_names_coincide(tcia):
     folder = roi_folder(tcia)
     other = folder.parent.with_name("08-30-2017-DDSM-NA-00000") / folder.name
     for name in ("1-1.dcm", "1-2.dcm"):
-        write_dicom(other / name, cbis_fixtures.crop((0, 0, 50, 50)))
+        write_dicom(other / name, fixtures.crop((0, 0, 50, 50)))
     paths = load(tcia, "crop").images[["mask_path", "crop_path"]].loc[0]
     assert not paths.str.contains("DDSM-NA-00000").any()
 
@@ -196,7 +193,7 @@ def test_kaggle_folders_of_other_names_go_by_the_listing(tmp_path):
 
 
 def test_no_pictures_and_two_kinds_of_them(tmp_path):
-    cbis_fixtures.write_tables(tmp_path)
+    fixtures.write_tables(tmp_path)
     message = r"holds no pictures of CBIS-DDSM .*Mass-Training_P_00001_LEFT_CC, no"
     refused(tmp_path, message, FileNotFoundError)
     write(tmp_path)
@@ -224,7 +221,7 @@ def test_a_path_that_is_none(tcia):
 
 
 def test_extra_columns_of_simulated_tables_are_privileged(tmp_path):
-    cbis_fixtures.write_tables(tmp_path, {"age": 57, "mass density": 3})
+    fixtures.write_tables(tmp_path, {"age": 57, "mass density": 3})
     plain = load(tmp_path, "none", rows="lesion").privileged
     assert (plain["age"] == 57).all() and (plain["mass_density"] == 3).all()
     words = {"mass density": ["low", "fat-containing", "", "low"], "age": ["", "1", 2, 3]}
@@ -277,9 +274,9 @@ def test_sizes_settle_roles_without_decoding_crops_and_mammograms(tcia, monkeypa
 
 def test_a_mask_of_another_size_is_resized_and_flagged(tcia):
     """As in the collection (4386 x 1789 for 5041 x 2056): nearest pixel; here one smaller, one of another aspect."""
-    small = cbis_fixtures.mask((60, 100), (15, 20, 35, 35))  # half of 120 x 200
+    small = fixtures.mask((60, 100), (15, 20, 35, 35))  # half of 120 x 200
     write_dicom(roi_file(tcia, "mask", 0), small)
-    write_dicom(roi_file(tcia, "mask", 4), cbis_fixtures.mask((125, 164), (50, 48, 80, 80)))  # 125 x 205
+    write_dicom(roi_file(tcia, "mask", 4), fixtures.mask((125, 164), (50, 48, 80, 80)))  # 125 x 205
     cohort = load(tcia)
     assert cohort.images["mask_resized"].tolist() == [True, False, False, True]
     assert cohort.images.loc[0, ["mask_width", "mask_height"]].tolist() == [60, 100]
@@ -292,7 +289,7 @@ def test_a_mask_of_another_size_is_resized_and_flagged(tcia):
 
 @pytest.mark.parametrize("stored", [(71, 113), (120, 200), (240, 411), (121, 199)])
 def test_boxes_of_resized_masks_are_those_of_the_masks(tcia, stored):
-    pixels = cbis_fixtures.mask(stored, (stored[0] // 4, 9, stored[0] // 4 + 20, 41))
+    pixels = fixtures.mask(stored, (stored[0] // 4, 9, stored[0] // 4 + 20, 41))
     write_dicom(roi_file(tcia, "mask"), pixels)
     cohort = load(tcia)
     mask = cohort.mask(IMAGES[0])
@@ -306,15 +303,10 @@ def test_boxes_of_resized_masks_are_those_of_the_masks(tcia, stored):
     ("role", "number", "pixels", "message"),
     [
         # Black and white, but a quarter of the sides: it cannot be brought to the mammogram in good faith.
-        (
-            "mask",
-            0,
-            cbis_fixtures.mask((50, 55), (20, 20, 40, 40)),
-            r"black and white but too small .*50x55, .* 120x200",
-        ),
+        ("mask", 0, fixtures.mask((50, 55), (20, 20, 40, 40)), r"black and white but too small .*50x55, .* 120x200"),
         # A mammogram among the crops, of the right size.
-        ("mask", 0, cbis_fixtures.mammogram((120, 200)), r"none of .*1-1\.dcm, .*1-2\.dcm is black and white"),
-        ("crop", 0, cbis_fixtures.mask(*ROWS[0][6:]), "2 files could be the mask"),
+        ("mask", 0, fixtures.mammogram((120, 200)), r"none of .*1-1\.dcm, .*1-2\.dcm is black and white"),
+        ("crop", 0, fixtures.mask(*ROWS[0][6:]), "2 files could be the mask"),
         ("mask", 2, np.zeros((190, 130), np.uint8), "without a white pixel"),
     ],
 )
@@ -336,8 +328,8 @@ def test_jpeg_masks_are_not_exactly_binary_and_damaged_ones_are_refused(tmp_path
 @pytest.mark.parametrize(
     "changed",
     [
-        {"crop": cbis_fixtures.crop((0, 0, 120, 200))},  # as large as the mammogram: the grey tones decide
-        {"crop": np.full((30, 40), 40_000, np.uint16), "mask": cbis_fixtures.mask((118, 200), (30, 40, 70, 70))},
+        {"crop": fixtures.crop((0, 0, 120, 200))},  # as large as the mammogram: the grey tones decide
+        {"crop": np.full((30, 40), 40_000, np.uint16), "mask": fixtures.mask((118, 200), (30, 40, 70, 70))},
     ],
     ids=["size settles nothing", "no grey tones"],
 )
@@ -350,7 +342,7 @@ def test_crops_are_told_from_masks_by_pixels_or_by_size(tcia, changed):
 
 def test_a_sixteen_bit_png_mask_keeps_its_dark_tones(tcia):
     """PIL's own `convert("L")` would make white of all above 255."""
-    pixels = cbis_fixtures.mask(*ROWS[0][6:]).astype(np.uint16) * 257
+    pixels = fixtures.mask(*ROWS[0][6:]).astype(np.uint16) * 257
     pixels[pixels == 0] = 300
     roi_file(tcia, "mask").unlink()
     Image.fromarray(pixels).save(roi_file(tcia, "mask").with_suffix(".png"))
@@ -360,9 +352,9 @@ def test_a_sixteen_bit_png_mask_keeps_its_dark_tones(tcia):
 def test_a_mammogram_series_with_two_files(tcia):
     images = load(tcia).images
     second = (tcia / images["mammogram_path"][0]).with_name("1-2.dcm")
-    write_dicom(second, cbis_fixtures.crop((0, 0, 30, 30)))
+    write_dicom(second, fixtures.crop((0, 0, 30, 30)))
     assert load(tcia).images["path"][0] == images["path"][0]
-    write_dicom(second, cbis_fixtures.mammogram((120, 200), 9))
+    write_dicom(second, fixtures.mammogram((120, 200), 9))
     refused(tcia, r"mammogram unusable 1.*1-1\.dcm and 1-2\.dcm .* could both be the mammogram")
 
 
@@ -397,7 +389,7 @@ def test_a_mammogram_is_one_row_and_no_lesion_of_it_is_background(tcia):
     ],
 )
 def test_the_lesion_that_gives_the_label(tmp_path, pathology, numbers, chosen):
-    cbis_fixtures.write_tables(tmp_path)
+    fixtures.write_tables(tmp_path)
     told = {"abnormality id": numbers, "pathology": pathology, "subtlety": (1, 2), "image view": "CC"}
     edit_csv(tmp_path / TRAIN, lambda t: t.iloc[2:].assign(**told))
     cohort = load(tmp_path, "none", target="pathology")
@@ -416,14 +408,14 @@ def test_lesions_are_cut_from_their_mammograms(tcia, tmp_path_factory, monkeypat
     data = tmp_path_factory.mktemp("data")
     monkeypatch.setenv("PKD_DATA", str(data))
     # A second lesion beside the first of its mammogram: each crop shows a part of the other.
-    write_dicom(roi_file(tcia, "mask", 3), cbis_fixtures.mask((130, 190), (80, 30, 110, 60)))
+    write_dicom(roi_file(tcia, "mask", 3), fixtures.mask((130, 190), (80, 30, 110, 60)))
     cohort = load(tcia, "lesion_crop", margin=0.1)
     assert cohort.images["image_id"].tolist() == IDS and cohort.root.parent == data / "cache"
-    both = drawn(2) | (cbis_fixtures.mask((130, 190), (80, 30, 110, 60)) > 0)
+    both = drawn(2) | (fixtures.mask((130, 190), (80, 30, 110, 60)) > 0)
     windows = [(26, 31, 74, 79), (11, 86, 59, 134), (57, 17, 93, 53), (77, 27, 113, 63), (41, 56, 89, 104)]
     for number, (image_id, (x0, y0, x1, y1)) in enumerate(zip(IDS, windows, strict=True)):
         part = np.s_[y0:y1, x0:x1]
-        whole = cbis_fixtures.mammogram(ROWS[number][6], 3 if number == 2 else number)  # as the fixture writes it last
+        whole = fixtures.mammogram(ROWS[number][6], 3 if number == 2 else number)  # as the fixture writes it last
         np.testing.assert_array_equal(cbis_pixels.read_picture(cohort.image_path(image_id)), whole[part])
         np.testing.assert_array_equal(cohort.mask(image_id), (both if number in (2, 3) else drawn(number))[part])
     boxes = cohort.boxes[cohort.boxes["image_id"] == IDS[2]]
@@ -434,9 +426,9 @@ def test_lesions_are_cut_from_their_mammograms(tcia, tmp_path_factory, monkeypat
     before = file.stat().st_mtime_ns
     assert load(tcia, "lesion_crop", margin=0.1).data_hash() == cohort.data_hash()
     assert file.stat().st_mtime_ns == before
-    write_dicom(mammogram, cbis_fixtures.mammogram((120, 200), 9))
+    write_dicom(mammogram, fixtures.mammogram((120, 200), 9))
     again = load(tcia, "lesion_crop", margin=0.1).image_path(IDS[0])
-    np.testing.assert_array_equal(cbis_pixels.read_picture(again), cbis_fixtures.mammogram((120, 200), 9)[31:79, 26:74])
+    np.testing.assert_array_equal(cbis_pixels.read_picture(again), fixtures.mammogram((120, 200), 9)[31:79, 26:74])
     wide = load(tcia, "lesion_crop", margin=9)  # no further than the mammogram
     assert wide.image_size(IDS[2]) == (130, 190) and (wide.mask(IDS[2]) == both).all()
 
@@ -459,7 +451,7 @@ def test_missing_series_are_counted_in_one_sentence(tcia):
     ("role", "length"), [("mammogram", -10), ("mammogram", 1000), ("mask", 100), ("mask", -10), ("crop", -10)]
 )
 def test_a_truncated_dicom(tcia, role, length):
-    file = tcia / "CBIS-DDSM" / cbis_fixtures.series_folders(ROWS[0], "mass", "new")[0] / "1-1.dcm"
+    file = tcia / "CBIS-DDSM" / fixtures.series_folders(ROWS[0], "mass", "new")[0] / "1-1.dcm"
     file = file if role == "mammogram" else roi_file(tcia, role)
     file.write_bytes(file.read_bytes()[:length])
     pixels, other = ("crop", "full") if role == "crop" else ("full", "crop")
@@ -484,7 +476,7 @@ def test_the_second_load_reads_no_file(tcia, monkeypatch):
 def test_the_cache_follows_the_files_and_survives_damage(tcia):
     load(tcia)
     file = roi_file(tcia, "mask")
-    write_dicom(file, cbis_fixtures.mask((120, 200), (5, 6, 25, 36)))
+    write_dicom(file, fixtures.mask((120, 200), (5, 6, 25, 36)))
     cohort = load(tcia)
     assert cohort.boxes.loc[0, ["x0", "y0"]].tolist() == [5, 6]
     (tcia / cbis_pixels.CACHE).write_bytes(b"not parquet")
@@ -520,7 +512,7 @@ def test_selection_keeps_masks_and_the_data_hash_follows_them(tcia):
 
 
 def test_validate_is_carved_from_training_patients(tmp_path):
-    cbis_fixtures.write_tables(tmp_path)
+    fixtures.write_tables(tmp_path)
     one = pd.read_csv(tmp_path / TRAIN, dtype=str).head(2)  # 60 patients with two views each
     parts = [one.assign(patient_id=f"P_{100 + i:05d}", pathology=cases.PATHOLOGY[i % 3]) for i in range(60)]
     pd.concat(parts).to_csv(tmp_path / TRAIN, index=False)
@@ -535,12 +527,12 @@ def test_validate_is_carved_from_training_patients(tmp_path):
     assert validate.drop_duplicates("patient_id")["pathology"].value_counts().tolist() == [4, 4, 4]  # as in all
     assert steps(cohort).loc["of the train table, now validate", ["rows", "patients"]].tolist() == [24, 12]
     pd.testing.assert_frame_equal(images, load(tmp_path, "none", validate_share=0.2).images)
-    cbis_fixtures.write_tables(tmp_path)
+    fixtures.write_tables(tmp_path)
     refused(tmp_path, "2 training patients cannot give a validate split of 0.01", pixels="none", validate_share=0.01)
 
 
 def test_patients_shared_between_tables_are_counted(tmp_path):
-    cbis_fixtures.write_tables(tmp_path)
+    fixtures.write_tables(tmp_path)
     edit_csv(tmp_path / "calc_case_description_test_set.csv", lambda t: t.assign(patient_id="P_00001"))
     assert steps(load(tmp_path, "none")).loc["train table", "note"] == "1 patients are also in the calc test table"
     assert steps(load(tmp_path, "none")).loc["test table", "note"] == "0 patients are also in the calc train table"

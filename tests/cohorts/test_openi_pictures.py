@@ -151,11 +151,7 @@ def with_another_view(table):
         (PROJECTIONS, cell("filename", ""), "data row 1 has no filename"),
         (PROJECTIONS, cell("filename", "../1_IM-0001-3001.dcm.png"), "which names no picture such as"),
         (PROJECTIONS, cell("projection", "Oblique"), "'Oblique', which is not one of Frontal, Lateral"),
-        (
-            PROJECTIONS,
-            with_another_view,
-            "data row 6 has filename '1_IM-.*', which stands in an earlier row with another",
-        ),
+        (PROJECTIONS, with_another_view, "data row 6 has filename '1_IM-.*', which stands in an earlier row"),
         (REPORTS, lambda t: t.assign(uid=["2", "3", "10", "1"]), "MeSH headings of 3 of 4 studies"),
         (REPORTS, lambda t: t.assign(uid=["101", "102", "103", "110"]), "MeSH headings of 4 of 4 studies"),
         (REPORTS, without("MeSH"), "indiana_reports.csv has no column 'MeSH'"),

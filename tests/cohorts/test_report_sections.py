@@ -33,10 +33,7 @@ ADDENDUM = HEAD.replace("REPORT", "ADDENDUM")
         (f"{HEAD} CHEST, TWO VIEWS:  A.\n \n IMPRSSION:  B.\n", ("A.\nB.", "findings+impression")),
         (f"{HEAD} FINDINGS:\n \n IMPRESSION:  B.\n", ("B.", "impression")),  # empty findings
         (f"{HEAD} IMPRESSION: A.\n IMPRESSION: B.\n", ("B.", "impression")),  # the last counts
-        (
-            f"{HEAD} INDICATION:  Cough.\n \n Lungs are clear.\n \n All is well.\n",
-            ("Lungs are clear. All is well.", "last_paragraph"),
-        ),
+        (f"{HEAD} INDICATION:  Cough.\n \n Clear.\n \n All is well.\n", ("Clear. All is well.", "last_paragraph")),
         (f"{HEAD} \n Lungs are clear.\n", ("Lungs are clear.", "last_paragraph")),
         (f"{HEAD} INDICATION:  Cough.\n COMPARISON:  None.\n", ("None.", "comparison")),
         (f"{HEAD} INDICATION:  Cough.\n", ("", "")),
