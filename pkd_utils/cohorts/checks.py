@@ -290,11 +290,11 @@ def _identifier_problems(images: pd.DataFrame) -> Iterator[str]:
             yield f"{column} {name!r} has spaces around it; take them out of the table."
     patients = pd.Series(images["patient_id"].unique())
     folded = patients.str.replace(r"\s+", " ", regex=True).str.lower()
-    alike = patients[folded.duplicated(keep=False)]
-    for patient in alike[:1]:
-        other = alike[(folded[alike.index] == folded[alike.index[0]]) & (alike != patient)].iloc[0]
+    alike = folded[folded.duplicated(keep=False)]
+    for spelling in alike[:1]:
+        one, other = patients[folded == spelling][:2]
         yield (
-            f"patients {patient!r} and {other!r} differ in nothing but case or spaces ({len(alike)} such names); "
+            f"patients {one!r} and {other!r} differ in nothing but case or spaces ({len(alike)} such names); "
             "give one person one name, and two persons names that cannot be mistaken."
         )
     pairs = images[["study_id", "patient_id"]].drop_duplicates()

@@ -19,15 +19,15 @@ Mode = Literal["names", "names_and_synonyms", "sentences"]
 
 
 class Terms(NamedTuple):
-    """Terms of a label, in this notation.
+    """Terms of a label, separated by commas, in this notation.
 
     A space stands for any run of white space, hyphens, slashes or underscores; `~` for such a run or nothing; `*` for
     any letters; `{}` for up to five words within the sentence; `(a|b)` for a choice. Case does not matter, and a
     word may be broken at the end of a line, with or without a hyphen.
     """
 
-    names: tuple[str, ...]
-    synonyms: tuple[str, ...] = ()  # abbreviations too
+    names: str
+    synonyms: str = ""  # abbreviations too
 
 
 _HEART, _CHAMBER = "(heart|cardiac|cardio~mediastinal)", "(lv|rv|la|ra|ventric*|atri*|chamber*)"
@@ -35,157 +35,97 @@ _LARGE = (
     "(enlarg*|large|larger|big|bigger|prominent|prominence|increased|dilat*|borderline|top normal|globular|"
     "upper limit|upper limits)"
 )
-_WIDE = "(enlarg*|wide|widen*|broad*|prominen*)"
+_WIDE, _MEDIASTINUM = (
+    "(enlarg*|wide|widen*|broad*|prominen*)",
+    "(mediast|mediastin*|cardio~mediast|cardio~mediastin*|cms)",
+)
 _OPACITY = (
-    *(
-        "infil",
-        "infilt",
-        "infiltrat*",
-        "air~space",
-        "consolidat*",
-        "consolid*",
-        "consol",
-        "ground~glass",
-        "ggo",
-        "ggos",
-        "haz(y|e|iness)",
-    ),
-    *("alveolar (process|disease)", "whit(e|ing) ~out", "opac", "opacs"),
+    "infil, infilt, infiltrat*, air~space, consolidat*, consolid*, consol, ground~glass, ggo, ggos, haz(y|e|iness), "
+    "alveolar (process|disease), whit(e|ing) ~out, opac, opacs"
 )
 _NORMAL = (
-    *("un~remarkable", "within {} limits", "wnl", "nl", "no {} (disease|process|change)", "no active disease"),
-    *("no acute", "(neg|negative) (chest|study|exam|examination|radiograph|cxr)"),
+    "un~remarkable, within {} limits, wnl, nl, no {} (disease|process|change), no active disease, no acute, "
+    "(neg|negative) (chest|study|exam|examination|radiograph|cxr)"
 )
 _DEATH = Terms(
-    names=("death*", "die", "dies", "died", "dying", "dead", "deceased"),
-    synonyms=("fatal*", "expired", "demise", "mortal*", "passed away", "surviv*", "succumb*", "discharged"),
+    "death*, die, dies, died, dying, dead, deceased",
+    "fatal*, expired, demise, mortal*, passed away, surviv*, succumb*, discharged",
 )
-_ICU = Terms(names=("icu*", "intensive {} (care|therapy|treatment)*", "critical care"), synonyms=("itu",))
+_ICU = Terms("icu*, intensive {} (care|therapy|treatment)*, critical care", "itu")
 _LOBE = "(lung|lobe|base|side|sided|upper|lower|mid|middle|apex|apical|basal|basilar|pleural|effusion|perihilar)"
 
 LABEL_TERMS: dict[str, Terms] = {
     "Atelectasis": Terms(
-        names=("*atelect*", "*atelec*", "*atalect*"),
-        synonyms=("atx", "atel", "collaps*", "(vol|volume) loss", "loss of {} volume*", "sub~segmental volume*"),
+        "*atelect*, *atelec*, *atalect*",
+        "atx, atel, collaps*, (vol|volume) loss, loss of {} volume*, sub~segmental volume*",
     ),
     "Cardiomegaly": Terms(
-        names=("*cardio~meg*",),
-        synonyms=(
-            f"{_HEART} {{}} {_LARGE}",
-            # Only words that describe size may reach forward: "large effusion beside the heart" is no cardiomegaly.
-            f"(enlarg*|large|big|prominent|borderline|increased) {{}} {_HEART}",
-            *(f"{_CHAMBER} (enlarg*|dilat*)", f"(enlarg*|dilat*) {{}} {_CHAMBER}"),
-            *("mega~cardia", "c~megaly", "cmg", "lve"),
-        ),
+        "*cardio~meg*",
+        # Only words that describe size may reach forward: "large effusion beside the heart" is no cardiomegaly.
+        f"{_HEART} {{}} {_LARGE}, (enlarg*|large|big|prominent|borderline|increased) {{}} {_HEART}, "
+        f"{_CHAMBER} (enlarg*|dilat*), (enlarg*|dilat*) {{}} {_CHAMBER}, mega~cardia, c~megaly, cmg, lve",
     ),
     "Consolidation": Terms(
-        names=("*consolid*", "*consoldat*"),
-        synonyms=(
-            *("consol", "consols", "air~space"),
-            "air~space (disease|process|*opaci*|density|densities)",
-            "air~bronchogram*",
-            "hepati(z|s)ation",
-        ),
+        "*consolid*, *consoldat*",
+        "consol, consols, air~space, air~space (disease|process|*opaci*|density|densities), air~bronchogram*, "
+        "hepati(z|s)ation",
     ),
     # Congestion is a step before edema, but CheXpert's labeller takes it, and heart failure, for mentions of edema.
     "Edema": Terms(
-        names=("*edema*", "*oedem*", "*œdem*", "*edmea*"),
-        synonyms=(
-            *("congest*", "(fluid|volume) overload*", "(heart|cardiac|ventricular) failure", "chf", "adhf"),
-            *("decompensat*", "engorg*", "cephali(z|s)ation", "interstitial fluid"),
-            "(vascular|venous) {} (prominen*|engorg*|indistinct*|redistribut*)",
-            "(prominen*|engorg*|indistinct*) {} (vascular*|vasculature|vessels)",
-        ),
+        "*edema*, *oedem*, *œdem*, *edmea*",
+        "congest*, (fluid|volume) overload*, (heart|cardiac|ventricular) failure, chf, adhf, decompensat*, engorg*, "
+        "cephali(z|s)ation, interstitial fluid, (vascular|venous) {} (prominen*|engorg*|indistinct*|redistribut*), "
+        "(prominen*|engorg*|indistinct*) {} (vascular*|vasculature|vessels)",
     ),
     "Enlarged Cardiomediastinum": Terms(
-        names=("enlarg* {} cardio~mediastin*", "cardio~mediastin* {} enlarg*"),
-        synonyms=(
-            *(
-                f"{_WIDE} {{}} (mediast|mediastin*|cardio~mediast|cardio~mediastin*|cms)",
-                f"(mediast|mediastin*|cardio~mediast|cardio~mediastin*|cms) {{}} {_WIDE}",
-            ),
-        ),
+        "enlarg* {} cardio~mediastin*, cardio~mediastin* {} enlarg*",
+        f"{_WIDE} {{}} {_MEDIASTINUM}, {_MEDIASTINUM} {{}} {_WIDE}",
     ),
-    "Fracture": Terms(
-        names=("*fractur*",),
-        synonyms=("fx", "fxs", "fxd", "frx", "broken", "cortical {} (break|disruption|step~off)"),
-    ),
+    "Fracture": Terms("*fractur*", "fx, fxs, fxd, frx, broken, cortical {} (break|disruption|step~off)"),
     "Lung Lesion": Terms(
-        names=("lung lesion*", "*lesion*"),
-        synonyms=(
-            *("*nodul*", "nod", "nods", "spn", "spns", "mass", "masses", "mass like", "lump*", "tumo(r|ur)*"),
-            *("*carcinoma*", "neoplas*", "malignan*", "cancer*", "metasta*", "mets", "granuloma*", "cavit*"),
-        ),
+        "lung lesion*, *lesion*",
+        "*nodul*, nod, nods, spn, spns, mass, masses, mass like, lump*, tumo(r|ur)*, *carcinoma*, neoplas*, malignan*, "
+        "cancer*, metasta*, mets, granuloma*, cavit*",
     ),
     # Any effusion goes, a pericardial one too: "pleural" is often left to the reader.
     "Pleural Effusion": Terms(
-        names=("pleural effusion*", "*effusion*", "*efusion*", "*effussion*"),
-        synonyms=(
-            *("pleural {} fluid", "fluid {} pleura*", "fluid {} fissur*", "hydro~thora*", "hydro~pneumo~thora*"),
-            *("h(a|)emo~thora*", "h(a|)emo~pneumo~thora*", "layering {} fluid", "pleural {} collection*"),
-            *("pl fluid", "pl~eff*", "eff", "effs"),
-        ),
+        "pleural effusion*, *effusion*, *efusion*, *effussion*",
+        "pleural {} fluid, fluid {} pleura*, fluid {} fissur*, hydro~thora*, hydro~pneumo~thora*, h(a|)emo~thora*, "
+        "h(a|)emo~pneumo~thora*, layering {} fluid, pleural {} collection*, pl fluid, pl~eff*, eff, effs",
     ),
     # Nobody writes this label's name; what CheXpert's labeller takes for it most often stands in its place.
     "Pleural Other": Terms(
-        names=("pleural other*", "pleural {} thick*", "thick* {} pleur*"),
-        synonyms=(
-            *("pl thick*", "*fibro~thora*", "fibros*", "pleural {} (scar*|plaque*|calcif*)", "plaque*"),
-            *("pleuro~parenchymal {} scar*", "apical cap*"),
-        ),
+        "pleural other*, pleural {} thick*, thick* {} pleur*",
+        "pl thick*, *fibro~thora*, fibros*, pleural {} (scar*|plaque*|calcif*), plaque*, pleuro~parenchymal {} scar*, "
+        "apical cap*",
     ),
     "Lung Opacity": Terms(
-        names=("lung *opaci*", "*opaci*", "*opacti*"),
-        synonyms=(*_OPACITY, "reticula*", "interstitial {} (marking*|pattern*|disease|process)"),
+        "lung *opaci*, *opaci*, *opacti*",
+        f"{_OPACITY}, reticula*, interstitial {{}} (marking*|pattern*|disease|process)",
     ),
     # For Open-i the label joins four headings (see `openi.LABEL_HEADINGS`), so all four are its names.
-    "Opacity": Terms(
-        names=("*opaci*", "*opacti*", "*consolid*", "*infiltrat*", "air~space disease*"), synonyms=_OPACITY
-    ),
-    "Abnormal": Terms(names=("*normal*", "no {} finding*"), synonyms=(*_NORMAL, "abn", "abnl", "abnorm")),
-    "No Finding": Terms(names=("no {} finding*",), synonyms=("*normal*", *_NORMAL, "nad")),
-    "Pneumonia": Terms(names=("*pneumoni*",), synonyms=("pna", "pnas", "infectio*", "infect*", "infiltrat*")),
-    "Pneumothorax": Terms(
-        names=("*pneumo~thora*",), synonyms=("ptx", "ptxs", "pnx", "pleural {} air", "air {} pleural")
-    ),
+    "Opacity": Terms("*opaci*, *opacti*, *consolid*, *infiltrat*, air~space disease*", _OPACITY),
+    "Abnormal": Terms("*normal*, no {} finding*", f"{_NORMAL}, abn, abnl, abnorm"),
+    "No Finding": Terms("no {} finding*", f"*normal*, {_NORMAL}, nad"),
+    "Pneumonia": Terms("*pneumoni*", "pna, pnas, infectio*, infect*, infiltrat*"),
+    "Pneumothorax": Terms("*pneumo~thora*", "ptx, ptxs, pnx, pleural {} air, air {} pleural"),
     "Support Devices": Terms(
-        names=("support* {} device*", "device*"),
-        synonyms=(
-            *("*tube*", "line", "lines", "catheter*", "cath", "cannula*", "drain*", "lead", "leads", "wire*", "stent*"),
-            *("clip*", "hardware", "screw*", "coil*", "valve*", "port~a~cath*", "mediport*", "pace~maker*", "pacer*"),
-            *("defib*", "balloon pump", "swan ganz", "arthroplast*", "*intubat*", "extubat*", "trach", "tracheost*"),
-            *("picc*", "ett", "ngt", "ogt", "cvc", "cvl", "icd", "aicd", "iabp", "*vad", "ecmo"),
-        ),
+        "support* {} device*, device*",
+        "*tube*, line, lines, catheter*, cath, cannula*, drain*, lead, leads, wire*, stent*, clip*, hardware, screw*, "
+        "coil*, valve*, port~a~cath*, mediport*, pace~maker*, pacer*, defib*, balloon pump, swan ganz, arthroplast*, "
+        "*intubat*, extubat*, trach, tracheost*, picc*, ett, ngt, ogt, cvc, cvl, icd, aicd, iabp, *vad, ecmo",
     ),
-    "COVID-19": Terms(
-        names=("*covid*", "corona~virus*", "sars ~cov*", "*ncov*"), synonyms=("rt~pcr", "pcr", "pandemic", "wuhan")
-    ),
+    "COVID-19": Terms("*covid*, corona~virus*, sars ~cov*, *ncov*", "rt~pcr, pcr, pandemic, wuhan"),
     "went_icu": _ICU,
     "in_icu": _ICU,
-    "intubated": Terms(
-        names=("*intubat*",),
-        synonyms=("extubat*", "*ventilat*", "endo~tracheal", "et~tube*", "ett", "tracheostom*"),
-    ),
+    "intubated": Terms("*intubat*", "extubat*, *ventilat*, endo~tracheal, et~tube*, ett, tracheostom*"),
     "death": _DEATH,
     "survival": _DEATH,
     # No label, but what a text tells of where: `texts.text_variant` takes it out. Some parts are on one side alone.
     "side": Terms(
-        names=(
-            *(
-                "left*",
-                "left sided",
-                "right*",
-                "right sided",
-                "lt",
-                "rt",
-                f"(l|r) {_LOBE}",
-                "*bi~lateral*",
-                "*uni~lateral*",
-                "contra~lateral*",
-            ),
-            *("ipsi~lateral*", "both", "bi~bas*", "bi~apical*", "lul", "lll", "rul", "rml", "rll", "middle lobe"),
-            *("lingula*", "(minor|horizontal) fissure"),
-        ),
+        f"left*, left sided, right*, right sided, lt, rt, (l|r) {_LOBE}, *bi~lateral*, *uni~lateral*, contra~lateral*, "
+        "ipsi~lateral*, both, bi~bas*, bi~apical*, lul, lll, rul, rml, rll, middle lobe, lingula*, "
+        "(minor|horizontal) fissure",
     ),
 }
 
@@ -263,7 +203,8 @@ def _pattern(labels: tuple[str, ...], mode: Mode) -> re.Pattern:
     if mode not in get_args(Mode):
         raise DataError(f"Labels are not removed by {mode!r}; choose one of {', '.join(get_args(Mode))}.")
     chosen = [LABEL_TERMS[label] for label in labels]
-    terms = {term for of_label in chosen for term in of_label.names + (of_label.synonyms if mode != "names" else ())}
+    lists = [one.names for one in chosen] + [one.synonyms for one in chosen if one.synonyms and mode != "names"]
+    terms = set(", ".join(lists).split(", "))
     choices = "|".join(_expression(term) for term in sorted(terms, key=lambda term: (-len(term), term)))
     return re.compile(rf"(?<![^\W_])(?:{choices})(?![^\W_])", re.IGNORECASE)
 

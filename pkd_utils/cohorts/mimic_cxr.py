@@ -1,8 +1,4 @@
-"""MIMIC-CXR-JPG 2.1.0 with MIMIC-CXR's reports, MIMIC-IV's patients and MS-CXR's boxes, in their published layouts.
-
-The embedded simulated cohort is written in the same layouts and read by the same code; a file `SIMULATED.txt` in its
-root marks it.
-"""
+"""MIMIC-CXR-JPG 2.1.0 with MIMIC-CXR's reports, MIMIC-IV's patients and MS-CXR's boxes, in their published layouts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -165,14 +161,14 @@ def _uncertain_policies(uncertain: str | Mapping[str, str], labels: tuple[str, .
     """Return the policy of each label."""
     if uncertain == "ones-zeros":
         uncertain = ONES_ZEROS
-    policies = dict.fromkeys(labels, uncertain) if isinstance(uncertain, str) else uncertain
-    for label in labels:
-        if policies.get(label) not in _POLICY:
+    policies = {label: uncertain if isinstance(uncertain, str) else uncertain.get(label) for label in labels}
+    for label, policy in policies.items():
+        if policy not in _POLICY:
             raise DataError(
-                f"uncertain gives {policies.get(label)!r} for label {label!r}; use 'ignore', 'zero', 'one', "
+                f"uncertain gives {policy!r} for label {label!r}; use 'ignore', 'zero', 'one', "
                 "'ones-zeros' (the five labels of CheXpert), or a mapping that names one of the first three a label."
             )
-    return {label: policies[label] for label in labels}
+    return policies
 
 
 def _index(metadata: Path, split: Path) -> tuple[pd.DataFrame, int]:

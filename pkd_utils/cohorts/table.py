@@ -155,11 +155,11 @@ class Cohort:
                 f"{len(unknown)} image_id(s) are not in cohort {self.info.name}, the first is {unknown[0]!r}; "
                 "select from cohort.images['image_id']."
             )
-        images, boxes = (table[within(table["image_id"], index)] for table in (self.images, self.boxes))
+        kept = (table[within(table["image_id"], index)] for table in (self.images, self.boxes))
+        images, boxes = (table.reset_index(drop=True) for table in kept)
         funnel = Funnel()
         funnel.step(step, images)
         funnel = pd.concat([self.funnel, funnel.table()], ignore_index=True)
-        images, boxes = images.reset_index(drop=True), boxes.reset_index(drop=True)
         return replace(self, images=images, boxes=boxes, funnel=funnel)
 
     def image_path(self, image_id: str) -> Path:
@@ -179,6 +179,11 @@ class Cohort:
             From the source's mask files where it has them for this image, else its boxes filled. Without any it is a
             DataError: an image that nobody annotated must not pass for one without lesion.
         """
+
+        def of_image(table: pd.DataFrame) -> pd.DataFrame:
+            rows = table[table["image_id"] == image_id]
+            return rows if label is None else rows[rows["label"] == label]
+
         width, height = self.image_size(image_id)
         mask = np.zeros((height, width), dtype=bool)
         stem = "*" if label is None else label.replace(" ", "_")
@@ -191,15 +196,12 @@ class Cohort:
                     "again, or take it out."
                 )
             mask |= region
-        regions = pd.DataFrame() if self.regions is None else self.regions[self.regions["image_id"] == image_id]
-        regions = regions if label is None or regions.empty else regions[regions["label"] == label]
-        for region in regions.itertuples():
+        regions = [] if self.regions is None else list(of_image(self.regions).itertuples())
+        for region in regions:
             mask |= placed_mask(region, (width, height))
-        if files or len(regions):
+        if files or regions:
             return mask
-        boxes = self.boxes[self.boxes["image_id"] == image_id]
-        if label is not None:
-            boxes = boxes[boxes["label"] == label]
+        boxes = of_image(self.boxes)
         if boxes.empty:
             which = "region" if label is None else f"region labelled {label!r}"
             raise DataError(f"Image {image_id!r} has no {which}; ask only for images and labels of cohort.boxes.")
@@ -273,7 +275,7 @@ def privileged_problems(table: pd.DataFrame, images: pd.DataFrame) -> Iterator[s
 def empty_boxes() -> pd.DataFrame:
     """Return a box table without rows, for sources that have none."""
     return pd.DataFrame(columns=BOX_COLUMNS).astype(
-        {name: "float64" if name in CORNERS else "str" for name in BOX_COLUMNS}
+        dict.fromkeys(BOX_COLUMNS, "str") | dict.fromkeys(CORNERS, "float64")
     )
 
 

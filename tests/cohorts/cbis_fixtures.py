@@ -37,15 +37,11 @@ def write_dicom(path: Path, pixels: np.ndarray, bits: int | None = None, **eleme
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid(path.name, pixels.sum())
-    dataset.Rows, dataset.Columns = pixels.shape
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated = 8 * pixels.dtype.itemsize
-    dataset.BitsStored = bits or dataset.BitsAllocated
-    dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.set_pixel_data(pixels, "MONOCHROME2", 8 * pixels.dtype.itemsize, generate_instance_uid=False)
+    if bits:  # values may have more
+        dataset.BitsStored, dataset.HighBit = bits, bits - 1
     for name, value in elements.items():
         setattr(dataset, name, value)
-    dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return path

@@ -11,13 +11,27 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
+from pkd_utils.cohorts import Cohort, load_cohort
 from pkd_utils.cohorts.breast_usg import DESCRIPTORS
 from pkd_utils.cohorts.mimic_cxr import ALL_LABELS
+from pkd_utils.runs.errors import DataError
 from tests.cohorts.cbis_fixtures import write_tables
 
 SPLITS = ["train", "train", "train", "validate", "test", "test"]
+
+
+def refused(name: str, root: Path, message: str, error=DataError, **options) -> None:
+    """Loading this tree with these options is refused in such words."""
+    with pytest.raises(error, match=message):
+        load_cohort(name, root, **options)
+
+
+def steps(cohort: Cohort) -> pd.DataFrame:
+    """A cohort's funnel by step: `rows`, `patients`, `paper`, `note`."""
+    return cohort.funnel.set_index("step")
 
 
 def write_image(path: Path, size: tuple[int, int] = (40, 32)) -> None:
@@ -36,14 +50,17 @@ def write_mask(path: Path, size: tuple[int, int], box: tuple[int, int, int, int]
 
 
 def edit_csv(path: Path, change) -> None:
-    """Rewrite a CSV (plain or .gz) or TSV: `change` takes the table with string fields and returns the new one."""
+    """Rewrite a CSV (plain or .gz), TSV or XLSX: `change` takes the table of strings and returns the new one."""
+    if path.suffix == ".xlsx":
+        change(pd.read_excel(path, dtype=str, keep_default_na=False)).to_excel(path, index=False)
+        return
     separator = "\t" if path.suffix == ".tsv" else ","
     table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     change(table).to_csv(path, sep=separator, index=False)
 
 
-def cell(column: str, value: str, row: int = 0):
-    """A change for `edit_csv`: this value in one cell."""
+def cell(column, value, row: int = 0):
+    """A change for `edit_csv`: this value in one cell, or these values in some of one row."""
 
     def change(table):
         table.loc[row, column] = value
@@ -109,7 +126,7 @@ def write_mimic_cxr(root: Path) -> Path:
 
 
 def write_covid_chestxray(root: Path, old_spelling: bool = False) -> Path:
-    """Twelve images of eight patients, one of them a CT, one lateral, one without a note."""
+    """Twelve images of eight patients, one of them a CT, one lateral, one without a note; `write_segmentations`."""
     names = "patientid offset sex age finding survival intubated went_icu in_icu view modality date location folder"
     names = [*names.split(), "filename", "doi", "url", "license", "clinical_notes", "other_notes"]
     rows, images, annotations = [], [], []
@@ -135,11 +152,12 @@ def write_covid_chestxray(root: Path, old_spelling: bool = False) -> Path:
     (root / "annotations").mkdir()
     coco = {"categories": categories, "images": images, "annotations": annotations}
     (root / "annotations" / "annotations.json").write_text(json.dumps(coco))
+    write_segmentations(root)
     return root
 
 
-def write_segmentations(root: Path) -> pd.DataFrame:
-    """Masks on two images of `write_covid_chestxray`, drawn on images twice as large; returns `structure.csv`."""
+def write_segmentations(root: Path) -> None:
+    """Masks on three images of `write_covid_chestxray`, drawn on images twice as large, and `structure.csv`."""
     rows = []  # image, template, left, top, width, height
     masks = [(0, "Ground Glass Opacities", 20, 10, 16, 8), (0, "Consolidation", 40, 20, 10, 4)]
     masks += [(0, "Right Lung", 10, 4, 32, 40), (1, "Ground Glass Opacities", 0, 0, 80, 64)]
@@ -150,9 +168,7 @@ def write_segmentations(root: Path) -> pd.DataFrame:
         row = {"#": number, "Class": f"COVID-19 {template}", "Template Name": template, "Filename": f"film-{image}.png"}
         row |= {"Mask": mask, "Resolution": "80x64", "Top": top, "Left": left, "Width": width, "Height": height}
         rows.append(row)
-    table = pd.DataFrame(rows)
-    table.to_csv(root / "segmentations" / "structure.csv", index=False)
-    return table
+    pd.DataFrame(rows).to_csv(root / "segmentations" / "structure.csv", index=False)
 
 
 def write_cbis_mass(root: Path) -> Path:
@@ -179,19 +195,15 @@ def openi_report(number: int, findings: str, impression: str, majors: list[str],
 def write_openi(root: Path, members: dict[str, str | bytes] | None = None) -> Path:
     """Six reports: normal, three findings, one not indexed, one without text; or the members given."""
     if members is None:
-        reports = [
-            ("Made up.", "Normal chest.", ["normal"]),
-            ("Made up.", "", ["Cardiac Shadow/enlarged/mild", "Opacity/lung/base/left"]),
-            ("", "Made up.", ["Pulmonary Atelectasis/base", "Pleural Effusion/left/small"]),
-            ("Made up.", "Made up.", ["Cardiac Shadow/obscured", "Thoracic Vertebrae/degenerative"]),
-            ("Made up.", "Made up.", ["No Indexing"]),
-            ("", "", ["normal"]),
-        ]
-        # 10 before 2 in the archive, as in the published one
-        numbers = [1, 10, 2, 3, 4, 5]
-        members = {
-            f"ecgen-radiology/{n}.xml": openi_report(n, *report) for n, report in zip(numbers, reports, strict=True)
+        reports = {
+            1: ("Made up.", "Normal chest.", ["normal"]),
+            10: ("Made up.", "", ["Cardiac Shadow/enlarged/mild", "Opacity/lung/base/left"]),  # before 2, as published
+            2: ("", "Made up.", ["Pulmonary Atelectasis/base", "Pleural Effusion/left/small"]),
+            3: ("Made up.", "Made up.", ["Cardiac Shadow/obscured", "Thoracic Vertebrae/degenerative"]),
+            4: ("Made up.", "Made up.", ["No Indexing"]),
+            5: ("", "", ["normal"]),
         }
+        members = {f"ecgen-radiology/{n}.xml": openi_report(n, *report) for n, report in reports.items()}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, text in members.items():
@@ -209,12 +221,8 @@ OPENI_FILMS = {1: ["1_IM-0001-3001", "1_IM-0001-4001"], 2: ["IM-0652-1001"], 10:
 
 def write_openi_with_pictures(root: Path, layout: str = "kaggle") -> Path:
     """Four reports, of which three list pictures, and these in the layout `kaggle`, `kaggle-small` or `open-i`."""
-    majors = {
-        1: ["normal"],
-        2: ["Opacity/lung/base/left", "Cardiomegaly/mild"],
-        3: ["Pulmonary Atelectasis/base"],
-        10: ["normal"],
-    }
+    majors = {1: ["normal"], 2: ["Opacity/lung/base/left", "Cardiomegaly/mild"]}
+    majors |= {3: ["Pulmonary Atelectasis/base"], 10: ["normal"]}
     reports = {n: openi_report(n, "Made up.", "", majors[n], OPENI_FILMS.get(n, [])) for n in majors}
     write_openi(root, {f"ecgen-radiology/{n}.xml": report for n, report in reports.items()})
     rows = []
@@ -240,13 +248,10 @@ BREAST_TABLE = "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx"
 
 def write_breast_usg(root: Path) -> Path:
     """Five cases of 60 x 40 pixels: followed up; biopsied with two other masks; biopsied, 4a; normal; malignant."""
-    no, gone = "no", "not applicable"
+    no, gone, angular = "no", "not applicable", "not circumscribed - angular&indistinct"
     descriptions = [
         ("heterogeneous: predominantly fat", "oval", "circumscribed", "hypoechoic", no, no, no, no),
-        (
-            *("lactating&homogeneous: fat", "irregular", "not circumscribed - angular&indistinct", "hypoechoic"),
-            *(no, "yes", "in a mass", "yes"),
-        ),
+        ("lactating&homogeneous: fat", "irregular", angular, "hypoechoic", no, "yes", "in a mass", "yes"),
         ("not available", "round", "not circumscribed - indistinct", "anechoic", "shadowing", no, no, no),
         ("homogeneous: fat", gone, gone, gone, gone, gone, gone, no),
         ("homogeneous: fat", "irregular", "not circumscribed - spiculated", "hypoechoic", "shadowing", no, no, no),

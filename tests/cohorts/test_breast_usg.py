@@ -1,6 +1,7 @@
 """BrEaST: the archive's table and masks, whole frames and crops, and each refusal."""
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from pkd_utils.runs.errors import DataError
 from tests.cohorts import fixtures
 
 PICTURES, TABLE = fixtures.BREAST_PICTURES, fixtures.BREAST_TABLE
+load, refused = partial(load_cohort, "breast_usg"), partial(fixtures.refused, "breast_usg")
 
 
 @pytest.fixture
@@ -20,22 +22,6 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))
     (tmp_path / "root").mkdir()
     return fixtures.write_breast_usg(tmp_path / "root")
-
-
-def load(root, **options):
-    return load_cohort("breast_usg", root, **options)
-
-
-def refused(root, message, error=DataError):
-    with pytest.raises(error, match=message):
-        load(root)
-
-
-def edit(root, **cells):
-    """Rewrite the table with these values in its first row."""
-    table = pd.read_excel(root / TABLE).astype(object)
-    changed = {column: [value, *table[column].iloc[1:]] for column, value in cells.items()}
-    table.assign(**changed).to_excel(root / TABLE, index=False)
 
 
 def test_lesions_and_what_is_known_of_them(root):
@@ -49,7 +35,7 @@ def test_lesions_and_what_is_known_of_them(root):
     assert images["birads"].tolist() == ["2", "4c", "4a", "5"]
     assert images["verification"].tolist()[:2] == ["confirmed by follow-up care", "confirmed by biopsy"]
     assert cohort.info.shareable_images and cohort.info.licence == "CC BY 4.0"
-    steps = cohort.funnel.set_index("step")
+    steps = fixtures.steps(cohort)
     assert steps.loc["rows of the table", ["rows", "paper"]].tolist() == [5, 256]
     assert steps.loc["classification normal", "rows"] == 1 and steps.loc["with a lesion", "rows"] == 4
     assert steps.loc["with a mask: other", ["rows", "note"]].tolist() == [1, "2 masks"]
@@ -130,7 +116,7 @@ def test_drawn_marks_are_painted_over_and_counted(root, pixels):
     picture[box["y0"] : box["y0"] + 2, box["x0"] : box["x0"] + 2] = (0, 255, 0)
     Image.fromarray(picture).save(root / PICTURES / "case003.png")
     kept, painted = (load(root, pixels=pixels, marks=marks) for marks in ("keep", "paint"))
-    assert painted.funnel.set_index("step").loc["with drawn marks, painted over", "rows"] == 1
+    assert fixtures.steps(painted).loc["with drawn marks, painted over", "rows"] == 1
     for image in kept.images["image_id"]:
         shown = [Image.open(one.image_path(image)).convert("RGB") for one in (kept, painted)]
         before, after = (np.asarray(picture).astype(int) for picture in shown)
@@ -139,24 +125,6 @@ def test_drawn_marks_are_painted_over_and_counted(root, pixels):
         far = (before != after).any(axis=2).sum()
         assert far <= 16 * (image == "case003")  # the mark and the pixel around it
         np.testing.assert_array_equal(painted.mask(image), kept.mask(image))
-
-
-@pytest.mark.parametrize(
-    ("cells", "message"),
-    [
-        ({"Classification": "unclear"}, "data row 1 has Classification 'unclear', which is not one of benign"),
-        ({"BIRADS": "4d"}, "data row 1 has BIRADS '4d', which is not one of 1, 2, 3, 4a, 4b, 4c, 5"),
-        ({"Verification": None}, "data row 1 has no Verification"),
-        ({"Age": "old"}, "data row 1 has Age 'old', which is not a number"),
-        ({"Mask_tumor_filename": None}, "data row 1 has no Mask_tumor_filename"),
-        ({"Image_filename": None}, "data row 1 has no Image_filename"),
-        ({"Image_filename": "case002.png"}, "image_id 'case002' occurs more than once"),
-    ],
-)
-def test_wrong_cells(root, cells, message):
-    edit(root, **cells)
-    with pytest.raises(DataError, match=message):
-        load(root)
 
 
 def test_missing_and_damaged_files(root):

@@ -79,20 +79,11 @@ def test_a_sound_cohort_passes(tmp_path):
         ({"split": ["train", "test", "validate", "test"]}, "patient 'p1' is in splits test and train"),
         ({"mass": [1, 0, 1, 0]}, "label 'mass' must be a float column of 1, 0 and NaN .*not int64"),
         ({"mass": [1.0, 0.0, -1.0, 0.0]}, "label 'mass' must be a float column of 1, 0 and NaN"),
-        (
-            {"privileged_source": texts(["s1"], name=None)},
-            "the privileged table's index is named None; name it",
-        ),
+        ({"privileged_source": texts(["s1"], name=None)}, "the privileged table's index is named None; name it"),
         ({"privileged_source": texts([1, 2, 3])}, "the privileged table must have one row a study_id"),
-        (
-            {"privileged_source": texts(["s1", "s1"])},
-            "the privileged table must have one row a study_id",
-        ),
+        ({"privileged_source": texts(["s1", "s1"])}, "the privileged table must have one row a study_id"),
         ({"privileged_source": texts(["s1", "s02"])}, r"1 of 2 privileged rows belong to no image.*study_id 's02'"),
-        (
-            {"privileged_source": texts(["s1"]).rename(columns={"text": "report"})},
-            "privileged column 'report' holds .*; give floats, or one column `text`",
-        ),
+        ({"privileged_source": texts(["s1"]).add_prefix("a ")}, "privileged column 'a text' holds .*; give floats, or"),
         ({"boxes": boxes(x0="2")}, "column x0 of the boxes holds"),
         ({"boxes": boxes(image_id=1)}, "column image_id of the boxes holds int64"),
         ({"boxes": boxes(x1=2.0)}, "a box of image 'i1' has no area or is not a number"),
@@ -120,9 +111,10 @@ def test_nothing_left_and_privileged_tables_that_are_read_late():
     ("box", "inside"), [({}, True), ({"x1": 40.9}, True), ({"y1": 34.0}, False), ({"x0": -2.0}, False)]
 )
 def test_boxes_lie_in_their_pictures(tmp_path, box, inside):
-    for name in ("i1", "i2", "i3", "i4"):
-        write_image(tmp_path / f"{name}.png")  # 40 x 32
-    boxed = cohort(tmp_path, path=["i1.png", "i2.png", "i3.png", "i4.png"], boxes=boxes(**box))
+    names = ["i1.png", "i2.png", "i3.png", "i4.png"]
+    for name in names:
+        write_image(tmp_path / name)  # 40 x 32
+    boxed = cohort(tmp_path, path=names, boxes=boxes(**box))
     if inside:
         check_cohort(boxed)
     else:

@@ -1,5 +1,7 @@
 """INSPECT's loader on tiny made-up trees in both published layouts: what it reads, counts, and refuses."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,27 +13,21 @@ from pkd_utils.cohorts.tasks import build
 from pkd_utils.cohorts.tasks.base import PAPER_COUNTS
 from pkd_utils.cohorts.tasks.outcomes import INSPECT
 from pkd_utils.runs.errors import DataError
+from tests.cohorts import fixtures
 from tests.cohorts.fixtures import INSPECT_STUDIES as STUDIES
 from tests.cohorts.fixtures import edit_csv as edit
 from tests.cohorts.fixtures import inspect_tables as content
+from tests.cohorts.fixtures import steps, without
 from tests.cohorts.fixtures import write_inspect as write
 
 MAPPING, LABELS, SPLITS = "study_mapping_20250611.tsv", "labels_20250611.tsv", "splits_20250611.tsv"
 IMPRESSIONS = "impressions_20250611.tsv"
-
-
-def steps(cohort) -> pd.DataFrame:
-    return cohort.funnel.set_index("step")
+load, refused = partial(load_cohort, "inspect"), partial(fixtures.refused, "inspect")
 
 
 def repeat(row, **changes):
     """A change that lists a row once more, with other values in some columns."""
     return lambda table: pd.concat([table, table.iloc[[row]].assign(**changes)], ignore_index=True)
-
-
-def refused(root, message, error=DataError, **options):
-    with pytest.raises(error, match=message):
-        load_cohort("inspect", root, **options)
 
 
 @pytest.fixture
@@ -44,9 +40,8 @@ def root(tmp_path):
 
 @pytest.mark.parametrize("release", ["2025", "2023"])
 def test_both_releases_give_the_same_tables(tmp_path, release):
-    cohort = load_cohort("inspect", write(tmp_path, release))
+    cohort = load(write(tmp_path, release))
     images = cohort.images
-    assert list(images.columns[:6]) == ["image_id", "patient_id", "study_id", "path", "split", "view"]
     assert images["image_id"].iloc[0] == "PE452890e" and images["path"].iloc[0] == "radiographs/PE452890e.jpg"
     assert images["ct_path"].iloc[0] == "CTPA/PE452890e.nii.gz" and images["patient_id"].nunique() == 7
     assert images["split"].value_counts().to_dict() == {"train": 4, "validate": 2, "test": 4}
@@ -59,13 +54,12 @@ def test_both_releases_give_the_same_tables(tmp_path, release):
 
 
 def test_labels_are_chosen_and_censored_ones_counted(root):
-    cohort = load_cohort("inspect", root, labels=("12_month_readmission", "pe_acute"))
+    cohort = load(root, labels=("12_month_readmission", "pe_acute"))
     assert cohort.labels == ["12_month_readmission", "pe_acute"] and "12_month_PH" not in cohort.images
-    row = steps(cohort).loc["label known: 12_month_readmission"]
-    assert row["rows"] == 8 and row["note"] == "2 censored"
-    assert steps(cohort).loc["positive: 12_month_readmission", "rows"] == 3
-    assert steps(cohort).loc["balanced: 12_month_readmission", "rows"] == 6
-    assert "balanced: pe_acute" not in steps(cohort).index  # the paper has no such task
+    table = steps(cohort)
+    assert table.loc["label known: 12_month_readmission", ["rows", "note"]].tolist() == [8, "2 censored"]
+    counted = table["rows"][[f"{what}: 12_month_readmission" for what in ("positive", "balanced")]]
+    assert counted.tolist() == [3, 6] and "balanced: pe_acute" not in table.index  # the paper has no such task
 
 
 @pytest.mark.parametrize(("offset", "hours"), [("Z", 0), ("+00:00", 0), ("-08:00", 8), ("+0530", -5.5), ("-08", 8)])
@@ -73,7 +67,7 @@ def test_times_with_an_offset_are_those_of_utc(root, offset, hours):
     # Winter and summer have offsets of their own.
     change = {"procedure_DATETIME": lambda t: ["2015-07-01T10:00:00.5-07:00", *(t["procedure_DATETIME"][1:] + offset)]}
     edit(root / MAPPING, lambda t: t.assign(**change)[:8])
-    found = load_cohort("inspect", root).rows["study_datetime"]
+    found = load(root).rows["study_datetime"]
     assert found.iloc[0] == pd.Timestamp("2015-07-01 17:00:00.5")
     expected = pd.Series(pd.date_range("2015-03-02 10:30", periods=7)) + pd.Timedelta(hours=hours)
     assert found.tolist()[1:8] == expected.tolist()
@@ -96,19 +90,19 @@ TEXTS = [
 @pytest.mark.parametrize("ragged", [False, True])
 def test_an_unquoted_text_may_begin_with_a_quotation_mark(root, ragged):
     file = root / IMPRESSIONS
-    ids = pd.read_csv(file, sep="\t", dtype=str)["impression_id"]
+    ids = content()["impressions"]["impression_id"]
     lines = ["impression_id\timpressions", *(f"{i}\t{text}" for i, text in zip(ids, TEXTS, strict=True))]
     if ragged:  # an editor took the last field's tab away
         lines.append("2000999")
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    texts = load_cohort("inspect", root).privileged["text"]
+    texts = load(root).privileged["text"]
     assert texts.tolist() == ['Quoted by "the writer" whole' if "whole" in text else text for text in TEXTS]
 
 
 def test_spellings_of_an_outcome(root):
     written = ["true", "TRUE", "1", "0", "False", "Censor", " censored ", "FALSE", "1.0", "0.0"]
     edit(root / LABELS, lambda t: t.assign(pe_positive_nlp=written))
-    found = load_cohort("inspect", root).images["pe_positive_nlp"]
+    found = load(root).images["pe_positive_nlp"]
     np.testing.assert_array_equal(found, [1, 1, 1, 0, 0, np.nan, np.nan, 0, 1, 0])
 
 
@@ -121,22 +115,22 @@ def test_an_outcome_nobody_recorded_is_not_censored(root, written):
 def test_numbers_that_became_floats_and_images_with_an_extension_are_the_same_identifiers(root):
     ends = {"impression_id": ".0", "person_id": ".0", "image_id": ".nii.gz"}
     edit(root / MAPPING, lambda t: t.assign(**{column: t[column] + end for column, end in ends.items()}))
-    first = load_cohort("inspect", root).images.iloc[0]
+    first = load(root).images.iloc[0]
     assert first[["study_id", "patient_id", "image_id"]].tolist() == ["2000100", "700000", "PE452890e"]
 
 
 def test_persons_come_from_the_crosswalk_where_the_metadata_has_none(tmp_path):
     root = write(tmp_path, "2023")
-    edit(root / "Final_metadata.csv", lambda t: t.drop(columns="person_id"))
-    refused(root, r"has no patients \(person_id or .*image_ehr_crosswalk_20250418.csv")
+    crosswalk = root / "image_ehr_crosswalk_20250418.csv"
+    edit(root / "Final_metadata.csv", without("person_id"))
+    refused(root, rf"has no patients \(person_id or .*{crosswalk.name}")
     known = content()["mapping"][["person_id", "image_id"]]
-    known.to_csv(root / "image_ehr_crosswalk_20250418.csv", index=False)
-    cohort = load_cohort("inspect", root)
-    assert cohort.images["patient_id"].nunique() == 7
-    assert root / "image_ehr_crosswalk_20250418.csv" in cohort.tables
-    known.iloc[1:].to_csv(root / "image_ehr_crosswalk_20250418.csv", index=False)
+    known.to_csv(crosswalk, index=False)
+    cohort = load(root)
+    assert cohort.images["patient_id"].nunique() == 7 and crosswalk in cohort.tables
+    known.iloc[1:].to_csv(crosswalk, index=False)
     refused(root, "no patient id")
-    pd.concat([known, known.assign(person_id="7")]).to_csv(root / "image_ehr_crosswalk_20250418.csv", index=False)
+    pd.concat([known, known.assign(person_id="7")]).to_csv(crosswalk, index=False)
     refused(root, "one image to several persons")
 
 
@@ -146,9 +140,9 @@ def test_persons_come_from_the_crosswalk_where_the_metadata_has_none(tmp_path):
 def test_newest_complete_release_is_taken(tmp_path):
     write(tmp_path)
     write(tmp_path, "2023")
-    assert "2025" in load_cohort("inspect", tmp_path).info.title
+    assert "2025" in load(tmp_path).info.title
     (tmp_path / LABELS).unlink()
-    assert "2023" in load_cohort("inspect", tmp_path).info.title
+    assert "2023" in load(tmp_path).info.title
 
 
 def test_accepted_names(tmp_path):
@@ -156,7 +150,7 @@ def test_accepted_names(tmp_path):
     (root / LABELS).rename(root / "Labels_20260101.TSV".lower())
     (root / IMPRESSIONS).unlink()
     content()["impressions"].to_csv(root / "Final_impressions.csv", index=False)  # case as third parties write it
-    assert len(load_cohort("inspect", root).privileged) == STUDIES
+    assert len(load(root).privileged) == STUDIES
     (root / "labels_20260202.tsv").write_bytes((root / "labels_20260101.tsv").read_bytes())
     refused(root, "has 2 tables labels_")
 
@@ -166,23 +160,21 @@ def test_tables_may_lie_elsewhere(tmp_path):
     (tmp_path / "tables").mkdir()
     for file in root.glob("*.tsv"):
         file.rename(tmp_path / "tables" / file.name)
-    assert len(load_cohort("inspect", root, tables_root=tmp_path / "tables").images) == STUDIES
+    assert len(load(root, tables_root=tmp_path / "tables").images) == STUDIES
 
 
 @pytest.mark.parametrize("release", ["2025", "2023"])
 def test_missing_files_are_named_with_what_is_accepted(tmp_path, release):
     root = write(tmp_path, release)
     next(root.glob("*splits*")).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"release {release} \(splits: .*plits.* or .*stanfordaimi") as error:
-        load_cohort("inspect", root)
-    assert "labels" not in str(error.value)
+    message = rf"release {release} \(splits: [^:;]*plits[^:;]* or [^:;]*\); get them from .*stanfordaimi"  # these alone
+    refused(root, message, FileNotFoundError)
 
 
 @pytest.mark.parametrize("folder", ["empty", "absent"])
 def test_nothing_there(tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"study_mapping_20250611\.tsv .* get them from"):
-        load_cohort("inspect", tmp_path / folder)
+    refused(tmp_path / folder, r"study_mapping_20250611\.tsv .* get them from", FileNotFoundError)
 
 
 # --- duplicates, times, pixels
@@ -191,11 +183,11 @@ def test_nothing_there(tmp_path, folder):
 @pytest.mark.parametrize("file", [MAPPING, LABELS, SPLITS, IMPRESSIONS])
 def test_rows_that_agree_collapse_and_are_counted(root, file):
     edit(root / file, repeat(3))
-    cohort = load_cohort("inspect", root)
+    cohort = load(root)
     assert len(cohort.images) == STUDIES and len(cohort.privileged) == STUDIES
     note = steps(cohort).loc["one row an impression", "note"]
     assert note.startswith("repeated ids: 1 in") and note.endswith("; collapse")
-    cohort = load_cohort("inspect", root, duplicates="drop")
+    cohort = load(root, duplicates="drop")
     assert len(cohort.images) == STUDIES - 1 and "2000103" not in set(cohort.images["study_id"])
 
 
@@ -212,17 +204,17 @@ def test_rows_that_agree_collapse_and_are_counted(root, file):
 def test_rows_that_differ_are_refused_unless_a_policy_says_what_to_do(root, file, change):
     edit(root / file, repeat(3, **change))
     refused(root, r"1 study_id\(s\) have rows that differ.*'2000103'.*duplicates='all', 'first'")
-    first = load_cohort("inspect", root, duplicates="first")
+    first = load(root, duplicates="first")
     assert len(first.images) == STUDIES and first.images["split"].iloc[3] == "train"
     assert first.images["12_month_PH"].iloc[3] == 0 and "Made up" in first.privileged["text"].iloc[3]
-    assert len(load_cohort("inspect", root, duplicates="drop").images) == STUDIES - 1
+    assert len(load(root, duplicates="drop").images) == STUDIES - 1
 
 
 def test_two_volumes_of_one_impression_can_be_images_of_one_study(root):
     edit(root / MAPPING, repeat(3, image_id="PE0000001"))
     edit(root / MAPPING, repeat(5))
     (root / "radiographs" / "PE0000001.jpg").write_bytes((root / "radiographs" / "PE452890e.jpg").read_bytes())
-    cohort = load_cohort("inspect", root, duplicates="all")
+    cohort = load(root, duplicates="all")
     assert len(cohort.images) == STUDIES + 1 and cohort.images["study_id"].nunique() == STUDIES
     assert len(cohort.privileged) == STUDIES and len(cohort.data_hash()) == 64
     both = cohort.images[cohort.images["study_id"] == "2000103"]
@@ -237,31 +229,31 @@ def test_one_image_under_two_impressions(root):
     edit(root / MAPPING, lambda t: t.assign(image_id=[*t["image_id"][:9], t["image_id"][0]]))
     refused(root, r"1 image_id\(s\) have rows that differ")
     refused(root, "'all'", duplicates="all")
-    first = load_cohort("inspect", root, duplicates="first")
+    first = load(root, duplicates="first")
     assert "2000109" not in set(first.images["study_id"]) and "2000100" in set(first.images["study_id"])
     assert "1 shared images" in steps(first).loc["one row an impression", "note"]
-    assert len(load_cohort("inspect", root, duplicates="drop").images) == STUDIES - 2
+    assert len(load(root, duplicates="drop").images) == STUDIES - 2
 
 
 def test_studies_without_pixels_are_counted(root):
     (root / "CTPA" / "PE452890e.nii.gz").unlink()
     (root / "radiographs" / "PE452890f.jpg").unlink()
-    cohort = load_cohort("inspect", root)
+    cohort = load(root)
     table = steps(cohort)
     assert table.loc["CT volume there (others kept)", ["rows", "note"]].tolist() == [9, "1 without; 8 in the release"]
     assert table.loc["reconstructed radiograph there", ["rows", "note"]].tolist() == [9, "1 without"]
     assert "PE452890f" not in set(cohort.images["image_id"]) and pd.isna(cohort.images["ct_path"].iloc[0])
-    volumes = load_cohort("inspect", root, pixels="ct")
+    volumes = load(root, pixels="ct")
     assert "PE452890e" not in set(volumes.images["image_id"]) and set(volumes.images["view"]) == {"CT"}
     assert (volumes.images["path"] == volumes.images["ct_path"]).all() and len(volumes.data_hash()) == 64
-    tables = load_cohort("inspect", root, pixels="none")
+    tables = load(root, pixels="none")
     assert len(tables.images) == STUDIES and not tables.has_images and tables.images["view"].isna().all()
 
 
 def test_no_pixels_at_all_says_how_to_get_them(tmp_path):
     root = write(tmp_path, volumes=False, radiographs=False)
-    refused(root, r"no reconstructed radiograph of the 10 .*reports/00-reconstruct", error=FileNotFoundError)
-    refused(root, r"no CT volume of the 10 studies .*stanfordaimi", error=FileNotFoundError, pixels="ct")
+    refused(root, r"no reconstructed radiograph of the 10 .*reports/00-reconstruct", FileNotFoundError)
+    refused(root, r"no CT volume of the 10 studies .*stanfordaimi", FileNotFoundError, pixels="ct")
 
 
 def test_radiographs_elsewhere_are_relative_to_the_root(tmp_path):
@@ -272,7 +264,7 @@ def test_radiographs_elsewhere_are_relative_to_the_root(tmp_path):
     linked.parent.mkdir(parents=True)
     linked.symlink_to(root)
     for folder in (root, linked):
-        cohort = load_cohort("inspect", folder, radiographs_root=tmp_path / "made" / "jpg")
+        cohort = load(folder, radiographs_root=tmp_path / "made" / "jpg")
         assert cohort.images["path"].iloc[0] == "../made/jpg/PE452890e.jpg"
         assert cohort.image_size("PE452890e") == (6, 8)
         assert steps(cohort).loc["CT volume there (others kept)", "note"] == "no folder of volumes here"
@@ -283,14 +275,14 @@ def test_radiographs_elsewhere_are_relative_to_the_root(tmp_path):
 
 def test_what_is_missing_is_counted_not_hidden(root):
     edit(root / IMPRESSIONS, lambda t: t.assign(impressions=["", *t["impressions"][1:]]))
-    kept = load_cohort("inspect", root, report_missing="keep")
+    kept = load(root, report_missing="keep")
     assert len(kept.images) == STUDIES and len(kept.privileged) == STUDIES - 1
     assert steps(kept).loc["has an impression (others kept)", ["rows", "note"]].tolist() == [9, "1 without"]
-    assert len(load_cohort("inspect", root, report_missing="drop").images) == STUDIES - 1
+    assert len(load(root, report_missing="drop").images) == STUDIES - 1
     edit(root / SPLITS, lambda t: t[:-1])
     edit(root / LABELS, lambda t: t[1:])
     edit(root / MAPPING, lambda t: t.assign(image_id=[*t["image_id"][:-2], "", t["image_id"].iloc[-1]]))
-    cohort = load_cohort("inspect", root, report_missing="keep")
+    cohort = load(root, report_missing="keep")
     table = steps(cohort)
     assert table.loc["has an image_id", "rows"] == 9 and table.loc["has a row of labels", "rows"] == 8
     assert table.loc["without a split (kept)", "rows"] == 1 and cohort.images["split"].isna().sum() == 1
@@ -320,9 +312,7 @@ def release_tables() -> dict[str, pd.DataFrame]:
 
 
 def test_counts_stand_beside_those_of_the_release_and_the_paper(tmp_path):
-    cohort = load_cohort(
-        "inspect", write(tmp_path, tables=release_tables(), volumes=False, radiographs=False), pixels="none"
-    )
+    cohort = load(write(tmp_path, tables=release_tables(), volumes=False, radiographs=False), pixels="none")
     table = steps(cohort)
     assert table.iloc[0][["rows", "paper"]].tolist() == [23_248, 23_248]
     assert table.loc["one row an impression", "note"] == "repeated ids: 12 in studies; collapse"
@@ -341,14 +331,14 @@ def test_counts_are_those_of_the_tasks():
 
 
 def test_tasks_take_the_cohorts_own_outcomes(root):
-    cohort = load_cohort("inspect", root)
+    cohort = load(root)
     task = build.build_task("ph_12_month", cohort)
-    assert task.table["target"].tolist() == [1, 0, 0, 1, 0, 0, 0, 1] and task.split.balance
+    assert task.table["target"].tolist() == [1, 0, 0, 1, 0, 0, 0, 1]
     assert task.funnel["rows"].tolist() == [10, 10, 8, 6] and task.funnel["paper"].iloc[-1] == 5_449
     labels = read_table(root / LABELS)  # keyed by impression_id, which the cohort calls study_id
     given = build.build_task("ph_12_month", cohort, labels=labels)
     pd.testing.assert_frame_equal(task.table, given.table)
-    acute = load_cohort("inspect", root, labels=("pe_acute",))
+    acute = load(root, labels=("pe_acute",))
     assert build.build_task("pulmonary_embolism", acute, column="pe_acute").counts["pulmonary embolism"] == 5
     with pytest.raises(DataError, match="needs `labels`"):
         build.build_task("pulmonary_embolism", acute)

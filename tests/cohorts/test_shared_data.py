@@ -11,6 +11,7 @@ from pkd_utils.cohorts.tasks.build import build_task
 from pkd_utils.images.decode import open_image
 from pkd_utils.images.marks import drawn_marks
 from pkd_utils.runs import paths
+from tests.cohorts.fixtures import steps
 
 
 @pytest.mark.shared
@@ -19,9 +20,8 @@ def test_covid_chestxray(shared_data):
     assert (len(cohort.images), cohort.images["patient_id"].nunique()) == (280, 169)
     assert len(cohort.privileged) == 202
     assert len(cohort.boxes) == 560
-    steps = cohort.funnel.set_index("step")
-    assert steps.loc["label known: went_icu", "rows"] == 151
-    assert steps.loc["label known: went_icu", "note"] == "missing: empty 113, Would have been stated 15, ? 1"
+    note = "missing: empty 113, Would have been stated 15, ? 1"
+    assert steps(cohort).loc["label known: went_icu", ["rows", "note"]].tolist() == [151, note]
     assert cohort.images["licence"].str.startswith("CC BY").all()
     mask = cohort.mask(cohort.images["image_id"].iloc[0])
     assert 0.2 < mask.mean() < 0.95
@@ -49,37 +49,31 @@ def test_covid_segmentations(shared_data):
 
 @pytest.mark.shared
 @pytest.mark.parametrize(
-    ("name", "train", "test", "patients"), [("cbis_mass", 1318, 378, 892), ("cbis_calc", 1546, 326, 753)]
+    ("name", "splits", "patients", "images", "several", "note"),
+    [
+        ("cbis_mass", {"train": 1318, "test": 378}, 892, 1592, 71, "175 abnormalities; 8 of them"),
+        ("cbis_calc", {"train": 1546, "test": 326}, 753, 1511, 222, "583 abnormalities; 9 of them"),
+    ],
 )
-def test_cbis(shared_data, name, train, test, patients):
-    cohort = load_cohort(name, shared_data / "cbis-ddsm", rows="lesion")
-    assert cohort.images["split"].value_counts().to_dict() == {"train": train, "test": test}
-    assert cohort.images["patient_id"].nunique() == patients
-    assert (cohort.funnel["rows"][:3] == cohort.funnel["paper"][:3]).all()
-    assert cohort.privileged.notna().all().all()
-    assert not cohort.images["cropped_dicom_path"].str.contains("\n").any()
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize(
-    ("name", "images", "several", "lesions", "told"),
-    [("cbis_mass", 1592, 71, 175, 8), ("cbis_calc", 1511, 222, 583, 9)],
-)
-def test_cbis_a_mammogram_is_one_row(shared_data, name, images, several, lesions, told):
+def test_cbis_by_lesion_and_by_mammogram(shared_data, name, splits, patients, images, several, note):
+    lesions = load_cohort(name, shared_data / "cbis-ddsm", rows="lesion")
+    assert lesions.images["split"].value_counts().to_dict() == splits
+    assert lesions.images["patient_id"].nunique() == patients
+    assert (lesions.funnel["rows"][:3] == lesions.funnel["paper"][:3]).all()
+    assert lesions.privileged.notna().all(axis=None)
+    assert not lesions.images["cropped_dicom_path"].str.contains("\n").any()
     cohort = load_cohort(name, shared_data / "cbis-ddsm")
-    rows = load_cohort(name, shared_data / "cbis-ddsm", rows="lesion").images
     assert len(cohort.images) == images and cohort.images["dicom_path"].is_unique
-    steps = cohort.funnel.set_index("step").loc["of them with several abnormalities"]
-    assert steps["rows"] == several
-    assert steps["note"] == f"{lesions} abnormalities; {told} of them malignant and benign: malignant"
-    worst = rows.groupby("study_id")["malignant"].max()
+    step = steps(cohort).loc["of them with several abnormalities"]
+    assert step["rows"] == several and step["note"] == f"{note} malignant and benign: malignant"
+    worst = lesions.images.groupby("study_id")["malignant"].max()
     assert (cohort.rows.set_index("study_id")["malignant"] == worst.reindex(cohort.rows["study_id"])).all()
     assert cohort.privileged.index.tolist() == cohort.images["image_id"].tolist()
 
 
 @pytest.mark.shared
 def test_cbis_shared_patients(shared_data):
-    notes = load_cohort("cbis_mass", shared_data / "cbis-ddsm").funnel.set_index("step")["note"]
+    notes = steps(load_cohort("cbis_mass", shared_data / "cbis-ddsm"))["note"]
     assert notes["train table"] == "13 patients are also in the calc test table"
     assert notes["test table"] == "18 patients are also in the calc train table"
 
@@ -95,9 +89,8 @@ def openi_reports():
 @pytest.mark.shared
 def test_openi(openi_reports):
     cohort = load_cohort("openi", openi_reports)
-    steps = cohort.funnel.set_index("step")["rows"]
-    assert steps["reports in the archive"] == 3955
-    assert steps["with text in findings or impression"] == 3927
+    rows = steps(cohort)["rows"]
+    assert rows[["reports in the archive", "with text in findings or impression"]].tolist() == [3955, 3927]
     assert cohort.images["Cardiomegaly"].sum() == 395
     texts = [remove_label_terms(text, cohort.labels) for text in cohort.privileged["text"].iloc[::5]]
     assert not any(surviving_terms(text, cohort.labels) for text in texts)
@@ -106,11 +99,10 @@ def test_openi(openi_reports):
 @pytest.mark.shared
 def test_openi_with_pictures(shared_data, openi_reports):
     cohort = load_cohort("openi", openi_reports, images_root=shared_data / "openi-cxr")
-    steps = cohort.funnel.set_index("step")
-    assert steps.loc["pictures", ["rows", "patients"]].tolist() == [3794, 3666]
-    assert steps.loc["with a report that lists it", "rows"] == 3794
-    assert steps.loc["each file once", ["rows", "patients"]].tolist() == [3792, 3666]
-    assert steps.loc["coded as normal or with a finding", ["rows", "patients"]].tolist() == [3694, 3574]
+    counts = steps(cohort)[["rows", "patients"]]
+    assert counts.loc["pictures"].tolist() == counts.loc["with a report that lists it"].tolist() == [3794, 3666]
+    assert counts.loc["each file once"].tolist() == [3792, 3666]
+    assert counts.loc["coded as normal or with a finding"].tolist() == [3694, 3574]
     studies = cohort.images.drop_duplicates("study_id")
     positive = dict(Cardiomegaly=337, Atelectasis=295, Opacity=507) | {"Pleural Effusion": 140}
     assert studies[list(positive)].sum().to_dict() == positive

@@ -4,10 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pkd_utils.cohorts import load_cohort
 from pkd_utils.cohorts.texts import same_parts, text_variant
 from pkd_utils.runs.errors import DataError
-from tests.cohorts import fixtures
 
 REPORT = "Left base: small effusion. Pleural fluid in the lingula. Bilateral clips."
 
@@ -77,9 +75,3 @@ def test_reports_of_the_same_parts():
     other = pd.DataFrame([("b", 0, "i1", "train"), ("b", 0, "i3", "evaluate")], columns=splits.columns)
     with pytest.raises(DataError, match="1 reports of other tasks have no part in b"):
         same_parts(pd.concat([splits, other]), study_of)
-
-
-def test_open_i_has_the_context_beside_the_text(tmp_path):
-    cohort = load_cohort("openi", fixtures.write_openi(tmp_path))
-    assert (text_variant(cohort.privileged, "indication") == "None.").all()
-    assert cohort.privileged["text"].str.contains("Made up").all()

@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import Field
 from sklearn.model_selection import train_test_split
 
+from pkd_utils.cohorts.boxes import ASPECT_TOLERANCE
 from pkd_utils.cohorts.cbis import files as cbis_files
 from pkd_utils.cohorts.cbis.pixels import NO_FILE, FileFacts, PictureCohort, assign_roles, cut, place_masks, regions_in
 from pkd_utils.cohorts.checks import as_numbers, check_filled, check_unique, check_values, read_csv, require_columns
@@ -48,7 +49,6 @@ _PATHS = {
 NEEDED = {"full": ("mammogram", "mask"), "crop": ("crop", "mask"), "lesion_crop": ("mammogram", "mask")}
 BOX_LABELS = {"mass": "mass", "calc": "calcification"}
 _TITLES = {"none": "descriptions", "full": "mammograms", "crop": "crops", "lesion_crop": "cut-outs"}
-_ASPECT_TOLERANCE = 0.02  # a mask resized by more than this along one side than the other is counted
 INFO = CohortInfo(
     name="cbis",
     title="CBIS-DDSM",
@@ -237,7 +237,7 @@ def _with_pictures(
     funnel.step(f"with {' and '.join(needed)}", images)
 
     aspect = images["mask_width"] / images["mammogram_width"] * images["mammogram_height"] / images["mask_height"]
-    bent = int((np.abs(np.log(aspect)) > _ASPECT_TOLERANCE).sum())
+    bent = int((np.abs(np.log(aspect)) > ASPECT_TOLERANCE).sum())
     note = f"nearest pixel; {bent} of them also of another aspect ratio"
     funnel.step("mask of another size than its mammogram, resized", images[images["mask_resized"]], note=note)
     return images, listings

@@ -1,8 +1,7 @@
 """INSPECT: CT pulmonary angiograms with radiologists' impressions and outcomes, in both published layouts.
 
 The radiographs that the second paper learns from are reconstructed from the volumes by notebook
-`reports/00-reconstruct-radiographs`; this loader joins the tables and says which studies have which pixels. The
-embedded simulated cohort (`demo.ct`) is written in the same layouts; `SIMULATED.txt` marks it.
+`reports/00-reconstruct-radiographs`; this loader joins the tables and says which studies have which pixels.
 """
 
 import os

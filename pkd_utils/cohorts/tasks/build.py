@@ -9,6 +9,7 @@ tasks' own rules are in `mimic`, `outcomes` and `age`.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -30,21 +31,15 @@ BUILDERS = {
 }
 # Each rule that the paper leaves open, changed by itself; `count_variants` shows what it does to the counts.
 _COMMON = [{"one_per": "study"}, {"one_per": "patient"}]
-_FRONTAL = [{"views": ["PA"]}, {"views": ["AP"]}]
+_OF_FILMS = [{"views": ["PA"]}, {"views": ["AP"]}, *_COMMON]
 VARIANTS = {
-    "mimic_5x1200": [
-        *({"co_labels": rule} for rule in ("others_not_positive", "others_negative_or_blank")),
-        *({"co_labels": rule} for rule in ("no_other_finding", "uncertain_mapped")),
-        *_FRONTAL,
-        *_COMMON,
-    ],
-    "age": [{"edges": "equal_width"}, {"edges": "quantile"}, {"over_89": "drop"}, *_FRONTAL, *_COMMON],
+    "mimic_5x1200": [*({"co_labels": rule} for rule in get_args(mimic.CoLabels)), *_OF_FILMS],
+    "age": [{"edges": "equal_width"}, {"edges": "quantile"}, {"over_89": "drop"}, *_OF_FILMS],
     "discharge_3_day": [
         *({"deaths": rule} for rule in ("exclude", "negative", "positive")),
         *({"per_stay": rule} for rule in ("first", "last")),
         {"start": "edregtime"},
-        *_FRONTAL,
-        *_COMMON,
+        *_OF_FILMS,
     ],
     **{name: [{"balance": "image"}, *_COMMON] for name in INSPECT_TASKS},
 }

@@ -133,9 +133,8 @@ def yes_or_no(
     funnel.step(f"{column} known", images, note=f"{unknown} images unknown")
     choices = {"source": "not one of the paper's", "several images": f"one per {one_per}"}
     split = base.SplitRule(evaluate=evaluate, stratify=stratify)
-    return base.Task(
-        name, title, kind, classes, base.make_table(images, images[column]), funnel.table(), choices, split
-    )
+    table = base.make_table(images, images[column])
+    return base.Task(name, title, kind, classes, table, funnel.table(), choices, split)
 
 
 def openi_five(
@@ -160,13 +159,12 @@ def openi_five(
     _check_labels(cohort, columns)
     images, funnel = base.select_images(cohort, views, one_per)
     found = images[columns].assign(normal=1 - images["Abnormal"])[[*OPENI_FINDINGS, "normal"]]
-    single = found.sum(axis=1) == 1
-    images, target = images[single], found[single].to_numpy().argmax(axis=1)
-    note = f"{int((found.sum(axis=1) > 1).sum())} images with several, {int((found.sum(axis=1) == 0).sum())} with none"
+    count = found.sum(axis=1)
+    images, target = images[count == 1], found[count == 1].to_numpy().argmax(axis=1)
+    note = f"{int((count > 1).sum())} images with several, {int((count == 0).sum())} with none"
     funnel.step("exactly one of the five", images, note=note)
     choices = {"source": "not one of the paper's", "other findings": "may stand beside it"}
     choices["several images"] = f"one per {one_per}"
     split = base.SplitRule(evaluate=evaluate, stratify=stratify)
-    classes = tuple(name.lower() for name in (*OPENI_FINDINGS, "normal"))
-    facts = "openi_five", "Open-i, one of five", "diagnostic", classes
+    facts = "openi_five", "Open-i, one of five", "diagnostic", tuple(name.lower() for name in found)
     return base.Task(*facts, base.make_table(images, target), funnel.table(), choices, split)

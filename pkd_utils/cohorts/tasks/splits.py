@@ -1,9 +1,7 @@
 """How a task is divided, seed by seed: training and evaluation parts, nested training subsets, and files to publish.
 
-The paper samples 90 % (age, discharge), 75 % (INSPECT) or 1,000 of each class (5x1200) for training and evaluates on
-the rest, on which it also selects. It does not say whether a patient may be on both sides; here none is, unless `group`
-is off. It has no separate part for selection: `half` cuts the evaluation part in two, so that one half can select and
-the other report.
+The paper selects on the part that it evaluates on: `half` cuts that part in two, so that one half can select and the
+other report.
 """
 
 import hashlib
@@ -88,11 +86,8 @@ def split_task(
     rank[is_train] = _ranks(split["target"].to_numpy()[is_train], rng([seed, _STREAM_RANK]), by_class)
     names = table["patient_id"][~is_train].unique()
     half_patients = rng([hold_seed, _STREAM_HALF]).permutation(names)[: round(0.5 * len(names))]
-    split = split.assign(
-        rank=rank,
-        half=np.where(is_train, -1, table["patient_id"].isin(half_patients).astype(int)),
-    )
-    return split[SPLIT_COLUMNS].reset_index(drop=True)
+    half = np.where(is_train, -1, table["patient_id"].isin(half_patients).astype(int))
+    return split.assign(rank=rank, half=half)[SPLIT_COLUMNS].reset_index(drop=True)
 
 
 def split_seeds(task: Task, seeds: Iterable[int], **options) -> pd.DataFrame:

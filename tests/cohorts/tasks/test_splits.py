@@ -94,8 +94,7 @@ def test_a_fixed_set_is_divided_once_and_seeds_draw_its_subsets():
         found = [task_splits.split_task(task, seed) for seed in range(3)]
         for name in ("train", "evaluate"):
             parts[task.split.fixed, name] = {frozenset(s.loc[s["part"] == name, "image_id"]) for s in found}
-        subsets = {frozenset(task_splits.subset(split, 10)["image_id"]) for split in found}
-        assert len(subsets) == 3
+        assert len({frozenset(task_splits.subset(split, 10)["image_id"]) for split in found}) == 3
     assert [len(found) for found in parts.values()] == [1, 1, 3, 3]
     halves = [task_splits.split_task(fixed, seed)["half"].tolist() for seed in range(2)]
     assert halves[0] == halves[1]
