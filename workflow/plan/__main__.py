@@ -58,7 +58,7 @@ class Plan:
             said.append(f"Every image has a report, of {REPORT_TOKENS} tokens (assumed) unless a run has read them.")
         if len(made) < len(every):
             said.append(
-                "Images are as large as the benchmarks' radiographs, 2,000 x 2,500 pixels; smaller ones cost less."
+                "Images that no run has prepared are as large as the benchmarks' radiographs, 2,000 x 2,500 pixels."
             )
         unknown = sorted({why for cost in every for why in cost.unknown})
         return [*said, f"Not measured: {'; '.join(unknown)}."] if unknown else said

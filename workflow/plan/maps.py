@@ -2,14 +2,15 @@
 
 - images: those of the finished run of 01-prepare-data; where there is none, of the releases: MIMIC-CXR's frontal views
   in their official parts, MS-CXR's boxed images; of CBIS-DDSM a picture for each row of its tables, which is too many
-- 01: tables and reports, a decoding and packing for each image; disk is the packed pixels
+- 01: tables and reports, a decoding and packing for each image, by its pixels; disk is the packed pixels
 - 02: reports x seeds x epochs x a pass of the measured text encoder, by L D^2; texts as long as the benchmark's.
   Random forests were not measured
 - 03: (training images x what training adds to a forward pass + validation images) x epochs, and all images once, for
   each setting, fold and seed; stopping early is not in it. A forward pass is that of the measured student nearest in
   operations, L (12 N D^2 + 2 N^2 D)
-- 04, 08: maps of the validation and test images with regions, scored; 08: of controls one map, of others all, and
-  those of randomised weights, block by block
+- 04, 08: maps of the validation and test images with regions, scored for the labels, for any finding and by finding, by
+  their pixels; in every fold the reference maps likewise. 08: of controls one map, of others all, those of randomised
+  weights, block by block, and passes with some of the tokens
 - memory: a kernel, weights with gradients and moments in float32, maps at the images' size; packed pixels are mapped
 
 05, 06, 07, 09 and 10 were not measured.

@@ -3,7 +3,8 @@
 - images: those of the finished run of 01-prepare-tasks; where there is none, the paper's counts with Tables 3 to 7
 - 00: every volume of INSPECT's release, at most in proportion to the detector's pixels
 - 01: MIMIC-CXR's tables joined and its reports read; building tasks of other sources was not measured
-- encoding: images x (views + 1) x (a pass of the encoder + preprocessing), and one decoding an image. Where crops are
+- encoding: images x (views + 1) x (a pass of the encoder + preprocessing), and one decoding an image; both by the
+  pixels of the images, where a finished run names them. Where crops are
   fresh: a decoding, preprocessing and pass for every training image of every epoch, and one for every evaluation image
   that is not kept clean, shared by all heads, seeds and sizes of a task whose heads fit half of `memory_gib` together
   (else by those of a wave)
