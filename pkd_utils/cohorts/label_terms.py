@@ -115,7 +115,12 @@ LABEL_TERMS: dict[str, Terms] = {
         "coil*, valve*, port~a~cath*, mediport*, pace~maker*, pacer*, defib*, balloon pump, swan ganz, arthroplast*, "
         "*intubat*, extubat*, trach, tracheost*, picc*, ett, ngt, ogt, cvc, cvl, icd, aicd, iabp, *vad, ecmo",
     ),
-    "COVID-19": Terms("*covid*, corona~virus*, sars ~cov*, *ncov*", "rt~pcr, pcr, pandemic, wuhan"),
+    # With its numbers: "-19", left alone, would tell the label.
+    "COVID-19": Terms(
+        "*covid* 19, *covid*, corona~virus* {} 2019, corona~virus*, sars ~cov* 2, sars ~cov*, "
+        "*ncov* 2019, 2019 *ncov*, *ncov*",
+        "rt~pcr, pcr, pandemic, wuhan",
+    ),
     "went_icu": _ICU,
     "in_icu": _ICU,
     "intubated": Terms("*intubat*", "extubat*, *ventilat*, endo~tracheal, et~tube*, ett, tracheostom*"),
