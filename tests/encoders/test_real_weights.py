@@ -3,6 +3,8 @@
 `make test` fetches the files; without them these tests are skipped.
 """
 
+import functools
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -33,6 +35,11 @@ def _asset(name):
     return _folder(name) / file
 
 
+@functools.cache
+def _loaded(name):
+    return load_image_encoder(name, _asset(name))
+
+
 def _photographs():
     """Two photographs and noise, RGB; neither square nor of the network's size."""
     noise = np.random.default_rng(5).integers(0, 256, (260, 300, 3), dtype=np.uint8)
@@ -45,14 +52,8 @@ def _agree(ours, theirs):
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-@pytest.fixture(scope="module")
-def dinov2():
-    return load_image_encoder("dinov2_s14", _asset("dinov2_s14"))
-
-
-@pytest.fixture(scope="module")
-def onnx_tokens():
-    """The file's own graph in onnxruntime, ended at the final norm: a batch -> tokens."""
+def _onnx_tokens(batch):
+    """Tokens of a batch by the file's own graph in onnxruntime, ended at the final norm."""
     model = onnx.load(_asset("dinov2_s14"), load_external_data=False)
     end = next(node.output[0] for node in model.graph.node if "backbone.layernorm.bias" in node.input)
     del model.graph.output[:]
@@ -60,12 +61,13 @@ def onnx_tokens():
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda batch: torch.from_numpy(session.run([end], {"input_image": batch.numpy()})[0])
+    return torch.from_numpy(session.run([end], {"input_image": batch.numpy()})[0])
 
 
-def test_dinov2_tokens_are_those_of_the_files_own_graph(dinov2, onnx_tokens):
+def test_dinov2_tokens_are_those_of_the_files_own_graph():
+    dinov2 = _loaded("dinov2_s14")
     batch = torch.stack([dinov2.preprocess(image) for image in _photographs()])
-    theirs = onnx_tokens(batch)
+    theirs = _onnx_tokens(batch)
     patches, cls = dinov2.encode(batch)
     assert patches.shape == (3, 256, 384) and dinov2.grid == (16, 16)
     differences = [_agree(torch.cat([cls[i : i + 1], patches[i]]), theirs[i]) for i in range(3)]
@@ -79,25 +81,20 @@ def test_dinov2_tokens_are_those_of_the_files_own_graph(dinov2, onnx_tokens):
 @pytest.mark.parametrize(
     ("name", "found", "dropped"),
     [
-        ("dinov2", 4 + 12 * 18 + 2, {"decoder"}),  # embeddings, blocks, final norm
-        ("lite0", 294, {"_fc"}),
+        ("dinov2_s14", 4 + 12 * 18 + 2, {"decoder"}),  # embeddings, blocks, final norm
+        ("efficientnet_lite0", 294, {"_fc"}),
     ],
 )
-def test_account_of_keys(request, name, found, dropped):
-    encoder = request.getfixturevalue(name)
+def test_account_of_keys(name, found, dropped):
+    encoder = _loaded(name)
     assert len(encoder.keys.found) == found and not encoder.keys.unexpected
     assert {key.split(".")[0] for key in encoder.keys.dropped} == dropped
-    record = files.read_json(assets.path(encoder.facts.name) / "asset.json")
+    record = files.read_json(assets.path(name) / "asset.json")
     assert encoder.weights.sha256 == record["files"][encoder.weights.file.name]
 
 
-@pytest.fixture(scope="module")
-def lite0():
-    return load_image_encoder("efficientnet_lite0", _asset("efficientnet_lite0"))
-
-
-@pytest.fixture(scope="module")
-def lite0_file():
+@functools.cache
+def _lite0_file():
     return torch.load(_asset("efficientnet_lite0"), weights_only=True)
 
 
@@ -130,10 +127,11 @@ def _plain_lite0(state, x):
     return F.relu6(norm(convolve(x, "_conv_head"), "_bn1"))
 
 
-def test_lite0_tokens_are_those_of_an_independent_network(lite0, lite0_file):
+def test_lite0_tokens_are_those_of_an_independent_network():
+    lite0 = _loaded("efficientnet_lite0")
     batch = torch.stack([lite0.preprocess(image) for image in _photographs()])
     with torch.inference_mode():
-        theirs = _plain_lite0(lite0_file, batch)
+        theirs = _plain_lite0(_lite0_file(), batch)
     ours = lite0.tokens(batch)
     assert ours.shape == (3, 49, 1280) and lite0.grid == (7, 7)
     difference = _agree(ours, theirs.flatten(2).transpose(1, 2).contiguous())
@@ -142,17 +140,19 @@ def test_lite0_tokens_are_those_of_an_independent_network(lite0, lite0_file):
         torch.testing.assert_close(ours[:, row * 7 + column], theirs[:, :, row, column], rtol=0, atol=1e-4)
 
 
-def test_a_cup_of_espresso(lite0, lite0_file):
+def test_a_cup_of_espresso_and_a_cat():
     """The whole chain on a photograph: preprocessing, tokens, their mean, the file's own classifier."""
-    tokens = lite0.tokens(lite0.preprocess(Image.fromarray(skimage.data.coffee()))[None])
-    logits = tokens.mean(1) @ lite0_file["_fc.weight"].T + lite0_file["_fc.bias"]
-    probability, label = logits.softmax(-1)[0].max(-1)
+    lite0, state = _loaded("efficientnet_lite0"), _lite0_file()
+
+    def logits(photograph):
+        tokens = lite0.tokens(lite0.preprocess(Image.fromarray(photograph))[None])
+        return tokens.mean(1) @ state["_fc.weight"].T + state["_fc.bias"]
+
+    probability, label = logits(skimage.data.coffee()).softmax(-1)[0].max(-1)
     assert int(label) == 967  # espresso
     # 0.951 as it should be; 0.910 with torch's padding and epsilon, 0.779 with ImageNet statistics instead of -1 ... 1.
     assert 0.945 < float(probability) < 0.957
-
-    cat = lite0.tokens(lite0.preprocess(Image.fromarray(skimage.data.chelsea()))[None])
-    assert int((cat.mean(1) @ lite0_file["_fc.weight"].T + lite0_file["_fc.bias"]).argmax()) in range(281, 286)  # cats
+    assert int(logits(skimage.data.chelsea()).argmax()) in range(281, 286)  # cats
 
 
 SIMILAR = [  # (a sentence, the same in other words, another topic): written for this test
