@@ -157,9 +157,7 @@ class ImageFacts(Facts):
     pretraining: Pretraining
     class_token: bool = False  # whether the network has one
     options: dict[str, float] = field(default_factory=dict)  # of the backbone's constructor, such as another width
-    enlarges: int = (
-        0  # side in pixels that the encoder enlarges its input to, unless it is kept from it; 0: it never does
-    )
+    enlarges: int = 0  # side in pixels that it enlarges its input to, unless it is kept from it; 0: it never does
     native: str = "the same"  # what its authors evaluate with, in words, where `preprocessing` has no "native"
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -21,8 +21,7 @@ from pkd_utils.encoders.backbones import (
 )
 from pkd_utils.encoders.downloads import find_weights
 from pkd_utils.encoders.facts import Feature, ImageFacts, Preprocessing, known
-from pkd_utils.encoders.keys import KeyReport, load_file
-from pkd_utils.encoders.weights import Weights
+from pkd_utils.encoders.keys import load_file
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.images.depth import check_depth
 from pkd_utils.runs.errors import DataError
@@ -63,11 +62,9 @@ class ImageEncoder(FrozenEncoder):
         include_cls: bool,
         depth: str | int,
         upsample: bool,
-        precision: str,
-        seed: int,
-        loaded: tuple[Weights, KeyReport] | None,
+        **frozen: Any,
     ):
-        super().__init__(network, facts, precision, seed, loaded)
+        super().__init__(network, facts, **frozen)
         self.feature_name, self.feature, self.preprocessing = feature_name, feature, preprocessing
         self.grid, self.width, self.input_size = feature.grid, feature.width, preprocessing.crop
         self.include_cls, self.depth, self.upsample = include_cls, depth, upsample
@@ -168,7 +165,8 @@ def load_image_encoder(
     """
     facts = known(IMAGE_ENCODERS, name, "image encoder")
     feature = feature or next(iter(facts.features))
-    known(facts.features, feature, f"feature of {facts.title}", {k: f.what for k, f in facts.features.items()})
+    words = {name: each.what for name, each in facts.features.items()}
+    read_as = known(facts.features, feature, f"feature of {facts.title}", words)
     preprocessing = preprocessing or next(iter(facts.preprocessing))
     steps = known(facts.preprocessing, preprocessing, f"preprocessing of {facts.title}", facts.preprocessing)
     fault = ""
@@ -180,7 +178,6 @@ def load_image_encoder(
         fault = f"{facts.title} enlarges every input to {facts.enlarges} pixels: give upsample=False with input_size."
     if fault:
         raise DataError(fault)
-    read_as = facts.features[feature]
     if not upsample:
         side = steps.crop // read_as.stride
         read_as = dataclasses.replace(read_as, grid=(side, side))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -14,16 +14,7 @@ from pkd_utils.encoders.backbones import FrozenEncoder
 from pkd_utils.encoders.bert import build_encoder, load_bert, load_tokenizer, longest_text, read_config
 from pkd_utils.encoders.downloads import find_weights
 from pkd_utils.encoders.facts import TextFacts, known
-from pkd_utils.encoders.keys import KeyReport
-from pkd_utils.encoders.texts import (
-    EncodedTexts,
-    check_texts,
-    encode_packed,
-    pack_tokens,
-    read_cache,
-    texts_sha256,
-)
-from pkd_utils.encoders.weights import Weights
+from pkd_utils.encoders.texts import EncodedTexts, check_texts, encode_packed, pack_tokens, read_cache, texts_sha256
 from pkd_utils.encoders.zoo import TEXT_ENCODERS
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
@@ -58,11 +49,9 @@ class TextEncoder(FrozenEncoder):
         facts: TextFacts,
         tokenizer: Tokenizer | None,
         layer: str | int,
-        precision: str,
-        seed: int,
-        loaded: tuple[Weights, KeyReport] | None,
+        **frozen: Any,
     ):
-        super().__init__(network, facts, precision, seed, loaded)
+        super().__init__(network, facts, **frozen)
         self.tokenizer, self.layer, self.width, self.longest = tokenizer, layer, facts.width, facts.longest
         self.identity: str = files.hash_params(
             {
@@ -71,7 +60,7 @@ class TextEncoder(FrozenEncoder):
                 "vocabulary": files.hash_params(tokenizer.get_vocab()) if tokenizer else None,
                 "lowercase": facts.lowercase,
                 "layer": str(layer),
-                "precision": precision,
+                "precision": self.precision,
             }
         )
 
@@ -127,10 +116,8 @@ class TextEncoder(FrozenEncoder):
         (memory-mapped). An interrupted encoding continues from the parts beside it, to the same bits. All is in memory
         while encoding (6,000 reports of 100 tokens at D = 768: 0.9 GB).
         """
-        how = {"device": self.device, "batch_size": batch_size, "cache": cache, "what": self.facts.title}
-        return read_cache(cache, packed.identity) or encode_packed(
-            packed, self.encode, self.width, torch.float16, **how
-        )
+        how = torch.float16, self.device, batch_size, cache, self.facts.title
+        return read_cache(cache, packed.identity) or encode_packed(packed, self.encode, self.width, *how)
 
 
 def load_text_encoder(
@@ -188,7 +175,7 @@ def load_text_encoder(
         network, loaded = load_bert(folder, facts)
     facts = facts if lower_case is None else replace(facts, lowercase=lower_case)
     network.encoder.layer = network.encoder.layer[:depth]  # what lies behind the layer is not computed
-    return TextEncoder(network, facts, tokenizer, layer, precision, seed, loaded).to(device)
+    return TextEncoder(network, facts, tokenizer, layer, precision=precision, seed=seed, loaded=loaded).to(device)
 
 
 def _depth(facts: TextFacts, layer: str | int) -> int:

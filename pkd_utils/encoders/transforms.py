@@ -16,8 +16,6 @@ from torchvision.transforms import functional as tv
 from pkd_utils.encoders.facts import Preprocessing
 from pkd_utils.images.depth import eight_bit_range, is_deep
 
-INTERPOLATION = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
-
 
 def eight_bit(image: Image.Image, depth: str | int = "minmax") -> Image.Image:
     """The image with 8 bits a channel: mode "L" if it is grey, else "RGB".
@@ -115,7 +113,7 @@ def _resize_whole(image: Image.Image, steps: Preprocessing) -> Image.Image:
 
 def _resize(image: Image.Image, width: int, height: int, steps: Preprocessing) -> Image.Image:
     if steps.interpolation != "area":
-        return tv.resize(image, [height, width], INTERPOLATION[steps.interpolation])
+        return tv.resize(image, [height, width], InterpolationMode(steps.interpolation))
     return Image.fromarray(cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_AREA))
 
 

@@ -72,10 +72,9 @@ def fingerprint(tokens: torch.Tensor | np.ndarray) -> dict[str, Any]:
 
 def same_fingerprint(mine: dict[str, Any], recorded: dict[str, Any]) -> bool:
     """Whether two fingerprints agree: the shape exactly, the numbers within `TOLERANCE`."""
-    if mine["tokens"] != recorded["tokens"]:
-        return False
-    numbers = [name for name in recorded if name != "tokens"]
-    return all(abs(mine[n] - recorded[n]) <= TOLERANCE * max(abs(recorded[n]), recorded["sd"]) for n in numbers)
+    numbers = {name: value for name, value in recorded.items() if name != "tokens"}
+    near = [abs(mine[n] - value) <= TOLERANCE * max(abs(value), recorded["sd"]) for n, value in numbers.items()]
+    return mine["tokens"] == recorded["tokens"] and all(near)
 
 
 @dataclass

@@ -63,30 +63,6 @@ _ACTING = """
 ACTING = tuple(f"{name}." for name in _ACTING.split())
 
 
-class Inert:
-    """Stands for an object of a class that is neither imported nor executed; keeps nothing."""
-
-    def __new__(cls, *_args: Any, **_named: Any) -> "Inert":
-        return object.__new__(cls)
-
-    def __setstate__(self, _state: Any) -> None:
-        """The state that the real class would have taken is not looked at."""
-
-
-class InertMapping:
-    """Stands for a dictionary class of another project, which may hold its weights: makes a plain dictionary."""
-
-    def __new__(cls, *_args: Any, **_named: Any) -> OrderedDict:
-        return OrderedDict()
-
-
-class InertList:
-    """Stands for a list class such as collections.deque: makes a plain list."""
-
-    def __new__(cls, *_args: Any, **_named: Any) -> list:
-        return []
-
-
 @dataclass(frozen=True)
 class Weights:
     """Tensors of one checkpoint and what stood beside them."""
@@ -229,9 +205,9 @@ def _read_torch(file: Path) -> tuple[Any, tuple[str, ...]]:
                         f"{file} names the Python function {name}, which no weights need: the file may be malicious; "
                         "nothing of it was executed, delete it and download it from its authors again."
                     ) from None
-                stand_ins[name] = _inert(name, Inert)
-            elif filled and issubclass(stand_ins.get(filled[2], dict), Inert):
-                stand_ins[filled[2]] = _inert(filled[2], InertMapping if filled[1] == "SETITEM" else InertList)
+                stand_ins[name] = _inert(name)
+            elif filled and filled[2] in stand_ins:
+                stand_ins[filled[2]] = _inert(filled[2], OrderedDict if filled[1] == "SETITEM" else list)
             else:
                 reason = reason.partition("WeightsUnpickler error: ")[2].partition(" Please ")[0] or reason
                 raise DataError(
@@ -240,9 +216,18 @@ def _read_torch(file: Path) -> tuple[Any, tuple[str, ...]]:
                 ) from error
 
 
-def _inert(name: str, kind: type) -> type:
+def _inert(name: str, plain: type | None = None) -> type:
+    """A class of this name that is neither imported nor executed, whose objects keep nothing of what they are given.
+
+    In place of an object it makes an empty `plain` one: a class of another project may be a dictionary with its weights
+    in it, or a list.
+    """
     module, short = name.rsplit(".", 1)
-    return type(short, (kind,), {"__module__": module})
+
+    def make(cls, *_, **__):
+        return plain() if plain else object.__new__(cls)
+
+    return type(short, (), {"__module__": module, "__new__": make, "__setstate__": lambda self, state: None})
 
 
 def _read_index(index: Path) -> Weights:

@@ -223,17 +223,13 @@ def at_thresholds(
 
 
 def evaluate_maps(maps, masks, boxes: Sequence, threshold: float, valid=None, **how) -> pd.DataFrame:
-    """All three metrics of Table 1 for a batch, one row an image.
-
-    Parameters
-    ----------
-    maps, masks, boxes, valid, how : see `at_thresholds`; the predicted share counts the picture's own area, too
+    """All three metrics of Table 1 for a batch; arguments and errors as `at_thresholds`.
 
     Returns
     -------
     DataFrame with N rows
         auroc, iou, fpr (NaN where undefined: see `pixel_auroc`, `best_iou`, `false_positive_rate`), predicted_boxes,
-        reference_boxes (counts), predicted_share (area of the predicted boxes' union over that of the map).
+        reference_boxes (counts), predicted_share (area of the predicted boxes' union over that of the picture).
     """
     maps = as_maps(maps)
     found = at_thresholds(maps, None, boxes, [threshold], valid=valid, **how)

@@ -60,8 +60,6 @@ def body_masks(pixels: np.ndarray) -> np.ndarray:
         if image.min() == image.max():
             continue
         _, foreground = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
-        parts, count = ndimage.label(foreground)
-        if count > 1:
-            foreground = parts == np.bincount(parts[parts > 0]).argmax()
-        mask[:] = ndimage.binary_fill_holes(foreground)
+        parts, _ = ndimage.label(foreground)
+        mask[:] = ndimage.binary_fill_holes(parts == np.bincount(parts[parts > 0]).argmax())
     return found

@@ -81,10 +81,14 @@ def best_ious(predicted, n_predicted, reference, n_reference) -> np.ndarray:
     partners = n_reference[image]
     r = reference[np.repeat((np.cumsum(n_reference) - n_reference)[image], partners) + ragged_arange(partners)]
     p = np.repeat(predicted, partners, axis=0).astype(np.float64)
-    overlap = np.maximum(np.minimum(p[:, 2:], r[:, 2:]) - np.maximum(p[:, :2], r[:, :2]), 0).prod(axis=1)
-    union = (p[:, 2:] - p[:, :2]).prod(axis=1) + (r[:, 2:] - r[:, :2]).prod(axis=1) - overlap
-    np.maximum.at(best, np.repeat(image, partners), overlap / union)
+    np.maximum.at(best, np.repeat(image, partners), ious(p, r))
     return best
+
+
+def ious(p: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """IoU of each pair of boxes, float64 (..., 4) both."""
+    overlap = np.maximum(np.minimum(p[..., 2:], r[..., 2:]) - np.maximum(p[..., :2], r[..., :2]), 0).prod(-1)
+    return overlap / ((p[..., 2:] - p[..., :2]).prod(-1) + (r[..., 2:] - r[..., :2]).prod(-1) - overlap)
 
 
 def union_areas(predicted, n_predicted, reference, n_reference, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -160,10 +160,7 @@ def borrowed(model: nn.Module, gradients: bool, unfused: list[Attention]) -> Ite
 def batch_maps(
     model: nn.Module, batch: torch.Tensor, specs: dict[str, MapSpec], targets: torch.Tensor | None
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """All maps (B, grid_h, grid_w) of one batch, by name, and its logits, inside `borrowed`.
-
-    One forward pass, and one more for each Grad-CAM after the first.
-    """
+    """All maps (B, grid_h, grid_w) of one batch, by name, and its logits, inside `borrowed`."""
     grid = tuple(model.patch_embed.dynamic_feat_size(tuple(batch.shape[-2:])))
     rows: dict[str, torch.Tensor] = {}  # (B, tokens)
     maps: dict[str, torch.Tensor] = {}

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from pkd_utils.localization.arrays import as_boxes, as_maps, as_masks, per_image
 from pkd_utils.localization.metrics import at_thresholds, pixel_ranks, region_shares
-from pkd_utils.localization.regions import ragged_arange
+from pkd_utils.localization.regions import ious, ragged_arange
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
@@ -235,9 +235,7 @@ def _matches(predicted, n_predicted, scores, reference, n_reference, limits) -> 
     free = np.ones((len(limits), len(n_reference), widest), dtype=bool)
     for boxes in np.split(by_rank, np.cumsum(np.bincount(rank))[:-1]):
         p, r = predicted[boxes][:, None].astype(np.float64), held[image[boxes]]
-        overlap = np.maximum(np.minimum(p[..., 2:], r[..., 2:]) - np.maximum(p[..., :2], r[..., :2]), 0).prod(-1)
-        union = (p[..., 2:] - p[..., :2]).prod(-1) + (r[..., 2:] - r[..., :2]).prod(-1) - overlap
-        iou = np.nan_to_num(overlap / union, nan=-1)  # -1: no such reference box
+        iou = np.nan_to_num(ious(p, r), nan=-1)  # -1: no such reference box
         open_iou = np.where(free[:, image[boxes]], iou, -1)
         best = open_iou.argmax(-1)
         hit = np.take_along_axis(open_iou, best[..., None], -1)[..., 0] >= limits[:, None]

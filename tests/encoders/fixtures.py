@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 
 State = dict[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
+Make = Callable[[Shapes], State]  # values for the tensors of a file
 Edit = Callable[[State], State]
 MAE_PATCH, DINO_PATCH = 16, 14
 RESNET_CUT = 8  # small ResNets have an eighth of the channels
@@ -33,7 +35,7 @@ RESNET_CUT = 8  # small ResNets have an eighth of the channels
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def random_state(shapes: dict[str, tuple[int, ...]], seed: int) -> State:
+def random_state(shapes: Shapes, seed: int) -> State:
     """Values that a network can run on: norms near one, positive variances, small weights."""
     generator = torch.Generator().manual_seed(seed)
     state: State = {}
@@ -54,60 +56,74 @@ def random_state(shapes: dict[str, tuple[int, ...]], seed: int) -> State:
 # --- shapes, by the names in the files -------------------------------------------------------------------------------
 
 
-def linear(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
-    """Weight and bias of a linear layer."""
+def linear(name: str, outputs: int, inputs: int) -> Shapes:
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 
-def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    """Weight and bias of a layer norm."""
+def norm(name: str, width: int) -> Shapes:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def batch_norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    """The five tensors of a batch norm."""
+def batch_norm(name: str, width: int) -> Shapes:
     statistics = {f"{name}.running_mean": (width,), f"{name}.running_var": (width,), f"{name}.num_batches_tracked": ()}
     return norm(name, width) | statistics
 
 
-def kept(make: Callable[..., dict[str, tuple[int, ...]]]) -> Callable[..., dict[str, tuple[int, ...]]]:
+def kept(make: Callable[..., Shapes]) -> Callable[..., Shapes]:
     """Networks are built once for their names and shapes; every call has a dictionary of its own."""
     made = functools.cache(make)
     return lambda *sizes, **options: dict(made(*sizes, **options))
 
 
-def shapes_of(build: Callable[[], nn.Module], prefix: str = "") -> dict[str, tuple[int, ...]]:
+def shapes_of(build: Callable[[], nn.Module], prefix: str = "") -> Shapes:
     """Names and shapes of a network's tensors, without the tensors."""
     with torch.device("meta"):
         return {prefix + name: tuple(value.shape) for name, value in build().state_dict().items()}
 
 
 @kept
-def vit_blocks(name: str, depth: int, width: int) -> dict[str, tuple[int, ...]]:
+def vit_blocks(name: str, depth: int, width: int) -> Shapes:
     """Blocks of a Vision Transformer as timm and MAE name them."""
     return shapes_of(lambda: nn.Sequential(*(Block(width, 2, qkv_bias=True) for _ in range(depth))), f"{name}.")
 
 
 @kept
-def vit(width: int, depth: int, patch: int, side: int, layer_scale: bool = False) -> dict[str, tuple[int, ...]]:
+def vit(width: int, depth: int, patch: int, side: int, layer_scale: bool = False) -> Shapes:
     """A Vision Transformer of side x side patches without head, in timm's names."""
     options = {"num_heads": 2, "num_classes": 0, "init_values": 1.0 if layer_scale else None}
     return shapes_of(lambda: VisionTransformer(patch * side, patch, embed_dim=width, depth=depth, **options))
 
 
 @kept
-def huggingface_dinov2(width: int, depth: int, side: int, in_memory: bool = False) -> dict[str, tuple[int, ...]]:
+def huggingface_dinov2(width: int, depth: int, side: int, in_memory: bool = False) -> Shapes:
     """Dinov2Model of side x side patches: names of its files, or of transformers 5's `state_dict()`."""
     sizes = {"hidden_size": width, "num_hidden_layers": depth, "image_size": DINO_PATCH * side}
     config = Dinov2Config(num_attention_heads=2, patch_size=DINO_PATCH, **sizes)
     shapes = shapes_of(lambda: Dinov2Model(config))
-    if in_memory:
-        return shapes
-    in_files = {"attention.o_proj": "attention.output.dense"}
-    in_files |= {f"attention.{part[0]}_proj": f"attention.attention.{part}" for part in ("query", "key", "value")}
-    for memory, file in in_files.items():
-        shapes = {name.replace(memory, file): shape for name, shape in shapes.items()}
-    return shapes
+    return shapes if in_memory else {replaced(name, IN_FILES): shape for name, shape in shapes.items()}
+
+
+def replaced(text: str, table: dict[str, str]) -> str:
+    for old, new in table.items():
+        text = text.replace(old, new)
+    return text
+
+
+IN_FILES = {"attention.o_proj": "attention.output.dense"}
+IN_FILES |= {f"attention.{part[0]}_proj": f"attention.attention.{part}" for part in ("query", "key", "value")}
+IN_TRANSFORMERS = {
+    "cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection", "attn.proj": "attention.o_proj",
+}  # fmt: skip
+DINOV2 = {"blocks.": "encoder.layer.", "ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
+PLAIN = {"blocks.": "layers.", "norm1": "layernorm_before", "norm2": "layernorm_after"}
+
+
+def transformers_names(name: str, dinov2: bool = True) -> list[str]:
+    """A tensor of timm's ViT in transformers' Dinov2Model or ViTModel, in memory: three of query, key and value."""
+    name = "layernorm" + name.removeprefix("norm") if name.startswith("norm.") else name
+    name = replaced(name, IN_TRANSFORMERS | (DINOV2 if dinov2 else PLAIN))
+    return [name.replace("attn.qkv", f"attention.{part}_proj") for part in ("qkv" if ".qkv." in name else "q")]
 
 
 def small_resnet(architecture: str) -> torchvision.models.ResNet:
@@ -126,7 +142,7 @@ def small_resnet(architecture: str) -> torchvision.models.ResNet:
 
 
 @kept
-def resnet(architecture: str, small: bool, prefix: str = "", fc: bool = True) -> dict[str, tuple[int, ...]]:
+def resnet(architecture: str, small: bool, prefix: str = "", fc: bool = True) -> Shapes:
     """torchvision's ResNet, 320 tensors for ResNet-50 with its `fc`."""
     whole = partial(torchvision.models.get_model, weights=None)
     shapes = shapes_of(lambda: (small_resnet if small else whole)(architecture))
@@ -136,7 +152,7 @@ def resnet(architecture: str, small: bool, prefix: str = "", fc: bool = True) ->
 @kept
 def bert(
     prefix: str, width: int, depth: int, vocabulary: int, old_names: bool = False, position_ids: bool = False
-) -> dict[str, tuple[int, ...]]:
+) -> Shapes:
     """A BERT without pooler; `old_names` calls weight and bias of layer norms gamma and beta."""
     sizes = {"vocab_size": vocabulary, "hidden_size": width, "num_hidden_layers": depth}
     config = BertConfig(num_attention_heads=2, intermediate_size=4 * width, **sizes)
@@ -145,12 +161,6 @@ def bert(
     for new, old in (("weight", "gamma"), ("bias", "beta")) if old_names else ():
         shapes = {name.replace(f"LayerNorm.{new}", f"LayerNorm.{old}"): shape for name, shape in shapes.items()}
     return {prefix + name: shape for name, shape in shapes.items()}
-
-
-def masked_language_head(width: int, vocabulary: int) -> dict[str, tuple[int, ...]]:
-    """`cls.predictions` of a BertForMaskedLM."""
-    shapes = {"cls.predictions.bias": (vocabulary,)} | linear("cls.predictions.transform.dense", width, width)
-    return shapes | norm("cls.predictions.transform.LayerNorm", width)
 
 
 # --- objects of libraries that are not here --------------------------------------------------------------------------
@@ -176,6 +186,15 @@ def foreign_classes(*names: str) -> Iterator[dict[str, type]]:
     finally:
         for part in modules:
             del sys.modules[part]
+
+
+def saved(content: object, file: Path, zipped: bool = True) -> Path:
+    """Write a file in the format of its suffix, torch's `zipped` or as before torch 1.6; its path comes back."""
+    if file.suffix == ".safetensors":
+        save_file(content, file, metadata={"format": "pt"})
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    return file
 
 
 def _filled(made: type, **attributes: object) -> object:
@@ -206,26 +225,22 @@ def _size(small: bool, width: int = 768, depth: int = 12) -> tuple[int, int]:
     return (16, 2) if small else (width, depth)
 
 
-def _rad_dino(folder: Path, seed: int, small: bool, kind: str, edit: Edit, width: int = 768) -> Path:
+def _rad_dino(folder: Path, make: Make, small: bool, kind: str, width: int = 768) -> Path:
     """Hugging Face folder, or DINOv2's own names in backbone_compatible.safetensors."""
     width, depth = _size(small, width)
     side = 2 if small else 37
     if kind == "backbone_compatible":
         shapes = vit(width, depth, DINO_PATCH, side, layer_scale=True) | {"mask_token": (1, width)}
-        file = folder / "backbone_compatible.safetensors"
-        save_file(edit(random_state(shapes, seed)), file)
-        return file
-    state = edit(random_state(huggingface_dinov2(width, depth, side, kind == "in_memory"), seed))
+        return saved(make(shapes), folder / "backbone_compatible.safetensors")
+    state = make(huggingface_dinov2(width, depth, side, kind == "in_memory"))
     config = {"model_type": "dinov2", "hidden_size": width, "num_hidden_layers": depth}
     config |= {"num_attention_heads": max(width // 64, 2), "image_size": side * DINO_PATCH, "patch_size": DINO_PATCH}
     config |= {"layer_norm_eps": 1e-6, "layerscale_value": 1.0, "mlp_ratio": 4, "qkv_bias": True}
     (folder / "config.json").write_text(json.dumps(config))
     if kind == "sharded":
         _write_shards(state, folder)
-    elif kind == "in_memory":
-        torch.save(state, folder / "pytorch_model.bin")
     else:
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        saved(state, folder / ("pytorch_model.bin" if kind == "in_memory" else "model.safetensors"))
     return folder
 
 
@@ -234,12 +249,12 @@ def _write_shards(state: State, folder: Path) -> None:
     half = len(names) // 2
     files = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     for file, part in zip(files, (names[:half], names[half:]), strict=True):
-        save_file({name: state[name] for name in part}, folder / file, metadata={"format": "pt"})
+        saved({name: state[name] for name in part}, folder / file)
     index = {"metadata": {"total_size": 1}, "weight_map": {name: files[i >= half] for i, name in enumerate(names)}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def _medical_mae(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+def _medical_mae(folder: Path, make: Make, small: bool, kind: str) -> Path:
     """MAE's pre-training file with its decoder, or ("finetuned") the classifier that lost the final norm."""
     width, depth = _size(small)
     decoder = 8 if small else 512
@@ -248,17 +263,15 @@ def _medical_mae(folder: Path, seed: int, small: bool, kind: str, edit: Edit) ->
     if kind == "finetuned":
         shapes = {name: shape for name, shape in shapes.items() if not name.startswith("norm.")}
         shapes |= norm("fc_norm", width) | linear("head", 5, width)
-        file = folder / "vit-b_CXR_0.5M_mae_CheXpert.pth"
     else:
         shapes |= {"mask_token": (1, 1, decoder), "decoder_pos_embed": (1, side**2 + 1, decoder)}
         shapes |= linear("decoder_embed", decoder, width) | vit_blocks("decoder_blocks", 8, decoder)
         shapes |= norm("decoder_norm", decoder) | linear("decoder_pred", 3 * MAE_PATCH**2, decoder)
-        file = folder / "vit-b_CXR_0.5M_mae.pth"
-    torch.save(_mae_checkpoint(edit(random_state(shapes, seed)), 799), file)
-    return file
+    name = "vit-b_CXR_0.5M_mae_CheXpert.pth" if kind == "finetuned" else "vit-b_CXR_0.5M_mae.pth"
+    return saved(_mae_checkpoint(make(shapes), 799), folder / name)
 
 
-def _mrm(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+def _mrm(folder: Path, make: Make, small: bool, kind: str) -> Path:
     """MRM.pth with its decoder and report encoder, or BenchX's own training with a prefix."""
     width, depth = _size(small)
     side = 2 if small else 14
@@ -266,35 +279,27 @@ def _mrm(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
     if kind == "benchx":
         shapes = {f"vision_encoder.visual.{name}": shape for name, shape in shapes.items()}
         shapes |= bert("text_encoder.", 16, 1, 50)
-        file = folder / "mrm_benchx.pth"
-        torch.save({"state_dict": edit(random_state(shapes, seed)), "epoch": 30}, file)
-        return file
+        return saved({"state_dict": make(shapes), "epoch": 30}, folder / "mrm_benchx.pth")
     shapes |= {"mask_token": (1, 1, width), "decoder_pos_embed": (1, (2 * side) ** 2 + 1, width)}
     shapes |= linear("decoder_embed", width, width) | vit_blocks("decoder_blocks", 4, width)
     shapes |= norm("decoder_norm", width) | linear("decoder_pred", 3 * (2 * MAE_PATCH) ** 2, width)
     shapes |= linear("bert_mlp", width, width) | bert("bert_encoder.model.bert.", 16, 1, 50, position_ids=True)
-    file = folder / "MRM.pth"
-    torch.save(_mae_checkpoint(edit(random_state(shapes, seed)), 199), file)
-    return file
+    return saved(_mae_checkpoint(make(shapes), 199), folder / "MRM.pth")
 
 
-def _c2l(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+def _c2l(folder: Path, make: Make, small: bool, kind: str) -> Path:
     """train_C2L_res18.py's checkpoint; `kind` is the prefix ("encoder.module." as saved) or "plain"."""
     shapes = resnet("resnet18", small, fc=False) | linear("fc", 128, 512)
     if kind == "plain":
-        file = folder / "C2L_res18_model.pt"
-        torch.save(edit(random_state(shapes, seed)), file)
-        return file
-    state = edit(random_state({kind + name: shape for name, shape in shapes.items()}, seed))
+        return saved(make(shapes), folder / "C2L_res18_model.pt")
+    state = make({kind + name: shape for name, shape in shapes.items()})
     opt = argparse.Namespace(model="resnet18", nce_k=16384, moco=True, model_path=Path("models"))
     content = {"opt": opt, "model": state, "contrast": {"memory": torch.zeros(4, 4)}, "optimizer": _optimizer(state)}
     content |= {"epoch": 200, "model_ema": {name: value + 1 for name, value in state.items()}, "amp": {}}
-    file = folder / "ckpt_epoch_200.pth"
-    torch.save(content, file)
-    return file
+    return saved(content, folder / "ckpt_epoch_200.pth")
 
 
-def _biovil(folder: Path, seed: int, small: bool, kind: str, edit: Edit, temporal: bool = False) -> Path:
+def _biovil(folder: Path, make: Make, small: bool, kind: str, temporal: bool = False) -> Path:
     """hi-ml's ImageModel, a bare state dict: 372 tensors with the temporal part, 328 without."""
     shapes = resnet("resnet50", small, "encoder.encoder.")
     inputs = width = 2048 // RESNET_CUT if small else 2048
@@ -311,12 +316,10 @@ def _biovil(folder: Path, seed: int, small: bool, kind: str, edit: Edit, tempora
     shapes |= {"projector.model.0.weight": (128, inputs, 1, 1)} | batch_norm("projector.model.1", 128)
     shapes |= {"projector.model.3.weight": (128, 128, 1, 1), "projector.model.3.bias": (128,)}
     stem = "biovil_t_image_model" if temporal else "biovil_image_resnet50"
-    file = folder / f"{stem}_proj_size_128.pt"
-    torch.save(edit(random_state(shapes, seed)), file)
-    return file
+    return saved(make(shapes), folder / f"{stem}_proj_size_128.pt")
 
 
-def _gloria(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+def _gloria(folder: Path, make: Make, small: bool, kind: str) -> Path:
     """A Lightning checkpoint whose hyper-parameters are an omegaconf object."""
     prefix = "gloria.img_encoder."
     cut = RESNET_CUT if small else 1
@@ -335,13 +338,13 @@ def _gloria(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path
         "pytorch_lightning.utilities.parsing.AttributeDict",
         "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     )
-    file = folder / "chexpert_resnet50.ckpt"
     with foreign_classes(*names) as made:
         config, items, about, node, phase, attributes, callback = (made[name] for name in names)
         metadata = _filled(about, ref_type=dict, object_type=dict, optional=True, key=None, flags={}, element_type=str)
         leaf = _filled(node, _metadata=metadata, _parent=None, _val="resnet_50")
         # A DictConfig with state but without items, as its own __getstate__ leaves it.
-        hyper = _filled(object_type(config), _metadata=metadata, _parent=None, _content={"model_name": leaf})
+        config.__reduce_ex__ = lambda self, protocol: (type(self), (), self.__dict__)
+        hyper = _filled(config, _metadata=metadata, _parent=None, _content={"model_name": leaf})
         sizes = _filled(items, _metadata=metadata, _parent=hyper, _content=[leaf, leaf])
         content = {
             "epoch": 25,
@@ -350,38 +353,28 @@ def _gloria(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path
             "callbacks": {callback: {"best_model_score": torch.tensor(1.5), "best_model_path": Path("best.ckpt")}},
             "optimizer_states": [],
             "lr_schedulers": [{"best": 1.5, "factor": 0.5}],
-            "state_dict": edit(random_state(shapes, seed)),
+            "state_dict": make(shapes),
             "hparams_name": "hparams",
             "hyper_parameters": attributes(config=hyper, sizes=sizes, phase=phase.FIRST),
         }
-        torch.save(content, file, _use_new_zipfile_serialization=kind != "legacy")
-    return file
+        return saved(content, folder / "chexpert_resnet50.ckpt", zipped=kind != "legacy")
 
 
-def object_type(made: type) -> type:
-    """`made` as a class that pickles its attributes only, as omegaconf's containers do."""
-    made.__reduce_ex__ = lambda self, protocol: (type(self), (), self.__dict__)
-    return made
-
-
-def _biomedclip(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+def _biomedclip(folder: Path, make: Make, small: bool, kind: str) -> Path:
     """open_clip's folder with both towers; the text tower is cut to two narrow layers."""
     width, depth = _size(small)
     shapes = {f"visual.trunk.{name}": shape for name, shape in vit(width, depth, MAE_PATCH, 2 if small else 14).items()}
     shapes |= {"visual.head.proj.weight": (512, width), "logit_scale": ()}
     shapes |= bert("text.transformer.", 16, 2, 50, position_ids=True)
     shapes |= {"text.proj.0.weight": (640, 16), "text.proj.2.weight": (512, 640)}
-    state = edit(random_state(shapes, seed))
+    state = make(shapes)
     vision = {"timm_model_name": "vit_base_patch16_224", "timm_pool": "", "timm_proj": "linear", "image_size": 224}
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {"embed_dim": 512, "vision_cfg": vision}}))
-    if kind == "safetensors":
-        save_file(state, folder / "open_clip_model.safetensors")
-    else:
-        torch.save(state, folder / "open_clip_pytorch_model.bin")
+    saved(state, folder / ("open_clip_model.safetensors" if kind == "safetensors" else "open_clip_pytorch_model.bin"))
     return folder
 
 
-def _efficientnet_lite0(folder: Path, seed: int, small: bool, kind: str, edit: Edit) -> Path:
+def _efficientnet_lite0(folder: Path, make: Make, small: bool, kind: str) -> Path:
     """lukemelas's port, in the format of torch before 1.6; always at full size, it is small."""
     rows = ((1, 3, 1, 32, 16), (2, 3, 6, 16, 24), (2, 5, 6, 24, 40), (3, 3, 6, 40, 80))
     rows += ((3, 5, 6, 80, 112), (4, 5, 6, 112, 192), (1, 3, 6, 192, 320))
@@ -398,9 +391,7 @@ def _efficientnet_lite0(folder: Path, seed: int, small: bool, kind: str, edit: E
             shapes |= {f"{block}._project_conv.weight": (outputs, inner, 1, 1)} | batch_norm(f"{block}._bn2", outputs)
             number += 1
     shapes |= {"_conv_head.weight": (1280, 320, 1, 1)} | batch_norm("_bn1", 1280) | linear("_fc", 1000, 1280)
-    file = folder / "efficientnet-lite0-57934424.pth"
-    torch.save(edit(random_state(shapes, seed)), file, _use_new_zipfile_serialization=False)
-    return file
+    return saved(make(shapes), folder / "efficientnet-lite0-57934424.pth", zipped=False)
 
 
 def vocabulary_lines(lowercase: bool, count: int) -> list[str]:
@@ -412,7 +403,7 @@ def vocabulary_lines(lowercase: bool, count: int) -> list[str]:
     return ["[PAD]", *unused[:99], *special, *pieces, *unused[99:]][:count]
 
 
-def _text(folder: Path, seed: int, small: bool, kind: str, edit: Edit, style: str, lowercase: bool = True) -> Path:
+def _text(folder: Path, make: Make, small: bool, kind: str, style: str, lowercase: bool = True) -> Path:
     """A Hugging Face folder of a BERT: config.json, vocab.txt, tokenizer_config.json and weights."""
     width, depth = (384, 6) if style == "sentence" else (768, 12)
     width, depth = _size(small, width, depth)
@@ -420,7 +411,8 @@ def _text(folder: Path, seed: int, small: bool, kind: str, edit: Edit, style: st
     prefix = "" if style == "sentence" else "bert."
     shapes = bert(prefix, width, depth, vocabulary, old_names=kind == "old_names", position_ids=style != "cxr")
     if style != "sentence":
-        shapes |= masked_language_head(width, vocabulary)
+        shapes |= {"cls.predictions.bias": (vocabulary,)} | linear("cls.predictions.transform.dense", width, width)
+        shapes |= norm("cls.predictions.transform.LayerNorm", width)
     config = {"model_type": "bert", "vocab_size": vocabulary, "hidden_size": width}
     heads = 2 if small else 12  # MiniLM too, of half the width
     config |= {"num_hidden_layers": depth, "num_attention_heads": heads, "intermediate_size": 4 * width}
@@ -442,11 +434,8 @@ def _text(folder: Path, seed: int, small: bool, kind: str, edit: Edit, style: st
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"do_lower_case": lowercase, "tokenizer_class": "BertTokenizer", "model_max_length": 512})
     )
-    state = edit(random_state(shapes, seed))
-    if kind == "safetensors" or style == "sentence":
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    else:
-        torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=style != "clinical")
+    name = "model.safetensors" if kind == "safetensors" or style == "sentence" else "pytorch_model.bin"
+    saved(make(shapes), folder / name, zipped=style != "clinical")
     return folder
 
 
@@ -471,7 +460,12 @@ WRITERS: dict[str, tuple[Callable[..., Path], tuple[str, ...]]] = {
 
 
 def write_checkpoint(
-    name: str, folder: Path, seed: int = 0, small: bool = False, kind: str | None = None, edit: Edit | None = None
+    name: str,
+    folder: Path,
+    seed: int = 0,
+    small: bool = False,
+    kind: str | None = None,
+    edit: Edit | None = None,
 ) -> Path:
     """Write a checkpoint of random weights and return the path a user would give: a file or a folder.
 
@@ -482,4 +476,9 @@ def write_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     writer, kinds = WRITERS[name]
-    return writer(folder, seed, small, kind or kinds[0], edit or (lambda state: state))
+
+    def make(shapes: Shapes) -> State:
+        state = random_state(shapes, seed)
+        return edit(state) if edit else state
+
+    return writer(folder, make, small, kind or kinds[0])

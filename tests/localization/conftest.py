@@ -1,7 +1,13 @@
 """Fixtures of this room."""
 
+import numpy as np
 import pytest
 import torch
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
 
 
 @pytest.fixture

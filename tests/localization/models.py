@@ -1,10 +1,6 @@
 """A small vision transformer whose maps are far from flat, for the tests of maps."""
 
 import torch
-
-import pkd_utils  # noqa: F401  (lets timm import beside a CPU-only torch)
-
-# isort: split
 from timm.models.vision_transformer import VisionTransformer
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}

@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pkd_utils.localization.attention import upsample_maps
 from pkd_utils.localization.metrics import (
+    at_thresholds,
     best_iou,
     boxes_from_map,
     boxes_from_maps,
@@ -22,13 +23,10 @@ from pkd_utils.localization.metrics import (
     pooled_auroc,
     region_shares,
 )
+from pkd_utils.localization.sides import side_scores
+from pkd_utils.localization.suite import energy_inside, pointing_game, score_maps
 from pkd_utils.runs.errors import DataError
-from tests.localization.painted import masks_from_boxes
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(7)
+from tests.localization.painted import masks_from_boxes, random_boxes
 
 
 def exact_auroc(values, mask):
@@ -42,20 +40,6 @@ def exact_auroc(values, mask):
 def skimage_boxes(binary, connectivity):
     found = [p.bbox for p in regionprops(label(binary, connectivity=connectivity))]
     return np.array([(x0, y0, x1, y1) for y0, x0, y1, x1 in found], dtype=np.int64).reshape(-1, 4)
-
-
-def paint(boxes, shape, fine=1):
-    image = np.zeros((shape[0] * fine, shape[1] * fine), dtype=bool)
-    for x0, y0, x1, y1 in np.rint(np.asarray(boxes) * fine).astype(int):
-        image[max(y0, 0) : y1, max(x0, 0) : x1] = True
-    return image
-
-
-def random_boxes(rng, count, shape, fine=1):
-    height, width = shape[0] * fine, shape[1] * fine
-    x = np.sort(np.stack([rng.permutation(width + 1)[:2] for _ in range(count)]).reshape(-1, 2), axis=1)
-    y = np.sort(np.stack([rng.permutation(height + 1)[:2] for _ in range(count)]).reshape(-1, 2), axis=1)
-    return np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1) / fine
 
 
 KINDS = {
@@ -95,7 +79,6 @@ def test_pixel_auroc_full_size_and_threads(rng, threads):
     threads(3)
     np.testing.assert_array_equal(one, pixel_auroc(maps, masks))
     assert one[:5].tolist() == [exact_auroc(a, m) for a, m in zip(maps[:5], masks[:5], strict=True)]
-    np.testing.assert_array_equal(one, pixel_auroc(torch.from_numpy(maps), torch.from_numpy(masks)))
 
 
 def test_pixel_auroc_known_values_and_undefined():
@@ -240,39 +223,26 @@ def test_false_positive_rate_known_values():
 
 @pytest.mark.parametrize("fine", [1, 4])
 def test_areas_equal_painted_boxes(fine, rng):
-    shape = (23, 31)
+    shape = (23 * fine, 31 * fine)
     for count in (1, 2, 5, 40):
-        predicted, reference = random_boxes(rng, count, shape, fine), random_boxes(rng, 3, shape, fine)
-        p, r = paint(predicted, shape, fine), paint(reference, shape, fine)
-        assert false_positive_rate(predicted, reference, shape) == pytest.approx((p & ~r).sum() / p.sum(), abs=1e-12)
+        predicted, reference = random_boxes(rng, count, shape), random_boxes(rng, 3, shape)
+        p, r = masks_from_boxes([predicted, reference], shape)
+        share = false_positive_rate(predicted / fine, reference / fine, (23, 31))
+        assert share == pytest.approx((p & ~r).sum() / p.sum(), abs=1e-12)
 
 
-def reference_row(a, mask, boxes, threshold, connectivity=1):
-    """One image, the slow way."""
-    scaled = (a - a.min()) / (a.max() - a.min())
-    predicted = skimage_boxes(scaled >= a.dtype.type(threshold), connectivity)
-    ious = []
-    for p in predicted:
-        for r in boxes:
-            one, other = paint([p], a.shape), paint([r], a.shape)
-            ious.append((one & other).sum() / (one | other).sum())
-    p, r = paint(predicted, a.shape), paint(boxes, a.shape)
-    share = (p & ~r).sum() / p.sum()
-    return [exact_auroc(a, mask), max(ious), share, len(predicted), len(boxes), p.mean()]
-
-
-@pytest.mark.parametrize("kind", ["attention", "uniform float32", "signed float64"])
-def test_evaluate_maps_equals_the_slow_way(kind, rng):
-    shape = (30, 28, 36)
-    maps = KINDS[kind](rng, shape)
-    if kind == "signed float64":
-        maps = np.sign(maps) * np.log1p(np.abs(maps))
-    boxes = [random_boxes(rng, rng.integers(1, 4), shape[1:]) for _ in maps]
-    masks = masks_from_boxes(boxes, shape[1:])
-    masks[:, 0, 0], masks[:, -1, -1] = True, False
+def test_evaluate_maps_is_one_threshold_and_the_auroc(rng):
+    maps = KINDS["uniform float32"](rng, (30, 28, 36))
+    boxes = [random_boxes(rng, rng.integers(1, 4), maps.shape[1:]) for _ in maps]
+    masks = masks_from_boxes(boxes, maps.shape[1:])
     table = evaluate_maps(maps, masks, boxes, 0.6)
-    expected = [reference_row(a, m, b, 0.6) for a, m, b in zip(maps, masks, boxes, strict=True)]
-    np.testing.assert_allclose(table.to_numpy(), expected, rtol=0, atol=1e-12)
+    predicted = boxes_from_maps(normalize_maps(maps), 0.6)
+    curves = at_thresholds(maps, None, boxes, [0.6]).curves
+    expected = [
+        pixel_auroc(maps, masks), curves["iou"][:, 0], curves["fpr"][:, 0], [len(some) for some in predicted],
+        [len(some) for some in boxes], masks_from_boxes(predicted, maps.shape[1:]).mean((1, 2)),
+    ]  # fmt: skip
+    np.testing.assert_allclose(table.to_numpy(), np.transpose(expected), rtol=0, atol=1e-12)
     assert list(table) == ["auroc", "iou", "fpr", "predicted_boxes", "reference_boxes", "predicted_share"]
 
 
@@ -317,6 +287,7 @@ def test_threshold_is_compared_in_the_precision_of_the_map():
 
 
 GOOD = np.zeros((2, 4, 4), np.float32), np.zeros((2, 4, 4), bool), [[[0, 0, 2, 2]]] * 2
+BROKEN, NEGATIVE = (np.where(np.arange(2)[:, None, None] == 1, value, GOOD[0]) for value in (np.nan, -1))
 
 
 @pytest.mark.parametrize(
@@ -324,19 +295,30 @@ GOOD = np.zeros((2, 4, 4), np.float32), np.zeros((2, 4, 4), bool), [[[0, 0, 2, 2
     [
         (lambda: pixel_auroc(GOOD[0], GOOD[1][:, :3]), "differ in shape"),
         (lambda: pixel_auroc(GOOD[0], np.full((2, 4, 4), 255)), "other values than 0 and 1"),
-        (lambda: pixel_auroc(np.where(np.arange(2)[:, None, None] == 1, np.nan, GOOD[0]), GOOD[1]), "Map 1 holds"),
+        (lambda: pixel_auroc(BROKEN, GOOD[1]), "Map 1 holds values that are not finite"),
+        (lambda: pointing_game(BROKEN, GOOD[1]), "Map 1 holds values that are not finite"),
+        (lambda: energy_inside(BROKEN, GOOD[1]), "Map 1 holds values that are not finite"),
+        (lambda: side_scores(BROKEN), "Map 1 holds values that are not finite"),
+        (lambda: energy_inside(NEGATIVE, GOOD[1]), "Map 1 holds negative values"),
+        (lambda: side_scores(NEGATIVE), "negative values"),
+        (lambda: pointing_game(*GOOD[:2], -1), "tolerance = -1"),
+        (lambda: score_maps(GOOD[0], GOOD[1][:1], GOOD[2], 0.5), "differ in shape"),
         (lambda: boxes_from_maps(np.array([[[np.inf, 0]]]), 0.5), "Map 0 holds"),
         (lambda: normalize_maps(np.array([[[3e38, -3e38]]], np.float32)), "too far apart"),
         (lambda: pixel_auroc(np.zeros((4, 4)), np.zeros((4, 4))), r"shape \(4, 4\)"),
         (lambda: pixel_auroc(np.zeros((0, 4, 4)), np.zeros((0, 4, 4))), "at least one map"),
         (lambda: pixel_auroc(np.zeros((2, 4, 4), complex), GOOD[1]), "complex"),
         (lambda: boxes_from_map(GOOD[0], 0.5), "Maps have shape"),
-        (lambda: boxes_from_maps(GOOD[0], 0.5, connectivity=8), "connectivity=8"),
+        (lambda: boxes_from_maps(GOOD[0], 0.5, connectivity=4), "connectivity=4"),
         (lambda: best_iou([[0, 0, 0, 5]], [[0, 0, 1, 1]]), "x0 < x1"),
         (lambda: best_iou([[0, 0, 1, np.nan]], [[0, 0, 1, 1]]), "finite"),
         (lambda: best_iou([0, 0, 1, 1], [[0, 0, 1, 1]]), r"shape \(4,\)"),
+        (lambda: best_iou(np.ones((1, 4, 4)), []), r"shape \(1, 4, 4\): give \(K, 4\)"),
         (lambda: evaluate_maps(*GOOD[:2], GOOD[2][:1], 0.5), "1 lists of boxes for 2 maps"),
-        (lambda: evaluate_maps(*GOOD[:2], [[[0, 0, 2, 2]], [[0, 0, 2, 90]]], 0.5), "Image 1 .* outside its map"),
+        *(
+            (lambda box=box: evaluate_maps(*GOOD[:2], [[], [box]], 0.5), "Image 1 .* outside its map of height 4 and")
+            for box in ([0, 0, 9, 3], [0, 0, 3, 9])
+        ),
         (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5], "dice"), "criterion = 'dice'"),
         (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5, 0.5]), "not an increasing list"),
         (lambda: choose_threshold(GOOD[0], GOOD[2], [0.5, 0.3]), "not an increasing list"),

@@ -8,7 +8,7 @@ from scipy import ndimage
 from skimage.measure import label, regionprops
 
 from pkd_utils.localization import arrays
-from pkd_utils.localization.metrics import at_thresholds, boxes_from_maps, evaluate_maps, normalize_maps
+from pkd_utils.localization.metrics import at_thresholds, boxes_from_maps, evaluate_maps, normalize_maps, pixel_auroc
 from pkd_utils.localization.suite import (
     COCO_IOUS,
     LOWER_IS_BETTER,
@@ -22,12 +22,7 @@ from pkd_utils.localization.suite import (
     score_maps,
 )
 from pkd_utils.runs.errors import DataError
-from tests.localization.painted import masks_from_boxes
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(7)
+from tests.localization.painted import masks_from_boxes, random_boxes
 
 
 def blobs(rng, n=12, shape=(24, 30)):
@@ -36,26 +31,12 @@ def blobs(rng, n=12, shape=(24, 30)):
     return (0.01 * normalize_maps(noise.astype(np.float32)) * rng.uniform(0.5, 2, (n, 1, 1))).astype(np.float32)
 
 
-def random_boxes(rng, count, shape):
-    corner = np.column_stack([rng.integers(0, shape[1] - 4, count), rng.integers(0, shape[0] - 4, count)])
-    return np.concatenate([corner, np.minimum(corner + rng.integers(3, 14, (count, 2)), shape[::-1])], axis=1)
-
-
 def problem(rng, n=12, shape=(24, 30)):
     boxes = [random_boxes(rng, rng.integers(1, 4), shape) for _ in range(n)]
     return blobs(rng, n, shape), masks_from_boxes(boxes, shape), boxes
 
 
 # --- pointing game ---------------------------------------------------------------------------------------------------
-
-
-def test_limits_of_coco_and_boxes_beyond_their_map():
-    assert pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]) == COCO_IOUS
-    for box in ([0, 0, 9, 3], [0, 0, 3, 9]):
-        with pytest.raises(DataError, match="outside its map of height 4 and width 4"):
-            arrays.as_boxes([[box]], (1, 4, 4))
-    with pytest.raises(DataError, match=r"image 1 have shape \(1, 4, 4\): give \(K, 4\)"):
-        arrays.as_boxes([[], np.ones((1, 4, 4))])
 
 
 def test_pointing_game_known_values():
@@ -82,15 +63,15 @@ def test_pointing_game_tolerance_is_a_distance_between_pixel_centres(tolerance, 
     assert np.mean(expected) > 0
 
 
-def test_tensors_are_accepted_and_any_number_of_threads(rng, threads, monkeypatch):
+@pytest.mark.parametrize("function", [pixel_auroc, pointing_game, energy_inside])
+def test_tensors_are_accepted_and_any_number_of_threads(function, rng, threads, monkeypatch):
     maps, masks, _ = problem(rng)
     threads(1)
-    expected = [function(maps, masks) for function in (pointing_game, energy_inside)]
+    values = function(maps, masks)
     monkeypatch.setattr(arrays, "PART_PIXELS", 1500)
     threads(2)
-    for function, values in zip((pointing_game, energy_inside), expected, strict=True):
-        np.testing.assert_array_equal(function(torch.from_numpy(maps), torch.from_numpy(masks)), values)
-        np.testing.assert_array_equal(function(torch.from_numpy(maps), masks.astype(np.uint8)), values)
+    np.testing.assert_array_equal(function(torch.from_numpy(maps), torch.from_numpy(masks)), values)
+    np.testing.assert_array_equal(function(torch.from_numpy(maps), masks.astype(np.uint8)), values)
 
 
 # --- energy ----------------------------------------------------------------------------------------------------------
@@ -103,12 +84,6 @@ def test_energy_inside_known_values(rng):
     maps, masks, _ = problem(rng)
     expected = [m[k].astype(np.float64).sum() / m.astype(np.float64).sum() for m, k in zip(maps, masks, strict=True)]
     np.testing.assert_allclose(energy_inside(maps, masks), expected, rtol=1e-12)
-
-
-def test_energy_of_negative_maps_is_refused():
-    maps = np.array([[[1.0, 2.0]], [[-1.0, 2.0]]])
-    with pytest.raises(DataError, match="Map 1 holds negative values"):
-        energy_inside(maps, np.ones_like(maps) * [0, 1])
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------
@@ -132,9 +107,12 @@ def slow_curves(map, mask, boxes, thresholds, connectivity, min_area, normalize)
     return rows
 
 
+@pytest.mark.parametrize("kind", ["smooth", "noise"])
 @pytest.mark.parametrize(("connectivity", "min_area", "normalize"), [(1, 1, True), (2, 5, True), (1, 1, False)])
-def test_curves_equal_the_slow_way(connectivity, min_area, normalize, rng):
+def test_curves_equal_the_slow_way(kind, connectivity, min_area, normalize, rng):
     maps, masks, boxes = problem(rng)
+    if kind == "noise":  # many boxes, of both signs
+        maps = rng.normal(0, 0.01, maps.shape)
     thresholds = (0.1, 0.45, 0.5, 0.8, 0.97) if normalize else (0.004, 0.008, 0.012, 5)
     boxes_at, _, curves = at_thresholds(maps, masks, boxes, thresholds, connectivity, min_area, normalize)
     assert len(boxes_at) == len(thresholds) and all(counts.sum() == len(found) for found, counts in boxes_at)
@@ -157,8 +135,6 @@ def test_curves_of_parts_and_threads_are_those_of_the_whole(rng, threads, monkey
     maps[7, 3, 3] = np.inf
     with pytest.raises(DataError, match="Map 7 holds values that are not finite"):
         at_thresholds(maps, masks, boxes, THRESHOLDS)
-    with pytest.raises(DataError, match="connectivity=4"):
-        at_thresholds(maps[:5], masks[:5], boxes[:5], THRESHOLDS, connectivity=4)
 
 
 def test_curves_of_a_constant_map_and_of_an_image_without_region():
@@ -310,18 +286,8 @@ def test_a_perfect_map_is_perfect_and_a_uniform_map_is_chance(rng):
     np.testing.assert_allclose(uniform["fpr_all"], 1 - share)
 
 
-def test_bad_input_is_named(rng):
-    maps, masks, boxes = problem(rng, 3)
-    with pytest.raises(DataError, match="increasing"):
-        at_thresholds(maps, masks, boxes, (0.5, 0.5))
-    with pytest.raises(DataError, match="tolerance = -1"):
-        pointing_game(maps, masks, -1)
-    maps[1, 0, 0] = np.nan
-    for function in (pointing_game, energy_inside):
-        with pytest.raises(DataError, match="Map 1 holds values that are not finite"):
-            function(maps, masks)
-    with pytest.raises(DataError, match="differ in shape"):
-        score_maps(maps, masks[:2], boxes, 0.5)
+def test_constants():
+    assert pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]) == COCO_IOUS
     assert LOWER_IS_BETTER == ("fpr", "fpr_all")
 
 

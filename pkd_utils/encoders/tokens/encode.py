@@ -21,15 +21,7 @@ import torch
 
 from pkd_utils.encoders.facts import known
 from pkd_utils.encoders.tokens.stored import TextStore, TokenStore, store_facts
-from pkd_utils.encoders.tokens.views import (
-    CROPS,
-    Crops,
-    Pipeline,
-    bar,
-    check_readable,
-    list_images,
-    storage_dtype,
-)
+from pkd_utils.encoders.tokens.views import CROPS, Crops, Pipeline, bar, check_readable, list_images, storage_dtype
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import Parts, atomic_path, hash_params, read_json, write, write_blank, write_json
 
@@ -140,8 +132,9 @@ def encode_images(
         check_readable(line.files, workers)
         for name, shape in shapes.items():
             with parts.write(name, in_place=True) as temporary:
-                size = (views + 1, count, *shape)
-                write_blank(temporary, numpy_dtype(storage), size)
+                # NumPy has no bfloat16, so that is kept as the same 16 bits under the name int16.
+                dtype = np.dtype("int16" if storage == "bfloat16" else storage)
+                write_blank(temporary, dtype, (views + 1, count, *shape))
         _mark(parts, [])
     arrays = [np.load(parts.path(name), mmap_mode="r+") for name in shapes]
     done, marks = 0, []  # of each mark: images that were done, checksum of what came with them
@@ -156,7 +149,8 @@ def encode_images(
         for made in _encode(line, views, done):
             some = made[0].shape[1]
             for array, values in zip(arrays, made, strict=True):
-                array[:, done : done + some] = as_numpy(values)
+                bits = values.contiguous().view(torch.int16) if storage == "bfloat16" else values
+                array[:, done : done + some] = bits.numpy()
             done += some
             shown.update(some)
             if time.perf_counter() - marked >= MARK_SECONDS or done == count:
@@ -297,13 +291,3 @@ def _check_space(folder: Path, needed: int) -> None:
             f"The tokens need {needed:,} bytes and the disk of {there} has {free:,} free: choose fewer views, another "
             "disk (PKD_RUNS), or take crops: fresh."
         )
-
-
-def numpy_dtype(storage: str) -> np.dtype:
-    """dtype of the file; NumPy has no bfloat16, so that is kept as the same 16 bits under the name int16."""
-    return np.dtype("int16" if storage == "bfloat16" else storage)
-
-
-def as_numpy(values: torch.Tensor) -> np.ndarray:
-    """A CPU tensor as `numpy_dtype` of its dtype."""
-    return (values.contiguous().view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()

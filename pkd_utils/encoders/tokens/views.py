@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from pkd_utils.encoders.facts import known
 from pkd_utils.encoders.transforms import eight_bit, random_resized_crop
+from pkd_utils.encoders.weights import some
 from pkd_utils.images.decode import upright
 from pkd_utils.runs.checked import config, ordered
 from pkd_utils.runs.errors import DataError
@@ -74,8 +75,7 @@ def list_images(image_ids: Sequence[str], paths: Sequence[str | Path]) -> list[I
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} image files do not exist: {', '.join(missing[:5])}"
-            f"{' and more' if len(missing) > 5 else ''}; check the data root."
+            f"{len(missing)} of {len(paths)} image files do not exist: {some(missing, most=5)}; check the data root."
         )
     return [ImageFile(*pair) for pair in zip(image_ids, paths, strict=True)]
 
@@ -97,10 +97,9 @@ def check_readable(files: Sequence[ImageFile], workers: int) -> None:
 
     bad = [said for said in bar(in_order(fault, files, workers), len(files), "checking") if said]
     if bad:
-        more = f"; and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise DataError(
-            f"{len(bad)} of {len(files)} images cannot be read: {'; '.join(bad[:20])}{more}. Mend those files or leave "
-            "their rows out."
+            f"{len(bad)} of {len(files)} images cannot be read: {some(bad, '; ', 20)}. Mend those files or leave their "
+            "rows out."
         )
 
 

@@ -54,18 +54,14 @@ def _dinov2(names: list[str], prefix: str, query_key_value: tuple[str, ...], out
         "pos_embed": "embeddings.position_embeddings",
         "patch_embed.proj.": "embeddings.patch_embeddings.projection.",
         "norm.": "layernorm.",
+        "blocks.": "encoder.layer.",
     }
-    inside = {"attn.proj.": output, "ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
     sources = {}
     for name in names:
-        block = re.match(r"blocks\.(\d+)\.(.+)", name)
-        if block is None:
-            sources[name] = (prefix + replace_start(name, outside),)
-        elif block[2].startswith("attn.qkv."):
-            kind = block[2].removeprefix("attn.qkv.")
-            sources[name] = tuple(f"{prefix}encoder.layer.{block[1]}.{part}.{kind}" for part in query_key_value)
-        else:
-            sources[name] = (f"{prefix}encoder.layer.{block[1]}.{replace_start(block[2], inside)}",)
+        theirs = replace_start(name, outside).replace("attn.proj.", output)
+        theirs = re.sub(r"ls([12])\.gamma", r"layer_scale\1.lambda1", theirs)
+        parts = query_key_value if "attn.qkv." in name else ("attn.qkv",)
+        sources[name] = tuple(prefix + theirs.replace("attn.qkv", part) for part in parts)
     return sources
 
 
