@@ -138,23 +138,20 @@ def _build(cohort: Recipe, root: Path, wanted: dict, workers: int, store: Path) 
     _render_all(cohort, [i for i, name in enumerate(names) if name not in parts], root, parts, workers)
     counts = cohort.tables(root, [files.read_json(parts.path(name)) for name in names])
     versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in cohort.libraries}}
-    found = {
-        "counts": counts,
-        "versions": versions,
-        "sha256": _hashes(root, cohort.folders, index.hashes(root, store=store)),
-    }
-    files.write_json(root / "cohort.json", wanted | found)
+    hashed = index.hashes(root, store=store)
+    tables = [name for name in hashed if not name.startswith((*cohort.folders, "parts/"))]
+    hashes = {name: _hash(root, name, hashed) for name in (*tables, *cohort.folders)}
+    files.write_json(root / "cohort.json", wanted | {"counts": counts, "versions": versions, "sha256": hashes})
 
 
 def _render_all(cohort: Recipe, todo: list[int], root: Path, parts: files.Parts, workers: int) -> None:
     if not todo:
         return
-    _start_worker(cohort, root, parts)
-    _ = cohort.scene  # before the workers start, so that they find it instead of each making it
-    show = {"desc": "simulated patients", "unit": "patient", "total": len(todo), "disable": len(todo) < 20}
     begin = functools.partial(_start_worker, cohort, root, parts)
-    jobs = [(patient,) for patient in todo]
-    for _ in tqdm(results_of(_render, jobs, min(workers, len(todo)), begin), **show):
+    begin()
+    _ = cohort.scene  # before the workers start, so that they find it instead of each making it
+    rendered = results_of(_render, [(patient,) for patient in todo], min(workers, len(todo)), begin)
+    for _ in tqdm(rendered, "simulated patients", len(todo), disable=len(todo) < 20, unit="patient"):
         pass
 
 
@@ -181,12 +178,6 @@ def _hash(root: Path, name: str, hashed: dict[str, str]) -> str | None:
     for path in sorted(below, key=lambda path: path.split("/")):
         digest.update(f"{path} {hashed[name + path]}\n".encode())
     return digest.hexdigest()
-
-
-def _hashes(root: Path, folders: tuple[str, ...], hashed: dict[str, str]) -> dict[str, str | None]:
-    """Hash of each table, and of each of the folders of many files ("files/")."""
-    tables = [name for name in hashed if not name.startswith((*folders, "parts/"))]
-    return {name: _hash(root, name, hashed) for name in (*tables, *folders)}
 
 
 def _description(root: Path) -> dict | None:

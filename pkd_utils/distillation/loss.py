@@ -119,7 +119,7 @@ def masked_bce(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return total / known.sum().clamp(min=1)
 
 
-def check_targets(targets, soft_targets, activation: str = "sigmoid", n_classes: int | None = None) -> None:
+def check_targets(targets, soft_targets, activation: str, n_classes: int) -> None:
     """Refuse target values that the loss cannot mean: outside [0, 1], not a class number, NaN where not allowed.
 
     Arguments are those of `distillation_loss`; `n_classes` is for "softmax" with class numbers.
@@ -128,9 +128,9 @@ def check_targets(targets, soft_targets, activation: str = "sigmoid", n_classes:
         _check_range(torch.nan_to_num(targets, nan=0.0, posinf=2.0, neginf=-1.0), "targets", activation)
     elif targets.is_floating_point():
         _check_range(targets, "targets (a row whose class is not known must be left out)", activation)
-    elif targets.numel() and (targets.min() < 0 or (n_classes and targets.max() >= n_classes)):
+    elif targets.numel() and (targets.min() < 0 or targets.max() >= n_classes):
         raise DataError(
-            f"Class numbers must lie in 0 ... {(n_classes or 0) - 1}, found {int(targets.min())} ... "
+            f"Class numbers must lie in 0 ... {n_classes - 1}, found {int(targets.min())} ... "
             f"{int(targets.max())}; a row whose class is not known must be left out."
         )
     if soft_targets is not None:

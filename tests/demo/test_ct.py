@@ -17,18 +17,9 @@ from pkd_utils.cohorts.inspect import studies, tables
 from pkd_utils.cohorts.tasks.build import INSPECT_TASKS, build_task
 from pkd_utils.demo import build
 from pkd_utils.demo.chest import causal, findings
+from pkd_utils.demo.ct import volumes
 from pkd_utils.demo.ct.cohort import CTCohort, embolism, plan
 from pkd_utils.demo.ct.tables import FINDING_COLUMNS, MONTHS, STRAIN, SUBSEGMENTAL, impression, label_rows, write_tables
-from pkd_utils.demo.ct.volumes import (
-    ORIENTATIONS,
-    Scan,
-    VolumeGeometry,
-    compress,
-    draw_geometry,
-    load,
-    make_volume,
-    orient,
-)
 from pkd_utils.images.ct import radiograph
 from pkd_utils.runs import paths
 from pkd_utils.studies.reports import relations
@@ -36,13 +27,13 @@ from tests.demo.conftest import SMALL
 
 VOXEL = SMALL["ct"]["voxel"]  # mm; coarser than the default, so that the tests are quick
 BODY = causal.Body("M", 1.0, 1.0, 1.0, (0, 4, 0))
-PLAIN = Scan(BODY, 50.0, 0.82, noise=0.0, seed=(1,))
-STRAIGHT = VolumeGeometry("LAS", (0.0, 0.0, 0.0), ((0.0, 0.0),) * 3)
+PLAIN = volumes.Scan(BODY, 50.0, 0.82, noise=0.0, seed=(1,))
+STRAIGHT = volumes.VolumeGeometry("LAS", (0.0, 0.0, 0.0), ((0.0, 0.0),) * 3)
 
 
 @pytest.fixture(scope="session")
 def torso(chest_ct):
-    return load(chest_ct, VOXEL)
+    return volumes.load(chest_ct, VOXEL)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +46,7 @@ def scan(torso, points):
     """A function: a volume without noise, and its voxels in the order of the points."""
 
     def of(**changes):
-        volume = make_volume(torso, points, replace(PLAIN, **changes))
+        volume = volumes.make_volume(torso, points, replace(PLAIN, **changes))
         return volume, volume.ravel()[torso.points.pixel].astype(float)
 
     return of
@@ -115,13 +106,13 @@ def test_the_releases_defects_are_there_and_can_be_left_out(root, tmp_path):
 
 def test_six_ways_to_store_a_scan_show_the_same_patient_and_give_one_radiograph(scan, tmp_path):
     volume, _ = scan()
-    for codes in ORIENTATIONS:
-        image = orient(volume, VOXEL, PLAIN, replace(STRAIGHT, codes=codes))
+    for codes in volumes.ORIENTATIONS:
+        image = volumes.orient(volume, VOXEL, PLAIN, replace(STRAIGHT, codes=codes))
         assert "".join(nibabel.aff2axcodes(image.affine)) == codes
         canonical = np.asanyarray(nibabel.as_closest_canonical(image).dataobj)  # R, A, S
         np.testing.assert_array_equal(canonical, volume[::-1])
         np.testing.assert_allclose(nibabel.affines.voxel_sizes(image.affine), [VOXEL] * 3, rtol=1e-6)
-        (tmp_path / f"{codes}.nii.gz").write_bytes(compress(image))
+        (tmp_path / f"{codes}.nii.gz").write_bytes(volumes.compress(image))
     files = sorted(tmp_path.glob("*.nii.gz"))
     radiograph.reconstruct(files, tmp_path / "jpg", projector_name="parallel")
     pictures = [np.asarray(Image.open(file), float) for file in sorted((tmp_path / "jpg").glob("*.jpg"))]
@@ -137,14 +128,14 @@ def test_six_ways_to_store_a_scan_show_the_same_patient_and_give_one_radiograph(
 def test_size_is_in_the_spacing_and_pose_in_the_affine(scan):
     volume, _ = scan()
     body = causal.Body("M", 1.1, 0.9, 0.8, (0, 4, 0))
-    geometry = VolumeGeometry("ALS", (5.0, -3.0, 2.0), ((0.0, 0.0), (0.0, 0.1), (0.2, 0.0)))
-    image = orient(volume, 4.0, replace(PLAIN, body=body), geometry)
+    geometry = volumes.VolumeGeometry("ALS", (5.0, -3.0, 2.0), ((0.0, 0.0), (0.0, 0.1), (0.2, 0.0)))
+    image = volumes.orient(volume, 4.0, replace(PLAIN, body=body), geometry)
     shape = np.array(volume.shape) - [0, round(0.1 * volume.shape[1]), round(0.2 * volume.shape[2])]
     assert image.shape == tuple(shape[[1, 0, 2]])
     np.testing.assert_allclose(nibabel.affines.voxel_sizes(image.affine), [4 * 0.9 * 1.1, 3.6, 3.2], rtol=1e-6)
     assert not np.allclose(np.abs(image.affine[:3, :3]).astype(bool).sum(), 3) and image.header["qform_code"] == 1
-    drawn = [draw_geometry((s,)) for s in range(300)]
-    assert {g.codes for g in drawn} == set(ORIENTATIONS)
+    drawn = [volumes.draw_geometry((s,)) for s in range(300)]
+    assert {g.codes for g in drawn} == set(volumes.ORIENTATIONS)
     assert 0.25 < np.mean([any(g.angles) for g in drawn]) < 0.42
     assert 0.10 < np.mean([any(map(any, g.crop)) for g in drawn]) < 0.24
 
@@ -287,12 +278,12 @@ def test_the_three_tasks_can_be_built(exams, tmp_path):
 
 
 def test_volumes_become_radiographs_that_the_loader_finds(root):
-    volumes = load_cohort("inspect", root, pixels="ct")
-    files = [volumes.image_path(image_id) for image_id in volumes.images["image_id"]]
+    scans = load_cohort("inspect", root, pixels="ct")
+    files = [scans.image_path(image_id) for image_id in scans.images["image_id"]]
     done = radiograph.reconstruct(files, root / "radiographs", projector_name="parallel")
     assert (done["status"] == "done").all()
     cohort = load_cohort("inspect", root)
-    assert cohort.images["image_id"].tolist() == volumes.images["image_id"].tolist()
+    assert cohort.images["image_id"].tolist() == scans.images["image_id"].tolist()
     assert cohort.has_images and min(cohort.image_size(cohort.images["image_id"].iloc[0])) > 100
     assert cohort.funnel.set_index("step").loc["reconstructed radiograph there", "note"] == "1 without"
     assert demo.verify(root) == []  # what was made of the cohort is no part of it

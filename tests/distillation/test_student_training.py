@@ -45,8 +45,16 @@ def data(n=160, seed=0):
     return pixels.clip(0, 255).astype(np.uint8), targets, soft, splits
 
 
-def fit(folder, config=TINY, seed=0, image_ids=IDS):
-    return fit_student(*data(), config, folder, seed, image_ids, LABELS, progress=False)
+PIXELS, TARGETS, SOFT, SPLITS = data()
+
+
+def given(**changes):
+    usual = {"pixels": PIXELS, "targets": TARGETS, "soft_targets": SOFT, "splits": SPLITS}
+    return usual | {"config": TINY, "image_ids": IDS, "labels": LABELS} | changes
+
+
+def fit(folder, config=TINY, seed=0, **changes):
+    return fit_student(**given(config=config, **changes), folder=folder, seed=seed, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +88,15 @@ def test_student_learns_and_leaves_a_complete_folder(tmp_path):
                                         "seconds"]  # fmt: skip
     assert history.epoch.tolist() == list(range(1, 13))
     assert result.best_epoch == history.validate_auroc.idxmax() + 1  # the first of equals
-    pixels, targets, _, splits = data()
     table = result.predictions
     assert table.columns.tolist() == ["image_id", "split", *LABELS] and len(table) == 160
-    assert table.image_id.tolist() == [f"id{i}" for i in range(160)] and table.split.tolist() == splits.tolist()
+    assert table.image_id.tolist() == [f"id{i}" for i in range(160)] and table.split.tolist() == SPLITS.tolist()
     # the stored model is the best epoch's, and gives the stored predictions
     model, facts = students.load_student(tmp_path / "s")
-    logits = students.predict_logits(model, pixels, facts["mean"], facts["std"])
+    logits = students.predict_logits(model, PIXELS, facts["mean"], facts["std"])
     np.testing.assert_allclose(logits, table[LABELS], atol=1e-5)
-    chosen = splits == "validate"
-    assert macro_auroc(targets[chosen], logits[chosen]) == pytest.approx(history.validate_auroc.max())
+    chosen = SPLITS == "validate"
+    assert macro_auroc(TARGETS[chosen], logits[chosen]) == pytest.approx(history.validate_auroc.max())
     assert facts["labels"] == LABELS and facts["best_epoch"] == result.best_epoch
 
 
@@ -124,16 +131,14 @@ def test_baseline_differs_in_the_loss_alone(tmp_path, monkeypatch):
 
 
 def test_baseline_ignores_the_teacher(tmp_path):
-    pixels, targets, soft, splits = data()
     config = dataclasses.replace(TINY, epochs=1, weight=0.0)
-    fit_student(pixels, targets, None, splits, config, tmp_path / "a", 0, IDS, LABELS, progress=False)
-    fit_student(pixels, targets, soft, splits, config, tmp_path / "b", 0, IDS, LABELS, progress=False)
+    fit(tmp_path / "a", config, soft_targets=None)
+    fit(tmp_path / "b", config)
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
 def test_one_step_is_equation_1_and_adamw(tmp_path):
     """One epoch of one batch without augmentation against plain torch."""
-    pixels, targets, soft, _ = data()
     config = dataclasses.replace(
         TINY, epochs=1, batch_size=1000, warmup_epochs=1, weight=0.3, degrees=0.0,
         translate=0.0, scale=(1.0, 1.0), brightness=0.0, contrast=0.0, learning_rate=1e-2,
@@ -142,8 +147,8 @@ def test_one_step_is_equation_1_and_adamw(tmp_path):
     fit(tmp_path, config, seed=5)
     torch.manual_seed(seeds.stream(5, 0, 0))
     model = students.build_student("vit", 32, 8, 2, 32, 2, 2)
-    x = (torch.from_numpy(pixels[:90])[:, None] / 255 - 0.5) / 0.25
-    y, s = torch.tensor(targets[:90]), torch.tensor(soft[:90])
+    x = (torch.from_numpy(PIXELS[:90])[:, None] / 255 - 0.5) / 0.25
+    y, s = torch.tensor(TARGETS[:90]), torch.tensor(SOFT[:90])
     z = model(x).double()
     seen = ~y.isnan()
     log_p, log_q = torch.nn.functional.logsigmoid(z), torch.nn.functional.logsigmoid(-z)
@@ -248,15 +253,13 @@ def test_kill_while_finishing_is_repaired(whole, tmp_path, monkeypatch):
 
 
 def test_softmax_and_three_channels(tmp_path):
-    pixels, _, soft, splits = data()
-    truth = (soft > 0.5).astype(int)
-    classes = truth[:, 0] + truth[:, 1]
+    classes = (SOFT > 0.5).sum(1)
     teacher = np.eye(3)[classes] * 0.7 + 0.1
     config = dataclasses.replace(TINY, activation="softmax", channels=3, epochs=2)
     names = ["label_0", "label_1", "label_2"]
-    result = fit_student(pixels, classes, teacher, splits, config, tmp_path, 0, IDS, names, progress=False)
+    result = fit(tmp_path, config, targets=classes, soft_targets=teacher, labels=names)
     assert result.predictions.columns.tolist() == ["image_id", "split", *names]
-    test = (splits == "test").tolist()
+    test = (SPLITS == "test").tolist()
     p = np.exp(result.predictions.loc[test, names].to_numpy(np.float64))
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
     macro = roc_auc_score(classes[test], p / p.sum(1, keepdims=True), multi_class="ovr")
@@ -264,13 +267,11 @@ def test_softmax_and_three_channels(tmp_path):
 
 
 def test_unused_rows_are_counted_and_soft_labels_of_other_splits_may_be_missing(tmp_path):
-    pixels, targets, soft, splits = data()
+    soft, splits = SOFT.copy(), SPLITS.copy()
     splits[[0, 5]] = [None, np.nan]
     soft[splits == "test"] = np.nan
     soft[0] = np.nan
-    result = fit_student(
-        pixels, targets, soft, splits, dataclasses.replace(TINY, epochs=1), tmp_path, 0, IDS, LABELS, progress=False
-    )
+    result = fit(tmp_path, dataclasses.replace(TINY, epochs=1), soft_targets=soft, splits=splits)
     assert result.metrics["rows_unused"] == 2 and len(result.predictions) == 158
 
 
@@ -286,20 +287,12 @@ def test_bf16_logits_are_not_rounded_to_ties(tmp_path):
     assert result.predictions["a"].nunique() > 150
 
 
-def edit(**changes):
-    names = ("pixels", "targets", "soft_targets", "splits")
-    return {**dict(zip(names, data(), strict=True)), "config": TINY, "image_ids": IDS, "labels": LABELS} | changes
-
-
-PIXELS, TARGETS, SOFT, SPLITS_ = data()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"targets": TARGETS * 2}, "targets are not in"),
         ({"targets": TARGETS * np.nan}, "nothing to learn from"),
-        ({"targets": np.where((SPLITS_ == "validate")[:, None], 1.0, TARGETS)}, "both 1 and 0"),
+        ({"targets": np.where((SPLITS == "validate")[:, None], 1.0, TARGETS)}, "both 1 and 0"),
         ({"soft_targets": np.where(np.arange(160)[:, None] == 7, np.nan, SOFT)}, r"1 of 90 .*first: 7\)"),
         ({"soft_targets": SOFT * 9}, "soft targets are not in"),
         ({"splits": ["val"] * 160}, "'val' is no split"),
@@ -308,7 +301,7 @@ PIXELS, TARGETS, SOFT, SPLITS_ = data()
 )
 def test_bad_data_is_refused(changes, message):
     with pytest.raises(DataError, match=message) as error:
-        check_student_data(**edit(**changes))
+        check_student_data(**given(**changes))
     assert "\n" not in str(error.value)
 
 

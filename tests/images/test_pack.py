@@ -1,6 +1,5 @@
 """Packing: what is described, resumption after kill -9, refusals, processes."""
 
-import multiprocessing
 import os
 import re
 import signal
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 from PIL import Image
 
@@ -19,7 +17,7 @@ from pkd_utils.images.geometry import packed_geometry
 from pkd_utils.images.pack import pack_images
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import read_json
-from tests.images.conftest import SIZES, picture
+from tests.images.conftest import SIZES, kill_when, picture
 
 
 def test_packs_every_image_and_describes_it(files, tmp_path):
@@ -186,15 +184,7 @@ def test_kill_9_continues_where_it_was(tmp_path, read_files, workers):
     for i in range(20):
         picture(50, 40, seed=i).save(tmp_path / f"k{i:02d}.png")
     paths = sorted(tmp_path.glob("k*.png"))
-    child = multiprocessing.get_context("fork").Process(target=pack_slowly, args=(tmp_path, workers))
-    child.start()
-    deadline = time.time() + 60
-    while not list((tmp_path / "p.parts").glob("0*.json")) and time.time() < deadline:
-        time.sleep(0.005)
-    family = psutil.Process(child.pid).children(recursive=True)
-    child.kill()
-    child.join()
-    assert not psutil.wait_procs(family, timeout=20)[1], "workers must not outlive their parent"
+    kill_when(lambda: list((tmp_path / "p.parts").glob("0*.json")), pack_slowly, tmp_path, workers)
     assert not (tmp_path / "p.npy").exists()
     marks = [read_json(mark) for mark in sorted((tmp_path / "p.parts").glob("0*.json"))]
     done = {row["path"] for mark in marks for row in mark}

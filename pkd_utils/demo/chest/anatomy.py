@@ -70,7 +70,7 @@ class View:
     bone: np.ndarray
     aorta: np.ndarray
     points: Points
-    frame: np.ndarray  # (3, 3): source distance, detector plane, ... see `project_point`
+    frame: np.ndarray  # (5,): source distance, detector plane, sign, centre across and along z; see `project_point`
 
     def project_point(self, xyz) -> tuple[float, float]:
         """Canvas row and column (pixels) where the point `xyz` (mm from the carina) lands."""

@@ -5,9 +5,6 @@ that each would have alone up to rounding. Order, augmented view and dropout are
 the state at the end of an epoch is one file that is replaced whole, every few seconds: a run that was killed loses at
 most these, or one epoch, and ends in the same numbers. The loss is equation (2), `loss.distillation_loss` with softmax.
 
-Groups are trained one after the other on stored tokens, and in lockstep on live ones (`tokens.live`), where one pass of
-the encoder an epoch feeds them all: see `heads/live.py`, and `fit_heads` for what that means for memory.
-
 Not stated in the paper, and so chosen here: the teacher sees the augmented view that its student sees
 (`HeadConfig.teacher_view`); a "permuted_distilled" student is taught what the teacher says of another training image of
 the class, the same one in all epochs; the last, smaller minibatch of an epoch counts; heads of one seed start from the
@@ -29,8 +26,8 @@ from pydantic import Field
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from pkd_utils.distillation.heads.data import HeadData, Inputs, Step
-from pkd_utils.distillation.heads.fused import HeadGroup
+from pkd_utils.distillation.heads.data import HeadData, Step
+from pkd_utils.distillation.heads.fused import HeadGroup, Inputs, Keeps
 from pkd_utils.distillation.heads.live import EpochTokens, train_in_lockstep
 from pkd_utils.distillation.heads.modules import PROBES, READS_TEXT, TEACHES
 from pkd_utils.distillation.heads.results import HeadResults, Logits, best_epoch, find_heads, load_group, save_group
@@ -217,7 +214,7 @@ class GroupTraining:
             )
         return losses
 
-    def step(self, inputs: Inputs, keeps: Inputs, targets: torch.Tensor, soft: list) -> torch.Tensor:
+    def step(self, inputs: Inputs, keeps: Keeps, targets: torch.Tensor, soft: list) -> torch.Tensor:
         """One minibatch of all heads, in parts that fit the memory; the loss of each head."""
         folded = self.group.fold()
         leaves = [None if item is None else item.detach().requires_grad_() for item in folded]

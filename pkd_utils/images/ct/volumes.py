@@ -11,7 +11,7 @@ import contextlib
 import gzip
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -214,26 +214,24 @@ def _read(source: Path | list[str], path: Path) -> sitk.Image:
 
 
 def check_whole(path: Path) -> None:
-    """VolumeError for a NIfTI file that ends early, has no sides, or holds NaN; whole numbers are not read."""
-    for problem in _nifti_problems(path):
-        raise VolumeError(*problem)
+    """VolumeError for a NIfTI file that ends early, has no sides, or holds NaN (water to SimpleITK).
 
-
-def _nifti_problems(path: Path) -> Iterator[tuple[str, str]]:
-    """What `VolumeError` says of a NIfTI file that ends early, has no sides, or holds NaN (water to SimpleITK)."""
+    Whole numbers are not read.
+    """
     try:
         image = nibabel.load(path)
     except Exception as error:  # what SimpleITK read, nibabel may refuse in many ways
         reason = " ".join(str(error).split())
-        yield "unreadable", f"{path.name} cannot be read ({reason}); convert it again."
+        raise VolumeError("unreadable", f"{path.name} cannot be read ({reason}); convert it again.") from None
     forms = [form for form in (image.get_sform(coded=True), image.get_qform(coded=True)) if form[1]]
     axes = {nibabel.aff2axcodes(form[0]) for form in forms}
     if not axes:
         lacking = "does not say where left, front and head are; convert it again from its source, with its orientation."
-        yield "no orientation", f"{path.name} {lacking}"
+        raise VolumeError("no orientation", f"{path.name} {lacking}")
     if len(axes) > 1:
         both = " and ".join(sorted("".join(map(str, codes)) for codes in axes))
-        yield "no orientation", f"{path.name} gives its axes as {both} (sform and qform); correct its header."
+        said = f"{path.name} gives its axes as {both} (sform and qform); correct its header."
+        raise VolumeError("no orientation", said)
     stored = image.dataobj
     needed = stored.offset + int(np.prod(stored.shape)) * stored.dtype.itemsize
     size = path.stat().st_size
@@ -247,9 +245,9 @@ def _nifti_problems(path: Path) -> Iterator[tuple[str, str]]:
                 while part := file.read(1 << 24):
                     size += len(part)
     if size < needed:
-        yield "unreadable", f"{path.name} ends early: {size} of {needed} bytes are there; fetch it again."
+        raise VolumeError("unreadable", f"{path.name} ends early: {size} of {needed} bytes are there; fetch it again.")
     if stored.dtype.kind == "f" and not np.isfinite(stored.get_unscaled()).all():
-        yield "unreadable", f"{path.name} holds {_NO_NUMBERS}; write it again."
+        raise VolumeError("unreadable", f"{path.name} holds {_NO_NUMBERS}; write it again.")
 
 
 def _is_slice(path: Path) -> bool:
@@ -270,42 +268,38 @@ def _slices_in_order(folder: Path) -> tuple[list[str], pydicom.Dataset]:
             message = f"{file.name} in {folder.name} cannot be read as DICOM ({type(error).__name__}); fetch it again."
             raise VolumeError("unreadable", message) from None
     files, found = list(heads), list(heads.values())
-    for problem in _series_problems(found, folder.name):
-        raise VolumeError(*problem)
-    positions, normal = _stack(found)
-    return [files[i] for i in np.argsort(positions @ normal)], found[0]
-
-
-def _stack(heads: list[pydicom.Dataset]) -> tuple[np.ndarray, np.ndarray]:
-    """Where slices lie, (N, 3) mm, and the direction across the first of them, (3,)."""
-    along = np.array(heads[0].ImageOrientationPatient, dtype=float)
-    return np.array([head.ImagePositionPatient for head in heads], dtype=float), np.cross(along[:3], along[3:])
-
-
-def _series_problems(found: list[pydicom.Dataset], name: str) -> Iterator[tuple[str, str]]:
-    """What `VolumeError` says of slices that make no volume; each sentence relies on the earlier ones being untrue."""
-    if not found:
-        yield "unreadable", f"{name} holds no DICOM slices with a position; give the folder of one series."
-    modalities = sorted({str(head.get("Modality", "missing")) for head in found})
-    if modalities != ["CT"]:
-        yield "not CT", f"The series in {name} has the modality {', '.join(modalities)}, not CT."
-    several = len({str(head.get("SeriesInstanceUID", "")) for head in found})
-    if several > 1:
-        yield "several series", f"{name} holds {several} DICOM series; give each a folder of its own."
-    orientations = np.array([head.ImageOrientationPatient for head in found], dtype=float)
-    if np.ptp(orientations, axis=0).max() > 1e-3:
-        ways = f"The slices in {name} point into different directions; take localizers and other stacks out."
-        yield "several acquisitions", ways
-    grids = np.array([[*(head.get("PixelSpacing") or (0, 0)), head.Rows, head.Columns] for head in found], dtype=float)
-    if grids[:, :2].min() <= 0:
-        yield "no spacing", f"Slices in {name} have no PixelSpacing; fetch the series again."
-    if (np.ptp(grids, axis=0) > [1e-3, 1e-3, 0, 0]).any():
-        differ = f"The slices in {name} differ in PixelSpacing or size; give each stack of slices a folder of its own."
-        yield "no spacing", differ
-    positions, normal = _stack(found)
+    _check_series(found, folder.name)
+    along = np.array(found[0].ImageOrientationPatient, dtype=float)
+    normal = np.cross(along[:3], along[3:])
+    positions = np.array([head.ImagePositionPatient for head in found], dtype=float)
     order = np.argsort(positions @ normal)
     acquisitions = np.array([str(head.get("AcquisitionNumber", "")) for head in found])
-    yield from _stack_problems(positions[order], normal, acquisitions[order], name)
+    _check_stack(positions[order], normal, acquisitions[order], folder.name)
+    return [files[i] for i in order], found[0]
+
+
+def _check_series(found: list[pydicom.Dataset], name: str) -> None:
+    """VolumeError for slices that make no stack; each check relies on the earlier ones."""
+    if not found:
+        said = f"{name} holds no DICOM slices with a position; give the folder of one series."
+        raise VolumeError("unreadable", said)
+    modalities = sorted({str(head.get("Modality", "missing")) for head in found})
+    if modalities != ["CT"]:
+        raise VolumeError("not CT", f"The series in {name} has the modality {', '.join(modalities)}, not CT.")
+    several = len({str(head.get("SeriesInstanceUID", "")) for head in found})
+    if several > 1:
+        said = f"{name} holds {several} DICOM series; give each a folder of its own."
+        raise VolumeError("several series", said)
+    orientations = np.array([head.ImageOrientationPatient for head in found], dtype=float)
+    if np.ptp(orientations, axis=0).max() > 1e-3:
+        said = f"The slices in {name} point into different directions; take localizers and other stacks out."
+        raise VolumeError("several acquisitions", said)
+    grids = np.array([[*(head.get("PixelSpacing") or (0, 0)), head.Rows, head.Columns] for head in found], dtype=float)
+    if grids[:, :2].min() <= 0:
+        raise VolumeError("no spacing", f"Slices in {name} have no PixelSpacing; fetch the series again.")
+    if (np.ptp(grids, axis=0) > [1e-3, 1e-3, 0, 0]).any():
+        said = f"The slices in {name} differ in PixelSpacing or size; give each stack of slices a folder of its own."
+        raise VolumeError("no spacing", said)
 
 
 def _odd_steps(places: np.ndarray) -> np.ndarray:
@@ -315,28 +309,26 @@ def _odd_steps(places: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.abs(steps - usual) > max(0.05 * usual, 0.02))
 
 
-def _stack_problems(
-    positions: np.ndarray, normal: np.ndarray, acquisitions: np.ndarray, name: str
-) -> Iterator[tuple[str, str]]:
-    """Slices of several stacks, missing, doubled, or sheared against their normal (a tilted gantry)."""
+def _check_stack(positions: np.ndarray, normal: np.ndarray, acquisitions: np.ndarray, name: str) -> None:
+    """VolumeError for slices of several stacks, missing, doubled, or sheared against their normal (a tilted gantry)."""
     if len(positions) < 2:
-        yield "missing slices", f"The series in {name} has one slice; a volume needs many."
+        raise VolumeError("missing slices", f"The series in {name} has one slice; a volume needs many.")
     places = positions @ normal
     steps, odd = np.diff(places), _odd_steps(places)
     usual = float(np.median(steps))
     _, times = np.unique(np.round(places / 0.02), return_counts=True)
     if times.min() > 1:
-        doubled = f"Every position in {name} has {times.min()} slices or more; give each stack a folder of its own."
-        yield "several acquisitions", doubled
+        said = f"Every position in {name} has {times.min()} slices or more; give each stack a folder of its own."
+        raise VolumeError("several acquisitions", said)
     stacks = [places[acquisitions == acquisition] for acquisition in np.unique(acquisitions)]
     # Not the rotations of one scan, which may have numbers of their own, and one slice that is missing between two.
     apart = 1 < len(stacks) <= len(odd) + 1
     if apart and all(len(stack) > 1 and not len(_odd_steps(stack)) for stack in stacks):
-        held = f"The series in {name} holds {len(stacks)} acquisitions; give each a folder of its own."
-        yield "several acquisitions", held
+        said = f"The series in {name} holds {len(stacks)} acquisitions; give each a folder of its own."
+        raise VolumeError("several acquisitions", said)
     if len(odd):
         what = "missing" if steps[odd[0]] > usual else "doubled or crowded"
-        yield (
+        raise VolumeError(
             "missing slices",
             f"Slices are {what} in {name}: {len(odd)} of {len(steps)} steps differ from the usual {usual:.2f} mm, the "
             f"first is {steps[odd[0]]:.2f} mm after slice {odd[0] + 1}; fetch the series again.",
@@ -344,7 +336,7 @@ def _stack_problems(
     along = positions[-1] - positions[0]
     angle = float(np.degrees(np.arccos(np.clip(abs(along @ normal) / np.linalg.norm(along), 0, 1))))
     if angle > OBLIQUE_DEGREES:
-        yield (
+        raise VolumeError(
             "tilted gantry",
             f"The slices in {name} are stacked {angle:.1f} degrees off their normal; correct the tilt first "
             "(for example with dcm2niix).",

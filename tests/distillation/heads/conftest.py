@@ -13,3 +13,14 @@ def weights_of_all_heads_and_every_epoch():
         patch.setattr(training, "TEACHES", METHODS)
         patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
         yield
+
+
+def textbook_logits(head, method, image, class_token, text, mask, keep=None, text_keep=None):
+    """What a textbook head answers, reading what its method says: (B, N, D), (B, 1, D), (B, L, D_t) and its mask."""
+    if method == "teacher":
+        return head(image, text, mask, keep, text_keep)
+    if method == "text_only":
+        return head(text, mask, text_keep)
+    if method == "mean_probe":
+        return head(image)
+    return head(class_token) if method == "cls_probe" else head(image, keep=keep)

@@ -9,6 +9,7 @@ import torch
 from pkd_utils.distillation.heads import fused
 from pkd_utils.distillation.heads.fused import HeadGroup, Inputs, Keeps, batched_product, normalised, product
 from pkd_utils.distillation.heads.modules import AttentionHead, TokenAttention, build_head, dropout_keep
+from tests.distillation.heads.conftest import textbook_logits
 
 B, N, L, D, DT, C = 6, 19, 11, 32, 24, 3
 METHODS = ["image_only", "teacher", "text_only", "mean_probe", "cls_probe", "report_distilled", "teacher"]
@@ -33,22 +34,6 @@ def make_heads(dtype):
     return heads
 
 
-def textbook_logits(heads, image, text, mask, keep, text_keep):
-    answers = []
-    for method, head in zip(METHODS, heads, strict=True):
-        if method == "teacher":
-            answers.append(head(image, text, mask, keep, text_keep))
-        elif method == "text_only":
-            answers.append(head(text, mask, text_keep))
-        elif method == "mean_probe":
-            answers.append(head(image))
-        elif method == "cls_probe":
-            answers.append(head(image[:, :1]))
-        else:
-            answers.append(head(image, keep=keep))
-    return torch.stack(answers, 1)
-
-
 def fused_inputs(image, text, mask):
     x = normalised(image)
     return Inputs(x, normalised(text), mask, x.mean(1), x[:, 0])
@@ -63,7 +48,9 @@ def test_fused_heads_equal_the_textbook_heads(dtype, tolerance, tile, dropout, m
     heads = [head.train(dropout) for head in make_heads(dtype)]
     if not dropout:
         keep = text_keep = None
-    expected = textbook_logits(heads, image, text, mask, keep, text_keep)
+    read = image, image[:, :1], text, mask, keep, text_keep
+    pairs = zip(heads, METHODS, strict=True)
+    expected = torch.stack([textbook_logits(head, method, *read) for head, method in pairs], 1)
     direction = torch.randn(expected.shape, dtype=dtype, generator=torch.Generator().manual_seed(2))
     (expected * direction).sum().backward()
     gradients = {id(p): p.grad for head in heads for p in head.parameters()}

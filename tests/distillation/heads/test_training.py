@@ -17,6 +17,7 @@ from pkd_utils.encoders.texts import EncodedTexts
 from pkd_utils.runs import seeds
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import micro_auroc
+from tests.distillation.heads.conftest import textbook_logits
 from tests.processes import kill_at_call, run_killed
 
 ROWS, N, D, DT, C, VIEWS = 60, 7, 16, 12, 3, 2
@@ -76,7 +77,7 @@ class Textbook:
         self.best, self.last = {}, {}
 
     def forward(self, head, spec, rows, views, *key, sorting=None):
-        tokens = self.tokens.batch(rows, views).to(self.dtype)
+        image, cls = (part(rows, views).to(self.dtype) for part in (self.tokens.batch, self.tokens.class_tokens))
         text, mask = self.text.batch(rows.numpy(), torch.device("cpu"))
         padding = -text.shape[1] % 16
         text = torch.nn.functional.pad(text, (0, 0, 0, padding)).to(self.dtype)
@@ -85,15 +86,7 @@ class Textbook:
         if key:
             keep = dropout_keep((len(rows), N, N), 0.2, *key, 0)[sorting]
             text_keep = dropout_keep((len(rows), text.shape[1], text.shape[1]), 0.2, *key, 1)[sorting]
-        if spec.method == "teacher":
-            return head(tokens, text, mask, keep, text_keep)
-        if spec.method == "text_only":
-            return head(text, mask, text_keep)
-        if spec.method == "mean_probe":
-            return head(tokens)
-        if spec.method == "cls_probe":
-            return head(self.tokens.class_tokens(rows, views)[:, None].to(self.dtype))
-        return head(tokens, keep=keep)
+        return textbook_logits(head, spec.method, image, cls[:, None], text, mask, keep, text_keep)
 
     def train(self, spec):
         head = build_head(spec.method, C, D, DT, spec.draw).to(self.dtype)

@@ -1,7 +1,6 @@
 """Radiographs from CTs: the view, plastimatch against NumPy projectors, many volumes; on a chest of ellipsoids."""
 
 import itertools
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -10,7 +9,6 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
-import psutil
 import pytest
 import SimpleITK as sitk
 
@@ -18,6 +16,7 @@ from pkd_utils.images.ct import checks, plastimatch, projectors, radiograph, vol
 from pkd_utils.images.ct.projectors import DrrGeometry, Frame
 from pkd_utils.images.ct.volumes import Volume, VolumeError
 from pkd_utils.runs.errors import DataError
+from tests.images.conftest import kill_when
 from tests.images.ct.phantom import ORIGIN, SHAPE, SPACING, as_image, phantom, scanned_obliquely, write_series
 
 needs_plastimatch = pytest.mark.skipif(
@@ -26,6 +25,13 @@ needs_plastimatch = pytest.mark.skipif(
 HU = phantom()
 SMALL = DrrGeometry(detector_pixels=(128, 128))
 WHOLE = DrrGeometry(detector_pixels=(96, 128), detector_mm=(360.0, 430.0), frame="detector")
+
+
+@pytest.fixture
+def chest(tmp_path):
+    """The phantom in a file."""
+    sitk.WriteImage(as_image(HU), str(tmp_path / "a.nii.gz"))
+    return tmp_path / "a.nii.gz"
 
 
 def volume(hu=HU):
@@ -221,12 +227,11 @@ def test_plastimatch_ignores_direction_cosines_which_is_why_we_do_not(tmp_path):
     assert np.abs(bare - ours).max() > 1
 
 
-def test_without_plastimatch_one_sentence_says_how_to_get_it(monkeypatch, tmp_path):
+def test_without_plastimatch_one_sentence_says_how_to_get_it(chest, monkeypatch, tmp_path):
     monkeypatch.setattr(plastimatch.shutil, "which", lambda name: None)
     plastimatch.version.cache_clear()
-    sitk.WriteImage(as_image(HU), str(tmp_path / "a.nii.gz"))
     with pytest.raises(FileNotFoundError, match="apt-get install plastimatch"):
-        radiograph.reconstruct([tmp_path / "a.nii.gz"], tmp_path / "out")
+        radiograph.reconstruct([chest], tmp_path / "out")
     plastimatch.version.cache_clear()
 
 
@@ -240,7 +245,7 @@ def test_without_plastimatch_one_sentence_says_how_to_get_it(monkeypatch, tmp_pa
         ('while [ "$1" != -O ]; do shift; done; printf "Pf\\n2 1\\n-1\\nabcdabcd" > "$2"0000.pfm', "drew 1 x 2"),
     ],
 )
-def test_a_failing_plastimatch_is_a_row_and_is_tried_again(tmp_path, monkeypatch, text, message):
+def test_a_failing_plastimatch_is_a_row_and_is_tried_again(chest, tmp_path, monkeypatch, text, message):
     tool = tmp_path / "bin" / "plastimatch"
     tool.parent.mkdir()
     tool.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then echo plastimatch version 0; exit; fi\n{text}\n')
@@ -248,9 +253,8 @@ def test_a_failing_plastimatch_is_a_row_and_is_tried_again(tmp_path, monkeypatch
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(plastimatch, "TIMEOUT", 0.5)
     plastimatch.version.cache_clear()
-    sitk.WriteImage(as_image(HU), str(tmp_path / "a.nii.gz"))
     for _ in range(2):
-        table = radiograph.reconstruct([tmp_path / "a.nii.gz"], tmp_path / "out", SMALL)
+        table = radiograph.reconstruct([chest], tmp_path / "out", SMALL)
         assert table["status"].tolist() == ["failed"] and message in table["message"][0]
     assert not list((tmp_path / "out").rglob("*.*"))
     plastimatch.version.cache_clear()
@@ -277,14 +281,13 @@ def test_picture_follows_the_recipe_of_mimic_cxr_jpg():
         radiograph.to_picture(np.zeros((9, 9)))
 
 
-def test_the_table_can_be_left_out(tmp_path):
-    sitk.WriteImage(as_image(HU), str(tmp_path / "a.nii.gz"))
+def test_the_table_can_be_left_out(chest, tmp_path):
     bare = HU.copy()
     bare[:, 57:] = -1000  # behind the phantom's back lies only the table
     sitk.WriteImage(as_image(bare), str(tmp_path / "b.nii.gz"))
     kept, removed, none = (
-        radiograph.make_radiograph(tmp_path / f"{name}.nii.gz", SMALL, "cone", remove_table=flag)[0]
-        for name, flag in (("a", False), ("a", True), ("b", False))
+        radiograph.make_radiograph(path, SMALL, "cone", remove_table=flag)[0]
+        for path, flag in ((chest, False), (chest, True), (tmp_path / "b.nii.gz", False))
     )
     assert np.abs(removed.astype(int) - none).mean() < 1 < np.abs(kept.astype(int) - none).mean()
     bare[-1, 26:40, 4:92] = 40  # shoulders in the last slice alone belong to the body
@@ -296,12 +299,11 @@ def test_the_table_can_be_left_out(tmp_path):
     np.testing.assert_array_equal(kept, same)
 
 
-def test_seconds_are_those_of_the_work(tmp_path, monkeypatch):
-    sitk.WriteImage(as_image(HU), str(tmp_path / "a.nii.gz"))
+def test_seconds_are_those_of_the_work(chest, tmp_path, monkeypatch):
     clock = SimpleNamespace(perf_counter=itertools.cycle([10.0, 12.5]).__next__)
     monkeypatch.setattr(radiograph, "time", clock)
     for name, status in (("made", "done"), ("fails", "failed")):
-        table = radiograph.reconstruct([tmp_path / "a.nii.gz"], tmp_path / name, SMALL, 1, "parallel")
+        table = radiograph.reconstruct([chest], tmp_path / name, SMALL, 1, "parallel")
         assert table[["status", "seconds"]].values.tolist() == [[status, 2.5]]
         monkeypatch.setattr(radiograph, "make_radiograph", lambda path, **options: 1 / 0)
 
@@ -376,15 +378,7 @@ def reconstruct_slowly(cases, target):
 
 def test_continues_after_a_kill(cases, tmp_path):
     target = tmp_path / "radiographs"
-    process = multiprocessing.get_context("fork").Process(target=reconstruct_slowly, args=(cases, target))
-    process.start()
-    deadline = time.time() + 60
-    while len(list(target.glob("records/*.json"))) < 2 and time.time() < deadline:
-        time.sleep(0.02)
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    process.join()
-    assert not psutil.wait_procs(family, timeout=20)[1], "workers must not outlive their parent"
+    kill_when(lambda: len(list(target.glob("records/*.json"))) > 1, reconstruct_slowly, cases, target)
     kept = {file: file.stat().st_mtime_ns for file in target.glob("records/*.json") if file.stem != "identity"}
     assert 0 < len(kept) < len(cases)
     table = radiograph.reconstruct(cases, target, SMALL, 1, "parallel")
