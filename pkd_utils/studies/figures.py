@@ -72,12 +72,12 @@ def use_style() -> None:
 
 
 def panels(
-    count: int, columns: int, width: float, height: float, below: float = 0.0, **options
+    count: int, columns: int, width: float, height: float, below: float = 0.0, beside: float = 0.0, **options
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes in rows of `columns`, `width` x `height` inches each and `below` for a legend."""
+    """A figure of `count` axes in rows of `columns`, `width` x `height` inches each; `below`, `beside` for a legend."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    size = (width * columns, height * rows + below)
+    size = (width * columns + beside, height * rows + below)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
     for ax in axes.flat[count:]:
         ax.remove()
