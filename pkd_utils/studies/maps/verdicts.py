@@ -274,7 +274,6 @@ def cohort_verdict(
 
 
 def _title(facts: dict[str, Any]) -> str:
-    """Title of the data of a run, marked where they are simulated."""
     return f"{facts['cohort']['title']}{' (simulated)' if facts['cohort']['simulated'] else ''}"
 
 
