@@ -4,7 +4,7 @@ The paper reports mean and standard deviation over five seeds and a Mann-Whitney
 methods, as if they were independent. With n and m values its exact two-sided p cannot be below 2 / C(n + m, n): 2 / 252
 = 0.0079 for five against five, however large the difference. But both methods of a seed share weights, order and
 augmentation, so conclusions rest on the differences of seeds: `paired_seeds` here, `intervals.training_interval` where
-there is a value an image. Beside them stand Cliff's delta and the comparison per image of the students at hand.
+there is a value an image.
 """
 
 import re
@@ -256,8 +256,7 @@ def paired_comparison(
         The same N images in the same order; the numbers of seeds may differ.
     patients : (N,), optional
         Intervals resample patients; the Wilcoxon test, which assumes independent pairs, takes one mean a patient.
-    larger_is_better : bool
-        False for the false positive rate; it turns the win rate and nothing else.
+    larger_is_better : False for the false positive rate; it turns the win rate and nothing else
     resamples, level : see `bootstrap_interval` (BCa)
     """
     baseline, treatment = seeds_by_images(baseline, treatment)

@@ -57,11 +57,8 @@ def bootstrap_interval(
     statistic : (N,) finite values, or function
         Values: their mean. A function takes weights (B, N) and returns (B,), for example
         `lambda w: metrics.weighted_auroc(targets, scores, w)`; give `n` or `clusters` with it.
-    clusters : (N,), optional
-        Patient of each case: all cases of a patient are drawn together.
-    n : int, optional
-        Number of cases, where `statistic` is a function and there are no clusters.
-    resamples, level, seed : int, float in (0, 1), int
+    clusters : (N,) patient of each case: all cases of a patient are drawn together
+    n : number of cases, where `statistic` is a function and there are no clusters
     method : {"bca", "percentile"}
         Quantiles of the resampled statistic; "bca" corrects them for bias and skewness, with the acceleration from
         leaving out one cluster at a time (Efron, 1987). BCa falls back to nothing silently: where it cannot be computed
@@ -124,7 +121,6 @@ def training_interval(baseline, treatment, patients=None, level: Level = 0.95, b
     ----------
     baseline, treatment : (S, N) finite; row s of both is the same seed, column i the same image
     patients : (N,) patient of each image, at least two; default: every image its own
-    level : float in (0, 1)
     bounds : what a difference of the scores can be; an end beyond is drawn in to it
 
     Returns

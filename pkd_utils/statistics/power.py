@@ -8,8 +8,7 @@ values be b_j plus a shift. U counts the pairs in which the treatment is larger,
 exactly when the shift exceeds the u-th smallest difference a_i - b_j. One simulated study therefore gives the shift
 from which on it would be significant, and the distribution of that shift over studies is the whole power curve: no
 search, no grid. (A t test of differences of mean m and standard deviation s has the shift t s / sqrt(n) - m.)
-Critical values are exact, by counting (no normal approximation). Only the draws are random; they are seeded, so every
-number here is repeatable.
+Critical values are exact, by counting; draws are seeded.
 
 A rejection on the wrong side is no detection and is not counted. Shifts are in units of the values: give standard
 deviations of 1 for standardised differences. Among m tests, Holm's procedure asks alpha / m of a difference that

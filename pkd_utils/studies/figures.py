@@ -72,12 +72,12 @@ def use_style() -> None:
 
 
 def panels(
-    count: int, columns: int, width: float, height: float, below: float = 0.0, **options
+    count: int, columns: int, width: float, height: float, below: float = 0.0, beside: float = 0.0, **options
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes in rows of `columns`, `width` x `height` inches each and `below` for a legend."""
+    """A figure of `count` axes in rows of `columns`, `width` x `height` inches each; `below`, `beside` for a legend."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    size = (width * columns, height * rows + below)
+    size = (width * columns + beside, height * rows + below)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
     for ax in axes.flat[count:]:
         ax.remove()
@@ -86,7 +86,7 @@ def panels(
 
 def show_radiograph_grid(
     images: Sequence[np.ndarray],
-    titles: Sequence[str] | None = None,
+    titles: Sequence[str],
     reference: Sequence[np.ndarray] | None = None,
     predicted: Sequence[np.ndarray] | None = None,
     maps: Sequence[np.ndarray] | None = None,
@@ -104,7 +104,7 @@ def show_radiograph_grid(
     columns : int, images in a row
     size : float, inches an image
     """
-    figure, axes = panels(len(images), columns, size, size * (1.0 if titles is None else 1.15))
+    figure, axes = panels(len(images), columns, size, 1.15 * size)
     layers = {role: b for role, b in (("reference", reference), ("predicted", predicted)) if b is not None}
     for i, ax in enumerate(axes):
         image = np.asarray(images[i])
@@ -116,8 +116,7 @@ def show_radiograph_grid(
             ax.imshow(maps[i], cmap=ATTENTION_MAP, alpha=0.55, extent=extent, interpolation="nearest")
         for role, boxes in layers.items():
             _draw_boxes(ax, boxes[i], role)
-        if titles is not None:
-            ax.set_title(titles[i])
+        ax.set_title(titles[i])
     if layers:
         handles = [
             Line2D([], [], color=PALETTE[role], linestyle=BOX_STYLES[role], linewidth=2, label=f"{role} box")

@@ -7,7 +7,6 @@ pretraining seeds with patients: partition r of `transfer.experiment` takes seed
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -21,11 +20,11 @@ from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.seeds import stream
 from pkd_utils.statistics.comparisons import holm
-from pkd_utils.studies.figures import OKABE_ITO
+from pkd_utils.studies.figures import OKABE_ITO, panels
 from pkd_utils.studies.stand_ins import STATISTICS, Learner, PretrainingConfig
 from pkd_utils.studies.transfer import arms
 from pkd_utils.studies.transfer.protocol import Protocol
-from pkd_utils.studies.transfer.statistic import Drawn, Resamples
+from pkd_utils.studies.transfer.statistic import Resamples
 
 UNTRAINED = "untrained"
 NAMES = {
@@ -107,7 +106,7 @@ def seeds_by_kind(runs: Sequence[tuple[str, dict]]) -> dict[str, dict[int, str]]
     return found
 
 
-def score(found: Resamples, report: str | None = None) -> Drawn:
+def score(found: Resamples, report: str | None = None) -> Resamples:
     """AUROC of image-only heads of a cell, or what a teacher (an arm) adds to it."""
     alone = found.arm(arms.IMAGE_ONLY)
     return found.arm(report) - alone if report else alone
@@ -183,10 +182,10 @@ def aurocs(found: dict[tuple[str, str], Resamples], protocol: Protocol) -> pd.Da
 def kinds_figure(table: pd.DataFrame, outcomes: Sequence[str]) -> Figure:
     """AUROC of image-only heads by outcome, with intervals: a panel a training size, a mark a kind of pretraining."""
     sizes, kinds = list(table["size"].unique()), list(table["kind"].unique())
-    shape = {"figsize": (3.1 * len(sizes) + 1.4, 0.62 * len(outcomes) + 1.2), "squeeze": False}
-    figure, axes = plt.subplots(1, len(sizes), sharey=True, sharex=True, layout="constrained", **shape)
+    height = 0.62 * len(outcomes) + 1.2
+    figure, axes = panels(len(sizes), len(sizes), 3.1, height, beside=1.4, sharey=True, sharex=True)
     offsets = np.linspace(-0.3, 0.3, len(kinds)) if len(kinds) > 1 else [0.0]
-    for ax, size in zip(axes[0], sizes, strict=True):
+    for ax, size in zip(axes, sizes, strict=True):
         for kind, offset in zip(kinds, offsets, strict=True):
             colour, marker = STYLES[kind]
             rows = table[(table["size"] == size) & (table["kind"] == kind)].set_index("outcome").loc[list(outcomes)]
@@ -196,6 +195,5 @@ def kinds_figure(table: pd.DataFrame, outcomes: Sequence[str]) -> Figure:
         ax.axvline(0.5, color="0.5", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
         ax.set_yticks(range(len(outcomes)), list(outcomes))
         ax.set(ylim=(len(outcomes) - 0.5, -0.5), xlabel="AUROC", title=f"{size} training studies")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -133,7 +133,8 @@ def pretrain(
     folder : holds `pretraining.safetensors`, written whole after every epoch
     """
     read = [] if words is None else [words.ids.numpy(), words.pooled.numpy()]
-    content = {"config": dataclasses.asdict(config), "seed": seed, "arrays": [_digest(a) for a in (pixels, *read)]}
+    arrays = [hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for array in (pixels, *read)]
+    content = {"config": dataclasses.asdict(config), "seed": seed, "arrays": arrays}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(config.device)
@@ -258,7 +259,3 @@ def _plain_block(width: int, heads: int) -> Block:
     block = Block(width, heads, mlp_ratio=2.0, qkv_bias=True)
     block.attn.fused_attn = False
     return block
-
-
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).view(np.uint8)).hexdigest()

@@ -25,9 +25,8 @@ def rng():
 def test_interval_of_a_mean_agrees_with_scipy(method, rng):
     values = rng.exponential(size=60)
     got = bootstrap_interval(values, method=method, resamples=20_000)
-    reference = stats.bootstrap(
-        (values,), np.mean, n_resamples=20_000, method=method, rng=np.random.default_rng(1)
-    ).confidence_interval
+    options = {"n_resamples": 20_000, "method": method, "rng": np.random.default_rng(1)}
+    reference = stats.bootstrap((values,), np.mean, **options).confidence_interval
     assert got.estimate == pytest.approx(values.mean()) and got.method == method and got.units == 60
     np.testing.assert_allclose([got.low, got.high], reference, atol=0.02)
     # Skewed to the right: BCa reaches further up than down, and the two methods differ visibly.
@@ -128,11 +127,9 @@ def test_training_interval_of_both_is_the_two_way_analysis_of_variance(rng):
     assert got.high - got.estimate == pytest.approx(stats.t.ppf(0.975, got.freedom) * got.error)
     # Patients of unlike numbers of images: the mean is over images, and a patient's images are drawn together.
     who = np.array([0] * 6 + [1, 2, 3, 4, 5, 6])
-    patients_alone = training_interval(np.zeros((1, 12)), d[:1], who, **OPEN)
+    alone = training_interval(np.zeros((1, 12)), d[:1], who, **OPEN)
     means = d[0].mean() + 7 / 12 * np.array([(d[0] - d[0].mean())[who == k].sum() for k in range(7)])
-    assert patients_alone.estimate == pytest.approx(d[0].mean()) and patients_alone.error == pytest.approx(
-        stats.sem(means)
-    )
+    assert (alone.estimate, alone.error) == pytest.approx((d[0].mean(), stats.sem(means)))
 
 
 @pytest.mark.parametrize(("seeds", "share"), [(3, 0.5), (5, 0.1), (5, 0.95), (10, 1.0)])
@@ -144,9 +141,8 @@ def test_training_interval_holds_its_level(seeds, share):
 def test_a_percentile_bootstrap_of_five_seeds_does_not():
     got = interval_coverage(seeds=5, patients=30, seed_share=1.0, studies=500, resamples=300)
     assert got["bootstrap"] < 0.90 < 0.93 < got["t"]
-    assert (
-        0.90 < interval_coverage(seeds=40, patients=30, seed_share=1.0, studies=300, resamples=300)["bootstrap"] < 0.99
-    )
+    many = interval_coverage(seeds=40, patients=30, seed_share=1.0, studies=300, resamples=300)
+    assert 0.90 < many["bootstrap"] < 0.99
 
 
 @pytest.mark.parametrize("seeds", [2, 5])
@@ -194,9 +190,8 @@ def test_the_interval_of_an_auroc_for_new_trainings_holds_its_level(rng):
 
 def test_the_interval_of_a_standard_deviation(rng):
     found = sd_interval([0.70, 0.72, 0.69, 0.75, 0.71])
-    assert (found.low / found.estimate, found.high / found.estimate) == pytest.approx(
-        (0.5991, 2.8736), abs=1e-4
-    )  # tables
+    ends = found.low / found.estimate, found.high / found.estimate
+    assert ends == pytest.approx((0.5991, 2.8736), abs=1e-4)  # tables
     assert np.isnan(sd_interval([0.7]).estimate)
     drawn = [sd_interval(values) for values in rng.normal(0, 2, (2000, 5))]
     assert np.mean([one.low <= 2 <= one.high for one in drawn]) == pytest.approx(0.95, abs=0.02)

@@ -90,11 +90,9 @@ def test_weighted_auroc_is_the_auroc_of_repeated_cases(data):
     expected = [roc_auc_score(np.repeat(y, w), np.repeat(s, w)) for w in weights[:-2]]
     np.testing.assert_allclose(got[:-2], expected, rtol=0, atol=1e-12)
     assert np.isnan(got[-2:]).all()
-    unknown = np.repeat([1, 0, np.nan], [2, 2, 3])
-    ones = np.ones((2, 7))
-    np.testing.assert_array_equal(
-        weighted_auroc(unknown, np.arange(7), ones), weighted_auroc([1, 1, 0, 0], np.arange(4), ones[:, :4])
-    )
+    unknown, ones = np.repeat([1, 0, np.nan], [2, 2, 3]), np.ones((2, 7))
+    alone = weighted_auroc([1, 1, 0, 0], np.arange(4), ones[:, :4])
+    np.testing.assert_array_equal(weighted_auroc(unknown, np.arange(7), ones), alone)
     assert np.isnan(auroc(np.full(3, np.nan), np.zeros(3)))
 
 

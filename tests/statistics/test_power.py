@@ -27,7 +27,6 @@ def test_counts_of_u(n, m):
 
 def test_critical_u_is_where_scipys_p_passes():
     rng = np.random.default_rng(0)
-    a, b = rng.permutation(12)[:5], None
     seen = {}
     for _ in range(400):
         order = rng.permutation(11)

@@ -3,33 +3,16 @@
 import colorsys
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
 
 from pkd_utils.studies import figures
-
-
-@pytest.fixture(autouse=True)
-def clean_matplotlib():
-    with matplotlib.rc_context():
-        yield
-    plt.close("all")
 
 
 def texts(figure):
     found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
     return [t.get_text() for t in found if t.get_text()]
-
-
-def rectangles(ax):
-    return [p for p in ax.patches if isinstance(p, Rectangle)]
 
 
 IMAGE = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
@@ -55,14 +38,14 @@ def test_grid_draws_every_image_title_and_box():
         columns=2,
     )
     assert len(figure.axes) == 5
-    assert [len(rectangles(ax)) for ax in figure.axes] == [2, 1, 0, 0, 0]
-    box = rectangles(figure.axes[0])[0]
+    assert [len(ax.patches) for ax in figure.axes] == [2, 1, 0, 0, 0]
+    box = figure.axes[0].patches[0]
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (1.5, 2.5, 8, 9)
     assert {"case 0", "case 4", "reference box", "predicted box"} <= set(texts(figure))
 
 
 def test_maps_are_stretched_over_their_image_and_uint8_images_share_one_grey_scale():
-    figure = figures.show_radiograph_grid([IMAGE], maps=[np.array([[0.0, 1.0]])])
+    figure = figures.show_radiograph_grid([IMAGE], ["one"], maps=[np.array([[0.0, 1.0]])])
     grey, layer = figure.axes[0].images
     assert layer.get_extent() == [-0.5, 29.5, 19.5, -0.5] and layer.get_alpha() < 1
     assert layer.get_cmap().name == figures.ATTENTION_MAP

@@ -55,9 +55,8 @@ def test_partitions_take_the_seeds_in_turn(tmp_path):
 
 
 def test_a_contrast_tells_what_is_there_and_nothing_else(found):
-    table = pretraining.contrasts(
-        found, [("seeing", "blind"), ("blind", "seeing"), ("same", "seeing")], protocol(), "finding"
-    )
+    pairs = [("seeing", "blind"), ("blind", "seeing"), ("same", "seeing")]
+    table = pretraining.contrasts(found, pairs, protocol(), "finding")
     better, worse, same = table.itertuples()
     assert (better.reading, worse.reading) == ("better", "worse")
     assert better.difference == pytest.approx(-worse.difference) and better.low > 0.2
@@ -86,14 +85,10 @@ def test_gains_are_contrasted_too_and_no_pair_against_itself_is_told(found):
 def test_an_auroc_lies_in_its_range_with_its_interval(found):
     table = pretraining.aurocs(found, protocol())
     assert (table[["low", "high"]].to_numpy() >= 0).all() and (table[["low", "high"]].to_numpy() <= 1).all()
-    figure = pretraining.kinds_figure(
-        table.replace({"blind": "untrained", "seeing": "masked", "same": "alignment"}), ["finding"]
-    )
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "untrained",
-        "masked image and report",
-        "alignment with reports",
-    ]
+    kinds = {"blind": "untrained", "seeing": "masked", "same": "alignment"}
+    figure = pretraining.kinds_figure(table.replace(kinds), ["finding"])
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["untrained", "masked image and report", "alignment with reports"]
 
 
 def test_features_are_the_class_token_beside_the_mean_patch(tmp_path):
@@ -105,9 +100,8 @@ def test_features_are_the_class_token_beside_the_mean_patch(tmp_path):
 
 
 def test_untrained_encoders_are_where_training_starts_and_leave_torch_alone(tmp_path):
-    config = stand_ins.PretrainingConfig(
-        objective="image_ssl", epochs=1, learning_rate=1e-12, precision="fp32", **SETTINGS
-    )
+    still = {"epochs": 1, "learning_rate": 1e-12, "precision": "fp32"}
+    config = stand_ins.PretrainingConfig(objective="image_ssl", **still, **SETTINGS)
     pixels = np.random.default_rng(0).integers(0, 255, (8, 16, 16), dtype=np.uint8)
     state = torch.random.get_rng_state()
     first = pretraining.untrained_encoder(SETTINGS, 4)

@@ -32,7 +32,7 @@ def methods_of(reference: str, weights: Iterable[float]) -> list[str]:
     reference : the run, such as `mmpkd/embedded/03-distil-student/permuted`
     weights : lambda of each student
     """
-    asked = files.read_json(run.find_run(reference) / "run.json").get("parameters", {})
+    asked = files.read_json(run.find_run(reference) / "run.json")["parameters"]
     if "student_run" in asked:
         return methods_of(asked["student_run"], weights)
     return ["baseline" if weight == 0 else asked.get("control") or "mmpkd" for weight in weights]

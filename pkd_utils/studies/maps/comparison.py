@@ -187,11 +187,10 @@ def compare_maps(
     -------
     DataFrame
         `COLUMNS` and holm_p (of mwu_p in the family "paper", of p in "exploratory"): baseline, mmpkd (means),
-        sd_baseline, sd_mmpkd, sd_difference (over seeds),
-        error, freedom (of low to high), low_family, high_family (together at `level` over the family's metrics,
-        Bonferroni; "paper" only), seeds (that both methods have), images_left_out (a student has no value there). NaN
-        where one student a method leaves nothing to compare, or where a method was not trained; cohorts without both
-        methods have no row.
+        sd_baseline, sd_mmpkd, sd_difference (over seeds), error, freedom (of low to high), low_family, high_family
+        (together at `level` over the family's metrics, Bonferroni; "paper" only), seeds (that both methods have),
+        images_left_out (a student has no value there). NaN where one student a method leaves nothing to compare, or
+        where a method was not trained; cohorts without both methods have no row.
     """
     rows = []
     per_image, patients = map_runs.per_image, patients_of(map_runs.per_image)

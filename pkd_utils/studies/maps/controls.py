@@ -62,13 +62,9 @@ def compare_arms(
 
 def arm_row(found: Interval | None, larger_is_better: bool = True, alpha: float = 0.05, power: float = 0.8) -> dict:
     """Estimate, interval, verdict and detectable difference of one pair of arms, or NaN without an interval."""
-    if found is None:
-        return dict.fromkeys(("estimate", "low", "high", "error", "freedom", "detectable"), np.nan) | {
-            "verdict": judge(np.nan, np.nan)
-        }
-    row = {name: getattr(found, name) for name in ("estimate", "low", "high", "error", "freedom")}
+    row = {name: getattr(found, name, np.nan) for name in ("estimate", "low", "high", "error", "freedom")}
     row["detectable"] = detectable_differences(pd.DataFrame([row]), alpha, power).item()
-    return row | {"verdict": judge(found.low, found.high, larger_is_better)}
+    return row | {"verdict": judge(row["low"], row["high"], larger_is_better)}
 
 
 def arm_claims(arms: pd.DataFrame) -> pd.DataFrame:

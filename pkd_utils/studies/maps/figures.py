@@ -245,12 +245,10 @@ def case_gallery(
 
 
 def _style(k: int) -> dict[str, object]:
-    """Colour and marker of the k-th kind."""
     return {"color": OKABE_ITO[_KINDS[k % len(_KINDS)]], "marker": _MARKERS[k % len(_MARKERS)], "markersize": 4.5}
 
 
 def _reference_style(k: int) -> dict[str, object]:
-    """Thin grey line of the k-th reference map."""
     return {"color": "0.45", "linestyle": _REFERENCE_STYLES[k % len(_REFERENCE_STYLES)], "linewidth": 1.1}
 
 

@@ -294,6 +294,5 @@ def start_weights(reference: str) -> Path | None:
 
 
 def _enlarged(prepared: Prepared, maps: np.ndarray) -> np.ndarray:
-    """Maps at the size of the packed images."""
     size = prepared.pixels.shape[1:]
     return maps if maps.shape[1:] == size else attention.upsample_maps(maps, size)

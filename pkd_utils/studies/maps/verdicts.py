@@ -43,7 +43,7 @@ def overview(map_runs: MapRuns) -> pd.DataFrame:
     for cohort, facts in map_runs.facts.items():
         part = map_runs.per_image[map_runs.per_image["cohort"] == cohort]
         trained = part[part["weight"].notna()]
-        row = {"cohort": cohort, "data": _title(cohort, facts), "test images with regions": part["image_id"].nunique()}
+        row = {"cohort": cohort, "data": _title(facts), "test images with regions": part["image_id"].nunique()}
         row |= {"patients": part["patient_id"].nunique(), "seeds": trained["seed"].nunique()}
         row["methods"] = ", ".join(METHOD_NAMES[method] for method in methods(map_runs.per_image, cohort))
         row |= {"maps": trained["map"].nunique(), "reference maps": part["map"].nunique() - trained["map"].nunique()}
@@ -228,9 +228,8 @@ def cohort_verdict(
     gains more than under every control, "no control", "cannot tell", or the answer where nothing was judged)
     """
     facts = map_runs.facts[cohort]
-    title = _title(cohort, facts)
-    simulated = (facts.get("cohort") or {}).get("simulated") is True
-    result = {"cohort": cohort, "title": title, "simulated": simulated, "findings": []}
+    title = _title(facts)
+    result = {"cohort": cohort, "title": title, "simulated": facts["cohort"]["simulated"], "findings": []}
 
     def told(answer: str, words: str, taught: str | None = None) -> dict[str, Any]:
         return result | {"answer": answer, "sentence": f"{title}: {words}", "taught": taught or answer}
@@ -274,10 +273,8 @@ def cohort_verdict(
     return told(answer, sentence, taught)
 
 
-def _title(cohort: str, facts: dict[str, Any]) -> str:
-    """Title of a cohort's data, marked where they are simulated."""
-    about = facts.get("cohort") or {}
-    return f"{about.get('title') or cohort}{' (simulated)' if about.get('simulated') is True else ''}"
+def _title(facts: dict[str, Any]) -> str:
+    return f"{facts['cohort']['title']}{' (simulated)' if facts['cohort']['simulated'] else ''}"
 
 
 def _finding(row: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ initialisation are the same on both sides. What was not run raises `NotRun`, wit
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import combinations, permutations
 from typing import NamedTuple
 
@@ -227,19 +228,13 @@ def beyond_encoders(heads: Heads, line: Line) -> Joined:
                             for a, b in permutations(names, 2)])  # fmt: skip
 
 
-def most_of_encoders(heads: Heads, line: Line) -> Joined:
-    """The named encoder gains more than every other."""
-    place, task, _, gains = _gains(heads, line)
-    return Joined("every", [Difference(f"{place}: gains of {against(a, b)}", {task: gains[a] - gains[b]}, 2.0)
-                            for a in line.encoders for b in gains if a != b])  # fmt: skip
-
-
-def unlike_encoders(heads: Heads, line: Line) -> Joined:
-    """Some encoder gains more than some other."""
+def between_encoders(heads: Heads, line: Line, how: str) -> Joined:
+    """The named encoder gains more than "every" other; or some encoder more than "some" other, where none is named."""
     place, task, _, gains = _gains(heads, line)
     need(gains.shape[1] > 1, "a second encoder")
-    return Joined("some", [Difference(f"{place}: gains of {against(a, b)}", {task: gains[a] - gains[b]}, 2.0)
-                           for a, b in permutations(gains, 2)])  # fmt: skip
+    named = line.encoders if isinstance(line.encoders, tuple) else gains
+    return Joined(how, [Difference(f"{place}: gains of {against(a, b)}", {task: gains[a] - gains[b]}, 2.0)
+                        for a in named for b in gains if a != b])  # fmt: skip
 
 
 def widening(heads: Heads, line: Line) -> Joined:
@@ -273,8 +268,8 @@ KINDS: dict[str, Callable[[Heads, Line], Joined]] = {
     "some task": some_task,
     "along the gap": along_the_gap,
     "beyond encoders": beyond_encoders,
-    "most of encoders": most_of_encoders,
-    "unlike encoders": unlike_encoders,
+    "most of encoders": partial(between_encoders, how="every"),
+    "unlike encoders": partial(between_encoders, how="some"),
     "widening": widening,
     "order": order,
 }

@@ -118,8 +118,7 @@ def seed_by_seed(
     methods = [method for method in methods if method in set(scores["method"])]
     columns = [column for column in READINGS if scores[column].notna().any()]
     inches = (1.4 + 2.6 * len(sizes), 1.6 + 1.5 * len(encoders))
-    figure, axes = plt.subplots(len(encoders), len(sizes), figsize=inches, sharex=True, sharey="row", squeeze=False,
-                                layout="constrained")  # fmt: skip
+    figure, axes = _grid(title, encoders, sizes, inches, "AUC", "seed")
     for (i, encoder), (j, size) in itertools.product(enumerate(encoders), enumerate(sizes)):
         ax, rows = axes[i, j], scores[(scores["encoder"] == encoder) & (scores["size"] == size)]
         for k, column in enumerate(columns):
@@ -131,8 +130,6 @@ def seed_by_seed(
                 ax.plot(at, wide[method], marker, color=OKABE_ITO[colour], markersize=4.5,
                         markerfacecolor=_face(column, columns))  # fmt: skip
         ax.set_xticks(sorted(scores["seed"].unique()))
-    _name_panels(axes, sizes, encoders, "AUC", "seed")
-    figure.suptitle(title, x=0.01, ha="left")
     figure.legend(handles=_key(methods, columns), loc="outside lower center", ncols=2)
     return figure
 
@@ -147,8 +144,7 @@ def ablation(table: pd.DataFrame, title: str, label: str) -> Figure:
     pairs = list(dict.fromkeys(zip(table["what"], table["against"], strict=True)))
     colours = [OKABE_ITO[name] for name in ("sky blue", "blue", "black")[: len(pairs)]]
     inches = (1.2 + len(sizes) * max(2.6, 0.75 * len(values)), 1.8 + 2.0 * len(encoders))
-    figure, axes = plt.subplots(len(encoders), len(sizes), figsize=inches, sharex=True, sharey="row", squeeze=False,
-                                layout="constrained")  # fmt: skip
+    figure, axes = _grid(title, encoders, sizes, inches, "difference in AUC", label)
     lines = list(itertools.product(range(len(pairs)), columns))
     for (i, encoder), (j, size) in itertools.product(enumerate(encoders), enumerate(sizes)):
         ax, found = axes[i, j], table[(table["encoder"] == encoder) & (table["size"] == size)]
@@ -163,8 +159,6 @@ def ablation(table: pd.DataFrame, title: str, label: str) -> Figure:
         names = [METHOD_NAMES.get(v, v).replace(", ", ",\n") if isinstance(v, str) else f"{v:g}" for v in values]
         ax.set_xticks(range(len(values)), names)
         ax.set_xlim(-0.6, len(values) - 0.4)
-    _name_panels(axes, sizes, encoders, "difference in AUC", label)
-    figure.suptitle(title, x=0.01, ha="left")
     marks = [Line2D([], [], color=colour, marker=mark, label=f"{one} minus {other}")
              for (one, other), colour, mark in zip(pairs, colours, "sDo", strict=False)]  # fmt: skip
     figure.legend(handles=[*marks, *_key([], columns)], loc="outside lower center", ncols=1)
@@ -209,11 +203,17 @@ def _key(methods: Sequence[str], columns: Sequence[str]) -> list[Line2D]:
                     for label, face in zip(words, ("0.3", "white"), strict=False)]  # fmt: skip
 
 
-def _name_panels(axes: np.ndarray, sizes: Sequence[int], encoders: Sequence[str], what: str, label: str) -> None:
-    """Titles and labels of panels (encoders, sizes)."""
+def _grid(
+    title: str, encoders: Sequence[str], sizes: Sequence[int], inches: tuple[float, float], what: str, label: str
+) -> tuple[Figure, np.ndarray]:
+    """A figure of panels (encoders, sizes) with its titles and labels."""
+    figure, axes = plt.subplots(len(encoders), len(sizes), figsize=inches, sharex=True, sharey="row", squeeze=False,
+                                layout="constrained")  # fmt: skip
+    figure.suptitle(title, x=0.01, ha="left")
     for ax, size in zip(axes[0], sizes, strict=True):
         ax.set_title(f"{size} training images")
     for ax, encoder in zip(axes[:, 0], encoders, strict=True):
         ax.set_ylabel(f"{IMAGE_ENCODERS[encoder].title}\n{what}", fontsize=9)
     for ax in axes[-1]:
         ax.set_xlabel(label)
+    return figure, axes

@@ -1,11 +1,12 @@
 """The experiment: outer folds over all studies, several partitions, every arm of every setting on the same draws."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from multiprocessing import get_context
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -41,24 +42,26 @@ class Partition:
 def run_partition(data: Data, protocol: Protocol, number: int) -> Partition:
     """Fit, tune and test every arm of every setting on one partition of the studies."""
     values, labels, choices, added = {}, {}, [], []
-    by_outcomes = lambda item: item[1].outcomes  # noqa: E731
-    for outcomes, settings in groupby(sorted(protocol.settings.items(), key=by_outcomes), by_outcomes):
+    for settings in alike(protocol.settings, "outcomes"):
+        outcomes = next(iter(settings.values())).outcomes
         draw = Draw(data, protocol, number, outcomes)
-        settings = dict(settings)
-        for name in settings:
-            for outcome in outcomes:
-                labels[name, outcome] = draw.clean[outcome].to_numpy()
-                values[name, outcome] = np.full((len(arms.ARMS), len(data.patients)), np.nan)
-        by_design = lambda item: (item[1].image, item[1].size)  # noqa: E731
-        for _, same in groupby(sorted(settings.items(), key=by_design), by_design):
-            same = dict(same)
-            for fold in range(protocol.folds):
-                design = Design(draw, fold, same)
-                for key, tested, chosen in design.cells():
-                    values[key][:, design.test] = placements(labels[key][design.test], tested)
-                    choices += chosen
-                added += design.added
+        for cell in product(settings, outcomes):
+            labels[cell] = draw.clean[cell[1]].to_numpy()
+            values[cell] = np.full((len(arms.ARMS), len(data.patients)), np.nan)
+        for same, fold in product(alike(settings, "image", "size"), range(protocol.folds)):
+            design = Design(draw, fold, same)
+            for cell, tested, chosen in design.cells():
+                values[cell][:, design.test] = placements(labels[cell][design.test], tested)
+                choices += chosen
+            added += design.added
     return Partition(values, labels, pd.DataFrame(choices), pd.DataFrame(added))
+
+
+def alike(settings: dict[str, Setting], *fields: str) -> Iterator[dict[str, Setting]]:
+    """The settings in groups of the same values of these fields."""
+    values = attrgetter(*fields)
+    for _, group in groupby(sorted(settings.items(), key=lambda item: values(item[1])), lambda item: values(item[1])):
+        yield dict(group)
 
 
 def placements(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -181,15 +184,11 @@ class Design:
 
     def cells(self) -> Iterable[tuple[tuple[str, str], np.ndarray, list[dict]]]:
         """Key, (arms, tested) logits, and choices of every cell."""
-        for _, same in groupby(sorted(self.settings.items(), key=lambda item: item[1].text), lambda i: i[1].text):
-            named = list(same)
-            observed = {name: self.draw.observed(setting) for name, setting in named}
-            teachers = self._teachers(named[0][1], np.concatenate(list(observed.values()), axis=1)[self.train])
-            outcomes = self.draw.outcomes
-            for i, (name, _) in enumerate(named):
-                for j, outcome in enumerate(outcomes):
-                    labels = observed[name][:, j].astype(np.float32)
-                    yield self._cell((name, outcome), j, labels, teachers, i * len(outcomes) + j)
+        for same in alike(self.settings, "text"):
+            labels = np.concatenate([self.draw.observed(setting) for setting in same.values()], axis=1)
+            teachers = self._teachers(next(iter(same.values())), labels[self.train])
+            for at, (name, (j, outcome)) in enumerate(product(same, enumerate(self.draw.outcomes))):
+                yield self._cell((name, outcome), j, labels[:, at].astype(np.float32), teachers, at)
 
     def _teachers(self, setting: Setting, labels: np.ndarray) -> dict[str, arms.Teacher]:
         draw, protocol, train = self.draw, self.draw.protocol, self.train

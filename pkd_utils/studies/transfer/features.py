@@ -32,11 +32,9 @@ class Data:
     states: dict[str, np.ndarray] = field(default_factory=dict)  # outcome -> (N,) known log-odds; labels are drawn
 
 
-def picture_features(
-    encoder, image_ids: Sequence[str], files_of: Sequence[Path], batch_size: int = 32, workers: int = 1
-) -> np.ndarray:
+def picture_features(encoder, image_ids: Sequence[str], files_of: Sequence[Path], batch_size: int) -> np.ndarray:
     """Mean patch token of each picture, (M, D) float32."""
-    line = Pipeline(encoder, list_images(image_ids, files_of), CROPS, batch_size, workers, "float32")
+    line = Pipeline(encoder, list_images(image_ids, files_of), CROPS, batch_size, workers=1, storage="float32")
     key = [encoder.identity, list(line.hashes())]
 
     def make() -> Iterable[np.ndarray]:
@@ -50,12 +48,12 @@ def picture_features(
     return _kept(key, make)
 
 
-def text_features(encoder, texts: Sequence[str], longest: int, batch_size: int = 64) -> np.ndarray:
+def text_features(encoder, texts: Sequence[str], longest: int) -> np.ndarray:
     """Mean token of each text, (M, D) float32; texts of more than `longest` tokens are cut."""
     packed = encoder.tokenize(texts, longest, "cut")
 
     def make() -> Iterable[np.ndarray]:
-        hidden = encoder.encode_all(packed, batch_size).hidden.float()
+        hidden = encoder.encode_all(packed, batch_size=64).hidden.float()
         yield torch.segment_reduce(hidden, "mean", lengths=torch.from_numpy(packed.lengths)).numpy()
 
     return _kept([packed.identity, "mean"], make)

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pkd_utils.studies import figures
 from pkd_utils.studies.figures import OKABE_ITO
 from pkd_utils.studies.transfer import arms, gain_map
 
@@ -33,12 +34,8 @@ def gain_figure(gains: pd.DataFrame, panels: Sequence[tuple[str, str]], margin: 
     panels : (setting, outcome) of each panel
     margin : AUROC below which a gain is of no use; shaded on both sides of zero
     """
-    rows = -(-len(panels) // columns)
-    shape = {"figsize": (3.1 * min(columns, len(panels)) + 1.9, 2.1 * rows + 0.4), "squeeze": False}
-    figure, axes = plt.subplots(rows, min(columns, len(panels)), sharey=True, layout="constrained", **shape)
-    for ax in axes.flat[len(panels) :]:
-        ax.axis("off")
-    for ax, (setting, outcome) in zip(axes.flat, panels, strict=False):
+    figure, axes = figures.panels(len(panels), columns, 3.1, 2.1, below=0.4, beside=1.9, sharey=True)
+    for ax, (setting, outcome) in zip(axes, panels, strict=True):
         cell = gains[(gains["setting"] == setting) & (gains["outcome"] == outcome)].set_index("arm")
         ax.axvspan(-margin, margin, color="0.92", zorder=0)
         ax.axvline(0, color="0.5", linewidth=1, linestyle=(0, (2, 2)), zorder=1)
@@ -105,9 +102,8 @@ def map_figure(table: pd.DataFrame) -> Figure:
     gains = table[["gain"]].to_numpy()
     ways = gain_map.HELD if gain_map.large(table) else ()
     along = [table["added"], *(gain_map.held_out(table, by, gains)[0][0, :, 0] for by in ways)]
-    shape = {"figsize": (3.1 * len(along) + 1.6, 3.6), "squeeze": False}
-    figure, axes = plt.subplots(1, len(along), sharey=True, layout="constrained", **shape)
-    for ax, places in zip(axes[0], along, strict=True):
+    figure, axes = figures.panels(len(along), len(along), 3.1, 3.6, beside=1.6, sharey=True)
+    for ax, places in zip(axes, along, strict=True):
         for at, row in zip(places, table.itertuples(), strict=True):
             colour = colours[row.flips]
             ax.plot([at, at], [row.low, row.high], color=colour, linewidth=0.9, alpha=0.5)
@@ -115,9 +111,9 @@ def map_figure(table: pd.DataFrame) -> Figure:
             ax.plot(at, row.gain, markers[row.size], color=colour, markerfacecolor=face, markersize=5)
         ax.axhline(0, color="0.5", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
         ax.locator_params(axis="x", nbins=5)
-    axes[0, 0].axvline(0, color="0.5", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
-    axes[0, 0].set(xlabel="bits that the report adds", ylabel="gain in AUROC over image only")
-    for ax, by, places in zip(axes[0, 1:], ways, along[1:], strict=True):
+    axes[0].axvline(0, color="0.5", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
+    axes[0].set(xlabel="bits that the report adds", ylabel="gain in AUROC over image only")
+    for ax, by, places in zip(axes[1:], ways, along[1:], strict=True):
         ax.set(xlabel=f"gain said by other {by}s")
         ax.plot(*[[np.nanmin(places), np.nanmax(places)]] * 2, color="0.5", linewidth=1, zorder=0)
     grey = {"color": "0.3", "linestyle": "", "markersize": 5}

@@ -9,10 +9,10 @@ from pkd_utils.runs import strict_yaml
 from pkd_utils.runs.checked import config
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import file_sha256
+from pkd_utils.statistics.intervals import Count, Level
 
 Share = Annotated[float, Field(ge=0, lt=0.5)]
 Positive = Annotated[float, Field(gt=0)]
-Level = Annotated[float, Field(gt=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, le=1)]
 Least2 = Annotated[int, Field(ge=2)]
 
@@ -38,7 +38,7 @@ class Protocol:
     folds: Annotated[int, Field(ge=3)]  # outer folds, by patient: one tests, the next one validates, the rest trains
     partitions: Least2  # cuts into folds, each with its own subsets, flips and permutations
     teacher_folds: Least2  # of the cross-fitting within the training studies
-    components: Annotated[int, Field(ge=1)]  # principal components of each view's training features
+    components: Count  # principal components of each view's training features
     l2: tuple[Positive, ...]  # penalties, of heads and of teachers
     weights: tuple[Weight, ...]  # lambda
     temperatures: tuple[Positive, ...]  # T
@@ -46,7 +46,7 @@ class Protocol:
     margin: Positive  # AUROC; a gain below it is not useful
     level: Level  # of two-sided intervals
     power: Level  # at which a detectable effect is stated
-    resamples: Annotated[int, Field(ge=1)]  # of the crossed bootstrap
+    resamples: Count  # of the crossed bootstrap
     slope: Positive  # of the semi-synthetic outcome's log-odds
     seed: Annotated[int, Field(ge=0)]  # of every draw
 

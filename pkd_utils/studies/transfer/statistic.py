@@ -7,7 +7,7 @@ and of those of the negatives (the share of positives that score higher). A resa
 
 exact to first order (DeLong et al., 1988), so that all arms of all resamples are one matrix product. Partitions are
 drawn, too, independently of patients (Owen, 2007, whose pigeonhole bootstrap counts what partitions do to single
-patients three times; here it counts once, see `Resamples.difference`).
+patients three times; here it counts once, see `Resamples.sampled`).
 """
 
 from collections.abc import Sequence
@@ -28,19 +28,25 @@ TAUGHT, CLEANED, NOTHING, UNSURE = "the case is taught", "labels are cleaned", "
 
 
 @dataclass
-class Drawn:
-    """A score in one cell, and how far each resample is from it; scores are subtracted draw by draw."""
+class Resamples:
+    """AUROC in one cell, and how far each resample is from it: of every arm, or of one, then without the last axis."""
 
-    estimate: float
-    partitions: np.ndarray  # (B,): partitions drawn, patients as they are
-    patients: np.ndarray  # (B,): patients drawn, partitions as they are
-    rest: np.ndarray  # (B,): both drawn, less the two
+    estimate: np.ndarray | float  # (arms,)
+    partitions: np.ndarray  # (B, arms): partitions drawn, patients as they are; made wider for their small number
+    patients: np.ndarray  # (B, arms): patients drawn, partitions as they are
+    rest: np.ndarray  # (B, arms): both drawn, less the two
 
-    def __sub__(self, other: "Drawn") -> "Drawn":
-        return Drawn(*(mine - its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+    def arm(self, name: str) -> "Resamples":
+        """Of one arm."""
+        at = list(arms.ARMS).index(name)
+        return Resamples(float(self.estimate[at]), self.partitions[:, at], self.patients[:, at], self.rest[:, at])
+
+    def __sub__(self, other: "Resamples") -> "Resamples":
+        """Draw by draw."""
+        return Resamples(*(mine - its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
     def sampled(self) -> tuple[float, np.ndarray]:
-        """The score, and that of each resample (B,).
+        """The AUROC, or difference, of one arm, and that of each resample (B,).
 
         What partitions do to single patients is part of both kinds of draws, so that their sum holds it twice. As in
         `intervals.training_interval` the variance is the sum less that of the rest, at least either alone: the sum of
@@ -50,21 +56,6 @@ class Drawn:
         wanted = max(partition + patient - rest, partition, patient)
         scale = np.sqrt(wanted / (partition + patient)) if wanted else 1.0
         return self.estimate, self.estimate + scale * (self.partitions + self.patients)
-
-
-@dataclass
-class Resamples:
-    """AUROC of every arm in one cell, and how far each resample is from it; (B, arms) each but the first."""
-
-    estimate: np.ndarray  # (arms,)
-    partitions: np.ndarray  # partitions drawn, patients as they are; made wider for their small number
-    patients: np.ndarray  # patients drawn, partitions as they are
-    rest: np.ndarray  # both drawn, less the two
-
-    def arm(self, name: str) -> Drawn:
-        """AUROC of one arm."""
-        at = list(arms.ARMS).index(name)
-        return Drawn(float(self.estimate[at]), self.partitions[:, at], self.patients[:, at], self.rest[:, at])
 
     def difference(self, one: str, other: str) -> tuple[float, np.ndarray]:
         """AUROC of one arm minus that of the other, and the same of each resample (B,)."""

@@ -1,6 +1,5 @@
 """Comparison of maps on synthetic runs of 08: differences, families, reference maps, verdicts in words."""
 
-import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -34,20 +33,14 @@ from pkd_utils.studies.maps.verdicts import (
     compare_with_references,
     levels_table,
 )
-from tests.studies.maps.run_fixtures import write_map_run
+from tests.studies.maps.conftest import map_runs, write_map_run
 
 FEW = {"resamples": 300}
 MAP, PAPER = "attention_mean", ["pixel_auroc", "iou", "fpr"]
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("PKD_RUNS", str(tmp_path))
-    return tmp_path
-
-
-def one_run(root, *options, **named):
-    return read_map_runs([write_map_run(root, *options, **named)])
+def one_run(root, cohort="embedded", **options):
+    return map_runs(root, {"cohort": cohort, **options})
 
 
 def verdict(runs_of, differences):
@@ -107,18 +100,15 @@ def test_seeds_are_compared_with_themselves(moved):
     expected = training_interval(*pair, who)
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
     short = moved.per_image.query("not (weight == 0.5 and seed == 1) and not (weight == 0.0 and seed == 3)")
-    got = (
-        compare_maps(replace(moved, per_image=short), **FEW).set_index(["map", "metric"]).loc["rollout", "pixel_auroc"]
-    )
-    assert got["seeds"] == 3, "a seed without its other side is left out"
+    got = compare_maps(replace(moved, per_image=short), **FEW).set_index(["map", "metric"])
+    assert got.loc["rollout", "pixel_auroc"]["seeds"] == 3, "a seed without its other side is left out"
     apart = moved.per_image.assign(seed=moved.per_image["seed"] + 10 * (moved.per_image["weight"] > 0))
     got = compare_maps(replace(moved, per_image=apart), **FEW)
     assert (got["verdict"] == "no seed of both methods").all() and got["estimate"].isna().all()
 
 
 def test_families_are_corrected_apart(root):
-    references = [write_map_run(root), write_map_run(root, "cbis_mass", effect=0.0)]
-    got = compare_maps(read_map_runs(references), **FEW)
+    got = compare_maps(map_runs(root, {}, {"cohort": "cbis_mass", "effect": 0.0}), **FEW)
     for (_, family), part in got.groupby(["cohort", "family"]):
         np.testing.assert_allclose(part["holm_p"], holm(part["mwu_p" if family == "paper" else "p"]))
     rest = got[got["family"] == "exploratory"]
@@ -213,7 +203,7 @@ def test_reference_maps_have_to_be_beaten_all(moved):
         compare_with_references(moved, MAP, ["dice"])
 
 
-def test_levels(moved):
+def test_levels_of_every_map_and_method_that_was_scored(moved):
     levels = levels_table(moved).set_index(["map", "method", "metric"])
     table = moved.per_image
     part = table[(table["map"] == "rollout") & (table["weight"] == 0.5)].groupby("seed")["iou"].mean()
@@ -221,13 +211,8 @@ def test_levels(moved):
     assert (row["mean"], row["sd"], row["seeds"]) == (pytest.approx(part.mean()), pytest.approx(part.std(ddof=1)), 5)
     assert levels.loc["reference: centre prior", "reference", "iou"]["mean"] == pytest.approx(0.37)
     assert np.isnan(levels.loc["reference: uniform", "reference", "fpr"]["mean"])
-
-
-def test_levels_leave_out_maps_that_an_arm_was_not_scored_on(moved):
-    """Controls have the first map alone."""
-    table = moved.per_image
-    fewer = table[(table["map"] != "rollout") | (table["method"] != "mmpkd")]
-    levels = levels_table(dataclasses.replace(moved, per_image=fewer))
+    fewer = table[(table["map"] != "rollout") | (table["method"] != "mmpkd")]  # controls have the first map alone
+    levels = levels_table(replace(moved, per_image=fewer))
     assert set(levels.loc[levels["map"] == "rollout", "method"]) == {"baseline"}
 
 
@@ -274,11 +259,8 @@ def test_values_of_students(root, moved):
     assert (row["p"], row["wins"]) == (pytest.approx(stats.ttest_1samp(gains, 0).pvalue), 5)
     assert row["mwu_p"] > 0.5, "the paper's test takes the seeds as independent"
     lost = table.drop(table.index[rising & (table["seed"] == 4) & (table["weight"] == 0)])
-    row = (
-        compare_student_values(replace(moved, per_student=lost), "rollout")
-        .set_index(["map", "metric"])
-        .loc["classifier", "test_auroc"]
-    )
+    got = compare_student_values(replace(moved, per_student=lost), "rollout").set_index(["map", "metric"])
+    row = got.loc["classifier", "test_auroc"]
     assert row["seeds"] == 4 and row["estimate"] == pytest.approx(gains[:4].mean()), "a seed without its other side"
     assert compare_student_values(one_run(root, "mass", seeds=(0,)), MAP)["low"].isna().all()
     assert len(compare_student_values(one_run(root, "calc", weights=(0.5,)), MAP)) == 0

@@ -1,44 +1,28 @@
 """Figures of the comparison of maps: what they draw, and what they refuse."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics import power
-from pkd_utils.studies.maps import comparison, controls, figures, verdicts
-from tests.studies.maps.run_fixtures import write_map_run
-
-matplotlib.use("Agg")
+from pkd_utils.studies.maps import controls, figures, verdicts
+from tests.studies.maps.conftest import map_runs
 
 
 @pytest.fixture(scope="module")
 def two_cohorts(tmp_path_factory):
-    root = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PKD_RUNS", str(root))
-        references = [write_map_run(root), write_map_run(root, "cbis_mass", effect=0.0)]
-        return comparison.read_map_runs(references)
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    matplotlib.pyplot.close("all")
-
-
-def points(ax):
-    return [line for line in ax.lines if line.get_marker() not in ("None", "", None)]
+    return map_runs(tmp_path_factory.mktemp("runs"), {}, {"cohort": "cbis_mass", "effect": 0.0})
 
 
 @pytest.fixture(scope="module")
 def arms(tmp_path_factory):
-    root = tmp_path_factory.mktemp("arms")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PKD_RUNS", str(root))
-        references = [write_map_run(root, controls={"self": 0.0, "permuted": 0.1}), write_map_run(root, "cbis_mass")]
-        return controls.compare_arms(comparison.read_map_runs(references), "attention_mean", ["iou", "fpr"])
+    asked = {"controls": {"self": 0.0, "permuted": 0.1}}, {"cohort": "cbis_mass"}
+    return controls.compare_arms(map_runs(tmp_path_factory.mktemp("runs"), *asked), "attention_mean", ["iou", "fpr"])
+
+
+def points(ax):
+    return [line for line in ax.lines if line.get_marker() not in ("None", "", None)]
 
 
 def test_every_gain_stands_beside_those_of_the_controls(arms):

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from pkd_utils.distillation.students import random_student
-from pkd_utils.studies.maps import groups, students
-from tests.studies.maps.test_students import BUILD, FACTS, IDS, SIDE, by_finding, folder  # noqa: F401
+from pkd_utils.studies.maps import groups
+from tests.studies.maps.conftest import BUILD, FACTS, IDS, SIDE
 
 
 def test_thirds_are_of_equal_size_and_keep_ties_together():
@@ -27,29 +27,25 @@ def test_rows_by_third_are_means_of_their_images():
     assert got["region_share"].tolist() == pytest.approx([0.2, 0.5, 0.8])
 
 
-def test_a_finding_has_its_own_threshold_where_validation_has_enough(by_finding):  # noqa: F811
-    prepared = students.Prepared(by_finding, ["a", "b"])
+def test_a_finding_has_its_own_threshold_where_validation_has_enough(by_finding):
     maps = np.zeros((3, SIDE, SIDE), np.float32)
     for k, image in enumerate(("i4", "i2", "i5")):  # 0.4 in its box, 0.3 beside it
         maps[k] = 0.3 * (np.arange(SIDE) < 12)
-        ((x0, y0, x1, y1),) = prepared.boxes_of([image], "a")[0].astype(int)
+        ((x0, y0, x1, y1),) = by_finding.boxes_of([image], "a")[0].astype(int)
         maps[k, y0:y1, x0:x1] = 0.4
     sets = (["i4"], maps[:1]), (["i2", "i5"], maps[1:])
     options = {"thresholds": (0.2, 0.5, 0.9), "normalize": False}
-    few = groups.by_finding(prepared, 0, *sets, common=0.2, smallest=2, **options).set_index("group")
+    few = groups.by_finding(by_finding, 0, *sets, common=0.2, smallest=2, **options).set_index("group")
     assert few["chosen"].tolist() == ["common"] * 2 and (few["threshold"] == 0.2).all()
     assert few.loc["a", "images"] == 2 and few.loc["b", "images"] == 1, "each against its own images"
     options["thresholds"] = (0.1, 0.35)
-    own = groups.by_finding(prepared, 0, *sets, common=0.1, smallest=1, **options).set_index("group")
-    assert own["chosen"].to_dict() == {"a": "own", "b": "common"} and own["threshold"].to_dict() == {
-        "a": 0.35,
-        "b": 0.1,
-    }
+    own = groups.by_finding(by_finding, 0, *sets, common=0.1, smallest=1, **options).set_index("group")
+    assert own["chosen"].to_dict() == {"a": "own", "b": "common"}
+    assert own["threshold"].to_dict() == {"a": 0.35, "b": 0.1}
     assert own.loc["a", "iou"] == 1 > few.loc["a", "iou"]
 
 
-def test_images_with_nothing_to_find(folder):  # noqa: F811
-    prepared = students.Prepared(folder, ["a", "b"])
+def test_images_with_nothing_to_find(prepared):
     assert prepared.without_findings(0, "test") == []  # i1 is negative, but somebody drew a region on it
     prepared.images.loc["i7", ["a", "b"]] = 0.0
     assert prepared.without_findings(0, "test") == ["i7"]
@@ -67,8 +63,8 @@ def test_alarms_are_those_of_the_enlarged_map_and_of_its_calls():
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_what_a_student_uses_is_inserted_early(folder, activation):  # noqa: F811
-    model, pixels = random_student(BUILD, 0), students.Prepared(folder, ["a", "b"]).pixels_of(IDS)
+def test_what_a_student_uses_is_inserted_early(prepared, activation):
+    model, pixels = random_student(BUILD, 0), prepared.pixels_of(IDS)
     flat = np.zeros((8, 4, 4))
     maps = {"one": flat + np.arange(16).reshape(4, 4), "other": flat - np.arange(16).reshape(4, 4)}
     got = groups.faithfulness(model, FACTS | {"activation": activation}, pixels, maps, 0).set_index("map")

@@ -1,5 +1,7 @@
 """What notebook 08 reads: images with regions of the right split, draws that repeat, maps of one pass."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,53 +15,19 @@ from pkd_utils.localization.suite import score_maps
 from pkd_utils.runs import files
 from pkd_utils.runs.errors import DataError
 from pkd_utils.studies.maps import students
-
-SIDE = 16
-IDS = [f"i{k}" for k in range(8)]
-BUILD = {"name": "vit", "image_size": SIDE, "patch_size": 4, "n_labels": 2, "width": 16, "depth": 2, "heads": 2}
-FACTS = {"mean": (0.5,), "std": (0.25,)}
+from tests.studies.maps.conftest import BUILD, FACTS, IDS, SIDE
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Eight images: regions on all but i7 (and i6 loses its box in packing), i1 without a positive label."""
-    rng = np.random.default_rng(0)
-    labels = pd.DataFrame({"a": [1, 0, 1, np.nan, 1, 1, 1, 1], "b": [0, 0, 1, 1, 0, 0, 0, 0]}, dtype=float)
-    patients = [f"p{k // 2}" for k in range(8)]
-    picture = dict(zip(students.PICTURE, (0.0, 0.0, SIDE, SIDE), strict=True))
-    images = pd.DataFrame({"image_id": IDS, "patient_id": patients, **picture}).join(labels)
-    images.loc[5, students.PICTURE] = (0.0, 2.0, 16.0, 14.0)  # padded above and below
-    images.to_parquet(tmp_path / "images.parquet")
-    split = ["train", "test", "test", "validate", "validate", "test", "test", "test"]
-    pd.DataFrame({"image_id": IDS, "split": split, "fold": 0}).to_parquet(tmp_path / "splits.parquet")
-    rows = [(i, 2.0, 3.0, 8.0, 9.0, "a") for i in IDS[:6]] + [
-        ("i2", 9.0, 9.0, 12.0, 12.0, "b"),
-        ("i6", 0, 4, 0, 8, "a"),
-    ]
-    boxes = pd.DataFrame(rows, columns=["image_id", "x0", "y0", "x1", "y1", "label"])
-    boxes.assign(finding="").to_parquet(tmp_path / "boxes.parquet")
-    np.save(tmp_path / "pixels.npy", rng.integers(0, 256, (8, SIDE, SIDE), dtype=np.uint8))
-    with_mask = [IDS[k] for k in (5, 4, 3, 2, 1, 0, 6)]  # not in the order of the images
-    masks = np.zeros((7, SIDE, SIDE), bool)
-    masks[:, 3:9, 2:8] = True
-    masks[3, 9:12, 9:12] = True
-    np.save(tmp_path / "masks.npy", masks)
-    files.write_json(tmp_path / "mask_ids.json", [(i, "") for i in with_mask])
-    return tmp_path
-
-
-def test_images_with_regions(folder):
-    prepared = students.Prepared(folder, ["a", "b"])
+def test_images_with_regions(prepared):
     assert prepared.with_regions(0, "test") == ["i2", "i5"]  # i1 has no positive label, i6 no box, i7 no region
     assert prepared.with_regions(0, "validate") == ["i3", "i4"]
     assert prepared.with_regions(1, "test") == []
-    assert students.Prepared(folder, ["a", "b"], positives_only=False).with_regions(0, "test") == ["i1", "i2", "i5"]
+    assert replace(prepared, positives_only=False).with_regions(0, "test") == ["i1", "i2", "i5"]
     assert prepared.cut_off == 1
 
 
-def test_rows_belong_to_their_ids(folder):
-    prepared = students.Prepared(folder, ["a", "b"])
-    pixels = np.load(folder / "pixels.npy")
+def test_rows_belong_to_their_ids(prepared):
+    pixels = np.load(prepared.folder / "pixels.npy")
     np.testing.assert_array_equal(prepared.pixels_of(["i5", "i2"]), pixels[[5, 2]])
     assert [m.sum() for m in prepared.masks_of(["i2", "i0"])] == [45, 36]
     assert [len(b) for b in prepared.boxes_of(["i2", "i0"])] == [2, 1]
@@ -67,47 +35,29 @@ def test_rows_belong_to_their_ids(folder):
     assert valid[1].all() and valid[0].sum() == 12 * SIDE and valid[0, 2:14].all()
 
 
-@pytest.fixture
-def by_finding(folder):
-    """The same images, with regions of findings: a on i1 to i5, b on i2, and on i2, i6 c, which nobody trained."""
-    rows = [("i1", "a"), ("i2", "a"), ("i2", "b"), ("i2", "c"), ("i3", "a"), ("i4", "a"), ("i5", "a"), ("i6", "c")]
-    boxes = pd.DataFrame(rows, columns=["image_id", "finding"])
-    boxes[["x0", "y0"]], boxes[["x1", "y1"]] = 0, np.array([[k + 1, 1] for k in range(len(rows))])
-    boxes.to_parquet(folder / "boxes.parquet")
-    masks = np.zeros((len(rows), SIDE, SIDE), bool)
-    for k, mask in enumerate(masks):
-        mask[k, : k + 1] = True
-    np.save(folder / "masks.npy", masks)
-    files.write_json(folder / "mask_ids.json", rows)
-    return folder
-
-
 def test_a_finding_is_scored_against_its_own_regions(by_finding):
-    prepared = students.Prepared(by_finding, ["a", "b"])
-
     def truth(image, finding=None):
-        sizes = [int(x1) for x1 in prepared.boxes_of([image], finding)[0][:, 2]]
-        assert prepared.masks_of([image], finding).sum() == sum(sizes)
+        sizes = [int(x1) for x1 in by_finding.boxes_of([image], finding)[0][:, 2]]
+        assert by_finding.masks_of([image], finding).sum() == sum(sizes)
         return sizes
 
-    assert truth("i2") == [2, 3] and prepared.boxes["i2"].shape == (2, 4)  # the trained labels'
+    assert truth("i2") == [2, 3] and by_finding.boxes["i2"].shape == (2, 4)  # the trained labels'
     assert truth("i2", "a") == [2] and truth("i2", "b") == [3] and truth("i2", ANY) == [2, 3, 4]
-    assert "i6" not in prepared.boxes and truth("i6", ANY) == [8]
+    assert "i6" not in by_finding.boxes and truth("i6", ANY) == [8]
     with pytest.raises(KeyError):
-        prepared.masks_of(["i6"])
+        by_finding.masks_of(["i6"])
 
 
 def test_positive_for_the_finding_that_is_marked(by_finding):
-    prepared = students.Prepared(by_finding, ["a", "b"])
-    images = prepared.images
+    images = by_finding.images
     images.loc["i5", ["a", "b"]] = [0.0, 1.0]  # positive, but not for what is marked on it
-    assert prepared.with_regions(0, "test") == ["i2"]
-    assert prepared.with_regions(0, "test", "a") == ["i2"] and prepared.with_regions(0, "test", "b") == ["i2"]
-    assert prepared.with_regions(0, "test", ANY) == ["i2", "i5", "i6"]
-    assert prepared.with_regions(0, "validate") == ["i4"]  # what is unknown (i3) is not positive
-    everything = students.Prepared(by_finding, ["a", "b"], positives_only=False)
+    assert by_finding.with_regions(0, "test") == ["i2"]
+    assert by_finding.with_regions(0, "test", "a") == ["i2"] and by_finding.with_regions(0, "test", "b") == ["i2"]
+    assert by_finding.with_regions(0, "test", ANY) == ["i2", "i5", "i6"]
+    assert by_finding.with_regions(0, "validate") == ["i4"]  # what is unknown (i3) is not positive
+    everything = replace(by_finding, positives_only=False)
     assert everything.with_regions(0, "test") == everything.with_regions(0, "test", "a") == ["i1", "i2", "i5"]
-    assert students.Prepared(by_finding, ["d"], positives_only=False).with_regions(0, "test") == []
+    assert replace(everything, labels=["d"]).with_regions(0, "test") == []
 
 
 def test_draw():
@@ -119,8 +69,8 @@ def test_draw():
         students.draw(IDS, -1, 0)
 
 
-def test_student_maps_are_those_of_their_names(folder):
-    prepared, model = students.Prepared(folder, ["a", "b"]), random_student(BUILD, 0)
+def test_student_maps_are_those_of_their_names(prepared):
+    model = random_student(BUILD, 0)
     pixels = prepared.pixels_of(IDS)
     maps, logits = students.student_maps(model, FACTS, pixels, list(students.MAPS), batch_size=3)
     batch = normalise(torch.from_numpy(pixels), FACTS["mean"], FACTS["std"])
@@ -136,8 +86,8 @@ def test_student_maps_are_those_of_their_names(folder):
         students.student_maps(model, FACTS, pixels, ["gradcam"])
 
 
-def test_a_student_of_classes_explains_the_likeliest(folder):
-    prepared, model = students.Prepared(folder, ["a", "b"]), random_student(BUILD, 0)
+def test_a_student_of_classes_explains_the_likeliest(prepared):
+    model = random_student(BUILD, 0)
     model.head.bias.data += 5  # every logit is above 0, which of classes says nothing
     pixels = prepared.pixels_of(IDS)
     facts = {**FACTS, "activation": "softmax"}
@@ -150,23 +100,15 @@ def test_a_student_of_classes_explains_the_likeliest(folder):
     assert not np.allclose(maps["grad_cam"], labels["grad_cam"], atol=1e-6)
 
 
-def test_choose_on_validation_and_score_on_test(folder):
-    prepared = students.Prepared(folder, ["a", "b"])
+def test_choose_on_validation_and_score_on_test(prepared):
     rng = np.random.default_rng(1)
     validation, test = (["i3", "i4"], rng.random((2, 4, 4))), (["i2", "i5"], rng.random((2, 4, 4)))
     levels = (0.2, 0.5, 0.8)
     threshold, suite = students.choose_and_score(prepared, validation, test, levels, tolerance=1)
     large = [attention.upsample_maps(maps, (SIDE, SIDE)) for _, maps in (validation, test)]
     assert threshold == metrics.choose_threshold(large[0], prepared.boxes_of(validation[0]), levels)[0]
-    expected = score_maps(
-        large[1],
-        prepared.masks_of(test[0]),
-        prepared.boxes_of(test[0]),
-        threshold,
-        levels,
-        tolerance=1,
-        valid=prepared.valid_of(test[0]),
-    )
+    truth, valid = (prepared.masks_of(test[0]), prepared.boxes_of(test[0])), prepared.valid_of(test[0])
+    expected = score_maps(large[1], *truth, threshold, levels, tolerance=1, valid=valid)
     pd.testing.assert_frame_equal(suite.per_image, expected.per_image)
     ones = np.ones((2, SIDE, SIDE), np.float32)
     _, uniform = students.choose_and_score(prepared, (validation[0], ones), (test[0], ones), levels, normalize=False)
@@ -174,12 +116,10 @@ def test_choose_on_validation_and_score_on_test(folder):
     np.testing.assert_allclose(uniform.per_image["energy_inside"], [45 / SIDE**2, 36 / (12 * SIDE)])
 
 
-def test_students_of_several_runs_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.setenv("PKD_RUNS", str(tmp_path))
+def test_students_of_several_runs_are_told_apart(root):
     row = {"weight": 0.0, "temperature": 1.0, "fold": 0, "seed": 0, "folder": "w0"}
     for label, weight, control in (("one", 0.0, ""), ("two", 0.5, ""), ("three", 0.0, ""), ("four", 0.5, "self")):
-        folder = tmp_path / "mmpkd" / "toy" / "03-distil-student" / label
-        folder.mkdir(parents=True)
+        folder = root / "mmpkd" / "toy" / "03-distil-student" / label
         files.write_json(folder / "run.json", {"parameters": {"control": control}})
         files.write(folder / "students.csv", pd.DataFrame([{**row, "weight": weight}]))
     references = [f"mmpkd/toy/03-distil-student/{label}" for label in ("one", "two", "four", "three")]
@@ -191,32 +131,29 @@ def test_students_of_several_runs_are_told_apart(tmp_path, monkeypatch):
 
 
 def test_a_set_is_scored_on_any_finding(by_finding):
-    prepared = students.Prepared(by_finding, ["a", "b"])
     ids, maps = ["i2", "i6"], np.random.default_rng(2).random((2, 4, 4))
-    assert prepared.names_findings
-    suite = students.score(prepared, ids, maps, 0.5, ANY, thresholds=(0.5,))
-    regions = prepared.masks_of(ids, ANY), prepared.boxes_of(ids, ANY)
+    assert by_finding.names_findings
+    suite = students.score(by_finding, ids, maps, 0.5, ANY, thresholds=(0.5,))
+    regions = by_finding.masks_of(ids, ANY), by_finding.boxes_of(ids, ANY)
     large = attention.upsample_maps(maps, (SIDE, SIDE))
-    expected = score_maps(large, *regions, 0.5, thresholds=(0.5,), valid=prepared.valid_of(ids))
+    expected = score_maps(large, *regions, 0.5, thresholds=(0.5,), valid=by_finding.valid_of(ids))
     pd.testing.assert_frame_equal(suite.per_image, expected.per_image)
-    own = students.score(prepared, ids[:1], maps[:1], 0.5, thresholds=(0.5,))
+    own = students.score(by_finding, ids[:1], maps[:1], 0.5, thresholds=(0.5,))
     assert own.per_image["pixel_auroc"][0] != expected.per_image["pixel_auroc"][0]  # c counts for any finding alone
 
 
-def test_the_student_before_fine_tuning_is_a_reference_map(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("PKD_RUNS", str(tmp_path / "runs"))
-    runs_of = tmp_path / "runs" / "mmpkd" / "toy" / "03-distil-student"
+def test_the_student_before_fine_tuning_is_a_reference_map(prepared, root):
+    runs_of = root / "mmpkd" / "toy" / "03-distil-student"
     begun, file = random_student(BUILD, 7), runs_of / "first" / "students" / "w0" / "model.safetensors"
     file.parent.mkdir(parents=True)
     save_student(file, begun, {"build": BUILD, **FACTS})
     (runs_of / "first" / "students.csv").write_text("folder\nw0\n")
     asked = {"first": {}, "second": {"start_run": "mmpkd/toy/03-distil-student/first"}}
     for label, parameters in (*asked.items(), ("third", {"student_weights": str(file)})):
-        (runs_of / label).mkdir(exist_ok=True)
         files.write_json(runs_of / label / "run.json", {"parameters": parameters})
     start = {k: students.start_weights(f"mmpkd/toy/03-distil-student/{k}") for k in ("first", "second", "third")}
     assert start == {"first": None, "second": file, "third": file}
-    prepared, parts = students.Prepared(folder, ["a", "b"]), (["i3"], ["i2", "i5"])
+    parts = (["i3"], ["i2", "i5"])
     found = list(students.reference_maps(prepared, 0, parts, FACTS | {"build": BUILD}, start=file))
     name, seed, scaled, (_, maps) = found[-1]
     assert (name, scaled) == ("reference: start weights", True) and np.isnan(seed)
@@ -224,28 +161,24 @@ def test_the_student_before_fine_tuning_is_a_reference_map(folder, tmp_path, mon
     np.testing.assert_allclose(maps, expected["attention_mean"], atol=1e-6)
 
 
-def test_reference_maps_of_two_sets(folder):
-    prepared, parts = students.Prepared(folder, ["a", "b"]), (["i3", "i4"], ["i2", "i5", "i1"])
+def test_reference_maps_of_two_sets(prepared):
+    parts = (["i3", "i4"], ["i2", "i5", "i1"])
     assert not prepared.names_findings
     found = list(students.reference_maps(prepared, 0, parts, FACTS | {"build": BUILD}, seeds=(0, 5)))
     names = [name for name, *_ in found]
-    assert (
-        sorted({*names, "reference: start weights"}) == sorted(reference.NAMES)
-        and names.count("reference: random weights") == 2
-    )
+    assert sorted({*names, "reference: start weights"}) == sorted(reference.NAMES)
+    assert names.count("reference: random weights") == 2
     for name, seed, scaled, maps in found:
         random = name == "reference: random weights"
         assert [len(m) for m in maps] == [2, 3] and scaled == random == (seed == seed)
     by_name = {(name, seed): maps for name, seed, _, maps in found if seed == seed}
-    expected, _ = students.student_maps(
-        random_student(BUILD, 5), FACTS, prepared.pixels_of(parts[1]), ["attention_mean"]
-    )
+    pixels = prepared.pixels_of(parts[1])
+    expected, _ = students.student_maps(random_student(BUILD, 5), FACTS, pixels, ["attention_mean"])
     np.testing.assert_array_equal(by_name["reference: random weights", 5][1], expected["attention_mean"])
     body = next(maps for name, *_, maps in found if name == "reference: body mask")
-    np.testing.assert_array_equal(body[1], reference.body_masks(prepared.pixels_of(parts[1])))
+    np.testing.assert_array_equal(body[1], reference.body_masks(pixels))
     mean = next(maps for name, *_, maps in found if name == "reference: mean training mask")
     np.testing.assert_array_equal(mean[1][0], prepared.masks_of(["i0"])[0])  # i0 is the training image with a region
-    (folder / "splits.parquet").unlink()
-    pd.DataFrame({"image_id": IDS, "split": "test", "fold": 0}).to_parquet(folder / "splits.parquet")
-    without = students.reference_maps(students.Prepared(folder, ["a", "b"]), 0, parts, FACTS | {"build": BUILD})
+    prepared.splits["split"] = "test"
+    without = students.reference_maps(prepared, 0, parts, FACTS | {"build": BUILD})
     assert "reference: mean training mask" not in [name for name, *_ in without]

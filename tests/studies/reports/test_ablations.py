@@ -1,6 +1,5 @@
 """Ablations on scores whose answers are known: what is compared with what, and what the sentences say."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -113,4 +112,3 @@ def test_the_figure_shows_every_difference_in_both_readings(table, axis):
     assert sorted(drawn) == pytest.approx(sorted(rows["difference"]))
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert words[-2:] == list(READINGS.values())
-    plt.close(figure)

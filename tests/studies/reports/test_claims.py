@@ -130,7 +130,6 @@ def test_every_claim_is_tested_or_says_what_it_needs():
     assert (judged["verdict"] == UNTESTED).tolist() == [not claim.lines for claim in CLAIMS]
     named = [line.encoders for claim in CLAIMS for line in claim.lines if isinstance(line.encoders, tuple)]
     assert {encoder for names in named for encoder in names} <= set(IMAGE_ENCODERS)
-    assert contrasts.KINDS.keys() >= {line.kind for claim in CLAIMS for line in claim.lines}
 
 
 @pytest.mark.parametrize(
@@ -138,11 +137,7 @@ def test_every_claim_is_tested_or_says_what_it_needs():
     [
         ("Distillation helps a prognosis", ("task", READMITTED), "needs task readmission_12_month"),
         ("RAD-DINO overtakes above 1,000 images", ("size", 2000), "training sizes above 1000 images of mimic_5x1200"),
-        (
-            "RAD-DINO overtakes above 1,000 images",
-            ("encoder", "gloria"),
-            "needs encoders of one panel: rad_dino, gloria, biovil_t",
-        ),
+        ("RAD-DINO overtakes above 1,000 images", ("encoder", "gloria"), "of one panel: rad_dino, gloria, biovil_t"),
         ("Alignment costs what reports leave out", ("task", AGE), "needs task age"),
         ("Alignment costs what reports leave out", ("encoder", "c2l"), "panel: aligned and self-supervised"),
         ("They help diagnostic labels most", ("encoder", "mrm"), "panel: pretrained with reports and self-supervised"),
@@ -158,6 +153,11 @@ def test_what_was_not_run_is_named(name, left_out, basis, verdict):
     row = verdict(name, scores._replace(rows=scores.rows[scores.rows[column] != value]))
     assert row["verdict"] == UNTESTED and basis in row["basis"] and np.isnan(row["difference"])
     assert verdict(name, scores._replace(rows=scores.rows.query("seed == 0")))["basis"].startswith("needs two seeds")
+
+
+def test_one_encoder_alone_gains_no_more_than_others(verdict):
+    row = verdict("RAD-DINO gains most on discharge", world(encoders=["rad_dino"]))
+    assert row["basis"] == "needs a second encoder"
 
 
 def test_unmatched_encoders_decide_nothing_about_pretraining():
@@ -204,9 +204,8 @@ def test_no_gain_has_a_null_of_its_own():
     values = np.array([0.004, -0.002, 0.001, 0.003, 0.0])
     found = held_against(Difference("", {"a": pd.Series(values)}), scores, -1, 0.01)
     error = values.std(ddof=1) * (1 / 5 + 0.25) ** 0.5
-    assert (found.yes, found.no) == pytest.approx(
-        (2 * stats.t.cdf((values.mean() - 0.01) / error, 4), 2 * stats.t.sf((values.mean() - 0.01) / error, 4))
-    )
+    t = (values.mean() - 0.01) / error
+    assert (found.yes, found.no) == pytest.approx((2 * stats.t.cdf(t, 4), 2 * stats.t.sf(t, 4)))
     assert found.wins == 1.5
     against_zero = held_against(Difference("", {"a": pd.Series(values)}), scores, 1, 0.0)
     pair = paired_seeds(np.zeros(5), values, SHARE)
@@ -251,10 +250,9 @@ def test_methods_are_compared_by_encoder_in_the_papers_families():
         *((method, "image_only", method) for method in ("teacher", "text_only", "mean_probe", "cls_probe")),
     }
     assert len(table) == 2 * 2 * len(ENCODERS) * 7
-    one = table.query("task == 'age' and size == 100 and encoder == 'mrm' and against == 'self_distilled'").iloc[0]
-    wide = scores.rows.query("task == 'age' and size == 100 and encoder == 'mrm'").pivot(
-        index="seed", columns="method", values="auc"
-    )
+    mine = "task == 'age' and size == 100 and encoder == 'mrm'"
+    one = table.query(f"{mine} and against == 'self_distilled'").iloc[0]
+    wide = scores.rows.query(mine).pivot(index="seed", columns="method", values="auc")
     difference = wide["report_distilled"] - wide["self_distilled"]
     assert one["difference"] == pytest.approx(difference.mean())
     assert one["error_corrected"] == pytest.approx(difference.std() * (1 / 5 + 0.25) ** 0.5)
@@ -271,6 +269,4 @@ def test_a_headline_counts_every_claim():
     )
     said = claims.sentences(judged, compare_methods(world(encoders=STAND_INS)))
     assert any(text.startswith("Cannot be tested here (needs task age): ") for text in said)
-    assert (
-        len([text for text in said if text.startswith("Distillation helps a prognosis: holds here. The paper: ")]) == 1
-    )
+    assert sum(text.startswith("Distillation helps a prognosis: holds here. The paper: ") for text in said) == 1

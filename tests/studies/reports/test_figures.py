@@ -1,6 +1,5 @@
 """Figures of the reports study show both choices of the epoch, filled the one that is made on other patients."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,8 +16,7 @@ def scores():
     table = pd.MultiIndex.from_product(names.values(), names=names).to_frame(index=False)
     rng = np.random.default_rng(0)
     table["auc_other_half"], table["auc"] = rng.uniform(0.5, 0.7, len(table)), rng.uniform(0.7, 0.9, len(table))
-    yield table
-    plt.close("all")
+    return table
 
 
 def drawn(ax, filled):

@@ -142,24 +142,23 @@ def write_run(folder, reference, parameters, rows=None, **record):
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(root, monkeypatch):
     """A run that prepared tasks, three of 02-encode on them, one on others; only what `load_study` reads of them."""
-    monkeypatch.setenv("PKD_RUNS", str(tmp_path))
-    study, prepared = tiny_study(), tmp_path / TASKS
+    study, prepared = tiny_study(), root / TASKS
     files.write(prepared / "images.parquet", pd.DataFrame({"image_id": study.study_of}))
     privileged = pd.DataFrame({"text": ""}, index=pd.Index(study.study_of, name="image_id"))
     files.write(prepared / "privileged.parquet", privileged)
     files.write(prepared / "splits.parquet", study.splits)
     files.write(prepared / "sizes.csv", study.sizes)
     files.write_json(prepared / "tasks.json", study.tasks)
-    write_run(tmp_path, TASKS, {})
+    write_run(root, TASKS, {})
     for name, tasks in (("mrm", "1"), ("c2l", "1"), ("other_text", "1"), ("other_tasks", "2")):
         parameters = {"tasks_run": TASKS, "image_encoder": "c2l" if name == "c2l" else "mrm", **CROPS}
-        run = tmp_path / write_run(tmp_path, f"reports/a/02-encode/{name}", parameters, upstream={TASKS: tasks})
+        run = root / write_run(root, f"reports/a/02-encode/{name}", parameters, upstream={TASKS: tasks})
         (run / "text").mkdir()
         files.write_json(run / "encoding.json", {"mode": "stored"})
     monkeypatch.setattr(heads, "TextStore", lambda folder: folder.parent.name)
-    return tmp_path
+    return root
 
 
 def test_reports_can_come_from_another_run_of_the_same_tasks(root):
