@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(
-    ["tests.encoders.test_tokens", "tests.distillation.test_student_training", "tests.distillation.heads.test_training"]
-)
+TRAINING = ["tests.distillation.test_student_training", "tests.distillation.heads.test_training"]
+FORKED.set_forkserver_preload(["tests.encoders.test_tokens", *TRAINING])
 
 
 def kill_at_call(owner: Any, name: str, number: int) -> None:

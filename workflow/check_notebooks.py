@@ -37,12 +37,8 @@ def faults(notebook: dict) -> list[str]:
             found.append(f"cell {number} was written by papermill: commit the source, not the executed copy")
         if any(output["output_type"] == "error" for output in cell["outputs"]):
             found.append(f"cell {number} ends in an error")
-        source = "".join(cell["source"])
-        if (
-            len(source.splitlines()) > 3
-            and PLUMBING.search(source)
-            and not FOLDED & set(cell["metadata"].get("tags", []))
-        ):
+        source, folded = "".join(cell["source"]), FOLDED & set(cell["metadata"].get("tags", []))
+        if len(source.splitlines()) > 3 and PLUMBING.search(source) and not folded:
             found.append(f"cell {number} imports, draws or writes: tag it hide-input, so that its page folds it")
         drawn = any("image/png" in output.get("data", {}) for output in cell["outputs"])
         if drawn and not cell["metadata"].get("mystnb", {}).get("image", {}).get("alt"):

@@ -65,12 +65,8 @@ def sample(names: Sequence[str], count: int) -> list[str]:
 
 def _places(parameters: dict[str, Any]) -> dict[str, str]:
     """Parameter -> place of others, without the roots that the run writes itself."""
-    own = bool(parameters.get("simulate_patients"))
-    return {
-        name: value
-        for name, value in identity.input_paths(parameters).items()
-        if not (own and name.endswith("_root")) and not value.startswith("pkd_utils/")
-    }
+    found = identity.foreign_paths(parameters)
+    return {name: value for name, value in found.items() if not value.startswith("pkd_utils/")}
 
 
 def _here(places: Iterable[str]) -> bool:
@@ -108,9 +104,8 @@ def check_source(p: dict[str, Any], whole: bool) -> Found:
     lacking = less[less["step"].str.contains(r"\bthere\b")]  # what a loader leaves out because its file is not here
     if len(lacking):
         row = lacking.iloc[0]
-        return Found(
-            place, BROKEN, f"{row['step']}: {row['rows']:,} of the release's {row['paper']:,.0f}. Fetch the rest."
-        )
+        what = f"{row['step']}: {row['rows']:,} of the release's {row['paper']:,.0f}"
+        return Found(place, BROKEN, f"{what}. Fetch the rest.")
     told = f"{cohort.info.title}: {len(cohort.images):,} images, {rows:,} rows of privileged information"
     told += f", {len(counted)} counts as released" if len(counted) and less.empty else ""
     found = check_files(place, cohort, told, whole) if cohort.has_images else Found(place, GOOD, f"{told}.")
@@ -175,16 +170,9 @@ def check_weights(place: str, name: str, p: dict[str, Any], whole: bool) -> Foun
 
 
 def look(jobs: dict[str, notebooks.Described], gone: dict[str, str], whole: bool = False) -> list[Found]:
-    """Everything that the runs name, a line a place.
+    """Everything that the runs of `notebooks.described` name, a line a place; `whole` is the command's `--all`.
 
-    Parameters
-    ----------
-    jobs : dict
-        From `notebooks.described`.
-    gone : dict
-        Names of the runs that the plan leaves out, and why, from `notebooks.that_can_run`.
-    whole : bool
-        Decode every image, and load weights into their networks.
+    `gone` are those that the plan leaves out, and why, from `notebooks.that_can_run`.
     """
     uses: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for job in jobs.values():
@@ -240,9 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("What is missing belongs there, or params/local.yml says where it is. book/reproduce.md says where")
         print("data are public, `python -m pkd_utils encoders list` where encoders are.")
     made = sum(bool(job.parameters.get("simulate_patients")) for job in left.values())
-    print(
-        f"{len(left)} of {len(jobs)} runs can be made" + (f", {made} of them of data that they write" if made else "")
-    )
+    of_these = f", {made} of them of data that they write" if made else ""
+    print(f"{len(left)} of {len(jobs)} runs can be made{of_these}")
     if wrong:
         print(f"{len(wrong)} of {len(found)} places are broken: mend them first.")
     return 1 if wrong or not left else 0

@@ -43,11 +43,8 @@ CORE = ("distillation", "localization", "statistics", "cohorts/tasks", "encoders
 EQUIVALENT = ROOT / "workflow" / "mutants-equivalent.json"
 LIMIT_SECONDS, QUICK_SECONDS, GOAL = 60, 20, 0.9
 # Decorators are options and exceptions are words; neither is a number of a result.
-OPERATORS = [
-    name
-    for name in plugins.operator_names()
-    if not re.search("Decorator|Exception|Variable|ZeroIterationForLoop", name)
-]
+WORDS = re.compile("Decorator|Exception|Variable|ZeroIterationForLoop")
+OPERATORS = [name for name in plugins.operator_names() if not WORDS.search(name)]
 
 
 def silent_lines(source: str) -> set[int]:

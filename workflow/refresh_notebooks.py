@@ -9,22 +9,12 @@ import shutil
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-os.environ.update(
-    {
-        "PKD_RUNS": str(ROOT / "_build" / "smoke-runs"),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "PKD_LOCAL": os.devnull,  # the committed outputs are those of the defaults
-    }
-)
+import nbclient
+import nbformat
+from run_tests import ENVIRONMENT, ROOT, SMOKE_RUNS
 
-import nbclient  # noqa: E402
-import nbformat  # noqa: E402
-
-from pkd_utils.runs import files  # noqa: E402
-from pkd_utils.runs.kernel import OwnKernel  # noqa: E402
+from pkd_utils.runs import files
+from pkd_utils.runs.kernel import OwnKernel
 
 
 def refresh(path: Path) -> None:
@@ -53,9 +43,10 @@ def refresh(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    os.environ.update(ENVIRONMENT)
     chosen = sys.argv[1:]
     if not chosen:
-        shutil.rmtree(os.environ["PKD_RUNS"], ignore_errors=True)
+        shutil.rmtree(SMOKE_RUNS, ignore_errors=True)
     for source in sorted((ROOT / "notebooks").glob("*/*.ipynb")):
         if not chosen or any(name in str(source) for name in chosen):
             refresh(source)

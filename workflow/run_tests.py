@@ -20,9 +20,9 @@ from pkd_utils.runs.kernel import OwnKernel
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE_RUNS = ROOT / "_build" / "smoke-runs"
-# Read what the notebooks wrote, so they run after nbval.
 # These take about as long as the rest.
 HALF = [f"tests/{room}" for room in ("cohorts", "demo", "distillation", "encoders", "faults", "images", "studies")]
+# These read what the notebooks wrote, so they run after nbval.
 AFTERWARDS = ["tests/notebooks/test_written_numbers.py", "tests/runs/test_kill_and_continue.py"]
 AFTERWARDS += ["tests/workflow/test_plan_finished.py"]
 
@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "PKD_LOCAL": os.devnull,
+    "PKD_LOCAL": os.devnull,  # the committed outputs are those of the defaults
 }
 
 
@@ -60,11 +60,7 @@ def finish(name: str, process: subprocess.Popen, report: Path) -> dict[str, int]
     suite = ElementTree.parse(report).getroot().find("testsuite")
     total, failed = int(suite.get("tests")), int(suite.get("failures")) + int(suite.get("errors"))
     skipped = int(suite.get("skipped"))
-    return {
-        "passed": total - failed - skipped,
-        "failed": max(failed, int(code not in (0, 1))),
-        "skipped": skipped,
-    }
+    return {"passed": total - failed - skipped, "failed": max(failed, int(code not in (0, 1))), "skipped": skipped}
 
 
 def main() -> None:

@@ -87,9 +87,8 @@ def site_packages() -> Path:
 
 def main() -> None:
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
-        sys.exit(
-            f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}. Name another one: make PYTHON=python3.11"
-        )
+        have = sys.version.split()[0]
+        sys.exit(f"Python 3.11 or 3.12 is needed, this is {have}. Name another one: make PYTHON=python3.11")
     extras = sorted(set(sys.argv[1:]))
     stamp = VENV / ".installed"
     have = stamp.read_text().split() if stamp.exists() else []

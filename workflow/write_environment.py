@@ -71,40 +71,26 @@ def resolve(upgrade: list[str]) -> None:
 
 
 def constraints(lock: str) -> str:
-    """Text of constraints.txt.
-
-    Raises
-    ------
-    ValueError
-        If a package is pinned to two versions.
-    """
+    """Text of constraints.txt; ValueError if a package is pinned to two versions."""
     pins = [re.match(r"[^ ;\\\n]+", entry).group(0) for entry in entries(lock)]
     names = [requirement_name(pin) for pin in pins]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(
-            f"pins.lock has two versions of {', '.join(twice)}: bound it in pyproject.toml, resolve again."
-        )
+        said = f"pins.lock has two versions of {', '.join(twice)}"
+        raise ValueError(f"{said}: bound it in pyproject.toml, resolve again.")
     return HEADER + "".join(f"{pin}\n" for pin in pins)
 
 
 def environment(lock: str) -> str:
-    """Text of environment.yml.
-
-    Raises
-    ------
-    ValueError
-        If a direct dependency has no pin, or a pin contradicts pyproject.toml.
-    """
+    """Text of environment.yml; ValueError if a direct dependency has no pin, or one that contradicts pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *(r for e in EXTRAS for r in project["optional-dependencies"][e])]
     pins = {requirement_name(line): line for line in constraints(lock).splitlines() if not line.startswith("#")}
     for requirement in wanted:
         name = requirement_name(requirement)
         if name not in pins:
-            raise ValueError(
-                f"{name} is in pyproject.toml and has no pin: run workflow/write_environment.py --resolve."
-            )
+            todo = "run workflow/write_environment.py --resolve."
+            raise ValueError(f"{name} is in pyproject.toml and has no pin: {todo}")
         if "==" in requirement and requirement.split("==")[1] != pins[name].split("==")[1]:
             raise ValueError(f"pyproject.toml wants {requirement}, pins.lock says {pins[name]}: resolve again.")
     listed = sorted({pins[requirement_name(requirement)] for requirement in wanted})
@@ -121,9 +107,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare only; exit code 1 if a written file is stale")
     parser.add_argument("--resolve", action="store_true", help="let uv resolve pyproject.toml again")
-    parser.add_argument(
-        "--upgrade", action="append", default=[], metavar="NAME", help="a package to move; with --resolve"
-    )
+    upgrade = {"action": "append", "default": [], "metavar": "NAME", "help": "a package to move; with --resolve"}
+    parser.add_argument("--upgrade", **upgrade)
     given = parser.parse_args()
     if given.resolve:
         resolve(given.upgrade)

@@ -16,11 +16,8 @@ _BESIDE = {"map_runs": ("paper_datasets",)}
 
 def places(parameters: dict[str, Any]) -> dict[str, str]:
     """Parameter -> file or folder of others that a run needs and that nothing here makes, as the parameters say it."""
-    return {
-        name: value
-        for name, value in identity.input_paths(parameters).items()
-        if not (name.endswith("_root") and parameters.get("simulate_patients")) and not value.startswith("data/assets")
-    }
+    found = identity.foreign_paths(parameters)
+    return {name: value for name, value in found.items() if not value.startswith("data/assets")}
 
 
 def why_not(parameters: dict[str, Any], gone: dict[str, str]) -> str:

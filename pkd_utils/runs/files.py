@@ -49,10 +49,8 @@ def full_disk_told(folder: Path) -> Iterator[None]:
         said = [os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "requested and"]
         if isinstance(error, DataError) or not any(words in str(error) for words in said):
             raise
-        raise DataError(
-            f"The disk of {folder} is full: make room, or name another in PKD_RUNS, and start again; what was done is "
-            "kept."
-        ) from error
+        what = "make room, or name another in PKD_RUNS, and start again; what was done is kept."
+        raise DataError(f"The disk of {folder} is full: {what}") from error
 
 
 def reserve(stream: BinaryIO, size: int, folder: Path) -> None:

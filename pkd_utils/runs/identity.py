@@ -17,7 +17,7 @@ from typing import Any
 
 from pkd_utils.runs import index, paths
 from pkd_utils.runs.files import hash_params
-from pkd_utils.runs.parameters import code_cells, identifying, notebook_path
+from pkd_utils.runs.parameters import code_cells, identifying, notebook_path, runs_of
 
 _FILES = ("outcomes", "protocol", "text_vocabulary")  # parameters that name files, beside those whose end says so
 _ENTRY = re.compile(r"pkd_utils(\.\w+)+:\w+")
@@ -100,13 +100,7 @@ def code_hash(notebook: str) -> str:
 
 def references(parameters: dict[str, Any]) -> list[str]:
     """Runs that these parameters name: values of `*_run` (one) and `*_runs` (a list); empty means none."""
-    found: list[str] = []
-    for name, value in parameters.items():
-        if name.endswith("_run") and value:
-            found.append(value)
-        elif name.endswith("_runs"):
-            found += [item for item in value if item]
-    return found
+    return [reference for name, value in parameters.items() for reference in runs_of(name, value)]
 
 
 def input_paths(parameters: dict[str, Any]) -> dict[str, str]:
@@ -126,6 +120,12 @@ def input_paths(parameters: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def foreign_paths(parameters: dict[str, Any]) -> dict[str, str]:
+    """`input_paths` without the root of a simulated cohort, which the run itself writes first."""
+    own = parameters.get("simulate_patients")
+    return {name: value for name, value in input_paths(parameters).items() if not (own and name.endswith("_root"))}
+
+
 def _patterns(name: str, parameters: dict[str, Any]) -> tuple[str, ...]:
     """Which files below a folder that a parameter names are read: what the source says; of weights and others all."""
     if not name.endswith("_root"):
@@ -143,12 +143,10 @@ def _patterns(name: str, parameters: dict[str, Any]) -> tuple[str, ...]:
 def inputs(parameters: dict[str, Any], *, written: bool = False) -> dict[str, str | None]:
     """Content of the files of others that a run reads: parameter -> SHA-256 over paths and hashes, None if not here.
 
-    `written` adds the root of a simulated cohort, which the run itself writes first: its recipe identifies it.
+    `written` adds the root of a simulated cohort, whose recipe identifies it.
     """
     found: dict[str, str | None] = {}
-    for name, value in input_paths(parameters).items():
-        if name.endswith("_root") and parameters.get("simulate_patients") and not written:
-            continue
+    for name, value in (input_paths if written else foreign_paths)(parameters).items():
         path = paths.resolve(value)
         hashed = index.hashes(path, _patterns(name, parameters))
         whole = next(iter(hashed.values())) if path.is_file() else index.digest(hashed)
@@ -161,16 +159,8 @@ def run_hash(
 ) -> str:
     """Identity of a run (64 hex digits).
 
-    Parameters
-    ----------
-    notebook, parameters
-        Its name and resolved parameters.
-    code : str
-        From `code_hash`.
-    upstream : dict
-        Reference of each run that it reads -> that run's identity.
-    read : dict
-        From `inputs`: takes the place of the paths.
+    It follows its notebook's name, its resolved parameters but for the machine's, its `code_hash`, the identity of each
+    run that it reads (`upstream`, by reference) and, in place of the paths, its `inputs` (`read`).
     """
     facts = {"notebook": notebook, "code": code, "upstream": upstream, "inputs": read}
     return hash_params(facts | {"parameters": _without_paths(identifying(parameters))})
@@ -183,6 +173,6 @@ def _without_paths(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_folder(notebook: str, parameters: dict[str, Any], run_identity: str) -> Path:
-    """Folder of a run relative to the runs folder: `<study>/<cohort>/<step>/<label>-<first 10 digits>`."""
+    """Folder of a finished run: `<runs>/<study>/<cohort>/<step>/<label>-<first 10 digits>`."""
     study, step = notebook.split("/")
-    return Path(study, parameters["cohort"], step, f"{parameters['run']}-{run_identity[:10]}")
+    return paths.runs_dir() / study / parameters["cohort"] / step / f"{parameters['run']}-{run_identity[:10]}"

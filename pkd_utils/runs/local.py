@@ -82,11 +82,8 @@ class Local(pydantic.BaseModel, extra="forbid", strict=True, frozen=True):
     @classmethod
     def _places(cls, roots: dict[str, str]) -> dict[str, str]:
         for name, folder in roots.items():
-            if (
-                PurePosixPath(name).parts[:1] != ("data",)
-                or ".." in name
-                or not Path(folder).expanduser().is_absolute()
-            ):
+            below = PurePosixPath(name).parts[:1] == ("data",) and ".." not in name
+            if not (below and Path(folder).expanduser().is_absolute()):
                 raise ValueError(f"{name}: {folder} must be data/<name>: <absolute folder>")
         return roots
 

@@ -27,14 +27,8 @@ PACKAGES = ("torch", "timm", "transformers", "scikit-learn", "numpy", "pandas", 
 
 def _git(*arguments: str) -> str | None:
     try:
-        answer = subprocess.run(
-            ["git", *arguments],
-            cwd=paths.PROJECT_ROOT,
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
+        how = {"capture_output": True, "text": True, "timeout": 20, "check": True}
+        answer = subprocess.run(["git", *arguments], cwd=paths.PROJECT_ROOT, **how)
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()

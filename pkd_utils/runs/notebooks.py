@@ -10,9 +10,9 @@ count, no cell holds an error, and `run.json`, which `Run.finish` writes last, i
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 # jsonschema, which nbformat imports, would build a parser of international addresses: seconds that no notebook needs.
 sys.modules.setdefault("rfc3987_syntax", None)
@@ -37,18 +37,28 @@ _ENVIRONMENT = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run of a profile: its place in a parameter file, what it resolves to, and the folder it will fill."""
+class Described:
+    """One run that a parameter file describes, before its data and what it reads are looked at."""
 
     name: str  # study/step[.label]
-    notebook: str  # study/step
     file: Path
     label: str  # its name in the file, "" where the file has one run or this is the plain one
     parameters: dict[str, Any]
+
+    @property
+    def notebook(self) -> str:
+        """study/step"""
+        return notebook_of(self.file)
+
+
+@dataclass(frozen=True)
+class Job(Described):
+    """One run of a plan: what it resolves to, and the folder it will fill."""
+
     identity: str
     folder: Path
     upstream: tuple[str, ...]  # names of the jobs that must run before
-    state: str = "to run"  # or "done", or "damaged": running it says what is
+    state: str  # "to run", "done", or "damaged": running it says what is
 
     @property
     def executed(self) -> Path:
@@ -89,20 +99,6 @@ def values_of(file: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     return found
 
 
-class Described(NamedTuple):
-    """One run that a parameter file describes, before its data and what it reads are looked at."""
-
-    name: str  # study/step[.label]
-    file: Path
-    label: str
-    parameters: dict[str, Any]
-
-    @property
-    def notebook(self) -> str:
-        """study/step"""
-        return notebook_of(self.file)
-
-
 def described(profile: str, only: str = "") -> dict[str, Described]:
     """All runs of `params/<profile>/` by reference; nothing of their data is read.
 
@@ -131,13 +127,11 @@ def described(profile: str, only: str = "") -> dict[str, Described]:
 def that_can_run(waiting: dict[str, Described]) -> tuple[dict[str, Described], dict[str, str]]:
     """What is left of the runs where data and weights are not all here, and name -> why of the others."""
     gone: dict[str, str] = {}
-    while new := {
-        r: why for r, job in waiting.items() if r not in gone and (why := absent.why_not(job.parameters, gone))
-    }:
+    left = dict(waiting)
+    while new := {ref: why for ref, job in left.items() if (why := absent.why_not(job.parameters, gone))}:
         gone |= new
-    left = {
-        r: job._replace(parameters=absent.without(job.parameters, gone)) for r, job in waiting.items() if r not in gone
-    }
+        left = {ref: job for ref, job in left.items() if ref not in gone}
+    left = {ref: replace(job, parameters=absent.without(job.parameters, gone)) for ref, job in left.items()}
     return left, {waiting[reference].name: why for reference, why in gone.items()}
 
 
@@ -170,9 +164,7 @@ def plan(profile: str, only: str = "", left_out: dict[str, str] | None = None) -
     jobs: dict[str, Job] = {}
     codes = {notebook: identity.code_hash(notebook) for notebook in {job.notebook for job in waiting.values()}}
     while waiting:
-        ready = {
-            ref: job for ref, job in waiting.items() if not set(identity.references(job.parameters)) & set(waiting)
-        }
+        ready = {ref: job for ref, job in waiting.items() if not waiting.keys() & identity.references(job.parameters)}
         if not ready:
             raise DataError(f"These runs of {profile} wait for each other: {', '.join(sorted(waiting))}.")
         for reference, job in ready.items():
@@ -180,18 +172,10 @@ def plan(profile: str, only: str = "", left_out: dict[str, str] | None = None) -
             notebook, values, read = job.notebook, job.parameters, identity.references(job.parameters)
             known = {r: jobs[r].identity if r in jobs else run.run_identity(run.find_run(r)) for r in read}
             run_hash = identity.run_hash(notebook, values, codes[notebook], known, identity.inputs(values))
-            run_folder = paths.runs_dir() / identity.run_folder(notebook, values, run_hash)
-            jobs[reference] = Job(
-                name=job.name,
-                notebook=notebook,
-                file=job.file,
-                label=job.label,
-                parameters=values,
-                identity=run_hash,
-                folder=run_folder,
-                upstream=tuple(jobs[r].name for r in read if r in jobs),
-                state=_state(run_folder, values, [jobs[r].state for r in read if r in jobs]),
-            )
+            folder = identity.run_folder(notebook, values, run_hash)
+            before = {jobs[r].name: jobs[r].state for r in read if r in jobs}
+            state = _state(folder, values, set(before.values()))
+            jobs[reference] = Job(**vars(job), identity=run_hash, folder=folder, upstream=tuple(before), state=state)
     return list(jobs.values())
 
 
@@ -203,13 +187,13 @@ def said_of(left_out: dict[str, str]) -> list[str]:
     return [f"left out, because {why}: {len(names)} runs, first {names[0]}" for why, names in reasons.items()]
 
 
-def _state(folder: Path, values: dict[str, Any], before: list[str]) -> str:
+def _state(folder: Path, values: dict[str, Any], before: set[str]) -> str:
     """State of a run, given those of the runs that it reads."""
     try:
         whole = (folder / "notebook.ipynb").exists() and finished.done(folder, values)
     except DataError:
         return "damaged"
-    return "done" if whole and set(before) <= {"done"} else "to run"
+    return "done" if whole and before <= {"done"} else "to run"
 
 
 def with_short_streams(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -279,7 +263,7 @@ def execute(file: str | Path, label: str = "", expect: str | None = None) -> Pat
     run_hash = identity.run_hash(notebook, parameters, code, known, read)
     if expect and expect != run_hash:
         raise DataError(f"{said}: the code or an upstream run changed since this run was planned; start again.")
-    folder = paths.runs_dir() / identity.run_folder(notebook, parameters, run_hash)
+    folder = identity.run_folder(notebook, parameters, run_hash)
     executed = folder / "notebook.ipynb"
     with Lock(folder.with_name(f".lock-{folder.name}.ipynb"), f"{said} is being run"):
         if finished.done(folder, parameters) and not problems(executed):

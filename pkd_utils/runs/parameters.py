@@ -116,9 +116,8 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
                 f"({error.errors()[0]['msg']})." + ("" if source else _for_papermill(name, kind, value))
             )
         instead = empty.partition("'")[0]
-        may_be_empty = bool(empty) and (
-            instead not in parameters or bool(values.get(instead, parameters[instead].default))
-        )
+        given = instead not in parameters or values.get(instead, parameters[instead].default)
+        may_be_empty = bool(empty and given)
         if why := _out_of_reach(name, resolved[name], one) or _unfit(name, resolved[name], one, may_be_empty):
             refuse(f"Parameter {name} of {notebook}: {why}.")
     return resolved
@@ -156,7 +155,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else f"; it knows: {', '.join(some)}."
 
 
-def _runs(name: str, value: Any) -> list[str]:
+def runs_of(name: str, value: Any) -> list[str]:
     """The references to runs in the value of a parameter; none of one that names no run."""
     values = [] if not name.endswith(("_run", "_runs")) else [value] if isinstance(value, str) else value
     return list(filter(None, values))
@@ -185,9 +184,9 @@ def _unfit(name: str, value: Any, declared: Declared, may_be_empty: bool) -> str
         usual = declared.default or []
         if len(set(told)) < len(told) and len(set(usual)) == len(usual):
             return f"{next(item for item in told if told.count(item) > 1)} stands twice"
-    steps = [reference.split("/")[2] for reference in _runs(name, declared.default)]
+    steps = [reference.split("/")[2] for reference in runs_of(name, declared.default)]
     steps += re.findall(r"\b\d\d(?:-[a-z]+)*\b", declared.comment)
-    for reference in _runs(name, value):
+    for reference in runs_of(name, value):
         parts = reference.split("/")
         if not (len(parts) == 4 and all(map(_LABEL.fullmatch, parts))):
             return f"{reference!r} is to name a run: study/cohort/step/label"
@@ -202,20 +201,9 @@ def identifying(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(notebook: str, namespace: dict[str, Any]) -> types.SimpleNamespace:
-    """Check the parameters in a notebook's namespace, after papermill's injection.
+    """The parameters in a notebook's namespace, its `globals()` after papermill's injection, checked by `resolve`.
 
-    Parameters
-    ----------
-    notebook : str
-        `<study>/<NN-verb-noun>`, the file under `notebooks/`.
-    namespace : dict
-        `globals()` of the notebook.
-
-    Returns
-    -------
-    types.SimpleNamespace
-        The checked values, one attribute a parameter. A machine's parameter that neither papermill nor the reader has
-        set is that of `params/local.yml`.
+    A machine's parameter that neither papermill nor the reader has set is that of `params/local.yml`.
     """
     known = declared(notebook)
     injected = _injected(namespace.get("In", []))

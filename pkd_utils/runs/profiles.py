@@ -29,13 +29,7 @@ _BRACES = re.compile(r"\{(\w+)\}")
 
 
 def files_of(profile: str) -> list[Path]:
-    """The files that describe a profile's runs: `params/<profile>/*/*.yml`; of `quick` the notebooks.
-
-    Raises
-    ------
-    DataError
-        If there are none.
-    """
+    """The files that describe a profile's runs: `params/<profile>/*/*.yml`; of `quick` the notebooks."""
     quick = profile == QUICK
     folder = paths.PROJECT_ROOT.joinpath(*(["notebooks"] if quick else ["params", profile]))
     files = sorted(folder.glob("*/*.ipynb" if quick else "*/*.yml"))

@@ -64,7 +64,7 @@ class Run:
         if os.environ.get(UPSTREAM_CHECKED) != self.identity:
             finished.check_upstream(self.upstream)
         self.reference = f"{study}/{values['cohort']}/{step}/{values['run']}"
-        self.final_path = paths.runs_dir() / identity.run_folder(notebook, values, self.identity)
+        self.final_path = identity.run_folder(notebook, values, self.identity)
         partial = self.final_path.with_name(self.final_path.name + ".partial")
         self.done = finished.done(self.final_path, values)
         if not self.done:
@@ -211,10 +211,8 @@ class Run:
         """
         missing = [name for name in artefacts if not _has_content(self.path / name)]
         if missing:
-            raise DataError(
-                f"Run {self.reference} is not complete: {', '.join(missing)} missing or empty in {self.path.name}; "
-                "run the notebook again."
-            )
+            what = f"{', '.join(missing)} missing or empty in {self.path.name}"
+            raise DataError(f"Run {self.reference} is not complete: {what}; run the notebook again.")
         if self.done:
             finished.check(self.final_path)
         else:
@@ -310,10 +308,8 @@ def _lock(folder: Path, busy: str) -> files.Lock:
         try:
             lock = _locks[path] = files.Lock(path, busy)
         except OSError as error:
-            why = f"{error.strerror}: {error.filename}"
-            raise DataError(
-                f"Runs cannot be written to {paths.runs_dir()} ({why}): set PKD_RUNS to a folder."
-            ) from None
+            said = f"Runs cannot be written to {paths.runs_dir()} ({error.strerror}: {error.filename})"
+            raise DataError(f"{said}: set PKD_RUNS to a folder.") from None
     return lock
 
 

@@ -72,9 +72,8 @@ def _to_hide(values: "np.ndarray", of: "np.ndarray | None", steps: bool) -> "np.
             hide[row] |= any(0 < abs(value - other) < SMALL for other in seen)
             seen += [] if hide[row] else [value]
         return hide
-    for row in np.argsort(
-        values, kind="stable"
-    ):  # the whole is known: what is hidden must stay at least two, and large
+    # The whole is known: what is hidden must stay at least two, and large.
+    for row in np.argsort(values, kind="stable"):
         if hide.any() and (hide.sum() < 2 or values[hide].sum() < SMALL) and values[row] > 0:
             hide[row] = True
     return hide

@@ -53,9 +53,8 @@ def read(path: str | Path) -> Any:
             if depth > DEPTH:
                 refuse(token.start_mark.line + 1, f"lists and mappings are nested more than {DEPTH} deep")
             if type(token) in _FOREIGN:
-                refuse(
-                    token.start_mark.line + 1, f"there is {_FOREIGN[type(token)]}; write the value itself, or quote it"
-                )
+                said = f"there is {_FOREIGN[type(token)]}; write the value itself, or quote it"
+                refuse(token.start_mark.line + 1, said)
         node = yaml.compose(text, yaml.SafeLoader)
         _check(node, lambda node, why: refuse(node.start_mark.line + 1, why))
     except yaml.MarkedYAMLError as error:

@@ -33,17 +33,9 @@ LIBRARIES = (
 
 
 def start(environment: dict[str, str]) -> subprocess.Popen:
-    """Start a server that ends with this process, and let what this process starts ask it.
+    """Start a server that ends when its standard input does, and let what this process starts ask it.
 
-    Parameters
-    ----------
-    environment : dict
-        Variables that are read when Python or a library starts: every asker has the same.
-
-    Returns
-    -------
-    subprocess.Popen
-        To be kept: the server ends when its standard input does.
+    `environment` holds the variables that are read when Python or a library starts: every asker has the same.
     """
     # In a folder that only this user may enter.
     os.environ[SOCKET] = os.path.join(tempfile.mkdtemp(prefix="pkd-warm-"), "socket")

@@ -55,9 +55,8 @@ def test_a_picture_of_another_patient_is_found_in_every_coding(cohort, change, f
         assert pairs.empty and not out
         return
     assert pairs.to_numpy().tolist() == [["film-0.png", "film-2.png"]] and out == ["film-0.png", "film-2.png"]
-    with pytest.raises(
-        DataError, match=r"images 'film-0.png' and 'film-2.png' of two patients are one picture \(1 such"
-    ):
+    said = r"images 'film-0.png' and 'film-2.png' of two patients are one picture \(1 such"
+    with pytest.raises(DataError, match=said):
         repeated_pictures(cohort, packed(cohort))
     assert repeated_pictures(cohort, packed(cohort), "keep")[1] == []
 

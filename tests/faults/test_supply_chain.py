@@ -23,9 +23,8 @@ def alone(*command, **environment):
     """Run a command where there is no network; skips where that is not permitted."""
     if not shutil.which("unshare") or subprocess.run([*ALONE, "true"], capture_output=True).returncode:
         pytest.skip("This machine does not permit a network namespace (unshare --net), so nothing is run in one.")
-    return subprocess.run(
-        [*ALONE, *command], env={**os.environ, **environment}, cwd=ROOT, capture_output=True, text=True
-    )
+    how = {"env": {**os.environ, **environment}, "cwd": ROOT, "capture_output": True, "text": True}
+    return subprocess.run([*ALONE, *command], **how)
 
 
 def test_there_is_no_network_where_the_notebooks_are_run():
@@ -62,9 +61,8 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 def test_archive_members_that_lead_elsewhere(tmp_path, entry):
     with tarfile.open(tmp_path / "NLMCXR_reports.tgz", "w:gz") as tar:
         tar.addfile(entry, io.BytesIO())
-    with pytest.raises(
-        DataError, match=r"is not a report file ecgen-radiology/<number>\.xml; use the published archive"
-    ):
+    said = r"is not a report file ecgen-radiology/<number>\.xml; use the published archive"
+    with pytest.raises(DataError, match=said):
         load_cohort("openi", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["NLMCXR_reports.tgz"]
 

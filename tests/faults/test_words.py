@@ -41,21 +41,9 @@ def refused(message, call, *arguments, **options):
         ("mmpkd/01-prepare-data", {"workers": -1}, "workers .*: -1 is less than 0"),
         ("reports/03-train-teachers", {"memory_gib": -1.0}, "memory_gib .*: -1.0 is less than 0"),
         ("reports/02-encode", {"views": -1}, "views .*: -1 is less than 0"),
-        (
-            "mmpkd/03-distil-student",
-            {"prepared_run": "mmpkd/embedded/02-train-teacher/smoke"},
-            "prepared_run .*: 'mmpkd/embedded/02-train-teacher/smoke' is to name a run of 01-prepare-data",
-        ),
-        (
-            "mmpkd/09-compare-all-maps",
-            {"map_runs": ["mmpkd/embedded/04-evaluate-attention/smoke"]},
-            "map_runs .* is to name a run of 08-score-all-maps",
-        ),
-        (
-            "reports/02-encode",
-            {"text_run": "reports/a/03-train-teachers/b"},
-            "text_run .* is to name a run of 02-encode",
-        ),
+        ("mmpkd/03-distil-student", {"prepared_run": "a/b/02-c/d"}, "prepared_run .*' is to name a run of 01-prepare"),
+        ("mmpkd/09-compare-all-maps", {"map_runs": ["a/b/04-c/d"]}, "map_runs .* a run of 08-score-all-maps"),
+        ("reports/02-encode", {"text_run": "a/b/03-c/d"}, "text_run .* is to name a run of 02-encode"),
         ("reports/02-encode", {"tasks_run": "../../x"}, "tasks_run .* is to name a run: study/cohort/step/label"),
     ],
 )
@@ -82,10 +70,7 @@ def test_parameters_that_say_so_may_be_negative_none_or_of_another_step():
         (lambda: Crops(scale=(0.9, 0.4)), r"Crops: scale = \(0.9, 0.4\): give \(low, high\) with low <= high"),
         (lambda: Crops(seed=-1), "seed = -1: input should be greater than or equal to 0"),
         (lambda: storage_dtype("float8"), "'float8' is no storage of tokens; there are: float16"),
-        (
-            lambda: pack_tokens(MADE_UP, ["short"], 8, "maybe", ""),
-            "on_long = 'maybe': say what becomes of longer texts",
-        ),
+        (lambda: pack_tokens(MADE_UP, ["short"], 8, "maybe", ""), "on_long = 'maybe': say what becomes of longer"),
         (lambda: resolve_device("tpu"), "'tpu' cannot be used here as device: give auto, cpu"),
     ],
 )
@@ -121,10 +106,5 @@ def test_runs_that_cannot_be_written(tmp_path, monkeypatch, kind):
     if kind == "read-only" and not os.path.isdir("/sys"):
         pytest.skip("there is no /sys, which nobody can write to, on this machine")
     monkeypatch.setenv("PKD_RUNS", str(folder))
-    notebook = "background/01-generalized-distillation"
-    refused(
-        rf"^Runs cannot be written to {folder} \(.*\): set PKD_RUNS to a folder\.$",
-        Run,
-        notebook,
-        resolve(notebook, {}),
-    )
+    notebook, message = "background/01-generalized-distillation", r"\(.*\): set PKD_RUNS to a folder\."
+    refused(f"^Runs cannot be written to {folder} {message}$", Run, notebook, resolve(notebook, {}))

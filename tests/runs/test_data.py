@@ -20,33 +20,31 @@ TEACHER = "toy/toy/02-read-things/smoke"
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """Two notebooks, the second reads the first; data and weights of ten seconds ago."""
-    monkeypatch.setattr(paths, "PROJECT_ROOT", tmp_path)
+def project(project, monkeypatch):
+    """A third notebook, which reads the other two; data and weights of ten seconds ago."""
     monkeypatch.setattr(index, "verified", [])
-    monkeypatch.setenv("PKD_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))
-    for name in ("01-do-things", "02-read-things", "03-read-both"):
-        make_notebook(tmp_path, f"toy/{name}", ["pass"])
-    put(tmp_path / "data/real/metadata.csv", b"label\n0\n1\n")
-    put(tmp_path / "data/real/images/1.png", b"pixels")
-    put(tmp_path / "data/models/net.pth", b"weights")
-    return tmp_path
+    monkeypatch.setenv("PKD_DATA", str(project / "data"))
+    make_notebook(project, "toy/03-read-both", ["pass"])
+    put(project / "data/real/metadata.csv", b"label\n0\n1\n")
+    put(project / "data/real/images/1.png", b"pixels")
+    put(project / "data/models/net.pth", b"weights")
+    return project
+
+
+def opened(step, values):
+    return Run(f"toy/{step}", {"cohort": "toy", "run": "smoke", **values})
 
 
 def first(**values):
-    given = {"source": "covid_chestxray", "data_root": "data/real", **values}
-    return Run("toy/01-do-things", {"cohort": "toy", "run": "smoke", **given})
+    return opened("01-do-things", {"source": "covid_chestxray", "data_root": "data/real", **values})
 
 
-def second(**values):
-    given = {"prepared_run": PREPARED, "image_weights": "data/models/net.pth", **values}
-    return Run("toy/02-read-things", {"cohort": "toy", "run": "smoke", **given})
+def second():
+    return opened("02-read-things", {"prepared_run": PREPARED, "image_weights": "data/models/net.pth"})
 
 
 def third():
-    read = {"prepared_run": PREPARED, "teacher_run": TEACHER}
-    return Run("toy/03-read-both", {"cohort": "toy", "run": "smoke", **read})
+    return opened("03-read-both", {"prepared_run": PREPARED, "teacher_run": TEACHER})
 
 
 def write(run, content="x"):

@@ -46,10 +46,8 @@ def toy(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def run_once(tmp_path_factory):
     """A notebook that was run where `python3` is another kernel, and noted which notebooks it saw, and its Python."""
-    root, kernel = (
-        tmp_path_factory.mktemp("project"),
-        {"argv": ["/bin/false"], "display_name": "", "language": "python"},
-    )
+    root = tmp_path_factory.mktemp("project")
+    kernel = {"argv": ["/bin/false"], "display_name": "", "language": "python"}
     with pytest.MonkeyPatch.context() as patch:
         move_project(root, patch)
         patch.setenv("JUPYTER_PATH", str(root / "jupyter"))
@@ -114,10 +112,7 @@ def test_a_planned_run_says_its_place_and_the_time_left(toy, capsys, monkeypatch
     ("cell", "message"),
     [
         ("1 / 0", "ZeroDivisionError"),
-        (
-            "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
-            "its kernel was killed.* memory ran out: run it again",
-        ),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "its kernel was killed.* memory ran out: run it"),
         ("import sys\nsys.exit(0)", "SystemExit|was not run|did not write"),
         ("pass  # forgets to finish", "run.json"),
     ],

@@ -66,13 +66,9 @@ base:
   options: {"{cohort}": ["{passes}"]}
   prepared_runs: ["toy/{cohort}/01/{names}", "toy/{cohort}/02/c"]
 """)
-    assert runs[""] == {
-        "cohort": "mimic",
-        "run": "mimic-x",
-        "epochs": 7,
-        "options": {"mimic": [7]},
-        "prepared_runs": ["toy/mimic/01/a", "toy/mimic/01/b", "toy/mimic/02/c"],
-    }
+    prepared = ["toy/mimic/01/a", "toy/mimic/01/b", "toy/mimic/02/c"]
+    known = {"cohort": "mimic", "run": "mimic-x", "epochs": 7, "options": {"mimic": [7]}, "prepared_runs": prepared}
+    assert runs[""] == known
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,12 @@ def run(project):
 def shown(monkeypatch):
     """Figures that a notebook would display."""
     seen = []
-    monkeypatch.setattr(
-        showing, "display_figure", lambda figure, file: seen.append(figure) or {"sha256": f"{len(seen)}"}
-    )
+
+    def display(figure, file):
+        seen.append(figure)
+        return {"sha256": f"{len(seen)}"}
+
+    monkeypatch.setattr(showing, "display_figure", display)
     return seen
 
 

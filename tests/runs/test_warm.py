@@ -14,6 +14,7 @@ from pkd_utils.runs import notebooks, warm
 from pkd_utils.runs.kernel import OwnKernel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only there are kernels forked")
+ASK = [sys.executable, warm.__file__, "ask"]
 SAYS = """import os, sys
 print(os.getppid(), os.getcwd(), os.environ["WORD"], "torch" in sys.modules,
       [name for name in sys.modules if name.startswith("pkd_utils")], *map(repr, sys.path), sep="\\n")
@@ -55,9 +56,7 @@ def test_each_kernel_is_a_fork_of_its_own_with_what_its_asker_has(server, tmp_pa
 
 
 def test_a_killed_asker_takes_its_kernel_along(server, tmp_path):
-    asker = subprocess.Popen(
-        [sys.executable, warm.__file__, "ask", os.environ[warm.SOCKET], "-f", tmp_path / "kernel.json"]
-    )
+    asker = subprocess.Popen([*ASK, os.environ[warm.SOCKET], "-f", tmp_path / "kernel.json"])
     deadline = time.time() + 300
     while not (tmp_path / "kernel.json").exists():
         assert asker.poll() is None and time.time() < deadline
@@ -70,7 +69,7 @@ def test_a_killed_asker_takes_its_kernel_along(server, tmp_path):
 
 
 def test_the_kernels_end_is_the_askers(server):
-    command = [sys.executable, warm.__file__, "ask", os.environ[warm.SOCKET]]
+    command = [*ASK, os.environ[warm.SOCKET]]
     right = subprocess.run([*command, "--version"], capture_output=True, text=True)
     assert right.returncode == 0 and right.stdout.strip()[0].isdigit()
     assert subprocess.run([*command, "--IPKernelApp.transport=pigeon"], capture_output=True).returncode

@@ -5,6 +5,7 @@ whose clean state passes the gate. The identifiers and reports are made up.
 """
 
 import base64
+import functools
 import io
 import subprocess
 import zlib
@@ -79,15 +80,6 @@ def html_table(*rows: str) -> str:
     return TABLE._repr_html_().replace("</tbody>", "".join(f"<tr>{row}</tr>" for row in rows) + "</tbody>")
 
 
-def shown(output: str, **data: str) -> Any:
-    mime = {"png": "image/png", "jpeg": "image/jpeg", "svg": "image/svg+xml", "html": "text/html"}
-    mime |= {"plain": "text/plain", "latex": "text/latex", "json": "application/json", "markdown": "text/markdown"}
-    mime |= {"webp": "image/webp", "bmp": "image/bmp", "widget": "application/vnd.jupyter.widget-view+json"}
-    mime["javascript"] = "application/javascript"
-    more = {"execution_count": 2} if output == "execute_result" else {}
-    return new_output(output, data={mime[kind]: value for kind, value in data.items()}, **more)
-
-
 @dataclass
 class Stage:
     """A clean project with three runs, one after another, the last shown in a book; `facts` are its cohort's."""
@@ -129,9 +121,11 @@ class Stage:
             '# Parameters\ncohort = "x"\nseeds = [0, 1]\n', metadata={"tags": ["injected-parameters"]}
         )
         notebook.cells.insert(2, injected)
+        table = {"text/html": html_table(), "text/plain": TABLE.to_string()}
+        figure = {"image/png": coded(FIGURE), "text/plain": "<Figure size 640x480 with 1 Axes>"}
         outputs = [[], [], [new_output("stream", name="stdout", text="368960 images of 65379 patients\n")]]
-        outputs += [[shown("execute_result", html=html_table(), plain=TABLE.to_string())]]
-        outputs += [[shown("display_data", png=coded(FIGURE), plain="<Figure size 640x480 with 1 Axes>")]]
+        outputs += [[new_output("execute_result", data=table, execution_count=2)]]
+        outputs += [[new_output("display_data", data=figure)]]
         outputs += [[new_output("stream", name="stdout", text="wrote scores.csv\n")]]
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         for count, (cell, output) in enumerate(zip(code, outputs, strict=True), start=1):
@@ -155,9 +149,37 @@ class Stage:
         """A cell of the executed notebook."""
         return self.notebook.cells[{"text": 0, "injected": 2, "print": 3, "table": 4, "figure": 5, "limits": 7}[place]]
 
-    def out(self, cell: str, *outputs: Any) -> None:
-        """More outputs of a cell."""
-        self.cell(cell).outputs.extend(outputs)
+    def prints(self, text: str, stream: str = "stdout") -> None:
+        """A line more that a cell prints."""
+        self.cell("print").outputs.append(new_output("stream", name=stream, text=f"{text}\n"))
+
+    def shows(self, kind: str, value: Any) -> None:
+        """An output more of the cell with the figure."""
+        self.cell("figure").outputs.append(new_output("display_data", data={kind: value}))
+
+    def tabled(self, html: str) -> None:
+        """Other HTML for the table."""
+        self.cell("table").outputs[0].data["text/html"] = html
+
+    def says(self, cell: str, text: str) -> None:
+        """A line more of a cell's source."""
+        self.cell(cell).source += f"\n{text}"
+
+    def injects(self, lines: str) -> None:
+        """Other lines of parameters below the cohort."""
+        self.cell("injected").source = f'# Parameters\ncohort = "x"\n{lines}\n'
+
+    def notes(self, cell: str, text: str, *path: str) -> None:
+        """A text under keys of the metadata of a cell or, for "", the notebook."""
+        at = self.cell(cell).metadata if cell else self.notebook.metadata
+        for key in path[:-1]:
+            at = at.setdefault(key, {})
+        at[path[-1]] = text
+
+    def marks(self, image: bytes) -> None:
+        """Another figure, which `run.show` has taken for one without pixels."""
+        self.record["figures"].append({"sha256": gate.digest(image), "texts": []})
+        self.cell("figure").outputs[0].data["image/png"] = coded(image)
 
     def findings(self) -> list[str]:
         """What the gate says of the executed notebook."""
@@ -201,10 +223,8 @@ class Stage:
         return site.site_findings(self.root / "html", self.root / "book" / "_generated")
 
     def committed_findings(self) -> list[str]:
-        for words in (
-            ["init", "-q"],
-            ["add", "-f", *(n for n in ("notebooks", "book", "x") if (self.root / n).exists())],
-        ):
+        there = [name for name in ("notebooks", "book", "x") if (self.root / name).exists()]
+        for words in (["init", "-q"], ["add", "-f", *there]):
             subprocess.run(["git", *words], cwd=self.root, check=True)
         return committed.committed_findings(self.root)
 
@@ -214,7 +234,7 @@ class Canary:
     name: str
     cohort: str  # of COHORTS
     place: str  # notebook, site or committed
-    plant: Callable[[Stage], None]
+    plant: Callable[[Stage], Any]
     secret: str = ""  # no finding may repeat it
 
 
@@ -240,200 +260,129 @@ SENTENCES = {
     "report of elsewhere": FOREIGN,
     "short sentence": SHORT,
 }
-SVG = f'<svg xmlns="http://www.w3.org/2000/svg"><image href="data:image/png;base64,{coded(picture())}"/></svg>'
+BASE64 = f"data:image/png;base64,{coded(picture())}"
+SVG = f'<svg xmlns="http://www.w3.org/2000/svg"><image href="{BASE64}"/></svg>'
 COLOURED = "".join(f'<td style="background-color: rgb({i},{i},{i})"></td>' for i in range(40))
-EMBEDDED = f'<img alt="x" src="data:image/png;base64,{coded(picture())}">'
+EMBEDDED = f'<img alt="x" src="{BASE64}">'
 RECTANGLES = '<svg><rect width="1" height="1" fill="#123456"/></svg>'
 
 
-def _stream(text: str, name: str = "stdout", where: str = "print") -> Callable[[Stage], None]:
-    return lambda stage: stage.out(where, new_output("stream", name=name, text=f"{text}\n"))
+def undeclared(stage: Stage, text: str) -> None:
+    stage.injects(f'seeds = [0, 1]\nonly = "{text}"')
+    stage.record["parameters"]["only"] = text
 
 
-def _html(html: str) -> Callable[[Stage], None]:
-    def plant(stage: Stage) -> None:
-        stage.cell("table").outputs[0].data["text/html"] = html
-
-    return plant
-
-
-def _set(where: str, *path: str) -> Callable[[str], Callable[[Stage], None]]:
-    """Plant a text under keys of a cell's (or, for "", the notebook's) metadata."""
-
-    def planter(text: str) -> Callable[[Stage], None]:
-        def plant(stage: Stage) -> None:
-            at = stage.cell(where).metadata if where else stage.notebook.metadata
-            for key in path[:-1]:
-                at = at.setdefault(key, {})
-            at[path[-1]] = text
-
-        return plant
-
-    return planter
-
-
-def _source(where: str, form: str = "{}") -> Callable[[str], Callable[[Stage], None]]:
-    def planter(text: str) -> Callable[[Stage], None]:
-        def plant(stage: Stage) -> None:
-            stage.cell(where).source += "\n" + form.format(text)
-
-        return plant
-
-    return planter
-
-
-def _append(cell: Callable[[str], Any]) -> Callable[[str], Callable[[Stage], None]]:
-    return lambda text: lambda stage: stage.notebook.cells.append(cell(text))
-
-
-def _tagged(text: str) -> Callable[[Stage], None]:
-    return lambda stage: stage.cell("table").metadata.setdefault("tags", []).append(text)
-
-
-def _output_metadata(text: str) -> Callable[[Stage], None]:
-    return lambda stage: stage.cell("table").outputs[0].metadata.update(caption=text)
-
-
-def _injected(text: str) -> Callable[[Stage], None]:
-    return lambda stage: setattr(stage.cell("injected"), "source", f'# Parameters\ncohort = "x"\nseeds = ["{text}"]\n')
-
-
-def _parameter(text: str) -> Callable[[Stage], None]:
-    def plant(stage: Stage) -> None:
-        stage.cell("injected").source = f'# Parameters\ncohort = "x"\nseeds = [0, 1]\nonly = "{text}"\n'
-        stage.record["parameters"]["only"] = text
-
-    return plant
-
-
-def _shown(**data: str) -> Callable[[Stage], None]:
-    return lambda stage: stage.out("figure", shown("display_data", **data))
-
-
-NOTEBOOK_PLACES: dict[str, Callable[[str], Callable[[Stage], None]]] = {
-    "stdout": _stream,
-    "stderr": lambda text: _stream(text, "stderr"),
-    "printed among ours": lambda text: _stream(f"12 images of {text} patients"),
-    "table cell": lambda text: _html(html_table(f"<th>Edema</th><td>{text}</td>")),
-    "table header": lambda text: _html(html_table().replace("AUROC", text)),
-    "text of a table": lambda text: lambda stage: stage.cell("table").outputs[0].data.update({"text/plain": text}),
-    "text result": lambda text: _shown(plain=text),
-    "markdown output": lambda text: _shown(markdown=text),
-    "latex output": lambda text: _shown(latex=text),
-    "JSON output": lambda text: _shown(json={"a": text}),
-    "script output": lambda text: _shown(javascript=f"alert('{text}')"),
-    "title attribute": lambda text: _html(html_table().replace("<th>Edema", f'<th title="{text}">Edema')),
-    "href attribute": lambda text: _html(html_table(f'<td><a href="{text}">0.1</a></td>')),
-    "alt attribute": lambda text: _html(html_table(f'<td><img alt="{text}"></td>')),
-    "data attribute": lambda text: _html(html_table().replace("<table", f'<table data-x="{text}"')),
-    "class attribute": lambda text: _html(html_table().replace("dataframe", f"dataframe {text}")),
-    "HTML comment": lambda text: _html(html_table() + f"<!-- {text} -->"),
-    "style": lambda text: _html(html_table() + f'<style>p::after {{content: "{text}"}}</style>'),
-    "script": lambda text: _html(html_table() + f"<script>var x = '{text}'</script>"),
-    "split by tags": lambda text: _html(html_table(f"<td><b>{text[:4]}</b>{text[4:]}</td>")),
-    "markdown cell": _source("text"),
-    "last markdown cell": _source("limits"),
-    "added markdown cell": _append(new_markdown_cell),
-    "raw cell": _append(new_raw_cell),
-    "added code cell": _append(lambda text: new_code_cell(f"# {text}", execution_count=7)),
-    "code comment": _source("print", "# {}"),
-    "code string": _source("table", "x = '{}'"),
-    "alt text": _set("figure", "mystnb", "image", "alt"),
-    "caption": _set("figure", "mystnb", "figure", "caption"),
-    "cell metadata": _set("table", "note"),
-    "papermill's cell metadata": _set("table", "papermill", "exception"),
-    "notebook metadata": _set("", "title"),
-    "kernel's name": _set("", "kernelspec", "display_name"),
-    "papermill's metadata": _set("", "papermill", "input_path"),
-    "widget state": _set("", "widgets", "state"),
-    "tag": _tagged,
-    "output metadata": _output_metadata,
-    "injected parameter": _injected,
-    "undeclared parameter": _parameter,
-    "figure's text": lambda text: lambda stage: stage.record["figures"][0]["texts"].append(text),
-    "cell id": lambda text: lambda stage: stage.cell("table").update(id=text.replace(" ", "-")[:60]),
-}
-
-
-def _marked(image: bytes) -> Callable[[Stage], None]:
-    def plant(stage: Stage) -> None:
-        stage.record["figures"].append({"sha256": gate.digest(image), "texts": []})
-        stage.cell("figure").outputs[0].data["image/png"] = coded(image)
-
-    return plant
-
-
-def _attached(stage: Stage) -> None:
+def attached(stage: Stage) -> None:
     stage.cell("text").attachments = {"x.png": {"image/png": coded(picture())}}
-    stage.cell("text").source += "\n![x](attachment:x.png)"
+    stage.says("text", "![x](attachment:x.png)")
 
 
-NOTEBOOK_PIXELS: dict[str, Callable[[Stage], None]] = {
-    "unmarked PNG": _shown(png=coded(picture())),
-    "PNG behind the marked one": _shown(png=coded(FIGURE + picture())),
-    "JPEG": _shown(jpeg=coded(picture("JPEG"))),
-    "WebP": _shown(webp=coded(picture("WEBP"))),
-    "BMP": _shown(bmp=coded(picture("BMP"))),
-    "SVG with pixels": _shown(svg=SVG),
-    "SVG of rectangles": _shown(svg=RECTANGLES),
-    "coloured table": _html(html_table(COLOURED)),
-    "table coloured by a style": _html(html_table() + "<style>#a {background: #123}</style>"),
-    "base64 in HTML": _html(html_table() + EMBEDDED),
-    "SVG in HTML": _html(html_table() + RECTANGLES),
-    "base64 in a style": _html(f"<div style=\"background:url('data:image/png;base64,{coded(picture())}')\"></div>"),
-    "base64 in a printed line": _stream(coded(picture())),
-    "base64 in short lines": _stream("\n".join(coded(picture())[i : i + 76] for i in range(0, 2000, 76))),
-    "base64 in a markdown output": _shown(markdown=f"![x](data:image/png;base64,{coded(picture())})"),
-    "base64 in a markdown cell": _source("text")(f"![x](data:image/png;base64,{coded(picture())})"),
-    "attachment": _attached,
-    "pixels as numbers": _stream(str(np.arange(2304).reshape(48, 48).tolist())),
-    "pixels as hexadecimal": _stream(picture().hex()),
-    "pixels as shades": _stream("\n".join("█▓▒░ " * 12 for _ in range(30))),
-    "widget": _shown(widget={"model_id": "a"}),
+NOTEBOOK_PLACES: dict[str, Callable[[Stage, str], Any]] = {
+    "stdout": lambda s, text: s.prints(text),
+    "stderr": lambda s, text: s.prints(text, "stderr"),
+    "printed among ours": lambda s, text: s.prints(f"12 images of {text} patients"),
+    "table cell": lambda s, text: s.tabled(html_table(f"<th>Edema</th><td>{text}</td>")),
+    "table header": lambda s, text: s.tabled(html_table().replace("AUROC", text)),
+    "text of a table": lambda s, text: s.cell("table").outputs[0].data.update({"text/plain": text}),
+    "text result": lambda s, text: s.shows("text/plain", text),
+    "markdown output": lambda s, text: s.shows("text/markdown", text),
+    "latex output": lambda s, text: s.shows("text/latex", text),
+    "JSON output": lambda s, text: s.shows("application/json", {"a": text}),
+    "script output": lambda s, text: s.shows("application/javascript", f"alert('{text}')"),
+    "title attribute": lambda s, text: s.tabled(html_table().replace("<th>Edema", f'<th title="{text}">Edema')),
+    "href attribute": lambda s, text: s.tabled(html_table(f'<td><a href="{text}">0.1</a></td>')),
+    "alt attribute": lambda s, text: s.tabled(html_table(f'<td><img alt="{text}"></td>')),
+    "data attribute": lambda s, text: s.tabled(html_table().replace("<table", f'<table data-x="{text}"')),
+    "class attribute": lambda s, text: s.tabled(html_table().replace("dataframe", f"dataframe {text}")),
+    "HTML comment": lambda s, text: s.tabled(html_table() + f"<!-- {text} -->"),
+    "style": lambda s, text: s.tabled(html_table() + f'<style>p::after {{content: "{text}"}}</style>'),
+    "script": lambda s, text: s.tabled(html_table() + f"<script>var x = '{text}'</script>"),
+    "split by tags": lambda s, text: s.tabled(html_table(f"<td><b>{text[:4]}</b>{text[4:]}</td>")),
+    "markdown cell": lambda s, text: s.says("text", text),
+    "last markdown cell": lambda s, text: s.says("limits", text),
+    "added markdown cell": lambda s, text: s.notebook.cells.append(new_markdown_cell(text)),
+    "raw cell": lambda s, text: s.notebook.cells.append(new_raw_cell(text)),
+    "added code cell": lambda s, text: s.notebook.cells.append(new_code_cell(f"# {text}", execution_count=7)),
+    "code comment": lambda s, text: s.says("print", f"# {text}"),
+    "code string": lambda s, text: s.says("table", f"x = '{text}'"),
+    "alt text": lambda s, text: s.notes("figure", text, "mystnb", "image", "alt"),
+    "caption": lambda s, text: s.notes("figure", text, "mystnb", "figure", "caption"),
+    "cell metadata": lambda s, text: s.notes("table", text, "note"),
+    "papermill's cell metadata": lambda s, text: s.notes("table", text, "papermill", "exception"),
+    "notebook metadata": lambda s, text: s.notes("", text, "title"),
+    "kernel's name": lambda s, text: s.notes("", text, "kernelspec", "display_name"),
+    "papermill's metadata": lambda s, text: s.notes("", text, "papermill", "input_path"),
+    "widget state": lambda s, text: s.notes("", text, "widgets", "state"),
+    "tag": lambda s, text: s.cell("table").metadata.setdefault("tags", []).append(text),
+    "output metadata": lambda s, text: s.cell("table").outputs[0].metadata.update(caption=text),
+    "injected parameter": lambda s, text: s.injects(f'seeds = ["{text}"]'),
+    "undeclared parameter": undeclared,
+    "figure's text": lambda s, text: s.record["figures"][0]["texts"].append(text),
+    "cell id": lambda s, text: s.cell("table").update(id=text.replace(" ", "-")[:60]),
+}
+NOTEBOOK_PIXELS: dict[str, Callable[[Stage], Any]] = {
+    "unmarked PNG": lambda s: s.shows("image/png", coded(picture())),
+    "PNG behind the marked one": lambda s: s.shows("image/png", coded(FIGURE + picture())),
+    "JPEG": lambda s: s.shows("image/jpeg", coded(picture("JPEG"))),
+    "WebP": lambda s: s.shows("image/webp", coded(picture("WEBP"))),
+    "BMP": lambda s: s.shows("image/bmp", coded(picture("BMP"))),
+    "SVG with pixels": lambda s: s.shows("image/svg+xml", SVG),
+    "SVG of rectangles": lambda s: s.shows("image/svg+xml", RECTANGLES),
+    "coloured table": lambda s: s.tabled(html_table(COLOURED)),
+    "table coloured by a style": lambda s: s.tabled(html_table() + "<style>#a {background: #123}</style>"),
+    "base64 in HTML": lambda s: s.tabled(html_table() + EMBEDDED),
+    "SVG in HTML": lambda s: s.tabled(html_table() + RECTANGLES),
+    "base64 in a style": lambda s: s.tabled(f"<div style=\"background:url('{BASE64}')\"></div>"),
+    "base64 in a printed line": lambda s: s.prints(coded(picture())),
+    "base64 in short lines": lambda s: s.prints("\n".join(coded(picture())[i : i + 76] for i in range(0, 2000, 76))),
+    "base64 in a markdown output": lambda s: s.shows("text/markdown", f"![x]({BASE64})"),
+    "base64 in a markdown cell": lambda s: s.says("text", f"![x]({BASE64})"),
+    "attachment": attached,
+    "pixels as numbers": lambda s: s.prints(str(np.arange(2304).reshape(48, 48).tolist())),
+    "pixels as hexadecimal": lambda s: s.prints(picture().hex()),
+    "pixels as shades": lambda s: s.prints("\n".join("█▓▒░ " * 12 for _ in range(30))),
+    "widget": lambda s: s.shows("application/vnd.jupyter.widget-view+json", {"model_id": "a"}),
 }
 
 
-def small_counts(column: str, values: list[int]) -> str:
-    return pd.DataFrame({column: values}, index=pd.Index(["Edema", "Pleural Effusion"], name="label"))._repr_html_()
+def counted(column: str) -> Callable[[Stage], Any]:
+    rows = pd.Index(["Edema", "Pleural Effusion"], name="label")
+    return lambda s: s.tabled(pd.DataFrame({column: [4, 120]}, index=rows)._repr_html_())
 
 
-SMALL = {name: _html(small_counts(name, [4, 120])) for name in ("patients", "images", "studies", "positive", "rows")}
-SMALL["a printed count"] = _stream("7 images of 65379 patients")
-SMALL["a printed count of patients"] = _stream("368960 images of 3 patients")
+SMALL = {name: counted(name) for name in ("patients", "images", "studies", "positive", "rows")}
+SMALL["a printed count"] = lambda s: s.prints("7 images of 65379 patients")
+SMALL["a printed count of patients"] = lambda s: s.prints("368960 images of 3 patients")
 
-SITE_PLACES: dict[str, Callable[[str], Callable[[Stage], None]]] = {
-    "notebook's page": lambda text: lambda stage: stage.into(stage.page, f"<p>{text}</p>"),
-    "other page": lambda text: lambda stage: stage.into(stage.root / "html/index.html", f"<p>{text}</p>"),
-    "title": lambda text: lambda stage: stage.into(stage.page, f"<title>{text}</title>", True),
-    "description": lambda text: lambda s: s.into(s.page, f'<meta name="description" content="{text}">', True),
-    "alt": lambda text: lambda s: s.into(s.page, f'<img alt="{text}" src="../../../_images/auroc.png">'),
-    "title attribute": lambda text: lambda stage: stage.into(stage.page, f'<span title="{text}">x</span>'),
-    "href": lambda text: lambda stage: stage.into(stage.page, f'<a href="{text}">x</a>'),
-    "data attribute": lambda text: lambda stage: stage.into(stage.page, f'<p data-x="{text}">x</p>'),
-    "comment": lambda text: lambda stage: stage.into(stage.page, f"<!-- {text} -->"),
-    "style": lambda text: lambda stage: stage.into(stage.page, f'<style>p {{content: "{text}"}}</style>'),
-    "script": lambda text: lambda stage: stage.into(stage.page, f'<script>x = "{text}"</script>'),
-    "search index": lambda text: (
-        lambda stage: stage.put("html/searchindex.js", f'Search.setIndex({{"titles": "{text}"}})')
-    ),
-    "text file": lambda text: lambda stage: stage.put("html/robots.txt", text),
-    "JSON": lambda text: lambda stage: stage.put("html/data.json", f'{{"a": "{text}"}}'),
-    "static file": lambda text: lambda stage: stage.put("html/_static/extra.js", f"// {text}"),
-    "static page": lambda text: lambda stage: stage.put("html/_static/webpack-macros.html", f"<p>{text}</p>"),
-    "inventory": lambda text: (
-        lambda s: s.put("html/objects.inv", b"# Sphinx inventory\n" + zlib.compress(text.encode()))
-    ),
-    "Latin-1 page": lambda t: lambda s: s.put("html/old.html", f"<p>caf\u00e9 {t}</p>".encode("latin-1", "replace")),
-    "UTF-16 page": lambda text: lambda stage: stage.put("html/wide.html", f"<p>{text}</p>".encode("utf-16")),
-    "download": lambda text: lambda stage: stage.put("html/_downloads/a/notes.txt", text),
-    "sources": lambda text: lambda stage: stage.put("html/_sources/index.md", text),
-    "file without suffix": lambda text: lambda stage: stage.put("html/notes", text),
-    "table beside the pages": lambda text: lambda stage: stage.put("html/_static/rows.csv", text),
-    "hidden file": lambda text: lambda stage: stage.put("html/.cache.txt", text),
-    "entities": lambda t: lambda s: s.into(s.page, "<p>" + "".join(f"&#{ord(c)};" for c in t) + "</p>"),
-    "split by tags": lambda t: lambda s: s.into(s.page, f"<p><b>{t[:4]}</b><i>{t[4:]}</i></p>"),
+SITE_PLACES: dict[str, Callable[[Stage, str], Any]] = {
+    "notebook's page": lambda s, text: s.into(s.page, f"<p>{text}</p>"),
+    "other page": lambda s, text: s.into(s.root / "html/index.html", f"<p>{text}</p>"),
+    "title": lambda s, text: s.into(s.page, f"<title>{text}</title>", True),
+    "description": lambda s, text: s.into(s.page, f'<meta name="description" content="{text}">', True),
+    "alt": lambda s, text: s.into(s.page, f'<img alt="{text}" src="../../../_images/auroc.png">'),
+    "title attribute": lambda s, text: s.into(s.page, f'<span title="{text}">x</span>'),
+    "href": lambda s, text: s.into(s.page, f'<a href="{text}">x</a>'),
+    "data attribute": lambda s, text: s.into(s.page, f'<p data-x="{text}">x</p>'),
+    "comment": lambda s, text: s.into(s.page, f"<!-- {text} -->"),
+    "style": lambda s, text: s.into(s.page, f'<style>p {{content: "{text}"}}</style>'),
+    "script": lambda s, text: s.into(s.page, f'<script>x = "{text}"</script>'),
+    "search index": lambda s, text: s.put("html/searchindex.js", f'Search.setIndex({{"titles": "{text}"}})'),
+    "text file": lambda s, text: s.put("html/robots.txt", text),
+    "JSON": lambda s, text: s.put("html/data.json", f'{{"a": "{text}"}}'),
+    "static file": lambda s, text: s.put("html/_static/extra.js", f"// {text}"),
+    "static page": lambda s, text: s.put("html/_static/webpack-macros.html", f"<p>{text}</p>"),
+    "inventory": lambda s, text: s.put("html/objects.inv", b"# Sphinx inventory\n" + zlib.compress(text.encode())),
+    "Latin-1 page": lambda s, text: s.put("html/old.html", f"<p>caf\u00e9 {text}</p>".encode("latin-1", "replace")),
+    "UTF-16 page": lambda s, text: s.put("html/wide.html", f"<p>{text}</p>".encode("utf-16")),
+    "download": lambda s, text: s.put("html/_downloads/a/notes.txt", text),
+    "sources": lambda s, text: s.put("html/_sources/index.md", text),
+    "file without suffix": lambda s, text: s.put("html/notes", text),
+    "table beside the pages": lambda s, text: s.put("html/_static/rows.csv", text),
+    "hidden file": lambda s, text: s.put("html/.cache.txt", text),
+    "entities": lambda s, text: s.into(s.page, "<p>" + "".join(f"&#{ord(c)};" for c in text) + "</p>"),
+    "split by tags": lambda s, text: s.into(s.page, f"<p><b>{text[:4]}</b><i>{text[4:]}</i></p>"),
 }
-SITE_PIXELS: dict[str, Callable[[Stage], None]] = {
+SITE_PIXELS: dict[str, Callable[[Stage], Any]] = {
     "film in _images": lambda s: s.put("html/_images/film.png", picture()),
     "WebP in _images": lambda s: s.put("html/_images/film.webp", picture("WEBP")),
     "known name, other pixels": lambda s: s.put("html/_images/auroc.png", picture()),
@@ -444,9 +393,7 @@ SITE_PIXELS: dict[str, Callable[[Stage], None]] = {
     "SVG in _static": lambda s: s.put("html/_static/film.svg", SVG),
     "base64 in a page": lambda s: s.into(s.page, EMBEDDED),
     "base64 in another page": lambda s: s.into(s.root / "html/index.html", EMBEDDED),
-    "base64 in a style": lambda s: s.put(
-        "html/_static/book.css", f"p {{background: url(data:image/png;base64,{coded(picture())})}}"
-    ),
+    "base64 in a style": lambda s: s.put("html/_static/book.css", f"p {{background: url({BASE64})}}"),
     "base64 in a script": lambda s: s.put("html/_static/x.js", f'x = "{coded(picture())}"'),
     "base64 in the search index": lambda s: s.put("html/searchindex.js", f'Search.setIndex("{coded(picture())}")'),
     "coloured table": lambda s: s.into(s.page, f"<table><tr>{COLOURED}</tr></table>"),
@@ -455,7 +402,7 @@ SITE_PIXELS: dict[str, Callable[[Stage], None]] = {
     "frame": lambda s: s.into(s.page, "<iframe srcdoc='&lt;p&gt;x&lt;/p&gt;'></iframe>"),
 }
 RESULTS = "book/results/x.json"
-COMMITTED: dict[str, Callable[[Stage], None]] = {
+COMMITTED: dict[str, Callable[[Stage], Any]] = {
     "patient in results": lambda s: s.put(RESULTS, f'{{"rows": [{{"a": {PATIENT}}}]}}'),
     "patient as float in results": lambda s: s.put(RESULTS, f'{{"rows": [{{"a": {PATIENT}.0}}]}}'),
     "patient with commas in results": lambda s: s.put(RESULTS, '{"text": "10,004,242"}'),
@@ -479,10 +426,8 @@ COMMITTED: dict[str, Callable[[Stage], None]] = {
     "film without suffix": lambda s: s.put("x/film", picture()),
     "film named as text": lambda s: s.put("x/film.md", picture()),
     "SVG with pixels": lambda s: s.put("book/_static/x.svg", SVG),
-    "base64 in markdown": lambda s: s.put("x/a.md", f"![x](data:image/png;base64,{coded(picture())})"),
-    "base64 in a style": lambda s: s.put(
-        "book/_static/a.css", f"p{{background:url(data:image/png;base64,{coded(picture())})}}"
-    ),
+    "base64 in markdown": lambda s: s.put("x/a.md", f"![x]({BASE64})"),
+    "base64 in a style": lambda s: s.put("book/_static/a.css", f"p{{background:url({BASE64})}}"),
     "Latin-1 notes": lambda s: s.put("x/a.txt", f"caf\u00e9 p{PATIENT}".encode("latin-1")),
     "UTF-16 table": lambda s: s.put("x/a.csv", f"subject\n{PATIENT}\n".encode("utf-16")),
     "list of studies": lambda s: s.put("x/list.csv", f"study\n{STUDY}\n"),
@@ -500,40 +445,40 @@ COMMITTED: dict[str, Callable[[Stage], None]] = {
 
 def canaries() -> list[Canary]:
     """All of them, the same order every time."""
-    found = []
+    found: dict[str, Canary] = {}
 
-    def add(name: str, cohort: str, place: str, plant: Callable[[Stage], None], secret: str = "") -> None:
-        found.append(Canary(f"{place}: {name} ({cohort})", cohort, place, plant, secret))
+    def add(name: str, cohort: str, place: str, plant: Callable, text: str = "", secret: str = "") -> None:
+        name = f"{place}: {name} ({cohort})"
+        found[name] = Canary(name, cohort, place, functools.partial(plant, text=text) if text else plant, secret)
 
     for name, text in IDENTIFIERS.items():
         for where in ("stdout", "table cell"):
-            add(f"{name} in {where}", "credentialed", "notebook", NOTEBOOK_PLACES[where](text), text)
-        add(f"{name} in notebook's page", "credentialed", "site", SITE_PLACES["notebook's page"](text), text)
+            add(f"{name} in {where}", "credentialed", "notebook", NOTEBOOK_PLACES[where], text, text)
+        add(f"{name} in notebook's page", "credentialed", "site", SITE_PLACES["notebook's page"], text, text)
     for name, text in SENTENCES.items():
         for where in ("stdout", "table cell", "markdown cell"):
-            add(f"{name} in {where}", "credentialed", "notebook", NOTEBOOK_PLACES[where](text), text)
+            add(f"{name} in {where}", "credentialed", "notebook", NOTEBOOK_PLACES[where], text, text)
         for where in ("notebook's page", "other page"):
-            add(f"{name} in {where}", "credentialed", "site", SITE_PLACES[where](text), text)
-    for where, planter in NOTEBOOK_PLACES.items():
-        add(f"patient in {where}", "credentialed", "notebook", planter(PATIENT), PATIENT)
-        add(f"report in {where}", "no text", "notebook", planter(SENTENCES["own report"]), SENTENCES["own report"])
-    for where, planter in SITE_PLACES.items():
-        add(f"patient in {where}", "credentialed", "site", planter(PATIENT), PATIENT)
-        add(f"report in {where}", "no text", "site", planter(SENTENCES["own report"]), SENTENCES["own report"])
-    for name, plant in NOTEBOOK_PIXELS.items():
-        add(name, "no images", "notebook", plant)
-    for name, plant in SITE_PIXELS.items():
-        add(name, "no images", "site", plant)
+            add(f"{name} in {where}", "credentialed", "site", SITE_PLACES[where], text, text)
+    own = SENTENCES["own report"]
+    for place, planters in (("notebook", NOTEBOOK_PLACES), ("site", SITE_PLACES)):
+        for where, planter in planters.items():
+            add(f"patient in {where}", "credentialed", place, planter, PATIENT, PATIENT)
+            add(f"report in {where}", "no text", place, planter, own, own)
+    for place, planters in (("notebook", NOTEBOOK_PIXELS), ("site", SITE_PIXELS)):
+        for name, plant in planters.items():
+            add(name, "no images", place, plant)
     for name, plant in COMMITTED.items():
         add(name, "credentialed", "committed", plant)
     for name, plant in SMALL.items():
         add(f"small count, {name}", "credentialed", "notebook", plant)
     named = picture(text=PATIENT)
-    add("patient in a marked figure's PNG text", "credentialed", "notebook", _marked(named), PATIENT)
+    marked = "patient in a marked figure's PNG text"
+    add(marked, "credentialed", "notebook", lambda s: s.marks(named), secret=PATIENT)
     for cohort in COHORTS:
         if cohort != "no images":
-            add("own report printed", cohort, "notebook", _stream(SENTENCES["own report"]))
+            add("own report printed", cohort, "notebook", NOTEBOOK_PLACES["stdout"], own)
         if cohort != "no text":
             add("unmarked PNG", cohort, "notebook", NOTEBOOK_PIXELS["unmarked PNG"])
-        add("patient printed", cohort, "notebook", _stream(PATIENT))
-    return list({one.name: one for one in found}.values())
+        add("patient printed", cohort, "notebook", NOTEBOOK_PLACES["stdout"], PATIENT)
+    return list(found.values())

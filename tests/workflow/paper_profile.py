@@ -20,15 +20,8 @@ from pkd_utils import demo
 from pkd_utils.runs import paths
 
 COPIED = ("book", "notebooks", "params", "pkd_utils", "workflow", "benchmarks", "Makefile", "_config.yml")
-COPIED += (
-    "README.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "CITATION.cff",
-    "LICENSE",
-    "pyproject.toml",
-    "constraints.txt",
-)
+COPIED += ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE")
+COPIED += ("pyproject.toml", "constraints.txt")
 STAND_IN = "pkd_utils/encoders/stand_ins/simulated_masked.safetensors"
 LEFT_OUT = ["calc*", "*grid", "*permuted", "*self", "*bert-*", "*-bio-clinicalbert", "*-cxr-bert-general", "*weights"]
 LEFT_OUT += ["*heads", "*-probe", "inspect-*-ablations", "inspect-*-temperatures"]
@@ -98,9 +91,8 @@ def smaller(file: Path) -> dict[str, Any]:
     for axis in axes:
         labels = ["-".join(filter(None, (label, one))) for label in labels for one in axis]
     excepted = {**content.get("exceptions", {}), **SMALLER.get(notebook, {}), **dict.fromkeys(LEFT_OUT)}
-    content["exceptions"] = {
-        name: values for name, values in excepted.items() if any(fnmatchcase(label, name) for label in labels)
-    }
+    met = [name for name in excepted if any(fnmatchcase(label, name) for label in labels)]
+    content["exceptions"] = {name: excepted[name] for name in met}
     for values in content["exceptions"].values():
         for name in ("teacher_runs", "student_runs"):
             if values and name in values:
@@ -123,10 +115,8 @@ def make(root: Path) -> Path:
     for name in COPIED:
         source = paths.PROJECT_ROOT / name
         if source.is_dir():
-            left = shutil.ignore_patterns(
-                "_generated", "__pycache__", "benchmark-*", "*.json" if name == "book" else ""
-            )
-            shutil.copytree(source, root / name, ignore=left)
+            left = ("_generated", "__pycache__", "benchmark-*", "*.json" if name == "book" else "")
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns(*left))
         else:
             shutil.copy(source, root / name)
     (root / ".venv").symlink_to(Path(sys.prefix))

@@ -12,9 +12,8 @@ import pytest
 from pkd_utils.runs import files, paths
 from workflow.publish import committed, gate, leaks, site
 
-PNG = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PNG = base64.b64decode(DOT)
 # Made up for this test; none of them is an identifier of a real image, study or patient.
 IMAGE_ID = "0a1b2c3d-11112222-33334444-55556666-77778888"
 SIMULATED = {"title": "Embedded cohort", "simulated": True, "shareable_text": True, "shareable_images": True}
@@ -36,7 +35,7 @@ def code(source, *outputs, count=1, alt=None):
     return cell
 
 
-IMAGE = display(image_png=base64.b64encode(PNG).decode())
+IMAGE = display(image_png=DOT)
 
 
 def make_run(folder: Path, cells, cohort=SIMULATED, title="# Prepare simulated data"):
@@ -47,19 +46,10 @@ def make_run(folder: Path, cells, cohort=SIMULATED, title="# Prepare simulated d
     nbformat.write(notebook, folder / "notebook.ipynb")
     files.write(folder / "table.csv", pd.DataFrame({"rows": [3]}))
     facts = {"bytes": (folder / "table.csv").stat().st_size, "sha256": files.file_sha256(folder / "table.csv")}
-    files.write_json(
-        folder / "run.json",
-        {
-            "reference": "mmpkd/embedded/01-prepare-data/demo",
-            "notebook": "mmpkd/01-prepare-data",
-            "artefacts": {"table.csv": facts},
-            "cohort": cohort,
-            "upstream": {},
-            "seconds": 3.2,
-            "device": "2 cores",
-            "commit": "0123456789abcdef",
-        },
-    )
+    record = {"reference": "mmpkd/embedded/01-prepare-data/demo", "notebook": "mmpkd/01-prepare-data"}
+    record |= {"artefacts": {"table.csv": facts}, "cohort": cohort, "upstream": {}}
+    record |= {"seconds": 3.2, "device": "2 cores", "commit": "0123456789abcdef"}
+    files.write_json(folder / "run.json", record)
     return folder
 
 
@@ -71,7 +61,7 @@ def findings(tmp_path, *cells, cohort=SIMULATED, **options):
 
 
 def test_a_whole_run_passes(tmp_path):
-    assert findings(tmp_path, code("show()", IMAGE, alt="A dot."), cohort=SIMULATED) == []
+    assert findings(tmp_path, code("show()", IMAGE, alt="A dot.")) == []
 
 
 KILLED = code("train()", count=None)
@@ -91,7 +81,7 @@ ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="bad", traceb
     ids=["killed", "sys.exit", "error", "order", "alt text"],
 )
 def test_runs_that_are_not_whole_are_refused(tmp_path, cells, word):
-    assert any(word in line for line in findings(tmp_path, *cells, cohort=SIMULATED))
+    assert any(word in line for line in findings(tmp_path, *cells))
 
 
 @pytest.mark.parametrize(
@@ -126,9 +116,8 @@ def test_identifiers_pass_only_where_they_are_simulated(tmp_path, leak, place):
 
 
 def test_simulated_run_must_say_so(tmp_path):
-    assert findings(tmp_path, code("x"), cohort=SIMULATED, title="# Results") == [
-        'it shows simulated data and never says "simulated"'
-    ]
+    found = findings(tmp_path, code("x"), title="# Results")
+    assert found == ['it shows simulated data and never says "simulated"']
 
 
 # --- copying into the book ---------------------------------------------------------------------------------------
@@ -205,11 +194,8 @@ def test_planted_faults_of_a_page_are_found(tmp_path, other, word):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("_sources/book/index.md", b"x"),
         ("_downloads/a/x.ipynb", b"x"),
         ("book/x.ipynb", b"x"),
-        ("_images/film.png", PNG + b"other"),
-        ("searchindex.js", b"Search.setIndex({terms:{p12345678:1}})"),
         ("book/_generated/mmpkd/02.html", b"<div class='cell_output'>x</div>"),
     ],
 )
@@ -220,33 +206,29 @@ def test_planted_files_of_a_site_are_found(tmp_path, name, content):
     assert site.site_findings(html, generated)
 
 
-@pytest.mark.parametrize("images", [True, False])
-def test_a_notebook_is_offered_by_its_open_page_alone(tmp_path, images):
+def findings_of_an_offer(tmp_path, name, cell, images):
+    """What is found in a book whose page, which may show images or not, offers a notebook of `_generated`."""
     link = "<a class='download' href='../../../_downloads/a/x.ipynb'>x</a> simulated"
     html, generated = make_site(tmp_path, body=link)
-    notebook = generated / "mmpkd/01-prepare-data.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(), notebook)
+    (generated / name).parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), generated / name)
     (html / "_downloads/a").mkdir(parents=True)
-    (html / "_downloads/a/x.ipynb").write_bytes(notebook.read_bytes())
+    (html / "_downloads/a/x.ipynb").write_bytes((generated / name).read_bytes())
     manifest = files.read_json(generated / "manifest.json")
     files.write_json(generated / "manifest.json", [entry | {"images": images} for entry in manifest])
-    found = site.site_findings(html, generated)
+    return site.site_findings(html, generated)
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_a_notebook_is_offered_by_its_open_page_alone(tmp_path, images):
+    found = findings_of_an_offer(tmp_path, "mmpkd/01-prepare-data.ipynb", code("x"), images)
     assert (found == []) == images and any("offers a download" in line for line in found) == (not images)
 
 
 @pytest.mark.parametrize("result", [None, "p10000001"])
 def test_a_closed_page_offers_a_source_without_results_alone(tmp_path, result):
-    link = "<a class='download' href='../../../_downloads/a/x.ipynb'>x</a> simulated"
-    html, generated = make_site(tmp_path, body=link)
-    cell = nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("stream", text=result)] if result else [])
-    source = generated / gate.SOURCES / "mmpkd/01-prepare-data.ipynb"
-    source.parent.mkdir(parents=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), source)
-    (html / "_downloads/a").mkdir(parents=True)
-    (html / "_downloads/a/x.ipynb").write_bytes(source.read_bytes())
-    manifest = files.read_json(generated / "manifest.json")
-    files.write_json(generated / "manifest.json", [entry | {"images": False} for entry in manifest])
-    found = site.site_findings(html, generated)
+    cell = code("x", *([stream(result)] if result else []))
+    found = findings_of_an_offer(tmp_path, f"{gate.SOURCES}/mmpkd/01-prepare-data.ipynb", cell, False)
     assert any("offers a download" in line for line in found) == bool(result)
     assert any("x.ipynb: a file of this kind" in line for line in found) == bool(result)
 
@@ -258,11 +240,10 @@ def test_the_note_offers_what_may_be_taken_and_opened(tmp_path, monkeypatch):
     closed = gate.run_note(record | {"cohort": {"shareable_text": True}}, "mmpkd/05-compare.mass")
     assert "<../sources/mmpkd/05-compare.ipynb>" in closed and "05-compare.mass.ipynb" not in closed
     assert "github/o/r/blob/main/notebooks/mmpkd/05-compare.ipynb" in closed
-    permitted = {"simulated": True, "shareable_text": True, "shareable_images": True}
-    note = gate.run_note(record | {"cohort": permitted}, "mmpkd/05-compare.mass")
+    note = gate.run_note(record | {"cohort": SIMULATED}, "mmpkd/05-compare.mass")
     assert "<05-compare.mass.ipynb>" in note and "github/o/r/blob/main/notebooks/mmpkd/05-compare.ipynb" in note
     (tmp_path / "CITATION.cff").write_text("title: x\n")
-    assert "Colab" not in gate.run_note(record | {"cohort": permitted}, "mmpkd/05-compare.mass")
+    assert "Colab" not in gate.run_note(record | {"cohort": SIMULATED}, "mmpkd/05-compare.mass")
 
 
 def test_site_without_manifest_and_simulated_page_that_does_not_say_so_are_refused(tmp_path):
@@ -291,16 +272,10 @@ def notebook_of(text):
         ("notes.md", "nothing", False),
         ("notes.md", f"see {IMAGE_ID}", True),
         ("tests/test_x.py", f"x = '{IMAGE_ID}'", False),
-        ("notebooks/a.ipynb", nbformat.writes(nbformat.v4.new_notebook(cells=[code(f"'{IMAGE_ID}'")])), True),
-        (
-            "notebooks/a.ipynb",
-            nbformat.writes(nbformat.v4.new_notebook(cells=[code(f"'simulated {IMAGE_ID}'")])),
-            False,
-        ),
-        ("book/results/a.csv", "subject\n12345678\n", True),
+        ("notebooks/a.ipynb", notebook_of("nothing"), False),
+        ("notebooks/a.ipynb", notebook_of(IMAGE_ID), True),
+        ("notebooks/a.ipynb", notebook_of(f"simulated {IMAGE_ID}"), False),
         ("book/results/a.csv", "label,auroc\nEdema,0.8\n", False),
-        ("book/results/a.json", '{"x": "FINDINGS: clear lungs and normal heart"}', True),
-        ("a.jpg", "pixels", True),
         ("docs.md", "doi:10.6084/m9.figshare.12275009 and p10/p10000032/s50414267", False),
     ],
 )
@@ -318,9 +293,10 @@ def test_this_repository_commits_nothing_of_the_kind():
     assert committed.committed_findings(paths.PROJECT_ROOT) == []
 
 
-def test_command_line_says_what_is_wrong(tmp_path, capsys):
+def test_command_line_says_what_is_wrong(tmp_path, capsys, monkeypatch):
     html, generated = make_site(tmp_path, other="<img src='x.png'>")
-    assert gate.main(["--html", str(html), "--generated", str(generated)]) == 1
+    monkeypatch.setattr(gate, "GENERATED", generated)
+    assert gate.main(["--html", str(html)]) == 1
     assert "alt text" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         gate.main([])

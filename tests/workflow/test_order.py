@@ -1,6 +1,5 @@
 """The commands around the notebooks: the environment, the order of runs, the counting of tests."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -9,22 +8,10 @@ import sys
 import pytest
 
 from pkd_utils.runs import notebooks, paths
+from workflow import prune_images, run_tests, setup_env
 
 
-def load(name):
-    """A script of `workflow/` as a module."""
-    spec = importlib.util.spec_from_file_location(name, paths.PROJECT_ROOT / "workflow" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def setup_env():
-    return load("setup_env")
-
-
-def test_uv_gets_the_sources_that_pip_is_configured_with(setup_env, monkeypatch):
+def test_uv_gets_the_sources_that_pip_is_configured_with(monkeypatch):
     listing = (
         ":env:.find-links='/wheels'\nglobal.cert='/c.crt'\nglobal.find-links='/wheels'\n"
         "global.extra-index-url='file:///one file:///two'\nuser.index-url='https://example.org/simple'\n"
@@ -38,7 +25,7 @@ def test_uv_gets_the_sources_that_pip_is_configured_with(setup_env, monkeypatch)
     }
 
 
-def test_the_environment_is_installed_again_when_a_pin_changes(setup_env, monkeypatch, tmp_path):
+def test_the_environment_is_installed_again_when_a_pin_changes(monkeypatch, tmp_path):
     (tmp_path / "pyproject.toml").write_text("a")
     monkeypatch.setattr(setup_env, "ROOT", tmp_path)
     (tmp_path / "workflow").mkdir()
@@ -49,7 +36,7 @@ def test_the_environment_is_installed_again_when_a_pin_changes(setup_env, monkey
     assert setup_env.fingerprint(["book"]) != before
 
 
-def test_other_pythons_are_refused_with_one_sentence(setup_env, monkeypatch):
+def test_other_pythons_are_refused_with_one_sentence(monkeypatch):
     monkeypatch.setattr(setup_env.sys, "version_info", (3, 9, 0))
     with pytest.raises(SystemExit, match=r"Python 3.11 or 3.12 is needed"):
         setup_env.main()
@@ -98,7 +85,6 @@ def test_snakemake_takes_a_part_of_the_plan_with_what_the_site_asks_for(tmp_path
 
 
 def test_failures_of_any_part_fail_make_test(tmp_path):
-    run_tests = load("run_tests")
     report = tmp_path / "pytest.xml"
     report.write_text('<testsuites><testsuite tests="5" failures="1" errors="1" skipped="1"/></testsuites>')
     report.with_suffix(".log").write_text("said")
@@ -116,5 +102,5 @@ def test_pictures_of_earlier_builds_go(tmp_path):
         (tmp_path / "_images" / name).write_bytes(b"x")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "page.html").write_text('<img src="../_images/shown.png" alt="a">')
-    assert load("prune_images").prune(tmp_path) == ["stale.png"]
+    assert prune_images.prune(tmp_path) == ["stale.png"]
     assert [file.name for file in (tmp_path / "_images").iterdir()] == ["shown.png"]

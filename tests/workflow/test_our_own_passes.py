@@ -39,10 +39,8 @@ def test_lines_and_tables_of_committed_notebooks_are_of_our_own_words(file):
         if 'print(privileged["text"].iloc[0])' in cell.source:  # a simulated report, shown nowhere else
             continue
         assert [line for line in shown_lines(cell) if vocabulary.strange(line)] == [], number
-        tables = [
-            output.data["text/html"] for output in cell.get("outputs", []) if "text/html" in output.get("data", {})
-        ]
-        assert [executed.Table(table).strange for table in tables] == [set() for _ in tables], number
+        tables = [out.data["text/html"] for out in cell.get("outputs", []) if "text/html" in out.get("data", {})]
+        assert not [table for table in tables if executed.Table(table).strange], number
 
 
 def test_the_papers_sentences_are_of_our_own_words():
@@ -76,12 +74,8 @@ def test_an_executed_notebook_of_a_credentialed_cohort_passes(notebook, more, tm
 
 
 def test_labels_classes_and_tasks_in_our_sentences_make_no_report_but_a_report_stays_one():
-    record = {
-        "cohort": CREDENTIALED,
-        "labels": ["Edema", "Pleural Effusion"],
-        "tasks": ["no embolism", "pulmonary embolism"],
-    }
-    vocabulary = Vocabulary(record)
+    named = {"labels": ["Edema", "Pleural Effusion"], "tasks": ["no embolism", "pulmonary embolism"]}
+    vocabulary = Vocabulary({"cohort": CREDENTIALED, **named})
     assert vocabulary.strange("no embolism 63, pulmonary embolism 11") == 0
     assert vocabulary.strange("there is no verdict on attention (Edema, Pleural Effusion)") == 0
     for report in ("no pulmonary embolism 63", "No pleural effusion, lungs clear", "no verdict (Pleural Effusion)"):

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from pkd_utils.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.runs import files, notebooks, paths, profiles
 from workflow.publish import gate, pages, site
-from workflow.publish.pages import by_study, contents, home, markdown, results
+from workflow.publish.pages import by_study, contents, encoders, home, markdown, reports, results
 
 BOOK = paths.PROJECT_ROOT / "book"
 
@@ -37,9 +38,7 @@ RECORD = {
 
 
 def test_table_joins_means_with_spreads_and_escapes_bars():
-    table = pd.DataFrame(
-        {"method": ["a|b", "c"], "iou_mean": [0.154, float("nan")], "iou_sd": [0.04, 0.1], "n": [5, 5]}
-    )
+    table = pd.DataFrame({"method": ["a|b", "c"], "iou_mean": [0.154, None], "iou_sd": [0.04, 0.1], "n": [5, 5]})
     text = re.sub(" {2,}", " ", markdown.markdown_table(table))
     assert re.sub("-+", "-", text).splitlines() == [
         "| method | IoU | n |",
@@ -72,17 +71,10 @@ def test_findings_show_what_the_compare_run_wrote(tmp_path):
     table = table.assign(paper_mean=0.1, paper_sd=0.0, paper_marks="")  # a column without any mark
     files.write(tmp_path / "table1.csv", table)
     page = home.attention_findings(tmp_path)
-    assert (
-        "**No difference.**" in page and "- IoU 0.10 against 0.11." in page and "0.11\u00a0±\u00a00.02 \\*\\* |" in page
-    )
-    assert "0.50\u00a0±\u00a00.02 " in page and "marks" not in page
-    assert "simulated" in page and "_generated/mmpkd/05-compare" in page
-
-
-def test_findings_of_nothing_say_so(tmp_path):
-    for folder in (None, tmp_path / "absent"):
-        assert "No run has been compared yet" in home.attention_findings(folder)
-    assert "whole comparison" in home.attention_findings(tmp_path)  # a run without the optional files
+    numbers = ("0.11\u00a0±\u00a00.02 \\*\\* |", "0.50\u00a0±\u00a00.02 ")
+    texts = ("**No difference.**", "- IoU 0.10 against 0.11.", "simulated", "_generated/mmpkd/05-compare")
+    assert all(text in page for text in (*numbers, *texts)) and "marks" not in page
+    assert "No run has been compared yet" in home.attention_findings(None)
 
 
 def test_status_lists_every_run():
@@ -95,16 +87,15 @@ def test_status_lists_every_run():
 
 def test_results_pages_read_csv_and_json_with_provenance(tmp_path):
     files.write(tmp_path / "icu.csv", pd.DataFrame({"label": ["went icu"], "auroc_mean": [0.6], "auroc_sd": [0.1]}))
-    icu = {"title": "ICU", "reference": "a/b/c/d", "by_fold": [{"fold": 1}], "commit": "abc"}
+    icu = {"title": "ICU", "text": "", "reference": "a/b/c/d", "by_fold": [{"fold": 1}], "commit": "abc"}
     files.write_json(tmp_path / "icu.json", icu)
-    forests = {"title": "Forests", "text": "Five seeds.", "by_set": [{"set": "mass", "auroc": 0.86}], "n": 3}
-    files.write_json(tmp_path / "rf.json", forests | {"provenance": {"x": 1}})
-    files.write_json(tmp_path / "rows.json", [{"a": 1}])
-    page = results.results_page("T", "Intro.", sorted(tmp_path.iterdir()), "nothing")
-    texts = ("## ICU", "0.60\u00a0±\u00a00.10", "**By fold**", "| commit | abc |", "Provenance", "## Rows")
-    assert all(text in page for text in (*texts, "## Forests", "**By set**", "0.860", "- n: 3"))
-    assert "nothing" not in page and page.count("## ") == 3
-    assert "nothing" in results.results_page("T", "Intro.", [], "nothing")
+    forests = {"title": "Forests", "text": "Five seeds.", "by_set": [{"set": "mass", "auroc": 0.86}] * 31}
+    files.write_json(tmp_path / "rf.json", forests | {"notes": ["Of one machine."]})
+    page = results.results_page("First.", sorted(tmp_path.glob("*.json")), {})
+    texts = ("First.", "## ICU", "0.60\u00a0±\u00a00.10", "**By fold**", "| commit | abc |", "Provenance", "## Forests")
+    assert all(text in page for text in (*texts, "{dropdown} By set (31 rows)", "0.860", "\n\n- Of one machine."))
+    assert page.count("## ") == 2 and results.NONE not in page
+    assert results.NONE in results.results_page("", [], {})
 
 
 def test_links_to_notebooks_lead_to_executed_pages():
@@ -153,25 +144,30 @@ def test_every_citation_is_in_the_bibliography():
     keys = set(re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(), re.M))
     sources = [(BOOK / name).read_text() for name in prose_pages()]
     sources += [file.read_text() for file in (paths.PROJECT_ROOT / "notebooks").glob("*/*.ipynb")]
-    cited = {
-        key.strip()
-        for text in sources
-        for group in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", text)
-        for key in group.split(",")
-    }
-    assert cited and cited <= keys
+    groups = re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", "\n".join(sources))
+    cited = {key.strip() for group in groups for key in group.split(",")}
+    assert cited and cited | {facts.cite for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values())} <= keys
+
+
+@pytest.mark.parametrize(
+    ("page", "fragments"), [("the-encoders", encoders.fragments), ("the-study", lambda results: reports.fragments())]
+)
+def test_a_page_includes_every_fragment_once(page, fragments, tmp_path):
+    text = (BOOK / "reports" / f"{page}.md").read_text()
+    assert sorted(re.findall(r"```\{include\} \.\./_generated/(\S+)\.md", text)) == sorted(fragments(tmp_path))
 
 
 def test_missing_runs_become_pages_that_say_so(tmp_path):
     book = tmp_path / "book"
     (book / "results").mkdir(parents=True)
-    (book / "_toc.yml").write_text(
-        yaml.safe_dump({"root": "book/index", "chapters": [{"file": "book/_generated/mmpkd/03-distil-student.grid"}]})
-    )
+    toc = {"root": "book/index", "chapters": [{"file": "book/_generated/mmpkd/03-distil-student.grid"}]}
+    (book / "_toc.yml").write_text(yaml.safe_dump(toc))
     assert pages.write_all("demo", book) == ["mmpkd/03-distil-student.grid"]
     placeholder = book / "_generated/mmpkd/03-distil-student.grid.md"
     assert "holds no run" in placeholder.read_text()
     assert "No such result" in (book / "_generated/open-data.md").read_text()
+    assert "has not been run" in (book / "_generated/findings-reports.md").read_text()
+    assert (book / "_generated/reports-claims.md").exists()
     (book / "_generated/mmpkd/03-distil-student.grid.ipynb").write_text("{}")
     assert pages.write_all("demo", book) == [] and not placeholder.exists()
 
@@ -211,7 +207,6 @@ def test_unchanged_pages_keep_their_date(tmp_path):
 
 def test_the_home_page_says_a_sentence_a_cohort_of_all_maps(tmp_path):
     assert home.all_maps_findings(None, None) == ""
-    assert home.all_maps_findings(tmp_path, "mmpkd/09-compare-all-maps") == ""
     cohorts = [{"sentence": "Masses (simulated): cannot tell."}, {"sentence": "Radiographs: it moves."}]
     files.write_json(tmp_path / "verdict.json", {"headline": "?", "cohorts": cohorts})
     text = home.all_maps_findings(tmp_path, "mmpkd/09-compare-all-maps")

@@ -9,8 +9,7 @@ from pkd_utils.encoders import IMAGE_ENCODERS, TEXT_ENCODERS, load_image_encoder
 from pkd_utils.runs import assets, files, paths
 from workflow.publish.pages import encoders, markdown
 
-BOOK = paths.PROJECT_ROOT / "book"
-PAGE = (BOOK / "reports" / "the-encoders.md").read_text()
+PAGE = (paths.PROJECT_ROOT / "book" / "reports" / "the-encoders.md").read_text()
 
 # Bergström et al., Table 1 (image SSL, text: "+" aligned) and Table 8 (MIMIC, CheXpert, NIH, other), read by hand.
 TABLES_1_AND_8 = {
@@ -74,18 +73,8 @@ def test_the_first_feature_is_the_default():
     assert row["feature"].startswith(f"`{encoder.feature_name}`") and row["width"] == encoder.width
 
 
-def test_the_page_includes_every_fragment_once(fragments):
-    included = re.findall(r"```\{include\} \.\./_generated/(\S+)\.md", PAGE)
-    assert sorted(included) == sorted(fragments)
-    assert "{literalinclude} add_an_encoder.py" in PAGE
-
-
-def test_everything_cited_is_in_the_bibliography():
-    known = set(re.findall(r"^@\w+\{([^,]+),", (BOOK / "references.bib").read_text(), re.M))
-    assert {facts.cite for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values())} <= known
-
-
 def test_commands_and_arguments_on_the_page_exist():
+    assert "{literalinclude} add_an_encoder.py" in PAGE
     fetched = re.search(r"pkd_utils fetch ([\w ]+)", PAGE).group(1).split()
     assert fetched and set(fetched) <= set(assets.ASSETS)
     verified = re.findall(r"pkd_utils encoders verify (\w+) (\S+)", PAGE)

@@ -17,7 +17,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_mark_stands_at_its_difference_with_its_interval(kind, tmp_path):
+def test_every_mark_stands_at_its_difference_with_its_interval(kind):
     table, minus = forests.differences({kind: [KINDS[kind]]})
     (ax,) = forests.forest(table, minus).axes
     assert [line.get_xdata().tolist() for line in ax.lines[:1]] == [[0.1]]
@@ -32,7 +32,7 @@ def test_notes_and_tables_are_folded_below_a_figure(tmp_path):
     file = tmp_path / "covid.json"
     result = {"title": "C", "text": "Told.", "notes": ["One."]}
     files.write_json(file, result | {"image by image": [KINDS["image by image"]]})
-    page = results.results_page("T", "I.", [file], "nothing", forests.drawn([file], tmp_path))
+    page = results.results_page("", [file], forests.drawn([file], tmp_path))
     order = ("Told.", "{image} covid-forest.png", "Half an interval", "{dropdown} Sentence by sentence", "- One.")
     places = [page.index(words) for words in order]
     assert places == sorted(places) and ":::{dropdown} Image by image (1 rows)" in page
@@ -83,7 +83,7 @@ def test_each_share_of_a_limit_is_the_benchmarks_own():
     assert bench.limits({}) == ""
 
 
-def test_every_limit_has_a_stored_measurement(tmp_path):
+def test_every_limit_has_a_stored_measurement():
     reports = [files.read_json(file) for file in RESULTS.glob("benchmark-*.json")]
     said = bench.limits({report["name"]: report for report in reports})
     assert said.count("\n| ") == len(bench.LIMITS) + 1

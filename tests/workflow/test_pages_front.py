@@ -8,6 +8,7 @@ import pytest
 from pkd_utils.runs import files, paths
 from pkd_utils.studies.transfer.figures import outcome_figure
 from workflow.publish.pages import front, lesions, transfer
+from workflow.publish.pages.markdown import interval
 
 BOOK = paths.PROJECT_ROOT / "book"
 
@@ -17,12 +18,12 @@ def test_three_sentences_say_the_stored_numbers(tmp_path):
     first, second, third = re.findall(r"^- (.*)$", page, re.M)
     claims = pd.DataFrame(files.read_json(BOOK / "results" / transfer.STORED)["claims"])
     row = claims[(claims["setting"] == "main") & (claims["outcome"] == "mean of all")].iloc[0]
-    assert front.interval(row["over_image"], row["over_image_low"], row["over_image_high"], 4) in first
+    assert interval(row["over_image"], row["over_image_low"], row["over_image_high"], 4) in first
     assert row["report"] == "text teacher" and f"*{row['reading']}*" in first
     rows = pd.DataFrame(files.read_json(BOOK / "results" / lesions.STORED)[lesions.ARMS])
     gains = rows[(rows["method"] == "mmpkd") & (rows["against"] == "baseline")].set_index("metric")
     for metric in ("pixel_auroc", "macro AUROC"):
-        assert front.interval(*gains.loc[metric, ["estimate", "low", "high"]]) in second
+        assert interval(*gains.loc[metric, ["estimate", "low", "high"]]) in second
         assert f"{gains.loc[metric, 'detectable']:.3f} was likely" in second
     assert "by Holm's method" in third
     assert (tmp_path / "home-gains.png").is_file() and page.index("home-gains.png") < page.index("- **Radio")

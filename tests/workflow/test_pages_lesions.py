@@ -16,11 +16,10 @@ def test_stored_arms_are_drawn_on_both_pages(tmp_path):
     stored = tmp_path / lesions.STORED
     assert "No result on real lesions" in lesions.finding(stored, tmp_path)
     files.write_json(stored, RESULT)
-    files.write_json(tmp_path / "rows.json", [{"a": 1}])
     files.write_json(tmp_path / "without.json", {"title": "W", lesions.ARMS: []})
     drawn = forests.drawn(sorted(tmp_path.glob("*.json")), tmp_path)
     assert list(drawn) == [stored.stem] and (tmp_path / f"{stored.stem}-arms.png").is_file()
-    page = results.results_page("T", "Intro.", [stored], "nothing", drawn)
+    page = results.results_page("", [stored], drawn)
     figure = page.index("```{image} breast-usg-biopsied-arms.png\n:alt: Lesions")
     assert figure < page.index("- Another.") < page.index("macro AUROC | mmpkd")
     home = lesions.finding(stored, tmp_path)

@@ -17,14 +17,8 @@ def stored(tmp_path):
     told = {"auroc": 0.7, "low": 0.6, "high": 0.8}
     cells = itertools.product(("untrained", "image_ssl"), (100, 800), ("Opacity", statistic.MEAN))
     auroc = [{"kind": kind, "size": size, "outcome": outcome, **told} for kind, size, outcome in cells]
-    claim = {
-        "report": arms.TEXT,
-        "over_image": 0.011,
-        "over_self": 0.012,
-        "over_permuted": 0.013,
-        "reading": "cannot tell",
-        "detectable": 0.0456,
-    }
+    claim = {"report": arms.TEXT, "over_image": 0.011, "over_self": 0.012, "over_permuted": 0.013}
+    claim |= {"reading": "cannot tell", "detectable": 0.0456}
     claim |= {f"over_{what}_{end}": end == "high" for what in ("image", "self", "permuted") for end in ("low", "high")}
     claims = [{"setting": name, "outcome": outcome, **claim, **changes}
               for name in ("image_ssl-100", "untrained-100") for outcome in ("Opacity", "Abnormal", statistic.MEAN)
@@ -43,13 +37,7 @@ def stored(tmp_path):
 def test_the_section_shows_contrasts_control_and_gain_beside_its_controls(tmp_path):
     text = pretraining.section(stored(tmp_path), tmp_path)
     assert "Control, pretrained above untrained: came out." in text and "more" not in text.split("Provenance")[0]
-    assert (
-        "ViT of 4 blocks" in text
-        and "cannot tell" in text
-        and "no difference" in text
-        and "would have told" in text
-        and "0.051" in text
-    )
+    assert all(w in text for w in ("ViT of 4 blocks", "cannot tell", "no difference", "would have told", "0.051"))
     rows = [line for line in text.split("beside its controls")[1].splitlines() if "100" in line]
     ends = [f"+0.01{digit}0 (+0.0000 to +1.0000)" for digit in (1, 2, 3)]
     assert len(rows) == 2 and all(end in row for row in rows for end in (*ends, "0.0456"))
@@ -88,9 +76,8 @@ def test_what_was_explored_after_stands_below_the_result(tmp_path):
     below = text.split("dropdown} Masked")[1].split(":::")[0]
     assert "masked image and report, less untrained" in below and "alignment" not in below
     told = pretraining.finding(file)
-    assert told.index("The control failed") < told.index(
-        "explored after: Control, pretrained above untrained: came out."
-    )
+    later = "explored after: Control, pretrained above untrained: came out."
+    assert told.index("The control failed") < told.index(later)
 
 
 @pytest.mark.parametrize("what", ["contrasts", "contrasts of gains"])

@@ -4,7 +4,6 @@ import inspect
 import re
 
 import pandas as pd
-import pytest
 
 from pkd_utils.cohorts.tasks import age, build, mimic, splits
 from pkd_utils.cohorts.tasks.outcomes import outcome
@@ -24,15 +23,6 @@ BOOK = paths.PROJECT_ROOT / "book"
 PAGE = (BOOK / "reports" / "the-study.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def fragments():
-    return reports.fragments()
-
-
-def test_the_page_includes_every_fragment_once(fragments):
-    assert sorted(re.findall(r"```\{include\} \.\./_generated/(\S+)\.md", PAGE)) == sorted(fragments)
-
-
 def test_tasks_are_the_papers():
     table = reports.tasks_table()
     assert list(reports.TASKS) == ["mimic_5x1200", "age", "discharge_3_day", *build.INSPECT_TASKS]
@@ -48,8 +38,8 @@ def test_sizes_show_every_row_of_the_papers_tables():
     assert all(re.fullmatch(r"[\d,]+(, [\d,]+)* \(\d+\)", text) for text in table["the demonstration's"])
 
 
-def test_every_claim_has_a_row_in_words(fragments):
-    rows = fragments["reports-claims"].splitlines()[2:]
+def test_every_claim_has_a_row_in_words():
+    rows = reports.fragments()["reports-claims"].splitlines()[2:]
     assert len(rows) == len(CLAIMS)
     for row, claim in zip(rows, CLAIMS, strict=True):
         assert claim.said in row and claim.where in row and "_" not in row
@@ -77,9 +67,8 @@ def test_parameters_on_the_page_exist():
     known = {name for function in functions for name in inspect.signature(function).parameters}
     for notebook in (paths.PROJECT_ROOT / "notebooks" / "reports").glob("*.ipynb"):
         cells = parameters.code_cells(notebook)
-        known |= set(
-            re.findall(r"^(\w+): ", next(c["source"] for c in cells if "parameters" in c["metadata"]["tags"]), re.M)
-        )
+        declared = next(cell["source"] for cell in cells if "parameters" in cell["metadata"]["tags"])
+        known |= set(re.findall(r"^(\w+): ", declared, re.M))
     sections = PAGE.split("## What the paper says")[1].split("## Limits")[0]
     readings, left_open = sections.split("## What the paper leaves open")
     named = set()
@@ -111,20 +100,14 @@ def test_equations_of_the_outcomes_are_the_codes():
 
 def test_findings_of_the_second_study(tmp_path):
     files.write_json(tmp_path / "run.json", {"cohort": {"simulated": True}})
-    files.write_json(
-        tmp_path / "verdict.json", {"headline": "Of 2 findings 1 holds here.", "findings": ["A: yes.", "B: no."]}
-    )
+    verdict = {"headline": "Of 2 findings 1 holds here.", "findings": ["A: yes.", "B: no."]}
+    files.write_json(tmp_path / "verdict.json", verdict)
     table = pd.DataFrame({"claim": ["A", "B", "C"], "verdict": ["cannot tell", "holds here", "cannot tell"]})
     files.write(tmp_path / "verdicts.csv", table)
     text = home.reports_findings(tmp_path, "reports/06-distillation-effect")
     assert "- *holds here*: B\n- *cannot tell*: A; C\n" in text and "*does not hold here*" not in text
-    for part in (
-        "**Of 2 findings",
-        "- A: yes.\n- B: no.",
-        "simulated data",
-        "(_generated/reports/06-distillation-effect)",
-    ):
-        assert part in text
+    parts = ("**Of 2 findings", "- A: yes.\n- B: no.", "simulated data", "(_generated/reports/06-distillation-effect)")
+    assert all(part in text for part in parts)
 
 
 def test_the_home_page_shows_the_joint_run(tmp_path, monkeypatch):
@@ -133,6 +116,8 @@ def test_the_home_page_shows_the_joint_run(tmp_path, monkeypatch):
     (tmp_path / "_toc.yml").write_text("root: book/index\nchapters: [{file: book/_generated/reports/06-a.both}]\n")
     for name in ("mimic", "both", "both-heads"):
         files.write_json(tmp_path / name / "verdict.json", {"headline": f"Of {name}.", "findings": []})
+        files.write_json(tmp_path / name / "run.json", {})
+        files.write(tmp_path / name / "verdicts.csv", pd.DataFrame({"claim": ["A"], "verdict": ["holds here"]}))
     runs = {f"reports/06-a.{name}": tmp_path / name for name in ("mimic", "both", "both-heads")}
     monkeypatch.setattr(pages.gate, "profile_pages", lambda profile: runs)
     monkeypatch.setattr(pages.results, "status_page", lambda manifest: "")
@@ -141,13 +126,6 @@ def test_the_home_page_shows_the_joint_run(tmp_path, monkeypatch):
     assert "**Of both.**" in text and "(_generated/reports/06-a.both)" in text
 
 
-def test_without_a_run_the_home_page_says_so(tmp_path):
-    for folder in (None, tmp_path, tmp_path / "absent"):
-        assert "has not been run" in home.reports_findings(folder, None)
+def test_the_page_of_findings_includes_both_studies():
     front = (BOOK / "findings.md").read_text()
     assert front.index("{include} _generated/findings.md") < front.index("{include} _generated/findings-reports.md")
-    (tmp_path / "results").mkdir()
-    (tmp_path / "_toc.yml").write_text("root: book/index\n")
-    pages.write_all("demo", tmp_path)
-    assert "has not been run" in (tmp_path / "_generated/findings-reports.md").read_text()
-    assert (tmp_path / "_generated/reports-claims.md").exists()

@@ -9,24 +9,11 @@ from workflow.publish.pages import texts
 
 def result(gain: float) -> dict:
     scores = [{"task": "five", "method": method, "mean": 0.7 + gain} for method in texts.ALONE]
-    ends = {
-        "low": 0.0,
-        "high": 0.0,
-        "low_corrected": gain - 0.01,
-        "high_corrected": gain + 0.01,
-        "p_holm": 0.01 if gain > 0 else 1.0,
-        "seeds": 5,
-    }
-    against = [
-        {"task": "five", "method": "report_distilled", "against": c, "difference": gain, **ends} for c in texts.CONTROLS
-    ]
-    other = [{"task": "five", "method": "teacher", "against": "image_only", "difference": 0.3, **ends}]
-    return {
-        "scores": scores,
-        "differences": against + other,
-        "parameters": {"notes": ["Seen before."]},
-        "commit": "abc",
-    }
+    ends = {"low": 0.0, "high": 0.0, "low_corrected": gain - 0.01, "high_corrected": gain + 0.01}
+    row = {"task": "five", "p_holm": 0.01 if gain > 0 else 1.0, "seeds": 5, **ends}
+    rows = [row | {"method": "report_distilled", "against": c, "difference": gain} for c in texts.CONTROLS]
+    rows.append(row | {"method": "teacher", "against": "image_only", "difference": 0.3})
+    return {"scores": scores, "differences": rows, "parameters": {"notes": ["Seen before."]}, "commit": "abc"}
 
 
 def test_texts_are_told_in_one_section_from_whole_to_another_patients(tmp_path):
@@ -55,8 +42,6 @@ def test_every_mark_stands_at_its_text_and_difference(tmp_path):
 
 
 def test_a_note_that_some_texts_lack_names_those_that_have_it():
-    results = {
-        "whole": {"parameters": {"notes": ["all", "ten"]}},
-        "names_removed": {"parameters": {"notes": ["all", "five"]}},
-    }
+    notes = {"whole": ["all", "ten"], "names_removed": ["all", "five"]}
+    results = {name: {"parameters": {"notes": said}} for name, said in notes.items()}
     assert texts.notes_of(results) == ["all", "whole: ten", "names removed: five"]

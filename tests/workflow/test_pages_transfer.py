@@ -58,7 +58,6 @@ def test_the_map_is_on_its_page_and_on_the_home_page_if_it_predicts(stored, monk
 def test_a_result_of_another_protocol_is_not_shown_and_none_is_no_section(stored):
     stored.write_text(stored.read_text().replace('"protocol_sha256": "', '"protocol_sha256": "0'))
     assert "another protocol" in transfer.section(stored, stored.parent)
-    assert "another protocol" in transfer.finding(stored) and "No result" in transfer.finding(
-        stored.parent / "none.json"
-    )
-    assert transfer.section(stored.parent / "none.json", stored.parent) == ""
+    assert "another protocol" in transfer.finding(stored)
+    none = stored.with_name("none.json")
+    assert "No result" in transfer.finding(none) and transfer.section(none, stored.parent) == ""

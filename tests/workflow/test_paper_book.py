@@ -68,9 +68,8 @@ def test_a_planted_sentence_or_identifier_is_refused_on_every_side(built):
     tables = [file for file in (built / "runs").rglob("01-prepare-tasks/*/privileged.parquet") if not file.is_symlink()]
     report, image = paper_profile.secrets(tables)
     folder = next(one for one in (built / "runs/reports/inspect/06-distillation-effect").iterdir() if one.is_dir())
-    places = [
-        built / "_build/html" / PAGES / f"{name}.html" for name in (*SIDES, "reports/05-sample-efficiency.inspect")
-    ]
+    names = (*SIDES, "reports/05-sample-efficiency.inspect")
+    places = [built / "_build/html" / PAGES / f"{name}.html" for name in names]
     for secret in (report, image):
         for page in places:
             clean = page.read_text()
@@ -81,9 +80,8 @@ def test_a_planted_sentence_or_identifier_is_refused_on_every_side(built):
         notebook = folder.resolve() / "notebook.ipynb"
         kept = shutil.copy(notebook, built / "kept.ipynb")
         content = json.loads(notebook.read_text())
-        printed = next(
-            out for cell in content["cells"] for out in cell.get("outputs", []) if out["output_type"] == "stream"
-        )
+        outputs = [out for cell in content["cells"] for out in cell.get("outputs", [])]
+        printed = next(out for out in outputs if out["output_type"] == "stream")
         printed["text"] = f"{secret}\n"
         notebook.write_text(json.dumps(content))
         answer = paper_profile.command(built, *gate, "--profile", "paper", check=False)

@@ -72,9 +72,8 @@ def test_what_is_written_from_a_resolution(workflow):
 
 @pytest.mark.parametrize("version", ["3.11", "3.12"])
 def test_the_pins_resolve_for_both_pythons(sources, version):
-    answer = uv(
-        sources, "compile", "-q", "pyproject.toml", "--all-extras", "-c", "constraints.txt", "--python-version", version
-    )
+    arguments = ("-q", "pyproject.toml", "--all-extras", "-c", "constraints.txt", "--python-version", version)
+    answer = uv(sources, "compile", *arguments)
     assert answer.returncode == 0, answer.stderr
     pinned = set((ROOT / "constraints.txt").read_text().splitlines())
     chosen = [line.split()[0] for line in answer.stdout.splitlines() if line and line[0] not in " #-"]

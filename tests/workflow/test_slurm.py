@@ -42,14 +42,17 @@ cluster:
 """
 
 
-NEEDS = {
-    "-A": "account",
-    "-p": "partition",
-    "-t": "minutes",
-    "--mem": "mem",
-    "--cpus-per-task": "cpus",
-    "--gres": "gres",
-}
+NEEDS = {"-A": "account", "-p": "partition", "-t": "minutes"}
+NEEDS |= {"--mem": "mem", "--cpus-per-task": "cpus", "--gres": "gres"}
+
+
+def snakemake(folder, site, runs, path=""):
+    """The command and the rest for a process that runs the profile of a folder on a site's Slurm."""
+    (folder / "local.yml").write_text(site)
+    environment = {**os.environ, "PKD_LOCAL": str(folder / "local.yml"), "PKD_RUNS": str(runs)}
+    environment["PATH"] = path + os.environ["PATH"]
+    command = [*SNAKEMAKE, "--config", f"profile={folder}/params", "--directory", str(folder)]
+    return command, {"cwd": paths.PROJECT_ROOT, "env": environment}
 
 
 def asked(line):
@@ -67,18 +70,13 @@ def test_jobs_ask_for_what_the_site_and_the_profile_say(tmp_path):
     for name, text in PRETENDED.items():
         (tmp_path / name).write_text(f"#!/bin/bash\nHERE={tmp_path}\n{text}\n")
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "local.yml").write_text(SITE)
     for file in ("mmpkd/01-prepare-data.yml", "mmpkd/06-train-text-teacher-on-openi.yml"):
         (tmp_path / "params" / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "params" / file).write_text("run: asked\n")
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PKD_LOCAL": str(tmp_path / "local.yml")}
-    environment |= {"PKD_RUNS": str(tmp_path / "runs")}
-    command = [*SNAKEMAKE, "--config", f"profile={tmp_path}/params", "--directory", str(tmp_path)]
+    command, here = snakemake(tmp_path, SITE, tmp_path / "runs", path=f"{tmp_path}:")
     command += ["--max-status-checks-per-second", "10", "--seconds-between-status-checks", "0", "--retries", "1"]
     command += ["--set-resources", "mmpkd_01_prepare_data:mem_mb=900*attempt"]
-    answer = subprocess.run(
-        command, cwd=paths.PROJECT_ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=300, **here)
     assert answer.returncode == 1, answer.stderr[-2000:]
     told = [asked(line) for line in (tmp_path / "asked").read_text().splitlines()]
     site = {"account": "them", "gres": None}
@@ -180,9 +178,13 @@ PARAMETERS = {
 }
 
 
+needs_slurm = pytest.mark.skipif(not slurm("sinfo", "-h"), reason="no Slurm answers here: `sinfo` says nothing")
+needs_runs = pytest.mark.skipif(not UPSTREAM.exists(), reason="no smoke runs in PKD_RUNS: `make test` makes them first")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not slurm("sinfo", "-h"), reason="no Slurm answers here: `sinfo` says nothing")
-@pytest.mark.skipif(not UPSTREAM.exists(), reason="no smoke runs in PKD_RUNS: `make test` makes them first")
+@needs_slurm
+@needs_runs
 def test_a_requeued_and_killed_job_ends_like_an_undisturbed_one(tmp_path):
     """Students and their maps as jobs, their comparison on the login node; a job of one is requeued, then killed."""
     names = [f"{kind}-{os.getpid()}" for kind in ("disturbed", "whole")]
@@ -191,13 +193,10 @@ def test_a_requeued_and_killed_job_ends_like_an_undisturbed_one(tmp_path):
     for step, text in PARAMETERS.items():
         (folder / f"{step}.yml").write_text(text.replace("NAMES", f"[{', '.join(names)}]").replace("RUN", names[1]))
     gres = "gpu:1" if "gpu" in slurm("sinfo", "-h", "-o", "%G") else ""
-    (tmp_path / "local.yml").write_text(
-        f"cluster: {{gres: '{gres}', cpus: {{'*': 1}}, memory_gib: {{'*': 1.5}}, walltime_hours: {{'*': 0.25}}}}"
-    )
-    command = [*SNAKEMAKE, "--config", f"profile={tmp_path}/params", "--directory", str(tmp_path)]
-    environment = {**os.environ, "PKD_LOCAL": str(tmp_path / "local.yml"), "PKD_RUNS": str(paths.runs_dir())}
+    site = f"cluster: {{gres: '{gres}', cpus: {{'*': 1}}, memory_gib: {{'*': 1.5}}, walltime_hours: {{'*': 0.25}}}}"
+    command, here = snakemake(tmp_path, site, paths.runs_dir())
     with open(tmp_path / "log", "w") as log:
-        snakemake = subprocess.Popen(command, cwd=paths.PROJECT_ROOT, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, **here)
     students = paths.runs_dir() / "mmpkd/embedded/03-distil-student"
 
     def written():
@@ -210,14 +209,14 @@ def test_a_requeued_and_killed_job_ends_like_an_undisturbed_one(tmp_path):
         return next((number for number, comment in listed if names[0] in comment), "")
 
     try:
-        first = wait_for(written, snakemake)
+        first = wait_for(written, process)
         slurm("scontrol", "requeue", job())
         slurm("scontrol", "update", f"JobId={job()}", "StartTime=now")
-        wait_for(lambda: written() > first + 1, snakemake)
+        wait_for(lambda: written() > first + 1, process)
         slurm("scancel", "--signal=KILL", "--full", job())
-        assert snakemake.wait(timeout=900) == 0, (tmp_path / "log").read_text()[-3000:]
+        assert process.wait(timeout=900) == 0, (tmp_path / "log").read_text()[-3000:]
     finally:
-        snakemake.terminate()
+        process.terminate()
     disturbed, whole = (run.find_run(f"mmpkd/embedded/03-distil-student/{name}") for name in names)
     assert files.read_json(disturbed / "run.json")["resumed"] and not files.read_json(whole / "run.json")["resumed"]
     for name in ("predictions.parquet", *(f"students/w0.5-t1-fold0-seed{seed}/model.safetensors" for seed in (0, 1))):
@@ -228,25 +227,22 @@ def test_a_requeued_and_killed_job_ends_like_an_undisturbed_one(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not slurm("sinfo", "-h"), reason="no Slurm answers here: `sinfo` says nothing")
+@needs_slurm
+@needs_runs
 @pytest.mark.skipif(
     not re.search(r"ConstrainRAMSpace *= yes", slurm("scontrol", "show", "config")),
     reason="this Slurm does not limit memory: `scontrol show config` has no ConstrainRAMSpace = yes",
 )
-@pytest.mark.skipif(not UPSTREAM.exists(), reason="no smoke runs in PKD_RUNS: `make test` makes them first")
 def test_a_job_out_of_memory_is_tried_with_more_and_ends_like_an_undisturbed_one(tmp_path):
     """Too little for Snakemake, then for the notebook, whose job is FAILED, then enough."""
     names = [f"{kind}-{os.getpid()}" for kind in ("short", "ample")]
     file = tmp_path / "params/mmpkd/03-distil-student.yml"
     file.parent.mkdir(parents=True)
     file.write_text(f"base: {{weights: [0.5], seeds: [0], epochs: 2}}\neach: {{run: [{', '.join(names)}]}}\n")
-    (tmp_path / "local.yml").write_text(
-        "cluster: {gres: '', cpus: {'*': 1}, memory_gib: {'*': [0.06, 0.5, 2]}, walltime_hours: {'*': 0.25}}"
-    )
-    environment = {**os.environ, "PKD_LOCAL": str(tmp_path / "local.yml"), "PKD_RUNS": str(paths.runs_dir())}
-    here = {"cwd": paths.PROJECT_ROOT, "env": environment, "check": True, "timeout": 600}
+    site = "cluster: {gres: '', cpus: {'*': 1}, memory_gib: {'*': [0.06, 0.5, 2]}, walltime_hours: {'*': 0.25}}"
+    command, here = snakemake(tmp_path, site, paths.runs_dir())
+    here |= {"check": True, "timeout": 600}
     subprocess.run([sys.executable, "-m", "pkd_utils", "run", str(file), names[1]], **here)
-    command = [*SNAKEMAKE, "--config", f"profile={tmp_path}/params", "--directory", str(tmp_path)]
     said = subprocess.run(command, capture_output=True, text=True, **here).stderr
     assert re.findall(r"mem_mb=(\d+)", said)[:3] == ["62", "512", "2048"]
     assert said.count("SLURM status is: 'OUT_OF_MEMORY'") == said.count("ran out of memory") == 2

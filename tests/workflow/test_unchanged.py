@@ -19,6 +19,7 @@ def root(tmp_path, monkeypatch):
         (tmp_path / name).mkdir(exist_ok=True)
     jobs = [SimpleNamespace(folder=run, state="done")]
     monkeypatch.setattr(unchanged.notebooks, "plan", lambda profile, left_out: jobs)
+    monkeypatch.setattr(unchanged.paths, "PROJECT_ROOT", tmp_path)
     return tmp_path
 
 
@@ -26,23 +27,23 @@ def root(tmp_path, monkeypatch):
     "name", ["runs/one/run.json", "runs/one/notebook.ipynb", "README.md", "book/a.md", "_build/html/a.html"]
 )
 def test_a_changed_file_is_seen(root, name):
-    before = unchanged.state("demo", root)
-    assert unchanged.state("demo", root) == before != unchanged.state("quick", root)
+    before = unchanged.state("demo")
+    assert unchanged.state("demo") == before != unchanged.state("quick")
     (root / name).write_text("other text")
-    assert unchanged.state("demo", root) != before
+    assert unchanged.state("demo") != before
 
 
 def test_new_and_missing_files_are_seen_and_what_a_build_writes_is_not(root):
-    before = unchanged.state("demo", root)
+    before = unchanged.state("demo")
     (root / "book" / "_generated").mkdir()
     (root / "book" / "_generated" / "b.md").write_text("made by the build")
-    assert unchanged.state("demo", root) == before
+    assert unchanged.state("demo") == before
     (root / "workflow" / "b.py").write_text("")
-    assert unchanged.state("demo", root)["made_of"] != before["made_of"]
+    assert unchanged.state("demo")["made_of"] != before["made_of"]
     (root / "_build" / "html" / "a.html").unlink()
-    assert unchanged.state("demo", root)["built"] != before["built"]
+    assert unchanged.state("demo")["built"] != before["built"]
 
 
 def test_while_a_run_is_to_be_made_nothing_is_as_it_was(root):
     unchanged.notebooks.plan("demo", {})[0].state = "to run"
-    assert unchanged.state("demo", root) is None
+    assert unchanged.state("demo") is None

@@ -22,13 +22,7 @@ MOST_NUMBERS = 64  # in one list of a file of results
 
 
 def committed_findings(root: Path) -> list[str]:
-    """Say which files that git knows hold identifiers, data or paths of this machine.
-
-    Parameters
-    ----------
-    root : Path
-        A git work tree.
-    """
+    """Say which files that git knows in a work tree hold identifiers, data or paths of this machine."""
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True, check=True).stdout
     names = [name for name in listing.split("\0") if (root / name).is_file() and "/mathjax/" not in name]
     sources = Sources(None)

@@ -53,16 +53,7 @@ def digest(content: bytes) -> str:
 
 
 class Checked:
-    """The findings of one executed notebook, cell by cell.
-
-    Parameters
-    ----------
-    notebook : nbformat.NotebookNode
-    record : dict
-        `run.json`.
-    secrets : leaks.Secrets
-        Of the run and all that it read.
-    """
+    """The findings of one executed notebook, given its `run.json` and the secrets of the run and all that it read."""
 
     def __init__(self, notebook: Any, record: dict[str, Any], secrets: leaks.Secrets):
         self.record, self.secrets = record, secrets
@@ -76,14 +67,14 @@ class Checked:
             self._texts("a figure's text", *one["texts"])
         self._metadata(notebook.metadata, {})
         source = nbformat.read(parameters.notebook_path(record["notebook"]), as_version=4).cells
-        injected = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
-        shown = [cell for cell in notebook.cells if not any(cell is one for one in injected[:1])]
+        injected = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])][:1]
+        shown = [cell for cell in notebook.cells if not any(cell is one for one in injected)]
         if len(shown) != len(source):
             self._say(f"holds {len(shown)} cells, and the committed notebook {len(source)}")
         expected = dict(zip(map(id, shown), source, strict=False))
         for number, cell in enumerate(notebook.cells, start=1):
             self.at = f"cell {number}"
-            self._cell(cell, expected.get(id(cell)), any(cell is one for one in injected[:1]))
+            self._cell(cell, expected.get(id(cell)), any(cell is one for one in injected))
 
     def _say(self, what: str) -> None:
         self.found.append(f"{self.at} {what}")
@@ -97,9 +88,8 @@ class Checked:
             self._say("has an id that the committed notebook does not have")
         if injected and not re.fullmatch("[0-9a-f]{8}|[0-9a-f-]{36}", cell.get("id", "")):
             self._say("has an id of its own")
-        self._metadata(
-            cell.metadata, {"tags": ["injected-parameters"]} if injected else getattr(source, "metadata", {})
-        )
+        expected = {"tags": ["injected-parameters"]} if injected else getattr(source, "metadata", {})
+        self._metadata(cell.metadata, expected)
         if cell.get("attachments"):
             self._say("holds an attachment")
         self._secrets("its source", cell.source)
@@ -225,15 +215,14 @@ class Table:
         self.strange |= {"comment" for where, _ in parsed.found if where == "comment"}
         styles = [text for where, text in parsed.found if where == "style"]
         self.strange |= {"style" for text in styles if re.sub(r"\s+", "", text) not in TABLE_STYLES}
-        self.units = [(where, text) for where, text in parsed.found if where not in ("style",) and "@" not in where]
+        self.units = [(where, text) for where, text in parsed.found if where != "style" and "@" not in where]
         self._html = html
 
     def tokens(self, beside: str) -> set[str]:
         """Words and numbers that the text beside the table may have: the table's, also cut short, and its shape's."""
         own = {token for _, text in self.units for token in tokens(text)} | {"rows", "x", "columns"}
-        own |= (
-            {"Empty", "DataFrame", "Columns", "Index"} if not any(where == "td" for where, _ in self.units) else set()
-        )
+        if not any(where == "td" for where, _ in self.units):
+            own |= {"Empty", "DataFrame", "Columns", "Index"}
         cut = {token for token in re.findall(r"([^\W_]+)\.\.\.", beside) if any(one.startswith(token) for one in own)}
         return own | cut
 

@@ -181,25 +181,15 @@ def copy_page(folder: Path, page: str, generated: Path) -> dict[str, Any]:
     return {"page": page, **vars(allowed), "images_sha256": images, "run": record}
 
 
-def collect(pages: dict[str, Path], generated: Path = GENERATED) -> list[str]:
-    """Check runs and, if all pass, copy their notebooks into the book and write its manifest.
+def collect(pages: dict[str, Path], generated: Path) -> list[str]:
+    """Check runs and, if all pass, copy their notebooks into `book/_generated` and write its manifest.
 
-    Parameters
-    ----------
-    pages : dict
-        Page name (`mmpkd/03-distil-student.baseline`) -> folder of the finished run.
-    generated : Path
-        `book/_generated`. Notebooks there that are not in `pages` are removed: they belong to an earlier profile.
-
-    Returns
-    -------
-    list of str
-        Findings, one line each, naming the page. If there are any, nothing is copied.
+    `pages` maps names (`mmpkd/03-distil-student.baseline`) to folders of finished runs; other notebooks there, of an
+    earlier profile, are removed. Findings are a line each, naming the page; if there are any, nothing is copied.
     """
-    found = [f"{page}: {what}" for page, folder in pages.items() for what in run_findings(folder)]
     if not pages:
-        found = ["There are no runs to show: run the profile first (make runs)."]
-    if found:
+        return ["There are no runs to show: run the profile first (make runs)."]
+    if found := [f"{page}: {what}" for page, folder in pages.items() for what in run_findings(folder)]:
         return found
     for old in sorted(generated.rglob("*.ipynb")) if generated.exists() else []:
         if old.relative_to(generated).as_posix().removesuffix(".ipynb") not in pages:
@@ -212,12 +202,7 @@ def collect(pages: dict[str, Path], generated: Path = GENERATED) -> list[str]:
 def profile_pages(profile: str, left_out: dict[str, str] | None = None) -> dict[str, Path]:
     """Page name -> run folder of every run that `params/<profile>/` describes and that is finished.
 
-    Parameters
-    ----------
-    profile : str
-        A folder of `params/`.
-    left_out : dict, optional
-        Is filled with page name -> why it is not there: data or weights are not here, or it has not been run.
+    `left_out` is filled with page name -> why it is not there: data or weights are not here, or it has not been run.
     """
     left_out = {} if left_out is None else left_out
     jobs = notebooks.plan(profile, left_out=left_out)
@@ -233,7 +218,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", help="check this profile's runs and copy them to book/_generated")
     parser.add_argument("--html", type=Path, help="check a built book")
     parser.add_argument("--committed", action="store_true", help="check the files that git knows")
-    parser.add_argument("--generated", type=Path, default=GENERATED, help="default book/_generated")
     given = parser.parse_args(arguments)
     if not (given.profile or given.html or given.committed):
         parser.error("say what to check: --profile NAME, --html FOLDER or --committed")
@@ -241,12 +225,12 @@ def main(arguments: list[str] | None = None) -> int:
     if given.profile:
         left_out: dict[str, str] = {}
         pages = profile_pages(given.profile, left_out)
-        found += collect(pages, given.generated)
+        found += collect(pages, GENERATED)
         if not found:
             print(f"gate: {len(pages)} runs of the profile {given.profile} are whole and may be shown")
             print(*(f"gate: {line}" for line in notebooks.said_of(left_out)), sep="\n", end="\n" * bool(left_out))
     if given.html:
-        found += site.site_findings(given.html, given.generated)
+        found += site.site_findings(given.html, GENERATED)
     if given.committed:
         found += committed.committed_findings(paths.PROJECT_ROOT)
     for line in found:

@@ -44,33 +44,12 @@ SECTION = re.compile(
     r"\b(?:FINAL REPORT|(?:FINDINGS?|IMPRESSION|INDICATION|COMPARISON|EXAMINATION|TECHNIQUE|HISTORY|CONCLUSION)"
     r"\s*:\s+\w+(?:\W+\w+){2})"
 )
-FINDING_WORDS = {
-    "atelectasis",
-    "cardiomegaly",
-    "cardiomediastinal",
-    "consolidation",
-    "consolidations",
-    "edema",
-    "effusion",
-}
-FINDING_WORDS |= {"effusions", "heart", "hilar", "lung", "lungs", "mediastinal", "opacities", "opacity"}
+FINDING_WORDS = {"atelectasis", "cardiomegaly", "cardiomediastinal", "consolidation", "consolidations", "edema"}
+FINDING_WORDS |= {"effusion", "effusions", "heart", "hilar", "lung", "lungs", "mediastinal", "opacities", "opacity"}
 FINDING_WORDS |= {"pleural", "pneumonia", "pneumothorax", "pulmonary", "silhouette", "vascular"}
-REPORT_WORDS = {"acute", "bilateral", "clear", "enlarged", "evidence", "focal", "increased", "interval"}
-REPORT_WORDS |= {
-    "left",
-    "mild",
-    "moderate",
-    "new",
-    "no",
-    "normal",
-    "right",
-    "seen",
-    "severe",
-    "small",
-    "stable",
-    "there",
-}
-REPORT_WORDS |= {"unchanged", "unremarkable", "without", "worsening", "improved"}
+REPORT_WORDS = {"acute", "bilateral", "clear", "enlarged", "evidence", "focal", "improved", "increased", "interval"}
+REPORT_WORDS |= {"left", "mild", "moderate", "new", "no", "normal", "right", "seen", "severe", "small", "stable"}
+REPORT_WORDS |= {"there", "unchanged", "unremarkable", "without", "worsening"}
 ENCODED = re.compile(r"data:(?!image/svg\+xml)[\w/+.-]+;base64,|[A-Za-z0-9+/]{100,}|(?:[A-Za-z0-9+/=]{50,}\s+){3}")
 BAR = re.compile(r"\|[#█▏▎▍▌▋▊▉ 0-9]*\|")
 SHADES = re.compile("[\u2580-\u259f]")
@@ -117,9 +96,7 @@ def like_a_report(text: str) -> bool:
 
 def encoded(text: str) -> bool:
     """Whether a text may be a picture: base64, hexadecimal, shades of letters, or hundreds of whole numbers."""
-    return bool(
-        ENCODED.search(text) or SHADES.search(BAR.sub("", text)) or sum(1 for _ in INTEGER.finditer(text)) > 500
-    )
+    return bool(ENCODED.search(text) or SHADES.search(BAR.sub("", text)) or len(INTEGER.findall(text)) > 500)
 
 
 INLINE = {"span", "a", "code", "em", "strong", "b", "i", "wbr", "sub", "sup", "cite", "kbd", "small", "img"}

@@ -139,9 +139,8 @@ class Site:
     def _search_index(self) -> None:
         """What Sphinx searches are words of the pages, all looked through by now, without their ends."""
         file = self.html / "searchindex.js"
-        text = re.sub(
-            r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), file.read_text() if file.exists() else ""
-        )
+        text = file.read_text() if file.exists() else ""
+        text = re.sub(r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), text)
         if stems := set(self.sources.strange(text)):
             shown = {token for _, _, said in self.seen for token in tokens(said)}
             begun = {token[:end] for token in shown for end in range(1, len(token) + 1)}
@@ -152,9 +151,8 @@ class Site:
             self.found.append("searchindex.js: holds words of a report that a run has read, or a picture in letters")
 
     def _page(self, name: str, page: leaks.Units) -> None:
-        self.found += page_findings(
-            name, page, name in self.entries and (name not in self.closed or self._offers(name, page))
-        )
+        may_offer = name in self.entries and (name not in self.closed or self._offers(name, page))
+        self.found += page_findings(name, page, may_offer)
         entry = self.entries.get(name)
         simulated = bool(entry and entry["simulated"])
         if simulated and not any("simulated" in text.lower() for _, text in page.found):
@@ -213,19 +211,9 @@ def committed_drawings(book: Path) -> list[Path]:
 
 
 def site_findings(html: Path, generated: Path) -> list[str]:
-    """Say what is wrong with a built book.
+    """Say what is wrong with a built book, a line a finding; none repeats an identifier or a report.
 
-    Parameters
-    ----------
-    html : Path
-        `_build/html`.
-    generated : Path
-        `book/_generated`, whose `manifest.json` says what each notebook's page may show.
-
-    Returns
-    -------
-    list of str
-        One line a finding; none repeats an identifier or a report.
+    The manifest in `generated`, `book/_generated`, says what each notebook's page may show.
     """
     if not (html / "index.html").exists():
         return [f"{html} holds no index.html: build the book first (make pages)"]

@@ -18,15 +18,8 @@ PACKAGES = ("sphinx", "sphinx_book_theme", "pydata_sphinx_theme", "sphinx_toggle
 PACKAGES += ("sphinx_thebe", "sphinx_design", "myst_nb", "jupyter_book", "docutils/writers", "pygments/formatters")
 PACKAGES += ("pygments/styles", "pygments/token.py", "sphinxcontrib", "pybtex", "pydantic/main.py")
 PROJECT = ("book/**/*.md", "book/**/*.csv", "book/**/*.json", "book/**/*.yml", "book/**/*.bib", "book/**/*.py", "*.md")
-PROJECT += (
-    "benchmarks/*.py",
-    "notebooks/**/*.md",
-    "pkd_utils/**/*.py",
-    "_config.yml",
-    "LICENSE",
-    "CITATION.cff",
-    "params/*/*/*.yml",
-)
+PROJECT += ("benchmarks/*.py", "notebooks/**/*.md", "pkd_utils/**/*.py", "params/*/*/*.yml")
+PROJECT += ("_config.yml", "LICENSE", "CITATION.cff")
 TEXT = {".jinja", ".css_t", ".html", ".py", ".js", ".css", ".js_t", ".txt", ".toml", ".conf", ".xml"}
 # Sphinx numbers anchors and levels, and names citations: [AGM+18].
 MADE = re.compile(r"id\d{1,3}|l\d|tex2jax|processhtmlclass|ipython3|\d{1,4}")
@@ -102,16 +95,13 @@ def explained(code: str) -> str:
 @functools.cache
 def words_of_project(root: Path, results: bool) -> tuple[frozenset[str], frozenset[tuple[str, ...]]]:
     """Words of what people wrote: prose, docstrings, tables; and, if asked for, of the results of runs."""
-    parts = set() if results else {"results"}
-    found = [
-        file for pattern in PROJECT for file in root.glob(pattern) if not (parts | {"_generated"}) & set(file.parts)
-    ]
-    texts = [file.read_text(encoding="utf-8", errors="ignore") for file in found]
-    texts = [explained(text) if file.stem in LIKE_REPORTS else text for file, text in zip(found, texts, strict=True)]
-    plain = [
-        re.sub(r"[{}\\\"'`^~]", "", text) for file, text in zip(found, texts, strict=True) if file.suffix == ".bib"
-    ]
-    return words_of([*texts, *plain, *(str(file.relative_to(root)) for file in found)])
+    left_out, texts = {"_generated"} if results else {"_generated", "results"}, []
+    for file in (file for pattern in PROJECT for file in root.glob(pattern) if not left_out & set(file.parts)):
+        text = file.read_text(encoding="utf-8", errors="ignore")
+        texts += [str(file.relative_to(root)), explained(text) if file.stem in LIKE_REPORTS else text]
+        if file.suffix == ".bib":
+            texts.append(re.sub(r"[{}\\\"'`^~]", "", text))
+    return words_of(texts)
 
 
 def generated_texts(generated: Path) -> Iterator[str]:

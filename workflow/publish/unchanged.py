@@ -26,9 +26,9 @@ def sources(root: Path) -> Iterator[Path]:
                 yield file
 
 
-def state(profile: str, root: Path = paths.PROJECT_ROOT) -> dict[str, str] | None:
+def state(profile: str) -> dict[str, str] | None:
     """Hashes of what a book is made of and of what was built; None while a run of the profile is not done."""
-    jobs = notebooks.plan(profile, left_out={})
+    root, jobs = paths.PROJECT_ROOT, notebooks.plan(profile, left_out={})
     if any(job.state != "done" for job in jobs):
         return None
     made_of = hashlib.sha256(profile.encode())
@@ -37,10 +37,8 @@ def state(profile: str, root: Path = paths.PROJECT_ROOT) -> dict[str, str] | Non
         made_of.update(hashlib.sha256(file.read_bytes()).digest())
     built = hashlib.sha256()
     for file in sorted((root / "_build" / "html").rglob("*")):
-        facts = file.stat()
-        built.update(
-            f"\n{file.relative_to(root)} {facts.st_size if file.is_file() else 0} {facts.st_mtime_ns}".encode()
-        )
+        size = file.stat().st_size if file.is_file() else 0
+        built.update(f"\n{file.relative_to(root)} {size} {file.stat().st_mtime_ns}".encode())
     return {"made_of": made_of.hexdigest(), "built": built.hexdigest()}
 
 

@@ -47,11 +47,6 @@ def strings(source: str) -> Iterator[str]:
                 yield name
 
 
-def cells(file: Path) -> list[dict[str, Any]]:
-    """Cells of a notebook file, each with its source as one text."""
-    return [{**cell, "source": "".join(cell["source"])} for cell in json.loads(file.read_text())["cells"]]
-
-
 @functools.cache
 def library_code() -> tuple[str, ...]:
     """Code of the library, but for what is made to sound like a report."""
@@ -61,8 +56,9 @@ def library_code() -> tuple[str, ...]:
 
 def notebook_texts(root: Path, kinds: tuple[str, ...] = ("code", "markdown")) -> list[str]:
     """Sources of the cells of a project's committed notebooks."""
-    notebooks = [cells(file) for file in sorted((root / "notebooks").glob("*/*.ipynb"))]
-    return [cell["source"] for notebook in notebooks for cell in notebook if cell["cell_type"] in kinds]
+    notebooks = [json.loads(file.read_text()) for file in sorted((root / "notebooks").glob("*/*.ipynb"))]
+    cells = [cell for notebook in notebooks for cell in notebook["cells"] if cell["cell_type"] in kinds]
+    return ["".join(cell["source"]) for cell in cells]
 
 
 def phrases(texts: Iterable[str]) -> set[Phrase]:

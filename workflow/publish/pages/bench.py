@@ -9,7 +9,7 @@ import pandas as pd
 
 from pkd_utils.runs.files import read_json
 from pkd_utils.studies import figures
-from workflow.publish.pages.markdown import cell, drawing, heading, markdown_table
+from workflow.publish.pages.markdown import cell, drawing, folded, folded_facts, heading, markdown_table
 
 RATIOS = ("ratio", "faster_than_usual")
 NAMING = ("encoder", "student", "what", "ours", "precision", "batch", "reference", "usual_way")
@@ -59,9 +59,8 @@ def bars(ratios: pd.Series) -> plt.Figure:
                     ha=side, va="center", fontsize=8.5)  # fmt: skip
     ax.set_xscale("log")
     ax.set_xlim(min(0.5, ratios.min() / 1.6), max(2.0, ratios.max() * 1.6))
-    ticks = [
-        tick for tick in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]
-    ]
+    low, high = ax.get_xlim()
+    ticks = [tick for tick in (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= tick <= high]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.set_yticks(y, labels, fontsize=8.5)
@@ -106,9 +105,7 @@ def section(file: Path, generated: Path) -> str:
     report = read_json(file)
     title = report.get("title") or str(report["name"]).replace("_", " ").replace("-", " ").capitalize()
     parts = [f"## {title}", str(report.get("text") or ""), machine(report)]
-    lists = {
-        name: rows for name, rows in report.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)
-    }
+    lists = {n: rows for n, rows in report.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
     for name, rows in lists.items():
         if len(ratios := labelled(rows)):
             alt = f"{title}: bars of the speed over that of the reference, a bar a row of the table below."
@@ -116,12 +113,10 @@ def section(file: Path, generated: Path) -> str:
     for name, rows in lists.items():
         table = pd.DataFrame(rows)
         table = table[[column for column in table if not table[column].map(lambda v: isinstance(v, dict | list)).any()]]
-        parts.append(f":::{{dropdown}} {heading(name).capitalize()} ({len(table)})\n\n{markdown_table(table)}\n\n:::")
-    plain = {k: v for k, v in report.get("settings", {}).items() if not isinstance(v, dict)}
-    told = [
-        f"| {heading(k)} | {', '.join(map(str, v)) if isinstance(v, list) else cell(v)} |" for k, v in plain.items()
-    ]
-    parts.append(":::{dropdown} Settings\n\n| | |\n|---|---|\n" + "\n".join(told) + "\n\n:::" if told else "")
+        parts.append(folded(f"{heading(name).capitalize()} ({len(table)})", markdown_table(table)))
+    plain = {heading(k): v for k, v in report.get("settings", {}).items() if not isinstance(v, dict)}
+    told = {k: ", ".join(map(str, v)) if isinstance(v, list) else v for k, v in plain.items()}
+    parts.append(folded_facts("Settings", told) if told else "")
     return "\n\n".join(part for part in parts if part)
 
 

@@ -24,16 +24,13 @@ def page_of_run(file: str) -> str:
     return page if page != file and re.search(r"/\d\d-", page) else ""
 
 
-def kept(entries: Iterable[dict[str, Any]], shown: Iterable[str]) -> list[dict[str, Any]]:
-    """Entries but for runs that are not shown; what stood below such a run takes its place."""
+def prose(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries but for runs; what stood below a run takes its place."""
     found = []
     for entry in entries:
-        below = kept(entry.get("sections", []), shown)
-        page = page_of_run(entry["file"])
-        if page and page not in shown:
-            found += below
-        else:
-            found.append({**entry, "sections": below} if below else {k: v for k, v in entry.items() if k != "sections"})
+        below = prose(entry.get("sections", []))
+        whole = {name: value for name, value in {**entry, "sections": below}.items() if value}
+        found += below if page_of_run(entry["file"]) else [whole]
     return found
 
 
@@ -67,7 +64,7 @@ def by_study(toc: dict[str, Any], records: dict[str, dict[str, Any]], generated:
         runs = [page for file in (entry["file"] for entry in all_of(part["chapters"])) if (page := page_of_run(file))]
         study = runs[0].split("/")[0] if runs else part["caption"]
         here = parts.setdefault(study, {"caption": CAPTIONS.get(study, part["caption"]), "chapters": []})
-        here["chapters"] += kept(part["chapters"], ())
+        here["chapters"] += prose(part["chapters"])
     for study in dict.fromkeys(page.split("/")[0] for page in records):
         here = parts.setdefault(study, {"caption": study, "chapters": []})
         if study in papers.STUDIES:

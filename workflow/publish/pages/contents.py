@@ -11,21 +11,10 @@ ANNOUNCEMENT = (
 
 
 def quick(toc: dict[str, Any], shown: Set[str], linked: Set[str]) -> dict[str, Any]:
-    """Contents that name the pages that a quick book has.
+    """Contents with the pages of a quick book: a notebook where its first page stood, one that had none at the end.
 
-    Parameters
-    ----------
-    toc : dict
-        `book/_toc.yml`.
-    shown : set of str
-        Pages of the runs, `mmpkd/03-distil-student`, each a notebook's.
-    linked : set of str
-        Pages that prose links to; those without a run stay, as pages that say so.
-
-    Returns
-    -------
-    dict
-        The contents: a notebook stands where its first page stood, one that had none at the end.
+    `shown` are pages of the runs, `mmpkd/03-distil-student`, each a notebook's. Of pages that prose links to, `linked`,
+    those without a run stay, as pages that say so.
     """
     listed = {entry["file"].removeprefix(GENERATED) for part in toc["parts"] for entry in all_of(part["chapters"])}
     waiting = set(shown) - listed

@@ -12,7 +12,7 @@ from pkd_utils.encoders.facts import ImageFacts, TextFacts
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS, TEXT_ENCODERS
 from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
-from workflow.publish.pages.markdown import markdown_table
+from workflow.publish.pages.markdown import bullets, markdown_table
 
 FINGERPRINTS = paths.PROJECT_ROOT / "pkd_utils" / "encoders" / "fingerprints.json"
 
@@ -80,7 +80,7 @@ def text_table() -> pd.DataFrame:
 
 def texts_read() -> str:
     """What each text encoder has read, as a list."""
-    return "\n".join(f"- **{facts.title}** has read: {facts.seen}." for facts in TEXT_ENCODERS.values())
+    return bullets(f"**{facts.title}** has read: {facts.seen}." for facts in TEXT_ENCODERS.values())
 
 
 def pretraining_table() -> pd.DataFrame:
@@ -133,7 +133,7 @@ def notes() -> str:
     for facts in (*IMAGE_ENCODERS.values(), *TEXT_ENCODERS.values()):
         if facts.notes:
             titles.setdefault(facts.notes, []).append(facts.title)
-    return "\n".join(f"- **{', '.join(names)}**: {note}" for note, names in titles.items())
+    return bullets(f"**{', '.join(names)}**: {note}" for note, names in titles.items())
 
 
 def fingerprint_table(recorded: dict[str, Any]) -> pd.DataFrame:
@@ -186,14 +186,7 @@ def speed_fragment(file: Path) -> str:
 
 
 def fragments(results: Path) -> dict[str, str]:
-    """Every fragment of the page, by file name without suffix.
-
-    Parameters
-    ----------
-    results : Path
-        The folder `book/results/`.
-    """
-    recorded = read_json(FINGERPRINTS) if FINGERPRINTS.exists() else {}
+    """Every fragment of the page, by file name without suffix; `results` is the folder `book/results`."""
     tables = {
         "facts": facts_table(),
         "text": text_table(),
@@ -201,12 +194,10 @@ def fragments(results: Path) -> dict[str, str]:
         "preprocessing": preprocessing_table(),
         "features": features_table(),
         "files": files_table(),
+        "fingerprints": fingerprint_table(read_json(FINGERPRINTS)),
     }
     pages = {f"encoders-{name}": markdown_table(table) for name, table in tables.items()}
     pages["encoders-text"] += f"\n\n{texts_read()}"
     pages["encoders-files"] += f"\n\n{notes()}"
-    pages["encoders-fingerprints"] = (
-        markdown_table(fingerprint_table(recorded)) if recorded else "*No fingerprint is recorded.*"
-    )
     pages["encoders-speed"] = speed_fragment(results / "benchmark-encoders.json")
     return pages

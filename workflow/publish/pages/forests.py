@@ -95,9 +95,7 @@ def drawn(stored: list[Path], generated: Path) -> dict[str, str]:
     figures.use_style()
     made = {}
     for file in stored:
-        result = read_json(file) if file.suffix == ".json" else None
-        if not isinstance(result, dict):
-            continue
+        result = read_json(file)
         table, minus = differences(result)
         if result.get(ARMS):
             made[file.stem] = arms_figure(result, file.stem, generated)

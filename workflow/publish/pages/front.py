@@ -18,15 +18,10 @@ from pkd_utils.studies.transfer import arms, protocol, statistic
 from pkd_utils.studies.transfer.figures import outcome_figure
 from workflow.publish import gate
 from workflow.publish.pages import lesions, texts, transfer
-from workflow.publish.pages.markdown import drawing
+from workflow.publish.pages.markdown import bullets, drawing, grid, interval
 
 NONE = "*No result on real data is stored in this copy of the book: `make open-data` makes one.*"
 ARMS = {arms.TEXT: "taught by reports", arms.SELF: "self-distilled", arms.PERMUTED: "reports permuted"}
-
-
-def interval(estimate: float, low: float, high: float, digits: int = 3) -> str:
-    """A difference with its interval."""
-    return f"{estimate:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
 def radiographs(result: dict[str, Any], plan: protocol.Protocol) -> str:
@@ -106,17 +101,7 @@ def picture(compared: Path) -> figures.Figure | None:
 
 
 def front(book: Path, generated: Path, compared: Path | None) -> str:
-    """The home page's figure, picture and three sentences as Markdown.
-
-    Parameters
-    ----------
-    book : Path
-        The folder with `results/`.
-    generated : Path
-        Where drawings go.
-    compared : Path or None
-        Finished run of mmpkd/05 whose maps the picture shows.
-    """
+    """The home page's figure, picture and three sentences as Markdown, of `book/results` and a run of mmpkd/05."""
     figures.use_style()
     said, shown = [], {}
     stored = book / "results" / transfer.STORED
@@ -134,14 +119,12 @@ def front(book: Path, generated: Path, compared: Path | None) -> str:
         said.append(ultrasound(read_json(stored)))
     if results := texts.stored_of(sorted((book / "results").glob("*.json"))):
         said.append(attention_heads(results))
-    if compared is not None and compared.exists() and (figure := picture(compared)) is not None:
+    if compared is not None and (figure := picture(compared)) is not None:
         alt = "A radiograph, the region of its finding, and the attention of students without and with reports."
         shown["attention"] = drawing(figure, generated / "home-attention.png", alt, "_generated/")
-    sentences = "\n".join(f"- {sentence}" for sentence in said) or NONE
-    cells = [f":::{{grid-item}}\n:columns: 12 12 {width} {width}\n\n{cell}\n:::" for width, cell in
-             ((7, shown.get("gains")), (5 if "gains" in shown else 12, sentences)) if cell]  # fmt: skip
-    grid = "::::{grid} 12\n:gutter: 3\n\n" + "\n\n".join(cells) + "\n::::"
+    sentences = bullets(said) or NONE
+    beside = grid([(7, shown["gains"]), (5, sentences)] if "gains" in shown else [(12, sentences)])
     told = ["The figure is of real radiographs."] if "gains" in shown else []
     if "attention" in shown and gate.Permission.of(read_json(compared / "run.json")).simulated:
         told.append("The pictures are of the simulated cohort.")
-    return "\n\n".join([grid, *filter(None, [shown.get("attention"), " ".join(told)])])
+    return "\n\n".join([beside, *filter(None, [shown.get("attention"), " ".join(told)])])

@@ -8,7 +8,7 @@ import pandas as pd
 from pkd_utils.runs.files import read_json
 from pkd_utils.studies import figures
 from pkd_utils.studies.maps.figures import arm_forest
-from workflow.publish.pages.markdown import drawing
+from workflow.publish.pages.markdown import bullets, drawing
 
 STORED = "breast-usg-biopsied.json"
 ARMS = "arms against each other"
@@ -33,7 +33,7 @@ def finding(stored: Path, generated: Path) -> str:
     if not stored.exists():
         return "*No result on real lesions is stored in this copy of the book: `make open-data` makes one.*"
     result = read_json(stored)
-    told = "\n".join(f"- {note}" for note in result["notes"] if note.startswith(FIRST))
+    told = bullets(note for note in result["notes"] if note.startswith(FIRST))
     figure = arms_figure(result, stored.stem, generated, "_generated/")
     where = "[All rows and limits](_generated/open-data), and [the data](data/breast-usg)."
     lead = "Real breast ultrasound with lesion masks; the teacher reads the radiologist's BI-RADS descriptors."

@@ -1,6 +1,7 @@
 """Values, tables and figures as Markdown."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ def heading(name: Any) -> str:
 
 def merge_spread(table: pd.DataFrame) -> pd.DataFrame:
     """Join columns `<name>_mean`, `<name>_sd` and, if there, `<name>_marks` into one `<name>`: `0.72 ± 0.04 *`."""
-    table = table.copy()
     for column in [name for name in table.columns if str(name).endswith("_mean")]:
         name = column.removesuffix("_mean")
         spread = next((f"{name}{end}" for end in ("_sd", "_std") if f"{name}{end}" in table), None)
@@ -50,9 +50,8 @@ def merge_spread(table: pd.DataFrame) -> pd.DataFrame:
             for mean, sd in zip(table[column], table[spread], strict=True)
         ]
         starred = [" " + mark.replace("*", r"\*") if isinstance(mark, str) and mark else "" for mark in marks]
-        both = [value + mark for value, mark in zip(both, starred, strict=True)]
-        table.insert(table.columns.get_loc(column), name, both)
-        table = table.drop(columns=[column, spread, f"{name}_marks"], errors="ignore")
+        table = table.assign(**{column: [value + mark for value, mark in zip(both, starred, strict=True)]})
+        table = table.rename(columns={column: name}).drop(columns=[spread, f"{name}_marks"], errors="ignore")
     return table
 
 
@@ -76,3 +75,30 @@ def drawing(figure: Figure, file: Path, alt: str, folder: str = "") -> str:
 def image(name: str, alt: str, folder: str = "") -> str:
     """A picture as Markdown."""
     return f"```{{image}} {folder}{name}\n:alt: {alt}\n```"
+
+
+def folded(title: str, text: str) -> str:
+    """A text that opens when its title is clicked."""
+    return f":::{{dropdown}} {title}\n\n{text}\n\n:::"
+
+
+def folded_facts(title: str, facts: dict[str, Any]) -> str:
+    """Names and values in two columns, folded."""
+    rows = [f"| {cell(name.replace('_', ' '))} | {cell(value)} |" for name, value in facts.items()]
+    return folded(title, "\n".join(["| | |", "|---|---|", *rows]))
+
+
+def bullets(sentences: Iterable[str]) -> str:
+    """Sentences as a list."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def grid(columns: Iterable[tuple[int, str]]) -> str:
+    """Texts side by side on a wide screen, each so many twelfths wide."""
+    items = [f":::{{grid-item}}\n:columns: 12 12 {width} {width}\n\n{text}\n:::" for width, text in columns]
+    return "::::{grid} 12\n:gutter: 3\n\n" + "\n\n".join(items) + "\n::::"
+
+
+def interval(estimate: float, low: float, high: float, digits: int = 3) -> str:
+    """A difference with its interval."""
+    return f"{estimate:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"

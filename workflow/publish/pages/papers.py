@@ -18,7 +18,7 @@ from pkd_utils.runs import files, paths, showing
 from pkd_utils.runs.run import find_run
 from pkd_utils.studies.maps import claims
 from workflow.publish.executed import digest
-from workflow.publish.pages.markdown import image, markdown_table
+from workflow.publish.pages.markdown import bullets, folded, grid, image, markdown_table
 from workflow.publish.pages.reports import TASKS
 
 Records = dict[str, dict[str, Any]]  # page -> run.json
@@ -101,12 +101,10 @@ def side_by_side(figure: Figure, records: Records, generated: Path) -> str:
             columns.append("\n\n".join([f"[{title(record)}]({page.split('/')[1]})", *shown]))
     if not columns:
         return "*No finished run shows this.*"
-    width = 12 // len(columns)
-    items = [f":::{{grid-item}}\n:columns: 12 12 {width} {width}\n\n{column}\n:::" for column in columns]
-    return "::::{grid} 12\n:gutter: 3\n\n" + "\n\n".join(items) + "\n::::"
+    return grid((12 // len(columns), column) for column in columns)
 
 
-def table(page: str, record: dict[str, Any], name: str) -> pd.DataFrame:
+def table(record: dict[str, Any], name: str) -> pd.DataFrame:
     """A table that a run wrote, without small counts where its cohort is credentialed."""
     read = pd.read_csv(find_run(record["reference"]) / name)
     closed = showing.permitted(record.get("cohort"))["credentialed"]
@@ -121,11 +119,10 @@ def numbers_of(where: str) -> set[int]:
 
 def judged(records: Records) -> pd.DataFrame:
     """The paper's sentences with our verdicts: of both cohorts together if they were compared so, else of each."""
-    runs = {page: record for page, record in records.items() if page.partition(".")[0] == JUDGED}
-    joint = {page: record for page, record in runs.items() if "; " in title(record)}
-    first = next(iter(joint.items()), None)
-    chosen = dict([first]) if first else first_of_cohorts(JUDGED, records)
-    tables = [table(page, record, "verdicts.csv").assign(data=title(record)) for page, record in chosen.items()]
+    runs = [record for page, record in records.items() if page.partition(".")[0] == JUDGED]
+    joint = [record for record in runs if "; " in title(record)]
+    chosen = joint[:1] or first_of_cohorts(JUDGED, records).values()
+    tables = [table(record, "verdicts.csv").assign(data=title(record)) for record in chosen]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["where"])
 
 
@@ -138,23 +135,21 @@ def said_of(name: str, verdicts: pd.DataFrame) -> str:
         rows = verdicts[[name in where for where in verdicts["where"]]]
     if rows.empty:
         return ""
-    shown = (
-        rows[["said", "verdict", "difference", "low", "high", "data"]].rename(columns={"said": "the paper"}).round(3)
-    )
+    shown = rows[["said", "verdict", "difference", "low", "high", "data"]].rename(columns={"said": "the paper"})
     told = "; ".join(f"{count} {verdict}" for verdict, count in rows["verdict"].value_counts().items())
-    return f":::{{dropdown}} What the paper says of it ({told})\n\n{markdown_table(shown)}\n\n:::"
+    return folded(f"What the paper says of it ({told})", markdown_table(shown.round(3)))
 
 
 def table_1(records: Records) -> str:
     """The first paper's Table 1, row by row; of data sets without a finished run its numbers alone."""
     runs = first_of_cohorts(COMPARED, records)
-    ours = {record["parameters"]["paper_dataset"]: (page, record) for page, record in runs.items()}
+    ours = {record["parameters"]["paper_dataset"]: record for record in runs.values()}
     reported = claims.reported()
     rows, notes = [], []
     for dataset in reported.loc[reported["metric"] != "AUROC", "dataset"].unique():
         if dataset in ours:
-            rows.append(table(*ours[dataset], "table1.csv").assign(data=dataset))
-            notes.append(f"- {dataset}: {claims.whose_data(ours[dataset][1]['cohort'])}")
+            rows.append(table(ours[dataset], "table1.csv").assign(data=dataset))
+            notes.append(f"{dataset}: {claims.whose_data(ours[dataset]['cohort'])}")
         else:
             theirs = reported[(reported["dataset"] == dataset) & (reported["metric"] != "AUROC")]
             wide = theirs.pivot(index="metric", columns="method", values=["mean", "sd", "marks"])
@@ -163,9 +158,7 @@ def table_1(records: Records) -> str:
     whole = pd.concat(rows, ignore_index=True)
     first = ["data", "metric"]
     order = [*first, *sorted((name for name in whole if name not in first), key=lambda name: "baseline" not in name)]
-    return "\n\n".join(
-        [markdown_table(whole[order]), "The paper's columns are of its own data, and here:", "\n".join(notes)]
-    )
+    return f"{markdown_table(whole[order])}\n\nThe paper's columns are of its own data, and here:\n\n{bullets(notes)}"
 
 
 def in_words(records: Records) -> str:
@@ -173,19 +166,17 @@ def in_words(records: Records) -> str:
     parts = []
     for page, record in first_of_cohorts(COMPARED, records).items():
         verdict = files.read_json(find_run(record["reference"]) / "verdict.json")
-        sentences = "\n".join(f"- {sentence}" for sentence in verdict["findings"])
-        parts.append(f"**[{title(record)}]({page.split('/')[1]}).** {verdict['headline']}\n\n{sentences}")
+        said = bullets(verdict["findings"])
+        parts.append(f"**[{title(record)}]({page.split('/')[1]}).** {verdict['headline']}\n\n{said}")
     return "\n\n".join(parts)
 
 
 def training_sizes(records: Records) -> str:
     """Tables 3 to 7 of the second paper, beside the sizes of ours."""
     reported = pd.read_csv(paths.resolve("book/reported/bergstrom2025-table3-7.csv"))
-    found = {page: table(page, record, "sizes.csv")
-             for page, record in first_of_cohorts("reports/01-prepare-tasks", records).items()}  # fmt: skip
-    ours = (
-        pd.concat(found.values(), ignore_index=True) if found else pd.DataFrame(columns=["task", "samples", "epochs"])
-    )
+    runs = first_of_cohorts("reports/01-prepare-tasks", records).values()
+    tables = [table(record, "sizes.csv") for record in runs]
+    ours = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["task", "samples", "epochs"])
     rows = []
     for task, group in reported.groupby("task", sort=False):
         mine = ours[ours["task"] == task]
@@ -202,19 +193,13 @@ def training_sizes(records: Records) -> str:
 
 def table_2(records: Records) -> str:
     """Table 2 of the second paper, beside ours."""
-    tables = [table(page, record, "table2.csv") for page, record in first_of_cohorts(JUDGED, records).items()]
+    tables = [table(record, "table2.csv") for record in first_of_cohorts(JUDGED, records).values()]
     if not tables:
         return "*No finished run shows this.*"
     whole = pd.concat(tables, ignore_index=True).fillna("")
-    short = {
-        "training ": "",
-        "text AUC": "text",
-        "image AUC": "image",
-        "image encoder": "encoder",
-        ", paper": " (paper)",
-    }
-    for long, said in short.items():
-        whole = whole.rename(columns=lambda name, long=long, said=said: name.replace(long, said))
+    short = {"training ": "", "text AUC": "text", "image AUC": "image", "image encoder": "encoder"}
+    for long, said in (short | {", paper": " (paper)"}).items():
+        whole.columns = whole.columns.str.replace(long, said, regex=False)
     return "AUC in percent, mean (standard deviation) over seeds.\n\n" + markdown_table(whole)
 
 
@@ -230,7 +215,7 @@ def every_run(study: str, records: Records) -> str:
     lines = [{"notebook": step, "run": run} | {name: at.get(name, "") for name in cohorts}
              for (step, run), at in sorted(rows.items())]  # fmt: skip
     whole = pd.DataFrame(lines).rename(columns=lambda name: name.replace("_", "-"))
-    return f":::{{dropdown}} Every run ({len(own)})\n\n{markdown_table(whole)}\n\n:::"
+    return folded(f"Every run ({len(own)})", markdown_table(whole))
 
 
 def attention(records: Records, generated: Path) -> list[str]:
@@ -269,16 +254,9 @@ STUDIES = {"mmpkd": attention, "reports": with_reports}
 
 
 def page(study: str, records: Records, generated: Path) -> str:
-    """The tables and figures of a study's paper beside ours, as Markdown; its pictures go below `generated`.
+    """The tables and figures of the paper of one of `STUDIES` beside ours, as Markdown.
 
-    Parameters
-    ----------
-    study : str
-        A name of `STUDIES`.
-    records : dict
-        Page -> `run.json` of every run that passed the gate.
-    generated : Path
-        `book/_generated`, with the executed notebooks.
+    `records` are of every run that passed the gate, whose notebooks lie in `generated`; pictures go below it.
     """
     shutil.rmtree(generated / study / PICTURES, ignore_errors=True)
     return "\n\n".join(part for part in [WIDE, *STUDIES[study](records, generated), every_run(study, records)] if part)

@@ -9,8 +9,7 @@ from pkd_utils.runs.files import read_json
 from pkd_utils.studies import figures
 from pkd_utils.studies.pretraining import NAMES, kinds_figure
 from pkd_utils.studies.transfer import protocol, statistic
-from workflow.publish.pages.markdown import drawing, markdown_table
-from workflow.publish.pages.results import provenance_block
+from workflow.publish.pages.markdown import drawing, folded, folded_facts, interval, markdown_table
 from workflow.publish.pages.transfer import claims_table, endpoint
 
 TITLE = "## Open-i: what does pretraining leave?"
@@ -39,7 +38,7 @@ def told(rows: list[dict]) -> pd.DataFrame:
     return pd.DataFrame({
         "kind, less the other": [f"{NAMES[row.kind]}, less {NAMES[row.against]}" for row in table.itertuples()],
         "training studies": table["size"],
-        "difference": [f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" for row in table.itertuples()],
+        "difference": [interval(row.difference, row.low, row.high) for row in table.itertuples()],
         "p (Holm)": table["p_holm"],
         "would have told": table["detectable"].round(3),
         "reading": table["reading"],
@@ -56,7 +55,7 @@ def finding(stored: Path) -> str:
         return OTHER
     alone, given = (
         " and ".join(
-            f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}) with {row['size']} training studies: "
+            f"{interval(row['difference'], row['low'], row['high'])} with {row['size']} training studies: "
             f"{row['reading']}"
             for row in result[name]
             if (row["kind"], row["against"]) == ("alignment", "image_ssl")
@@ -81,11 +80,9 @@ def explored(stored: Path) -> str:
         return ""
     result = read_json(stored)
     rows = [row for row in result["control"] + result["contrasts"] if "masked" in (row["kind"], row["against"])]
-    return (
-        f"Exploratory, after that: {result['title']}. {result['notes'][0]}"
-        f"\n\n:::{{dropdown}} Masked encoders with more words hidden\n\n{markdown_table(told(rows))}\n\n"
-        f"{result['commit'][:12]}, {result['protocol']}\n\n:::"
-    )
+    shown = f"{markdown_table(told(rows))}\n\n{result['commit'][:12]}, {result['protocol']}"
+    below = folded("Masked encoders with more words hidden", shown)
+    return f"Exploratory, after that: {result['title']}. {result['notes'][0]}\n\n{below}"
 
 
 def section(stored: Path, generated: Path) -> str:
@@ -111,5 +108,5 @@ def section(stored: Path, generated: Path) -> str:
         f"**That gain beside its controls**\n\n{markdown_table(claims_table(claims, called))}",
         explored(stored.with_name(EXPLORED)),
         f"{LIMITS}: {said['pretraining']['encoders']}.",
-        provenance_block(facts),
+        folded_facts("Provenance", facts),
     ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Status of the book's runs, and results and benchmarks that `make book` cannot repeat."""
+"""Status of the book's runs, and results that `make book` cannot repeat."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +7,13 @@ from typing import Any
 import pandas as pd
 
 from pkd_utils.runs.files import read_json
-from workflow.publish.pages.markdown import cell, markdown_table
+from workflow.publish.pages.markdown import bullets, folded, folded_facts, markdown_table
+
+LEAD = (
+    "These results come from runs that `make book` cannot repeat, because the data are not part of the repository. "
+    "Each was written by the run itself, as a small file in `book/results/`. [How to run them](../reproduce.md)."
+)
+NONE = "*No such result is stored in this copy of the repository. `make open-data DATA=<folder>` makes them.*"
 
 
 def status_page(manifest: list[dict[str, Any]]) -> str:
@@ -34,7 +40,7 @@ def status_page(manifest: list[dict[str, Any]]) -> str:
     )
     parts.append(markdown_table(pd.DataFrame(rows)))
     machines = sorted({f"{r.get('device', '–')}; {r.get('threads', '–')} threads a notebook" for r in records})
-    parts.append("## Machine\n\n" + "\n".join(f"- {machine}" for machine in machines))
+    parts.append(f"## Machine\n\n{bullets(machines)}")
     versions = {"python": sorted({str(r.get("python", "–")) for r in records})}
     for name in sorted({name for r in records for name in r.get("versions", {})}):
         versions[name] = sorted({r["versions"][name] for r in records if name in r.get("versions", {})})
@@ -43,74 +49,35 @@ def status_page(manifest: list[dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def provenance_block(facts: dict[str, Any]) -> str:
-    """Where a result comes from, folded."""
-    rows = [f"| {cell(name.replace('_', ' '))} | {cell(value)} |" for name, value in facts.items()]
-    return ":::{dropdown} Provenance\n\n| | |\n|---|---|\n" + "\n".join(rows) + "\n\n:::"
-
-
-def _records(value: Any) -> pd.DataFrame | None:
-    """A list of flat dictionaries as a table; anything else is none."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return pd.DataFrame(value)
-    return None
-
-
-def _captioned(caption: str, table: pd.DataFrame, most: int = 30) -> str:
+def _captioned(caption: str, table: pd.DataFrame, most: int) -> str:
     """A table under its caption; a long one is folded."""
     if len(table) > most:
-        return f":::{{dropdown}} {caption or 'All'} ({len(table)} rows)\n\n{markdown_table(table)}\n\n:::"
+        return folded(f"{caption or 'All'} ({len(table)} rows)", markdown_table(table))
     return (f"**{caption}**\n\n" if caption else "") + markdown_table(table)
 
 
-def result_section(files: list[Path], figure: str = "") -> str:
-    """One result of `book/results/` as a section: `<name>.csv`, `<name>.json`, or both.
+def result_section(file: Path, figure: str = "") -> str:
+    """A result that `Run.publish` wrote, with the table beside it, as a section; the run's record is folded.
 
-    The CSV is a table. The JSON file is a list of rows, or an object: `title`, `text` (Markdown), `notes` (list of
-    str), tables as lists of rows under any name, and single values: provenance, and folded, if the
-    object is a run's record (it has a `reference`) or if they stand under `provenance`. Where there is a `figure`, in
-    Markdown, notes and tables are folded below it.
+    Where there is a `figure`, in Markdown, notes and tables are folded below it.
     """
-    title = files[0].stem.replace("-", " ").replace("_", " ").capitalize()
-    value: Any = {}
-    tables, stored = [], None
-    for file in files:
-        if file.suffix == ".csv":
-            stored = pd.read_csv(file)
-        else:
-            value = read_json(file)
-    if not isinstance(value, dict):
-        value = {"rows": value}
-    parts = [f"## {value.get('title', title)}", str(value.get("text") or "")]
-    notes = "\n".join(f"- {note}" for note in value.get("notes") or [])
-    parts += [figure, f":::{{dropdown}} Sentence by sentence\n\n{notes}\n\n:::" if figure and notes else notes]
-    single = {}
-    for name, item in value.items():
-        table = _records(item)
-        if name in ("title", "text", "notes", "provenance"):
-            continue
-        if table is not None:
-            tables.append(("" if name in ("rows", "table") else name.replace("_", " ").capitalize(), table))
-        else:
-            single[name] = item
-    if stored is not None:
-        tables.append(("", stored))
-    parts += [_captioned(caption, table, 0 if figure else 30) for caption, table in tables]
-    provenance = dict(value.get("provenance") or {})
-    if "reference" in single:
-        provenance, single = {**single, **provenance}, {}
-    parts.append("\n".join(f"- {name.replace('_', ' ')}: {cell(item)}" for name, item in single.items()))
-    if provenance:
-        parts.append(provenance_block(provenance))
-    return "\n\n".join(part for part in parts if part)
+    result = read_json(file)
+    notes = bullets(result.get("notes", []))
+    parts = [f"## {result['title']}", result["text"], figure]
+    parts.append(folded("Sentence by sentence", notes) if figure and notes else notes)
+    facts, tables = {}, {}
+    for name, value in result.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            tables[name.replace("_", " ").capitalize()] = pd.DataFrame(value)
+        elif name not in ("title", "text", "notes"):
+            facts[name] = value
+    if file.with_suffix(".csv").exists():
+        tables[""] = pd.read_csv(file.with_suffix(".csv"))
+    parts += [_captioned(caption, table, 0 if figure else 30) for caption, table in tables.items()]
+    return "\n\n".join(part for part in [*parts, folded_facts("Provenance", facts)] if part)
 
 
-def results_page(
-    title: str, intro: str, files: Iterable[Path], otherwise: str, figures: dict[str, str] | None = None
-) -> str:
-    """A page of sections, one a file name, with its figure if it has one; `otherwise`: what it says without any."""
-    named: dict[str, list[Path]] = {}
-    for file in files:
-        named.setdefault(file.stem, []).append(file)
-    sections = [result_section(group, (figures or {}).get(name, "")) for name, group in named.items()]
-    return "\n\n".join([f"# {title}", intro, *(sections or [otherwise])])
+def results_page(first: str, files: Iterable[Path], figures: dict[str, str]) -> str:
+    """The page of results on real data: what stands `first`, and a section a file, with its figure if it has one."""
+    sections = [result_section(file, figures.get(file.stem, "")) for file in files] or [NONE]
+    return "\n\n".join(part for part in ["# Results on real, open data", LEAD, first, *sections] if part)

@@ -10,20 +10,12 @@ from pkd_utils.runs.files import read_json
 from pkd_utils.studies import figures
 from pkd_utils.studies.reports.contrasts import METHOD_NAMES
 from workflow.publish.pages.forests import CORRECTED, forest
-from workflow.publish.pages.markdown import drawing, markdown_table
-from workflow.publish.pages.results import provenance_block
+from workflow.publish.pages.markdown import bullets, drawing, folded, folded_facts, markdown_table
 
 PREFIX = "reports-openi_"
 RELATIONS = "reports-openi_relations.json"
-TEXTS = (
-    "whole",
-    "names_removed",
-    "synonyms_removed",
-    "sentences_removed",
-    "sides_removed",
-    "indication",
-    "other_patient",
-)
+TEXTS = ("whole", *(f"{what}_removed" for what in ("names", "synonyms", "sentences", "sides")))
+TEXTS += ("indication", "other_patient")
 CONTROLS = ("image_only", "self_distilled", "self_restart", "permuted_distilled")
 ALONE = ("image_only", "text_only", "teacher", "report_distilled")
 
@@ -34,24 +26,22 @@ def stored_of(files: list[Path]) -> dict[str, dict[str, Any]]:
     return {text: read_json(found[text]) for text in TEXTS if text in found}
 
 
+def rows_of(results: dict[str, dict[str, Any]], name: str) -> pd.DataFrame:
+    """One table of the results together, each row with its text."""
+    return pd.DataFrame([row | {"text": text} for text, result in results.items() for row in result[name]])
+
+
 def gains(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """Students distilled from the report against each control: a row a task, text and control, corrected intervals."""
-    rows = [row | {"text": text} for text, result in results.items() for row in result["differences"]]
-    table = pd.DataFrame(rows)
+    table = rows_of(results, "differences")
     return table[(table["method"] == "report_distilled") & table["against"].isin(CONTROLS)]
 
 
 def levels(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """AUC of image alone, text alone, both, and the student; a row a task and text."""
-    rows = [row | {"text": text} for text, result in results.items() for row in result["scores"]]
-    table = pd.DataFrame(rows).pivot_table(index=["task", "text"], columns="method", values="mean", sort=False)
-    return (
-        table[[method for method in ALONE if method in table]]
-        .rename(columns=METHOD_NAMES)
-        .round(3)
-        .reset_index()
-        .replace("_", " ", regex=True)
-    )
+    table = rows_of(results, "scores").pivot_table("mean", ["task", "text"], "method", sort=False)
+    table = table[[method for method in ALONE if method in table]].rename(columns=METHOD_NAMES)
+    return table.round(3).reset_index().replace("_", " ", regex=True)
 
 
 def gain_figure(table: pd.DataFrame) -> plt.Figure:
@@ -72,7 +62,7 @@ def relations(stored: Path) -> str:
     return (
         f"AUC is one-versus-rest, micro-averaged, as in the paper: guessing by frequency has {chance}. So an AUC near "
         "that says nothing of the label. Words, and a floor from thumbnails, beside it, with intervals over studies:"
-        f"\n\n:::{{dropdown}} What each text and the image say of the label\n\n{markdown_table(shown)}\n\n:::"
+        f"\n\n{folded('What each text and the image say of the label', markdown_table(shown))}"
     )
 
 
@@ -106,15 +96,15 @@ def section(files: list[Path], generated: Path) -> str:
     shown = table[["task", "text", "against", "difference", "low_corrected", "high_corrected", "p_holm", "seeds"]]
     shown = shown.rename(columns={"low_corrected": "low", "high_corrected": "high", "p_holm": "p (Holm)"}).round(3)
     related = relations(files[0].parent / RELATIONS)
+    facts = {k: {text: r.get(k) for text, r in results.items()} for k in ("commit", "seconds", "identity")}
     alt = "Differences in AUC with intervals over seeds: a panel a task, a line a text of the report, a mark a control."
     return "\n\n".join([
         "## Open-i: from a report that gives the label away to one that says nothing",
         said,
-        "\n".join(f"- {note}" for note in notes_of(results)),
+        bullets(notes_of(results)),
         drawing(gain_figure(table), generated / "openi-reports.png", alt),
         f"**AUC, mean over seeds**\n\n{markdown_table(levels(results))}",
-        f":::{{dropdown}} All differences ({len(shown)} rows)\n\n{markdown_table(shown)}\n\n:::",
+        folded(f"All differences ({len(shown)} rows)", markdown_table(shown)),
         related,
-        provenance_block({k: {text: r.get(k) for text, r in results.items()} for k in ("commit", "seconds", "identity")}
-                         | {k: one.get(k) for k in ("device", "versions")}),
+        folded_facts("Provenance", facts | {k: one.get(k) for k in ("device", "versions")}),
     ])  # fmt: skip

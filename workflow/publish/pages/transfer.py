@@ -11,8 +11,7 @@ from pkd_utils.runs.files import read_json
 from pkd_utils.studies import figures
 from pkd_utils.studies.transfer import arms, gain_map, protocol, statistic
 from pkd_utils.studies.transfer.figures import gain_figure, ladder_figure, map_figure
-from workflow.publish.pages.markdown import drawing, image, markdown_table
-from workflow.publish.pages.results import provenance_block
+from workflow.publish.pages.markdown import bullets, drawing, folded, folded_facts, image, interval, markdown_table
 
 STORED = "openi-case-or-label.json"
 TEXTS = {"names removed": "text without label names", "indication and comparison": "indication and comparison alone"}
@@ -49,8 +48,7 @@ def claims_table(claims: pd.DataFrame, called: dict[str, str]) -> pd.DataFrame:
     for row in claims[claims["report"] == arms.TEXT].to_dict("records"):
         said = {"setting": called[row["setting"]], "outcome": row["outcome"]}
         for over in ("image", "self", "permuted"):
-            low, high = row[f"over_{over}_low"], row[f"over_{over}_high"]
-            said[f"over {over}"] = f"{row[f'over_{over}']:+.4f} ({low:+.4f} to {high:+.4f})"
+            said[f"over {over}"] = interval(*(row[f"over_{over}{end}"] for end in ("", "_low", "_high")), digits=4)
         rows.append(said | {"reading": row["reading"], "would have told": f"{row['detectable']:.4f}"})
     return pd.DataFrame(rows)
 
@@ -80,7 +78,7 @@ def paragraph(claims: pd.DataFrame, plan: protocol.Protocol) -> str:
     main = plan.settings[plan.primary]
     what = f"{main.size} training studies, labels as coded, {main.text} report, mean of {len(main.outcomes)} outcomes"
     joint = ends[(ends["report"] == arms.JOINT) & (ends["setting"] == plan.primary)].iloc[0]
-    ends_of = f"{joint['over_image']:+.4f} ({joint['over_image_low']:+.4f} to {joint['over_image_high']:+.4f})"
+    ends_of = interval(*joint[["over_image", "over_image_low", "over_image_high"]], digits=4)
     others = ends[(ends["report"] == arms.TEXT) & (ends["setting"] != plan.primary)]
     others = others.assign(setting=others["setting"].map(names(plan)))
     lead = statistic.sentences(ends, plan)[0].split(": ", 1)[1]
@@ -172,17 +170,17 @@ def section(stored: Path, generated: Path) -> str:
     return "\n\n".join([
         f"## {result['title']}",
         said["question"].strip(),
-        paragraph(pd.DataFrame(result["claims"]), plan),
+        paragraph(claims, plan),
         shown[0],
         CAVEATS,
-        "\n".join(f"- {note}" for note in result["notes"]),
-        f":::{{dropdown}} Other texts, sizes, encoders\n\n{shown[1]}\n\n:::",
+        bullets(result["notes"]),
+        folded("Other texts, sizes, encoders", shown[1]),
         shown[2],
         markdown_table(whole),
-        f":::{{dropdown}} Every outcome\n\n{markdown_table(by_outcome)}\n\n:::",
+        folded("Every outcome", markdown_table(by_outcome)),
         "### When does it help?",
         f"**{gain_map.sentence(judged(result, plan))}** {LIMITS}",
         shown[3],
-        f":::{{dropdown}} The rule, written before the verdict\n\n{gain_map.RULE}\n\n:::",
-        provenance_block(facts),
+        folded("The rule, written before the verdict", gain_map.RULE),
+        folded_facts("Provenance", facts),
     ])  # fmt: skip
