@@ -81,11 +81,13 @@ def load_state(facts: Facts, weights: Weights, module: nn.Module) -> KeyReport:
     wrong: list[str] = []
     for ours, names in sources.items():
         parts = [state[name].to(target[ours].dtype) for name in names]
-        same = len({part.shape for part in parts}) == 1
-        loaded[ours] = torch.cat(parts) if len(parts) > 1 and same and parts[0].ndim else parts[0]
-        if not same or loaded[ours].shape != target[ours].shape:
-            wrong.append(_wrong_shape(ours, names, parts, target[ours]))
-        elif not torch.isfinite(loaded[ours]).all():
+        shape = tuple(target[ours].shape)
+        shape = shape if len(names) == 1 else (shape[0] // len(names), *shape[1:])
+        if any(part.shape != shape for part in parts):
+            wrong.append(_wrong_shape(ours, names, parts, shape))
+            continue
+        loaded[ours] = parts[0] if len(names) == 1 else torch.cat(parts)
+        if not torch.isfinite(loaded[ours]).all():
             wrong.append(f"{names[0]} holds values that are not finite")
     if wrong:
         raise DataError(f"{weights.file} does not fit {facts.title}: {some(wrong, '; ')}{_whose(facts, state)}")
@@ -124,11 +126,7 @@ def _whose(facts: Facts, state: dict[str, Tensor]) -> str:
     return f"; the file may be cut, changed or of another version: get it from {facts.source}."
 
 
-def _wrong_shape(ours: str, names: tuple[str, ...], parts: list[Tensor], wanted: Tensor) -> str:
-    """What is wrong with a shape, in words."""
-    expected = tuple(wanted.shape)
-    if len(names) > 1:
-        expected = (expected[0] // len(names), *expected[1:])
+def _wrong_shape(ours: str, names: tuple[str, ...], parts: list[Tensor], expected: tuple[int, ...]) -> str:
     if ours.endswith("pos_embed") and parts[0].ndim == 3 and parts[0].shape[-1] == expected[-1]:
         return (
             f"{names[0]} has {parts[0].shape[1]} positions where the network has {expected[1]} (trained at another "

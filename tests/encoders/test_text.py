@@ -182,15 +182,6 @@ def test_layers_are_those_of_transformers(folder, monkeypatch):
     assert len(load_text_encoder("pubmedbert", "random", layer=2).network.encoder.layer) == 2
 
 
-def test_a_text_does_not_depend_on_its_batch(folder):
-    encoder = load_text_encoder("pubmedbert", folder())
-    together, mask = encoder.tokens([*TEXTS, "x " * 200])
-    for row, text in enumerate(TEXTS):
-        alone = encoder.tokens([text]).tokens[0]
-        torch.testing.assert_close(together[row, : len(alone)], alone, atol=1e-5, rtol=0)
-    assert mask.sum(1).tolist() == [len(encoder.tokenize([text]).tokens) for text in [*TEXTS, "x " * 200]]
-
-
 def test_long_texts_are_refused_or_counted_never_cut_silently(folder):
     encoder = load_text_encoder("pubmedbert", folder())
     fits, long = "x " * 510, "y " * 511

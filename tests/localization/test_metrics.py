@@ -61,15 +61,18 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(6, 23, 17), (3, 1, 40), (3, 40, 1), (4, 1, 2), (30, 56, 56)])
-def test_pixel_auroc_equals_the_definition_and_scikit_learn(kind, shape, rng):
+def test_pixel_auroc_and_auprc_equal_the_definition_and_scikit_learn(kind, shape, rng):
     maps = KINDS[kind](rng, shape)
     masks = rng.random(shape) < rng.choice([0.02, 0.3, 0.9], (shape[0], 1, 1))
     masks[:, 0, 0], masks[:, -1, -1] = True, False
     got = pixel_auroc(maps, masks)
     assert got.dtype == np.float64
     assert got.tolist() == [exact_auroc(a, m) for a, m in zip(maps, masks, strict=True)]
-    reference = [roc_auc_score(m.ravel(), a.ravel()) for a, m in zip(maps, masks, strict=True)]
-    np.testing.assert_allclose(got, reference, rtol=0, atol=1e-12)
+    both = pixel_ranks(maps, masks)
+    np.testing.assert_array_equal(both[:, 0], got)
+    for ours, score in zip(both.T, (roc_auc_score, average_precision_score), strict=True):
+        reference = [score(m.ravel(), a.ravel()) for a, m in zip(maps, masks, strict=True)]
+        np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-12)
 
 
 def test_pixel_auroc_full_size_and_threads(rng, threads):
@@ -89,17 +92,10 @@ def test_pixel_auroc_known_values_and_undefined():
     assert pixel_auroc(torch.ones(1, 2, 2).bfloat16(), torch.eye(2)[None])[0] == 0.5
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_pixel_auprc_is_scikit_learns(kind, rng):
-    maps = KINDS[kind](rng, (6, 23, 17))
-    masks = masks_from_boxes([random_boxes(rng, 2, (23, 17)) for _ in maps], (23, 17))
-    want = [average_precision_score(m.ravel(), a.ravel()) for a, m in zip(maps, masks, strict=True)]
-    np.testing.assert_allclose(pixel_ranks(maps, masks)[:, 1], want, atol=1e-12)
+def test_pixel_auprc_by_hand_and_within_the_picture(rng):
+    masks = masks_from_boxes([random_boxes(rng, 2, (23, 17)) for _ in range(6)], (23, 17))
     np.testing.assert_allclose(pixel_ranks(np.ones(masks.shape), masks)[:, 1], region_shares(masks), atol=1e-12)
     np.testing.assert_allclose(pixel_ranks(masks.astype(float), masks)[:, 1], 1)
-
-
-def test_pixel_auprc_by_hand_and_within_the_picture():
     maps = np.array([[[0.4, 0.3, 0.2, 0.1]]] * 4)
     masks = np.array([[[1, 0, 1, 0]], [[0, 0, 0, 1]], [[0, 0, 0, 0]], [[1, 1, 1, 1]]])
     np.testing.assert_allclose(pixel_ranks(maps, masks)[:, 1], [(1 + 2 / 3) / 2, 1 / 4, np.nan, np.nan])
