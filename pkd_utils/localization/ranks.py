@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-ONE = np.uint32(1)
-BLOCK = 256  # the longest row that vector sorts of 32 bits take in one go, without splitting it first
+BLOCK = 256  # the longest row that vector sorts of 32 and 64 bits take in one go, without splitting it first
 FEW = 16 * BLOCK  # pixels that are sorted at once in any case
 Sort = Callable[[np.ndarray], None]
 
@@ -43,11 +42,10 @@ class RowRanks:
             return self.keys[:0], positives
         if values.dtype == np.float32 and low >= 0:
             # Finite IEEE floats order like their bits. The sign bit is free (the shift drops that of -0.0).
-            order = values.view(np.uint32)
+            keys = np.left_shift(values.view(np.uint32), np.uint32(1), out=self.keys[: len(values)])
+            np.bitwise_or(keys, labels.view(np.uint8), out=keys)
         else:
-            order = np.unique(values, return_inverse=True)[1].astype(np.uint32)
-        keys = np.left_shift(order, ONE, out=self.keys[: len(values)])
-        np.bitwise_or(keys, labels.view(np.uint8), out=keys)
+            keys = _signed_keys(values) << np.uint64(1) | labels
         self.sort(keys)
         return keys, positives
 
@@ -56,15 +54,16 @@ class RowRanks:
         if not pixels:
             return np.nan
         position, is_positive, mixed = self.position[:pixels], self.is_positive[:pixels], self.mixed[: pixels - 1]
+        one = keys.dtype.type(1)
         # The k-th positive, at position p_k, has p_k - k negatives before it. Sums of integers below 2**53 are exact.
-        np.bitwise_and(keys, ONE, out=is_positive)
+        np.bitwise_and(keys, one, out=is_positive)
         before = np.einsum("i,i->", is_positive, position) - positives * (positives - 1) // 2
         # That counts negatives of the same value as whole. Neighbours that differ in the label alone mark such ties.
-        np.equal(keys[1:] ^ keys[:-1], ONE, out=mixed)
+        np.equal(keys[1:] ^ keys[:-1], one, out=mixed)
         first = np.flatnonzero(mixed) + 1  # first positive of each tied group
         if len(first):
             group = keys[first]
-            tied_negatives = first - np.searchsorted(keys, group - ONE, side="left")
+            tied_negatives = first - np.searchsorted(keys, group - one, side="left")
             tied_positives = np.searchsorted(keys, group, side="right") - first
             before -= (tied_negatives * tied_positives).sum() / 2
         return before / (positives * (pixels - positives))
@@ -73,9 +72,10 @@ class RowRanks:
         pixels = len(keys)
         if not pixels:
             return np.nan
-        first = np.flatnonzero(keys[1:] ^ keys[:-1] > ONE) + 1  # of each group of equal values but the lowest
+        one = keys.dtype.type(1)
+        first = np.flatnonzero(keys[1:] ^ keys[:-1] > one) + 1  # of each group of equal values but the lowest
         first = np.append(first[::-1], 0)
-        found = positives - np.append(0, np.cumsum(keys & ONE, dtype=np.int64))[first]  # at or above this value
+        found = positives - np.append(0, np.cumsum(keys & one, dtype=np.int64))[first]  # at or above this value
         return float((np.diff(found, prepend=0) * found / (pixels - first)).sum() / positives)
 
 
@@ -85,7 +85,7 @@ def sort_directly(keys: np.ndarray) -> None:
 
 
 def sort_by_radix(keys: np.ndarray) -> None:
-    """Sort uint32 keys, whose lowest bit is a label, in place: by their leading bits, then in short blocks.
+    """Sort unsigned keys, whose lowest bit is a label, in place: by their leading bits, then in short blocks.
 
     A stable sort of 16 bits is a radix sort in numpy: of the 15 leading bits of the keys' range and of the label. What
     it leaves together, of more than one value, is next to each other, and falls into one of the blocks of either
@@ -94,11 +94,12 @@ def sort_by_radix(keys: np.ndarray) -> None:
     if len(keys) <= FEW:
         keys.sort()
         return
-    spread = keys - (keys.min() & ~ONE)
-    spread >>= np.uint32(max(0, int(spread.max()).bit_length() - 16))
+    one = keys.dtype.type(1)
+    spread = keys - (keys.min() & ~one)
+    spread >>= keys.dtype.type(max(0, int(spread.max()).bit_length() - 16))
     digits = spread.astype(np.uint16)
     digits &= np.uint16(0xFFFE)
-    digits |= np.bitwise_and(keys, ONE, out=spread).astype(np.uint16)
+    digits |= np.bitwise_and(keys, one, out=spread).astype(np.uint16)
     keys[:] = np.take(keys, np.argsort(digits, kind="stable"), out=spread, mode="clip")
     for start in (0, BLOCK // 2):
         end = start + (len(keys) - start) // BLOCK * BLOCK
@@ -124,3 +125,14 @@ def fastest_sort() -> Sort:
             sort(some)
             seconds[sort] = min(seconds[sort], time.perf_counter() - start)
     return min(seconds, key=seconds.__getitem__)
+
+
+def _signed_keys(values: np.ndarray) -> np.ndarray:
+    """uint64 below 2**63 in the order of the values, equal where they are equal."""
+    signed = np.int32 if values.dtype == np.float32 else np.int64
+    bits = values.view(signed).astype(np.int64)
+    bits = np.where(bits < 0, np.iinfo(signed).min - bits, bits)  # negative floats order backwards; -0.0 becomes 0
+    keys = (bits - bits.min()).view(np.uint64)
+    if keys.max() >= 2**63:  # float64 of both signs and far apart: no bit is free, ranks take the values' place
+        keys = np.unique(bits, return_inverse=True)[1].astype(np.uint64)
+    return keys

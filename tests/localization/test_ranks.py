@@ -11,16 +11,16 @@ def keys_of(kind, rng, n):
     if kind == "attention":
         values = upsample_maps(rng.dirichlet(np.ones(196), 1).reshape(1, 14, 14), (224, 224)).ravel()[:n]
         return values.view(np.uint32) << np.uint32(1) | (rng.random(n) < 0.2)
-    spread = {"few values": 3, "16 bits": 2**16, "31 bits": 2**31}.get(kind)
+    spread = {"few values": 3, "16 bits": 2**16, "31 bits": 2**31, "63 bits": 2**63}.get(kind)
     if spread:
-        return rng.integers(5, 5 + spread, n, dtype=np.uint32)
+        return rng.integers(5, 5 + spread, n, dtype=np.uint64 if spread > 2**32 else np.uint32)
     outlier = rng.integers(7, 7 + 2 * n, n, dtype=np.uint32)  # all but one share their leading bits
     outlier[n // 2] = 2**31
     return outlier
 
 
 @pytest.mark.parametrize("sort", [ranks.sort_directly, ranks.sort_by_radix])
-@pytest.mark.parametrize("kind", ["attention", "few values", "16 bits", "31 bits", "outlier"])
+@pytest.mark.parametrize("kind", ["attention", "few values", "16 bits", "31 bits", "63 bits", "outlier"])
 @pytest.mark.parametrize("n", [1, ranks.FEW, ranks.FEW + 1, 11_111])
 def test_sorts_whatever_the_keys(kind, n, sort):
     keys = keys_of(kind, np.random.default_rng(n), n)
