@@ -168,9 +168,7 @@ def _lying(means, mask, position: str, whole: bool) -> list[Problem]:
 def _cropped(means, mask, size) -> list[Problem]:
     """The body on the edge of the field of view, square or round; lung in the first or last slice."""
     found = []
-    edge = np.zeros(mask.shape[1:], bool)
-    edge[[0, -1]] = edge[:, [0, -1]] = True
-    length = (mask & edge).sum() * BLOCK_MM
+    length = mask[:, [0, -1]].sum() * size[2] + mask[:, 1:-1, [0, -1]].sum() * size[1]
     y, x = (np.arange(n) - (n - 1) / 2 for n in mask.shape[1:])
     radius = np.hypot(y[:, None] * size[1], x[None] * size[2])
     inner = min(mask.shape[1] * size[1], mask.shape[2] * size[2]) / 2

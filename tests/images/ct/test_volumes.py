@@ -354,6 +354,15 @@ def test_what_is_odd_about_a_volume_is_named(case):
     assert all(message in problem.message and problem.name in checks.PROBLEMS for problem in found)
 
 
+def test_the_cut_outline_is_told_in_millimetres_whatever_the_voxels():
+    """The same picture, half as large again: so is the length of what is cut."""
+    told = []
+    for pixel in (4.0, 6.0):
+        (problem,) = checks.inspect(volume(HU[:, :, :64], spacing=(5.0, pixel, pixel)))[1]
+        told.append(int(problem.message.partition(" mm ")[0]))
+    assert told[1] == pytest.approx(1.5 * told[0], abs=1) and told[0] > checks.CUT_MM
+
+
 @pytest.mark.parametrize(("voxels", "named"), [(250, []), (251, ["cropped lungs"])])
 def test_more_than_40_square_centimetres_of_lung_in_the_first_slice_are_named(voxels, named):
     hu = HU.copy()
