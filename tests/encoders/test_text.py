@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    RobertaTokenizerFast,
+)
 
 from pkd_utils.encoders import bert
 from pkd_utils.encoders.text import load_text_encoder
@@ -398,3 +406,31 @@ def test_bf16_is_near_fp32(folder):
     exact, near = (load_text_encoder("pubmedbert", path, precision=p).tokens(TEXTS).tokens for p in ("fp32", "bf16"))
     assert near.dtype == torch.float32 and not torch.equal(exact, near)
     assert (exact - near).pow(2).mean().sqrt() < 0.02 * exact.std()
+
+
+@pytest.mark.parametrize("kind", ["roberta", "camembert"])
+def test_a_folder_of_robertas_kind_is_read_as_transformers_reads_it(kind, tmp_path):
+    """Byte pairs in place of word pieces, and positions that begin behind that of the padding."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    pairs = ByteLevelBPETokenizer()
+    pairs.train_from_iterator([TEXTS[3]], vocab_size=400, min_frequency=1, special_tokens=special)
+    pairs.save_model(str(tmp_path))
+    fast = RobertaTokenizerFast.from_pretrained(tmp_path)
+    fast.save_pretrained(tmp_path)
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(fast), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=40, pad_token_id=1, type_vocab_size=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    reference = AutoModel.from_config(config).eval()
+    reference.save_pretrained(tmp_path)
+    network, _ = bert.load_bert(tmp_path)
+    tokenizer = bert.load_tokenizer(tmp_path)
+    ids = tokenizer.encode(TEXTS[3]).ids
+    assert ids == fast(TEXTS[3])["input_ids"] and ids[0] == 0 and ids[-1] == 2
+    assert bert.longest_text(network.config) == 40 - 2
+    inputs = torch.tensor([ids, [*ids[:5], *[1] * (len(ids) - 5)]])
+    mask = inputs != 1
+    with torch.inference_mode():
+        ours, theirs = (net(input_ids=inputs, attention_mask=mask).last_hidden_state for net in (network, reference))
+    assert (ours - theirs)[mask].abs().max() < 1e-6
