@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import jackknife_values, training_interval
 from pkd_utils.statistics.metrics import weighted_auroc
+from pkd_utils.studies.maps.comparison import shared_values
 from pkd_utils.studies.maps.students import Prepared
 
 SIDE = "side_"  # columns of images.parquet, where the source names sides
@@ -80,7 +82,8 @@ def compare_sides(
     ----------
     values : as `side_values` gives them
     patients : patient by image_id
-    pairs : methods (treatment, baseline) to compare
+    pairs : methods (treatment, baseline) to compare, on the seeds and images that they share; DataError without such
+        a seed
     level : of the intervals
 
     Returns
@@ -94,7 +97,9 @@ def compare_sides(
         rows.append((method, method, "", *(0.5 + end for end in (found.estimate, found.low, found.high))))
     for method, other in pairs:
         if method in values and other in values:
-            one, two = (values[name] for name in (method, other))
-            found = training_interval(two.to_numpy(), one.to_numpy(), patients[one.columns], level)
+            pair = shared_values(values[other], values[method], patients)
+            if not len(pair.baseline):
+                raise DataError(f"{method} and {other} share no seed: train both with the same ones.")
+            found = training_interval(*pair[:3], level)
             rows.append((f"{method} minus {other}", method, other, found.estimate, found.low, found.high))
     return pd.DataFrame(rows, columns=["label", "method", "against", "estimate", "low", "high"])

@@ -31,7 +31,7 @@ from pkd_utils.studies.maps.comparison import (
 from pkd_utils.studies.maps.controls import CLAIMED, NO_CONTROL, arm_claims, arm_sentence
 from pkd_utils.studies.maps.evidence import NOT_TRAINED, not_trained
 
-BEATS, LOSES, UNDECIDED = "beats it", "is beaten", "cannot tell"
+BEATS, LOSES, UNDECIDED, ABSENT = "beats it", "is beaten", "cannot tell", "not there"
 OF_STUDENTS = ("box_ap", "test_auroc", "boxes", "boxes_if_called", "insertion", "deletion")
 BY_GROUP = "pixel_auroc: "
 """How 08 begins the name of a map's pixel AUROC on some of the images: by finding, size or confidence."""
@@ -194,10 +194,14 @@ def compare_with_references(
 
 
 def beaten_table(against: pd.DataFrame) -> pd.DataFrame:
-    """Of `compare_with_references`, a row a cohort, metric, map and method: every verdict, and whether it beats all."""
+    """Of `compare_with_references`, a row a cohort, metric, map and method: every verdict, and whether it beats all.
+
+    `ABSENT` where a cohort has no such reference map: there is nothing to beat.
+    """
     wide = against.pivot(index=["cohort", "metric", "map", "method"], columns="reference", values="verdict")
     wide = wide[list(dict.fromkeys(against["reference"]))]  # in the order of the runs
-    everything = (wide == BEATS).all(axis=1)
+    wide = wide.fillna(ABSENT)
+    everything = wide.isin([BEATS, ABSENT]).all(axis=1)
     return wide.assign(**{"beats all": np.where(everything, "yes", "no")})
 
 
@@ -298,9 +302,9 @@ def _finding(row: dict[str, Any]) -> str:
 
 def _reference_finding(beaten: pd.DataFrame, cohort: str, paper: pd.DataFrame) -> list[str]:
     """How the map that the verdict rests on stands against the reference maps."""
-    said, names = [], beaten.columns[:-1]
-    rows = beaten.reset_index()
+    said, rows = [], beaten.reset_index()
     for row in rows[(rows["cohort"] == cohort) & (rows["map"] == paper["map"].iloc[0])].to_dict("records"):
+        names = [name for name in beaten.columns[:-1] if row[name] != ABSENT]
         lost = [name for name in names if row[name] != BEATS]
         against = "every reference map" + (f" except {', '.join(lost)}" if lost else "")
         against = "no reference map" if len(lost) == len(names) else against

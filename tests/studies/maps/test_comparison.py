@@ -23,6 +23,7 @@ from pkd_utils.studies.maps.controls import (
 )
 from pkd_utils.studies.maps.evidence import NOT_TRAINED
 from pkd_utils.studies.maps.verdicts import (
+    ABSENT,
     BEATS,
     LOSES,
     UNDECIDED,
@@ -185,6 +186,20 @@ def test_two_runs_of_a_cohort_are_told_apart_and_bad_runs_refused(root):
     other = write_map_run(root, "cbis_calc", tolerance=15.0)
     with pytest.raises(DataError, match=r"differ in tolerance \(None and 15\.0\)"):
         read_map_runs([first, other])
+
+
+def test_a_reference_map_that_a_cohort_lacks_is_not_lost_to(moved):
+    rows = compare_with_references(moved, MAP)
+    other = rows.assign(cohort="other", reference=rows["reference"].replace("uniform", "start weights"))
+    beaten = beaten_table(pd.concat([rows, other]))
+    assert (beaten.loc["embedded", "start weights"] == ABSENT).all() and (
+        beaten.loc["other", "uniform"] == ABSENT
+    ).all()
+    alone = beaten_table(rows)["beats all"]
+    assert (alone == "yes").any() and (beaten.loc[["embedded"], "beats all"] == alone).all()
+    differences, taught = compare_maps(moved, **FEW), compare_arms(moved, MAP, PAPER)
+    said = [cohort_verdict(moved, "embedded", differences, b, taught) for b in (beaten, beaten_table(rows))]
+    assert said[0] == said[1]
 
 
 def test_reference_maps_have_to_be_beaten_all(moved):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.metrics import auroc
 from pkd_utils.studies.maps import sides
 
@@ -57,6 +58,17 @@ def test_who_sees_the_side_is_above_chance_and_above_who_follows_the_heart(score
     assert list(found.index) == ["heart", "sees", "sees minus heart"]
     assert found.loc["sees", "low"] > 0.5 and found.loc["sees minus heart", "low"] > 0
     assert found.loc["heart", "low"] < 0.5 < found.loc["heart", "high"]
+
+
+def test_methods_are_paired_by_their_seeds_and_not_by_their_place(scores):
+    table, side = scores
+    values, patients = sides.side_values(table, side), pd.Series(side.index, side.index)
+    of = lambda **changed: sides.compare_sides(values | changed, patients, [("sees", "heart")], 0.95).iloc[-1]  # noqa: E731
+    turned, fewer = values["heart"].iloc[::-1], values["heart"].loc[1:]
+    pd.testing.assert_series_equal(of(heart=turned), of())
+    pd.testing.assert_series_equal(of(heart=fewer), of(heart=fewer, sees=values["sees"].loc[1:]))
+    with pytest.raises(DataError, match="sees and heart share no seed: train both"):
+        of(heart=values["heart"].set_axis(range(5, 9)))
 
 
 def test_what_stays_in_the_frame_cancels_with_the_mirrored_film(scores):
