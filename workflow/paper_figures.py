@@ -51,15 +51,21 @@ def latex(table: pd.DataFrame) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
+def take(png: Path, folder: Path) -> None:
+    """A figure as PNG and PDF."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (png, png.with_suffix(".pdf")):
+        shutil.copy(file, folder)
+
+
 def of_notebook(notebook: Path, folder: Path, name: str) -> int:
     """The pictures of a page's notebook, as the run kept them in `folder`; returns their number."""
     cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
     outputs = [output.get("data", {}) for cell in cells for output in cell.outputs]
     passed = {b64decode(data["image/png"]) for data in outputs if "image/png" in data}
     kept = [file for file in sorted(folder.glob("figures/*.png")) if file.read_bytes() in passed]
-    for file in [one for png in kept for one in (png, png.with_suffix(".pdf"))]:
-        (TARGET / name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, TARGET / name)
+    for png in kept:
+        take(png, TARGET / name)
     return len(kept)
 
 
@@ -84,10 +90,8 @@ def collect(profile: str, book: Path) -> tuple[int, int]:
     markdown.FORMATS.append("pdf")
     pages.write_all(profile, book)
     drawings = [file for file in generated.glob("*.png") if file.with_suffix(".pdf").exists()]
-    for file in drawings:
-        for one in (file, file.with_suffix(".pdf")):
-            (TARGET / "results").mkdir(parents=True, exist_ok=True)
-            (TARGET / "results" / one.name).write_bytes(one.read_bytes())
+    for png in drawings:
+        take(png, TARGET / "results")
     figures, tables = len(drawings), sum(map(of_results, sorted((book / "results").glob("*.[cj]s*"))))
     for entry in read_json(manifest):
         folder = run.find_run(entry["run"]["reference"])

@@ -21,7 +21,7 @@ from pkd_utils.images.pack import pack_images
 from pkd_utils.runs import files
 from tests.distillation.test_student_training import fit
 from tests.encoders.test_tokens import TinyEncoder, write_images
-from tests.processes import FORKED
+from tests.processes import FORKED, before_call
 
 NEW_USER, NEW_MOUNTS = 0x10000000, 0x00020000  # CLONE_NEWUSER, CLONE_NEWNS of linux/sched.h
 FORBIDDEN = 77
@@ -51,24 +51,11 @@ def fill(folder: Path, but: int = 0) -> None:
         stream.truncate(stream.tell() - but)
 
 
-class Filling:
-    """A function that fills the disk before its so-and-so-many-th call."""
-
-    def __init__(self, real, number, folder):
-        self.real, self.left, self.folder = real, number, folder
-
-    def __call__(self, *arguments, **options):
-        self.left -= 1
-        if not self.left:
-            fill(self.folder)
-        return self.real(*arguments, **options)
-
-
 def student(folder: Path, disk: Path | None) -> dict[str, bytes]:
     """Its checkpoint of the second of four epochs finds no room."""
     torch.set_num_threads(1)
     if disk:
-        student_training.class_token_logits = Filling(student_training.class_token_logits, 5, disk)
+        before_call(student_training, "class_token_logits", 5, lambda: fill(disk))
     fit(folder)
     return {"model": (folder / "model.safetensors").read_bytes()}
 
@@ -77,7 +64,7 @@ def tokens(folder: Path, disk: Path | None) -> dict[str, bytes]:
     """Pages of the mapped arrays have their place already; the next mark has none."""
     encoder = TinyEncoder()
     if disk:
-        encoder.encode = Filling(encoder.encode, 2, disk)
+        before_call(encoder, "encode", 2, lambda: fill(disk))
     store = encode_images(encoder, *write_images(folder, 40), folder / "tokens", views=2, batch_size=6)
     return {name: (store.folder / name).read_bytes() for name in ("tokens.npy", "cls.npy")}
 

@@ -13,6 +13,7 @@ import yaml
 from pkd_utils.cohorts import load_cohort
 from pkd_utils.runs import paths, strict_yaml
 from pkd_utils.runs.errors import DataError
+from workflow.run_tests import ENVIRONMENT
 
 ROOT = paths.PROJECT_ROOT
 # A network namespace of its own has nothing but a loopback, which kernels speak through and which is down at first.
@@ -36,8 +37,7 @@ def test_there_is_no_network_where_the_notebooks_are_run():
 def test_every_smoke_notebook_runs_without_a_network(tmp_path):
     notebooks = [str(path) for path in sorted((ROOT / "notebooks").glob("*/*.ipynb"))]
     nbval = ["-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
-    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PKD_LOCAL": os.devnull}
-    quiet |= {"PKD_RUNS": str(tmp_path), "JUPYTER_PREFER_ENV_PATH": "1"}
+    quiet = ENVIRONMENT | {"PKD_RUNS": str(tmp_path), "JUPYTER_PREFER_ENV_PATH": "1"}
     answer = alone(sys.executable, "-m", "pytest", *nbval, *notebooks, **quiet)
     assert answer.returncode == 0, answer.stdout[-3000:]
 

@@ -84,13 +84,12 @@ def written_reports() -> dict[str, float]:
 TOLERANCE = {"size of a token": 0.05, "images": 0, "boxes": 3, "mean pixel": 0.05}
 TOLERANCE |= {"loss": 0.005, "Brier": 0.03, "AUROC": 0.03}
 
-needs_runs = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     not (paths.runs_dir() / STUDY / "05-compare" / "smoke").exists(),
     reason="no smoke runs in PKD_RUNS: `make test` makes them by running the notebooks before this file",
 )
 
 
-@needs_runs
 @pytest.mark.parametrize("name", list(json.loads(EXPECTED.read_text())))
 def test_number(name):
     expected, found = json.loads(EXPECTED.read_text())[name], written()[name]
@@ -98,7 +97,6 @@ def test_number(name):
     assert found == pytest.approx(expected, abs=tolerance)
 
 
-@needs_runs
 def test_soft_labels_change_the_student():
     folder = step("03-distil-student") / "students"
     first, second = (load_file(folder / f"{name}-t1-fold0-seed0" / "model.safetensors") for name in ("w0", "w0.5"))
@@ -106,7 +104,6 @@ def test_soft_labels_change_the_student():
     assert any(not np.array_equal(first[key], second[key]) for key in first)
 
 
-@needs_runs
 @pytest.mark.parametrize(
     ("folder", "table", "each", "part"),
     [
@@ -121,7 +118,6 @@ def test_no_patient_is_on_both_sides(folder, table, each, part):
     assert merged.groupby([*each, "patient_id"])[part].nunique().max() == 1
 
 
-@needs_runs
 def test_table1_is_the_mean_of_the_rows_it_summarises():
     rows = pd.read_parquet(step("04-evaluate-attention") / "per_image.parquet")
     table = pd.read_csv(step("05-compare") / "table1.csv").set_index("metric")
@@ -132,7 +128,6 @@ def test_table1_is_the_mean_of_the_rows_it_summarises():
             assert table.loc[name, f"{method}_sd"] == pytest.approx(seeds.std(ddof=1))
 
 
-@needs_runs
 def test_sample_efficiency_is_the_mean_of_the_heads_it_summarises():
     scores = pd.read_parquet(step("03-train-teachers", REPORTS) / "scores.parquet").query("method == 'image_only'")
     table = pd.read_csv(step("05-sample-efficiency", REPORTS) / "table.csv")
@@ -142,7 +137,6 @@ def test_sample_efficiency_is_the_mean_of_the_heads_it_summarises():
         assert row.auc == pytest.approx(mean[row.task, row.size, row.encoder])
 
 
-@needs_runs
 def test_students_are_held_against_other_heads_of_their_seed():
     scores = pd.read_parquet(step("06-distillation-effect", REPORTS) / "scores.parquet")
     table = pd.read_csv(step("06-distillation-effect", REPORTS) / "differences.csv")
@@ -157,7 +151,6 @@ def test_students_are_held_against_other_heads_of_their_seed():
     assert sorted(map(tuple, against.to_numpy())) == [("report_distilled", control) for control in controls]
 
 
-@needs_runs
 def test_an_ablation_holds_each_probe_against_the_attention_head_of_its_seed():
     scores = pd.read_parquet(step("03-train-teachers", REPORTS) / "scores.parquet")
     table = pd.read_csv(step("07-ablations", REPORTS) / "ablations.csv").query("axis == 'method'")
@@ -167,7 +160,6 @@ def test_an_ablation_holds_each_probe_against_the_attention_head_of_its_seed():
         assert row.difference == pytest.approx((wide["mean_probe"] - wide["image_only"]).mean())
 
 
-@needs_runs
 def test_published_numbers_stand_beside_ours():
     table = pd.read_csv(step("05-compare") / "table1.csv").set_index("metric")
     reported = pd.read_csv(paths.resolve("book/reported/mmpkd-table1.csv"))
@@ -177,7 +169,6 @@ def test_published_numbers_stand_beside_ours():
         assert table.loc[name, "paper_baseline_mean"] == reported.loc[(name, "Baseline"), "mean"]
 
 
-@needs_runs
 def test_every_run_is_marked_simulated_and_carries_provenance():
     files = [f for study in (STUDY, REPORTS) for f in (paths.runs_dir() / study).glob("*/*-*/run.json")]
     assert len(files) >= 12

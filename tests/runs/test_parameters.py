@@ -26,6 +26,7 @@ def test_defaults_and_given_values(project):
         ({"cohort": "../x"}, "is to name a folder"),
         ({"seeds": [0, 0]}, "Parameter seeds of toy/01-do-things: 0 stands twice"),
         ({"prepared_run": "toy/../01/x"}, "Parameter prepared_run of toy/01-do-things: 'toy/../01/x' is to name a run"),
+        ({"prepared_run": "smoke"}, "study/cohort/step/label"),
         ({"run": 12}, "Parameter run of toy/01-do-things must be str, got int 12"),
         ({"epochs": 2.5}, "Parameter epochs"),
         ({"epochs": True}, "Parameter epochs"),

@@ -9,6 +9,8 @@ import pytest
 
 from workflow import browse, print_book
 
+needs_chromium = pytest.mark.skipif(not browse.program(), reason="Chromium is not installed here")
+pytestmark = [pytest.mark.slow, needs_chromium]
 PAGE = '<!doctype html><meta charset="utf-8"><body style="margin: 0"><article style="width: 390px">{}</article>'
 LINE = "x" * 300
 FAULTS = {
@@ -22,10 +24,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.slow
 def test_each_fault_is_found_on_its_page_and_none_on_a_good_one(tmp_path):
-    if not browse.program():
-        pytest.skip("Chromium is not installed here")
     hint = "background: linear-gradient(red, blue); overflow: auto"
     (tmp_path / "good.html").write_text(PAGE.format(f'<pre>short</pre><div style="{hint}"><table><td>{LINE}</table>'))
     for name, body in FAULTS.items():
@@ -38,10 +37,7 @@ def test_each_fault_is_found_on_its_page_and_none_on_a_good_one(tmp_path):
     assert said.returncode == 1
 
 
-@pytest.mark.slow
 def test_a_book_is_printed_whole_in_pieces(tmp_path, monkeypatch):
-    if not browse.program():
-        pytest.skip("Chromium is not installed here")
     for name, other in (("a", "b"), ("b", "a")):
         link = f'<article class="bd-article"><p id="x">{name}<a href="{other}.html#x">to {other}</a></article>'
         (tmp_path / f"{name}.html").write_text(f"<html><head><title>{name}</title></head><body>{link}</body></html>")

@@ -194,6 +194,7 @@ def test_planted_faults_of_a_page_are_found(tmp_path, other, word):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("_sources/book/index.md", b"x"),
         ("_downloads/a/x.ipynb", b"x"),
         ("book/x.ipynb", b"x"),
         ("book/_generated/mmpkd/02.html", b"<div class='cell_output'>x</div>"),

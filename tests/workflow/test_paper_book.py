@@ -10,6 +10,7 @@ from pkd_utils.runs import showing
 from tests.workflow import paper_profile
 from workflow.publish import leaks
 
+pytestmark = pytest.mark.faults
 PAGES = "book/_generated"
 SIDES = {  # pages on which cohorts stand side by side, and what a reader must find there
     "mmpkd/beside-the-paper": ("Table 1", "Figure 1", "MIMIC-CXR-JPG", "CBIS-DDSM", "Calcification: not run"),
@@ -32,7 +33,6 @@ def built(tmp_path_factory):
     return root
 
 
-@pytest.mark.faults
 def test_both_cohorts_stand_side_by_side_with_every_table_and_figure(built):
     for name, wanted in SIDES.items():
         text = (built / "_build/html" / PAGES / f"{name}.html").read_text()
@@ -44,7 +44,6 @@ def test_both_cohorts_stand_side_by_side_with_every_table_and_figure(built):
     assert text.count(":::{grid-item}") >= 6 and "What the paper says of it" in text
 
 
-@pytest.mark.faults
 def test_every_run_has_a_page_that_offers_its_source_alone(built):
     manifest = json.loads((built / PAGES / "manifest.json").read_text())
     # CBIS-DDSM is open: its own pages show it.
@@ -61,7 +60,6 @@ def test_every_run_has_a_page_that_offers_its_source_alone(built):
         assert re.search(r'href="[^"]*_downloads/[^"]*\.ipynb"', page)
 
 
-@pytest.mark.faults
 def test_a_planted_sentence_or_identifier_is_refused_on_every_side(built):
     gate = (".venv/bin/python", "-m", "workflow.publish.gate")
     assert paper_profile.command(built, *gate, "--html", "_build/html").returncode == 0

@@ -18,35 +18,34 @@ NONE = "*No such result is stored in this copy of the repository. `make open-dat
 
 def status_page(manifest: list[dict[str, Any]]) -> str:
     """Commit, seconds, device and versions of every run in the book."""
-    parts = ["# Status of this book"]
     if not manifest:
         return "# Status of this book\n\nNo run has passed the gate yet: `make book` fills this page."
     records = [entry["run"] for entry in manifest]
     rows = [
         {
             "page": f"[{entry['page']}]({entry['page']})",
-            "seconds": f"{float(record.get('seconds') or 0):.1f}",
-            "started (UTC)": str(record.get("started") or "–").replace("T", " ").removesuffix("Z"),
-            "commit": f"`{(record.get('commit') or 'none')[:10]}`" + ("+" if record.get("uncommitted_changes") else ""),
-            "run": f"`{str(record.get('identity') or '–')[:10]}`",
+            "seconds": f"{record['seconds']:.1f}",
+            "started (UTC)": record["started"].replace("T", " ").removesuffix("Z"),
+            "commit": f"`{(record['commit'] or 'none')[:10]}`" + ("+" if record["uncommitted_changes"] else ""),
+            "run": f"`{record['identity'][:10]}`",
             "data": (record.get("cohort") or {}).get("title") or "–",
         }
         for entry, record in zip(manifest, records, strict=True)
     ]
     total = sum(float(row["seconds"]) for row in rows)
-    parts.append(
+    machines = sorted({f"{record['device']}; {record['threads']} threads a notebook" for record in records})
+    versions = {"python": {record["python"] for record in records}}
+    for name in sorted({name for record in records for name in record["versions"]}):
+        versions[name] = {record["versions"][name] for record in records if name in record["versions"]}
+    table = [{"package": name, "version": ", ".join(sorted(found))} for name, found in versions.items()]
+    return "\n\n".join([
+        "# Status of this book",
         f"Every page below was executed by papermill and passed the gate; together they took {total / 60:.1f} minutes "
-        "of notebook time. A `+` after a commit says that tracked files had changes that were not committed."
-    )
-    parts.append(markdown_table(pd.DataFrame(rows)))
-    machines = sorted({f"{r.get('device', '–')}; {r.get('threads', '–')} threads a notebook" for r in records})
-    parts.append(f"## Machine\n\n{bullets(machines)}")
-    versions = {"python": sorted({str(r.get("python", "–")) for r in records})}
-    for name in sorted({name for r in records for name in r.get("versions", {})}):
-        versions[name] = sorted({r["versions"][name] for r in records if name in r.get("versions", {})})
-    table = pd.DataFrame([{"package": name, "version": ", ".join(found)} for name, found in versions.items()])
-    parts.append("## Versions\n\n" + markdown_table(table))
-    return "\n\n".join(parts)
+        "of notebook time. A `+` after a commit says that tracked files had changes that were not committed.",
+        markdown_table(pd.DataFrame(rows)),
+        f"## Machine\n\n{bullets(machines)}",
+        f"## Versions\n\n{markdown_table(pd.DataFrame(table))}",
+    ])  # fmt: skip
 
 
 def _captioned(caption: str, table: pd.DataFrame, most: int) -> str:
