@@ -1,6 +1,6 @@
 """Many attention heads at once against the textbook head in a plain loop, on the same tokens, in one run.
 
-    python benchmarks/heads.py [--rounds 3] [--threads 2] [--clock cpu] [--json benchmarks.json]
+    python benchmarks/heads.py [--rounds 3] [--threads 1] [--clock cpu] [--json benchmarks.json]
     python benchmarks/heads.py --shapes 196x768 --heads 16
 
 Simulated tokens, kept in half precision in memory; minibatches of 64; a minibatch and its training step, Adam included:
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["x".join(map(str, shape)) for shape in NAMES])
     parser.add_argument("--heads", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="as a notebook has")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--json", type=Path)

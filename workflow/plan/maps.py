@@ -114,6 +114,8 @@ class Maps:
         return self.prepared[reference]
 
     def _prepare(self, p: dict[str, Any], cost: Cost) -> None:
+        if p["simulate_patients"]:
+            raise NotKnown("drawing simulated pictures")
         reference = f"mmpkd/{p['cohort']}/01-prepare-data/{p['run']}"
         found = self._pictures(reference)
         images = found.images

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pkd_utils.encoders.zoo import TEXT_ENCODERS
 from pkd_utils.runs import files, paths
 from pkd_utils.runs.errors import DataError
@@ -102,9 +104,10 @@ class Rates:
             raise DataError(f"{self.folder}/benchmark-heads.json was measured on a GPU, and heads train on a CPU here.")
         shapes = {tuple(map(int, name.split("x"))): times for name, times in self.heads["seconds"].items()}
         nearest = min(shapes, key=lambda known: abs(math.log(operations(*known) / operations(*shape))))
-        count = max([n for n in settings["heads"] if n <= together] or [min(settings["heads"])])
-        best = min(shapes[nearest][f"{count} heads, {_KINDS[precision]}"])
-        seconds = best / (count * settings["batch"] * operations(*nearest))
+        known = {n: min(shapes[nearest][f"{n} heads, {_KINDS[precision]}"]) for n in sorted(settings["heads"])}
+        most = max(known)  # more heads than were measured take as long in proportion
+        best = np.interp(min(together, most), list(known), list(known.values())) * max(1.0, together / most)
+        seconds = best / (together * settings["batch"] * operations(*nearest))
         return (seconds, 0.0) if on_gpu else (0.0, seconds * settings["threads"])
 
     def picture(self, pixels: float = PACKED) -> float:

@@ -10,8 +10,8 @@
   (else by those of a wave)
 - a head and training image: 4 N D^2 + 4 N^2 D operations, forward and back, for N tokens of D numbers; the teacher's
   report tokens likewise. Evaluating an image after an epoch, and hearing a teacher, is half of that. Linear probes cost
-  nothing beside it. Operations per second: those of the measured shape nearest in operations, and of the largest
-  measured number of heads that is not above that of the heads trained together
+  nothing beside it. Operations per second: those of the measured shape nearest in operations, between the measured
+  numbers of heads trained together
 - disk: (views + 1) x images x N x D numbers, report tokens, logits of all epochs, weights of heads that teach
 - memory: a kernel, the networks' weights in float32, heads up to `memory_gib`; tokens are mapped, and not in it
 
@@ -174,7 +174,8 @@ class Reports:
         spent = sum(a_step.get(method, image) for method in methods) * (samples + 0.5 * task.evaluation) * epochs
         heard = samples * min(epochs, epochs if fresh else max(1, encode["views"]))
         spent += sum(a_step.get(t, image) for t in {TEACHER_OF[m] for m in methods if m in DISTILLED}) * 0.5 * heard
-        cost.spend(seeds * spent, self.rates.operation(len(methods), shape, *how))
+        together = sum(method not in PROBES for method in methods)
+        cost.spend(seeds * spent, self.rates.operation(max(1, together), shape, *how))
         cost.heads += len(methods) * seeds
         logits = len(methods) * epochs * task.evaluation * task.classes * 4
         weights = sum(12 * (shape[1] ** 2 + (m == "teacher") * text**2) for m in methods if m in TEACHES)
