@@ -60,10 +60,12 @@ def write_rates(folder: Path, gpu=False, only=None) -> Path:
                               for student, rate in (("demo student, 64 px", 200), ("ViT-Tiny/16, 224 px", 10))
                               for what, share in (("forward", 1), ("attention, mean", 1), ("all methods", 4))]},
         "localization-suite": {"settings": {"size": 64}, "rows": [{"ours_s_per_1000_images": 2.0}]},
-        "notebooks": {"rows": [{"notebook": "mmpkd/03-distil-student", "cpu_seconds": 3.0}]},
+        "notebooks": {"rows": [{"cpu_seconds": 0.0}] * 4},
         "packing": {"rows": [{"ours": "ours, 1 process", "ours_images_per_s_a_core": 50}]},
-        "text-teacher": {"rows": [{"what": "a pass: all blocks, bucketed by length", "ms_per_report": 10.0},
-                                  {"what": "a pass: last block, kept states, mean of tokens", "ms_per_report": 1.0}]},
+        "text-teacher": {"rows": [{"what": what, "ms_per_report": ms} for what, ms in (
+            ("a pass: all blocks, bucketed by length", 10.0), ("a pass: last block, kept states, mean of tokens", 1.0),
+            ("a pass: last block, kept states, first token", 0.1), ("once: tokenizing", 0.5),
+            ("once: tokenizing and keeping states, all but the last block", 5.0))]},
         "drr": {"rows": [{"what": "ours, 1 process, plastimatch with 2 threads", "cpu_seconds_a_volume": 1.5}]},
         "mimic-size": {"settings": {"images": 1000}, "rows": [
             {"what": "tables joined", "ours_seconds": 3.0, "peak_gib": 0.1},
@@ -382,13 +384,27 @@ def test_students_and_their_maps_are_counted(rates):
     assert prepare.cpu_hours * 3600 == pytest.approx(243_324 * (1 / 50 + 10 / 1000))
     assert prepare.gib * 2**30 == pytest.approx(243_324 * 64**2)
     bert = 12 * 768**2 / (6 * 384**2)  # times the measured encoder
-    assert teach.cpu_hours * 3600 == pytest.approx(3 * 2 * 227_835 * 0.010 * 2 * bert)
     train, validate = round(SHARE * 368_960), round(SHARE * 2_991)
+    read = 227_835 * (train + validate / 3) / 243_324
+    assert teach.cpu_hours * 3600 == pytest.approx((3 * 2 * read * 0.010 + 227_835 * 0.0005) * 2 * bert)
+    plan = maps_plan()
+    plan[1].parameters.update(trainable_layers=1, pooling="cls")  # the frozen blocks once
+    kept = (3 * 2 * read * 0.0001 + 227_835 * 0.005) * 2 * bert
+    assert costs_of(plan, rates)[1].cpu_hours * 3600 == pytest.approx(kept)
     a_student = 3 * (train / 50 + validate / 200) + 243_324 / 200
-    assert distil.heads == 6 and distil.cpu_hours * 3600 == pytest.approx(3 + 6 * a_student)  # 3 s whatever it does
+    assert distil.heads == 6 and distil.cpu_hours * 3600 == pytest.approx(6 * a_student)
     references = 1_047 * (3 / 200 + (3 + 4) * 2 * 0.002)  # three random students, four maps that are none's
     students = 6 * 1_047 * (1 / 200 + 3 * 0.002)  # scored for the labels, for any finding, and by finding
     assert evaluate.cpu_hours * 3600 == pytest.approx(students + references)
+
+
+def test_every_run_takes_what_notebooks_take_without_work(tmp_path):
+    folder = write_rates(tmp_path / "rates")
+    before = costs_of(maps_plan(), Rates(folder))
+    rows = [{"cpu_seconds": seconds} for seconds in (2.0, 3.0, 3.0, 9.0, 20.0)]
+    (folder / "benchmark-notebooks.json").write_text(json.dumps({"machine": {"cpu": "a CPU"}, "rows": rows}))
+    for one, other in zip(before, costs_of(maps_plan(), Rates(folder)), strict=True):
+        assert (other.cpu_hours - one.cpu_hours) * 3600 == pytest.approx(3.0)
 
 
 def test_a_larger_student_is_that_of_the_paper(rates):
@@ -398,7 +414,7 @@ def test_a_larger_student_is_that_of_the_paper(rates):
     train, validate = round(SHARE * 368_960), round(SHARE * 2_991)
     factor = 200 / 50  # what training adds, measured on the small one
     a_student = 3 * (train * factor / 10 + validate / 10) + 243_324 / 10
-    assert costs_of(plan, rates)[2].cpu_hours * 3600 == pytest.approx(3 + 6 * a_student)
+    assert costs_of(plan, rates)[2].cpu_hours * 3600 == pytest.approx(6 * a_student)
 
 
 def test_maps_are_scored_at_the_images_size_and_by_finding(rates):

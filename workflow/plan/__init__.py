@@ -5,7 +5,7 @@
 A run that was made here, with the same parameters and in one go, costs what its `run.json` says. All others are
 modelled from rates that `make bench` measured (`book/results/benchmark-*.json`, or with --rates those of another
 machine); what no rate was measured for says "not measured", and sums that lack something begin with ">". `reports` and
-`maps` hold the models of the two studies; what a notebook takes at the size of its tests is added to each.
+`maps` hold the models of the two studies; what any notebook takes at the size of its tests is added to each.
 
 CPU-hours are those of one core, GPU-hours of the GPU that was measured, which device `auto` takes (params/local.yml).
 Memory is the largest resident set of a run's own process; pages of files that are mapped count, which the operating

@@ -31,7 +31,7 @@ class Plan:
                 if job.notebook not in models:
                     raise NotKnown(job.notebook)
                 models[job.notebook](job.parameters, cost)
-                cost.spend(1, (0.0, rates.beginning(job.notebook)))
+                cost.spend(1, (0.0, rates.beginning()))
             except NotKnown as why:
                 cost.nothing_known(str(why))
 

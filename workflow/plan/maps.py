@@ -3,7 +3,8 @@
 - images: those of the finished run of 01-prepare-data; where there is none, of the releases: MIMIC-CXR's frontal views
   in their official parts, MS-CXR's boxed images; of CBIS-DDSM a picture for each row of its tables, which is too many
 - 01: tables and reports, a decoding and packing for each image, by its pixels; disk is the packed pixels
-- 02: reports x seeds x epochs x a pass of the measured text encoder, by L D^2; texts as long as the benchmark's.
+- 02: reports of training and, a third of it, validation x seeds x epochs x a pass of the measured text encoder, and
+  all once through its frozen blocks, by L D^2; texts as long as the benchmark's.
   Random forests were not measured
 - 03: (training images x what training adds to a forward pass + validation images) x epochs, and all images once, for
   each setting, fold and seed; stopping early is not in it. A forward pass is that of the measured student nearest in
@@ -47,6 +48,7 @@ class Pictures:
     pairs: tuple[tuple[int, int], ...]  # fold, and which seed's turn it is
     source: str
     named: int = 0  # regions of one finding among those of the test images: scored once more, by finding
+    plain: int = 0  # test images without a region, of which 08 makes maps, too
     pixels: float = PACKED  # of an image as it is stored
 
 
@@ -86,10 +88,11 @@ def _finished(reference: str) -> Pictures:
     counts = first["split"].value_counts()
     regions = {part: int(first.loc[first["split"] == part, "image_id"].isin(boxed).sum()) for part in counts.index}
     findings = boxes[boxes["finding"] != ""].drop_duplicates(["image_id", "finding"])
+    test = first.loc[first["split"] == "test", "image_id"]
     return Pictures(images, rows, int(counts.get("train", 0)), int(counts.get("validate", 0)),
                     {part: regions.get(part, 0) for part in ("validate", "test")},
                     tuple(zip(folds["fold"], folds["repeat"], strict=True)), "a finished run",
-                    int(findings["image_id"].isin(first.loc[first["split"] == "test", "image_id"]).sum()),
+                    int(findings["image_id"].isin(test).sum()), int((~test.isin(boxed)).sum()),
                     float((packed["width"] * packed["height"]).mean()))  # fmt: skip
 
 
@@ -133,8 +136,9 @@ class Maps:
         facts = files.read_json(config) if config.exists() else {}
         layers, width = (facts.get(name, usual) for name, usual in
                          zip(("num_hidden_layers", "hidden_size"), BERT_BASE, strict=True))  # fmt: skip
-        cost.spend(teachers * p["epochs"] * found.rows,
-                   (0.0, self.rates.text_pass(layers, width, p["trainable_layers"])))  # fmt: skip
+        read = found.rows * (found.train + found.validate / 3) / found.images  # a third of a pass without the way back
+        a_pass, once = self.rates.text(layers, width, p["trainable_layers"], p["pooling"])
+        cost.spend(1, (0.0, teachers * p["epochs"] * read * a_pass + found.rows * once))
         weights = layers * 12 * width**2 + 30_522 * width
         cost.memory_gib = KERNEL_GIB + weights * 16 / 2**30
         cost.gib = None
@@ -179,6 +183,9 @@ class Maps:
             self._look(p, controls, "attention, mean", 1, cost)
         shape = self._look(p, looked, "all methods", len(p["maps"]), cost)
         self._references(p, looked, cost)
+        for names, what in ((controls, "attention, mean"), (looked, "all methods")):
+            count = sum(self._students(self.runs[name]) for name in names)
+            cost.spend(count * self._pictures(p["prepared_run"]).plain, (0.0, self.rates.student(shape, what)))
         # Each block in turn, alone and with those above it, of one student a method or more.
         looked_at = len(looked) * p["sanity_students"] * 2 * (shape[2] + 1) * len(p["random_seeds"])
         cost.spend(looked_at * p["sanity_images"], (0.0, self.rates.student(shape, "all methods")))

@@ -42,7 +42,7 @@ class Rates:
 
     def __init__(self, folder: str | Path = RATES):
         self.folder = paths.resolve(str(folder))
-        self.encoders, self.heads, self.tokens, self.training, self.saliency, self.suite, self.packing, self.text, \
+        self.encoders, self.heads, self.tokens, self.training, self.saliency, self.suite, self.packing, self.texts, \
             self.drr, self.size, self.notebooks = (self._read(name) for name in FILES)  # fmt: skip
         self.gpu = self.encoders["machine"].get("gpu", "")  # its name, "" where none was measured
 
@@ -50,7 +50,7 @@ class Rates:
     def devices(self) -> list[str]:
         """Names of the processors, and of the GPU if there is one, that the files were measured on."""
         every = (self.encoders, self.heads, self.tokens, self.training, self.saliency, self.suite, self.packing,
-                 self.text, self.drr, self.size, self.notebooks)  # fmt: skip
+                 self.texts, self.drr, self.size, self.notebooks)  # fmt: skip
         found = [file["machine"].get(kind, "").split(",")[0] for kind in ("cpu", "gpu") for file in every]
         return list(dict.fromkeys(name for name in found if name))
 
@@ -79,9 +79,12 @@ class Rates:
         alike = [name for name, facts in TEXT_ENCODERS.items() if (facts.layers, facts.width) == size]
         return self._fastest("text_rows", alike, precision, "tokens_per_s")
 
-    def beginning(self, notebook: str) -> float:
-        """Seconds of a CPU core that a notebook takes whatever its work: those of its run at the size of tests."""
-        return next((row["cpu_seconds"] for row in self.notebooks["rows"] if row["notebook"] == notebook), 0.0)
+    def beginning(self) -> float:
+        """Seconds of a CPU core that any run takes: a quarter of the notebooks take less with their tests' parameters.
+
+        The others' work has a size even there.
+        """
+        return float(np.quantile([row["cpu_seconds"] for row in self.notebooks["rows"]], 0.25))
 
     def preparation(self, encoder: str, pixels: float = ENCODED) -> float:
         """Seconds of a CPU core to crop, resize and normalise one view of an image of so many pixels."""
@@ -129,13 +132,15 @@ class Rates:
         seconds = min(row["cpu_seconds_a_volume"] for row in self.drr["rows"] if row["what"].startswith("ours"))
         return seconds * pixels / MEASURED_DETECTOR
 
-    def text_pass(self, layers: int, width: int, trainable: int) -> float:
-        """Seconds of a CPU core for a report in one epoch of the text teacher; by L D^2 from the measured encoder."""
-        rows = {row["what"]: row["ms_per_report"] for row in self.text["rows"]}
-        learned = "all blocks, bucketed by length" if trainable < 0 else "last block, kept states, mean of tokens"
+    def text(self, layers: int, width: int, trainable: int, pooling: str) -> tuple[float, float]:
+        """Seconds of a CPU core for a report in one epoch of the text teacher, and once before: by L D^2 of MiniLM."""
+        rows = {row["what"]: row["ms_per_report"] for row in self.texts["rows"]}
+        kept = {"mean": "last block, kept states, mean of tokens", "cls": "last block, kept states, first token"}
+        learned = "all blocks, bucketed by length" if trainable < 0 else kept[pooling]
+        before = "tokenizing" if trainable < 0 else "tokenizing and keeping states, all but the last block"
         known = TEXT_ENCODERS["minilm"]
-        scale = layers * width**2 / (known.layers * known.width**2)
-        return rows[f"a pass: {learned}"] / 1e3 * scale * self.text["machine"]["threads"]
+        scale = layers * width**2 / (known.layers * known.width**2) * self.texts["machine"]["threads"] / 1e3
+        return rows[f"a pass: {learned}"] * scale, rows[f"once: {before}"] * scale
 
     def student(self, shape: Student, what: str = "forward") -> float:
         """Seconds of a CPU core for one image through a student of this (N, D, L), or for its maps (`saliency`'s rows).
