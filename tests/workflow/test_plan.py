@@ -15,7 +15,7 @@ from pkd_utils.runs.files import write, write_json
 from pkd_utils.runs.parameters import resolve
 from pkd_utils.runs.profiles import read_runs
 from workflow.plan.__main__ import Plan, main
-from workflow.plan.rates import FILES, Rates, operations
+from workflow.plan.rates import FILES, MEASURED_STUDENTS, Rates, operations
 from workflow.plan.reports import REPORT_TOKENS
 from workflow.plan.tasks import TaskCount, count_tasks
 
@@ -405,6 +405,15 @@ def test_every_run_takes_what_notebooks_take_without_work(tmp_path):
     (folder / "benchmark-notebooks.json").write_text(json.dumps({"machine": {"cpu": "a CPU"}, "rows": rows}))
     for one, other in zip(before, costs_of(maps_plan(), Rates(folder)), strict=True):
         assert (other.cpu_hours - one.cpu_hours) * 3600 == pytest.approx(3.0)
+
+
+def test_students_between_the_measured_lie_between_and_others_go_with_their_operations(rates):
+    small, tiny = MEASURED_STUDENTS.values()
+    assert [rates.student(shape) for shape in (small, tiny)] == pytest.approx([1 / 200, 1 / 10])
+    middle = [rates.student((tokens, 128, 6)) for tokens in (65, 101, 197)]
+    assert middle == sorted(middle) and 1 / 200 < middle[0] < middle[-1] < 1 / 10
+    deep, shallow = (rates.student((*shape[:2], depth)) for shape, depth in ((tiny, 24), (small, 1)))
+    assert (deep, shallow) == pytest.approx((2 / 10, 1 / 800))
 
 
 def test_a_larger_student_is_that_of_the_paper(rates):

@@ -1,14 +1,14 @@
 """Estimates beside what finished runs took, within 30 %: `make test` runs this after nbval made the smoke runs.
 
 What a smoke run takes of the processor is mostly imports, which no model has; so memory and disk are compared with the
-runs, and how rates are carried over to other shapes with other measured shapes.
+runs, and how rates of heads are carried over to other shapes with other measured shapes. The processor's time of longer
+runs: `python -m workflow.plan PROFILE --check`.
 """
 
 import pytest
 
 from pkd_utils.runs import notebooks, paths, run
 from pkd_utils.runs.parameters import notebook_path, resolve
-from workflow.plan import rates
 from workflow.plan.__main__ import Plan
 from workflow.plan.costs import own_bytes
 from workflow.plan.rates import Rates
@@ -76,10 +76,3 @@ def test_heads_of_one_measured_shape_cost_what_another_says(precision):
     found, shapes = Rates(), [(196, 768), (256, 384)]
     one, other = (found.operation(16, shape, precision, "cpu")[1] for shape in shapes)
     assert one == pytest.approx(other, rel=WITHIN)
-
-
-def test_one_measured_student_costs_what_the_other_says(monkeypatch):
-    small, tiny = rates.MEASURED_STUDENTS.values()
-    measured = Rates().student(tiny)
-    monkeypatch.setattr(rates, "MEASURED_STUDENTS", {"demo student, 64 px": small})
-    assert 1 / Rates().student(tiny) == pytest.approx(1 / measured, rel=WITHIN)

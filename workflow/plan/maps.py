@@ -7,8 +7,8 @@
   all once through its frozen blocks, by L D^2; texts as long as the benchmark's.
   Random forests were not measured
 - 03: (training images x what training adds to a forward pass + validation images) x epochs, and all images once, for
-  each setting, fold and seed; stopping early is not in it. A forward pass is that of the measured student nearest in
-  operations, L (12 N D^2 + 2 N^2 D)
+  each setting, fold and seed; stopping early is not in it. A forward pass lies between those of the measured
+  students, by operations, L (12 N D^2 + 2 N^2 D)
 - 04, 08: maps of the validation and test images with regions, scored for the labels, for any finding and by finding, by
   their pixels; in every fold the reference maps likewise. 08: of controls one map, of others all, those of randomised
   weights, block by block, and passes with some of the tokens

@@ -145,14 +145,14 @@ class Rates:
     def student(self, shape: Student, what: str = "forward") -> float:
         """Seconds of a CPU core for one image through a student of this (N, D, L), or for its maps (`saliency`'s rows).
 
-        Of the measured student nearest in operations, in proportion to these.
+        Between the measured students a power of the operations; beyond them in proportion to these.
         """
-        name = min(
-            MEASURED_STUDENTS,
-            key=lambda one: abs(math.log(student_operations(MEASURED_STUDENTS[one]) / student_operations(shape))),
-        )
-        row = next(row for row in self.saliency["rows"] if (row["student"], row["what"]) == (name, what))
-        return student_operations(shape) / student_operations(MEASURED_STUDENTS[name]) / row["images_per_s"]
+        took = {row["student"]: 1 / row["images_per_s"] for row in self.saliency["rows"] if row["what"] == what}
+        known = sorted((student_operations(size), took[name]) for name, size in MEASURED_STUDENTS.items())
+        operations, seconds = np.log(known).T
+        wanted = np.log(student_operations(shape))
+        within = np.clip(wanted, operations[0], operations[-1])
+        return float(np.exp(np.interp(within, operations, seconds) + wanted - within))
 
     def student_step(self, shape: Student, precision: str) -> float:
         """Seconds of a CPU core for one training image of a student: its forward pass, times what training adds.
