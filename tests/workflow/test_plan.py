@@ -344,6 +344,7 @@ def test_a_finished_run_is_counted_itself(tmp_path):
     write_json(folder / "tasks.json", {"age": {"classes": ["young", "old"]}})
     write_json(folder / "run.json", {})
     Image.new("L", (30, 40)).save(tmp_path / "c", "PNG")
+    (tmp_path / "d").write_bytes(b"a volume")
     prepared = count_tasks(TASKS, {"data_root": str(tmp_path)})
     assert prepared.pixels == 30 * 40  # by the header of the one that is here
     age = prepared.tasks["age"]
