@@ -28,7 +28,7 @@ def finished(folder: Path) -> dict[str, dict]:
     """Notebook -> record of its run in this folder of runs, made now."""
     command = ["snakemake", "-s", "workflow/Snakefile", "--workflow-profile", "workflow/profiles/local", "--quiet"]
     subprocess.run([sys.executable, "-m", *command, "--config", "profile=quick"], cwd=paths.PROJECT_ROOT, check=True,
-                   env={**os.environ, "PKD_RUNS": str(folder)})  # fmt: skip
+                   env={**os.environ, "PKD_RUNS": str(folder), "PKD_LOCAL": os.devnull})  # fmt: skip
     records = [files.read_json(file) for file in folder.glob("*/*/*/*/run.json") if not file.parent.is_symlink()]
     return {record["notebook"]: record for record in records}
 

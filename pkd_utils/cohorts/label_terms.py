@@ -117,8 +117,8 @@ LABEL_TERMS: dict[str, Terms] = {
     ),
     # With its numbers: "-19", left alone, would tell the label.
     "COVID-19": Terms(
-        "*covid* 19, *covid*, corona~virus* {} 2019, corona~virus*, sars ~cov* 2, sars ~cov*, "
-        "*ncov* 2019, 2019 *ncov*, *ncov*",
+        "*covid* (19|2019), *covid*, *ncov* (19|2019), 2019 *ncov*, *ncov*, corona~virus* {} (19|2019), "
+        "corona~virus* 2, 2019 {} corona~virus*, corona~virus*, sars~cov* 2, sars~cov*",
         "rt~pcr, pcr, pandemic, wuhan",
     ),
     "went_icu": _ICU,

@@ -55,8 +55,9 @@ MENTIONS = {
     ),
     "Abnormal": ("abnormal, normal, abnormalities, normally, no acute finding, no findings", "WNL, unremarkable"),
     "COVID-19": (
-        "COVID-19, covid19, covid 19, coronavirus, corona virus, coronavirus disease 2019, SARS-CoV-2, SARS CoV 2, "
-        "2019-nCoV, nCoV 2019",
+        "COVID-19, covid19, covid 19, COVID-2019, coronavirus, corona virus, coronavirus disease 2019, coronavirus 2, "
+        "coronavirus disease-19, 2019 novel coronavirus, SARS-CoV-2, SARS CoV 2, SARSCoV2, 2019-nCoV, nCoV 2019, "
+        "nCoV-19",
         "rt-PCR",
     ),
     "went_icu": ("ICU, intensive care unit, intensive-care, critical care", "ITU"),

@@ -340,7 +340,7 @@ def test_a_finished_run_is_counted_itself(tmp_path):
     )  # fmt: skip
     write(folder / "splits.parquet", splits)
     write(folder / "sizes.csv", pd.DataFrame({"task": ["age"], "samples": [3], "epochs": [7]}))
-    write(folder / "images.parquet", pd.DataFrame({"image_id": list("abcdef"), "path": list("abcdef")}))
+    write(folder / "images.parquet", pd.DataFrame({"image_id": list("abcdef"), "path": [*"abcde", None]}))
     write_json(folder / "tasks.json", {"age": {"classes": ["young", "old"]}})
     write_json(folder / "run.json", {})
     Image.new("L", (30, 40)).save(tmp_path / "c", "PNG")

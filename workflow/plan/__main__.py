@@ -9,7 +9,7 @@ from pkd_utils.runs.errors import DataError
 from workflow.plan import costs as table
 from workflow.plan.costs import Cost, Runs, recorded
 from workflow.plan.maps import Maps
-from workflow.plan.rates import RATES, Rates
+from workflow.plan.rates import ENCODED, PACKED, RATES, Rates
 from workflow.plan.reports import REPORT_TOKENS, Reports
 from workflow.plan.tasks import NotKnown
 
@@ -58,7 +58,8 @@ class Plan:
             said.append(f"Every image has a report, of {REPORT_TOKENS} tokens (assumed) unless a run has read them.")
         if len(made) < len(every):
             said.append(
-                "Images that no run has prepared are as large as the benchmarks' radiographs, 2,000 x 2,500 pixels."
+                "Images that no run has prepared are as large as the benchmarks' radiographs: "
+                f"{ENCODED / 1e6:.1f} million pixels to be encoded, {PACKED / 1e6:.1f} to be packed."
             )
         unknown = sorted({why for cost in every for why in cost.unknown})
         return [*said, f"Not measured: {'; '.join(unknown)}."] if unknown else said

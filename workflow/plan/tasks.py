@@ -114,7 +114,7 @@ def _count_finished(folder: Path, root: Path) -> Prepared:
         pool = different if different < len(rows) else None
         tasks[name] = TaskCount(len(facts[name]["classes"]), seeds, evaluation, pairs, pool)
     files_of = pd.read_parquet(folder / "images.parquet", columns=["path"])["path"]
-    return Prepared(tasks, len(files_of), "a finished run", _mean_pixels([root / path for path in files_of]))
+    return Prepared(tasks, len(files_of), "a finished run", _mean_pixels([root / path for path in files_of.dropna()]))
 
 
 def _mean_pixels(paths_of: Sequence[Path]) -> float:
