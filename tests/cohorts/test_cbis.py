@@ -433,6 +433,13 @@ def test_lesions_are_cut_from_their_mammograms(tcia, tmp_path_factory, monkeypat
     assert wide.image_size(IDS[2]) == (130, 190) and (wide.mask(IDS[2]) == both).all()
 
 
+def test_inverted_mammograms_are_turned(tmp_path):
+    drawn = fixtures.mammogram((120, 200), 0)
+    pixels = cbis_pixels.read_picture(write_dicom(tmp_path / "a.dcm", drawn, PhotometricInterpretation="MONOCHROME1"))
+    assert pixels.dtype == np.uint16
+    np.testing.assert_array_equal(pixels, 65535 - drawn)
+
+
 # Missing and damaged files
 
 

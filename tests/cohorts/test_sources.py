@@ -24,6 +24,7 @@ CHEXPERT = "mimic-cxr-2.0.0-chexpert.csv.gz"
 MS_CXR = "ms-cxr/MS_CXR_Local_Alignment_v1.1.0.csv"
 CBIS = "mass_case_description_train_set.csv"
 ANNOTATIONS = "annotations/annotations.json"
+FIRST_TWO = ("Atelectasis", "Edema")
 STRUCTURE, LESIONS = "segmentations/structure.csv", ("ground glass", "consolidation", "pneumothorax")
 BREAST = fixtures.BREAST_TABLE
 
@@ -163,7 +164,7 @@ def test_mimic_index(mimic):
         ({"uncertain": "zero"}, {"Atelectasis": 0.0}),
         ({"uncertain": "one"}, {"Atelectasis": 1.0}),
         ({"uncertain": "ones-zeros"}, {"Atelectasis": 1.0}),
-        ({"uncertain": {"Atelectasis": "zero"}, "labels": ("Atelectasis",)}, {"Atelectasis": 0.0}),
+        ({"uncertain": {"Atelectasis": "zero", "Edema": "one"}, "labels": FIRST_TWO}, {"Atelectasis": 0.0}),
         ({"blank": "ignore"}, {"Consolidation": np.nan, "Cardiomegaly": 0.0, "Edema": 1.0}),
         ({"labeller": "negbio"}, {"Edema": 1.0}),
     ],
@@ -490,6 +491,8 @@ def test_covid_regions_are_read_when_asked_for(covid):
     assert part.mask("film-0.png", "right lung").sum() == 8 * 20
     none = load_cohort("covid_chestxray", covid, regions=("airways",))
     assert none.regions.empty and len(none.boxes) == 18
+    (covid / "segmentations").rename(covid / "elsewhere")  # the published folder has none
+    assert len(load_cohort("covid_chestxray", covid).boxes) == 18
 
 
 def test_covid_masks_that_are_not_there(covid):

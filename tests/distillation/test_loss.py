@@ -53,7 +53,7 @@ def test_equation_1_by_hand_with_missing_targets():
     hard = sum(bce(targets[i].item(), logits[i].item()) for i in seen) / 3
     soft_seen = sum(bce(soft[i].item(), logits[i].item()) for i in seen) / 3
     soft_all = (3 * soft_seen + bce(0.6, 2.0)) / 4
-    for weight in (0.3, 1.0):
+    for weight in (0.0, 0.3, 1.0):
         for on_missing, soft_term in ((False, soft_seen), (True, soft_all)):
             got = distillation_loss(logits, targets, soft, weight, soft_on_missing=on_missing)
             assert got.item() == pytest.approx((1 - weight) * hard + weight * soft_term, rel=1e-14)

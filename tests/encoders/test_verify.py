@@ -111,6 +111,9 @@ def test_a_right_file(c2l_file, capsys, empty_record):
     assert said["keys unexpected"] == "1: encoder.module.extra" and "crop 224" in said["input"]
     assert said["parameters"].endswith("(as in the table)") and said["fingerprint"].startswith("49 x 512, mean ")
     assert "none is recorded" in said[""]
+    with pytest.warns(UserWarning, match="no place for"):
+        found = verify.verify("c2l", str(c2l_file)).fingerprint
+    assert said["fingerprint"] == ", ".join([found.pop("tokens"), *(f"{n} {value:.4g}" for n, value in found.items())])
 
 
 def test_a_file_that_any_network_of_its_kind_could_be_is_told_so(tmp_path, capsys, empty_record):

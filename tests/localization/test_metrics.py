@@ -309,7 +309,7 @@ BROKEN, NEGATIVE = (np.where(np.arange(2)[:, None, None] == 1, value, GOOD[0]) f
         (lambda: best_iou([[0, 0, 0, 5]], [[0, 0, 1, 1]]), "x0 < x1"),
         (lambda: best_iou([[0, 0, 1, np.nan]], [[0, 0, 1, 1]]), "finite"),
         (lambda: best_iou([0, 0, 1, 1], [[0, 0, 1, 1]]), r"shape \(4,\)"),
-        (lambda: best_iou(np.ones((1, 4, 4)), []), r"shape \(1, 4, 4\): give \(K, 4\)"),
+        (lambda: evaluate_maps(*GOOD[:2], [[], GOOD[0][:1]], 0.5), r"image 1 have shape \(1, 4, 4\): give \(K, 4\)"),
         (lambda: evaluate_maps(*GOOD[:2], GOOD[2][:1], 0.5), "1 lists of boxes for 2 maps"),
         *(
             (lambda box=box: evaluate_maps(*GOOD[:2], [[], [box]], 0.5), "Image 1 .* outside its map of height 4 and")
