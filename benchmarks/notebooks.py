@@ -5,7 +5,7 @@
 The profile `quick`, each round in a folder of runs of its own: a small cohort and few epochs, so that what is left is
 opening the run, reading tables, bootstraps of few resamples, and drawing. Kernels are forked from a process that has
 imported the large libraries, as for any run of a profile, so that imports are no part of it. A row is the better round.
-`python -m workflow.plan` adds these seconds to what it models of a run.
+`python -m workflow.plan` adds their lower quartile to what it models of a run: the others' work has a size even here.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Every benchmark still runs, at a size of nothing: `make bench` takes half an hour, and nobody waits for it."""
+"""Every benchmark still runs, at a size of nothing: `make bench` takes twenty minutes, and few wait for it."""
 
 import importlib.util
 import os

@@ -15,6 +15,7 @@ from pkd_utils.runs.files import write, write_json
 from pkd_utils.runs.parameters import resolve
 from pkd_utils.runs.profiles import read_runs
 from workflow.plan.__main__ import Plan, main
+from workflow.plan.maps import pictures
 from workflow.plan.rates import FILES, MEASURED_STUDENTS, Rates, operations
 from workflow.plan.reports import REPORT_TOKENS
 from workflow.plan.tasks import TaskCount, count_tasks
@@ -435,6 +436,23 @@ def test_maps_are_scored_at_the_images_size_and_by_finding(rates):
         found.append(costs_of(plan, rates)[3].cpu_hours * 3600)
     scores = 1_047 * (6 * 3 + 7 * 2) * 0.002
     assert found[0] - found[1] == pytest.approx(3 / 4 * scores)
+
+
+def test_a_finished_cohort_is_counted_itself(tmp_path):
+    folder = tmp_path / "runs" / MAPS
+    write_json(folder / "run.json", {})
+    write(folder / "images.parquet", pd.DataFrame({"image_id": list("abcdef")}))
+    write(folder / "privileged.parquet", pd.DataFrame({"text": ["one", "two"]}))
+    splits = ["train", "train", "validate", "test", "test", "test"]
+    write(folder / "splits.parquet",
+          pd.DataFrame({"image_id": list("abcdef"), "split": splits, "fold": 0, "repeat": 0}))  # fmt: skip
+    boxes = [("a", "Edema"), ("c", "Edema"), ("d", "Edema"), ("d", "Edema"), ("d", "Mass"), ("e", "")]
+    write(folder / "boxes.parquet", pd.DataFrame(boxes, columns=["image_id", "finding"]))
+    write(folder / "pixels.index.parquet", pd.DataFrame({"width": [10, 30], "height": [10, 10]}))
+    found = pictures(MAPS, {})
+    assert (found.images, found.rows, found.train, found.validate) == (6, 2, 2, 1)
+    assert found.regions == {"validate": 1, "test": 2} and found.pairs == ((0, 0),)
+    assert (found.named, found.plain, found.pixels) == (2, 1, 200)  # two findings of d; f has no region
 
 
 def test_every_volume_is_projected(rates):
