@@ -64,6 +64,15 @@ def test_a_file_that_is_named_and_not_there_is_refused(monkeypatch, tmp_path):
         local.read()
 
 
+def test_no_workers_mean_one_a_core_in_every_notebook_that_takes_them():
+    used = {}
+    for file in (paths.PROJECT_ROOT / "notebooks").glob("*/*.ipynb"):
+        code = "\n".join(cell["source"] for cell in parameters.code_cells(file))
+        used[file.stem] = re.findall(r"P\.workers\b(?: or )?(?:machine\.)?(.{7}|)", code)
+    assert sum(map(len, used.values())) >= 6
+    assert {after for found in used.values() for after in found} == {"cores()"}, used
+
+
 def test_the_example_lists_every_key_with_its_default():
     text = (paths.PROJECT_ROOT / "params" / "local.example.yml").read_text()
     keys = yaml.safe_load(re.sub(r"^#(?=( {2}[\w/-]+|\w+):)", "", text, flags=re.M))

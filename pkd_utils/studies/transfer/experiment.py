@@ -2,10 +2,8 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, product
-from multiprocessing import get_context
 from operator import attrgetter
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from pkd_utils.distillation.linear import fit_heads, principal_axes
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import Parts
 from pkd_utils.runs.seeds import stream
+from pkd_utils.runs.workers import results_of
 from pkd_utils.statistics.metrics import column_aurocs
 from pkd_utils.studies.transfer import arms
 from pkd_utils.studies.transfer.features import Data, standardised
@@ -87,14 +86,15 @@ def run_all(data: Data | Sequence[Data], protocol: Protocol, parts: Parts, worke
     """
     each = [data] if isinstance(data, Data) else data
     names = [f"partition-{number:03d}.npz" for number in range(protocol.partitions)]
-    missing = [number for number, name in enumerate(names) if name not in parts]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        asked = [each[number % len(each)] for number in missing], [protocol] * len(missing), missing
-        made = (map if workers < 2 else pool.map)(run_partition, *asked)
-        for number, partition in zip(missing, tqdm(made, total=len(missing), desc="partitions"), strict=True):
-            with parts.write(names[number]) as temporary:
-                _write(temporary, partition)
+    jobs = [(each[i % len(each)], protocol, i, parts, name) for i, name in enumerate(names) if name not in parts]
+    for _ in tqdm(results_of(_keep_partition, jobs, workers), total=len(jobs), desc="partitions"):
+        pass
     return [_read(parts.path(name)) for name in names]
+
+
+def _keep_partition(data: Data, protocol: Protocol, number: int, parts: Parts, name: str) -> None:
+    with parts.write(name) as temporary:
+        _write(temporary, run_partition(data, protocol, number))
 
 
 def _write(path: Path, partition: Partition) -> None:

@@ -94,11 +94,13 @@ def test_subsets_are_nested_keep_the_classes_and_stay_in_the_training_folds(flip
         draw.subset(1, 499)
 
 
-def test_partitions_are_kept_and_read_again(tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_partitions_are_kept_and_read_again(workers, tmp_path):
     data, one = features.simulate(200, 0), plan({"a": {"size": 50}})
     first = experiment.run_all(data, one, Parts(tmp_path / "parts", "x"), 1)
-    (tmp_path / "parts" / "partition-001.npz").unlink()
-    again = experiment.run_all(data, one, Parts(tmp_path / "parts", "x"), 1)
+    for part in ("partition-000.npz", "partition-001.npz"):
+        (tmp_path / "parts" / part).unlink()
+    again = experiment.run_all(data, one, Parts(tmp_path / "parts", "x"), workers)
     for a, b in zip(first, again, strict=True):
         assert all((a.values[cell] == b.values[cell]).all() for cell in a.values)
         assert a.choices.equals(b.choices) and a.added.equals(b.added)
