@@ -29,7 +29,7 @@ def test_notebooks_code_and_parameters_of_a_row_exist(row):
 
 
 def test_every_table_and_figure_of_both_papers_has_a_place():
-    first, second = (text.partition("| place |")[2] for text in PAGE.split("## {cite")[1:])
+    first, second = (text.partition("| place |")[2] for text in PAGE.split("\n## ")[1:])
     assert all(place in first for place in ("Figure 1", "Table 1", "equation (1)", "equation (2)"))
     for kind, last in (("Figure", 20), ("Table", 8)):
         found = set()
