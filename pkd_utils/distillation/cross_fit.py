@@ -2,8 +2,8 @@
 
 A teacher's answer on its own training rows can repeat the labels that it learnt by heart, and such soft labels tell
 the student nothing. Out of fold, s_i of equation (2) is of a teacher that saw neither row i nor another of its patient.
-Whether the paper's soft labels are so is not stated in the paper: `f_t` is trained, "frozen and its predictions s are
-used as soft labels", which on the face of it are those on its own training rows.
+The paper's are not, as its two steps are written: one f_t is trained on (x_i*, y_i), and gives the s_i of the same
+rows. It says nothing of teachers that have not seen them.
 """
 
 from collections.abc import Callable

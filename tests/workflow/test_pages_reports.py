@@ -17,7 +17,7 @@ from pkd_utils.studies.reports.claims import VERDICTS
 from pkd_utils.studies.reports.contrasts import KINDS
 from pkd_utils.studies.reports.paper_claims import CLAIMS
 from workflow.publish import pages
-from workflow.publish.pages import home, reports
+from workflow.publish.pages import home, papers, reports
 
 BOOK = paths.PROJECT_ROOT / "book"
 PAGE = (BOOK / "reports" / "the-study.md").read_text()
@@ -48,6 +48,11 @@ def test_every_claim_has_a_row_in_words():
     age = next(" ".join(row.split()) for row in rows if "**Age is what reports tell least.**" in row)
     assert "| image only minus report only; some encoder; Age (all); less each of MIMIC 5x1200, 3-Day" in age
     assert "| above 0 | reports alone |" in age
+
+
+def test_what_the_paper_says_stands_under_every_figure_of_which_it_says_something():
+    said = {number for claim in CLAIMS for number in papers.numbers_of(claim.where)}
+    assert said == {4, 5, 6, 9, 11, 12, *range(15, 21)}  # of 7, 8, 10, 13 and 14 nothing but what they show
 
 
 def test_methods_scores_and_verdicts_on_the_page_are_the_codes():

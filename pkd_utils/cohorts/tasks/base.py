@@ -25,6 +25,8 @@ PAPER_COUNTS = {
 }
 Unit = Literal["image", "study", "patient"]
 Balance = Literal["patient", "image"]
+Drawn = Literal["once", "each_seed"]
+DRAWN: dict[Drawn, str] = {"once": "once", "each_seed": "for each seed"}  # in words
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -40,11 +42,12 @@ class SplitRule:
     per_class : (int, int) or None
         Instead of a share, so many training and evaluation images are drawn of each class: (1000, 200) in the paper.
     fixed : bool
-        With `per_class`: the images and their division are drawn once, and seeds draw subsets of the training part.
+        The images are drawn once, not anew for each seed. With `per_class` so is their division, and seeds draw subsets
+        of the training part; with `balance` each seed divides them.
     balance : {"patient", "image"} or None
-        Sample the larger class down to the smaller one first, anew for each seed (two classes). By patient: those who
-        are of the larger class alone are drawn whole until the classes' images come nearest to each other; all images
-        of the others are kept.
+        Sample the larger class down to the smaller one first (two classes). By patient: those who are of the larger
+        class alone are drawn whole until the classes' images come nearest to each other; all images of the others are
+        kept.
     stratify : bool
         Hold out the same share of each class's patients; for sources so small that a class could go missing.
     """

@@ -30,7 +30,7 @@ def five_findings(
     findings: Annotated[tuple[Literal[FIVE], ...], Field(min_length=2)] = FIVE,
     train_per_class: base.Count = 1000,
     evaluate_per_class: base.Count = 200,
-    drawn: Literal["once", "each_seed"] = "once",
+    drawn: base.Drawn = "once",
 ) -> base.Task:
     """MIMIC 5x1200: images whose study has exactly one of five labels.
 
@@ -68,7 +68,7 @@ def five_findings(
         images = images.dropna(subset="target")
         funnel.step(f"and it is {', '.join(findings)}", images)
     each = train_per_class + evaluate_per_class
-    when = {"once": "once", "each_seed": "for each seed"}[drawn]
+    when = base.DRAWN[drawn]
     note = f"a count; which ones is drawn {when}"
     counted = images.groupby("target").head(each)
     funnel.step(f"at most {each:,} of each", counted, base.PAPER_COUNTS["mimic_5x1200"], note)

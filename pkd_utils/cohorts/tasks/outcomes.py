@@ -50,8 +50,9 @@ def outcome(
     column: str | None = None,
     evaluate: base.Share = 0.25,
     balance: base.Balance = "patient",
+    drawn: base.Drawn = "once",
 ) -> base.Task:
-    """A task of INSPECT: censored rows are dropped, and each seed samples the negatives down to the positives.
+    """A task of INSPECT: censored rows are dropped, and the negatives sampled down to the positives.
 
     Parameters
     ----------
@@ -69,6 +70,9 @@ def outcome(
         What is left out of the larger class, see `tasks.base.SplitRule`. Section 3.2 samples "patients that did not
         experience the event", appendix B.2 "negative labels". The paper's 5,449 and 5,651 images are one more than
         twice the release's positives, which whole patients give and single images do not.
+    drawn : {"once", "each_seed"}
+        One balanced set, which every seed divides: the paper gives one number of images for it, and divides "for each
+        seed". Or another set for each seed.
     """
     title, kind, classes, usual = INSPECT[name]
     column = column or usual
@@ -96,14 +100,15 @@ def outcome(
     smaller = int(min(target.sum(), len(target) - target.sum()))
     balanced = pd.concat([images[target == value].head(smaller) for value in (0, 1)])
     about = "about " if balance == "patient" else ""
-    note = f"{about}{smaller:,} of each class; which ones is drawn for each seed"
+    when = base.DRAWN[drawn]
+    note = f"{about}{smaller:,} of each class; which ones is drawn {when}"
     funnel.step("balanced", balanced, base.PAPER_COUNTS[name], note)
     choices = {
         "column": f"{column} ({'stated' if kind == 'prognostic' else base.NOT_STATED})",
-        "balance": f"the larger class sampled down by {balance}, anew for each seed (patients in section 3.2)",
+        "balance": f"the larger class sampled down by {balance}, {when} (patients in section 3.2)",
         "several images": f"one per {one_per} ({base.NOT_STATED})",
     }
-    split = base.SplitRule(evaluate=evaluate, balance=balance)
+    split = base.SplitRule(evaluate=evaluate, balance=balance, fixed=drawn == "once")
     return base.Task(name, title, kind, classes, base.make_table(images, target), funnel.table(), choices, split)
 
 

@@ -1,8 +1,8 @@
 """How a task is divided, seed by seed: training and evaluation parts, nested training subsets, and files to publish.
 
 The paper samples 90 % (age, discharge), 75 % (INSPECT) or 1,000 of each class (5x1200) for training and evaluates on
-the rest, on which it also selects: `half` cuts that part in two, so that one half can select and the other report. It
-does not say whether a patient may be on both sides; here none is, unless `group` is off.
+the rest, on which it also selects its teachers' epochs: `half` cuts that part in two, so that one half can select and
+the other report. It does not say whether a patient may be on both sides; here none is, unless `group` is off.
 """
 
 import hashlib
@@ -46,8 +46,8 @@ def split_task(
     group : bool
         Keep all images of a patient on one side. Not stated in the paper.
     evaluation_seed : int, optional
-        Hold out the same images whatever `seed`; None draws them anew, unless the rule is `fixed`. The paper says "for
-        each seed" of the tasks that are divided by share.
+        Hold out the same images whatever `seed`; None draws them anew, unless the rule is `fixed` by class. The paper
+        says "for each seed" of the tasks that are divided by share.
     refit_edges : str, optional
         For age tasks: fix the bins' edges ("equal_width" or "quantile") on this seed's training part.
 
@@ -59,10 +59,12 @@ def split_task(
         for tasks drawn by class in the proportions of the whole; -1 in the evaluation part);
         `half` (int64, 0 or 1 in the evaluation part by patient, -1 in training).
     """
-    hold_seed = (0 if task.split.fixed else seed) if evaluation_seed is None else evaluation_seed
+    hold_seed = seed if evaluation_seed is None else evaluation_seed
+    set_seed = 0 if task.split.fixed and evaluation_seed is None else hold_seed
+    hold_seed = set_seed if task.split.per_class else hold_seed
     rng, table = np.random.default_rng, task.table
     if task.split.balance:
-        table = _balanced(table, rng([hold_seed, _STREAM_BALANCE]), task.split.balance)
+        table = _balanced(table, rng([set_seed, _STREAM_BALANCE]), task.split.balance)
     units = table["patient_id"] if group else table["image_id"]
     if task.split.per_class is not None:
         draw = rng([hold_seed if task.split.fixed else seed, _STREAM_DRAW])

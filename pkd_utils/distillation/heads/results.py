@@ -61,7 +61,7 @@ class HeadResults:
         return pd.DataFrame(self._histories)
 
     def best_epoch(self, name: str, part: str = "validation") -> int:
-        """First epoch with the highest AUC on the "validation" rows or, the way of the paper, on the "test" rows."""
+        """First epoch with the highest AUC on the "validation" rows, or on the "test" rows."""
         return best_epoch([row for row in self._histories if row["name"] == name], part)
 
     def logits(self, name: str, part: str = "validation", epoch: int | str = "best") -> torch.Tensor:

@@ -21,8 +21,8 @@ class HeadSpec:
     """One head to train. Rows are numbers of rows of the tokens.
 
     After every epoch the head is evaluated on the validation rows. In the paper these are also the rows that are
-    reported, for the best epoch on them. With test rows the split is nested: those are reported, and the epoch is
-    chosen on the validation rows.
+    reported, and a teacher's epoch is the best on them; which epoch of other heads is reported is not stated in the
+    paper. With test rows the split is nested: those are reported, and the epoch is chosen on the validation rows.
     """
 
     name: str  # of its own

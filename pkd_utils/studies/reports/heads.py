@@ -97,7 +97,7 @@ def head_specs(
     seeds, sizes : empty for all that were prepared
     weights, temperatures : lambda and tau of equation (2), of the distilled methods
     selection
-        "paper": epochs (the teacher's too) are chosen on the images that are reported, as the paper does. "nested":
+        "paper": epochs (the teacher's too) are chosen on the images that are reported, as we read the paper. "nested":
         chosen on one half of the evaluation patients, reported on the other.
     learning_rate : None for the paper's (1e-4, probes 1e-3)
     epochs : 0 for those of each size (Tables 3 to 7)
@@ -286,7 +286,7 @@ def score_heads(study: Study, task: str, results: HeadResults, names: Iterable[s
     -------
     encoder, task, kind, method, seed, size, weight, temperature, epochs
     auc, auprc, best_epoch
-        Epoch of the highest AUC on the reported images: the paper's way, which flatters. With selection "nested":
+        Epoch of the highest AUC on the reported images, as we read the paper, which flatters. With selection "nested":
         chosen on one half of the evaluation patients and reported on the other.
     auc_other_half, auprc_other_half
         Each half of the evaluation patients is reported at the epoch that is best on the other half, and the two are

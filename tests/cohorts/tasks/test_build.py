@@ -244,8 +244,9 @@ def test_outcomes_drop_censored_and_balance(key):
     task = build_task("ph_12_month", cohort, labels=labels)
     assert task.table["target"].tolist() == [1, 0, 0, 0, 1, 0]
     assert task.funnel["rows"].tolist() == [8, 7, 6, 4] and task.funnel["paper"].iloc[-1] == 5449
-    assert task.split == SplitRule(evaluate=0.25, balance="patient")
-    assert "about 2 of each" in task.funnel["note"].iloc[-1]
+    assert task.split == SplitRule(evaluate=0.25, balance="patient", fixed=True)
+    assert task.funnel["note"].iloc[-1] == "about 2 of each class; which ones is drawn once"
+    assert not build_task("ph_12_month", cohort, labels=labels, drawn="each_seed").split.fixed
     by_image = build_task("ph_12_month", cohort, labels=labels, balance="image")
     assert by_image.split.balance == "image" and by_image.funnel["note"].iloc[-1].startswith("2 of each")
 

@@ -87,6 +87,18 @@ def test_balancing_by_patient_draws_those_without_the_event_whole(flip):
     assert task_splits.split_task(image, 0)["target"].value_counts().to_dict() == {0: 20, 1: 20}
 
 
+def test_a_fixed_balanced_set_is_drawn_once_and_every_seed_divides_it():
+    targets = np.repeat([1, 0], [20, 100])
+    for once in (True, False):
+        task = make_task(targets, np.arange(120), SplitRule(evaluate=0.25, balance="patient", fixed=once))
+        found = [task_splits.split_task(task, seed) for seed in range(3)]
+        assert len({frozenset(split["image_id"]) for split in found}) == (1 if once else 3)
+        held = {frozenset(split.loc[split["part"] == "evaluate", "image_id"]) for split in found}
+        assert len(held) == 3
+        held = [task_splits.split_task(task, seed, evaluation_seed=7)["part"].tolist() for seed in range(2)]
+        assert held[0] == held[1]
+
+
 def test_a_fixed_set_is_divided_once_and_seeds_draw_its_subsets():
     fixed, drawn = (many_per_patient(count=900, per_class=(60, 20), fixed=once) for once in (True, False))
     parts = {}

@@ -81,6 +81,8 @@ KNOWN = [
      [(GAIN, 0.1)]),
     ("RAD-DINO gains most on discharge", [(("report_distilled", STAY, "rad_dino"), 0.1)],
      [(("report_distilled", STAY, "rad_dino"), 0.1), (("report_distilled", STAY, "mrm"), 0.2)]),
+    ("Attention pays most for RAD-DINO", [(("mean_probe", 2000, "rad_dino"), -0.1)],
+     [(("mean_probe", 2000, "rad_dino"), -0.1), (("mean_probe", 2000, MIMIC, "mrm"), -0.2)]),
     ("A student can pass its teacher", [(("report_distilled", STAY, 2000, "c2l"), 0.1)], [(("teacher", STAY), 0.1)]),
     ("Age is in the image", [(("teacher", AGE), -0.1)], [(("teacher", AGE), -0.1), (("teacher", AGE, "c2l"), 0.2)]),
     ("Age is what reports tell least", [(("text_only", AGE), -0.2)], [(("text_only", PH), -0.2)]),
