@@ -49,9 +49,14 @@ _NORMAL = (
 )
 _DEATH = Terms(
     "death*, die, dies, died, dying, dead, deceased",
-    "fatal*, expired, demise, mortal*, passed away, surviv*, succumb*, discharged",
+    "fatal*, expired, demise, mortal*, passed away, surviv*, succumb*, discharg*, recover*",
 )
-_ICU = Terms("icu*, intensive {} (care|therapy|treatment)*, critical care", "itu")
+# With its unit or tube, which alone would tell the label.
+_ICU = Terms(
+    "icu*, intensive {} (care|therapy|treatment)* unit*, intensive {} (care|therapy|treatment)*, "
+    "critical care unit*, critical care",
+    "itu, hdu",
+)
 _LOBE = "(lung|lobe|base|side|sided|upper|lower|mid|middle|apex|apical|basal|basilar|pleural|effusion|perihilar)"
 
 LABEL_TERMS: dict[str, Terms] = {
@@ -123,7 +128,11 @@ LABEL_TERMS: dict[str, Terms] = {
     ),
     "went_icu": _ICU,
     "in_icu": _ICU,
-    "intubated": Terms("*intubat*", "extubat*, *ventilat*, endo~tracheal, et~tube*, ett, tracheostom*"),
+    "intubated": Terms(
+        "*intubat*",
+        "extubat*, mechanical* *ventilat*, *ventilat*, endo~tracheal tube*, endo~tracheal, et~tube*, ett, "
+        "tracheostom* tube*, tracheostom*",
+    ),
     "death": _DEATH,
     "survival": _DEATH,
     # No label, but what a text tells of where: `texts.text_variant` takes it out. Some parts are on one side alone.
@@ -148,6 +157,8 @@ _EMPTY = {
 
 # A sentence ends with a full stop, semicolon, colon, question or exclamation mark that ends a word.
 _SENTENCE_END = re.compile(r"(?<=[.;:?!])\s+")
+_ITEM = re.compile(r"^\d{1,2}\.+(?!\d)\s*")  # the number of an item of a list
+_GONE = re.compile(r"[-\u00ad\u2010-\u2015\u2212/_]*\0[-\u00ad\u2010-\u2015\u2212/_]*")  # a term, and what tied it on
 # Words that want a noun behind them: of course and time, which may also stand alone behind a verb, and others.
 _COURSE = (
     "stable|unchanged|persist(?:ent|ing)|resolv(?:ed|ing)|improv(?:ed|ing)|increas(?:ed|ing)|decreas(?:ed|ing)|"
@@ -222,7 +233,8 @@ def surviving_terms(text: str, labels: Sequence[str], mode: Mode = "names_and_sy
 def remove_label_terms(text: str, labels: Sequence[str], mode: Mode = "names_and_synonyms") -> str:
     """Remove every term of the labels from a text, so that `surviving_terms` finds none.
 
-    A sentence that keeps no word of content ("No ." after "No pleural effusion.") is dropped whole.
+    A sentence that keeps no word of content ("No ." after "No pleural effusion.") is dropped whole. Numbers of lists
+    go from every text: "1. 3." would tell that the second item named a label.
 
     Parameters
     ----------
@@ -239,15 +251,15 @@ def remove_label_terms(text: str, labels: Sequence[str], mode: Mode = "names_and
         The text with single spaces; "" if nothing is left.
     """
     pattern = _pattern(tuple(labels), mode)
+    sentences = [_ITEM.sub("", sentence) for sentence in _SENTENCE_END.split(text.strip())]
+    if mode == "sentences":
+        sentences = [sentence for sentence in sentences if not pattern.search(sentence)]
+    text = _filled(sentences)
     # Removing a term can bring the two halves of another together, so repeat until none is left.
     while pattern.search(text):
-        if mode == "sentences":
-            text = " ".join(part for part in _SENTENCE_END.split(text) if not pattern.search(part))
-            break
-        text = pattern.sub(" ", text)
-        text = " ".join(sentence for sentence in _SENTENCE_END.split(text) if not _is_empty(sentence))
+        text = _filled(_SENTENCE_END.split(_GONE.sub(" ", pattern.sub("\0", text))))
     text = re.sub(r"(?<!\S)[/,;:\-\u2010-\u2015]+(?!\S)", " ", text)  # marks that stood between two terms
-    text = re.sub(r"\s+([.,;:])", r"\1", " ".join(text.split()))
+    text = re.sub(r"[\s,]+([.,;:])", r"\1", " ".join(text.split()))
     return text if not pattern.search(text) else remove_label_terms(text, labels, mode)
 
 
@@ -262,6 +274,7 @@ def sentences_with_holes(text: str) -> int:
     return sum(bool(_HOLE.search(sentence)) for sentence in plain)
 
 
-def _is_empty(sentence: str) -> bool:
-    """True if a sentence has no word of content."""
-    return all(word.lower() in _EMPTY for word in re.findall(r"[^\W\d_]+", sentence)) and not re.search(r"\d", sentence)
+def _filled(sentences: Sequence[str]) -> str:
+    """Join the sentences that have a word of content, or a digit."""
+    words = (re.findall(r"[^\W_]+", sentence.lower()) for sentence in sentences)
+    return " ".join(s for s, found in zip(sentences, words, strict=True) if not _EMPTY.issuperset(found))
