@@ -274,9 +274,9 @@ def choose_threshold(
     rows = []
     columns = (found.curves[name].T for name in ("iou", "fpr"))
     for threshold, (_, count), iou, fpr in zip(thresholds, found.boxes, *columns, strict=True):
-        fpr = fpr[count > 0]
+        fpr = fpr[~np.isnan(fpr)]  # boxes in the padding alone are none
         rows.append((float(threshold), iou.mean(), fpr.mean() if len(fpr) else np.nan, count.mean(), len(iou),
-                     sum(count == 0)))  # fmt: skip
+                     len(iou) - len(fpr)))  # fmt: skip
     table = pd.DataFrame(rows, columns=["threshold", "iou", "fpr", "predicted_boxes", "images", "images_without_boxes"])
     score = table["iou"] if criterion == "iou" else -table["fpr"]
     if score.isna().all():

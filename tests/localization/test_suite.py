@@ -304,3 +304,5 @@ def test_the_suite_counts_the_picture_alone(rng):
     for name in ("pixel_auroc", "pointing_game", "energy_inside"):
         np.testing.assert_allclose(got[name], plain[name], err_msg=name)
     assert (score_maps(*wide, moved, **scale).per_image["fpr"] >= got["fpr"]).all()
+    empty = score_maps(np.zeros_like(wide[0]), wide[1], moved, 0.5, valid=valid).per_image
+    np.testing.assert_array_equal(empty["pointing_game"], empty["region_share"])  # zeros, as of Grad-CAM
