@@ -206,9 +206,11 @@ class Cohort:
             which = "region" if label is None else f"region labelled {label!r}"
             raise DataError(f"Image {image_id!r} has no {which}; ask only for images and labels of cohort.boxes.")
         for box in boxes.itertuples():
-            # A pixel belongs to the box if its centre does; slices below 0 would count from the far edge.
-            rows = slice(max(round(box.y0), 0), max(round(box.y1), 0))
-            columns = slice(max(round(box.x0), 0), max(round(box.x1), 0))
+            # A pixel belongs to the box if its centre does; a box too thin to hold one keeps the nearest.
+            columns, rows = (
+                slice(start := min(max(round(low), 0), side - 1), max(round(high), start + 1))
+                for low, high, side in ((box.x0, box.x1, width), (box.y0, box.y1, height))
+            )
             mask[rows, columns] = True
         return mask
 

@@ -120,8 +120,9 @@ def load_weights(model: VisionTransformer, path: str | Path, name: str) -> dict[
     saved_by_us = path.suffix == ".safetensors" and _facts(path) is not None
     report = {"file": path.name, "converted": _convert(state, own, model, name)}
     # A head is taken only from our own student: another task's head has no meaning here, even where it fits.
-    take_head = saved_by_us and all(k in state and state[k].shape == own[k].shape for k in own if k.startswith("head."))
-    wanted = [k for k in own if take_head or not k.startswith("head.")]
+    heads = [k for k in own if k.startswith(("head.", "head_dist."))]
+    take_head = saved_by_us and all(k in state and state[k].shape == own[k].shape for k in heads)
+    wanted = [k for k in own if take_head or k not in heads]
     left = sorted(set(state) - set(wanted))
     faults = {
         f"lacks some of the {len(wanted)} encoder tensors of the student": [k for k in wanted if k not in state],
@@ -201,7 +202,8 @@ def _head(model: VisionTransformer, tokens: torch.Tensor) -> torch.Tensor:
 
 def has_plain_last_block(model: nn.Module) -> bool:
     """True if the identities of `class_token_logits` hold: class token pooled, plain attention without query norm."""
-    if not isinstance(model, VisionTransformer) or model.global_pool != "token" or model.attn_pool is not None:
+    # Of a subclass the head may read more: DeiT's distilled one reads two tokens.
+    if type(model) is not VisionTransformer or model.global_pool != "token" or model.attn_pool is not None:
         return False
     block = model.blocks[-1]
     attn = getattr(block, "attn", None)

@@ -40,7 +40,8 @@ def packed_geometry(width: int, height: int, size: int, aspect: Aspect = "squash
         offset_x, offset_y = float((size - inner_w) // 2), float((size - inner_h) // 2)
         return Geometry(inner_w / width, inner_h / height, offset_x, offset_y)
     scale = size / min(width, height)
-    return Geometry(scale, scale, (size - scale * width) / 2, (size - scale * height) / 2)
+    # Rounding must not push the picture inwards: what lies beyond its edge cannot be read.
+    return Geometry(scale, scale, *(min(0.0, (size - scale * side) / 2) for side in (width, height)))
 
 
 def transform_boxes(boxes, geometry: Geometry, size: int) -> np.ndarray:
@@ -68,8 +69,10 @@ def transform_mask(mask, size: int, aspect: Aspect = "squash") -> np.ndarray:
     keeps its best covered pixel(s): a lesion never vanishes by resizing (but "crop" may cut it off).
     """
     mask = np.asarray(mask, dtype=bool)
-    share = resize(Image.fromarray(mask.astype(np.float32)), mask.shape[::-1], size, aspect, Image.Resampling.BOX)
-    share = np.asarray(share)
+    stored = Image.fromarray(mask.astype(np.float32)), mask.shape[::-1], size, aspect
+    share = np.asarray(resize(*stored, Image.Resampling.BOX))
+    if not share.any():  # a pixel on the border of two boxes can be in neither
+        share = np.asarray(resize(*stored, Image.Resampling.BILINEAR))
     top = share.max()
     return share >= min(0.5, top) if top > 0 else np.zeros((size, size), dtype=bool)
 

@@ -33,7 +33,7 @@ from pkd_utils.localization.arrays import (
     value_range,
 )
 from pkd_utils.localization.ranks import RowRanks, fastest_sort
-from pkd_utils.localization.regions import best_ious, component_boxes, padded_raster, share, union_areas
+from pkd_utils.localization.regions import best_ious, boxes_within, component_boxes, padded_raster, share, union_areas
 from pkd_utils.runs.checked import checked
 from pkd_utils.runs.errors import DataError
 
@@ -188,7 +188,8 @@ def at_thresholds(
     connectivity, min_area : see `boxes_from_maps`; of boxes only
     normalize : bool
         Whether thresholds act on `normalize_maps(maps)` (default) or on the maps as they are.
-    valid : see `pixel_auroc`, a rectangle each; areas of boxes count within it alone
+    valid : see `pixel_auroc`, a rectangle each; boxes that lie outside it are none, and false positives count within it
+        alone (IoU is of whole boxes)
 
     Returns
     -------
@@ -210,6 +211,8 @@ def at_thresholds(
     reference = as_boxes(boxes, maps.shape)
     found, pixels = threshold_boxes(maps, masks, levels, connectivity, min_area, normalize)
     frame = frames(valid, maps.shape)
+    if valid is not None:
+        found = [boxes_within(*predicted, frame) for predicted in found]
     unions = [union_areas(*predicted, *reference, frame) for predicted in found]
     curves = {"iou": np.array([best_ious(*predicted, *reference) for predicted in found]).T}
     curves["fpr"] = np.array([share(*union) for union in unions]).T

@@ -66,6 +66,13 @@ def component_boxes(
     return boxes, np.bincount(owner, minlength=n)
 
 
+def boxes_within(boxes: np.ndarray, counts: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes (see `component_boxes`) of which a part lies in their image's `frame` (n, 4), and their numbers."""
+    image = np.repeat(np.arange(len(counts)), counts)
+    kept = ((boxes[:, :2] < frame[image, 2:]) & (boxes[:, 2:] > frame[image, :2])).all(axis=1)
+    return boxes[kept], np.bincount(image[kept], minlength=len(counts))
+
+
 def ragged_arange(counts: np.ndarray) -> np.ndarray:
     """0 ... counts[0] - 1, 0 ... counts[1] - 1, and so on, in one array."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -196,14 +196,15 @@ def score_maps(
     over = [grid.index(float(t)) for t in thresholds]
     flat, counts = predictions[chosen]
     predicted = np.split(flat, np.cumsum(counts)[:-1])
-    pictured = maps if valid is None else np.where(np.asarray(valid, dtype=bool), maps, 0)  # maps are not negative
+    # Maps are not negative: below all of them no maximum lies in the padding, and 0 adds nothing to a sum.
+    below, empty = (maps if valid is None else np.where(np.asarray(valid, dtype=bool), maps, v) for v in (-1, 0))
     ranks = pixel_ranks(maps, masks, valid)
     per_image = pd.DataFrame(
         {
             "pixel_auroc": ranks[:, 0],
             "pixel_auprc": ranks[:, 1],
-            "pointing_game": pointing_game(pictured, masks, tolerance),
-            "energy_inside": energy_inside(pictured, masks),
+            "pointing_game": pointing_game(below, masks, tolerance),
+            "energy_inside": energy_inside(empty, masks),
             "iou": curves["iou"][:, chosen],
             "fpr": curves["fpr"][:, chosen],
             "iou_all": curves["iou"][:, over].mean(1),

@@ -218,6 +218,9 @@ def test_boxes_follow_the_stored_size(mimic):
     assert "3 images rescaled" in table.funnel["note"].iloc[-1]
     mask = table.mask(box["image_id"], "Edema")
     assert mask.shape == (32, 40) and mask[8:24, 4:24].all() and mask.sum() == 20 * 16
+    for corners, pixel in (((7.6, 8.7, 8.4, 9.4), [9, 8]), ((-0.9, 31.6, 0.2, 32.8), [31, 0])):  # no pixel's centre
+        table.boxes.loc[0, CORNERS] = corners
+        assert np.argwhere(table.mask(box["image_id"], "Edema")).tolist() == [pixel]
     (mimic / MS_CXR).unlink()
     refused("mimic_cxr", mimic, "or pass boxes=False", error=FileNotFoundError)
     assert load_cohort("mimic_cxr", mimic, boxes=False).boxes.empty

@@ -56,6 +56,16 @@ def test_other_makes_run_as_they_are():
         assert torch.equal(students.class_token_logits(model, images()), model(images()))
 
 
+def test_deits_distilled_student_reads_both_of_its_tokens_and_takes_no_foreign_head(tmp_path):
+    build = {"name": "deit_tiny_distilled_patch16_224", "image_size": 32, "patch_size": 16}
+    model = students.build_student(**build, n_labels=2).eval()
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.equal(students.class_token_logits(model, x), model(x))
+    save_file(students.build_student(**build, n_labels=7).state_dict(), tmp_path / "other.safetensors")
+    loaded = students.build_student(**build, n_labels=2, weights=tmp_path / "other.safetensors")
+    assert loaded.weights_report["head"] == "new" and loaded.head_dist.out_features == 2
+
+
 def test_dropout_has_the_same_expectation():
     torch.manual_seed(0)
     sizes = {**SIZES, "num_classes": 5, "depth": 3}

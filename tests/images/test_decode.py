@@ -89,12 +89,26 @@ def test_box_that_crop_cuts_off_has_no_area():
     assert box[0, 2] - box[0, 0] == 0 and box[1].tolist() == [25, 0, 50, 50]
 
 
+@pytest.mark.parametrize("width", [611, 612, 751, 2544])
+def test_crop_of_a_side_that_binary_numbers_do_not_divide(tmp_path, width):
+    Image.new("L", (width, 3056), 200).save(tmp_path / "film.jpg")
+    for size in (64, 96, 224):
+        assert (decode.read_image(tmp_path / "film.jpg", size, "crop")[0] == 200).all()
+        geometry = packed_geometry(width, 3056, size, "crop")
+        assert geometry.offset_x == pytest.approx(0, abs=1e-9) and geometry.offset_y < 0
+
+
 def test_small_lesion_survives_and_empty_mask_stays_empty():
     mask = np.zeros((500, 400), bool)
     assert not transform_mask(mask, 32).any()
     mask[200:203, 100:103] = True
     packed = transform_mask(mask, 32)
     assert packed.sum() == 1 and packed[200 * 32 // 500, 100 * 32 // 400]
+    for height, width, size in ((31, 883, 96), (223, 67, 96), (9, 289, 48)):
+        mask = np.zeros((height, width), bool)
+        mask[height // 2, width // 2] = True  # on the border of two packed pixels
+        y, x = np.nonzero(transform_mask(mask, size))
+        assert len(y) and max(abs(y + 0.5 - size / 2).max(), abs(x + 0.5 - size / 2).max()) <= size / (2 * height) + 1
 
 
 def test_sixteen_bits_colour_palette_and_transparency(tmp_path):

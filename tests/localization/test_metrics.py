@@ -274,6 +274,16 @@ def test_choose_threshold(rng):
     assert choose_threshold(np.ones((1, 4, 4)), [[[0, 0, 2, 2]]], [0.5])[1]["images_without_boxes"].tolist() == [1]
 
 
+def test_a_threshold_whose_boxes_lie_in_the_padding_of_one_map_is_judged_on_the_others():
+    maps, valid = np.zeros((2, 8, 12)), np.zeros((8, 12), dtype=bool)
+    valid[:, 4:] = True
+    maps[0, 2, 1] = maps[1, 2, 6] = 1
+    maps[0, 2, 10], maps[1, 2, 10] = 0.6, 0.4
+    best, table = choose_threshold(maps, [[[6, 2, 7, 3]]] * 2, [0.3, 0.5, 0.8], "fpr", valid=valid)
+    assert table["fpr"].tolist() == [0.75, 0.5, 0] and table["images_without_boxes"].tolist() == [0, 0, 1]
+    assert best == 0.8, "it was left out, as if it gave no box on any map"
+
+
 def test_threshold_is_compared_in_the_precision_of_the_map():
     map = np.array([[0.0, 0.3, 1.0]], dtype=np.float32)
     above = 0.300000012  # above float32(0.3) as float64, but the same number in float32

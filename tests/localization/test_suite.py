@@ -304,3 +304,16 @@ def test_the_suite_counts_the_picture_alone(rng):
     for name in ("pixel_auroc", "pointing_game", "energy_inside"):
         np.testing.assert_allclose(got[name], plain[name], err_msg=name)
     assert (score_maps(*wide, moved, **scale).per_image["fpr"] >= got["fpr"]).all()
+    empty = score_maps(np.zeros_like(wide[0]), wide[1], moved, 0.5, valid=valid).per_image
+    np.testing.assert_array_equal(empty["pointing_game"], empty["region_share"])  # zeros, as of Grad-CAM
+
+
+def test_boxes_in_the_padding_alone_are_no_predictions():
+    maps, valid = np.zeros((2, 8, 12)), np.zeros((8, 12), dtype=bool)
+    valid[:, 4:] = True
+    maps[:, 2:4, 6:8] = 0.9
+    maps[1, 2, 0] = 1  # the brightest of all
+    truth = [[[6, 2, 8, 4]]] * 2
+    suite = score_maps(maps, maps > 0.8, truth, 0.5, valid=valid)
+    assert suite.per_image["predicted_boxes"].tolist() == [1, 1] and (suite.average_precision["ap"] == 1).all()
+    assert score_maps(maps, maps > 0.8, truth, 0.5).average_precision["ap"].max() < 0.8

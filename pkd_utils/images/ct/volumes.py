@@ -146,9 +146,8 @@ def read_volume(path: str | Path) -> Volume:
     if packed != named:
         what = ("compressed (gzip)", ".nii.gz") if packed else ("not compressed (gzip)", ".nii")
         raise VolumeError("unreadable", f"{path.name} is {what[0]}, which its name denies; let it end in {what[1]}.")
-    image = _read(path, path)
     check_whole(path)
-    return to_lps(image, path.name)
+    return to_lps(_read(path, path), path.name)
 
 
 def to_lps(image: sitk.Image, name: str = "the image", patient_position: str = "") -> Volume:
@@ -214,7 +213,7 @@ def _read(source: Path | list[str], path: Path) -> sitk.Image:
 
 
 def check_whole(path: Path) -> None:
-    """VolumeError for a NIfTI file that ends early, has no sides, or holds NaN (water to SimpleITK).
+    """VolumeError for a NIfTI file that ends early, has no sides or two kinds, is sheared, or holds NaN (ITK's water).
 
     Whole numbers are not read.
     """
@@ -223,15 +222,23 @@ def check_whole(path: Path) -> None:
     except Exception as error:  # what SimpleITK read, nibabel may refuse in many ways
         reason = " ".join(str(error).split())
         raise VolumeError("unreadable", f"{path.name} cannot be read ({reason}); convert it again.") from None
-    forms = [form for form in (image.get_sform(coded=True), image.get_qform(coded=True)) if form[1]]
-    axes = {nibabel.aff2axcodes(form[0]) for form in forms}
-    if not axes:
+    forms = [form for form, code in (image.get_sform(coded=True), image.get_qform(coded=True)) if code]
+    if not forms:
         lacking = "does not say where left, front and head are; convert it again from its source, with its orientation."
         raise VolumeError("no orientation", f"{path.name} {lacking}")
-    if len(axes) > 1:
-        both = " and ".join(sorted("".join(map(str, codes)) for codes in axes))
-        said = f"{path.name} gives its axes as {both} (sform and qform); correct its header."
-        raise VolumeError("no orientation", said)
+    # SimpleITK takes the sform, or without a word the qform where the sform is sheared or of other steps.
+    steps = [np.linalg.norm(form[:3, :3], axis=0) for form in forms]
+    with np.errstate(invalid="ignore"):
+        axes = [form[:3, :3] / step for form, step in zip(forms, steps, strict=True)]
+    lean = max(float(np.degrees(np.arcsin(np.abs(each.T @ each - np.eye(3)).max()))) for each in axes)
+    if lean > OBLIQUE_DEGREES:
+        raise _tilted(path.name, lean)
+    apart = float(np.degrees(np.arccos(np.clip((axes[0] * axes[-1]).sum(axis=0).min(), -1, 1))))
+    if not (apart <= OBLIQUE_DEGREES and np.allclose(steps[0], steps[-1], rtol=0.01)):
+        codes = " and ".join("".join(map(str, nibabel.aff2axcodes(form))) for form in forms)
+        said = f"{path.name} gives its axes as {codes} (sform and qform), {apart:.1f} degrees apart"
+        sizes = " and ".join(" x ".join(f"{length:.3g}" for length in step) for step in steps)
+        raise VolumeError("no orientation", f"{said}, with voxels of {sizes} mm; correct its header.")
     stored = image.dataobj
     needed = stored.offset + int(np.prod(stored.shape)) * stored.dtype.itemsize
     size = path.stat().st_size
@@ -336,8 +343,9 @@ def _check_stack(positions: np.ndarray, normal: np.ndarray, acquisitions: np.nda
     along = positions[-1] - positions[0]
     angle = float(np.degrees(np.arccos(np.clip(abs(along @ normal) / np.linalg.norm(along), 0, 1))))
     if angle > OBLIQUE_DEGREES:
-        raise VolumeError(
-            "tilted gantry",
-            f"The slices in {name} are stacked {angle:.1f} degrees off their normal; correct the tilt first "
-            "(for example with dcm2niix).",
-        )
+        raise _tilted(name, angle)
+
+
+def _tilted(name: str, degrees: float) -> VolumeError:
+    said = f"The slices in {name} are stacked {degrees:.1f} degrees off their normal"
+    return VolumeError("tilted gantry", f"{said}; correct the tilt first (for example with dcm2niix).")

@@ -79,12 +79,12 @@ def by_finding(
     return pd.DataFrame(rows).assign(kind="finding")
 
 
-def alarms(maps: np.ndarray, logits: np.ndarray, size: tuple[int, int], threshold: float, **boxes: Any) -> dict:
-    """What one student's maps (N, h, w), enlarged to `size`, would have drawn on images without anything to find.
+def alarms(maps: np.ndarray, logits: np.ndarray, valid: np.ndarray, threshold: float, **boxes: Any) -> dict:
+    """What one student's maps (N, h, w) would have drawn on images without anything to find.
 
-    Scaled by its own range, a map that is not constant reaches 1 somewhere, so that it always draws a box: beside the
-    map alone stands the reader who draws boxes only where the model calls a finding, by a logit above 0. `boxes` are
-    options of `metrics.boxes_from_maps`.
+    Scaled by its own range, a map that is not constant reaches 1 somewhere, so that it nearly always draws a box (in
+    the picture, `valid` (N, H, W), to whose size maps are enlarged): beside the map alone stands the reader who draws
+    boxes only where the model calls a finding, by a logit above 0. `boxes` are options of `metrics.at_thresholds`.
 
     Returns
     -------
@@ -92,8 +92,8 @@ def alarms(maps: np.ndarray, logits: np.ndarray, size: tuple[int, int], threshol
         images; drawn, share of them with a box, and boxes, mean number; calls, share called; drawn_if_called and
         boxes_if_called, the same with no box where nothing is called.
     """
-    scaled = metrics.normalize_maps(attention.upsample_maps(maps, size))
-    counts = np.array([len(found) for found in metrics.boxes_from_maps(scaled, threshold, **boxes)])
+    large, nothing = attention.upsample_maps(maps, valid.shape[1:]), [()] * len(maps)
+    ((_, counts),) = metrics.at_thresholds(large, None, nothing, [threshold], valid=valid, **boxes).boxes
     called = (logits > 0).any(axis=1)
     gated = np.where(called, counts, 0)
     return {

@@ -155,7 +155,31 @@ def test_files_that_do_not_say_where_left_is_are_refused(tmp_path):
     mirrored = nibabel.Nifti1Image(HU, np.diag([1.0, 1, 1, 1]))
     mirrored.set_qform(np.diag([-1.0, 1, 1, 1]), 1)
     nibabel.save(mirrored, tmp_path / "two.nii")
-    assert "LAS and RAS (sform and qform)" in str(refused(tmp_path / "two.nii"))
+    assert "RAS and LAS (sform and qform), 180.0 degrees apart" in str(refused(tmp_path / "two.nii"))
+
+
+def test_a_nifti_whose_slices_lean_or_that_says_two_things_is_refused(tmp_path):
+    """SimpleITK reads all of these, by the qform alone where the sform is sheared or of other steps."""
+    straight, sheared, turned, doubled = (np.diag([4.0, 4, 5, 1]) for _ in range(4))
+    sheared[1, 2] = 5 * np.tan(np.radians(15))
+    turned[:2, :2] = 4 * np.array([[0.8, -0.6], [0.6, 0.8]])
+    doubled[:3] *= 2
+    cases = {
+        "lean": (sheared, None, "tilted gantry", "stacked 15.0 degrees off"),
+        "turned": (turned, straight, "no orientation", "36.9 degrees apart"),
+        "doubled": (doubled, straight, "no orientation", "voxels of 8 x 8 x 10 and 4 x 4 x 5 mm"),
+    }
+    for name, (sform, qform, problem, words) in cases.items():
+        image = nibabel.Nifti1Image(HU.transpose(2, 1, 0), sform)  # with a qform that is sheared no more
+        image.set_sform(sform, 1)
+        image.set_qform(sform if qform is None else qform, 1)
+        nibabel.save(image, tmp_path / f"{name}.nii")
+        error = refused(tmp_path / f"{name}.nii")
+        assert error.name == problem and words in str(error)
+    image.set_sform(turned, 1)
+    image.set_qform(turned, 1)
+    nibabel.save(image, tmp_path / "agreed.nii")
+    assert volumes.read_volume(tmp_path / "agreed.nii").facts["oblique_degrees"] == pytest.approx(36.87, abs=0.01)
 
 
 def test_names_that_deny_the_compression_are_told(tmp_path):

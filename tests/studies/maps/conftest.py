@@ -52,7 +52,7 @@ def by_finding(prepared):
     """The same images, with regions of findings: a on i1 to i5, b on i2, and on i2, i6 c, which nobody trained."""
     rows = [("i1", "a"), ("i2", "a"), ("i2", "b"), ("i2", "c"), ("i3", "a"), ("i4", "a"), ("i5", "a"), ("i6", "c")]
     boxes = pd.DataFrame(rows, columns=["image_id", "finding"])
-    boxes[["x0", "y0"]], boxes[["x1", "y1"]] = 0, np.array([[k + 1, 1] for k in range(len(rows))])
+    boxes[["x0", "y0"]], boxes[["x1", "y1"]] = (0, 2), np.array([[k + 1, 3] for k in range(len(rows))])
     boxes.to_parquet(prepared.folder / "boxes.parquet")
     masks = np.zeros((len(rows), SIDE, SIDE), bool)
     for k, mask in enumerate(masks):

@@ -57,9 +57,12 @@ def test_alarms_are_those_of_the_enlarged_map_and_of_its_calls():
     maps = np.zeros((3, 4, 4))
     maps[1, 0, 0] = maps[1, 3, 3] = maps[2, 1, 1] = 1
     logits = np.array([[-1.0, 2], [-1, -1], [3, 3]])
-    got = groups.alarms(maps, logits, (16, 16), 0.5)
+    valid = np.ones((3, 16, 16), dtype=bool)
+    got = groups.alarms(maps, logits, valid, 0.5)
     assert tuple(got) == groups.ALARMS
     assert got == pytest.approx(dict(zip(groups.ALARMS, (3, 2 / 3, 1, 2 / 3, 1 / 3, 1 / 3), strict=True)))
+    valid[:, :, 12:] = False
+    assert groups.alarms(maps, logits, valid, 0.5)["boxes"] == pytest.approx(2 / 3), "one lies in the padding"
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
