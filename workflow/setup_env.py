@@ -43,7 +43,9 @@ def pip_sources() -> dict[str, list[str]]:
 
 def install(extras: list[str]) -> None:
     """Install the project, editable, with the given extras, at the pinned versions."""
-    if not PYTHON.exists():
+    settings = VENV / "pyvenv.cfg"
+    moved = PYTHON.exists() and str(VENV) not in settings.read_text()  # then every script in it names the old place
+    if moved or not PYTHON.exists():
         subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
     uv_pin = re.search(r"^uv==.*$", (ROOT / "constraints.txt").read_text(), re.M).group(0)
     subprocess.run([str(PYTHON), "-m", "pip", "install", "-q", uv_pin], check=True)
@@ -51,6 +53,7 @@ def install(extras: list[str]) -> None:
     # "unsafe-best-match" is what pip does: the best version over all sources, not the first source that has a name.
     command = [str(PYTHON), "-m", "uv", "pip", "install", "--python", str(PYTHON), "--index-strategy"]
     command += ["unsafe-best-match", "-c", str(ROOT / "workflow" / "pins.lock"), "-e", f"{ROOT}[{','.join(extras)}]"]
+    command += ["--reinstall"] * moved
     for option, values in pip_sources().items():
         for value in values:
             command += [f"--{option}", value]

@@ -215,7 +215,10 @@ def _pattern(labels: tuple[str, ...], mode: Mode) -> re.Pattern:
     unknown = [label for label in labels if label not in LABEL_TERMS]
     if unknown or not labels:
         named = ", ".join(unknown) or "(none given)"
-        raise DataError(f"No terms are listed for label {named}; listed are {', '.join(LABEL_TERMS)}.")
+        raise DataError(
+            f"No terms are listed for label {named}; list them in LABEL_TERMS of pkd_utils/cohorts/label_terms.py, or "
+            "leave the texts as they are (label_names: kept)."
+        )
     if mode not in get_args(Mode):
         raise DataError(f"Labels are not removed by {mode!r}; choose one of {', '.join(get_args(Mode))}.")
     chosen = [LABEL_TERMS[label] for label in labels]

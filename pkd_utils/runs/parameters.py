@@ -6,6 +6,7 @@ notebook therefore declares its parameters once, as annotated assignments in its
 """
 
 import ast
+import contextlib
 import difflib
 import json
 import math
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import pydantic
+import yaml
 
 from pkd_utils.runs import local, paths, strict_yaml
 from pkd_utils.runs.errors import DataError
@@ -125,8 +127,10 @@ def resolve(notebook: str, values: dict[str, Any], source: str = "") -> dict[str
 
 def _for_papermill(name: str, kind: Any, value: Any) -> str:
     """What to write instead of papermill's -p, which passes lists as text and turns 0012 into 12; or nothing."""
-    if isinstance(value, str) and kind is not str:
-        return f" papermill's -p passes this as text: write -y '{name}: {value}'."
+    for text in (value, f"[{value}]") if isinstance(value, str) and kind is not str else ():
+        with contextlib.suppress(yaml.YAMLError, pydantic.ValidationError):
+            pydantic.TypeAdapter(kind).validate_python(yaml.safe_load(text), strict=True)
+            return f" papermill's -p passes this as text: write -y '{name}: {text}'."
     if kind is str and isinstance(value, int | float):
         return f""" papermill's -p turns 0012 into 12: write a text as it is, -y '{name}: "{value}"'."""
     return ""

@@ -5,6 +5,7 @@ line style as well. Figure 1 of the MMPKD paper draws them red and green, which 
 ``(K, 4)`` arrays of ``x0, y0, x1, y1`` in pixels, ``x1`` and ``y1`` exclusive, as in `pkd_utils.localization.metrics`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 OKABE_ITO = {
     "black": "#000000",
@@ -148,7 +150,7 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], columns: Sequence[str
     if columns is None:
         numbers = next(iter(histories.values())).select_dtypes("number").columns
         columns = [column for column in numbers if column not in ("epoch", "seed", "fold")]
-    figure, axes = panels(len(columns), len(columns), 3.4, 2.72)
+    figure, axes = panels(len(columns), len(columns), 3.4, 2.72, below=0.22 * -(-len(histories) // 3))
     for ax, column in zip(axes, columns, strict=True):
         for i, (name, table) in enumerate(histories.items()):
             colour = PALETTE.get(name.lower(), f"C{i}")
@@ -159,8 +161,9 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], columns: Sequence[str
             mean = table.groupby("epoch")[column].mean()
             marker = "o" if len(mean) == 1 else None  # a single epoch draws no line
             ax.plot(mean.index, mean.to_numpy(), color=colour, linewidth=2, marker=marker, label=name)
-        ax.set(xlabel="epoch", ylabel=column.replace("_", " "))
-    axes[0].legend()
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        ax.set(xlabel="epoch", ylabel=re.sub(r"\bauc\b|\bauroc\b", lambda m: m[0].upper(), column.replace("_", " ")))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -178,7 +178,10 @@ def test_removal_may_bring_a_term_together():
 
 
 def test_refusals():
-    with pytest.raises(DataError, match="No terms are listed for label Hernia"):
+    with pytest.raises(
+        DataError,
+        match=r"No terms are listed for label Hernia; list them in LABEL_TERMS of .*, or .* \(label_names: kept\)",
+    ):
         surviving_terms("text", ["Hernia"])
     with pytest.raises(DataError, match=r"No terms are listed for label \(none given\)"):
         surviving_terms("text", [])

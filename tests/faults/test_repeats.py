@@ -67,6 +67,15 @@ def test_other_pictures_and_even_ones_are_none(cohort):
     assert repeated_pictures(cohort, pixels)[0].empty
 
 
+def test_bars_beside_pictures_make_no_two_of_them_one(cohort):
+    pixels = np.full((len(cohort.images), 64, 64), 90, dtype=np.uint8)
+    pixels += np.random.default_rng(0).integers(0, 3, pixels.shape, dtype=np.uint8)  # hardly anything is to be seen
+    pixels[:, :, :8] = pixels[:, :, 56:] = 0
+    assert repeated_pictures(cohort, pixels)[0].empty
+    pixels[4] = pixels[0]
+    assert len(repeated_pictures(cohort, pixels, "keep")[0]) == 1
+
+
 def test_equal_files_are_found_by_content(cohort, tmp_path, monkeypatch):
     monkeypatch.setenv("PKD_DATA", str(tmp_path / "data"))  # where the index of hashes lies
     images = cohort.root / "images"

@@ -55,6 +55,8 @@ def test_check_takes_the_namespace_and_refuses_what_papermill_injected_in_vain(p
     ("injected", "message"),
     [
         ("seeds = '[0, 1]'", r"got str '\[0, 1\]' .* write -y 'seeds: \[0, 1\]'"),
+        ("seeds = '3, 4'", r"write -y 'seeds: \[3, 4\]'"),
+        ("seeds = 'many'", r"got str 'many' \(Input should be a valid list\)\.$"),
         ("run = 12", r"turns 0012 into 12: write a text as it is, -y 'run: \"12\"'"),
         ("data_root = 'here'", r"there is no .*/here\. A relative path is read .* what you mean is .*/caller/here"),
     ],

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
 
+from pkd_utils.runs.showing import simulated_mark
 from pkd_utils.studies import figures
+from tests.studies.legible import touching
 
 
 def texts(figure):
@@ -60,9 +62,17 @@ def test_learning_curves_mean_over_seeds_in_role_colour():
     mean = next(line for line in ax.lines if line.get_label() == "baseline")
     np.testing.assert_allclose(mean.get_ydata(), [0.6, 0.7])
     assert mean.get_color() == figures.PALETTE["baseline"]
-    assert ax.get_ylabel() == "val auroc"
+    assert ax.get_ylabel() == "val AUROC"
     history = pd.DataFrame({"epoch": [0], "loss": [1.0], "val_auroc": [0.5]})
-    assert [ax.get_ylabel() for ax in figures.learning_curves({"teacher": history}).axes] == ["loss", "val auroc"]
+    assert [ax.get_ylabel() for ax in figures.learning_curves({"teacher": history}).axes] == ["loss", "val AUROC"]
+
+
+def test_learning_curves_of_many_methods_keep_their_legend_off_the_lines_and_count_whole_epochs():
+    history = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "validation_auc": [0.5, 0.6]})
+    curves = {f"MIMIC 5x1200: method {i}": history for i in range(7)}
+    figure = figures.learning_curves(curves, ["train_loss", "validation_auc"])
+    assert touching(simulated_mark(figure)) == []
+    assert all(t.get_text().isdigit() for t in figure.axes[0].get_xticklabels())
 
 
 def test_forest_draws_rows_from_the_top_with_intervals_and_published_values():

@@ -36,6 +36,22 @@ def test_the_environment_is_installed_again_when_a_pin_changes(monkeypatch, tmp_
     assert setup_env.fingerprint(["book"]) != before
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_where_the_folder_moved_every_script_is_written_again(monkeypatch, tmp_path, moved):
+    place = tmp_path / "venv"
+    (place / "bin").mkdir(parents=True)
+    (place / "bin" / "python").touch()
+    (place / "pyvenv.cfg").write_text(f"command = python -m venv {'/old/venv' if moved else place}\n")
+    monkeypatch.setattr(setup_env, "VENV", place)
+    monkeypatch.setattr(setup_env, "PYTHON", place / "bin" / "python")
+    commands = []
+    answer = subprocess.CompletedProcess([], 0, stdout="")
+    monkeypatch.setattr(setup_env.subprocess, "run", lambda command, **_: commands.append(command) or answer)
+    setup_env.install(["book"])
+    assert any(command[1:3] == ["-m", "venv"] for command in commands) == moved
+    assert any("--reinstall" in command for command in commands) == moved
+
+
 def test_other_pythons_are_refused_with_one_sentence(monkeypatch):
     monkeypatch.setattr(setup_env.sys, "version_info", (3, 9, 0))
     with pytest.raises(SystemExit, match=r"Python 3.11 or 3.12 is needed"):

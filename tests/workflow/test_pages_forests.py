@@ -1,6 +1,9 @@
 """Stored results become figures with intervals, whatever run wrote them, and benchmarks become bars without JSON."""
 
+import itertools
+
 import pytest
+from matplotlib import pyplot as plt
 
 from pkd_utils.runs import files, paths
 from workflow.publish.pages import bench, forests, results
@@ -95,3 +98,14 @@ def test_a_bar_ends_at_its_ratio():
     (ax,) = bench.bars(ratios).axes
     assert [bar.get_x() + bar.get_width() for bar in ax.patches] == [4.0, 0.5]
     assert [text.get_text() for text in ax.texts] == ["4.00", "0.50"]
+
+
+def test_names_of_neighbouring_bars_do_not_touch():
+    for file in RESULTS.glob("benchmark-*.json"):
+        for rows in files.read_json(file).values():
+            if isinstance(rows, list) and rows and isinstance(rows[0], dict) and len(ratios := bench.labelled(rows)):
+                figure = bench.bars(ratios)
+                figure.canvas.draw()
+                boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
+                assert all(a.y0 - b.y1 > 3 for a, b in itertools.pairwise(boxes)), file.name
+                plt.close(figure)

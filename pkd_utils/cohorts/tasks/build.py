@@ -26,7 +26,7 @@ BUILDERS = {
     "age": age.age,
     "discharge_3_day": mimic.discharge,
     **{name: partial(outcomes.outcome, name) for name in outcomes.INSPECT},
-    **{name: partial(outcomes.yes_or_no, name) for name in (*outcomes.COVID, *outcomes.OPENI)},
+    **{name: partial(outcomes.yes_or_no, name) for name in outcomes.YES_OR_NO},
     "openi_five": outcomes.openi_five,
 }
 # Each rule that the paper leaves open, changed by itself; `count_variants` shows what it does to the counts.

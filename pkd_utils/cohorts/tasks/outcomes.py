@@ -37,6 +37,7 @@ OPENI = {"openi_abnormal": ("Abnormal", "diagnostic", ("normal", "abnormal"), "A
     f"openi_{name.lower().replace(' ', '_')}": (name, "diagnostic", (f"no {name.lower()}", name.lower()), name)
     for name in OPENI_FINDINGS
 }
+YES_OR_NO = COVID | OPENI
 # Columns that a table of outcomes may be keyed by, and what the cohort calls them.
 _KEYS = {"image_id": "image_id", "study_id": "study_id", "impression_id": "study_id"}
 
@@ -125,12 +126,12 @@ def yes_or_no(
     evaluate: base.Share = 0.25,
     stratify: bool = True,
 ) -> base.Task:
-    """A label (`COVID`, `OPENI`) of a source that the paper does not use; where it is unknown, images drop out.
+    """A label (of `YES_OR_NO`) of a source that the paper does not use; where it is unknown, images drop out.
 
     `views`, `one_per`: see `tasks.base.select_images`; `evaluate`, `stratify`: see `tasks.base.SplitRule`. Without
     `stratify` all tasks with the same images hold out the same ones.
     """
-    title, kind, classes, column = (COVID | OPENI)[name]
+    title, kind, classes, column = YES_OR_NO[name]
     _check_labels(cohort, [column])
     images, funnel = base.select_images(cohort, views, one_per)
     unknown = int(images[column].isna().sum())

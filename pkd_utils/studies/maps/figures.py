@@ -33,7 +33,8 @@ def map_label(name: str) -> str:
 def metric_title(metric: str) -> str:
     """Name of a metric with the direction that is better; "threshold" and other columns keep their own."""
     direction = "lower" if metric in LOWER_IS_BETTER else "higher"
-    return f"{TITLES.get(metric, metric.replace('_', ' '))} ({direction} is better)"
+    name = TITLES.get(metric, metric.replace("_", " ").replace(" ap", " AP"))
+    return f"{name} ({direction} is better)"
 
 
 def arm_forest(arms: pd.DataFrame) -> Figure:

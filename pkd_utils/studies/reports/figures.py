@@ -99,6 +99,7 @@ def methods_by_encoder(
                     point.estimate, at, marker, color=colour, markersize=4.5, markerfacecolor=_face(column, columns)
                 )
         ax.set(title=f"{size} training images", xlabel=columns[0].split("_")[0].upper())
+        ax.locator_params(axis="x", nbins=4)  # more would touch the next panel's
     axes[0].set_yticks(range(len(encoders)), [IMAGE_ENCODERS[e].title for e in encoders])
     axes[0].set_ylim(len(encoders) - 0.5, -0.5)
     figure.suptitle(title, x=0.01, ha="left")

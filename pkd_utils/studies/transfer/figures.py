@@ -86,7 +86,7 @@ def ladder_figure(gains: pd.DataFrame, steps: dict[float, str], outcome: str) ->
     ax.axhline(0, color="0.5", linewidth=1, linestyle=(0, (2, 2)), zorder=0)
     ax.set_xticks([100 * share for share in shares])
     ax.set(xlabel="flipped training and validation labels (%)", ylabel="gain in AUROC over image only")
-    figure.legend(loc="outside right upper", fontsize=8.5)
+    figure.legend(loc="outside right center", fontsize=8.5)
     return figure
 
 
@@ -121,5 +121,5 @@ def map_figure(table: pd.DataFrame) -> Figure:
     marks += [Line2D([], [], marker=markers[size], label=f"{size} studies", **grey) for size in sizes]
     marks += [Line2D([], [], marker="o", label="filled: claimed", **grey)]
     marks += [Line2D([], [], marker="o", label="hollow: not", markerfacecolor="white", **grey)]
-    figure.legend(handles=marks, loc="outside right upper", fontsize=8.5)
+    figure.legend(handles=marks, loc="outside right center", fontsize=8.5)
     return figure

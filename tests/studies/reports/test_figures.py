@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pkd_utils.studies.figures import use_style
 from pkd_utils.studies.reports.figures import READINGS, methods_by_encoder, seed_by_seed
 
 METHODS = ("image_only", "report_distilled", "teacher")
@@ -35,6 +36,15 @@ def test_methods_stand_side_by_side_with_both_choices_of_the_epoch(scores):
             assert sorted(shown) == pytest.approx(sorted(means[column]))
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert words[-2:] == list(READINGS.values())
+
+
+def test_numbers_below_one_panel_stay_clear_of_the_next(scores):
+    wide = scores[scores["seed"] < 2].assign(encoder="simulated_masked", auc=scores["seed"].astype(float))
+    use_style()
+    figure = methods_by_encoder(wide, "Readmission", ["auc"])
+    figure.canvas.draw()
+    one, next_one = ({t.get_text(): t.get_window_extent() for t in ax.get_xticklabels()} for ax in figure.axes)
+    assert next_one["0.0"].x0 - one["1.0"].x1 > 10  # pixels
 
 
 @pytest.mark.parametrize("methods", [METHODS[:2], METHODS])

@@ -6,8 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pkd_utils.runs.showing import simulated_mark
+from pkd_utils.studies.figures import use_style
 from pkd_utils.studies.transfer import arms, gain_map, statistic
+from pkd_utils.studies.transfer.figures import map_figure
 from pkd_utils.studies.transfer.protocol import Setting
+from tests.studies.legible import touching
 
 SETTINGS = {
     f"{size}, {flips:.0%}, {text}": Setting("i", text, ("a", "b", "c", "d"), size, flips)
@@ -47,6 +51,13 @@ def test_cells_have_the_gain_of_the_text_teacher_and_the_place_of_their_setting(
         [0.2, 0.3, 100, 2.0, 2.0, 1.0, 4.0, True],
         [0.3, 0.3, 100, 2.0, 3.0, 2.0, 5.0, False],
     ]
+
+
+def test_the_key_of_the_map_stays_clear_of_the_mark_of_simulated_data():
+    table = known_map(law).assign(low=-0.1, high=0.1, claimed=False)
+    use_style()
+    for cells in (table, table[:3]):
+        assert touching(simulated_mark(map_figure(cells))) == []
 
 
 def test_a_known_law_is_found_and_a_cell_is_said_by_others_alone():

@@ -48,7 +48,8 @@ def labelled(rows: list[dict[str, Any]]) -> pd.Series:
 def bars(ratios: pd.Series) -> plt.Figure:
     """A bar a ratio from 1, on a logarithmic axis, with its number."""
     labels = [fill(label, 60) for label in ratios.index]
-    height = 0.24 * sum(1 + 0.5 * label.count("\n") for label in labels) + 0.7
+    lines = 1 + max(label.count("\n") for label in labels)
+    height = 0.12 * (1 + lines) * len(labels) + 0.7
     figure, ax = plt.subplots(figsize=(8.6, height), layout="constrained")
     y = range(len(ratios))
     colours = [figures.OKABE_ITO["blue" if ratio >= 1 else "orange"] for ratio in ratios]
