@@ -257,8 +257,9 @@ def controls(gains: pd.DataFrame, claims: pd.DataFrame, ladder: dict[float, str]
         below = "stays below the oracle's" if above <= 0 else f"lies above the oracle's by up to {above:.4f}"
         why = "" if above <= 0 else " (true labels are no ceiling for a text that knows more of a case than its label)"
         steps = ", ".join(f"{100 * s:g} %: {g:+.4f}" for s, g in zip(shares, table[arms.TEXT], strict=True))
+        said = "as it must be" if rises and above <= 0 else "which the protocol calls a failure"
         found.append(
             f"Control ladder ({steps}): the gain {'rises' if rises else 'does not rise'} with every step of flips and, "
-            f"with flips, {below}{', as it must be' if rises and above <= 0 else ', which the protocol calls a failure'}{why}."
+            f"with flips, {below}, {said}{why}."
         )
     return found
