@@ -114,7 +114,7 @@ def equivalence(found: Interval, margin: Annotated[float, Field(gt=0)], alpha: L
     return Equivalence(margin, p, low, high, max(-low, high), verdict)
 
 
-def welch_test(estimates, errors, freedoms) -> tuple[float, float]:
+def welch_test(estimates, errors, freedoms) -> tuple[float, float, float]:
     """Do independent estimates differ among each other? Welch's (1951) F from estimates and their standard errors.
 
     With w = 1 / error^2, W their sum, m the mean of the k estimates weighted by w, and
@@ -130,14 +130,15 @@ def welch_test(estimates, errors, freedoms) -> tuple[float, float]:
 
     Returns
     -------
-    F, p
+    F, p, the second degrees of freedom
     """
     d, e, f = (finite(values, "estimates, errors, freedoms") for values in (estimates, errors, freedoms))
     k, w = len(d), 1 / e**2
     h = ((1 - w / w.sum()) ** 2 / f).sum()
     spread = (w * (d - (w * d).sum() / w.sum()) ** 2).sum() / (k - 1)
     value = float(spread / (1 + 2 * (k - 2) * h / (k**2 - 1)))
-    return value, float(stats.f.sf(value, k - 1, (k**2 - 1) / (3 * h)))
+    freedom = float((k**2 - 1) / (3 * h))
+    return value, float(stats.f.sf(value, k - 1, freedom)), freedom
 
 
 def mean_sd(values) -> tuple[np.ndarray | float, np.ndarray | float]:

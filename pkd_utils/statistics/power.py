@@ -219,6 +219,21 @@ def detectable_differences(table: pd.DataFrame, alpha: float, power: float) -> n
     return found
 
 
+def detectable_range(cohorts: int, freedom: float, error: float, alpha: float, power: float) -> float:
+    """Distance of two of several estimates at which `comparisons.welch_test` tells by chance `power` that they differ.
+
+    By the noncentral F, where it is hardest: all others lie between the two, at their weighted mean.
+
+    Parameters
+    ----------
+    cohorts, freedom : number of estimates, and second degrees of freedom of the test
+    error : standard error of the difference of the two
+    """
+    bar = stats.f.isf(alpha, cohorts - 1, freedom)
+    options = {"args": (bar, cohorts - 1, freedom), "bracket": (0, 100 * cohorts * bar)}
+    return error * optimize.root_scalar(lambda x, *of: stats.ncf.sf(*of, x) - power, **options).root ** 0.5
+
+
 def draws(rng: np.random.Generator, shape: tuple[int, ...], tail_df: float | None) -> np.ndarray:
     """Values of mean 0 and standard deviation 1, normal or of a scaled Student's t."""
     if tail_df is None:

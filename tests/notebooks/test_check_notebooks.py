@@ -3,10 +3,13 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from pkd_utils.runs import paths
+from pkd_utils.statistics import metrics
+from pkd_utils.studies.maps import claims
 from workflow.check_notebooks import main
 
 GOOD = {"cell_type": "code", "execution_count": 1, "metadata": {}, "source": ["1 + 1"]}
@@ -64,3 +67,28 @@ def test_a_number_that_the_paper_lacks_is_not_printed_as_nan(capsys):
             found += 1
             assert "nan" not in capsys.readouterr().out, path.name
     assert found == 2
+
+
+def test_predictions_are_compared_on_the_seeds_that_two_methods_share():
+    """The cell of mmpkd/05 that pairs them: the baseline and the distilled student have three, a control has one."""
+    notebook = json.loads((paths.PROJECT_ROOT / "notebooks" / "mmpkd" / "05-compare.ipynb").read_text())
+    sources = ("".join(cell["source"]) for cell in notebook["cells"])
+    cell = next(source for source in sources if "def macro_difference(" in source)
+    rng, order = np.random.default_rng(0), [f"i{k}" for k in range(8)]
+    truth, students = np.arange(8)[:, None] % 2.0, {"baseline": (0, 1, 2, 3), "mmpkd": (1, 2, 3), "permuted": (2,)}
+    rows = [pd.DataFrame({"method": method, "seed": seed, "image_id": order, "a": rng.standard_normal(8)})
+            for method, seeds in students.items() for seed in seeds]  # fmt: skip
+    test = pd.concat(rows)
+    auroc = [metrics.auroc(truth[:, 0], one["a"]) for one in rows]
+    scores = pd.DataFrame([{"label": "macro", **one.iloc[0][["method", "seed"]]} for one in rows]).assign(auroc=auroc)
+    names = {"test": test, "scores": scores, "truth": truth, "order": order, "trained": list(students), "pd": pd}
+    names |= {"np": np, "metrics": metrics, "claims": claims, "scores_of": lambda one: one[["a"]].to_numpy()}
+    names["prepared"] = SimpleNamespace(images=pd.DataFrame({"patient_id": order}, index=order))
+    exec(cell, names)
+    difference = scores.pivot(index="seed", columns="method", values="auroc")
+    difference = (difference["mmpkd"] - difference["baseline"]).dropna().mean()
+    assert list(names["one"].index) == [1, 2, 3]
+    assert names["macro_difference"](np.ones((1, 8)))[0] == pytest.approx(difference)
+    other, ours = names["both"]("mmpkd", "baseline")
+    assert len(other) == 3 and (ours - other).to_numpy().mean() == pytest.approx(difference)
+    assert [len(one) for one in names["both"]("mmpkd", "permuted")] == [1, 1]

@@ -184,9 +184,9 @@ def test_welch_agrees_with_scipy(rng):
         return np.array([(x.mean(), stats.sem(x), len(x) - 1) for x in some]).T
 
     expected = stats.f_oneway(*samples, equal_var=False)
-    assert welch_test(*summary(samples)) == pytest.approx((expected.statistic, expected.pvalue))
+    assert welch_test(*summary(samples))[:2] == pytest.approx((expected.statistic, expected.pvalue))
     two = stats.ttest_ind(*samples[:2], equal_var=False)
-    assert welch_test(*summary(samples[:2])) == pytest.approx((two.statistic**2, two.pvalue))
+    assert welch_test(*summary(samples[:2]))[:2] == pytest.approx((two.statistic**2, two.pvalue))
 
 
 def test_newcombe_solves_its_equation():

@@ -2,6 +2,8 @@
 
 import itertools
 
+import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
@@ -29,6 +31,12 @@ def test_every_mark_stands_at_its_difference_with_its_interval(kind):
         "Of 1 differences, 0 lie above zero with the whole interval, 0 below. "
         "Half an interval is 0.200 to 0.200: smaller ones cannot be told here."
     )
+
+
+def test_differences_without_an_interval_are_not_counted():
+    one = pd.DataFrame([{"low": 0.1, "high": 0.3}, {"low": np.nan, "high": np.nan}])
+    assert forests.told(one).startswith("Of 1 differences, 1 lies above zero")
+    assert "nan" not in forests.told(one[1:]) and "no interval" in forests.told(one[1:])
 
 
 def test_notes_and_tables_are_folded_below_a_figure(tmp_path):

@@ -25,9 +25,17 @@ def test_three_sentences_say_the_stored_numbers(tmp_path):
     for metric in ("pixel_auroc", "macro AUROC"):
         assert interval(*gains.loc[metric, ["estimate", "low", "high"]]) in second
         assert f"{gains.loc[metric, 'detectable']:.3f} was likely" in second
+    assert second.index("(primary endpoint)") < second.index("pixel AUROC")
     assert "by Holm's method" in third
     assert (tmp_path / "home-gains.png").is_file() and page.index("home-gains.png") < page.index("- **Radio")
     assert front.NONE in front.front(tmp_path, tmp_path, None)
+
+
+def test_a_better_prediction_is_not_said_to_lie_towards_a_region():
+    row = {"method": "mmpkd", "against": "baseline", "images": 9, "estimate": 0.1, "low": 0.05, "high": 0.2}
+    rows = [row | {"metric": name, "verdict": "towards the region"} for name in ("pixel_auroc", "macro AUROC")]
+    said = front.ultrasound({lesions.ARMS: rows})
+    assert "+0.200): *better*" in said and "+0.200): *towards the region*" in said
 
 
 @pytest.mark.parametrize("cohort", [{"shareable_text": True}, None])

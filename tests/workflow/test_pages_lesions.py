@@ -24,4 +24,6 @@ def test_stored_arms_are_drawn_on_both_pages(tmp_path):
     assert figure < page.index("- Another.") < page.index("macro AUROC | mmpkd")
     home = lesions.finding(stored, tmp_path)
     assert "**0 of 3.**" in home and "0.61 to 0.62" in home and "Another" not in home
+    places = [home.index(words) for words in ("primary endpoint", "Prediction: ", "Obj. AUROC: ", "**0 of 3.**")]
+    assert places == sorted(places)
     assert "{image} _generated/breast-usg-biopsied-arms.png" in home

@@ -61,7 +61,7 @@ def test_without_a_stored_result_there_is_no_section(tmp_path):
 def test_the_finding_says_each_reading_and_a_control_that_failed(tmp_path):
     text = pretraining.finding(stored(tmp_path))
     assert "5 pretraining seeds" in text
-    assert "+0.012 (-0.010 to +0.040) with 100 training studies: cannot tell" in text
+    assert "+0.012 (-0.010 to +0.040) with 100 training studies: cannot tell (primary endpoint)" in text
     assert "with 100 training studies: no difference" in text
     assert "The control failed for masked image and report" in text and "self-supervision: not" not in text
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pkd_utils.localization.suite import LOWER_IS_BETTER
-from pkd_utils.statistics.comparisons import AWAY, TOWARDS, UNSURE, judge
+from pkd_utils.statistics.comparisons import AWAY, ONE_STUDENT, TOWARDS, UNSURE, judge
 from pkd_utils.statistics.intervals import Interval, training_interval
 from pkd_utils.statistics.power import detectable_differences
 from pkd_utils.studies.maps.arms import CONTROLS, METHOD_NAMES
@@ -22,7 +22,7 @@ OVER_BASELINE = [(method, "baseline") for method in ("mmpkd", *CONTROLS)]
 PAIRS = [*OVER_BASELINE, *(("mmpkd", control) for control in CONTROLS)]
 """Arm and what it is held against: the gains over the baseline, then the distilled student over its controls."""
 
-CLAIMED, NO_CONTROL, NOT_MORE, NO_GAIN = "claimed", "no control", "not more than a control", "no gain"
+CLAIMED, NO_CONTROL, NOT_MORE, NO_GAIN = "claimed", "no control", "not shown over a control", "not shown"
 COLUMNS = ["cohort", "metric", "method", "against", "seeds", "images", "patients", "estimate", "low", "high"]
 
 
@@ -75,8 +75,8 @@ def arm_claims(arms: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Index cohort, metric; a column an arm that the distilled student is held against ("baseline", "self",
         "permuted", as far as they were trained) with its verdict; `claim`: "claimed" where all three hold, "no
-        control" where the gain holds over the baseline and a control is missing, "not more than a control" where it
-        holds over the baseline alone, "no gain" where it does not hold over the baseline, "away" or "not trained".
+        control" where the gain holds over the baseline and a control is missing, "not shown over a control" where
+        it holds over the baseline alone, "not shown" where it does not hold over the baseline, "away" or "not trained".
     """
     ours = arms[arms["method"] == "mmpkd"]
     table = ours.pivot(index=["cohort", "metric"], columns="against", values="verdict")
@@ -106,6 +106,8 @@ def arm_sentence(claims: pd.DataFrame, arms: pd.DataFrame) -> str:
     if missing := [METHOD_NAMES[name] for name in CONTROLS if name not in claims or claims[name].isna().any()]:
         said = f"No control was trained ({', '.join(missing)})"
         return f"{said}, so no gain is claimed to come from the privileged information."
+    if (arms["verdict"] == ONE_STUDENT).all():
+        return "No comparison with a permuted teacher: one student a method has no interval."
     total, got = len(claims), int(count.get(CLAIMED, 0))
     held = ", ".join(
         f"{(claims[name] == TOWARDS).sum()} over the {METHOD_NAMES[name]}" for name in ("baseline", *CONTROLS)

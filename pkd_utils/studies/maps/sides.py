@@ -12,6 +12,7 @@ import pandas as pd
 from pkd_utils.runs.errors import DataError
 from pkd_utils.statistics.intervals import jackknife_values, training_interval
 from pkd_utils.statistics.metrics import weighted_auroc
+from pkd_utils.statistics.power import detectable_differences
 from pkd_utils.studies.maps.comparison import shared_values
 from pkd_utils.studies.maps.students import Prepared
 
@@ -74,7 +75,11 @@ def side_values(scores: pd.DataFrame, sides: pd.Series) -> dict[str, pd.DataFram
 
 
 def compare_sides(
-    values: dict[str, pd.DataFrame], patients: pd.Series, pairs: Sequence[tuple[str, str]], level: float
+    values: dict[str, pd.DataFrame],
+    patients: pd.Series,
+    pairs: Sequence[tuple[str, str]],
+    level: float,
+    power: float = 0.8,
 ) -> pd.DataFrame:
     """Side AUROCs against one half, and differences of methods, with intervals for new trainings on new patients.
 
@@ -85,15 +90,18 @@ def compare_sides(
     pairs : methods (treatment, baseline) to compare, on the seeds and images that they share; DataError without such
         a seed
     level : of the intervals
+    power : with which a true difference from the baseline, or from one half, as large as `detectable` is told
 
     Returns
     -------
-    DataFrame: label, method, against ("" for one half), estimate, low, high; the AUROC itself without `against`
+    DataFrame: label, method, against ("" for one half), estimate, low, high, detectable; the AUROC itself without
+    `against`
     """
-    rows = []
+    rows, facts = [], []
     for method, table in values.items():
         ours = table.to_numpy()
         found = training_interval(np.full_like(ours, 0.5), ours, patients[table.columns], level, bounds=(-0.5, 0.5))
+        facts.append((found.error, found.freedom))
         rows.append((method, method, "", *(0.5 + end for end in (found.estimate, found.low, found.high))))
     for method, other in pairs:
         if method in values and other in values:
@@ -101,5 +109,8 @@ def compare_sides(
             if not len(pair.baseline):
                 raise DataError(f"{method} and {other} share no seed: train both with the same ones.")
             found = training_interval(*pair[:3], level)
+            facts.append((found.error, found.freedom))
             rows.append((f"{method} minus {other}", method, other, found.estimate, found.low, found.high))
-    return pd.DataFrame(rows, columns=["label", "method", "against", "estimate", "low", "high"])
+    table = pd.DataFrame(rows, columns=["label", "method", "against", "estimate", "low", "high"])
+    facts = pd.DataFrame(facts, columns=["error", "freedom"])
+    return table.assign(detectable=detectable_differences(facts, 1 - level, power))

@@ -268,7 +268,7 @@ def cohort_verdict(
     claims = arm_claims(arms)
     taught = "yes" if (claims["claim"] == CLAIMED).any() else "cannot tell"
     taught = taught if set(CONTROLS) <= set(claims) else NO_CONTROL
-    exploratory = rows[rows["family"] == "exploratory"]["verdict"]
+    exploratory = rows[(rows["family"] == "exploratory") & rows["p"].notna()]["verdict"]
     rest = (
         f" Of {len(exploratory)} further maps and metrics, by Holm over them all, {(exploratory == TOWARDS).sum()} "
         f"move towards, {(exploratory == AWAY).sum()} away."

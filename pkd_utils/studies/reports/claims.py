@@ -195,7 +195,8 @@ def sentences(judged: pd.DataFrame, differences: pd.DataFrame, level: float = 0.
         if row.verdict == VERDICTS[2]:
             ends = f"{row.bound - row.told:+.3f} or less and {row.bound + row.told:+.3f} or more"
             ends = ends if np.isfinite(row.told) else "no difference that there can be"
-            text += f" With a power of {POWER:.0%}, {ends} would have been told."
+            alone = " of that one by itself" if row.tests > 1 else ""
+            text += f" With a power of {POWER:.0%}, {ends} would have been told{alone}."
         said.append(text)
     for basis, rows in judged[~tested].groupby("basis", sort=False):
         said.append(f"Cannot be tested here ({basis}): {'; '.join(rows['claim'])}.")

@@ -89,9 +89,8 @@ def _reweighted(values: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> 
     for label in (1, 0):
         rows = np.flatnonzero((labels == label) & ~np.isnan(values[0]))
         drawn = weights[:, rows]
-        # Few positives: a resample without any keeps the estimate.
-        size = np.maximum(drawn.sum(1, keepdims=True), 1)
-        parts.append((drawn @ values[:, rows].T.astype(np.float32)) / size)
+        drawn[drawn.sum(1) == 0] = 1  # few positives: a resample without any keeps the estimate
+        parts.append((drawn @ values[:, rows].T.astype(np.float32)) / np.maximum(drawn.sum(1, keepdims=True), 1))
     positive, negative = parts
     return (positive + negative - negative[:1]).astype(np.float64)
 
@@ -134,12 +133,14 @@ def claims(found: dict, protocol: Protocol) -> pd.DataFrame:
     - labels are cleaned: claimed, but not above those;
     - no useful transfer: not claimed, and against one of the three the gain is below the margin (its upper bound at
       1 - (1 - level) / 6: three chances);
-    - cannot tell: neither; `detectable` is the gain that would have been claimed with the protocol's power.
+    - cannot tell: neither; `detectable` is the gain over the least certain of the three controls that would have been
+      told with the protocol's power. That it is told over all three is less likely, unless the other two are clear.
 
     Returns
     -------
-    DataFrame: setting, outcome, report, control ("image only", ...: difference, low and high columns each), p, p_holm,
-    claimed, least, detectable, kept (share of the gain that labels permuted in the true class keep), reading
+    DataFrame: setting, outcome, report, over_image, over_self and over_permuted (each with _low and _high), p, upper
+    (the least of the three bounds that are held against the margin), kept (share of the gain that labels permuted in
+    the true class keep), p_holm, claimed, detectable, reading
     """
     rows, level = [], protocol.level
     for (setting, outcome), values in found.items():
@@ -251,12 +252,14 @@ def controls(gains: pd.DataFrame, claims: pd.DataFrame, ladder: dict[float, str]
         table = gains[gains["outcome"] == outcome].pivot(index="setting", columns="arm", values="gain")
         table = table.loc[[ladder[share] for share in shares]]
         rises = bool((np.diff(table[arms.TEXT]) > 0).all())
-        above = float((table[arms.TEXT] - table[arms.ORACLE])[1:].max())
+        over = (table[arms.TEXT] - table[arms.ORACLE])[np.array(shares) > 0]  # at 0 % the oracle has no other labels
+        above = float(over.max())
         below = "stays below the oracle's" if above <= 0 else f"lies above the oracle's by up to {above:.4f}"
         why = "" if above <= 0 else " (true labels are no ceiling for a text that knows more of a case than its label)"
         steps = ", ".join(f"{100 * s:g} %: {g:+.4f}" for s, g in zip(shares, table[arms.TEXT], strict=True))
+        said = "as it must be" if rises and above <= 0 else "which the protocol calls a failure"
         found.append(
-            f"Control ladder ({steps}): the gain {'rises' if rises else 'does not rise'} with every step of flips and "
-            f"{below}{', as it must be' if rises and above <= 0 else ', which the protocol calls a failure'}{why}."
+            f"Control ladder ({steps}): the gain {'rises' if rises else 'does not rise'} with every step of flips and, "
+            f"with flips, {below}, {said}{why}."
         )
     return found

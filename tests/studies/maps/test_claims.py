@@ -149,12 +149,23 @@ def test_effect_by_cohort_in_numbers():
     assert found.loc["iou", "holm_p"] == pytest.approx(2 * found.loc["iou", "p"])
     assert found["verdict"].tolist() == ["holds", "cannot tell"]
     assert found["range"].tolist() == pytest.approx([0.09, 0.02])
-    rng, least = np.random.default_rng(0), found.loc["fpr", "detectable"]
-    seeds = 0.02 * np.sqrt(5) * rng.standard_normal((2000, 2, 5)) + np.array([0, least])[:, None]
-    means, errors = seeds.mean(2), seeds.std(2, ddof=1) / np.sqrt(5)
-    p = [welch_test(*study, (4.0, 4.0))[1] for study in zip(means, errors, strict=True)]
-    assert np.mean(np.array(p) < 0.05) == pytest.approx(0.8, abs=0.06)
+    least = found.loc["fpr", "detectable"]
     said = claims.dependence_sentences(found.reset_index())[1]
     assert "depends on the data set (contribution 3): cannot tell" in said
-    assert f"two that lie {least:.3f} apart" in said
+    assert f"had two lain {least:.3f} apart" in said
     assert "not tested" in claims.dependence_sentences(claims.effect_by_cohort(table[:1]))[0]
+
+
+@pytest.mark.parametrize("errors", [(0.02, 0.02), (0.02, 0.02, 0.02), (0.03, 0.01, 0.03, 0.02)])
+def test_a_detectable_dependence_is_told_with_the_chance_asked_for(errors):
+    """The two least certain cohorts lie so far apart, the others between them; three metrics share the level."""
+    rng, k, errors = np.random.default_rng(0), len(errors), np.array(errors)
+    rows = [(cohort, metric, 0.0, errors[cohort], 9.0) for cohort in range(k) for metric in "abc"]
+    table = pd.DataFrame(rows, columns=["cohort", "metric", "estimate", "error", "freedom"])
+    least = claims.effect_by_cohort(table)["detectable"].iloc[0]
+    shifts = np.full(k, least / 2)
+    shifts[[0, -1 if k < 4 else 2]] = 0, least
+    seeds = (errors * np.sqrt(10))[:, None] * rng.standard_normal((2000, k, 10)) + shifts[:, None]
+    means, found = seeds.mean(2), seeds.std(2, ddof=1) / np.sqrt(10)
+    p = [welch_test(*study, np.full(k, 9.0))[1] for study in zip(means, found, strict=True)]
+    assert np.mean(np.array(p) < 0.05 / 3) == pytest.approx(0.8, abs=0.05)

@@ -130,6 +130,8 @@ def test_one_seed_gives_no_interval_over_trainings(root):
     assert got["low_students"].notna().all() and (got["seeds"] == 1).all()
     answer = verdict(runs_of, got)
     assert answer["answer"] == "cannot tell" and "one student a method" in answer["sentence"]
+    arms = compare_arms(one_run(root / "arms", seeds=(0,), controls={"self": 0.0, "permuted": 0.0}), MAP, PAPER)
+    assert "one student a method" in arm_sentence(arm_claims(arms), arms)
 
 
 def test_untrained_students_get_no_test_no_interval_and_no_verdict(root):
@@ -243,6 +245,11 @@ def test_verdict_in_words(root, effect, answer, words):
     runs_of = one_run(root, effect=effect)
     got = verdict(runs_of, compare_maps(runs_of, **FEW))
     assert got["answer"] == answer and words in got["sentence"] and "(simulated)" in got["sentence"]
+    tried = compare_maps(runs_of, **FEW)
+    others = tried.index[tried["family"] == "exploratory"]
+    assert f"Of {len(others)} further maps" in got["sentence"]
+    tried.loc[others[0], ["p", "holm_p"]] = np.nan  # no interval: no part of the family
+    assert f"Of {len(others) - 1} further maps" in verdict(runs_of, tried)["sentence"]
     assert len(got["findings"]) == 3 + 4 and got["findings"][0].startswith("Obj. AUROC: ")
     assert "lower is better" in got["findings"][2]
 
@@ -341,6 +348,7 @@ def test_arms_have_the_intervals_of_the_papers_question(root):
 def test_nothing_is_claimed_without_a_gain_or_of_a_flat_control(root):
     idle = compare_arms(one_run(root, "cbis_mass", effect=0.0, controls={"self": -0.2, "permuted": -0.2}), MAP, PAPER)
     assert (arm_claims(idle)["claim"] == NO_GAIN).all(), "better than both controls, and not than the baseline"
+    assert NO_GAIN == "not shown"  # a gain that cannot be told is not said to be none
     runs_of = one_run(root, controls={"self": -0.2, "permuted": -0.2})
     flat = runs_of.per_student.copy()
     flat.loc[(flat["method"] == "permuted") & (flat["metric"] == "map_range"), "value"] = 1e-6

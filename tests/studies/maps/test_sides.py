@@ -55,6 +55,8 @@ def test_who_sees_the_side_is_above_chance_and_above_who_follows_the_heart(score
     values = sides.side_values(table, side)
     patients = pd.Series(side.index, side.index)
     found = sides.compare_sides(values, patients, [("sees", "heart"), ("sees", "nobody")], 0.95).set_index("label")
+    half = (found["high"] - found["low"]) / 2
+    assert (found["detectable"] > 1.2 * half).all()  # half an interval is seen as often as not
     assert list(found.index) == ["heart", "sees", "sees minus heart"]
     assert found.loc["sees", "low"] > 0.5 and found.loc["sees minus heart", "low"] > 0
     assert found.loc["heart", "low"] < 0.5 < found.loc["heart", "high"]

@@ -124,6 +124,10 @@ def test_noise_tells_nothing_and_says_what_would_have_told():
     mine = next(text for text in said if text.startswith("Self-distillation does not help: cannot tell."))
     ends = f"{0.01 - row['told']:+.3f} or less and {0.01 + row['told']:+.3f} or more"
     assert mine.endswith(f"With a power of 80%, {ends} would have been told.")
+    several = judged["tests"].gt(1) & judged["told"].notna()
+    shown = dict(zip(judged["claim"], several, strict=True))
+    for text in said[: judged["difference"].notna().sum()]:
+        assert text.endswith("of that one by itself.") == shown[text.split(": ")[0]] or "there can be" in text
 
 
 def test_every_claim_is_tested_or_says_what_it_needs():

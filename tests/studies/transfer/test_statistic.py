@@ -56,6 +56,15 @@ def test_reweighted_placements_follow_the_exact_weighted_auroc():
     assert np.abs(found.partitions).max() < 1e-6 and np.abs(found.rest).max() < 1e-6  # both partitions are the same
 
 
+def test_a_resample_without_a_positive_keeps_the_estimate():
+    labels = (np.arange(40) < 2).astype(float)
+    scores = np.random.default_rng(0).standard_normal((len(NAMES), 40)) + 4 * labels
+    found = statistic.resampled([partition(labels, scores)] * 2, np.arange(40), 300, 0)[CELL]
+    counts = draw_counts(np.random.default_rng(0).integers(40, size=(300, 40)), 40)
+    without = counts[:, :2].sum(1) == 0
+    assert without.sum() > 20 and found.patients[without].min() > -0.1
+
+
 def test_patients_are_drawn_whole():
     rng = np.random.default_rng(2)
     once = (rng.random(100) < 0.4).astype(float)
@@ -146,6 +155,7 @@ def test_sentences_and_controls_say_what_came_out():
     ladder = {0.0: "clean", 0.3: "flips-30"}
     came_out = statistic.controls(gains, claims, ladder, "finding")
     assert len(came_out) == 3 and not any("failure" in sentence for sentence in came_out)
+    assert "of flips and, with flips, stays below the oracle's" in came_out[-1]
     flat = statistic.controls(gains, claims, {0.0: "flips-30", 0.3: "clean"}, "finding")
     assert "failure" in flat[-1]
     for table in (gains, claims):

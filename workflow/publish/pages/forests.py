@@ -82,6 +82,9 @@ def differences(result: dict[str, Any]) -> tuple[pd.DataFrame, str]:
 
 def told(table: pd.DataFrame) -> str:
     """How many differences are clear of zero, and what these intervals could not have told."""
+    table = table.dropna(subset=["low", "high"])
+    if table.empty:
+        return "One training a method has no interval, so nothing can be told of these differences."
     above, below = int((table["low"] > 0).sum()), int((table["high"] < 0).sum())
     half = (table["high"] - table["low"]) / 2
     return (

@@ -11,6 +11,7 @@ from pkd_utils.runs import paths
 from pkd_utils.runs.files import read_json
 from pkd_utils.runs.run import find_run
 from pkd_utils.runs.showing import simulated_mark
+from pkd_utils.statistics import comparisons
 from pkd_utils.studies import figures
 from pkd_utils.studies.maps.figures import choose_cases
 from pkd_utils.studies.maps.students import Prepared
@@ -39,14 +40,17 @@ def radiographs(result: dict[str, Any], plan: protocol.Protocol) -> str:
 
 
 def ultrasound(result: dict[str, Any]) -> str:
-    """What descriptors of lesions do for attention and prediction, in one sentence."""
+    """What descriptors of lesions do for prediction and attention, in one sentence."""
     rows = pd.DataFrame(result[lesions.ARMS])
     rows = rows[(rows["method"] == "mmpkd") & (rows["against"] == "baseline")].set_index("metric")
     told = []
-    for metric, name in (("pixel_auroc", "the attention's pixel AUROC"), ("macro AUROC", "the prediction's AUROC")):
+    names = {"macro AUROC": "the prediction's AUROC (primary endpoint)", "pixel_auroc": "the attention's pixel AUROC"}
+    words = {"macro AUROC": {comparisons.TOWARDS: "better", comparisons.AWAY: "worse"}}
+    for metric, name in names.items():
         row = rows.loc[metric]
+        verdict = words.get(metric, {}).get(row["verdict"], row["verdict"])
         seen = f", where {row['detectable']:.3f} was likely to be seen" if row["verdict"] == "cannot tell" else ""
-        told.append(f"{name} by {interval(*row[['estimate', 'low', 'high']])}: *{row['verdict']}*{seen}")
+        told.append(f"{name} by {interval(*row[['estimate', 'low', 'high']])}: *{verdict}*{seen}")
     return (
         f"**Lesions and their descriptors (BrEaST, {rows['images'].iloc[0]} ultrasound images).** A teacher of BI-RADS "
         f"descriptors changes {'; '.join(told)}."

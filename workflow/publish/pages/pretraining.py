@@ -57,6 +57,8 @@ def finding(stored: Path) -> str:
         " and ".join(
             f"{interval(row['difference'], row['low'], row['high'])} with {row['size']} training studies: "
             f"{row['reading']}"
+            + " (primary endpoint)"
+            * (name == "contrasts" and row["size"] == plan.settings[plan.primary].size)
             for row in result[name]
             if (row["kind"], row["against"]) == ("alignment", "image_ssl")
         )
