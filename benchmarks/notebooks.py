@@ -24,11 +24,16 @@ TEXT = (
 )
 
 
+def make(folder: Path, profile: str) -> None:
+    """Make all runs of a profile in this folder of runs."""
+    command = ["snakemake", "-s", "workflow/Snakefile", "--workflow-profile", "workflow/profiles/local", "--quiet"]
+    subprocess.run([sys.executable, "-m", *command, "--config", f"profile={profile}"], cwd=paths.PROJECT_ROOT,
+                   check=True, env={**os.environ, "PKD_RUNS": str(folder), "PKD_LOCAL": os.devnull})  # fmt: skip
+
+
 def finished(folder: Path) -> dict[str, dict]:
     """Notebook -> record of its run in this folder of runs, made now."""
-    command = ["snakemake", "-s", "workflow/Snakefile", "--workflow-profile", "workflow/profiles/local", "--quiet"]
-    subprocess.run([sys.executable, "-m", *command, "--config", "profile=quick"], cwd=paths.PROJECT_ROOT, check=True,
-                   env={**os.environ, "PKD_RUNS": str(folder), "PKD_LOCAL": os.devnull})  # fmt: skip
+    make(folder, "quick")
     records = [files.read_json(file) for file in folder.glob("*/*/*/*/run.json") if not file.parent.is_symlink()]
     return {record["notebook"]: record for record in records}
 

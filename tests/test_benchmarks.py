@@ -11,6 +11,7 @@ import pytest
 from pkd_utils.runs import files, paths
 
 SMALL = {
+    "demonstration": "--profile quick",
     "drr": "--volumes 1 --rounds 1 --workers 1",
     "encoders": "--threads 1 --rounds 1 --gflop 1 --matrix 256 --texts 1 --only c2l,minilm",
     "heads": "--shapes 4x16 --heads 1 --rounds 1 --threads 1",
@@ -42,7 +43,8 @@ def test_it_runs_and_writes_what_the_page_reads(name, tmp_path):
         pytest.skip(f"{needed} is not installed: `make bench` installs what is Python's, Debian what is not")
     target = tmp_path / "benchmark.json"
     command = [sys.executable, f"benchmarks/{name}.py", *SMALL[name].split(), "--json", str(target)]
-    environment = {**os.environ, "PYTHONPATH": str(paths.PROJECT_ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(paths.PROJECT_ROOT), "OMP_NUM_THREADS": "1",
+                   "PKD_RUNS": str(tmp_path / "runs")}  # fmt: skip
     done = subprocess.run(command, cwd=paths.PROJECT_ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     report = files.read_json(target)

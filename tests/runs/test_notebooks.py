@@ -6,7 +6,7 @@ import sys
 import nbformat
 import pytest
 
-from pkd_utils.runs import notebooks, parameters, paths, progress, run
+from pkd_utils.runs import files, notebooks, parameters, paths, progress, run
 from pkd_utils.runs.errors import DataError
 from pkd_utils.runs.files import write_json
 from tests.runs.conftest import PARAMETERS, make_notebook
@@ -106,6 +106,27 @@ def test_a_planned_run_says_its_place_and_the_time_left(toy, capsys, monkeypatch
     assert second == "[2 of 2] toy/01-do-things two: the last one"
     progress.begin(notebooks.plan("p"))
     assert progress.line("another", "of another plan") == "of another plan"
+
+
+def test_before_anything_has_run_the_time_left_is_the_demonstrations(toy, monkeypatch):
+    make, file = toy
+    make(WORK, FINISH)
+    file.write_text("base: {epochs: 4}\neach: {run: [one, two, three]}\n")
+    plan = notebooks.plan("p")
+    hashes = [files.hash_params(parameters.identifying(job.parameters)) for job in plan]
+    monkeypatch.setattr(progress, "demonstrated", lambda: {hashes[0]: 100.0, hashes[1]: 900.0})  # the third: 500
+    progress.begin(plan)
+    started = files.read_json(paths.runs_dir() / ".index" / "progress.json")["started"]
+    monkeypatch.setattr(progress.time, "time", lambda: started + 60)  # two cores did 100 s in a minute
+    assert progress.line(plan[0].identity, "one") == "[1 of 3] one: about 14 min left"
+
+
+def test_the_stored_demonstration_is_todays():
+    """`make book` knows the time left from its first run, and `make plan` what it will take."""
+    known = progress.demonstrated()
+    jobs = notebooks.described("demo")
+    hashes = {files.hash_params(parameters.identifying(job.parameters)) for job in jobs.values()}
+    assert len(hashes & known.keys()) > len(jobs) / 2, "make bench measures the demonstration's runs"
 
 
 @pytest.mark.parametrize(

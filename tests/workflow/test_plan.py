@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,8 +12,8 @@ from PIL import Image
 from pkd_utils.encoders.zoo import IMAGE_ENCODERS
 from pkd_utils.runs import notebooks, paths
 from pkd_utils.runs.errors import DataError
-from pkd_utils.runs.files import write, write_json
-from pkd_utils.runs.parameters import resolve
+from pkd_utils.runs.files import hash_params, write, write_json
+from pkd_utils.runs.parameters import identifying, resolve
 from pkd_utils.runs.profiles import read_runs
 from workflow.plan.__main__ import Plan, main
 from workflow.plan.maps import pictures
@@ -62,6 +63,7 @@ def write_rates(folder: Path, gpu=False, only=None) -> Path:
                               for what, share in (("forward", 1), ("attention, mean", 1), ("all methods", 4))]},
         "localization-suite": {"settings": {"size": 64}, "rows": [{"ours_s_per_1000_images": 2.0}]},
         "notebooks": {"rows": [{"cpu_seconds": 0.0}] * 4},
+        "demonstration": {"rows": []},
         "packing": {"rows": [{"ours": "ours, 1 process", "ours_images_per_s_a_core": 50}]},
         "text-teacher": {"rows": [{"what": what, "ms_per_report": ms} for what, ms in (
             ("a pass: all blocks, bucketed by length", 10.0), ("a pass: last block, kept states, mean of tokens", 1.0),
@@ -407,6 +409,19 @@ def test_every_run_takes_what_notebooks_take_without_work(tmp_path):
     (folder / "benchmark-notebooks.json").write_text(json.dumps({"machine": {"cpu": "a CPU"}, "rows": rows}))
     for one, other in zip(before, costs_of(maps_plan(), Rates(folder)), strict=True):
         assert (other.cpu_hours - one.cpu_hours) * 3600 == pytest.approx(3.0)
+
+
+def test_a_run_of_the_demonstration_costs_what_was_measured(tmp_path):
+    folder, plan = write_rates(tmp_path / "rates"), maps_plan()
+    known = {plan[2].name: hash_params(identifying(plan[2].parameters))}
+    rows = [{"run": plan[2].name, "cpu_seconds": 360.0, "peak_gib": 0.5}]
+    stored = {"machine": {"cpu": "a CPU"}, "rows": rows, "parameters": known}
+    (folder / "benchmark-demonstration.json").write_text(json.dumps(stored))
+    cost = costs_of(plan, Rates(folder))[2]
+    assert (cost.cpu_hours, cost.memory_gib, cost.gib, cost.device) == (0.1, 0.5, None, "")
+    modelled = list(plan_of(plan, Rates(folder), records=False).costs.values())[2]
+    changed = [replace(job, parameters={**job.parameters, "epochs": 4}) if job is plan[2] else job for job in plan]
+    assert 0.1 not in (modelled.cpu_hours, costs_of(changed, Rates(folder))[2].cpu_hours)
 
 
 def test_students_between_the_measured_lie_between_and_others_go_with_their_operations(rates):

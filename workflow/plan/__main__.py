@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pkd_utils.runs import notebooks
 from pkd_utils.runs.errors import DataError
 from workflow.plan import costs as table
-from workflow.plan.costs import Cost, Runs, recorded
+from workflow.plan.costs import Cost, Runs, demonstrated, recorded
 from workflow.plan.maps import Maps
 from workflow.plan.rates import ENCODED, PACKED, RATES, Rates
 from workflow.plan.reports import REPORT_TOKENS, Reports
@@ -15,7 +15,7 @@ from workflow.plan.tasks import NotKnown
 
 
 class Plan:
-    """Costs of all runs of a plan: those of finished runs where `records`, else modelled."""
+    """Costs of all runs of a plan: of finished runs and of the demonstration's where `records`, else modelled."""
 
     def __init__(self, jobs: dict[str, notebooks.Described], rates: Rates, records: bool = True):
         self.jobs, self.rates = jobs, rates
@@ -25,7 +25,7 @@ class Plan:
         self.costs = {}
         for reference, job in jobs.items():
             cost = self.costs[reference] = Cost(job.name, job.notebook)
-            if records and recorded(reference, job.parameters, cost):
+            if records and (recorded(reference, job.parameters, cost) or demonstrated(job.parameters, rates, cost)):
                 continue
             try:
                 if job.notebook not in models:

@@ -13,7 +13,7 @@ from pkd_utils.runs.errors import DataError
 
 RATES = "book/results"
 FILES = ("encoders", "heads", "tokens", "training", "saliency", "localization-suite", "packing", "text-teacher", "drr",
-         "mimic-size", "notebooks")  # fmt: skip
+         "mimic-size", "notebooks", "demonstration")  # fmt: skip
 MEASURED_DETECTOR = 512 * 512  # pixels of the detector in benchmarks/drr.py
 ENCODED, PACKED = 2_000 * 2_500, 2_544 * 3_056  # pixels of the radiographs of benchmarks/tokens.py, packing.py
 _KINDS = {"float32": "fp32", "float64": "fp32", "bfloat16": "bf16"}
@@ -43,14 +43,14 @@ class Rates:
     def __init__(self, folder: str | Path = RATES):
         self.folder = paths.resolve(str(folder))
         self.encoders, self.heads, self.tokens, self.training, self.saliency, self.suite, self.packing, self.texts, \
-            self.drr, self.size, self.notebooks = (self._read(name) for name in FILES)  # fmt: skip
+            self.drr, self.size, self.notebooks, self.demonstration = (self._read(name) for name in FILES)  # fmt: skip
         self.gpu = self.encoders["machine"].get("gpu", "")  # its name, "" where none was measured
 
     @property
     def devices(self) -> list[str]:
         """Names of the processors, and of the GPU if there is one, that the files were measured on."""
         every = (self.encoders, self.heads, self.tokens, self.training, self.saliency, self.suite, self.packing,
-                 self.texts, self.drr, self.size, self.notebooks)  # fmt: skip
+                 self.texts, self.drr, self.size, self.notebooks, self.demonstration)  # fmt: skip
         found = [file["machine"].get(kind, "").split(",")[0] for kind in ("cpu", "gpu") for file in every]
         return list(dict.fromkeys(name for name in found if name))
 

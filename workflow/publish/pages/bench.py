@@ -71,6 +71,21 @@ def bars(ratios: pd.Series) -> plt.Figure:
     return figure
 
 
+def seconds(rows: list[dict[str, Any]]) -> plt.Figure:
+    """A bar a notebook: processor minutes of all its runs, and how many these are."""
+    took = pd.DataFrame(rows).groupby("notebook")["cpu_seconds"].agg(["sum", "size"])
+    took = took.sort_values("sum", ascending=False)
+    figure, ax = plt.subplots(figsize=(8.6, 0.24 * len(took) + 0.7), layout="constrained")
+    bars = ax.barh(range(len(took)), took["sum"] / 60, color=figures.OKABE_ITO["blue"], height=0.7)
+    told = [f"{total / 60:.1f}" + (f" in {n} runs" if n > 1 else "") for total, n in took.to_numpy().tolist()]
+    ax.bar_label(bars, told, padding=3, fontsize=8.5)
+    ax.set_yticks(range(len(took)), took.index, fontsize=8.5)
+    ax.set_ylim(len(took) - 0.4, -0.6)
+    ax.margins(x=0.15)
+    ax.set_xlabel("minutes of one core")
+    return figure
+
+
 def limits(reports: dict[str, dict[str, Any]]) -> str:
     """How near each step comes to what the machine allows, of stored benchmarks by name."""
     found = []
@@ -111,6 +126,9 @@ def section(file: Path, generated: Path) -> str:
         if len(ratios := labelled(rows)):
             alt = f"{title}: bars of the speed over that of the reference, a bar a row of the table below."
             parts.append(drawing(bars(ratios), generated / f"{file.stem}-{name}-bars.png", alt))
+        if {"notebook", "cpu_seconds"} <= rows[0].keys():
+            alt = f"{title}: bars of processor minutes, a bar a notebook, the longest first."
+            parts.append(drawing(seconds(rows), generated / f"{file.stem}-{name}-minutes-bars.png", alt))
     for name, rows in lists.items():
         table = pd.DataFrame(rows)
         table = table[[column for column in table if not table[column].map(lambda v: isinstance(v, dict | list)).any()]]
