@@ -84,7 +84,7 @@ def our_step(n_tokens: int, width: int, n_heads: int, kind: str, device: str, fo
     rows = np.arange(BATCH)
     specs = [HeadSpec(str(i), "image_only", 0, rows, rows, 1) for i in range(n_heads)]
     build = {"n_classes": CLASSES, "image_width": width, "text_width": None, "dropout": 0.2}
-    config = HeadConfig(CLASSES, BATCH, precision="bfloat16" if kind == BF16 else "float32", device=device)
+    config = HeadConfig(CLASSES, BATCH, precision=BF16 if kind == BF16 else FP32, device=device)
     data = HeadData(tokens, None, targets, torch.device(device), torch.float32)
     results = HeadResults(specs, build)
     results.keys = {spec.name: "not stored" for spec in specs}

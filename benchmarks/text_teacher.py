@@ -43,7 +43,7 @@ def one_pass(model, optimizer, encoded, targets, batches, precision: str) -> Non
     model.train()
     for rows in batches:
         inputs, mask = encoded.batch(rows, torch.device("cpu"))
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss = masked_bce(model(inputs, mask), targets[rows])
         optimizer.zero_grad()
         loss.backward()
@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reports", type=int, default=192)
     parser.add_argument("--encoder", default="data/assets/minilm")
-    parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=5, help="of the study in the last lines")
     parser.add_argument("--epochs", type=int, default=4, help="of the study in the last lines")

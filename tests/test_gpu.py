@@ -79,24 +79,24 @@ def test_a_killed_training_goes_on_there(gpu, tmp_path, monkeypatch):  # noqa: F
     pd.testing.assert_frame_equal(taken_up.predictions, whole.predictions)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_heads(precision, gpu, tmp_path):  # noqa: F811
     data, specs = of_heads.make_data(), of_heads.make_specs(epochs=2)
     config = dataclasses.replace(of_heads.CONFIG, precision=precision)
     there = fit_heads(specs, *data, dataclasses.replace(config, device=GPU), tmp_path / "gpu")
     here = fit_heads(specs, *data, config, tmp_path / "cpu")
-    rounding = {"float32": 1e-4, "bfloat16": 0.1}[precision]
+    rounding = {"fp32": 1e-4, "bf16": 0.1}[precision]
     for spec in specs:
         torch.testing.assert_close(there.logits(spec.name), here.logits(spec.name), atol=rounding, rtol=0)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_text_teachers(precision, gpu, encoder, reports, tmp_path):  # noqa: F811
     config = TextTeacherConfig(encoder, trainable_layers=1, epochs=1, max_tokens=32, precision=precision, device="cpu")
     there = fit_text_teacher(*reports, dataclasses.replace(config, device=GPU), tmp_path / "gpu", 0).logits
     here = fit_text_teacher(*reports, config, tmp_path / "cpu", 0).logits
     names = list(reports[1])
-    np.testing.assert_allclose(there[names], here[names], atol={"float32": 1e-4, "bfloat16": 0.1}[precision])
+    np.testing.assert_allclose(there[names], here[names], atol={"fp32": 1e-4, "bf16": 0.1}[precision])
 
 
 @pytest.mark.parametrize("objective", ["image_ssl", "alignment", "masked"])

@@ -33,7 +33,6 @@ from pkd_utils.statistics.metrics import macro_auroc
 DROPOUT = 0.1  # on the pooled vector, before the head
 WEIGHT_DECAY = 0.01
 WARMUP = 0.1  # part of all steps in which the rates rise linearly; they then fall linearly to zero
-PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
 @checked_config
@@ -48,7 +47,7 @@ class TextTeacherConfig:
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(5e-5, gt=0)  # peak rate of AdamW for the encoder
     head_learning_rate: float = Field(1e-3, gt=0)  # and for the linear head
-    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: under autocast
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: under autocast
     device: Annotated[Device, Field(validate_default=True)] = "auto"  # no part of a teacher's identity
 
 
@@ -222,7 +221,7 @@ class TextTraining:
         steps = math.ceil(len(self.rows) / config.batch_size)
         self.loop = Loop(
             self.model, groups, folder / CHECKPOINT, identity, config.epochs, steps,
-            precision=PRECISIONS[config.precision], warmup=max(1, round(WARMUP * config.epochs * steps)),
+            precision=config.precision, warmup=max(1, round(WARMUP * config.epochs * steps)),
             decay="linear", criterion="validate_auroc",
         )  # fmt: skip
 

@@ -195,7 +195,7 @@ def lower_states(
     encoder: str | Path,
     trainable_layers: int = -1,
     max_tokens: int = 256,
-    precision: str = "float32",
+    precision: str = "fp32",
     device: torch.device | str = "cpu",
     batch_size: int = 64,
     cache: str | Path | None = None,
@@ -208,10 +208,10 @@ def lower_states(
     encoder : local Hugging Face folder
     trainable_layers : int
         -1 keeps tokens only. k >= 0 also keeps the states below the last k blocks: D numbers a token, 2 bytes each with
-        "bfloat16" and 4 with "float32" (4,000 reports of 50 tokens at D = 384: 150 or 300 MB).
+        "bf16" and 4 with "fp32" (4,000 reports of 50 tokens at D = 384: 150 or 300 MB).
     max_tokens : int
         Longer reports are cut; `truncated` counts them.
-    precision : "float32", or "bfloat16": autocast, and states kept as float16
+    precision : "fp32", or "bf16": autocast, and states kept as float16
     cache : a .safetensors file to write to and, if it holds the same reports and settings, to read from
     """
     texts = check_texts(texts)
@@ -228,7 +228,7 @@ def lower_states(
         write_cache(cache, encoded)
         return encoded
     lower, _ = bert.split_encoder(bert.load_bert(encoder)[0], trainable_layers)
-    lower, half = lower.to(device), precision == "bfloat16"
+    lower, half = lower.to(device), precision == "bf16"
 
     def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), torch.autocast(ids.device.type, torch.bfloat16, enabled=half):

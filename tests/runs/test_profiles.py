@@ -2,7 +2,7 @@
 
 import pytest
 
-from pkd_utils.runs import paths, profiles
+from pkd_utils.runs import notebooks, paths, profiles
 from pkd_utils.runs.errors import DataError
 from tests.runs.conftest import make_notebook
 
@@ -120,3 +120,12 @@ def test_breast_students_take_every_partition_and_have_a_teacher_of_another_seed
         assert len(values["seeds"]) % cut == 0 and len(values["seeds"]) // cut > 1
     for values in runs[steps[3]].values():
         assert len(values["student_runs"]) == len(values["attention_runs"])
+
+
+@pytest.mark.parametrize(
+    "profile", sorted(path.name for path in (paths.PROJECT_ROOT / "params").iterdir() if path.is_dir())
+)
+def test_no_run_multiplies_in_bfloat16_where_the_processor_does_not_but_by_a_protocol(profile):
+    """There it takes up to thirty times as long as float32."""
+    for reference, job in notebooks.described(profile).items():
+        assert job.parameters.get("precision") != "bf16" or job.parameters.get("protocol"), reference

@@ -183,11 +183,11 @@ def test_reports_that_a_run_has_read_have_the_length_that_it_found(rates, tmp_pa
 
 
 def test_operations_are_scaled_to_other_shapes(rates):
-    one = rates.operation(1, (49, 512), "float32", "cpu")[1]
-    assert rates.operation(1, (64, 480), "float32", "cpu")[1] == one == pytest.approx(2 / 64 / STEP)
-    assert rates.operation(1, (361, 1024), "float32", "cpu")[1] > one  # nearer to 196 x 768
+    one = rates.operation(1, (49, 512), "fp32", "cpu")[1]
+    assert rates.operation(1, (64, 480), "fp32", "cpu")[1] == one == pytest.approx(2 / 64 / STEP)
+    assert rates.operation(1, (361, 1024), "fp32", "cpu")[1] > one  # nearer to 196 x 768
     for heads, seconds in ((3, 1 + 2 / 3), (4, 2.0), (8, 4.0)):  # one takes a second, four take two, more in proportion
-        many = heads * rates.operation(heads, (49, 512), "bfloat16", "cpu")[1]
+        many = heads * rates.operation(heads, (49, 512), "bf16", "cpu")[1]
         assert many == pytest.approx(seconds * one)
     assert operations(2, 3) == 4 * 2 * 9 + 4 * 4 * 3
 

@@ -71,7 +71,7 @@ def test_disk(notebook):
     assert estimated(notebook).gib * 2**30 == pytest.approx(used, rel=WITHIN)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
 def test_heads_of_one_measured_shape_cost_what_another_says(precision):
     found, shapes = Rates(), [(196, 768), (256, 384)]
     one, other = (found.operation(16, shape, precision, "cpu")[1] for shape in shapes)

@@ -16,7 +16,6 @@ FILES = ("encoders", "heads", "tokens", "training", "saliency", "localization-su
          "mimic-size", "notebooks", "demonstration")  # fmt: skip
 MEASURED_DETECTOR = 512 * 512  # pixels of the detector in benchmarks/drr.py
 ENCODED, PACKED = 2_000 * 2_500, 2_544 * 3_056  # pixels of the radiographs of benchmarks/tokens.py, packing.py
-_KINDS = {"float32": "fp32", "float64": "fp32", "bfloat16": "bf16"}
 
 Seconds = tuple[float, float]  # of the GPU, and of one CPU core
 Student = tuple[int, int, int]  # tokens N, width D, blocks L
@@ -100,14 +99,17 @@ class Rates:
         return max(0.0, whole) * pixels / ENCODED
 
     def operation(self, together: int, shape: tuple[int, int], precision: str, device: str) -> Seconds:
-        """One operation of the least work, of `together` heads on `shape` (N, D) tokens."""
+        """One operation of the least work, of `together` heads on `shape` (N, D) tokens; "auto" as `_fastest`."""
         settings = self.heads["settings"]
         on_gpu = settings["device"].startswith("cuda")
         if on_gpu and device == "cpu":
             raise DataError(f"{self.folder}/benchmark-heads.json was measured on a GPU, and heads train on a CPU here.")
         shapes = {tuple(map(int, name.split("x"))): times for name, times in self.heads["seconds"].items()}
         nearest = min(shapes, key=lambda known: abs(math.log(operations(*known) / operations(*shape))))
-        known = {n: min(shapes[nearest][f"{n} heads, {_KINDS[precision]}"]) for n in sorted(settings["heads"])}
+        kinds = ("fp32", "bf16") if precision == "auto" else (precision,)
+        known = {
+            n: min(min(shapes[nearest][f"{n} heads, {kind}"]) for kind in kinds) for n in sorted(settings["heads"])
+        }
         most = max(known)  # more heads than were measured take as long in proportion
         best = np.interp(min(together, most), list(known), list(known.values())) * max(1.0, together / most)
         seconds = best / (together * settings["batch"] * operations(*nearest))

@@ -59,14 +59,14 @@ class HeadConfig:
     keep_logits: Literal["all", "chosen"] = "all"  # of every epoch, or of the best epochs and the last one
     # machine
     device: Device = "cpu"
-    # "bfloat16": the large products in bfloat16, all else in float32; "float64" to compare with
-    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    # "bf16": the large products in bfloat16, all else in float32; "fp64" to compare with
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     # for heads with their moments and for intermediate results; tokens come on top, see `CACHE_BYTES`
     memory_bytes: int = Field(2 << 30, ge=1)
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.float64 if self.precision == "float64" else torch.float32
+        return torch.float64 if self.precision == "fp64" else torch.float32
 
 
 def fit_heads(
@@ -173,7 +173,7 @@ class GroupTraining:
             self._hear_teachers()
 
     def _group(self, heads: list, methods: list[str]) -> HeadGroup:
-        low = torch.bfloat16 if self.config.precision == "bfloat16" else None
+        low = torch.bfloat16 if self.config.precision == "bf16" else None
         return HeadGroup([head.to(self.data.device, self.data.dtype) for head in heads], methods, low)
 
     def advance(self, bar: tqdm) -> None:

@@ -116,7 +116,7 @@ def test_students_hear_their_teachers_in_the_pass_of_the_epoch(tmp_path):
 def test_heads_in_lockstep_equal_textbook_heads_trained_alone(changes, cache, monkeypatch):
     monkeypatch.setattr(training, "CACHE_BYTES", cache)
     data, specs = live_data(), many_specs(taught=True)
-    config = dataclasses.replace(CONFIG, precision="float64", **changes)
+    config = dataclasses.replace(CONFIG, precision="fp64", **changes)
     results = fit_heads(specs, *data, config)
     textbook = Textbook(data, specs, config, torch.float64)
     for spec in sorted(specs, key=lambda spec: spec.teacher is not None):

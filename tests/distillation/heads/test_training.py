@@ -125,10 +125,10 @@ class Textbook:
 @pytest.mark.parametrize(
     ("precision", "tolerance", "views", "changes"),
     [
-        ("float64", 1e-9, 4, {}),  # more than epochs: teachers are asked minibatch by minibatch, not for a table
-        ("float32", 1e-4, VIEWS, {}),
-        ("float64", 1e-9, VIEWS, {"teacher_view": "clean"}),
-        ("float64", 1e-9, VIEWS, {"memory_bytes": 60_000}),
+        ("fp64", 1e-9, 4, {}),  # more than epochs: teachers are asked minibatch by minibatch, not for a table
+        ("fp32", 1e-4, VIEWS, {}),
+        ("fp64", 1e-9, VIEWS, {"teacher_view": "clean"}),
+        ("fp64", 1e-9, VIEWS, {"memory_bytes": 60_000}),
     ],
 )
 def test_heads_trained_together_equal_textbook_heads_trained_alone(precision, tolerance, views, changes):
@@ -136,7 +136,7 @@ def test_heads_trained_together_equal_textbook_heads_trained_alone(precision, to
     data, specs = make_data(views), make_specs()
     config = dataclasses.replace(CONFIG, precision=precision, **changes)
     results = fit_heads(specs, *data, config)
-    textbook = Textbook(data, specs, config, getattr(torch, precision))
+    textbook = Textbook(data, specs, config, config.dtype)
     for spec in sorted(specs, key=lambda spec: spec.teacher is not None):
         expected = textbook.train(spec)
         for epoch, logits in enumerate(expected, 1):
@@ -154,7 +154,7 @@ def test_a_restart_shares_rows_alone_and_its_student_starts_as_the_baseline():
     data, image = make_data(), make_specs()[3]
     restart = dataclasses.replace(image, name="restart", method="image_restart")
     student = dataclasses.replace(image, name="student", method="self_restart", teacher="restart")
-    specs, config = [image, restart, student], dataclasses.replace(CONFIG, precision="float64")
+    specs, config = [image, restart, student], dataclasses.replace(CONFIG, precision="fp64")
     results, textbook = fit_heads(specs, *data, config), Textbook(data, specs, config, torch.float64)
     for spec in specs:
         expected = textbook.train(spec)
