@@ -77,11 +77,11 @@ def seconds(rows: list[dict[str, Any]]) -> plt.Figure:
     took = took.sort_values("sum", ascending=False)
     figure, ax = plt.subplots(figsize=(8.6, 0.24 * len(took) + 0.7), layout="constrained")
     bars = ax.barh(range(len(took)), took["sum"] / 60, color=figures.OKABE_ITO["blue"], height=0.7)
-    told = [f"{total / 60:.1f}" + (f" in {n} runs" if n > 1 else "") for total, n in took.to_numpy().tolist()]
+    told = [f"{total / 60:.1f}" + (f" in {n:.0f} runs" if n > 1 else "") for total, n in took.to_numpy().tolist()]
     ax.bar_label(bars, told, padding=3, fontsize=8.5)
     ax.set_yticks(range(len(took)), took.index, fontsize=8.5)
     ax.set_ylim(len(took) - 0.4, -0.6)
-    ax.margins(x=0.15)
+    ax.margins(x=0.25)
     ax.set_xlabel("minutes of one core")
     return figure
 
