@@ -21,7 +21,7 @@ from pkd_utils.distillation.loss import masked_bce
 from pkd_utils.distillation.text_teacher import TextTeacher, TextTeacherConfig, length_bucketed_batches
 from pkd_utils.encoders.texts import lower_states
 from pkd_utils.runs import files  # before transformers: see pkd_utils.runs.torchvision_cpu
-from pkd_utils.runs.machine import cores, device_name
+from pkd_utils.runs.machine import cores, device_name, resolve_precision
 from pkd_utils.runs.paths import resolve
 
 # isort: split
@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reports", type=int, default=192)
     parser.add_argument("--encoder", default="data/assets/minilm")
-    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
+    parser.add_argument("--precision", default=resolve_precision("auto", "cpu"), choices=("fp32", "bf16"))
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=5, help="of the study in the last lines")
     parser.add_argument("--epochs", type=int, default=4, help="of the study in the last lines")

@@ -33,8 +33,10 @@ def begin(jobs: "Iterable[Job]") -> None:
     for job in jobs:
         if job.state != "done":
             before = job.folder.with_name(job.parameters["run"]) / "run.json"
-            own = files.read_json(before)["cpu_seconds"] if before.exists() else None
-            took[job.identity] = own or stored.get(files.hash_params(identifying(job.parameters)))
+            own = files.read_json(before) if before.exists() else {}
+            took[job.identity] = own.get("cpu_seconds", own.get("seconds")) or stored.get(
+                files.hash_params(identifying(job.parameters))
+            )
     usual = median([seconds for seconds in took.values() if seconds] or [60.0])
     _place().parent.mkdir(parents=True, exist_ok=True)
     _place().with_suffix(".done").unlink(missing_ok=True)

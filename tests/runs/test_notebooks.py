@@ -104,7 +104,11 @@ def test_a_planned_run_says_its_place_and_the_time_left(toy, capsys, monkeypatch
     first, second = capsys.readouterr().out.splitlines()
     assert first == "[1 of 2] toy/01-do-things one: about 1 min left"
     assert second == "[2 of 2] toy/01-do-things two: the last one"
+    before = plan[0].folder.with_name("one") / "run.json"  # of a version that did not count processor seconds
+    write_json(before, {"seconds": 7.0})
     progress.begin(notebooks.plan("p"))
+    expected = files.read_json(paths.runs_dir() / ".index" / "progress.json")["expected"]
+    assert set(expected.values()) == {7.0}, "the other takes as long as the usual run"
     assert progress.line("another", "of another plan") == "of another plan"
 
 
